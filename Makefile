@@ -1,0 +1,94 @@
+# Every target works on a bare checkout: it makes what it needs, and nothing twice.
+# Needed on the machine: make, npm, and Python 3.11 or newer (PYTHON=/path/to/python picks one).
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run demo test test-long bench lint format lock
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+ARGS ?=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMPS)/project ## .venv with the locked dependencies, and the front-end files
+	@$(BIN)/python hatch_build.py
+
+run: setup ## Vantage on http://127.0.0.1:8000, data in ./data (ARGS="--port 9000" adds options)
+	@exec $(BIN)/vantage serve --data ./data $(ARGS)
+
+demo: setup ## the same, with live demo traffic
+	@exec $(BIN)/vantage serve --data ./data --demo $(ARGS)
+
+test: setup $(STAMPS)/dev ## all tests, in their short variants (ARGS="-k word" selects)
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: setup $(STAMPS)/dev ## all tests, with the full counts
+	VANTAGE_TEST_LONG=1 $(BIN)/python -m pytest $(ARGS)
+
+bench: setup $(STAMPS)/bench ## the benchmarks, as ratios against baselines of the same run
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: setup $(STAMPS)/dev ## ruff (rules and format) and a strict type check
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: setup $(STAMPS)/dev ## rewrites files as `make lint` wants them
+	$(BIN)/ruff check --fix-only --exit-zero
+	$(BIN)/ruff format
+
+# Server first: the others are held to its versions, since all share one environment. uv resolves for every Python and platform at once.
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+lock: $(STAMPS)/venv ## resolves all dependencies again, to their newest versions
+	$(PIP) install "uv>=0.9"
+	$(COMPILE) pyproject.toml --extra server --output-file requirements/server.txt
+	$(COMPILE) pyproject.toml --extra server --group dev --constraints requirements/server.txt --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra server --group bench --constraints requirements/dev.txt --output-file requirements/bench.txt
+	$(COMPILE) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
+	npm install --package-lock-only --ignore-scripts --no-audit --no-fund
+
+# Stamps: a file per finished step, older than nothing it was made from.
+
+$(STAMPS)/venv:
+	@python=""; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3.13 python3.12 python3.11 python3); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "vantage: $(if $(PYTHON),$(PYTHON) is not,no) Python 3.11 or newer$(if $(PYTHON),, found): install one or set PYTHON=/path/to/python" >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+	  echo "vantage: $$python cannot make virtual environments: install its venv package (Debian: apt-get install python3-venv)" >&2; exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$python" -V)"; \
+	"$$python" -m venv --clear $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/server: requirements/server.txt | $(STAMPS)/venv
+	@echo "Installing the server's dependencies"
+	@$(PIP) install --require-hashes -r requirements/server.txt
+	@touch $@
+
+$(STAMPS)/build: requirements/build.txt | $(STAMPS)/venv
+	@$(PIP) install --require-hashes -r requirements/build.txt
+	@touch $@
+
+$(STAMPS)/project: pyproject.toml $(STAMPS)/server $(STAMPS)/build
+	@$(PIP) install --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+$(STAMPS)/dev: requirements/dev.txt $(STAMPS)/server
+	@echo "Installing what tests and checks need"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(STAMPS)/bench: requirements/bench.txt $(STAMPS)/server
+	@echo "Installing what the benchmarks compare with"
+	@$(PIP) install --require-hashes -r requirements/bench.txt
+	@touch $@
