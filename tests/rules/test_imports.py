@@ -46,11 +46,11 @@ HOMES = {
     "uvicorn": ["vantage.app", "vantage.cli"],
     "dotenv": ["vantage.config"],
     "prometheus_client": ["vantage.telemetry"],
-    "structlog": ["vantage.log"],
     # at home everywhere
     "msgspec": ["vantage"],
     "numpy": ["vantage"],
     "psutil": ["vantage"],
+    "structlog": ["vantage"],  # configured in vantage.log alone
     "zstandard": ["vantage"],
 }
 PURE_CORE = {"msgspec", "numpy"}
