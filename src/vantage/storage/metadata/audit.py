@@ -1,0 +1,46 @@
+"""The audit log. Entries are written by the transaction that makes the change they tell of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Row, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from vantage.core.deployment import AuditEntry
+from vantage.storage.metadata.schema import audit
+
+
+async def append(connection: AsyncConnection, entry: AuditEntry) -> None:
+    """Add an entry; it is kept when the connection's transaction commits. Its ``id`` is given by the database."""
+    await connection.execute(
+        insert(audit).values(
+            at_ms=entry.at_ms,
+            actor=entry.actor,
+            action=entry.action,
+            subject=entry.subject,
+            detail=dict(entry.detail),
+        )
+    )
+
+
+async def latest(connection: AsyncConnection, *, limit: int, before_id: int | None) -> list[AuditEntry]:
+    """Up to ``limit`` entries, the latest first; ``before_id`` continues a listing."""
+    wanted = select(audit).order_by(audit.c.id.desc()).limit(max(0, limit))
+    if before_id is not None:
+        wanted = wanted.where(audit.c.id < before_id)
+    return [_entry(row) for row in await connection.execute(wanted)]
+
+
+async def last_id(connection: AsyncConnection) -> int:
+    """The id of the latest entry, 0 when there is none."""
+    found = await connection.scalar(select(func.max(audit.c.id)))
+    return found or 0
+
+
+def _entry(row: Row[Any]) -> AuditEntry:
+    detail: Mapping[str, str] = row.detail
+    return AuditEntry(
+        at_ms=row.at_ms, actor=row.actor, action=row.action, subject=row.subject, detail=detail, id=row.id
+    )

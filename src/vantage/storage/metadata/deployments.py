@@ -1,0 +1,72 @@
+"""Deployments in the database. The write lock is held by whoever calls ``record`` and ``remove``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from vantage.core.deployment import Deployment
+from vantage.core.timerange import TimeRange
+from vantage.storage.metadata.changes import SEEN, selector_named
+from vantage.storage.metadata.schema import deployment as table
+from vantage.storage.ports import Selector
+
+
+async def record(connection: AsyncConnection, deployment: Deployment) -> bool:
+    """Insert a deployment; False when it was only seen, and is known already."""
+    if deployment.source == SEEN:
+        same = (
+            table.c.service == deployment.service,
+            table.c.environment == deployment.environment,
+            table.c.version == deployment.version,
+        )
+        if await connection.scalar(select(table.c.id).where(*same).limit(1)) is not None:
+            return False
+    await connection.execute(
+        insert(table).values(
+            service=deployment.service,
+            environment=deployment.environment,
+            version=deployment.version,
+            at_ms=deployment.at_ms,
+            source=deployment.source,
+            description=deployment.description,
+        )
+    )
+    return True
+
+
+async def latest(
+    connection: AsyncConnection, *, service: str, time_range: TimeRange | None, limit: int
+) -> list[Deployment]:
+    """Up to ``limit`` deployments, the latest first, of two at one time the one recorded later first."""
+    wanted = select(table).order_by(table.c.at_ms.desc(), table.c.id.desc()).limit(max(0, limit))
+    if service:
+        wanted = wanted.where(table.c.service == service)
+    if time_range is not None:
+        wanted = wanted.where(table.c.at_ms >= time_range.start_ms, table.c.at_ms < time_range.end_ms)
+    return [_deployment(row) for row in await connection.execute(wanted)]
+
+
+async def remove(connection: AsyncConnection, selector: Selector) -> int:
+    """Delete what is selected; how many. Raises InputError when the selector names nothing."""
+    selector_named(selector)
+    gone = delete(table)
+    if selector.service:
+        gone = gone.where(table.c.service == selector.service)
+    if selector.environment:
+        gone = gone.where(table.c.environment == selector.environment)
+    return (await connection.execute(gone)).rowcount
+
+
+def _deployment(row: Row[Any]) -> Deployment:
+    return Deployment(
+        service=row.service,
+        environment=row.environment,
+        version=row.version,
+        at_ms=row.at_ms,
+        source=row.source,
+        description=row.description,
+        id=row.id,
+    )

@@ -1,0 +1,99 @@
+"""Which migrations a metadata database has had, and bringing it to the newest.
+
+A migration is a file ``versions/NNNN_what.py`` whose revision id is NNNN, and they form one line: so the revisions this
+version knows are read from file names. Alembic is imported only when there is something to run: it would stay in the
+memory of every server for nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import inspect, text
+
+from vantage.core.errors import ConfigError, FormatTooNew
+from vantage.resources import migrations_dir
+from vantage.storage.metadata import sqlite
+from vantage.storage.metadata.failures import driver_errors
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_VERSION_TABLE = "alembic_version"
+
+
+def known() -> list[str]:
+    """The names of all migrations of this version, such as ``0001_first``, oldest first."""
+    return sorted(path.stem for path in (_folder() / "versions").glob("[0-9][0-9][0-9][0-9]_*.py"))
+
+
+def pending(url: str) -> list[str]:
+    """The names of the migrations the database still lacks, oldest first; nothing was changed, and a database that
+    does not exist was not made. Raises FormatTooNew, ConfigError when the database is not ours, StoreUnavailable."""
+    path = sqlite.path_of(url)
+    with driver_errors():
+        if not path.exists():
+            return known()
+        engine = sqlite.reading_engine(path)
+        try:
+            with engine.connect() as connection:
+                return _lacking(connection, path)
+        finally:
+            engine.dispose()
+
+
+def upgrade(url: str) -> list[str]:
+    """Bring the database to the newest revision, making it if need be. When it returns, the migrations it names are
+    committed, all of them together; on any error none is. May be repeated, and by several processes at once: they take
+    turns. Raises what ``pending`` raises."""
+    if not pending(url):
+        return []
+    path = sqlite.path_of(url)
+    with driver_errors():
+        sqlite.create_file(path)
+        engine = sqlite.writing_engine(path)
+        try:
+            with engine.begin() as connection:
+                # Asked again under the write lock: another process may have been faster.
+                lacking = _lacking(connection, path)
+                if lacking:
+                    _run(connection)
+                return lacking
+        finally:
+            engine.dispose()
+
+
+def _lacking(connection: Connection, path: Path) -> list[str]:
+    names = known()
+    tables = inspect(connection).get_table_names()
+    if _VERSION_TABLE not in tables:
+        if tables:
+            raise ConfigError(f"{path} is a database of something else: the metadata URL must name a file of its own")
+        return names
+    at = sorted(connection.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalars())  # noqa: S608 - constant
+    if not at:
+        return names
+    revisions = [name[:4] for name in names]
+    if len(at) != 1 or at[0] not in revisions:
+        raise FormatTooNew(
+            f"{path} is at revision {', '.join(at)}, which this version of Vantage does not know: run the version that "
+            "wrote it, or a newer one; nothing was touched"
+        )
+    return names[revisions.index(at[0]) + 1 :]
+
+
+def _run(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    # The value goes through ConfigParser, where a lone % would start an interpolation.
+    config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _folder() -> Path:
+    return migrations_dir() / "metadata"

@@ -1,0 +1,91 @@
+"""What SQLite wants to be told: how its file is made and opened, and how a transaction begins.
+
+A server and the command line work on one file at the same time. WAL lets readers go on beside a writer, the busy
+timeout makes one writer wait for the other, and BEGIN IMMEDIATE takes the write lock before the first read, so that
+nothing a change has read is altered before it commits (https://www.sqlite.org/isolation.html).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from vantage.core.errors import ConfigError
+
+BUSY_TIMEOUT_MS: Final = 5000
+WRITE: Final[Mapping[str, Any]] = {"vantage_write": True}  # execution options of whoever will change something
+
+_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # the default, unless whoever built this SQLite thought otherwise
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA recursive_triggers = ON",  # without it INSERT OR REPLACE deletes audit rows past their trigger
+)
+
+
+def path_of(url: str) -> Path:
+    """The file a ``sqlite:///`` URL names. Raises ConfigError for anything else."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError("the metadata URL cannot be read: write it like sqlite:///data/metadata.db") from None
+    backend = parsed.get_backend_name()
+    if backend != "sqlite":
+        raise ConfigError(f"the metadata URL names {backend!r}: this version keeps its metadata in sqlite:/// alone")
+    if parsed.query or not parsed.database or parsed.database.startswith((":memory:", "file:")):
+        raise ConfigError("the metadata URL must name a file and no options, like sqlite:///data/metadata.db")
+    return Path(parsed.database)
+
+
+def create_file(path: Path) -> None:
+    """An empty file for its owner alone, unless one is there. SQLite gives the files beside it the same mode.
+    Raises OSError."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def connect_args(busy_timeout_ms: int) -> dict[str, Any]:
+    """For ``create_engine``: how long to wait for another writer, and no BEGIN but ours."""
+    return {"timeout": busy_timeout_ms / 1000, "isolation_level": None}
+
+
+def prepare(engine: Engine) -> None:
+    """Have the engine set the pragmas on each new connection and begin each transaction as its options say."""
+    event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "begin", _begin)
+
+
+def writing_engine(path: Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Engine:
+    """A blocking engine whose every transaction holds the write lock. Dispose of it after use."""
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args=connect_args(busy_timeout_ms))
+    prepare(engine)
+    return engine.execution_options(**WRITE)
+
+
+def reading_engine(path: Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Engine:
+    """A blocking engine that cannot alter the file, not even its journal mode. Dispose of it after use."""
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=busy_timeout_ms / 1000)
+
+    return create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    try:
+        for pragma in _PRAGMAS:
+            cursor.execute(pragma)
+    finally:
+        cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("vantage_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
