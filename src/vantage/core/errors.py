@@ -1,0 +1,95 @@
+"""Every error Vantage raises on purpose, one class per decision the caller can take.
+
+    VantageError
+    ├── InputError            mend the input: names the field and the reason
+    │   ├── NotFoundError     the thing named does not exist
+    │   └── ConflictError     it exists already, or is in another state
+    ├── ForbiddenError        mend the credentials
+    │   └── UnauthorizedError no key, or a key nobody knows
+    ├── BusyError             slow down, then send the same again (carries retry_after_s)
+    ├── UnavailableError      a component is away: try again later (carries retry_after_s)
+    │   ├── StoreUnavailable  the telemetry or metadata store cannot answer or cannot write
+    │   └── SinkUnavailable   the queue behind ingest cannot take responsibility
+    ├── StoreTimeout          the query ran past its deadline: ask for less
+    └── StartupError          give up: the process cannot run like this
+        ├── ConfigError       a setting is wrong
+        ├── DataFolderInUse   another process holds the data folder
+        └── FormatTooNew      the data was written by a newer version; nothing was touched
+
+HTTP status codes are given in ``vantage.web.errors`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+
+class VantageError(Exception):
+    """Root of the tree; ``str(error)`` is one sentence for a person."""
+
+
+class InputError(VantageError):
+    """The caller's input cannot be used. ``field`` is a path such as ``metrics[3].value``; empty for the whole."""
+
+    def __init__(self, reason: str, *, field: str = "") -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.reason = reason
+        self.field = field
+
+
+class NotFoundError(InputError):
+    """The named thing does not exist."""
+
+
+class ConflictError(InputError):
+    """The named thing exists already, or its state changed meanwhile."""
+
+
+class ForbiddenError(VantageError):
+    """The key is known but lacks the scope, or the origin is not allowed."""
+
+
+class UnauthorizedError(ForbiddenError):
+    """No key was given, or nobody knows it, or it is expired or revoked."""
+
+
+class BusyError(VantageError):
+    """A limit is reached; the same request may succeed after ``retry_after_s`` seconds."""
+
+    def __init__(self, reason: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class UnavailableError(VantageError):
+    """A component is away; nothing was half-done. Repeat after ``retry_after_s`` seconds."""
+
+    def __init__(self, reason: str, *, retry_after_s: float = 5.0) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(UnavailableError):
+    """The store cannot write or answer now (disk full, read-only, closed, database away)."""
+
+
+class SinkUnavailable(UnavailableError):
+    """The sink could not take responsibility for the batch."""
+
+
+class StoreTimeout(VantageError):
+    """The query ran past its deadline."""
+
+
+class StartupError(VantageError):
+    """The process cannot start or go on; the message says what to change."""
+
+
+class ConfigError(StartupError):
+    """A setting is unknown or its value cannot be used."""
+
+
+class DataFolderInUse(StartupError):
+    """Another process holds the data folder."""
+
+
+class FormatTooNew(StartupError):
+    """The data folder was written by a newer version of Vantage; nothing in it was touched."""

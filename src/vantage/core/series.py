@@ -1,0 +1,70 @@
+"""Series identity: service, environment, metric, kind, unit and tags."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from vantage.core.sample import TAG_INSTANCE, TAG_VERSION, Kind
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Series(msgspec.Struct, frozen=True, eq=False, weakref=False):
+    """One series. Instances compare by identity (they are cached and shared); use ``id`` or ``canonical()`` as key.
+
+    ``tags`` is sorted by key and holds the reserved tags ``instance`` and ``service_version`` when they were given.
+    """
+
+    service: str
+    environment: str
+    metric: str
+    kind: Kind
+    unit: str
+    tags: tuple[tuple[str, str], ...]
+    id: int  # 64-bit unsigned, the same on every store
+
+    def canonical(self) -> bytes:
+        """The identity as MessagePack: what ``id`` is a hash of, and what stores compare when ids meet."""
+        return canonical(self.service, self.environment, self.metric, self.kind, self.unit, self.tags)
+
+    def tag(self, key: str) -> str:
+        """The tag's value, or the empty string when the series has no such tag (as in ClickHouse's maps)."""
+        for name, value in self.tags:
+            if name == key:
+                return value
+        return ""
+
+
+def canonical(
+    service: str, environment: str, metric: str, kind: Kind, unit: str, tags: tuple[tuple[str, str], ...]
+) -> bytes:
+    """The canonical form of an identity. ``tags`` must be sorted by key."""
+    return _encode([service, environment, metric, kind.value, unit, tags])
+
+
+def make_series(
+    *,
+    service: str,
+    environment: str,
+    metric: str,
+    kind: Kind,
+    unit: str = "",
+    tags: dict[str, str] | None = None,
+    service_version: str = "",
+    instance: str = "",
+) -> Series:
+    """Build a series from checked parts; empty ``service_version`` and ``instance`` leave no tag.
+
+    The id is BLAKE2b (RFC 7693) of the canonical form, 8 bytes, little-endian.
+    """
+    merged = dict(tags or {})
+    if service_version:
+        merged[TAG_VERSION] = service_version
+    if instance:
+        merged[TAG_INSTANCE] = instance
+    ordered = tuple(sorted(merged.items()))
+    digest = hashlib.blake2b(canonical(service, environment, metric, kind, unit, ordered), digest_size=8).digest()
+    return Series(service, environment, metric, kind, unit, ordered, int.from_bytes(digest, "little"))

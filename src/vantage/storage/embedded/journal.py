@@ -1,0 +1,205 @@
+"""``journal.db``: what is committed and not yet sealed. One row a commit, the series catalogue, the batch ids.
+
+All in one SQLite file, so that a commit is one transaction. Only the writer thread writes; a second connection in
+another thread copies the write-ahead log into the file, because doing that inside commits made their p99 20 times
+worse.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from vantage.core.errors import FormatTooNew, StartupError
+from vantage.storage.embedded.codec import Record, decode, encode
+
+FORMAT: Final = 1
+APPLICATION_ID: Final = 0x56544731  # "VTG1"
+_HEADER_VERSION: Final = slice(60, 64)  # where SQLite keeps user_version: sqlite.org/fileformat2.html, 1.3
+_HEADER_MAGIC: Final = b"SQLite format 3\0"
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS series (slot INTEGER PRIMARY KEY AUTOINCREMENT, identity BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS journal (
+    seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS batch_id (seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, ids BLOB NOT NULL);
+"""
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode_ids: Final = msgspec.msgpack.Decoder(list[str]).decode
+_decode_selector: Final = msgspec.msgpack.Decoder(tuple[str, str]).decode
+
+_log = structlog.get_logger("vantage.storage.journal")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A journal row: samples and spans, or (``forgets``) what was forgotten at that point."""
+
+    seq: int
+    record: Record | None
+    forgets: tuple[str, str] | None  # service, environment
+
+
+class Journal:
+    """The file. Every method must be called from the thread that called ``open``."""
+
+    def __init__(self, path: Path, *, synchronous: str, page_count_max: int | None = None) -> None:
+        self.path = path
+        self._synchronous = synchronous
+        self._page_count_max = page_count_max
+        self._db: sqlite3.Connection | None = None
+        self._next_seq = 1
+        self.damaged: list[int] = []  # sequence numbers that could not be read
+
+    def open(self) -> None:
+        """Open or create the file. Raises FormatTooNew (nothing touched) or StartupError."""
+        _refuse_newer(self.path)
+        try:
+            db = connect(self.path, synchronous=self._synchronous)
+            if self._page_count_max is not None:
+                db.execute(f"PRAGMA max_page_count={self._page_count_max}")
+            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                db.executescript(
+                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id={APPLICATION_ID};"
+                    f"PRAGMA user_version={FORMAT}; COMMIT;"
+                )
+            row = db.execute("SELECT max(seq) FROM journal").fetchone()
+        except sqlite3.Error as error:
+            raise StartupError(f"{self.path} cannot be opened: {error}") from error
+        self._next_seq = (row[0] or 0) + 1
+        self._db = db
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise RuntimeError("the journal is closed")
+        return self._db
+
+    def series(self) -> Iterator[tuple[int, bytes]]:
+        """Slot and canonical identity of every series, by slot."""
+        yield from self.db.execute("SELECT slot, identity FROM series ORDER BY slot")
+
+    def entries(self) -> Iterator[Entry]:
+        """Replay in order. A row that cannot be read is reported, left in place and passed over."""
+        seqs = [row[0] for row in self.db.execute("SELECT seq FROM journal ORDER BY seq")]
+        for seq in seqs:
+            try:
+                kind, crc, body = self.db.execute("SELECT kind, crc, body FROM journal WHERE seq=?", (seq,)).fetchone()
+                if zlib.crc32(body) != crc:
+                    raise ValueError("checksum mismatch")
+                if kind == "forget":
+                    yield Entry(seq, None, _decode_selector(body))
+                else:
+                    yield Entry(seq, decode(body), None)
+            except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+                self.damaged.append(seq)
+                _log.error("journal row unreadable, passed over", file=str(self.path), seq=seq, reason=str(error))
+
+    def batch_ids(self, since_ms: int) -> Iterator[tuple[int, list[str]]]:
+        """Commit time and batch ids of the commits since then, oldest first."""
+        rows = self.db.execute("SELECT at_ms, ids FROM batch_id WHERE at_ms >= ? ORDER BY seq", (since_ms,))
+        for at_ms, ids in rows:
+            try:
+                yield at_ms, _decode_ids(ids)
+            except msgspec.DecodeError as error:
+                _log.error("batch ids unreadable, passed over", file=str(self.path), reason=str(error))
+
+    def commit(
+        self, record: Record, *, at_ms: int, new_series: Sequence[tuple[int, bytes]], batch_ids: Sequence[str]
+    ) -> int:
+        """Write one commit in one transaction; its sequence number. Raises sqlite3.Error, then nothing is kept."""
+        body = encode(record)
+        db, seq = self.db, self._next_seq
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            if new_series:
+                db.executemany("INSERT INTO series (slot, identity) VALUES (?, ?)", new_series)
+            db.execute("INSERT INTO journal VALUES (?, ?, 'data', ?, ?)", (seq, at_ms, zlib.crc32(body), body))
+            if batch_ids:
+                db.execute("INSERT INTO batch_id VALUES (?, ?, ?)", (seq, at_ms, _encode(list(batch_ids))))
+            db.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+        self._next_seq = seq + 1
+        return seq
+
+    def forget(self, *, service: str, environment: str, slots: Sequence[int], at_ms: int) -> None:
+        """Record that everything selected so far is gone, and remove its series. Slots are never used again."""
+        body = _encode((service, environment))
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            self.db.executemany("DELETE FROM series WHERE slot=?", [(slot,) for slot in slots])
+            self.db.execute(
+                "INSERT INTO journal VALUES (?, ?, 'forget', ?, ?)", (self._next_seq, at_ms, zlib.crc32(body), body)
+            )
+            self.db.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+        self._next_seq += 1
+
+    def trim(self, *, seq_max: int, ids_before_ms: int) -> int:
+        """Delete rows up to ``seq_max`` and batch ids older than the memory; the bytes of the rows."""
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            (held,) = self.db.execute(
+                "SELECT coalesce(sum(length(body)), 0) FROM journal WHERE seq <= ? AND kind = 'data'", (seq_max,)
+            ).fetchone()
+            # Damaged rows stay for a person to look at; a forget row goes with the data before it.
+            kept = ",".join(str(seq) for seq in self.damaged) or "0"
+            self.db.execute(f"DELETE FROM journal WHERE seq <= ? AND seq NOT IN ({kept})", (seq_max,))
+            self.db.execute("DELETE FROM batch_id WHERE at_ms < ?", (ids_before_ms,))
+            self.db.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+        return int(held)
+
+    def _rollback(self) -> None:
+        try:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            _log.error("rollback failed", file=str(self.path), reason=str(error))
+
+
+def connect(path: Path, *, synchronous: str) -> sqlite3.Connection:
+    """A connection as every embedded file wants it: WAL, explicit transactions, checkpoints left to their thread."""
+    db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute(f"PRAGMA synchronous={synchronous}")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _refuse_newer(path: Path) -> None:
+    """Read the version from the file's own header: opening it with SQLite could already change it."""
+    try:
+        header = path.open("rb").read(64) if path.exists() else b""
+    except OSError as error:
+        raise StartupError(f"{path} cannot be read: {error.strerror}") from error
+    if header and not header.startswith(_HEADER_MAGIC):
+        raise StartupError(f"{path} is not a SQLite file")
+    version = int.from_bytes(header[_HEADER_VERSION], "big") if header else 0
+    if version > FORMAT:
+        raise FormatTooNew(
+            f"{path} has format {version}, this version of Vantage knows up to {FORMAT}: nothing was touched; "
+            "start the newer version, or give another folder with --data"
+        )

@@ -1,0 +1,156 @@
+"""The smallest TelemetryStore: lists in memory, for tests. It keeps the whole contract, durability excepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from vantage.core.batch import NO_LINKS, Batch, Links
+from vantage.core.clock import Clock
+from vantage.core.series import Series
+from vantage.core.span import Span
+from vantage.core.timerange import TimeRange
+from vantage.storage.ports import (
+    LinkedSample,
+    Reclaimed,
+    RetentionPolicy,
+    Selector,
+    SeriesInfo,
+    ServiceSpans,
+    Trace,
+    TraceFilter,
+    TraceSummary,
+)
+from vantage.storage.tracing import count_by_service, latest_traces, span_matches
+from vantage.vql.check import CheckedSelect
+from vantage.vql.execute import Chunk, Deadline, execute
+from vantage.vql.table import Table
+
+
+class MemoryStore:
+    """Keeps every sample as ``(series, time_ms, value, trace_id, span_id)``."""
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._rows: list[tuple[Series, int, float, str, str]] = []
+        self._spans: list[Span] = []
+        self._ids: set[str] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    async def write(self, batch: Batch) -> bool:
+        if batch.batch_id and batch.batch_id in self._ids:
+            return False
+        links = {
+            position: ids
+            for position, *ids in zip(
+                batch.links.position.tolist(), batch.links.trace_id, batch.links.span_id, strict=True
+            )
+        }
+        for row, (which, time_ms, value) in enumerate(
+            zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True)
+        ):
+            trace_id, span_id = links.get(row, ("", ""))
+            self._rows.append((batch.series[which], time_ms, value, trace_id, span_id))
+        self._spans.extend(batch.spans)
+        if batch.batch_id:
+            self._ids.add(batch.batch_id)
+        return True
+
+    async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
+        return execute(query, _RowSource(self._rows, self._spans), Deadline(deadline_s))
+
+    async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
+        times: dict[int, tuple[Series, list[int]]] = {}
+        for one, time_ms, *_ in self._rows:
+            if (not service or one.service == service) and (not metric or one.metric == metric):
+                times.setdefault(one.id, (one, []))[1].append(time_ms)
+        return [SeriesInfo(one, len(held), min(held), max(held)) for one, held in times.values()]
+
+    async def services_with_spans(self) -> Sequence[ServiceSpans]:
+        return [ServiceSpans(*key, *counts) for key, counts in count_by_service(self._spans).items()]
+
+    def _trace_spans(self, trace_id: str) -> list[Span]:
+        return [span for span in self._spans if span.trace_id == trace_id]
+
+    async def trace(self, trace_id: str) -> Trace:
+        samples = [LinkedSample(*row) for row in self._rows if row[3] == trace_id]
+        return Trace(
+            trace_id,
+            tuple(sorted(self._trace_spans(trace_id), key=lambda span: (span.start_ns, span.span_id))),
+            tuple(sorted(samples, key=lambda sample: sample.time_ms)),
+        )
+
+    async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
+        matches = span_matches(wanted)
+        found = {span.trace_id: None for span in self._spans if matches(span)}
+        return latest_traces(found, self._trace_spans, wanted)
+
+    async def expire(self, policy: RetentionPolicy) -> Reclaimed:
+        if policy.days is None:
+            return Reclaimed()
+        oldest_ms = self._clock.now_ms() - policy.days * 86_400_000
+        return self._keep(
+            [row for row in self._rows if row[1] >= oldest_ms],
+            [span for span in self._spans if span.start_ms >= oldest_ms],
+        )
+
+    async def forget(self, selector: Selector) -> Reclaimed:
+        def selected(service: str, environment: str) -> bool:
+            return selector.service in ("", service) and selector.environment in ("", environment)
+
+        if selector == Selector():
+            raise ValueError("forgetting everything is not offered: name a service or an environment")
+        return self._keep(
+            [row for row in self._rows if not selected(row[0].service, row[0].environment)],
+            [span for span in self._spans if not selected(span.service_name, span.environment)],
+        )
+
+    def _keep(self, rows: list[tuple[Series, int, float, str, str]], spans: list[Span]) -> Reclaimed:
+        gone = {row[0].id for row in self._rows} - {row[0].id for row in rows}
+        result = Reclaimed(len(self._rows) - len(rows), len(self._spans) - len(spans), len(gone), 0)
+        self._rows, self._spans = rows, spans
+        return result
+
+    async def ping(self) -> None:
+        return None
+
+
+class _RowSource:
+    """One query's view of the rows, as a single chunk."""
+
+    def __init__(self, rows: list[tuple[Series, int, float, str, str]], spans: list[Span]) -> None:
+        self._rows = list(rows)
+        self._spans = list(spans)
+        by_id = {row[0].id: row[0] for row in rows}
+        self._series = list(by_id.values())
+        self._slots = {series_id: slot for slot, series_id in enumerate(by_id)}
+
+    def series(self) -> Sequence[Series | None]:
+        return self._series
+
+    def samples(self, time_range: TimeRange) -> Iterator[Chunk]:
+        linked = [(row, held[3], held[4]) for row, held in enumerate(self._rows) if held[3] or held[4]]
+        links = NO_LINKS
+        if linked:
+            position = np.array([row for row, _, _ in linked], np.uint32)
+            links = Links(position, [trace for _, trace, _ in linked], [span for _, _, span in linked])
+        count = len(self._rows)
+        yield Chunk(
+            np.fromiter((self._slots[row[0].id] for row in self._rows), np.uint32, count),
+            np.fromiter((row[1] for row in self._rows), np.int64, count),
+            np.fromiter((row[2] for row in self._rows), np.float64, count),
+            links,
+        )
+
+    def spans(self, time_range: TimeRange) -> Iterator[Sequence[Span]]:
+        yield self._spans

@@ -1,0 +1,95 @@
+"""Vantage's own metrics, in Prometheus' model. One object a process, handed to whoever counts something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+_FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Telemetry:
+    """Every metric Vantage exposes about itself. ``docs/operations.md`` lists them; a test compares."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.collector_requests = Counter(
+            "vantage_collector_requests", "Requests to the ingest endpoints.", ["endpoint", "status"], registry=r
+        )
+        self.collector_errors = Counter(
+            "vantage_collector_errors", "Ingest requests refused, by reason.", ["reason"], registry=r
+        )
+        self.publish_duration = Histogram(
+            "vantage_collector_kafka_publish_duration_seconds",
+            "Time until the sink took responsibility for a batch: the broker, or the journal without one.",
+            buckets=_FAST,
+            registry=r,
+        )
+        self.samples_accepted = Counter("vantage_ingest_samples_accepted", "Samples accepted.", registry=r)
+        self.spans_accepted = Counter("vantage_ingest_spans_accepted", "Spans accepted.", registry=r)
+        self.rejected = Counter(
+            "vantage_ingest_rejected", "Samples and spans rejected, by the field at fault.", ["field"], registry=r
+        )
+        self.agent_dropped = Counter(
+            "vantage_agent_dropped", "What agents report to have dropped before sending.", ["reason"], registry=r
+        )
+        self.lost = Counter("vantage_lost", "Losses inside Vantage, by reason.", ["reason"], registry=r)
+        self.write_duration = Histogram(
+            "vantage_worker_db_write_duration_seconds", "Time of one write to the store.", buckets=_FAST, registry=r
+        )
+        self.commit_batches = Histogram(
+            "vantage_store_commit_batches",
+            "Batches that shared one commit.",
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
+            registry=r,
+        )
+        self.store_expired = Counter("vantage_store_expired_samples", "Samples dropped by retention.", registry=r)
+        self.batch_ids_evicted = Counter(
+            "vantage_store_batch_ids_evicted", "Batch ids forgotten early because too many were held.", registry=r
+        )
+        self.kafka_lag = Gauge("vantage_worker_kafka_lag", "Messages waiting in the broker.", registry=r)
+        self.query_duration = Histogram(
+            "vantage_api_query_duration_seconds", "Time of one query.", ["query"], buckets=_FAST, registry=r
+        )
+        self.http_requests = Counter(
+            "vantage_http_requests", "Requests by route template.", ["route", "method", "status"], registry=r
+        )
+        self.websocket_connections = Gauge(
+            "vantage_api_websocket_connections", "Open WebSocket connections.", registry=r
+        )
+        self.live_dropped = Counter(
+            "vantage_live_dropped_updates", "Live updates dropped for slow readers.", registry=r
+        )
+        self._messages = _Messages()
+        r.register(self._messages)
+
+    def message_processed(self, count: int = 1) -> None:
+        """Count batches written to the store."""
+        self._messages.value += count
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """A gauge whose value is read when asked for."""
+        Gauge(name, help_text, registry=self.registry).set_function(read)
+
+    def exposition(self) -> bytes:
+        """The text format, version 0.0.4."""
+        return generate_latest(self.registry)
+
+
+class _Messages(Collector):
+    """One count under two names: the usual ``_total`` and the bare name that users were promised."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def collect(self) -> Iterable[Metric]:
+        name, text = "vantage_worker_messages_processed", "Batches written to the store."
+        yield CounterMetricFamily(name, text, value=self.value)
+        yield GaugeMetricFamily(name, text, value=self.value)

@@ -1,0 +1,166 @@
+"""Aggregates over grouped rows, on numpy columns.
+
+Exact by definition: quantile is numpy's linear (ClickHouse's quantileExactInclusive), uniq is exact, ``any`` is the
+minimum, ties of argMax take the smaller value. An aggregate of nothing is null, counts are 0. Nulls are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vantage.vql.tree import Call, Column
+from vantage.vql.vectors import Array, Coded, Frame, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Row ``i`` belongs to group ``ids[i]`` of ``count`` groups."""
+
+    ids: NDArray[np.int64]
+    count: int
+
+    def only(self, keep: NDArray[np.bool_]) -> Groups:
+        return Groups(self.ids[keep], self.count)
+
+
+def aggregate(call: Call, frame: Frame, groups: Groups) -> Vector:
+    """One value a group."""
+    return _AGGREGATES[call.function](call, frame, groups)
+
+
+def _values(call: Call, frame: Frame, groups: Groups) -> tuple[Array, Groups]:
+    """The first argument's numbers without nulls, and the groups of what is left."""
+    numbers = frame.numbers(call.args[0])
+    if call.function.endswith("If"):
+        keep = frame.condition(call.args[-1])
+        numbers, groups = numbers[keep], groups.only(keep)
+    if numbers.dtype.kind == "f" and np.isnan(numbers).any():
+        present = ~np.isnan(numbers)
+        numbers, groups = numbers[present], groups.only(present)
+    return numbers, groups
+
+
+def _counts(groups: Groups) -> NDArray[np.int64]:
+    return np.bincount(groups.ids, minlength=groups.count)
+
+
+def _count(call: Call, frame: Frame, groups: Groups) -> Vector:
+    if call.function == "countIf":
+        return _counts(groups.only(frame.condition(call.args[0])))
+    if not call.args or isinstance(frame.vector(call.args[0]), Coded):
+        return _counts(groups)
+    return _counts(_values(call, frame, groups)[1])
+
+
+def _sum(call: Call, frame: Frame, groups: Groups) -> Vector:
+    numbers, left = _values(call, frame, groups)
+    totals = np.bincount(left.ids, weights=numbers, minlength=left.count)
+    return np.where(_counts(left) > 0, totals, np.nan)
+
+
+def _avg(call: Call, frame: Frame, groups: Groups) -> Vector:
+    numbers, left = _values(call, frame, groups)
+    with np.errstate(invalid="ignore"):
+        averages: Array = np.bincount(left.ids, weights=numbers, minlength=left.count) / _counts(left)
+    return averages
+
+
+def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
+    vector = frame.vector(call.args[0])
+    if isinstance(vector, Coded):
+        return _extreme_text(call, vector, groups)
+    numbers, left = _values(call, frame, groups)
+    largest = call.function == "max"
+    found = np.full(left.count, -np.inf if largest else np.inf)
+    (np.maximum if largest else np.minimum).at(found, left.ids, numbers.astype(np.float64))
+    empty = _counts(left) == 0
+    if vector.dtype.kind in "iu" and not empty.any():
+        return found.astype(np.int64)  # times and durations: exact below 2**53
+    return np.where(empty, np.nan, found)
+
+
+def _extreme_text(call: Call, vector: Coded, groups: Groups) -> Coded:
+    order = sorted(range(len(vector.values)), key=lambda code: str(vector.values[code]))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    largest = call.function == "max"
+    found = np.full(groups.count, -1 if largest else len(order), np.int64)
+    (np.maximum if largest else np.minimum).at(found, groups.ids, rank[vector.codes])
+    empty = _counts(groups) == 0
+    return Coded(np.where(empty, len(order), found), [*(vector.values[code] for code in order), None])
+
+
+def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
+    """Linear interpolation between closest ranks: Hyndman and Fan (1996), type 7."""
+    assert call.parameter is not None
+    numbers, left = _values(call, frame, groups)
+    by_value = np.argsort(numbers, kind="stable")
+    ordered = by_value[np.argsort(left.ids[by_value], kind="stable")]
+    numbers = numbers[ordered].astype(np.float64, copy=False)
+    counts = _counts(left)
+    starts = np.cumsum(counts) - counts
+    place = call.parameter * np.maximum(counts - 1, 0)
+    low = np.floor(place).astype(np.int64)
+    high = np.minimum(low + 1, np.maximum(counts - 1, 0))
+    found = np.full(left.count, np.nan)
+    held = counts > 0
+    below, above = numbers[(starts + low)[held]], numbers[(starts + high)[held]]
+    found[held] = below + (above - below) * (place - low)[held]
+    return found
+
+
+def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
+    vector = frame.vector(call.args[0])
+    if isinstance(vector, Coded):
+        codes, left = vector.codes, groups
+    else:
+        numbers, left = _values(call, frame, groups)
+        codes = np.unique(numbers, return_inverse=True)[1]
+    pairs = np.unique(left.ids * (int(codes.max(initial=0)) + 1) + codes) // (int(codes.max(initial=0)) + 1)
+    return np.bincount(pairs, minlength=groups.count)
+
+
+def _arg_max(call: Call, frame: Frame, groups: Groups) -> Vector:
+    values, keys = frame.numbers(call.args[0]).astype(np.float64), frame.numbers(call.args[1])
+    order = np.lexsort((-values, keys, groups.ids))  # the last row of each group: largest key, then smallest value
+    found = np.full(groups.count, np.nan)
+    found[groups.ids[order]] = values[order]  # of repeated targets numpy keeps the last
+    return found
+
+
+def _increase(call: Call, frame: Frame, groups: Groups) -> Vector:
+    """Growth between neighbouring samples of each series, counted in the later one's group; a fall is a reset, after
+    which the new total is all growth (as Prometheus' ``increase`` does, without its extrapolation)."""
+    series, times, values = (
+        frame.numbers(Column(name)) for name in ("series", "timestamp", "value")
+    )
+    order = np.lexsort((times, series))
+    series, values, ids = series[order], values[order], groups.ids[order]
+    growth = np.diff(values)
+    growth = np.where(growth < 0, values[1:], growth)
+    same = series[1:] == series[:-1]
+    later = ids[1:][same]
+    totals = np.bincount(later, weights=growth[same], minlength=groups.count)
+    return np.where(np.bincount(later, minlength=groups.count) > 0, totals, np.nan)
+
+
+_AGGREGATES: Final[Mapping[str, Callable[[Call, Frame, Groups], Any]]] = {
+    "count": _count,
+    "countIf": _count,
+    "sum": _sum,
+    "sumIf": _sum,
+    "avg": _avg,
+    "avgIf": _avg,
+    "min": _extreme,
+    "max": _extreme,
+    "any": _extreme,
+    "quantile": _quantile,
+    "uniq": _uniq,
+    "argMax": _arg_max,
+    "increase": _increase,
+}

@@ -1,0 +1,222 @@
+"""Columns of values during execution, and the evaluation of row expressions on them.
+
+A vector is a numpy array (float64 with NaN for null, int64, bool) or ``Coded``: text or maps, as codes into the few
+distinct values, so that a condition on text is evaluated once a distinct value and not once a row.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vantage.vql.like import like_matcher
+from vantage.vql.tree import (
+    And,
+    Arithmetic,
+    Call,
+    Case,
+    Column,
+    Compare,
+    Expr,
+    In,
+    Like,
+    Literal,
+    Negate,
+    Not,
+    Or,
+    TagValue,
+)
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """Row ``i`` has the value ``values[codes[i]]``."""
+
+    codes: NDArray[np.int64]
+    values: Sequence[Any]
+
+    def map(self, function: Callable[[Any], Any]) -> Coded:
+        return Coded(self.codes, [function(value) for value in self.values])
+
+    def test(self, condition: Callable[[Any], bool]) -> NDArray[np.bool_]:
+        table = np.fromiter((condition(value) for value in self.values), np.bool_, len(self.values))
+        return table[self.codes] if len(table) else np.zeros(len(self.codes), np.bool_)
+
+
+Vector = Array | Coded
+
+
+def coded(values: Iterable[Any]) -> Coded:
+    """Give each distinct hashable value a code."""
+    numbers: dict[Any, int] = {}
+    codes = np.fromiter((numbers.setdefault(value, len(numbers)) for value in values), np.int64)
+    return Coded(codes, list(numbers))
+
+
+class Frame:
+    """``rows`` records and what is known of them: vectors by expression, and columns made on first use."""
+
+    def __init__(self, rows: int, columns: Mapping[str, Callable[[], Vector]]) -> None:
+        self.rows = rows
+        self._columns = columns
+        self._known: dict[Expr, Vector] = {}
+
+    @property
+    def names(self) -> Iterable[str]:
+        return self._columns.keys()
+
+    @property
+    def map_name(self) -> str:
+        """The column that ``tags['key']`` reads."""
+        return "tags" if "tags" in self._columns else "attributes"
+
+    def know(self, expr: Expr, vector: Vector) -> None:
+        self._known[expr] = vector
+
+    def taken(self, rows: Array) -> Frame:
+        """A frame of the given rows of everything known so far."""
+        frame = Frame(len(rows), {})
+        for expr, vector in self._known.items():
+            frame.know(expr, Coded(vector.codes[rows], vector.values) if isinstance(vector, Coded) else vector[rows])
+        return frame
+
+    def vector(self, expr: Expr) -> Vector:
+        """Evaluate an expression, each sub-expression at most once."""
+        if (found := self._known.get(expr)) is None:
+            found = self._columns[expr.name]() if isinstance(expr, Column) else _evaluate(expr, self)
+            self._known[expr] = found
+        return found
+
+    def numbers(self, expr: Expr) -> Array:
+        vector = self.vector(expr)
+        if isinstance(vector, Coded):  # the checker lets no text come here; nulls from CASE may
+            return np.array([np.nan if v is None else v for v in vector.values], np.float64)[vector.codes]
+        return vector
+
+    def condition(self, expr: Expr) -> NDArray[np.bool_]:
+        return self.numbers(expr).astype(np.bool_, copy=False)
+
+    def text(self, expr: Expr) -> Coded:
+        vector = self.vector(expr)
+        return vector if isinstance(vector, Coded) else coded(vector.tolist())
+
+
+_COMPARE: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: PLR0911 - one case a node
+    match expr:
+        case Literal(value=value):
+            return _constant(value, frame.rows)
+        case TagValue(key=key):
+            return frame.text(Column(frame.map_name)).map(lambda tags: tags.get(key, ""))
+        case Compare():
+            return _compare(expr, frame)
+        case And(parts=parts):
+            return np.logical_and.reduce([frame.condition(part) for part in parts])
+        case Or(parts=parts):
+            return np.logical_or.reduce([frame.condition(part) for part in parts])
+        case Not(part=part):
+            return ~frame.condition(part)
+        case In(part=part, values=values):
+            vector = frame.vector(part)
+            if isinstance(vector, Coded):
+                wanted = frozenset(values)
+                return vector.test(lambda value: value in wanted)
+            return np.isin(vector, np.array(values, np.float64))
+        case Like(part=part, pattern=pattern):
+            matches = like_matcher(pattern)
+            return frame.text(part).test(lambda value: value is not None and matches(value))
+        case Arithmetic(op=op, left=left, right=right):
+            return _arithmetic(op, frame.numbers(left), frame.numbers(right))
+        case Negate(part=part):
+            return -frame.numbers(part)
+        case Case(whens=whens, otherwise=otherwise):
+            return _case(whens, otherwise, frame)
+        case Call(function=function, args=args):
+            return _ROW_FUNCTIONS[function](frame, args)
+        case Column(name=name):
+            raise KeyError(name)
+
+
+def _constant(value: Any, rows: int) -> Vector:
+    if value is None or isinstance(value, float):
+        return np.full(rows, np.nan if value is None else value, np.float64)
+    if isinstance(value, bool):
+        return np.full(rows, value, np.bool_)
+    if isinstance(value, int):
+        return np.full(rows, value, np.int64)
+    return Coded(np.zeros(rows, np.int64), [value])
+
+
+def _compare(expr: Compare, frame: Frame) -> Array:
+    compare = _COMPARE[expr.op]
+    left, right = frame.vector(expr.left), frame.vector(expr.right)
+    if isinstance(left, Coded) and isinstance(expr.right, Literal):
+        constant = expr.right.value
+        return left.test(lambda value: value is not None and compare(value, constant))
+    if isinstance(left, Coded) or isinstance(right, Coded):
+        pairs = zip(_plain(left), _plain(right), strict=True)
+        return np.fromiter((a is not None and b is not None and compare(a, b) for a, b in pairs), np.bool_, frame.rows)
+    found: Array = compare(left, right)
+    if expr.op == "!=":  # numpy says NaN != NaN; null compares as false
+        found = found & ~(np.isnan(left.astype(np.float64)) | np.isnan(right.astype(np.float64)))
+    return found
+
+
+def _plain(vector: Vector) -> list[Any]:
+    if isinstance(vector, Coded):
+        return [vector.values[code] for code in vector.codes.tolist()]
+    plain: list[Any] = vector.tolist()
+    return plain
+
+
+def _arithmetic(op: str, left: Array, right: Array) -> Array:
+    with np.errstate(all="ignore"):
+        if op == "/":
+            quotient = np.true_divide(left, right)
+            return np.where(np.isfinite(quotient), quotient, np.nan)
+        found: Array = {"+": np.add, "-": np.subtract, "*": np.multiply}[op](left, right)
+        return found
+
+
+def _case(whens: tuple[tuple[Expr, Expr], ...], otherwise: Expr, frame: Frame) -> Vector:
+    conditions = [frame.condition(condition) for condition, _ in whens]
+    results = [frame.vector(result) for _, result in whens] + [frame.vector(otherwise)]
+    if not any(isinstance(result, Coded) for result in results):
+        numbers = [np.asarray(result) for result in results]
+        return np.select(conditions, numbers[:-1], numbers[-1])
+    chosen = np.select(conditions, list(range(len(conditions))), len(conditions))
+    plain = [_plain(result) for result in results]
+    return coded(plain[which][row] for row, which in enumerate(chosen.tolist()))
+
+
+def _bucket(frame: Frame, args: tuple[Expr, ...]) -> Vector:
+    assert isinstance(args[1], Literal)
+    assert isinstance(args[1].value, int)
+    times = frame.numbers(args[0])
+    return times // args[1].value * args[1].value
+
+
+_ROW_FUNCTIONS: Final[Mapping[str, Callable[[Frame, tuple[Expr, ...]], Vector]]] = {
+    "toStartOfInterval": _bucket,
+    "lower": lambda frame, args: frame.text(args[0]).map(str.lower),
+    "upper": lambda frame, args: frame.text(args[0]).map(str.upper),
+    "abs": lambda frame, args: np.abs(frame.numbers(args[0])),
+    "floor": lambda frame, args: np.floor(frame.numbers(args[0]).astype(np.float64)),
+    "ceil": lambda frame, args: np.ceil(frame.numbers(args[0]).astype(np.float64)),
+}
