@@ -20,7 +20,7 @@ from tests.contracts.metadata_contract import (
     a_deployment,
     a_key,
 )
-from vantage.core.errors import ConfigError, StoreUnavailable
+from vantage.core.errors import ConfigError, ConflictError, StoreUnavailable
 from vantage.storage.metadata import store as store_module
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.metadata.store import SqlMetadataStore
@@ -138,6 +138,17 @@ asyncio.run(main())
         names = {key.name for key in await store.keys()}
         assert "last" in names
         assert {entry.detail["name"] for entry in await store.audit(limit=100)} == names
+
+    async def test_a_constraint_of_the_database_is_a_conflict(self, open_store: OpenStore) -> None:
+        async with open_store() as store:
+            assert isinstance(store, SqlMetadataStore)
+            await store.record_deployment(a_deployment(), actor="system")
+            columns = "service, environment, version, at_ms, source, description"
+            again = f"INSERT INTO deployment ({columns}) SELECT {columns} FROM deployment"
+            with pytest.raises(ConflictError):
+                async with store._write() as connection:
+                    await connection.exec_driver_sql(again)
+            assert len(await store.deployments()) == 1
 
     async def test_waiting_for_a_connection_or_for_other_changes_ends(
         self, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch

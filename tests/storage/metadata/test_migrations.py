@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -137,6 +138,22 @@ async def test_a_revision_of_another_version_is_refused_and_the_file_left_alone(
         async with SqlMetadataStore(url, SystemClock()):
             pass
     assert digest(path) == before
+
+
+def test_what_a_newer_version_left_in_its_write_ahead_log_when_it_crashed_stays_there(
+    url: str, path: Path, tmp_path: Path
+) -> None:
+    migrate.upgrade(url)
+    crashed = tmp_path / "crashed.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as newer:
+        newer.execute("UPDATE alembic_version SET version_num = '9999'")
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", f"{crashed}{suffix}")
+    log = Path(f"{crashed}-wal")
+    before = digest(crashed), digest(log)
+    with pytest.raises(FormatTooNew, match="9999"):
+        migrate.upgrade(f"sqlite:///{crashed}")
+    assert (digest(crashed), digest(log)) == before
 
 
 def test_a_database_of_something_else_is_refused_and_left_alone(url: str, path: Path) -> None:
