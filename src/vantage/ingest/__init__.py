@@ -1,0 +1,1 @@
+"""From bytes to batches, and on to the sink."""

@@ -1,0 +1,76 @@
+"""Receiving a request: which format it is in, and what came of it."""
+
+from __future__ import annotations
+
+import time
+from typing import Final, Protocol
+
+from vantage.core.clock import Clock
+from vantage.core.errors import InputError
+from vantage.core.sample import TIME_MS_MIN, id_problem
+from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.wire.native import NativeFormat
+from vantage.ingest.wire.packed import MEDIA_TYPE as PACKED
+from vantage.ingest.wire.packed import PackedFormat
+from vantage.ingest.wire.received import Received
+from vantage.ingest.wire.spans import SpansFormat
+from vantage.stream.ports import Sink
+from vantage.telemetry import Telemetry
+
+JSON: Final = "application/json"
+MSGPACK: Final = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
+
+
+class WireFormat(Protocol):
+    """Decodes a body. Raises InputError when it cannot be read as a whole."""
+
+    def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> Received: ...
+
+
+class UnknownMediaType(InputError):
+    """No format of this endpoint has that media type."""
+
+
+class Receiver:
+    """Decodes, checks and publishes. ``retention_days`` makes older samples unwelcome."""
+
+    def __init__(self, sink: Sink, *, clock: Clock, telemetry: Telemetry, retention_days: int | None = None) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._telemetry = telemetry
+        self._retention_ms = None if retention_days is None else retention_days * 86_400_000
+        cache = SeriesCache()
+        packed, msgpack = PackedFormat(cache), NativeFormat("msgpack", cache)
+        self._formats: dict[str, dict[str, WireFormat]] = {
+            "metrics": {JSON: NativeFormat("json", cache), PACKED: packed, **dict.fromkeys(MSGPACK, msgpack)},
+            "spans": {JSON: SpansFormat("json"), **dict.fromkeys(MSGPACK, SpansFormat("msgpack"))},
+        }
+
+    def decode(self, endpoint: str, media_type: str, body: bytes, batch_id: str) -> Received:
+        """Decode a body of ``endpoint`` (metrics or spans). Raises UnknownMediaType and InputError."""
+        formats = self._formats[endpoint]
+        found = formats.get(media_type) or formats.get(media_type.partition(";")[0].strip().lower())
+        if found is None:
+            raise UnknownMediaType(
+                f"{media_type[:80]!r} is not supported here: use one of {', '.join(formats)}", field="Content-Type"
+            )
+        if batch_id and (reason := id_problem(batch_id)):
+            raise InputError(reason, field="Idempotency-Key")
+        now_ms = self._clock.now_ms()
+        oldest_ms = TIME_MS_MIN if self._retention_ms is None else now_ms - self._retention_ms
+        return found.receive(body, batch_id=batch_id, now_ms=now_ms, oldest_ms=oldest_ms)
+
+    async def publish(self, received: Received) -> None:
+        """Hand the batch to the sink; when it returns, the batch is durable. Raises what the sink raises."""
+        started = time.perf_counter()
+        batch, telemetry = received.batch, self._telemetry
+        if batch.samples or batch.spans:
+            await self._sink.publish(batch)
+            telemetry.publish_duration.observe(time.perf_counter() - started)
+            telemetry.samples_accepted.inc(batch.samples)
+            if batch.spans:
+                telemetry.spans_accepted.inc(len(batch.spans))
+        for name, count in received.fields.items():
+            telemetry.rejected.labels(name).inc(count)
+        for reason, count in received.dropped.items():
+            telemetry.agent_dropped.labels(reason[:64]).inc(count)
