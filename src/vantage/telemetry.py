@@ -78,6 +78,10 @@ class Telemetry:
         """A gauge whose value is read when asked for."""
         Gauge(name, help_text, registry=self.registry).set_function(read)
 
+    def value(self, sample: str) -> float:
+        """The present value of an unlabelled sample, such as ``…_total`` or ``…_sum``."""
+        return self.registry.get_sample_value(sample) or 0.0
+
     def exposition(self) -> bytes:
         """The text format, version 0.0.4."""
         return generate_latest(self.registry)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.batch import F64, I64, NO_LINKS, U32, Links
-from vantage.core.errors import BusyError, StoreTimeout
+from vantage.core.errors import InputError, StoreTimeout
 from vantage.core.series import Series
 from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
@@ -63,7 +63,7 @@ class Deadline:
 
 
 def execute(query: CheckedSelect, source: Source, deadline: Deadline, *, samples_max: int = 50_000_000) -> Table:
-    """Answer a checked query. Raises StoreTimeout, and BusyError when more than ``samples_max`` samples survive."""
+    """Answer a checked query. Raises StoreTimeout, and InputError when more than ``samples_max`` samples survive."""
     if query.select.table == "metrics":
         frame = _samples_frame(query, source, deadline, samples_max)
     else:
@@ -92,7 +92,7 @@ def _samples_frame(query: CheckedSelect, source: Source, deadline: Deadline, sam
             kept.append(Chunk(chunk.slot[rows], chunk.time_ms[rows], chunk.value[rows], links))
             total += rows.size
             if total > samples_max:
-                raise BusyError(f"the query reads more than {samples_max} samples: narrow its time range or filters")
+                raise InputError(f"the query reads more than {samples_max} samples: narrow its time range or filters")
     slot = _joined([chunk.slot for chunk in kept], np.uint32).astype(np.int64)
     return Frame(
         total,

@@ -1,0 +1,255 @@
+"""Every setting, once. Sources, the later wins: defaults, TOML file, ``.env``, environment, flags.
+
+A setting ``x`` is ``x`` in the file, ``VANTAGE_X`` in the environment and ``--x`` among the flags that have one.
+Secrets can also be read from a file named by ``VANTAGE_X_FILE``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from dotenv import dotenv_values
+from msgspec import Meta
+
+from vantage.core.errors import ConfigError
+
+PREFIX: Final = "VANTAGE_"
+AGENT_PREFIX: Final = "VANTAGE_AGENT_"
+MASK: Final = "********"
+
+
+def _doc(text: str, **limits: Any) -> Meta:
+    return Meta(description=text, **limits)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of one process. Lists are given as TOML arrays, or separated by commas."""
+
+    role: Annotated[Literal["all", "ingest", "worker", "api"], _doc("What this process does.")] = "all"
+    host: Annotated[str, _doc("The address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, _doc("The port to listen on; 0 takes any free one and prints it.", ge=0, le=65535)] = 8000
+    data: Annotated[str, _doc("The data folder.")] = "./data"
+    store_url: Annotated[
+        str, _doc("The telemetry store. Empty: the embedded store in the data folder; or sqlite:///FOLDER.")
+    ] = ""
+    metadata_url: Annotated[
+        str, _doc("The metadata database. Empty: metadata.db in the data folder; or sqlite:///FILE.")
+    ] = ""
+    api_key: Annotated[str, _doc("A key with all scopes, besides those made with `vantage keys`. Secret.")] = ""
+    auth: Annotated[
+        Literal["auto", "required", "off"],
+        _doc("Whether requests need a key. auto: as soon as a key exists."),
+    ] = "auto"
+    ingest_rate_limit: Annotated[
+        int, _doc("Ingest requests a minute for each key or address; 0 is no limit.", ge=0)
+    ] = 1000
+    api_rate_limit: Annotated[
+        int, _doc("API requests a minute for each key, session or address; 0 is no limit.", ge=0)
+    ] = 500
+    trusted_proxies: Annotated[
+        tuple[str, ...], _doc("Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed.")
+    ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        _doc("Host names this server answers to, besides localhost, its own name and plain addresses; * is any."),
+    ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...], _doc("Web origins that may call the API from a browser, such as https://app.example.com.")
+    ] = ()
+    tls_certificate: Annotated[str, _doc("PEM file with the certificate chain; turns HTTPS on.")] = ""
+    tls_key: Annotated[str, _doc("PEM file with the private key of the certificate.")] = ""
+    drain_delay_s: Annotated[
+        float, _doc("Seconds to go on accepting requests after SIGTERM, while /health/ready says 503.", ge=0, le=300)
+    ] = 0.0
+    shutdown_timeout_s: Annotated[
+        float, _doc("Seconds that requests under way have to finish after that.", ge=0, le=300)
+    ] = 10.0
+    header_timeout_s: Annotated[
+        float, _doc("Seconds a connection has to send the headers of its first request.", gt=0, le=300)
+    ] = 10.0
+    body_timeout_s: Annotated[float, _doc("Seconds a request has to send its body.", gt=0, le=300)] = 15.0
+    connections_max: Annotated[int, _doc("Open connections at once; more are closed at once.", ge=1)] = 10_000
+    synchronous: Annotated[
+        Literal["FULL", "NORMAL"],
+        _doc("FULL: a 202 survives a power cut. NORMAL: it survives a killed process, not always a power cut."),
+    ] = "FULL"
+    queue_bytes_max: Annotated[
+        int, _doc("Bytes of batches that may wait for the journal before ingest answers 503.", ge=1 << 20)
+    ] = 64 << 20
+    head_bytes_max: Annotated[
+        int, _doc("Memory for unsealed data; beyond it the oldest leaves (counted as expired).", ge=1 << 20)
+    ] = 1 << 30
+    retention_days: Annotated[
+        int | None, _doc("Days data is kept; none: as long as the disk budget holds. Older samples are refused.", ge=1)
+    ] = None
+    disk_budget_bytes: Annotated[
+        int, _doc("Bytes of telemetry kept; beyond it the oldest leaves first.", ge=1 << 20)
+    ] = 10_000_000_000
+    query_timeout_s: Annotated[float, _doc("Seconds a query may run.", gt=0, le=30)] = 30.0
+    websockets_max: Annotated[int, _doc("Open WebSockets at once.", ge=1)] = 500
+    self_telemetry: Annotated[bool, _doc("Whether Vantage watches itself, as the service `vantage`.")] = True
+    log_format: Annotated[
+        Literal["auto", "json", "console"], _doc("auto: readable on a terminal, JSON lines otherwise.")
+    ] = "auto"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("The least severe level logged.")] = "info"
+    debug: Annotated[bool, _doc("Log every request, and at level debug.")] = False
+
+    @property
+    def listens_beyond_loopback(self) -> bool:
+        """Whether other machines can connect."""
+        try:
+            return not ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host != "localhost"
+
+
+SECRETS: Final = frozenset({"api_key"})
+FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, where each came from, and what deserves a warning."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+    def shown(self) -> list[tuple[str, str, str]]:
+        """``(name, value, origin)`` of every setting, secrets masked."""
+        rows = []
+        for name in FIELDS:
+            value = getattr(self.settings, name)
+            text = MASK if name in SECRETS and value else _text(value)
+            rows.append((name, text, self.origins.get(name, "default")))
+        return rows
+
+
+def load(
+    *, file: Path | None = None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None,
+    dotenv: Path | None = Path(".env"),
+) -> Loaded:
+    """Read every source. Flags of None count as not given. Raises ConfigError naming the setting and its origin."""
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    warnings: list[str] = []
+    if file is not None:
+        for name, value in _from_file(file).items():
+            _known(name, f"{file}")
+            values[name], origins[name] = value, str(file)
+    if dotenv is not None and dotenv.is_file():
+        held = {name: value for name, value in dotenv_values(dotenv).items() if value is not None}
+        _take_environment(held, str(dotenv), values, origins, warnings)
+    _take_environment(environ, "environment", values, origins, warnings)
+    for name, value in (flags or {}).items():
+        if value is not None:
+            values[name], origins[name] = value, f"--{name.replace('_', '-')}"
+    return Loaded(_settings(values, origins), origins, tuple(warnings))
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+
+
+def _known(name: str, origin: str) -> None:
+    if name not in FIELDS:
+        near = get_close_matches(name, FIELDS, n=1)
+        raise ConfigError(f"{origin}: unknown setting {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+
+
+def _take_environment(
+    environ: Mapping[str, str], origin: str, values: dict[str, Any], origins: dict[str, str], warnings: list[str]
+) -> None:
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(PREFIX) or variable.startswith(AGENT_PREFIX) or variable == "VANTAGE_TEST_LONG":
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name.endswith("_file") and name.removesuffix("_file") in SECRETS:
+            name = name.removesuffix("_file")
+            text = _secret(Path(text), variable)
+        elif name not in FIELDS:
+            near = get_close_matches(name, FIELDS, n=1)
+            hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+            warnings.append(f"{variable} is no setting and was ignored{hint}")
+            continue
+        elif "://" in text and FIELDS[name].name in ("port", "host"):
+            warnings.append(f"{variable} looks like a link that Kubernetes injects and was ignored")
+            continue
+        values[name], origins[name] = text, f"{origin} ({variable})"
+
+
+def _secret(path: Path, variable: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"{variable}: {path} cannot be read: {error.strerror}") from error
+
+
+def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
+    converted: dict[str, Any] = {}
+    for name, value in values.items():
+        kind = FIELDS[name].type
+        if isinstance(value, str) and name in _LISTS:
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(value, str) and FIELDS[name].default is False or FIELDS[name].default is True:
+            value = _BOOLS.get(value.strip().lower(), value) if isinstance(value, str) else value
+        try:
+            converted[name] = msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError as error:
+            shown = MASK if name in SECRETS else repr(value)
+            raise ConfigError(f"{name} = {shown} (from {origins[name]}): {error}") from error
+    settings = Settings(**converted)
+    _check(settings)
+    return settings
+
+
+_LISTS: Final = frozenset({"trusted_proxies", "allowed_hosts", "cors_origins"})
+_BOOLS: Final = {"yes": True, "on": True, "true": True, "1": True, "no": False, "off": False, "false": False, "0": False}
+
+
+def _check(settings: Settings) -> None:
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        raise ConfigError("tls_certificate and tls_key must be given together")
+    for network in settings.trusted_proxies:
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError as error:
+            raise ConfigError(f"trusted_proxies: {network!r} is no address or network") from error
+    for origin in settings.cors_origins:
+        if not origin.startswith(("http://", "https://")) or origin.endswith("/"):
+            raise ConfigError(f"cors_origins: {origin!r} is no origin; write it like https://app.example.com")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def default_text(name: str) -> str:
+    """A setting's default as the docs show it."""
+    return _text(FIELDS[name].default)
+
+
+def description(name: str) -> str:
+    """A setting's sentence."""
+    for meta in FIELDS[name].type.__metadata__:
+        if isinstance(meta, Meta) and meta.description:
+            return meta.description
+    raise LookupError(name)

@@ -1,0 +1,154 @@
+"""Vantage watching itself, through the sink of its own role: exempt from keys and rates, capped, dropped first, and
+never about itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import psutil
+import structlog
+
+from vantage.core.batch import batch_of
+from vantage.core.clock import Clock
+from vantage.core.errors import VantageError
+from vantage.core.sample import Kind
+from vantage.core.series import Series, make_series
+from vantage.stream.ports import Sink
+from vantage.telemetry import Telemetry
+
+SERVICE: Final = "vantage"
+INTERVAL_S: Final = 15.0
+FIRST_AFTER_S: Final = 1.0
+SAMPLES_MAX: Final = 200
+_LAG_PROBE_S: Final = 0.5
+_log = structlog.get_logger("vantage.self")
+
+
+class RouteCounts(Protocol):
+    """Requests of one route since the last look."""
+
+    count: int
+    durations_ms: list[float]
+
+
+class SelfTelemetry:
+    """Every 15 seconds: CPU, memory, event-loop lag, commit latency, ingest rate, queue depth, requests by route."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        clock: Clock,
+        telemetry: Telemetry,
+        requests: Callable[[], Mapping[tuple[str, str, int], RouteCounts]],
+        queued_nbytes: Callable[[], int],
+        role: str,
+        version: str,
+        instance: str,
+    ) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._telemetry = telemetry
+        self._requests = requests
+        self._queued_nbytes = queued_nbytes
+        self._names = {"environment": role, "service_version": version, "instance": instance}
+        self._series: dict[tuple[str, ...], Series] = {}
+        self._process = psutil.Process(os.getpid())
+        self._lag_ms_max = 0.0
+        self._before = self._counts()
+        self._taken_s = time.monotonic()
+
+    async def run(self) -> None:
+        """Measure and publish, for ever. A sink that is busy or away costs one round of figures."""
+        self._process.cpu_percent()
+        await asyncio.gather(self._watch_lag(), self._publish())
+
+    async def _publish(self) -> None:
+        await self._clock.sleep(FIRST_AFTER_S)
+        while True:
+            rows = self.measure()
+            try:
+                await self._sink.publish(batch_of(rows[:SAMPLES_MAX]))
+                self._telemetry.lost.labels("self_telemetry_capped").inc(max(0, len(rows) - SAMPLES_MAX))
+            except VantageError as error:
+                self._telemetry.lost.labels("self_telemetry_refused").inc(len(rows))
+                _log.debug("own figures dropped", reason=str(error))
+            await self._clock.sleep(INTERVAL_S)
+
+    async def _watch_lag(self) -> None:
+        """How much later than asked the event loop wakes: what every request waits for the loop."""
+        while True:
+            asked = time.monotonic()
+            await asyncio.sleep(_LAG_PROBE_S)
+            self._lag_ms_max = max(self._lag_ms_max, (time.monotonic() - asked - _LAG_PROBE_S) * 1000)
+
+    def measure(self) -> list[tuple[Series, int, float]]:
+        """One round of samples, the indispensable ones first."""
+        now_ms = self._clock.now_ms()
+        now_s = time.monotonic()
+        took_s, self._taken_s = max(now_s - self._taken_s, 1e-3), now_s
+        counts, before = self._counts(), self._before
+        self._before = counts
+        commits = counts["commits"] - before["commits"]
+        with self._process.oneshot():
+            cpu, memory = self._process.cpu_percent(), self._process.memory_info()
+            threads, files = self._process.num_threads(), self._open_files()
+        rows = [
+            (self._one("process.cpu.percent", Kind.GAUGE, "%"), now_ms, cpu),
+            (self._one("process.memory.rss", Kind.GAUGE, "By"), now_ms, float(memory.rss)),
+            (self._one("process.threads", Kind.GAUGE, ""), now_ms, float(threads)),
+            (self._one("process.open_files", Kind.GAUGE, ""), now_ms, float(files)),
+            (self._one("process.event_loop.lag", Kind.GAUGE, "ms"), now_ms, self._lag_ms_max),
+            (self._one("ingest.samples", Kind.COUNTER, ""), now_ms, counts["samples"] - before["samples"]),
+            (self._one("ingest.spans", Kind.COUNTER, ""), now_ms, counts["spans"] - before["spans"]),
+            (
+                self._one("ingest.rate", Kind.GAUGE, "1/s"),
+                now_ms,
+                (counts["samples"] - before["samples"]) / took_s,
+            ),
+            (self._one("store.queue", Kind.GAUGE, "By"), now_ms, float(self._queued_nbytes())),
+            (self._one("store.commits", Kind.COUNTER, ""), now_ms, commits),
+        ]
+        if commits:
+            seconds = counts["commit_s"] - before["commit_s"]
+            rows.append((self._one("store.commit.duration", Kind.GAUGE, "ms"), now_ms, seconds / commits * 1000))
+        self._lag_ms_max = 0.0
+        return rows + self._request_rows(now_ms)
+
+    def _request_rows(self, now_ms: int) -> list[tuple[Series, int, float]]:
+        counted, timed = [], []
+        routes = sorted(self._requests().items(), key=lambda entry: -entry[1].count)
+        for (route, method, status), held in routes:
+            tags = {"endpoint": route, "method": method, "status": str(status)}
+            counted.append((self._one("http.requests", Kind.COUNTER, "", tags), now_ms, float(held.count)))
+            duration = self._one("http.request.duration", Kind.HISTOGRAM, "ms", tags)
+            timed += [(duration, now_ms, took_ms) for took_ms in held.durations_ms]
+        return counted + timed
+
+    def _counts(self) -> dict[str, float]:
+        of = self._telemetry.value
+        return {
+            "samples": of("vantage_ingest_samples_accepted_total"),
+            "spans": of("vantage_ingest_spans_accepted_total"),
+            "commits": of("vantage_worker_db_write_duration_seconds_count"),
+            "commit_s": of("vantage_worker_db_write_duration_seconds_sum"),
+        }
+
+    def _open_files(self) -> int:
+        try:
+            return self._process.num_fds()
+        except psutil.Error:
+            return 0
+
+    def _one(self, metric: str, kind: Kind, unit: str, tags: Mapping[str, str] | None = None) -> Series:
+        key = (metric, *(tags or {}).values())
+        found = self._series.get(key)
+        if found is None:
+            found = self._series[key] = make_series(
+                service=SERVICE, metric=metric, kind=kind, unit=unit, tags=dict(tags or {}), **self._names
+            )
+        return found

@@ -1,0 +1,83 @@
+"""The endpoints of a service: rate, errors and p95 of each, by the conventions of ``red``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from vantage.query.reads import Reads
+from vantage.query.red import (
+    DURATION,
+    REQUESTS,
+    ROWS_MAX,
+    Buckets,
+    Measured,
+    Source,
+    measured,
+    metrics_query,
+    rate_per_s,
+    sources,
+    spans_query,
+)
+from vantage.storage.ports import SeriesInfo
+from vantage.vql.tree import Column, Expr, TagValue, equals
+
+ROUTE_TAGS: Final = ("http.route", "route", "endpoint", "path", "handler")
+METHOD_TAGS: Final = ("http.request.method", "http.method", "method")
+ENDPOINTS_MAX: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Rates per second, ratios from 0 to 1, durations in ms."""
+
+    method: str
+    route: str
+    requests: float
+    rate_per_s: float
+    error_ratio: float | None
+    p95_ms: float | None
+
+
+async def read_endpoints(
+    reads: Reads, buckets: Buckets, *, service: str, source: Source, catalogue: Sequence[SeriesInfo]
+) -> list[Endpoint]:
+    """The busiest first, at most ENDPOINTS_MAX. Empty when the service does not name its endpoints."""
+    here = (equals("service_name", service),)
+    if source == "spans":
+        query = spans_query(buckets, (Column("name"),), where=here)
+        groups = measured(query, await reads.select("endpoints", query, rows_max=ROWS_MAX))
+        found = [_endpoint("", key[0], {DURATION: one}, buckets) for key, one in groups.items()]
+    else:
+        found = await _from_metrics(reads, buckets, here, catalogue)
+    return sorted(found, key=lambda one: (-one.requests, one.route, one.method))[:ENDPOINTS_MAX]
+
+
+async def _from_metrics(
+    reads: Reads, buckets: Buckets, here: Sequence[Expr], catalogue: Sequence[SeriesInfo]
+) -> list[Endpoint]:
+    held = {key for info in catalogue if info.series.metric in (REQUESTS, DURATION) for key, _ in info.series.tags}
+    route = next((tag for tag in ROUTE_TAGS if tag in held), None)
+    if route is None:
+        return []
+    method = next((tag for tag in METHOD_TAGS if tag in held), "")
+    query = metrics_query(buckets, (Column("metric_name"), TagValue(route), TagValue(method)), where=here)
+    groups = measured(query, await reads.select("endpoints", query, rows_max=ROWS_MAX))
+    merged: dict[tuple[str, str], dict[str, Measured]] = {}
+    for (metric, at_route, at_method), one in groups.items():
+        merged.setdefault((at_method, at_route), {})[metric] = one
+    return [_endpoint(*key, counted, buckets) for key, counted in merged.items() if key[1]]
+
+
+def _endpoint(method: str, route: str, counted: dict[str, Measured], buckets: Buckets) -> Endpoint:
+    requests, errors = sources(counted)
+    durations = counted.get(DURATION)
+    return Endpoint(
+        method,
+        route,
+        counted[requests].requests,
+        rate_per_s(counted[requests], buckets),
+        counted[errors].error_ratio,
+        durations.p95_ms if durations else None,
+    )

@@ -1,0 +1,146 @@
+"""The overview: one row a service, totals, and what was deployed lately."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from vantage.core.deployment import Deployment
+from vantage.core.sample import TAG_VERSION
+from vantage.query.reads import Reads
+from vantage.query.red import Buckets, Points, Red, read_red
+
+SELF: Final = "vantage"  # the service under which Vantage reports itself
+DEPLOYMENTS_MAX: Final = 8
+ERROR_RATIO_HIGH: Final = 0.01  # from here on a service stands at the top
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRow:
+    """A service. ``red`` is None when it has no data in the range. Versions: the last seen first."""
+
+    name: str
+    environments: tuple[str, ...]
+    versions: tuple[str, ...]
+    first_seen_ms: int
+    last_seen_ms: int
+    red: Red | None
+
+    @property
+    def is_self(self) -> bool:
+        return self.name == SELF
+
+    @property
+    def has_traffic(self) -> bool:
+        return self.red is not None and self.red.source != "samples"
+
+    @property
+    def has_errors(self) -> bool:
+        return self.red is not None and (self.red.error_ratio or 0) >= ERROR_RATIO_HIGH
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """All services but Vantage itself. ``error_ratio`` is weighted by requests; None without any.
+    ``rates_per_s`` sums what the services tell a bucket."""
+
+    services: int
+    services_failing: int
+    rate_per_s: float | None
+    error_ratio: float | None
+    slowest: ServiceRow | None
+    rates_per_s: Points
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Everything the first page shows."""
+
+    buckets: Buckets
+    services: tuple[ServiceRow, ...]
+    totals: Totals
+    deployments: tuple[Deployment, ...]
+
+    @property
+    def only_self(self) -> bool:
+        """Nobody has sent anything yet."""
+        return all(row.is_self for row in self.services)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is being learnt of one service."""
+
+    environments: set[str] = field(default_factory=set)
+    versions: dict[str, int] = field(default_factory=dict)
+    first_ms: int = 2**62
+    last_ms: int = 0
+
+    def saw(self, environment: str, version: str, first_ms: int, last_ms: int) -> None:
+        if environment:
+            self.environments.add(environment)
+        if version:
+            self.versions[version] = max(last_ms, self.versions.get(version, 0))
+        self.first_ms = min(self.first_ms, first_ms)
+        self.last_ms = max(self.last_ms, last_ms)
+
+
+async def read_overview(reads: Reads, buckets: Buckets) -> Overview:
+    """Services with errors first, then those with traffic, then by name; Vantage itself last."""
+    known = await _known_services(reads)
+    red = await read_red(reads, buckets, services=tuple(known))
+    rows = sorted((_row(name, one, red.get(name)) for name, one in known.items()), key=_place)
+    deployments = await reads.metadata.deployments(limit=DEPLOYMENTS_MAX)
+    return Overview(buckets, tuple(rows), _totals(rows, buckets), tuple(deployments))
+
+
+async def read_service(reads: Reads, buckets: Buckets, *, service: str) -> ServiceRow | None:
+    """One service, None when nothing is known of it."""
+    known = (await _known_services(reads, service=service)).get(service)
+    if known is None:
+        return None
+    red = await read_red(reads, buckets, services=(service,))
+    return _row(service, known, red.get(service))
+
+
+async def _known_services(reads: Reads, *, service: str = "") -> dict[str, _Known]:
+    known: dict[str, _Known] = {}
+    for info in await reads.store.catalogue(service=service):
+        one = info.series
+        known.setdefault(one.service, _Known()).saw(one.environment, one.tag(TAG_VERSION), info.first_ms, info.last_ms)
+    for spans in await reads.store.services_with_spans():
+        if service in ("", spans.service):
+            known.setdefault(spans.service, _Known()).saw(
+                spans.environment, spans.service_version, spans.first_ms, spans.last_ms
+            )
+    return known
+
+
+def _row(name: str, known: _Known, red: Red | None) -> ServiceRow:
+    versions = sorted(known.versions, key=lambda version: (-known.versions[version], version))
+    return ServiceRow(name, tuple(sorted(known.environments)), tuple(versions), known.first_ms, known.last_ms, red)
+
+
+def _place(row: ServiceRow) -> tuple[bool, bool, bool, str]:
+    return row.is_self, not row.has_errors, not row.has_traffic, row.name
+
+
+def _totals(rows: Sequence[ServiceRow], buckets: Buckets) -> Totals:
+    others = [row for row in rows if not row.is_self]
+    reds = [row.red for row in others if row.red is not None and row.red.source != "samples"]
+    judged = [red for red in reds if red.error_ratio is not None]
+    requests = sum(red.requests for red in judged)
+    slow = [row for row in others if row.red is not None and row.red.p95_ms is not None]
+    per_bucket = [[red.rates_per_s[i] for red in reds] for i in range(buckets.count)]
+    return Totals(
+        services=len(others),
+        services_failing=sum(row.has_errors for row in others),
+        rate_per_s=sum(red.rate_per_s for red in reds) if reds else None,
+        error_ratio=sum((red.error_ratio or 0) * red.requests for red in judged) / requests if requests else None,
+        slowest=max(slow, key=lambda row: (row.red.p95_ms or 0) if row.red else 0, default=None),
+        rates_per_s=tuple(
+            sum(rate for rate in rates if rate is not None) if any(rate is not None for rate in rates) else None
+            for rates in per_bucket
+        ),
+    )

@@ -1,0 +1,122 @@
+"""Who is asking, and what they may do: API keys, and browser sessions made from them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from vantage.core.clock import Clock
+from vantage.core.errors import ForbiddenError, UnauthorizedError
+from vantage.core.key import ALL_SCOPES, ApiKey, Scope, hash_secret
+
+SESSION_COOKIE: Final = "vantage_session"
+SESSION_MS: Final = 30 * 86_400_000
+ENVIRONMENT_KEY_ID: Final = "env"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whoever sent a request. ``id`` names them in the audit log and owns their rate."""
+
+    id: str
+    scopes: frozenset[Scope]
+    by_session: bool = False
+
+    def allows(self, scope: Scope) -> bool:
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+
+LOCAL: Final = Principal("local", ALL_SCOPES)
+
+
+class Access:
+    """The keys in use, in memory; ``refresh`` brings in what changed in the metadata store."""
+
+    def __init__(self, *, clock: Clock, auth: str, api_key: str) -> None:
+        self._clock = clock
+        self._auth = auth
+        self._by_hash: dict[str, ApiKey] = {}
+        self._by_id: dict[str, ApiKey] = {}
+        self._fixed: list[ApiKey] = []
+        if api_key:
+            self._fixed.append(
+                ApiKey(ENVIRONMENT_KEY_ID, "VANTAGE_API_KEY", ALL_SCOPES, hash_secret(api_key), clock.now_ms())
+            )
+        self.refresh(())
+
+    def refresh(self, keys: Sequence[ApiKey]) -> None:
+        """Take the keys of the metadata store."""
+        held = [*self._fixed, *keys]
+        self._by_hash = {key.secret_hash: key for key in held}
+        self._by_id = {key.id: key for key in held}
+
+    @property
+    def required(self) -> bool:
+        """Whether a request without a key is refused."""
+        if self._auth == "auto":
+            return bool(self._by_hash)
+        return self._auth == "required"
+
+    def principal(self, secret: str, session: str = "") -> Principal:
+        """Who has this secret, or this session. Raises UnauthorizedError."""
+        if secret:
+            key = self._by_hash.get(hash_secret(secret))
+            if key is not None and key.usable(self._clock.now_ms()):
+                return Principal(key.id, key.scopes)
+            if self.required:
+                raise UnauthorizedError("the API key is unknown, expired or revoked")
+            return LOCAL
+        if not self.required:
+            return LOCAL
+        if session and (key := self._session_key(session)) is not None:
+            return Principal(key.id, key.scopes, by_session=True)
+        raise UnauthorizedError("an API key is needed: send it as the header X-API-Key")
+
+    def start_session(self, secret: str) -> str:
+        """The cookie's value for whoever knows this secret. Raises UnauthorizedError."""
+        principal = self.principal(secret)
+        key = self._by_id.get(principal.id)
+        if key is None:
+            raise UnauthorizedError("no keys are in use: there is nothing to sign in to")
+        if not principal.allows(Scope.READ):
+            raise ForbiddenError("this key may not read")
+        expires_ms = self._clock.now_ms() + SESSION_MS
+        return f"{key.id}.{expires_ms}.{_signature(key, expires_ms)}"
+
+    def _session_key(self, session: str) -> ApiKey | None:
+        key_id, _, rest = session.partition(".")
+        expires, _, signature = rest.partition(".")
+        key = self._by_id.get(key_id)
+        if key is None or not expires.isascii() or not expires.isdigit() or len(expires) > 15:
+            return None
+        now_ms = self._clock.now_ms()
+        if not key.usable(now_ms) or int(expires) < now_ms:
+            return None
+        right = _signature(key, int(expires))
+        return key if hmac.compare_digest(right.encode(), signature.encode("utf-8", "replace")) else None
+
+
+def _signature(key: ApiKey, expires_ms: int) -> str:
+    """HMAC-SHA-256 under the stored hash of the key: revoking the key ends its sessions, and nothing else is kept."""
+    text = f"session.{key.id}.{expires_ms}".encode()
+    return hmac.new(key.secret_hash.encode(), text, hashlib.sha256).hexdigest()
+
+
+def secret_of(headers: Mapping[bytes, bytes]) -> str:
+    """The API key of a request: ``X-API-Key``, or ``Authorization: Bearer``."""
+    if found := headers.get(b"x-api-key"):
+        return found.decode("latin-1").strip()
+    kind, _, value = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    return value.strip() if kind.lower() == "bearer" else ""
+
+
+def session_of(headers: Mapping[bytes, bytes]) -> str:
+    """The session cookie of a request; '' when it has none."""
+    for part in headers.get(b"cookie", b"").decode("latin-1").split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == SESSION_COOKIE:
+            return value
+    return ""

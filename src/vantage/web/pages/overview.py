@@ -1,0 +1,51 @@
+"""``/``: every service with its rate, errors and p95, at a glance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.response import Redirect
+
+from vantage.query.overview import read_overview
+from vantage.query.reads import Reads
+from vantage.query.red import buckets_of
+from vantage.web.pages.ranges import page_range
+from vantage.web.render import Renderer
+
+POINTS = 60  # of a sparkline
+
+
+@get("/", include_in_schema=False)
+async def overview(
+    request: Request[Any, Any, Any],
+    reads: NamedDependency[Reads],
+    renderer: NamedDependency[Renderer],
+) -> Response[str]:
+    asked = request.query_params
+    chosen = page_range(
+        preset=asked.get("range", ""),
+        start=asked.get("start", ""),
+        end=asked.get("end", ""),
+        now_ms=reads.clock.now_ms(),
+    )
+    found = await read_overview(reads, buckets_of(chosen.time_range, points=POINTS))
+    return renderer.page(
+        request,
+        "pages/overview.html",
+        section="overview",
+        range=chosen,
+        overview=found,
+        base_url=str(request.base_url).rstrip("/"),
+    )
+
+
+@get("/services", include_in_schema=False)
+async def services(request: Request[Any, Any, Any]) -> Redirect:
+    """The overview is the list of services."""
+    asked = request.url.query
+    return Redirect(f"/?{asked}" if asked else "/")
+
+
+HANDLERS = [overview, services]

@@ -1,0 +1,41 @@
+"""The range a page shows: a preset such as ``1h``, or two moments. Both live in the URL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from vantage.core.errors import InputError
+from vantage.core.timerange import TimeRange, parse_time
+
+PRESETS: Final = {"15m": 900_000, "1h": 3_600_000, "6h": 21_600_000, "24h": 86_400_000, "7d": 604_800_000}
+DEFAULT: Final = "1h"
+LENGTH_MS_MAX: Final = 400 * 86_400_000
+LENGTH_MS_MIN: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PageRange:
+    """``preset`` is empty when the URL names two moments; then the page stands still."""
+
+    time_range: TimeRange
+    preset: str
+    state: dict[str, str]  # what the URL says, for links that keep it
+
+    @property
+    def is_live(self) -> bool:
+        return bool(self.preset)
+
+
+def page_range(*, preset: str, start: str, end: str, now_ms: int) -> PageRange:
+    """What the URL asks for. A preset nobody knows is the default: an old link still opens. Raises InputError for
+    moments that are none."""
+    if start:
+        start_ms = parse_time(start, now_ms=now_ms, field="start")
+        end_ms = parse_time(end or "now", now_ms=now_ms, field="end")
+        found = TimeRange(start_ms, max(end_ms, start_ms + LENGTH_MS_MIN) if end_ms > start_ms else end_ms)
+        if found.length_ms > LENGTH_MS_MAX:
+            raise InputError(f"lies more than {LENGTH_MS_MAX // 86_400_000} days before end", field="start")
+        return PageRange(found, "", {"start": start, "end": end})
+    preset = preset if preset in PRESETS else DEFAULT
+    return PageRange(TimeRange(now_ms - PRESETS[preset], now_ms + 1), preset, {"range": preset})

@@ -1,0 +1,100 @@
+"""From errors to HTTP: the one table of status codes, and problem details (RFC 9457)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from vantage.core.errors import (
+    BusyError,
+    ConflictError,
+    ForbiddenError,
+    InputError,
+    NotFoundError,
+    StoreTimeout,
+    UnauthorizedError,
+    UnavailableError,
+    VantageError,
+)
+from vantage.ingest.body import BodyTooLarge, UnknownEncoding
+from vantage.ingest.receive import UnknownMediaType
+from vantage.web.limits import RateLimited
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+class RequestTimeout(VantageError):
+    """The request's body did not arrive in time."""
+
+
+class MethodNotAllowed(VantageError):
+    """The path exists, the method does not. ``allowed`` goes into the Allow header."""
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"use {allowed} here")
+        self.allowed = allowed
+
+
+# The first class that fits gives the status and a short title.
+_STATUS: Final[tuple[tuple[type[VantageError], int, str], ...]] = (
+    (RequestTimeout, 408, "The request took too long"),
+    (MethodNotAllowed, 405, "Method not allowed"),
+    (BodyTooLarge, 413, "Body too large"),
+    (UnknownEncoding, 415, "Unsupported content encoding"),
+    (UnknownMediaType, 415, "Unsupported media type"),
+    (NotFoundError, 404, "Not found"),
+    (ConflictError, 409, "Conflict"),
+    (InputError, 400, "Bad request"),
+    (UnauthorizedError, 401, "Key needed"),
+    (ForbiddenError, 403, "Forbidden"),
+    (RateLimited, 429, "Too many requests"),
+    (BusyError, 503, "Busy"),
+    (UnavailableError, 503, "Unavailable"),
+    (StoreTimeout, 504, "Query timed out"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An HTTP answer that tells what went wrong."""
+
+    status: int
+    title: str
+    detail: str
+    field: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def body(self, request_id: str) -> bytes:
+        content: dict[str, Any] = {"type": "about:blank", "title": self.title, "status": self.status}
+        content["detail"] = self.detail
+        if self.field:
+            content["field"] = self.field
+        if request_id:
+            content["request_id"] = request_id
+        return msgspec.json.encode(content)
+
+
+def problem_of(error: VantageError) -> Problem:
+    """The answer to one of our errors."""
+    status, title = next(((status, title) for kind, status, title in _STATUS if isinstance(error, kind)), (500, ""))
+    headers: list[tuple[str, str]] = []
+    if isinstance(error, (BusyError, UnavailableError)):
+        headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
+    if isinstance(error, MethodNotAllowed):
+        headers.append(("allow", error.allowed))
+    if status == 401:
+        headers.append(("www-authenticate", "Bearer"))
+    if status == 500:
+        return Problem(500, "Internal error", "something went wrong inside Vantage; the log has the details")
+    if isinstance(error, InputError):
+        return Problem(status, title, error.reason, error.field, tuple(headers))
+    return Problem(status, title, str(error), "", tuple(headers))
+
+
+def reason_of(error: VantageError) -> str:
+    """A short label of the error's kind, for counters."""
+    problem = problem_of(error)
+    return problem.title.lower().replace(" ", "_")

@@ -1,0 +1,142 @@
+"""Pages from templates: whole, or only the block that a fragment request asks for.
+
+One URL serves both: htmx names itself in a header, and answers say so in ``Vary``. Nothing here is inline (no script,
+no style), so the pages need no exception in the content security policy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2_fragments import render_block
+from litestar import Request, Response
+from litestar_htmx import HTMXDetails
+from markupsafe import Markup
+
+from vantage.core.clock import Clock
+from vantage.core.deployment import Deployment
+from vantage.web import figures
+from vantage.web.sparkline import sparkline
+
+AnyRequest = Request[Any, Any, Any]
+NAV: Final = (("/", "Overview", "overview"), ("/traces", "Traces", "traces"), ("/schema", "API", "api"))
+COLOURS: Final = 10  # classes c0 … c9 of the style sheet
+_HASH_LENGTH: Final = 12
+
+
+class Renderer:
+    """Holds the templates and the hashes of the static files. One object a process; templates are cached in it."""
+
+    def __init__(self, *, templates: Path, static: Path, clock: Clock, version: str = "") -> None:
+        self._static = static
+        self._clock = clock
+        self._hashes: dict[str, tuple[int, str]] = {}
+        self._environment = Environment(
+            loader=FileSystemLoader(templates),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters |= {
+            "count": figures.count,
+            "rate": figures.rate,
+            "ratio": figures.ratio,
+            "duration_ms": figures.duration_ms,
+            "duration_ns": figures.duration_ns,
+            "change": figures.change,
+            "ago": self.ago,
+            "moment": moment,
+            "segment": segment,
+            "colour": colour,
+        }
+        self._environment.globals |= {
+            "asset": self.asset,
+            "nav": NAV,
+            "sparkline": sparkline,
+            "query_string": query_string,
+            "version": version,
+            "was_told": was_told,
+        }
+
+    def page(
+        self, request: AnyRequest, template: str, *, block: str = "view", status: int = 200, **context: Any
+    ) -> Response[str]:
+        """The page, or its ``block`` when htmx asks for a fragment. ``context`` is what the template needs."""
+        wanted = wants_fragment(request)
+        variables = {"path": request.url.path, "signed_in": False, "now_ms": self._clock.now_ms(), **context}
+        text = self.block(template, block, **variables) if wanted else self.whole(template, **variables)
+        return html(text, status=status)
+
+    def whole(self, template: str, **context: Any) -> str:
+        return self._environment.get_template(template).render(context)
+
+    def block(self, template: str, block: str, **context: Any) -> str:
+        return render_block(self._environment, template, block, context)
+
+    def asset(self, name: str) -> str:
+        """The URL of a static file; it changes with the content, so that browsers may keep it for ever."""
+        path = self._static / name
+        changed_ns = path.stat().st_mtime_ns if path.is_file() else 0
+        known = self._hashes.get(name)
+        if known is None or known[0] != changed_ns:
+            content = path.read_bytes() if changed_ns else b""
+            known = (changed_ns, hashlib.sha256(content).hexdigest()[:_HASH_LENGTH])
+            self._hashes[name] = known
+        return f"/static/{quote(name)}?v={known[1]}"
+
+    def ago(self, at_ms: int) -> Markup:
+        """``3 s ago``; a script keeps it counting and gives the local time as its title."""
+        text = figures.ago(at_ms, now_ms=self._clock.now_ms())
+        return Markup('<time datetime="{}" data-ago="{}" title="{}">{}</time>').format(
+            figures.rfc3339(at_ms), at_ms, figures.utc(at_ms), text
+        )
+
+
+def wants_fragment(request: AnyRequest) -> bool:
+    """htmx asks, for a part of the page: not to restore history, and not for a whole body."""
+    htmx = HTMXDetails(request)
+    return bool(htmx) and not htmx.history_restore_request and request.headers.get("hx-request-type") != "full"
+
+
+def html(text: str, *, status: int = 200) -> Response[str]:
+    """Not to be kept: what a page shows is seconds old. ``Vary``, so that no cache takes a fragment for the page."""
+    return Response(
+        text,
+        status_code=status,
+        media_type="text/html; charset=utf-8",
+        headers={"Cache-Control": "no-cache", "Vary": "HX-Request, Accept"},
+    )
+
+
+def moment(at_ms: int) -> Markup:
+    """A time of day and date; UTC until a script makes it local."""
+    return Markup('<time datetime="{}" data-at="{}">{}</time>').format(
+        figures.rfc3339(at_ms), at_ms, figures.utc(at_ms)
+    )
+
+
+def segment(text: str) -> str:
+    """Text as one segment of a path: service names may hold anything but a slash."""
+    return quote(text, safe="")
+
+
+def colour(name: str) -> str:
+    """The class that gives a service its colour, the same on every page and in every process."""
+    return f"c{hashlib.sha256(name.encode('utf-8', 'replace')).digest()[0] % COLOURS}"
+
+
+def query_string(state: Mapping[str, object], **changed: object) -> str:
+    """``?range=1h&…`` from a page's state with some of it changed; what is empty is left out."""
+    pairs = [(name, str(value)) for name, value in {**state, **changed}.items() if value not in ("", None)]
+    return f"?{urlencode(pairs)}" if pairs else "?"
+
+
+def was_told(deployment: Deployment) -> bool:
+    """Posted by somebody, rather than seen in the data."""
+    return deployment.source == "told"
