@@ -1,0 +1,222 @@
+"""The agent's life in a process: it records in the application's threads and sends in one of its own."""
+
+from __future__ import annotations
+
+import math
+import queue
+import re
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from vantage_agent._buffer import Buffer
+from vantage_agent._config import Config
+from vantage_agent._exporter import Exporter
+
+KINDS = frozenset(("counter", "gauge", "histogram", "cumulative"))
+SPAN_KINDS = frozenset(("internal", "server", "client", "producer", "consumer"))
+SPAN_STATUSES = frozenset(("unset", "ok", "error"))
+NAME_LENGTH_MAX = 255
+UNIT_LENGTH_MAX = 63
+TAGS_MAX = 32
+TAG_KEY_LENGTH_MAX = 64
+TAG_VALUE_LENGTH_MAX = 512  # longer values are cut
+SPAN_NAME_LENGTH_MAX = 512
+ATTRIBUTES_MAX = 64
+ATTRIBUTE_KEY_LENGTH_MAX = 128
+ATTRIBUTE_VALUE_LENGTH_MAX = 2048  # longer values are cut
+INT64_MAX = 2**63 - 1
+WAKE_SHARE = 0.5  # a buffer this full is sent before the interval is over
+
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+
+class Agent:
+    """Records without raising, and sends from a daemon thread.
+
+    The thread starts with the first thing recorded, not before: an application that is initialised before it forks
+    then forks a process of one thread, as it would without the agent.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stopping = False
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """Begin anew: the thread and the locks' owners are the parent's, and so is what is recorded: it sends that."""
+        self._buffer = Buffer(items_max=self._config.items_max)
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        # A SimpleQueue may be put into from a signal handler, which the locks inside an Event do not survive.
+        self._wake: queue.SimpleQueue[threading.Event | None] = queue.SimpleQueue()
+        self._flushes: list[threading.Event] = []  # touched by the thread alone
+
+    def record_metric(
+        self,
+        name: Any,
+        value: Any,
+        kind: Any,
+        tags: Any,
+        unit: Any,
+        timestamp_ms: Any,
+        trace_id: Any,
+        span_id: Any,
+    ) -> None:
+        """Keep one sample, or count it as invalid."""
+        try:
+            number = float(value)
+            time_ms = time.time_ns() // 1_000_000 if timestamp_ms is None else int(timestamp_ms)
+            if (
+                kind not in KINDS
+                or not math.isfinite(number)
+                or not -INT64_MAX <= time_ms <= INT64_MAX
+                or not isinstance(name, str)
+                or not 0 < len(name) <= NAME_LENGTH_MAX
+                or len(unit) > UNIT_LENGTH_MAX
+            ):
+                raise ValueError("not a sample")
+            trace = "" if trace_id is None else _identifier(trace_id)
+            span = "" if span_id is None else _identifier(span_id)
+            self._keep((name, kind, str(unit), _tags(tags) if tags else (), time_ms, number, trace, span))
+        except Exception:
+            self._buffer.count_loss("invalid")
+
+    def record_span(
+        self,
+        name: Any,
+        trace_id: Any,
+        span_id: Any,
+        start_ns: Any,
+        duration_ns: Any,
+        parent_span_id: Any,
+        kind: Any,
+        status: Any,
+        attributes: Any,
+    ) -> None:
+        """Keep one span, or count it as invalid. One bad field would make the server refuse the whole batch."""
+        try:
+            span: dict[str, Any] = {
+                "trace_id": _identifier(trace_id),
+                "span_id": _identifier(span_id),
+                "name": str(name)[:SPAN_NAME_LENGTH_MAX],
+                "start_ns": int(start_ns),
+                "duration_ns": int(duration_ns),
+                "kind": kind,
+                "status": status,
+            }
+            if (
+                not all((span["trace_id"], span["span_id"], span["name"]))
+                or not 0 <= span["start_ns"] <= INT64_MAX
+                or not 0 <= span["duration_ns"] <= INT64_MAX
+                or kind not in SPAN_KINDS
+                or status not in SPAN_STATUSES
+            ):
+                raise ValueError("not a span")
+            if parent_span_id is not None and (parent := _identifier(parent_span_id)):
+                span["parent_span_id"] = parent
+            if attributes:
+                span["attributes"] = {
+                    str(key)[:ATTRIBUTE_KEY_LENGTH_MAX]: str(value)[:ATTRIBUTE_VALUE_LENGTH_MAX]
+                    for key, value in list(attributes.items())[:ATTRIBUTES_MAX]
+                }
+            self._keep(span)
+        except Exception:
+            self._buffer.count_loss("invalid")
+
+    def flush(self, timeout_s: float) -> bool:
+        """True when what is recorded now was sent, or lost and counted, within ``timeout_s``."""
+        if self._thread is None and not len(self._buffer):
+            return True
+        self._ensure_thread()
+        done = threading.Event()
+        self._wake.put(done)
+        return done.wait(timeout_s)
+
+    def shutdown(self, timeout_s: float) -> None:
+        """Send what is left for at most ``timeout_s``, then leave the thread behind: it is a daemon."""
+        self._stopping = True
+        if len(self._buffer):
+            self._ensure_thread()
+        if self._thread is not None:
+            self._wake.put(None)
+            self._thread.join(timeout_s)
+
+    def _keep(self, item: Any) -> None:
+        held = self._buffer.append(item)
+        if self._thread is None:
+            self._ensure_thread()
+        if held == int(self._config.items_max * WAKE_SHARE):
+            self._wake.put(None)
+
+    def _ensure_thread(self) -> None:
+        # Whoever finds the lock taken leaves: another thread, or the code this one interrupted, is starting it.
+        if self._thread is None and self._starting.acquire(blocking=False):
+            try:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="vantage-agent", daemon=True)
+                    thread.start()
+                    self._thread = thread
+            finally:
+                self._starting.release()
+
+    def _run(self) -> None:
+        exporter = Exporter(self._config, self._buffer, self._pause)
+        while True:
+            if not self._stopping:
+                self._wait()
+            asked, self._flushes = self._flushes, []
+            try:
+                exporter.send_all()
+            except Exception:
+                self._buffer.count_loss("internal_error", 0)
+            for done in asked:
+                done.set()
+            if self._stopping and not len(self._buffer):
+                return
+
+    def _wait(self) -> None:
+        """Until the interval is over, or somebody flushes, or the buffer fills, or the agent stops."""
+        if self._flushes:
+            return
+        try:
+            message = self._wake.get(timeout=self._config.flush_interval_s)
+        except queue.Empty:
+            return
+        if message is not None:
+            self._flushes.append(message)
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait between two attempts; False when the agent stops. A flush meanwhile waits for the next round."""
+        end_s = time.monotonic() + seconds
+        while not self._stopping:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                return True
+            try:
+                message = self._wake.get(timeout=left_s)
+            except queue.Empty:
+                return not self._stopping
+            if message is not None:
+                self._flushes.append(message)
+        return False
+
+
+def _identifier(value: Any) -> str:
+    """A trace or span id, or '' when it is none: a sample without its link is worth more than no sample."""
+    text = str(value)
+    return text if _ID.fullmatch(text) else ""
+
+
+def _tags(tags: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
+    """Copied as text at once: the mapping may change, and what it holds should not be kept alive."""
+    pairs = tuple(
+        [
+            (str(key), value if type(value) is str and len(value) <= 512 else str(value)[:TAG_VALUE_LENGTH_MAX])
+            for key, value in tags.items()
+        ]
+    )
+    if len(pairs) > TAGS_MAX or not all(0 < len(key) <= TAG_KEY_LENGTH_MAX for key, _ in pairs):
+        raise ValueError("too many tags, or keys too long")
+    return pairs

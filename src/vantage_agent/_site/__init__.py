@@ -1,0 +1,1 @@
+"""The folder that ``vantage-agent run`` puts on the child's PYTHONPATH."""

@@ -1,0 +1,43 @@
+"""Imported by Python at its start because ``vantage-agent run`` put this folder first on PYTHONPATH.
+
+It starts the agent from the environment, then runs the ``sitecustomize`` it stands in front of, if there is one.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+
+_HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  # pathlib is slow to import at every start
+
+
+def _start_agent() -> None:
+    try:
+        try:
+            import vantage_agent
+        except ImportError:  # another interpreter or environment than ours: the agent needs nothing but itself
+            home = os.path.dirname(os.path.dirname(_HERE))  # noqa: PTH120
+            sys.path.append(home)
+            try:
+                import vantage_agent
+            finally:
+                sys.path.remove(home)
+        names = os.environ.get("VANTAGE_AGENT_AUTO_INSTRUMENT", "")
+        vantage_agent.init_agent(auto_instrument=[name.strip() for name in names.split(",") if name.strip()])
+    except Exception as error:
+        print(f"vantage-agent: not started: {error}", file=sys.stderr)  # noqa: T201  # nothing is configured to log yet
+
+
+def _run_next() -> None:
+    others = [path for path in sys.path if os.path.abspath(path) != _HERE]  # noqa: PTH100
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    if spec is not None and spec.loader is not None:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["sitecustomize"] = module
+        spec.loader.exec_module(module)
+
+
+_start_agent()
+_run_next()

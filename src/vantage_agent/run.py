@@ -1,0 +1,76 @@
+"""``vantage-agent run -- CMD …``: run a Python program with the agent, without changing it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+SITE = Path(__file__).resolve().parent / "_site"
+SETTINGS = {
+    "service_name": "the name its data is found under (default: the program's name)",
+    "collector_url": "where Vantage listens (default: http://127.0.0.1:8000)",
+    "environment": "such as production or staging",
+    "service_version": "the version that is running",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code when the program cannot be started; otherwise the program takes this process over."""
+    parser = argparse.ArgumentParser(
+        prog="vantage-agent",
+        description="Send metrics and traces of a Python program to Vantage, without changing the program.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="run a program with the agent: vantage-agent run -- python app.py",
+        usage="vantage-agent run [options] -- CMD [ARGS …]",
+        epilog="Each option stands for an environment variable: VANTAGE_AGENT_SERVICE_NAME and so on. "
+        "The API key is read from VANTAGE_AGENT_API_KEY, since command lines are seen by everyone on the machine.",
+    )
+    for name, meaning in SETTINGS.items():
+        run.add_argument(f"--{name.replace('_', '-')}", metavar=name.rpartition("_")[2].upper(), help=meaning)
+    run.add_argument("program", nargs=argparse.REMAINDER, metavar="-- CMD …", help="the program and its arguments")
+    given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    if given.command is None:
+        parser.print_help()
+        return 0
+    program = given.program[1:] if given.program[:1] == ["--"] else given.program
+    if not program:
+        return _fail("no program given: write vantage-agent run -- python app.py", 2)
+    environ = dict(os.environ)
+    for name in SETTINGS:
+        if getattr(given, name):
+            environ[f"VANTAGE_AGENT_{name.upper()}"] = getattr(given, name)
+    environ.setdefault("VANTAGE_AGENT_SERVICE_NAME", program_name(program))
+    existing = environ.get("PYTHONPATH")
+    environ["PYTHONPATH"] = os.pathsep.join([str(SITE), *([existing] if existing else [])])
+    try:
+        os.execvpe(program[0], program, environ)  # noqa: S606  # running what it is given is its purpose
+    except FileNotFoundError:
+        return _fail(f"{program[0]}: not found", 127)
+    except OSError as error:
+        return _fail(f"{program[0]}: {error.strerror or error}", 126)
+
+
+def program_name(program: Sequence[str]) -> str:
+    """The service's name when none is given: the script or module that Python runs, or the command itself."""
+    name = PurePath(program[0]).stem
+    if not name.startswith(("python", "pypy")):
+        return name
+    for position, argument in enumerate(program[1:], 1):
+        if argument == "-c":
+            break
+        if argument == "-m" and position + 1 < len(program):
+            return program[position + 1].partition(".")[0]
+        if not argument.startswith("-"):
+            return PurePath(argument).stem
+    return "python"
+
+
+def _fail(reason: str, code: int) -> int:
+    print(f"vantage-agent: {reason}", file=sys.stderr)  # noqa: T201  # this is a command
+    return code

@@ -1,0 +1,25 @@
+"""An agent never outlives its test, and finds a server that records what it is sent."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+import vantage_agent
+from tests.agent.receiver import Receiver, receiving
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def no_agent_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in list(os.environ):
+        if name.startswith("VANTAGE_AGENT_"):
+            monkeypatch.delenv(name)
+    vantage_agent.shutdown(0)
+    yield
+    vantage_agent.shutdown(2)

@@ -1,0 +1,97 @@
+"""A server for the agent to talk to: a real one over HTTP, that keeps what it was sent and answers as it is told."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import msgspec
+
+from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.wire.packed import PackedFormat
+from vantage.ingest.wire.received import Received
+
+ACCEPTED = (202, {}, b'{"accepted":1,"rejected":0,"errors":[]}')
+NOW_MS = 4_000_000_000_000  # later than any sample of these tests
+
+
+@dataclass
+class Sent:
+    """One request, unpacked."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def packed(self) -> Any:
+        return msgspec.msgpack.decode(self.body)
+
+    @property
+    def received(self) -> Received:
+        """As the server reads it."""
+        return PackedFormat(SeriesCache()).receive(self.body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
+
+    @property
+    def values(self) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
+        packed = self.packed
+        for index, _, values, *_ in packed["samples"]:
+            found.setdefault(packed["series"][index][0], []).extend(values)
+        return found
+
+
+@dataclass
+class Receiver:
+    """``answers`` are given one after the other, then 202."""
+
+    url: str = ""
+    sent: list[Sent] = field(default_factory=list)
+    answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
+    arrived: threading.Condition = field(default_factory=threading.Condition)
+
+    def wait_for(self, count: int, timeout_s: float = 10) -> list[Sent]:
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.sent) >= count, timeout_s), f"{len(self.sent)} of {count}"
+            return list(self.sent)
+
+    def values(self, name: str) -> list[float]:
+        return [value for sent in self.sent for value in sent.values.get(name, [])]
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = gzip.decompress(self.rfile.read(int(self.headers["Content-Length"])))
+            with receiver.arrived:
+                receiver.sent.append(Sent(self.path, dict(self.headers), body))
+                status, headers, text = receiver.answers.pop(0) if receiver.answers else ACCEPTED
+                receiver.arrived.notify_all()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    receiver.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

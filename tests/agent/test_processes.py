@@ -1,0 +1,165 @@
+"""Exits, forks and the zero-code start, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import vantage_agent
+from tests.agent.receiver import Receiver
+from vantage_agent.run import program_name
+
+HOME = str(Path(vantage_agent.__file__).parents[1])
+AGENT = [sys.executable, "-m", "vantage_agent"]
+
+
+def python(code: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments], **environ)
+
+
+def run(command: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": HOME, **environ},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_what_is_recorded_last_is_sent_at_exit(receiver: Receiver) -> None:
+    done = python(
+        "import vantage_agent as v; v.init_agent('s'); v.gauge('a', 1)", VANTAGE_AGENT_COLLECTOR_URL=receiver.url
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert receiver.values("a") == [1]
+
+
+def test_a_server_that_never_answers_holds_up_the_exit_for_two_seconds_at_most() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        code = "import vantage_agent as v; v.init_agent('s'); v.gauge('a', 1); print(v.flush(0.01))"
+        empty = python("import vantage_agent as v; v.init_agent('s')")
+        assert empty.returncode == 0
+        started = time.monotonic()
+        done = python(code, VANTAGE_AGENT_COLLECTOR_URL=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        took_s = time.monotonic() - started
+    assert (done.returncode, done.stdout.strip()) == (0, "False")
+    assert took_s < 2 + 1.5  # the interpreter itself starts and ends meanwhile
+
+
+def test_an_exit_during_an_outage_is_no_slower() -> None:
+    started = time.monotonic()
+    done = python(
+        "import time, vantage_agent as v; v.init_agent('s', flush_interval_s=.05); v.gauge('a', 1); time.sleep(.3)",
+        VANTAGE_AGENT_COLLECTOR_URL="http://127.0.0.1:9",
+    )
+    assert done.returncode == 0
+    assert time.monotonic() - started < 3.5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@pytest.mark.parametrize("before", ["", "v.gauge('before', 1)"])
+def test_parent_and_child_of_a_fork_both_deliver_and_nothing_arrives_twice(receiver: Receiver, before: str) -> None:
+    code = f"""
+        import os, sys, warnings, vantage_agent as v
+        v.init_agent("s", flush_interval_s=600)
+        {before}
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+        v.gauge("parent" if child else "child", 1)
+        if child:
+            os.waitpid(child, 0)
+        sys.exit()
+    """
+    done = python(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert receiver.values("parent") == [1]
+    assert receiver.values("child") == [1]
+    assert receiver.values("before") == ([1] if before else [])
+
+
+def test_no_thread_runs_before_something_is_recorded(receiver: Receiver) -> None:
+    code = "import threading, vantage_agent as v; v.init_agent('s'); print(threading.active_count())"
+    assert python(code).stdout.strip() == "1"
+
+
+def test_a_program_is_run_with_the_agent_and_without_a_change(receiver: Receiver) -> None:
+    code = "import vantage_agent as v, sys; v.gauge('a', 1); print(sys.argv[1:])"
+    options = ["--service-name", "shop", "--collector-url", receiver.url, "--environment", "test"]
+    done = run([*AGENT, "run", *options, "--", sys.executable, "-c", code, "--help", "x y"])
+    assert (done.returncode, done.stderr, done.stdout.strip()) == (0, "", "['--help', 'x y']")
+    assert receiver.values("a") == [1]
+    assert receiver.sent[0].packed["resource"]["service_name"] == "shop"
+    assert receiver.sent[0].packed["resource"]["environment"] == "test"
+
+
+def test_the_agent_is_found_by_an_interpreter_that_lacks_it(receiver: Receiver) -> None:
+    code = "import sys, vantage_agent as v; v.gauge('a', 1); print([p for p in sys.path if p == sys.argv[1]])"
+    done = subprocess.run(
+        [sys.executable, str(Path(HOME) / "vantage_agent" / "__main__.py"), "run", "--", sys.executable, "-Sc", "1"],
+        env={**os.environ, "PYTHONPATH": HOME, "VANTAGE_AGENT_COLLECTOR_URL": receiver.url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0  # -S: no site, so no agent, and no harm
+    site = str(Path(HOME) / "vantage_agent" / "_site")
+    environ = {"PYTHONPATH": site, "VANTAGE_AGENT_COLLECTOR_URL": receiver.url}
+    bare = run([getattr(sys, "_base_executable", sys.executable), "-c", code, HOME], **environ)
+    assert (bare.returncode, bare.stderr, bare.stdout.strip()) == (0, "", "[]")
+    assert receiver.values("a") == [1]
+
+
+def test_a_sitecustomize_of_the_programs_own_still_runs(receiver: Receiver, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.ours = 'here'\n")
+    done = run(
+        [*AGENT, "run", "--", sys.executable, "-c", "import sitecustomize; print(ours, sitecustomize.__file__)"],
+        PYTHONPATH=os.pathsep.join([HOME, str(tmp_path)]),
+        VANTAGE_AGENT_COLLECTOR_URL=receiver.url,
+    )
+    assert (done.stderr, done.stdout.split()) == ("", ["here", str(tmp_path / "sitecustomize.py")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["run"], 2, "no program given"),
+        (["run", "--"], 2, "no program given"),
+        (["run", "--", "no-such-program"], 127, "no-such-program: not found"),
+        (["run", "--", "/"], 126, "/: Permission denied"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(arguments: list[str], code: int, said: str) -> None:
+    done = run([*AGENT, *arguments])
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+
+
+def test_help_is_shown() -> None:
+    done = run([*AGENT, "--help"])
+    assert done.returncode == 0
+    assert "vantage-agent run -- python app.py" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        (["python", "app.py"], "app"),
+        (["/usr/bin/python3.11", "-u", "/srv/shop/main.py", "x"], "main"),
+        (["python3", "-m", "shop.web", "--port", "1"], "shop"),
+        (["python", "-c", "pass"], "python"),
+        (["gunicorn", "shop:app"], "gunicorn"),
+    ],
+)
+def test_a_service_without_a_name_is_called_after_its_program(program: list[str], name: str) -> None:
+    assert program_name(program) == name
