@@ -29,9 +29,7 @@ def sparkline(points: Sequence[float | None], *, top: float | None = None) -> Sp
     lines: list[str] = []
     areas: list[str] = []
     for run in _runs(points):
-        placed = [
-            (at * step, HEIGHT - _MARGIN - max(0.0, value) / scale * (HEIGHT - 2 * _MARGIN)) for at, value in run
-        ]
+        placed = [(at * step, HEIGHT - _MARGIN - max(0.0, value) / scale * (HEIGHT - 2 * _MARGIN)) for at, value in run]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
         lines.append(f"M{path}" if len(placed) > 1 else f"M{path}h0.01")
         if len(placed) > 1:

@@ -26,6 +26,10 @@ class PageRange:
     def is_live(self) -> bool:
         return bool(self.preset)
 
+    @property
+    def presets(self) -> tuple[str, ...]:
+        return tuple(PRESETS)
+
 
 def page_range(*, preset: str, start: str, end: str, now_ms: int) -> PageRange:
     """What the URL asks for. A preset nobody knows is the default: an old link still opens. Raises InputError for

@@ -1,0 +1,1 @@
+"""The edge: HTTP in, HTTP out. With ``vantage.app`` the only package that imports Litestar."""

@@ -1,0 +1,136 @@
+// Keeps the view current: the server says over a socket which services have new data, and the view is fetched again
+// and morphed, at most once a second, never while the tab is hidden. State is shown by the button #live.
+(() => {
+  const REFRESH_MS_MIN = 1000;
+  const RETRY_MS_MIN = 500;
+  const RETRY_MS_MAX = 15000;
+  const SILENCE_MS_MAX = 75000; // two heartbeats and a half
+  const TEXTS = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", paused: "Paused", still: "Fixed range" };
+
+  const button = document.getElementById("live");
+  let socket = null;
+  let retryMs = RETRY_MS_MIN;
+  let retryTimer = 0;
+  let silenceTimer = 0;
+  let refreshTimer = 0;
+  let refreshedAt = 0;
+  let wasConnected = false;
+  let isStale = false;
+  let isRefreshing = false;
+  let isPaused = false;
+
+  const view = () => document.getElementById("view");
+  const watched = () => view()?.dataset.live ?? "";
+
+  const show = () => {
+    const open = socket?.readyState === WebSocket.OPEN;
+    let state = open ? "live" : wasConnected ? "reconnecting" : "connecting";
+    if (isPaused) state = "paused";
+    else if (!watched()) state = "still";
+    if (button.dataset.state === state) return;
+    button.dataset.state = state;
+    button.setAttribute("aria-pressed", String(isPaused));
+    button.title = isPaused ? "Follow new data again" : "Stop following new data";
+    button.querySelector(".live-text").textContent = TEXTS[state];
+  };
+
+  const refresh = async () => {
+    refreshTimer = 0;
+    if (document.hidden || isPaused || !watched()) return;
+    isStale = false;
+    isRefreshing = true;
+    refreshedAt = Date.now();
+    try {
+      await htmx.ajax("GET", location.pathname + location.search, { source: "#view", target: "#view", swap: "outerMorph" });
+    } finally {
+      isRefreshing = false;
+      if (isStale) plan();
+    }
+  };
+
+  const plan = () => {
+    isStale = true;
+    if (refreshTimer || isRefreshing || document.hidden || isPaused) return;
+    refreshTimer = setTimeout(refresh, Math.max(0, refreshedAt + REFRESH_MS_MIN - Date.now()));
+  };
+
+  const concerns = (services) => {
+    const wanted = watched();
+    return wanted === "*" || (wanted !== "" && services.includes(wanted));
+  };
+
+  const heard = () => {
+    clearTimeout(silenceTimer);
+    silenceTimer = setTimeout(() => socket?.close(), SILENCE_MS_MAX);
+  };
+
+  const connect = () => {
+    clearTimeout(retryTimer);
+    if (document.hidden || isPaused || socket) return;
+    const opened = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws/pages`);
+    socket = opened;
+    opened.addEventListener("open", () => {
+      heard();
+      retryMs = RETRY_MS_MIN;
+      if (wasConnected || isStale) plan(); // something may have been missed
+      wasConnected = true;
+      show();
+    });
+    opened.addEventListener("message", (event) => {
+      heard();
+      const message = JSON.parse(event.data);
+      if (message.type === "changed" && concerns(message.services)) plan();
+    });
+    opened.addEventListener("close", () => {
+      clearTimeout(silenceTimer);
+      if (socket !== opened) return;
+      socket = null;
+      show();
+      if (document.hidden || isPaused) return;
+      retryTimer = setTimeout(connect, retryMs * (0.5 + Math.random()));
+      retryMs = Math.min(RETRY_MS_MAX, retryMs * 2);
+    });
+  };
+
+  const disconnect = () => {
+    clearTimeout(retryTimer);
+    clearTimeout(refreshTimer);
+    refreshTimer = 0;
+    const open = socket;
+    socket = null;
+    open?.close();
+  };
+
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) {
+      disconnect();
+    } else {
+      isStale = true;
+      connect();
+    }
+    show();
+  });
+  button.addEventListener("click", () => {
+    isPaused = !isPaused;
+    if (isPaused) {
+      disconnect();
+    } else {
+      isStale = true;
+      connect();
+    }
+    show();
+  });
+  // The document goes into the back-forward cache only without an open socket.
+  window.addEventListener("pagehide", disconnect);
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted) {
+      isStale = true;
+      connect();
+    }
+  });
+  document.addEventListener("htmx:after:swap", show);
+
+  button.hidden = false;
+  show();
+  connect();
+})();

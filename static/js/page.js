@@ -1,0 +1,76 @@
+// What every page does for its reader: times in their zone, copying, the choice of theme.
+(() => {
+  const TICK_MS = 5000;
+  const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
+  const local = new Intl.DateTimeFormat(undefined, {
+    year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit",
+  });
+
+  const agoText = (atMs) => {
+    const elapsed = Math.floor((Date.now() - atMs) / 1000);
+    for (const [size, unit] of UNITS) if (elapsed >= size) return `${Math.floor(elapsed / size)} ${unit} ago`;
+    return elapsed > 0 ? `${elapsed} s ago` : "now";
+  };
+
+  const setText = (element, text) => {
+    if (element.textContent !== text) element.textContent = text;
+  };
+
+  const showTimes = () => {
+    for (const element of document.querySelectorAll("time[data-ago]")) {
+      const atMs = Number(element.dataset.ago);
+      setText(element, agoText(atMs));
+      element.title = local.format(atMs);
+    }
+    for (const element of document.querySelectorAll("time[data-at]")) {
+      setText(element, local.format(Number(element.dataset.at)));
+      element.title = element.dateTime;
+    }
+  };
+
+  const showButtons = () => {
+    for (const button of document.querySelectorAll("[data-copy][hidden], #theme[hidden]")) button.hidden = false;
+  };
+
+  const copy = async (button) => {
+    const label = button.querySelector("span");
+    try {
+      await navigator.clipboard.writeText(button.closest("figure").querySelector("code").textContent);
+      label.textContent = "Copied";
+    } catch {
+      label.textContent = "Select and copy";
+    }
+    setTimeout(() => { label.textContent = "Copy"; }, 1500);
+  };
+
+  const isDark = () => {
+    const chosen = document.documentElement.dataset.theme;
+    return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  };
+
+  const switchTheme = () => {
+    const theme = isDark() ? "light" : "dark";
+    document.documentElement.dataset.theme = theme;
+    try {
+      localStorage.setItem("vantage-theme", theme);
+    } catch {
+      // It holds until the page is left.
+    }
+    document.dispatchEvent(new CustomEvent("vantage:theme"));
+  };
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy], #theme");
+    if (!button) return;
+    if (button.id === "theme") switchTheme();
+    else copy(button);
+  });
+
+  const refresh = () => {
+    showTimes();
+    showButtons();
+  };
+  document.addEventListener("htmx:after:swap", refresh);
+  setInterval(() => { if (!document.hidden) showTimes(); }, TICK_MS);
+  refresh();
+})();
