@@ -253,3 +253,12 @@ def description(name: str) -> str:
         if isinstance(meta, Meta) and meta.description:
             return meta.description
     raise LookupError(name)
+
+
+def example() -> str:
+    """Every setting with its sentence and default, as an ``.env`` file."""
+    lines = ["# Every setting of the server. Copy to .env and uncomment what you change."]
+    for name in FIELDS:
+        value = default_text(name)
+        lines += ["", f"# {description(name)}", f"#{PREFIX}{name.upper()}={'' if value == 'none' else value}"]
+    return "\n".join(lines) + "\n"

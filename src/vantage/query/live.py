@@ -147,9 +147,7 @@ async def messages(reader: Reader, *, heartbeat_s: float) -> AsyncIterator[tuple
 
 def _rows(batch: Batch) -> list[list[tuple[int, float]]]:
     rows: list[list[tuple[int, float]]] = [[] for _ in batch.series]
-    for place, time_ms, value in zip(
-        batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True
-    ):
+    for place, time_ms, value in zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True):
         rows[place].append((time_ms, value))
     return rows
 

@@ -12,7 +12,20 @@ from vantage.core.sample import Kind
 from vantage.core.timerange import TimeRange, auto_step_ms
 from vantage.query.reads import Reads
 from vantage.storage.ports import SeriesInfo
-from vantage.vql.tree import And, Arithmetic, Call, Column, Compare, Expr, Item, Literal, Order, Select, TagValue, equals
+from vantage.vql.tree import (
+    And,
+    Arithmetic,
+    Call,
+    Column,
+    Compare,
+    Expr,
+    Item,
+    Literal,
+    Order,
+    Select,
+    TagValue,
+    equals,
+)
 
 AGGREGATIONS: Final = ("avg", "min", "max", "sum", "count", "rate", "last", "p50", "p75", "p90", "p95", "p99")
 BUCKETS_MAX: Final = 11_000
@@ -69,7 +82,9 @@ async def timeseries(reads: Reads, asked: Asked) -> Timeseries:
     if buckets > BUCKETS_MAX:
         raise InputError(f"makes {buckets} points, at most {BUCKETS_MAX} are given", field="step")
     warnings: list[str] = []
-    kind, unit = _kind_and_unit(asked, await reads.store.catalogue(service=asked.service, metric=asked.metric), warnings)
+    kind, unit = _kind_and_unit(
+        asked, await reads.store.catalogue(service=asked.service, metric=asked.metric), warnings
+    )
     value, lookback_ms = _value(asked.agg, kind, step_ms, warnings)
     keys = tuple(Column(key) if key in _COLUMNS else TagValue(key) for key in asked.group_by)
     bucket = Call("toStartOfInterval", (_TIME, Literal(step_ms)))
@@ -131,7 +146,9 @@ def _kind_and_unit(asked: Asked, found: Sequence[SeriesInfo], warnings: list[str
     if len(kinds) > 1:
         warnings.append(f"the metric was sent with several kinds: {', '.join(sorted(kinds))}")
     if len(units) > 1:
-        warnings.append(f"the metric was sent with several units: {', '.join(unit or 'none' for unit in sorted(units))}")
+        warnings.append(
+            f"the metric was sent with several units: {', '.join(unit or 'none' for unit in sorted(units))}"
+        )
     return kinds.most_common(1)[0][0], units.most_common(1)[0][0]
 
 

@@ -203,3 +203,31 @@ def _refuse_newer(path: Path) -> None:
             f"{path} has format {version}, this version of Vantage knows up to {FORMAT}: nothing was touched; "
             "start the newer version, or give another folder with --data"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a look at a journal found; ``problem`` is empty when it could be read."""
+
+    commits: int = 0
+    series: int = 0
+    damaged: int = 0
+    problem: str = ""
+
+
+def inspect(path: Path) -> Inspection:
+    """Read every row and hold it against its checksum, without changing anything; the server may be running."""
+    try:
+        _refuse_newer(path)
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    except (StartupError, sqlite3.Error) as error:
+        return Inspection(problem=str(error))
+    try:
+        (series,) = db.execute("SELECT count(*) FROM series").fetchone()
+        rows = db.execute("SELECT crc, body FROM journal")
+        right = [zlib.crc32(body) == crc for crc, body in rows]
+        return Inspection(len(right), series, right.count(False))
+    except sqlite3.Error as error:
+        return Inspection(problem=str(error))
+    finally:
+        db.close()

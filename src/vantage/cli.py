@@ -1,0 +1,109 @@
+"""The ``vantage`` command: parses, calls, prints.
+
+Only the standard library is imported at first, so that without the server's dependencies (the base install is the
+agent alone) or on an old Python it can still say what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Optional  # noqa: UP035 - this file runs on Python 3.9 as far as saying what is missing
+
+OLDEST = (3, 11)
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def main(argv: Optional[list] = None) -> int:  # type: ignore[type-arg]  # noqa: UP045
+    """Run one command; the exit status."""
+    arguments = _parser().parse_args(argv)
+    if sys.version_info < OLDEST:
+        return _fail(f"the server needs Python {OLDEST[0]}.{OLDEST[1]} or newer, this is {sys.version.split()[0]}")
+    try:
+        from vantage import commands
+        from vantage.core.errors import VantageError
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] == "vantage":
+            raise
+        return _fail(f"the server's dependencies are missing ({error.name}): pip install 'vantage[server]'")
+    try:
+        return int(commands.run(arguments))
+    except VantageError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(reason: str) -> int:
+    print(f"vantage: {reason}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vantage", description="Observability in one process. Without a command: serve."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    _serve_options(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _serve_options(commands.add_parser("serve", help="run the server"), inner=True)
+    migrate = commands.add_parser("migrate", help="bring the metadata database to the current schema")
+    migrate.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    demo = commands.add_parser("demo", help="send demo traffic to a running server")
+    _client_options(demo)
+    demo.add_argument("--once", action="store_true", help="send the history and stop")
+    demo.add_argument("--remove", action="store_true", help="take the demo data out again")
+    healthcheck = commands.add_parser("healthcheck", help="exit 0 when the server is ready")
+    _client_options(healthcheck)
+    config = commands.add_parser("config", help="settings in effect and where each comes from")
+    config.add_argument("--example", action="store_true", help="print every setting as an .env file")
+    doctor = commands.add_parser("doctor", help="check configuration, data folder, databases, clock and disk")
+    keys = commands.add_parser("keys", help="API keys")
+    for folder in (migrate, config, doctor, keys):
+        _folder_options(folder)
+    _keys_commands(keys)
+    return parser
+
+
+def _serve_options(parser: argparse.ArgumentParser, *, inner: bool = False) -> None:
+    # Inside the sub-command an absent option must not hide the one given before the command's name.
+    absent: Any = argparse.SUPPRESS if inner else None
+    parser.add_argument("--role", choices=["all", "ingest", "worker", "api"], default=absent)
+    parser.add_argument("--host", default=absent, help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=absent, help="port to listen on (8000); 0: any free one")
+    parser.add_argument("--workers", type=int, default=absent, help="1: the embedded store has one writer")
+    parser.add_argument(
+        "--demo", action="store_true", default=argparse.SUPPRESS if inner else False, help="send demo traffic too"
+    )
+    _folder_options(parser, inner=inner)
+
+
+def _folder_options(parser: argparse.ArgumentParser, *, inner: bool = True) -> None:
+    absent: Any = argparse.SUPPRESS if inner else None
+    parser.add_argument("--data", metavar="DIR", default=absent, help="data folder (./data)")
+    parser.add_argument("--config", metavar="FILE", default=absent, help="TOML file with settings")
+
+
+def _client_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default=DEFAULT_URL, help=f"the server ({DEFAULT_URL})")
+    parser.add_argument("--api-key", default=None, help="API key (or VANTAGE_API_KEY)")
+
+
+def _keys_commands(keys: argparse.ArgumentParser) -> None:
+    actions = keys.add_subparsers(dest="action", metavar="ACTION", required=True)
+    create = actions.add_parser("create", help="make a key; its secret is shown once")
+    create.add_argument("name", help="what the key is for")
+    create.add_argument(
+        "--scope", action="append", choices=["ingest", "read", "admin"], help="may repeat (ingest and read)"
+    )
+    create.add_argument("--expires", metavar="DAYS", type=int, help="days until it expires (never)")
+    revoke = actions.add_parser("revoke", help="revoke a key at once")
+    revoke.add_argument("key", help="its id or name")
+    actions.add_parser("list", help="all keys, without secrets")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

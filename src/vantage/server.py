@@ -1,0 +1,201 @@
+"""Serving the application with uvicorn: the listening socket, limits on connections, signals and draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import resource
+import signal
+import socket
+import ssl
+from asyncio.events import TimerHandle
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from vantage.app import App
+from vantage.config import Settings
+from vantage.core.errors import ConfigError, StartupError
+
+HEADERS_NBYTES_MAX: Final = 64 << 10
+BACKLOG: Final = 2048
+OPEN_FILES_WANTED: Final = 65_536
+_log = structlog.get_logger("vantage.server")
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket. Raises StartupError when the address cannot be used."""
+    host = settings.host.strip("[]")
+    try:
+        family = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, settings.port))
+        found.listen(BACKLOG)
+    except socket.gaierror as error:
+        raise StartupError(f"host {settings.host!r} is not an address of this machine: {error.strerror}") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartupError(
+                f"port {settings.port} on {settings.host} is in use: stop the other program, or choose --port"
+            ) from error
+        raise StartupError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+    found.set_inheritable(False)
+    return found
+
+
+def url_of(settings: Settings, listening: socket.socket) -> str:
+    """Where a person finds the server."""
+    host, port = listening.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"{'https' if settings.tls_certificate else 'http'}://{shown}:{port}"
+
+
+def serve(app: App, settings: Settings, listening: socket.socket, ready: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. ``ready`` is called with the URL once requests are served."""
+    _raise_open_files()
+    config = uvicorn.Config(
+        app.asgi,  # type: ignore[arg-type]
+        http=_protocol(settings),
+        loop="uvloop",
+        ws="websockets-sansio",
+        ws_max_size=64 << 10,
+        ws_ping_interval=30.0,
+        ws_ping_timeout=30.0,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=65,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
+        ssl_certfile=settings.tls_certificate or None,
+        ssl_keyfile=settings.tls_key or None,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"tls_certificate or tls_key cannot be used: {error}") from error
+    server = _Server(config, app, settings.drain_delay_s, lambda: ready(url_of(settings, listening)))
+    server.run(sockets=[listening])
+    return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """Drains on the first signal: not ready at once, accepting for a while, then finishing what is under way."""
+
+    def __init__(self, config: uvicorn.Config, app: App, drain_delay_s: float, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._app = app
+        self._drain_delay_s = drain_delay_s
+        self._ready = ready
+        self._draining = False
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ours instead of uvicorn's, which raises the signal again at the end: a stop that was asked for is no
+        failure."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, loop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._ready()
+
+    def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._draining = True
+        self._app.drain()
+        _log.info("stopping", drain_delay_s=self._drain_delay_s)
+        loop.call_later(self._drain_delay_s, self._exit)
+
+    def _exit(self) -> None:
+        self.should_exit = True
+
+
+def _protocol(settings: Settings) -> type[HttpToolsProtocol]:
+    class Protocol(_BoundedProtocol):
+        header_timeout_s = settings.header_timeout_s
+        connections_max = settings.connections_max
+
+    return Protocol
+
+
+class _BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with the bounds it lacks: on connections, on the time and the size of headers."""
+
+    header_timeout_s: float
+    connections_max: int
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._headers_due: TimerHandle | None = None
+        self._header_nbytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.connections_max:
+            transport.abort()
+            return
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._headers_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._headers_due is not None:
+            self._header_nbytes += len(data)
+            if self._header_nbytes > HEADERS_NBYTES_MAX and self._still_headers(data):
+                self.send_400_response("The headers are too large.")
+                return
+        super().data_received(data)
+
+    def _still_headers(self, data: bytes) -> bool:
+        """Whether the bytes too many are headers, and not the body that came along with the last of them."""
+        return b"\r\n\r\n" not in data and b"\n\n" not in data
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._headers_due is None:
+            self._expect_headers()
+
+    def on_headers_complete(self) -> None:
+        self._headers_came()
+        super().on_headers_complete()
+
+    def _expect_headers(self) -> None:
+        self._header_nbytes = 0
+        self._headers_due = self.loop.call_later(self.header_timeout_s, self._headers_late)
+
+    def _headers_came(self) -> None:
+        if self._headers_due is not None:
+            self._headers_due.cancel()
+            self._headers_due = None
+
+    def _headers_late(self) -> None:
+        self._headers_due = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+def _raise_open_files() -> None:
+    """Thousands of idle connections need as many open files; the soft limit is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

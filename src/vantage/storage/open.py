@@ -1,0 +1,47 @@
+"""The one place that knows the stores' names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vantage.core.clock import Clock
+from vantage.core.errors import ConfigError
+from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.metadata.store import SqlMetadataStore
+from vantage.telemetry import Telemetry
+
+SQLITE = "sqlite:///"
+
+
+def open_store(
+    url: str,
+    *,
+    data: Path,
+    clock: Clock,
+    telemetry: Telemetry,
+    synchronous: str,
+    queue_nbytes_max: int,
+    head_nbytes_max: int,
+) -> EmbeddedStore:
+    """The telemetry store of a URL, not yet opened. '' is the embedded store in the data folder."""
+    if url and not url.startswith(SQLITE):
+        raise ConfigError(f"store_url: {url.partition(':')[0]!r} is no store this version knows; use sqlite:///FOLDER")
+    folder = Path(url.removeprefix(SQLITE)) if url else data
+    return EmbeddedStore(
+        folder,
+        clock=clock,
+        telemetry=telemetry,
+        synchronous=synchronous,
+        queue_nbytes_max=queue_nbytes_max,
+        head_nbytes_max=head_nbytes_max,
+    )
+
+
+def metadata_url(url: str, *, data: Path) -> str:
+    """The metadata database's URL; '' is ``metadata.db`` in the data folder."""
+    return url or f"{SQLITE}{data / 'metadata.db'}"
+
+
+def open_metadata(url: str, *, data: Path, clock: Clock) -> SqlMetadataStore:
+    """The metadata store of a URL, not yet opened."""
+    return SqlMetadataStore(metadata_url(url, data=data), clock)

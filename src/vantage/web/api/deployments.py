@@ -1,0 +1,91 @@
+"""``/api/deployments``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, get, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, Parameter
+
+from vantage.core.deployment import Deployment
+from vantage.core.errors import InputError
+from vantage.core.key import Scope
+from vantage.core.sample import metric_name_problem, service_name_problem, text_problem, time_problem
+from vantage.query.reads import Reads
+from vantage.web.api.shapes import End, Start, problems, time_range
+
+
+class DeploymentOut(msgspec.Struct):
+    """A service version going live. ``source`` is ``seen`` (new in the data) or ``told``."""
+
+    service: str
+    environment: str
+    version: str
+    timestamp: int
+    source: str
+    description: str
+
+
+class DeploymentsOut(msgspec.Struct):
+    deployments: list[DeploymentOut]
+
+
+class DeploymentIn(msgspec.Struct):
+    """``timestamp`` (epoch milliseconds) is now when absent."""
+
+    service: Annotated[str, msgspec.Meta(examples=["my-api"])]
+    version: Annotated[str, msgspec.Meta(examples=["2.5.0"])]
+    environment: Annotated[str, msgspec.Meta(examples=["production"])] = "default"
+    timestamp: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None = None
+    description: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+
+
+@get("/api/deployments", summary="Deployments", responses=problems(), tags=["deployments"])
+async def list_deployments(
+    reads: NamedDependency[Reads],
+    service: Annotated[str, Parameter(description="Only of this service.", max_length=255)] = "",
+    start: Start = "now-30d",
+    end: End = "now",
+    limit: Annotated[int, Parameter(description="How many at most.", ge=1, le=1000)] = 100,
+) -> DeploymentsOut:
+    """The latest deployments, seen in the data or told."""
+    found = await reads.metadata.deployments(
+        service=service, time_range=time_range(start, end, now_ms=reads.clock.now_ms()), limit=limit
+    )
+    return DeploymentsOut([_out(one) for one in found])
+
+
+@post(
+    "/api/deployments",
+    summary="Tell of a deployment",
+    responses=problems(),
+    tags=["deployments"],
+    opt={"scope": Scope.INGEST},
+)
+async def tell_deployment(
+    request: Request[Any, Any, Any], reads: NamedDependency[Reads], data: JSONBody[DeploymentIn]
+) -> DeploymentOut:
+    """Record that a version goes live, from a delivery pipeline for example."""
+    now_ms = reads.clock.now_ms()
+    at_ms = now_ms if data.timestamp is None else data.timestamp
+    for field, reason in (
+        ("service", service_name_problem(data.service)),
+        ("version", text_problem(data.version, 255) if data.version else "is empty"),
+        ("environment", metric_name_problem(data.environment)),
+        ("timestamp", time_problem(at_ms, now_ms=now_ms)),
+        ("description", text_problem(data.description, 1000)),
+    ):
+        if reason:
+            raise InputError(reason, field=field)
+    told = Deployment(data.service, data.environment, data.version, at_ms, "told", data.description)
+    await reads.metadata.record_deployment(told, actor=request.state.principal.id)
+    return _out(told)
+
+
+def _out(one: Deployment) -> DeploymentOut:
+    return DeploymentOut(one.service, one.environment, one.version, one.at_ms, one.source, one.description)
+
+
+handlers = [list_deployments, tell_deployment]

@@ -1,0 +1,101 @@
+"""``/health*`` and ``/metrics``: for load balancers, containers and Prometheus. Open to everybody, without rates."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+
+from vantage.core.errors import VantageError
+from vantage.telemetry import CONTENT_TYPE, Telemetry
+
+CHECK_TIMEOUT_S = 2.0
+
+
+class DependencyOut(msgspec.Struct):
+    """``status`` is ``up`` or ``down``; ``detail`` says why it is down."""
+
+    status: str
+    latency_ms: float
+    detail: str = ""
+
+
+class HealthOut(msgspec.Struct):
+    """``status`` is ``up``, ``down`` (a dependency is) or ``draining`` (about to stop)."""
+
+    status: str
+    version: str
+    role: str
+    dependencies: dict[str, DependencyOut]
+
+
+class LiveOut(msgspec.Struct):
+    status: Annotated[str, msgspec.Meta(examples=["alive"])]
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What health is made of: a ping a dependency."""
+
+    version: str
+    role: str
+    pings: dict[str, Callable[[], Awaitable[None]]]
+
+    async def check(self, *, draining: bool) -> HealthOut:
+        names = list(self.pings)
+        found = await asyncio.gather(*(_ping(self.pings[name]) for name in names))
+        down = any(one.status == "down" for one in found)
+        status = "draining" if draining else "down" if down else "up"
+        return HealthOut(status, self.version, self.role, dict(zip(names, found, strict=True)))
+
+
+async def _ping(ping: Callable[[], Awaitable[None]]) -> DependencyOut:
+    started = time.perf_counter()
+    detail = ""
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            await ping()
+    except TimeoutError:
+        detail = f"no answer within {CHECK_TIMEOUT_S:g} s"
+    except VantageError as error:
+        detail = str(error)
+    return DependencyOut("down" if detail else "up", round((time.perf_counter() - started) * 1000, 3), detail)
+
+
+_UNWELL = {503: ResponseSpec(HealthOut, generate_examples=False, description="A dependency is down, or it stops.")}
+
+
+@get("/health", summary="Health with dependencies", responses=_UNWELL, tags=["operations"])
+async def health(request: Request[Any, Any, Any], vitals: NamedDependency[Vitals]) -> Response[HealthOut]:
+    """Every dependency with its status and latency; 503 when one is down."""
+    found = await vitals.check(draining=request.app.state.admission.draining)
+    return Response(found, status_code=503 if found.status == "down" else 200)
+
+
+@get("/health/live", summary="Is the process alive?", tags=["operations"])
+async def live() -> LiveOut:
+    """200 as long as the process answers at all."""
+    return LiveOut("alive")
+
+
+@get("/health/ready", summary="May requests be sent here?", responses=_UNWELL, tags=["operations"])
+async def ready(request: Request[Any, Any, Any], vitals: NamedDependency[Vitals]) -> Response[HealthOut]:
+    """200 when every dependency is up; 503 before that, and from the moment the process was told to stop."""
+    found = await vitals.check(draining=request.app.state.admission.draining)
+    return Response(found, status_code=200 if found.status == "up" else 503)
+
+
+@get("/metrics", summary="Vantage's own metrics", media_type="text/plain", tags=["operations"])
+async def metrics(telemetry: NamedDependency[Telemetry]) -> Response[bytes]:
+    """Prometheus text format, version 0.0.4."""
+    return Response(telemetry.exposition(), headers={"content-type": CONTENT_TYPE})
+
+
+handlers = [health, live, ready, metrics]

@@ -1,0 +1,70 @@
+"""What the API's handlers share: parameters, documented problems."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+from litestar.params import Parameter
+
+from vantage.core.timerange import TimeRange, parse_time
+from vantage.web.problems import MEDIA_TYPE
+
+
+class ProblemDetails(msgspec.Struct):
+    """RFC 9457 problem details; ``field`` is the path of the offending field."""
+
+    title: str
+    status: int
+    detail: str
+    type: str = "about:blank"
+    field: str | None = None
+    request_id: str | None = None
+
+
+def problems(*statuses: int) -> dict[int, ResponseSpec]:
+    """The problems a handler may answer with, besides those every handler may."""
+    texts = {
+        400: "The input cannot be used; `field` names it.",
+        401: "A key is needed.",
+        403: "The key lacks the scope.",
+        404: "It does not exist.",
+        409: "It exists already.",
+        429: "Too many requests; see Retry-After.",
+        503: "A component is away; see Retry-After.",
+        504: "The query ran past its time limit.",
+    }
+    return {
+        status: ResponseSpec(
+            ProblemDetails, generate_examples=False, description=texts[status], media_type=MEDIA_TYPE  # type: ignore[arg-type]
+        )
+        for status in sorted({400, 401, 403, 429, 503, 504, *statuses})
+    }
+
+
+def examples(*values: Any) -> list[Example]:
+    return [Example(value=value) for value in values]
+
+
+Service = Annotated[
+    str, Parameter(description="The service's name.", max_length=255, examples=examples("my-api"))
+]
+Metric = Annotated[
+    str, Parameter(description="The metric's name.", max_length=255, examples=examples("http.request.duration"))
+]
+TIME_TEXT: Final = "Epoch seconds (below 10^11) or milliseconds, RFC 3339, `now` or `now-15m`."
+Start = Annotated[
+    str, Parameter(description=f"From here on. {TIME_TEXT}", max_length=64, examples=examples("now-1h", "1703001234"))
+]
+End = Annotated[str, Parameter(description=f"Before this. {TIME_TEXT}", max_length=64, examples=examples("now"))]
+
+
+def time_range(start: str, end: str, *, now_ms: int) -> TimeRange:
+    """Raises InputError naming ``start`` or ``end``."""
+    return TimeRange(
+        parse_time(start, now_ms=now_ms, field="start"),
+        # "now" means all there is: a sample with the present millisecond lies before the end.
+        parse_time(end, now_ms=now_ms + 1, field="end"),
+    )

@@ -1,0 +1,244 @@
+"""``/api/traces``, and ``/traces/`` for those who do not ask for a page."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import Parameter
+
+from vantage.core.errors import InputError
+from vantage.core.sample import id_problem
+from vantage.core.timerange import parse_duration_ms
+from vantage.query.reads import Reads
+from vantage.query.traces import Node, cursor_of, read_cursor, trace_tree
+from vantage.storage.ports import LinkedSample, Trace, TraceFilter
+from vantage.web.api.shapes import End, Start, examples, problems, time_range
+from vantage.web.errors import wants_page
+from vantage.web.pages.traces import traces_page
+
+_MS_OF_UNIT = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "min": 6e4}
+
+
+class TraceOut(msgspec.Struct):
+    """One line of a listing; ``root_*`` are of the span without parent. Times: ``start`` epoch ms, ``duration`` ms."""
+
+    trace_id: str
+    root_service: str
+    root_name: str
+    start: float
+    duration: float
+    spans: int
+    errors: int
+    services: list[str]
+
+
+class TracesOut(msgspec.Struct):
+    traces: list[TraceOut]
+    next_cursor: str | None
+
+
+class SpanOut(msgspec.Struct):
+    """A span of a tree. ``start_ns`` since the epoch; ``self_ns`` is the time no child covers; ``orphan``: its parent
+    is not known."""
+
+    span_id: str
+    parent_span_id: str
+    service: str
+    name: str
+    kind: str
+    status: str
+    start_ns: int
+    duration_ns: int
+    self_ns: int
+    depth: int
+    orphan: bool
+    attributes: dict[str, str]
+    children: list[str]
+
+
+class LinkedSampleOut(msgspec.Struct):
+    service: str
+    metric: str
+    unit: str
+    timestamp: int
+    value: float
+    span_id: str
+
+
+class TraceTreeOut(msgspec.Struct):
+    """``spans`` are in the order to draw them, parents before children; ``roots`` and ``children`` hold span ids."""
+
+    trace_id: str
+    start_ns: int
+    duration_ns: int
+    services: list[str]
+    errors: int
+    roots: list[str]
+    spans: list[SpanOut]
+    samples: list[LinkedSampleOut]
+
+
+@get("/api/traces", summary="Find traces", responses=problems(), tags=["traces"])
+async def list_traces(
+    reads: NamedDependency[Reads],
+    service: Annotated[str, Parameter(description="A service that takes part.", max_length=255)] = "",
+    status: Annotated[
+        Literal["", "unset", "ok", "error"], Parameter(description="The status of a span in it.")
+    ] = "",
+    min_duration: Annotated[
+        str, Parameter(description="A span took at least this long: `250ms`, `1s`; a number is ms.", max_length=16)
+    ] = "",
+    max_duration: Annotated[
+        str, Parameter(description="A span took at most this long: `250ms`, `1s`; a number is ms.", max_length=16)
+    ] = "",
+    q: Annotated[
+        str, Parameter(description="Part of an operation, an attribute value or a trace id.", max_length=200)
+    ] = "",
+    start: Start = "now-1h",
+    end: End = "now",
+    limit: Annotated[int, Parameter(description="How many at most.", ge=1, le=500)] = 50,
+    cursor: Annotated[
+        str, Parameter(description="`next_cursor` of the page before.", max_length=200)
+    ] = "",
+) -> TracesOut:
+    """The latest traces of which one span meets every condition."""
+    found = await reads.store.traces(
+        TraceFilter(
+            time_range=time_range(start, end, now_ms=reads.clock.now_ms()),
+            service=service,
+            status=status,
+            min_duration_ns=_duration_ns(min_duration, "min_duration") or 0,
+            max_duration_ns=_duration_ns(max_duration, "max_duration"),
+            text=q,
+            limit=limit,
+            before=read_cursor(cursor) if cursor else None,
+        )
+    )
+    return TracesOut(
+        [
+            TraceOut(
+                one.trace_id,
+                one.root_service,
+                one.root_name,
+                one.start_ns / 1e6,
+                one.duration_ns / 1e6,
+                one.spans,
+                one.errors,
+                list(one.services),
+            )
+            for one in found
+        ],
+        cursor_of(found[-1]) if len(found) == limit else None,
+    )
+
+
+def _duration_ns(text: str, field: str) -> int | None:
+    return parse_duration_ms(text, field=field, default_unit="ms") * 1_000_000 if text else None
+
+
+@get("/api/traces/{trace_id:str}", summary="One trace", responses=problems(404), tags=["traces"])
+async def get_trace(
+    reads: NamedDependency[Reads],
+    trace_id: Annotated[str, Parameter(description="The trace's id.", max_length=64, examples=examples("abc-123"))],
+) -> TraceTreeOut:
+    """All spans of a trace as a tree, and the samples linked to it."""
+    tree = await trace_tree(reads, _checked(trace_id))
+    return TraceTreeOut(
+        tree.trace_id,
+        tree.start_ns,
+        tree.duration_ns,
+        list(tree.services),
+        tree.error_count,
+        [node.span.span_id for node in tree.roots],
+        [_span_out(node) for node in tree.flat()],
+        [_sample_out(sample) for sample in tree.samples],
+    )
+
+
+@get(["/traces", "/traces/"], include_in_schema=False)
+async def traces_or_page(request: Request[Any, Any, Any], reads: NamedDependency[Reads]) -> Response[Any]:
+    """The page for a browser; for anything else what is kept of ``trace_id``, a line a span."""
+    if wants_page(request):
+        return await traces_page(request, reads)
+    trace_id = request.query_params.get("trace_id", "")
+    if not trace_id:
+        raise InputError("is missing: /traces/?trace_id=…, or /api/traces to search", field="trace_id")
+    trace = await reads.store.trace(_checked(trace_id))
+    return Response(_lines(trace), media_type="application/json")
+
+
+def _lines(trace: Trace) -> list[dict[str, Any]]:
+    """Spans, and the linked samples that no span stands for; ``duration`` in milliseconds."""
+    lines = [
+        {
+            "service": span.service_name,
+            "span_id": span.span_id,
+            "duration": span.duration_ns / 1e6,
+            "name": span.name,
+            "parent_span_id": span.parent_span_id,
+            "kind": span.kind.value,
+            "status": span.status.value,
+            "timestamp": span.start_ns // 1_000_000,
+        }
+        for span in trace.spans
+    ]
+    known = {span.span_id for span in trace.spans}
+    for sample in trace.samples:
+        if sample.span_id and sample.span_id in known:
+            continue
+        lines.append(
+            {
+                "service": sample.series.service,
+                "span_id": sample.span_id,
+                "duration": _duration_ms(sample),
+                "name": sample.series.metric,
+                "value": sample.value,
+                "unit": sample.series.unit,
+                "timestamp": sample.time_ms,
+            }
+        )
+    return lines
+
+
+def _duration_ms(sample: LinkedSample) -> float | None:
+    """The value as milliseconds, when the metric is a duration: by its unit, or by its name (then it is in ms)."""
+    factor = _MS_OF_UNIT.get(sample.series.unit)
+    if factor is None and not sample.series.unit and "duration" in sample.series.metric:
+        factor = 1.0
+    return None if factor is None else sample.value * factor
+
+
+def _checked(trace_id: str) -> str:
+    if reason := id_problem(trace_id):
+        raise InputError(reason, field="trace_id")
+    return trace_id
+
+
+def _span_out(node: Node) -> SpanOut:
+    span = node.span
+    return SpanOut(
+        span.span_id,
+        span.parent_span_id,
+        span.service_name,
+        span.name,
+        span.kind.value,
+        span.status.value,
+        span.start_ns,
+        span.duration_ns,
+        node.self_ns,
+        node.depth,
+        node.orphan,
+        span.attributes,
+        [child.span.span_id for child in node.children],
+    )
+
+
+def _sample_out(sample: LinkedSample) -> LinkedSampleOut:
+    one = sample.series
+    return LinkedSampleOut(one.service, one.metric, one.unit, sample.time_ms, sample.value, sample.span_id)
+
+
+handlers = [list_traces, get_trace, traces_or_page]
