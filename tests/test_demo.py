@@ -1,0 +1,370 @@
+"""The demo's world holds what its pages are to show, and the server takes all of it."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vantage.core.batch import F64, I64
+from vantage.core.errors import ForbiddenError, InputError, UnauthorizedError, UnavailableError
+from vantage.demo import remove_demo, run_demo, send
+from vantage.demo.shop import SERVICES
+from vantage.demo.traffic import BATCH_NBYTES_MAX, Column, Traffic, bodies
+from vantage.demo.world import HOUR_MS, MINUTE_MS, World
+from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.wire.packed import PackedFormat
+from vantage.ingest.wire.received import Received
+
+START_MS = 1_763_989_200_000  # a Monday, 13:00 UTC
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(seed=SEED, start_ms=START_MS)
+
+
+@pytest.fixture(scope="module")
+def history(world: World) -> Traffic:
+    return history_of(world)
+
+
+@pytest.fixture(scope="module")
+def received(history: Traffic) -> list[Received]:
+    return [receive(body) for body in bodies(history, new_batch_id=counted())]
+
+
+def history_of(world: World) -> Traffic:
+    traffic = Traffic()
+    for window_ms in range(world.history_start_ms, world.start_ms, world.history_step_ms):
+        world.traffic(window_ms, min(window_ms + world.history_step_ms, world.start_ms), into=traffic)
+    return traffic
+
+
+def counted() -> Any:
+    numbers = itertools.count()
+    return lambda: f"batch-{next(numbers)}"
+
+
+def receive(body: bytes) -> Received:
+    one = PackedFormat(SeriesCache()).receive(body, batch_id="", now_ms=START_MS, oldest_ms=0)
+    assert (one.rejected, one.errors) == (0, [])
+    return one
+
+
+def requests(traffic: Traffic, service: str) -> tuple[I64, F64, I64]:
+    """Times, durations and statuses of a service's requests."""
+    times, values, statuses = [], [], []
+    for origin, recorded in traffic.items():
+        for name, column in recorded.columns.items():
+            if origin.service == service and name.metric == "http.request.duration":
+                times += column.times_ms
+                values += column.values
+                statuses += [int(dict(name.tags)["status"])] * len(column.values)
+    return np.array(times), np.array(values), np.array(statuses)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(world: World) -> None:
+    def live(seed: int) -> list[bytes]:
+        traffic = World(seed=seed, start_ms=START_MS).traffic(START_MS, START_MS + 5000)
+        return list(bodies(traffic, new_batch_id=counted()))
+
+    assert live(SEED) == live(SEED)
+    assert live(SEED) != live(SEED + 1)
+
+
+def test_a_window_does_not_depend_on_those_before_it(world: World) -> None:
+    fresh = World(seed=SEED, start_ms=START_MS)
+    fresh.traffic(START_MS, START_MS + 1000)
+    assert fresh.traffic(START_MS + 1000, START_MS + 2000) == world.traffic(START_MS + 1000, START_MS + 2000)
+
+
+def test_five_services_run_on_two_instances_each(history: Traffic) -> None:
+    names = {"storefront", "checkout", "catalog", "payments", "recommendations"}
+    assert {service.name for service in SERVICES} == names
+    assert {(origin.service, origin.instance) for origin in history} == set(itertools.product(names, (1, 2)))
+
+
+def test_history_is_modest_in_size_and_dense_where_it_is_recent(history: Traffic) -> None:
+    times, _, _ = requests(history, "storefront")
+    last, first = (times >= START_MS - 10 * MINUTE_MS).sum(), (times < START_MS - 350 * MINUTE_MS).sum()
+    assert history.samples <= 300_000
+    assert last > 4 * first > 0
+
+
+@pytest.mark.parametrize("hours", [0.1, 1, 24, 168])
+def test_history_of_any_length_is_modest(hours: float) -> None:
+    world = World(seed=SEED, start_ms=START_MS, history_hours=hours)
+    assert (world.start_ms - world.history_start_ms) / world.history_step_ms < 1500
+    assert history_of(world).samples <= 300_000
+
+
+@pytest.mark.parametrize("hour", range(0, 168, 5))
+def test_live_traffic_is_20_to_60_requests_a_second(hour: int) -> None:
+    time_ms = START_MS + hour * HOUR_MS
+    assert 20 <= World(seed=SEED, start_ms=START_MS).rate(time_ms) <= 60
+
+
+def test_days_have_a_rhythm(world: World) -> None:
+    night, noon = START_MS + 14 * HOUR_MS, START_MS + 2 * HOUR_MS
+    assert world.rate(noon) > 1.6 * world.rate(night)
+    saturday = START_MS + 5 * 24 * HOUR_MS
+    assert np.mean([world.rate(saturday + i * HOUR_MS) for i in range(24)]) < np.mean(
+        [world.rate(START_MS + i * HOUR_MS) for i in range(24)]
+    )
+
+
+def test_the_next_version_of_checkout_is_slower(history: Traffic, world: World) -> None:
+    versions = {origin.version for origin in history if origin.service == "checkout"}
+    assert versions == {"2.4.0", "2.5.0"}
+    times, durations, _ = requests(history, "checkout")
+    before, after = durations[times < world.deployed_ms], durations[times > world.deployed_ms + 10_000]
+    assert world.deployed_ms == START_MS - 50 * MINUTE_MS
+    ratio = np.percentile(after, 95) / np.percentile(before, 95)
+    assert 1.5 <= ratio <= 3, ratio
+    times, durations, _ = requests(history, "catalog")
+    ratio = np.percentile(durations[times > world.deployed_ms], 95) / np.percentile(
+        durations[times < world.deployed_ms], 95
+    )
+    assert 0.85 < ratio < 1.15
+
+
+def test_payments_fail_for_three_minutes_and_so_do_their_callers(history: Traffic, world: World) -> None:
+    for service, status in (("payments", 503), ("checkout", 502), ("storefront", 502)):
+        times, _, statuses = requests(history, service)
+        during = (times >= world.burst_ms) & (times < world.burst_ms + 3 * MINUTE_MS)
+        assert (statuses[during] == status).sum() > 50
+        assert (statuses[during] == status).mean() > 20 * (statuses[~during] == status).mean()
+    times, _, statuses = requests(history, "payments")
+    during = (times >= world.burst_ms) & (times < world.burst_ms + 3 * MINUTE_MS)
+    assert (statuses[during] == 503).mean() > 0.5
+    assert (statuses[~during] >= 500).mean() < 0.01
+
+
+def test_the_burst_comes_again_every_40_minutes_of_live_traffic(world: World) -> None:
+    def failures(minute: float) -> int:
+        start_ms = START_MS + int(minute * MINUTE_MS)
+        _, _, statuses = requests(world.traffic(start_ms, start_ms + 30_000), "payments")
+        return int((statuses == 503).sum())
+
+    assert failures(10) == failures(30) == failures(70) == 0
+    assert min(failures(16), failures(56)) > 5
+
+
+def test_every_sample_and_span_lies_within_the_history(received: list[Received], world: World) -> None:
+    for one in received:
+        if one.batch.samples:
+            assert world.history_start_ms <= int(one.batch.time_ms.min())
+            assert int(one.batch.time_ms.max()) < world.start_ms
+        for span in one.batch.spans:
+            assert world.history_start_ms <= span.start_ms < world.start_ms + 10_000
+
+
+def test_the_server_accepts_every_batch_in_full(history: Traffic, received: list[Received]) -> None:
+    assert sum(one.batch.samples for one in received) == history.samples
+    assert {one.environment for batch in received for one in batch.batch.series} == {"demo"}
+    assert {span.environment for batch in received for span in batch.batch.spans} == {"demo"}
+    sizes = [len(body) for body in bodies(history, new_batch_id=counted())]
+    assert max(sizes) <= BATCH_NBYTES_MAX
+    assert len(sizes) < 100
+
+
+def test_metrics_have_their_units_and_kinds(received: list[Received]) -> None:
+    found = {(one.metric, one.kind.value, one.unit) for batch in received for one in batch.batch.series}
+    assert found == {
+        ("http.request.duration", "histogram", "ms"),
+        ("process.cpu.percent", "gauge", "%"),
+        ("process.memory.rss", "gauge", "By"),
+        ("payments.queue.depth", "gauge", "{charge}"),
+        ("catalog.cache.hit_ratio", "gauge", "1"),
+        ("orders.placed", "counter", "{order}"),
+    }
+
+
+def test_traces_are_whole(received: list[Received]) -> None:
+    spans = [span for one in received for span in one.batch.spans]
+    assert len(spans) > 1000
+    by_trace: dict[str, dict[str, Any]] = {}
+    for span in spans:
+        assert (len(span.trace_id), len(span.span_id)) == (32, 16)
+        assert span.span_id not in by_trace.setdefault(span.trace_id, {})
+        by_trace[span.trace_id][span.span_id] = span
+    services = Counter()
+    for trace in by_trace.values():
+        roots = [span for span in trace.values() if not span.parent_span_id]
+        assert [(root.service_name, root.kind.value) for root in roots] == [("storefront", "server")]
+        services[len({span.service_name for span in trace.values()})] += 1
+        for span in trace.values():
+            if span.parent_span_id:
+                parent = trace[span.parent_span_id]
+                assert parent.start_ns <= span.start_ns
+                assert span.start_ns + span.duration_ns <= parent.start_ns + parent.duration_ns + 10_000
+    assert set(services) <= {2, 3, 4}
+    assert len(services) >= 2
+
+
+def test_few_samples_are_linked_and_each_link_leads_to_its_span(received: list[Received]) -> None:
+    known = {(span.trace_id, span.span_id) for one in received for span in one.batch.spans}
+    linked = [pair for one in received for pair in zip(one.batch.links.trace_id, one.batch.links.span_id, strict=True)]
+    assert set(linked) <= known
+    assert 0.01 < len(linked) / sum(one.batch.samples for one in received) < 0.1
+
+
+def test_a_column_too_long_for_one_batch_is_split_with_its_links(world: World) -> None:
+    traffic = world.traffic(START_MS, START_MS + 1000)
+    recorded = next(iter(traffic.values()))
+    count = 120_000
+    links = [(at, "t", f"s{at}") for at in (0, 9_999, 10_000, 119_999)]
+    name = next(iter(recorded.columns))
+    recorded.columns = {name: Column([START_MS] * count, [float(i) for i in range(count)], links)}
+    sent = list(bodies(traffic, new_batch_id=counted()))
+    assert max(map(len, sent)) <= BATCH_NBYTES_MAX
+    found = {
+        (span_id, float(one.batch.value[position]))
+        for one in map(receive, sent)
+        for position, span_id in zip(one.batch.links.position.tolist(), one.batch.links.span_id, strict=True)
+        if span_id in {"s0", "s9999", "s10000", "s119999"}
+    }
+    assert found == {("s0", 0.0), ("s9999", 9999.0), ("s10000", 10000.0), ("s119999", 119999.0)}
+
+
+class FakeServer:
+    """Answers as it is told, then 202; keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, dict[str, str], bytes]] = []
+        self.sent: list[tuple[str, str, dict[str, str], bytes]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                outer.sent.append((self.command, self.path, dict(self.headers), body))
+                status, headers, text = outer.answers.pop(0) if outer.answers else (202, {}, b"{}")
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(text))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_DELETE = do_POST  # noqa: N815  # named by http.server
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    one = FakeServer()
+    yield one
+    one.close()
+
+
+def test_history_is_sent_packed_and_compressed(server: FakeServer) -> None:
+    assert run_demo(server.url, api_key="secret", once=True, history_hours=0.5, seed=SEED) == 0
+    assert {(method, path) for method, path, _, _ in server.sent} == {("POST", "/v1/metrics")}
+    headers = server.sent[0][2]
+    assert headers["X-API-Key"] == "secret"
+    assert headers["Content-Type"] == "application/vnd.vantage.v1+msgpack"
+    received = [
+        PackedFormat(SeriesCache()).receive(gzip.decompress(body), batch_id="", now_ms=2 * START_MS, oldest_ms=0)
+        for *_, body in server.sent
+    ]
+    assert sum(one.rejected for one in received) == 0
+    assert len({one.batch.batch_id for one in received}) == len(received)
+
+
+def test_live_traffic_flows_until_it_is_stopped(server: FakeServer) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=run_demo, args=(server.url,), kwargs={"api_key": None, "stop": stop, "history_hours": 0.01}
+    )
+    thread.start()
+    threading.Event().wait(3.5)
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    services = {
+        json.dumps(PackedFormat(SeriesCache()).receive(
+            gzip.decompress(body), batch_id="", now_ms=2 * START_MS, oldest_ms=0
+        ).batch.series[0].service)
+        for *_, body in server.sent
+    }  # fmt: skip
+    assert len(services) == 5
+    assert len(server.sent) < 60
+
+
+def test_a_busy_server_gets_the_same_batch_again(server: FakeServer) -> None:
+    server.answers = [(429, {"Retry-After": "0"}, b""), (503, {"Retry-After": "0"}, b"")]
+    assert run_demo(server.url, api_key=None, once=True, history_hours=0.01) == 0
+    assert server.sent[0][3] == server.sent[1][3] == server.sent[2][3]
+
+
+def test_requests_stay_below_the_servers_rate(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+
+    class Moving(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            nonlocal now_s
+            now_s += timeout or 0
+            return False
+
+    class MovedClock(send.SystemClock):
+        def monotonic_s(self) -> float:
+            return now_s
+
+    monkeypatch.setattr(send, "REQUESTS_A_MINUTE_MAX", 20)
+    one = send.Server(server.url, api_key=None, clock=MovedClock(), stop=Moving())
+    for _ in range(21):
+        one.request("POST", "/v1/metrics")
+    one.close()
+    assert now_s == 60
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, UnauthorizedError), (403, ForbiddenError), (400, InputError), (404, InputError)]
+)
+def test_a_refusal_is_told_in_one_line(server: FakeServer, status: int, error: type[Exception]) -> None:
+    server.answers = [(status, {}, b'{"detail":"because"}')]
+    with pytest.raises(error, match="because") as raised:
+        run_demo(server.url, api_key=None, once=True, history_hours=0.01)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_server_that_is_away_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send, "PATIENCE_AT_FIRST_S", 0.1)
+    with pytest.raises(UnavailableError, match="is the server running"):
+        run_demo("http://127.0.0.1:9", api_key=None, once=True, history_hours=0.01)
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://x:y"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="url"):
+        run_demo(url, api_key=None)
+
+
+def test_the_demo_is_removed_by_its_environment(server: FakeServer) -> None:
+    server.answers = [(200, {}, b'{"samples": 5}')]
+    assert remove_demo(server.url, api_key="k") == {"samples": 5}
+    assert server.sent[0][:2] == ("DELETE", "/api/data?environment=demo")
