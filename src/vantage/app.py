@@ -181,7 +181,9 @@ def _role(settings: Settings) -> Role:
     role = ROLES[settings.role]
     if role.needs:
         needed = " and ".join(sorted(role.needs))
-        raise ConfigError(f"role {settings.role!r} needs {needed}, which this version cannot connect to: use --role=all")
+        raise ConfigError(
+            f"role {settings.role!r} needs {needed}, which this version cannot connect to: use --role=all"
+        )
     return role
 
 
@@ -197,9 +199,7 @@ def _warn(settings: Settings, access: Access) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _running(
-    loops: Mapping[Loop, Callable[[], Coroutine[Any, Any, None]]], clock: Clock
-) -> AsyncIterator[None]:
+async def _running(loops: Mapping[Loop, Callable[[], Coroutine[Any, Any, None]]], clock: Clock) -> AsyncIterator[None]:
     """Run the loops; one that fails is logged and started again, so that a fault never ends it for good."""
 
     async def keep(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -208,7 +208,7 @@ async def _running(
                 await run()
             except VantageError as error:
                 _log.warning("background loop failed, starting it again", loop=name, reason=str(error))
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it is, the loop must go on
                 _log.exception("background loop failed, starting it again", loop=name)
             await clock.sleep(1.0)
 

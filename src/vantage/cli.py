@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any, Optional  # noqa: UP035 - this file runs on Python 3.9 as far as saying what is missing
+from typing import Any, Optional  # this file runs on Python 3.9 as far as saying what is missing
 
 OLDEST = (3, 11)
 DEFAULT_URL = "http://127.0.0.1:8000"

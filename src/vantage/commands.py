@@ -131,7 +131,7 @@ def _client_key(arguments: argparse.Namespace) -> str | None:
 def _healthcheck(arguments: argparse.Namespace) -> int:
     url = arguments.url.rstrip("/") + "/health/ready"
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - the user's own address
             print(f"ready ({answer.status})")
             return 0
     except urllib.error.HTTPError as error:
@@ -297,4 +297,3 @@ def _print_table(head: list[str], rows: list[list[str]]) -> None:
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-

@@ -134,7 +134,10 @@ class Loaded:
 
 
 def load(
-    *, file: Path | None = None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None,
+    *,
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
     dotenv: Path | None = Path(".env"),
 ) -> Loaded:
     """Read every source. Flags of None count as not given. Raises ConfigError naming the setting and its origin."""
@@ -205,8 +208,8 @@ def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
         kind = FIELDS[name].type
         if isinstance(value, str) and name in _LISTS:
             value = [part.strip() for part in value.split(",") if part.strip()]
-        elif isinstance(value, str) and FIELDS[name].default is False or FIELDS[name].default is True:
-            value = _BOOLS.get(value.strip().lower(), value) if isinstance(value, str) else value
+        elif isinstance(value, str) and isinstance(FIELDS[name].default, bool):
+            value = _BOOLS.get(value.strip().lower(), value)
         try:
             converted[name] = msgspec.convert(value, kind, strict=False)
         except msgspec.ValidationError as error:
@@ -218,7 +221,16 @@ def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
 
 
 _LISTS: Final = frozenset({"trusted_proxies", "allowed_hosts", "cors_origins"})
-_BOOLS: Final = {"yes": True, "on": True, "true": True, "1": True, "no": False, "off": False, "false": False, "0": False}
+_BOOLS: Final = {
+    "yes": True,
+    "on": True,
+    "true": True,
+    "1": True,
+    "no": False,
+    "off": False,
+    "false": False,
+    "0": False,
+}
 
 
 def _check(settings: Settings) -> None:

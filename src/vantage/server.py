@@ -51,7 +51,7 @@ def listen(settings: Settings) -> socket.socket:
 def url_of(settings: Settings, listening: socket.socket) -> str:
     """Where a person finds the server."""
     host, port = listening.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
     return f"{'https' if settings.tls_certificate else 'http'}://{shown}:{port}"
 
 
@@ -59,7 +59,7 @@ def serve(app: App, settings: Settings, listening: socket.socket, ready: Callabl
     """Serve until SIGTERM or SIGINT; the exit status. ``ready`` is called with the URL once requests are served."""
     _raise_open_files()
     config = uvicorn.Config(
-        app.asgi,  # type: ignore[arg-type]
+        app.asgi,
         http=_protocol(settings),
         loop="uvloop",
         ws="websockets-sansio",

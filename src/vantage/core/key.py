@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-SECRET_PREFIX: Final = "vtg_"
+SECRET_PREFIX: Final = "vtg_"  # noqa: S105 - the public part
 
 
 class Scope(StrEnum):

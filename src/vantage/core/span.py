@@ -42,7 +42,8 @@ class SpanStatus(StrEnum):
 
 
 class Span(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One span; encoded as an array, fields in this order. ``start_ns`` is nanoseconds since the epoch; an empty ``parent_span_id`` marks a root span."""
+    """One span; encoded as an array, fields in this order. ``start_ns`` is nanoseconds since the epoch; an empty
+    ``parent_span_id`` marks a root span."""
 
     trace_id: str
     span_id: str

@@ -64,7 +64,7 @@ def _tags_of(pairs: list[tuple[str, Any]]) -> dict[str, str]:
     tags: dict[str, str] = {}
     for key, value in pairs:
         if not isinstance(value, str):
-            raise ValueError(f"the value of {key[:64]!r} must be a string")
+            raise ValueError(f"the value of {key[:64]!r} must be a string")  # noqa: TRY004 - one kind for all faults
         if key in tags:
             raise ValueError(f"holds the key {key[:64]!r} twice")
         tags[key] = value

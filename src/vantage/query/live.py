@@ -59,7 +59,7 @@ class Reader:
     numbers: Iterator[int] = field(default_factory=lambda: iter(range(2**62)))
 
     def wants(self, one: Series) -> bool:
-        if self.service and one.service != self.service or self.metric and one.metric != self.metric:
+        if self.service not in ("", one.service) or self.metric not in ("", one.metric):
             return False
         if one.id in self.followed:
             return True

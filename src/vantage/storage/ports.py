@@ -222,5 +222,3 @@ class MetadataStore(Protocol):
     async def ping(self) -> None:
         """Return when the database answers; raises StoreUnavailable when not."""
         ...
-
-

@@ -30,7 +30,8 @@ class Groups:
 
 def aggregate(call: Call, frame: Frame, groups: Groups) -> Vector:
     """One value a group."""
-    return _AGGREGATES[call.function](call, frame, groups)
+    found: Vector = _AGGREGATES[call.function](call, frame, groups)
+    return found
 
 
 def _values(call: Call, frame: Frame, groups: Groups) -> tuple[Array, Groups]:
@@ -136,9 +137,7 @@ def _arg_max(call: Call, frame: Frame, groups: Groups) -> Vector:
 def _increase(call: Call, frame: Frame, groups: Groups) -> Vector:
     """Growth between neighbouring samples of each series, counted in the later one's group; a fall is a reset, after
     which the new total is all growth (as Prometheus' ``increase`` does, without its extrapolation)."""
-    series, times, values = (
-        frame.numbers(Column(name)) for name in ("series", "timestamp", "value")
-    )
+    series, times, values = (frame.numbers(Column(name)) for name in ("series", "timestamp", "value"))
     order = np.lexsort((times, series))
     series, values, ids = series[order], values[order], groups.ids[order]
     growth = np.diff(values)

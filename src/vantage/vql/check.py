@@ -91,7 +91,7 @@ def check(select: Select, *, now_ms: int, rows_max: int = ROWS_MAX) -> CheckedSe
     )
 
 
-def _type_of(expr: Expr, types: object) -> ColumnType:  # noqa: PLR0911 - one line a node
+def _type_of(expr: Expr, types: object) -> ColumnType:  # noqa: C901 - one case a node
     assert isinstance(types, dict)
     match expr:
         case Column(name=name):

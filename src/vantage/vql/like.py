@@ -9,7 +9,7 @@ _ANY_ONE: Final = object()
 Piece = list[object]  # characters, or _ANY_ONE
 
 
-def like_matcher(pattern: str) -> Callable[[str], bool]:
+def like_matcher(pattern: str) -> Callable[[str], bool]:  # noqa: C901 - a scanner of one character at a time
     """A test for ``pattern``: ``%`` any run, ``_`` any one character, ``\\`` takes the next character literally."""
     pieces: list[Piece] = [[]]
     taken_literally = False

@@ -118,7 +118,7 @@ _COMPARE: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
 }
 
 
-def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: PLR0911 - one case a node
+def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: C901 - one case a node
     match expr:
         case Literal(value=value):
             return _constant(value, frame.rows)
@@ -127,9 +127,9 @@ def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: PLR0911 - one case a
         case Compare():
             return _compare(expr, frame)
         case And(parts=parts):
-            return np.logical_and.reduce([frame.condition(part) for part in parts])
+            return _all(np.logical_and, [frame.condition(part) for part in parts])
         case Or(parts=parts):
-            return np.logical_or.reduce([frame.condition(part) for part in parts])
+            return _all(np.logical_or, [frame.condition(part) for part in parts])
         case Not(part=part):
             return ~frame.condition(part)
         case In(part=part, values=values):
@@ -151,6 +151,11 @@ def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: PLR0911 - one case a
             return _ROW_FUNCTIONS[function](frame, args)
         case Column(name=name):
             raise KeyError(name)
+
+
+def _all(combine: np.ufunc, conditions: list[NDArray[np.bool_]]) -> Array:
+    found: Array = combine.reduce(conditions)
+    return found
 
 
 def _constant(value: Any, rows: int) -> Vector:

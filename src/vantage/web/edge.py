@@ -107,7 +107,7 @@ class Edge:
             await self._refuse(scope, receive, send, "this server does not answer to that Host; see allowed_hosts")
             return
         if origin is not None:
-            cross = not self._same_origin(scope, headers, origin)
+            cross = not _same_origin(headers, origin)
             if cross and origin not in self._cors:
                 if kind == "websocket" or scope["method"] not in _SAFE_METHODS:
                     await self._refuse(scope, receive, send, "requests from that Origin are not allowed here")
@@ -143,10 +143,6 @@ class Edge:
             if self._log_requests:
                 _log.info("request", method=scope["method"], route=route, status=status, took_ms=round(took_ms, 1))
 
-    def _same_origin(self, scope: Scope, headers: dict[bytes, bytes], origin: bytes) -> bool:
-        _, _, authority = origin.partition(b"://")
-        return bool(authority) and authority.lower() == headers.get(b"host", b"").lower()
-
     async def _preflight(self, send: Send, origin: bytes) -> None:
         headers = [
             (b"access-control-allow-origin", origin),
@@ -165,6 +161,11 @@ class Edge:
         problem = problem_of(ForbiddenError(reason))
         headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
         await respond(send, problem.status, problem.body(scope["request_id"]), headers)
+
+
+def _same_origin(headers: dict[bytes, bytes], origin: bytes) -> bool:
+    _, _, authority = origin.partition(b"://")
+    return bool(authority) and authority.lower() == headers.get(b"host", b"").lower()
 
 
 def _timed(receive: Receive, seconds: float) -> Receive:

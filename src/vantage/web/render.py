@@ -29,6 +29,15 @@ COLOURS: Final = 10  # classes c0 … c9 of the style sheet
 _HASH_LENGTH: Final = 12
 
 
+def render(
+    request: AnyRequest, template: str, *, block: str = "view", status: int = 200, **context: Any
+) -> Response[str]:
+    """Answer with a page, or with its ``block`` when htmx asks for a fragment. The application's Renderer stands in
+    its state under ``renderer``."""
+    renderer: Renderer = request.app.state.renderer
+    return renderer.page(request, template, block=block, status=status, **context)
+
+
 class Renderer:
     """Holds the templates and the hashes of the static files. One object a process; templates are cached in it."""
 
@@ -69,7 +78,7 @@ class Renderer:
     ) -> Response[str]:
         """The page, or its ``block`` when htmx asks for a fragment. ``context`` is what the template needs."""
         wanted = wants_fragment(request)
-        variables = {"path": request.url.path, "signed_in": False, "now_ms": self._clock.now_ms(), **context}
+        variables = {"section": "", **context}
         text = self.block(template, block, **variables) if wanted else self.whole(template, **variables)
         return html(text, status=status)
 

@@ -22,10 +22,9 @@ from vantage.query.live import Live
 from vantage.query.reads import Reads
 from vantage.roles import Routes
 from vantage.telemetry import Telemetry
-from vantage.web import errors
+from vantage.web import errors, pages
 from vantage.web.api import data, deployments, health, live, metrics, schema, services, sessions, traces
 from vantage.web.guard import Admission, admitted
-from vantage.web import pages
 from vantage.web.render import Renderer
 
 REQUEST_NBYTES_MAX = 1 << 20
@@ -103,7 +102,7 @@ def make_site(
             "after_forget": provide(data.AfterForget(after_forget)),
         },
         exception_handlers={
-            VantageError: errors.on_vantage_error,  # type: ignore[dict-item]
+            VantageError: errors.on_vantage_error,
             HTTPException: errors.on_http_exception,
             Exception: errors.on_any_error,
         },

@@ -130,9 +130,7 @@ def _keep(
     oldest_ms: int,
 ) -> list[bool]:
     """The slow path, taken when something is wrong: one sample after the other, the first fault of each."""
-    by_row = dict(
-        zip(links.position.tolist(), zip(links.trace_id, links.span_id, strict=True), strict=True)
-    )
+    by_row = dict(zip(links.position.tolist(), zip(links.trace_id, links.span_id, strict=True), strict=True))
     finite = np.isfinite(values)
     keep = []
     for row, one in enumerate(resolved):

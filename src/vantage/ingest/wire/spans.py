@@ -59,7 +59,7 @@ def to_span(wire: WireSpan, resource: Resource) -> Span:
     )
 
 
-def _text(value: str | float | bool | None) -> str:
+def _text(value: object) -> str:
     if isinstance(value, str):
         return value
     if value is None:
@@ -79,9 +79,7 @@ class SpansFormat:
             envelope: _Envelope = self._decoder.decode(body)
         except DECODE_ERRORS as error:
             raise input_error(error) from error
-        resource = Resource(
-            envelope.service_name, envelope.environment, envelope.service_version, envelope.instance
-        )
+        resource = Resource(envelope.service_name, envelope.environment, envelope.service_version, envelope.instance)
         received = Received(Batch(batch_id=batch_id))
         spans = [to_span(wire, resource) for wire in envelope.spans]
         add_spans(received, spans, now_ms=now_ms, oldest_ms=oldest_ms)

@@ -158,7 +158,9 @@ class Head:
         """Slot, time, value and span id of the samples that carry the trace id."""
         return list(self._links_by_trace.get(trace_id, ()))
 
-    def rebuild(self, *, keep_after_seq: int, drop_slots: NDArray[np.bool_] | None, drop_span: Callable[[Span], bool]) -> None:
+    def rebuild(
+        self, *, keep_after_seq: int, drop_slots: NDArray[np.bool_] | None, drop_span: Callable[[Span], bool]
+    ) -> None:
         """Drop the blocks up to a sequence number, the samples of some slots, and the spans that a test picks."""
         samples, spans = self.samples, self.spans
         fresh = Head()
@@ -186,4 +188,3 @@ def _without(block: SampleBlock, drop_slots: NDArray[np.bool_]) -> SampleBlock:
         return block if rows.size else SampleBlock(block.seq_last, 0, 0, *_NOTHING, NO_LINKS)
     links = block.links.take(rows)
     return sample_block(block.seq_last, Record(block.slot[rows], block.time_ms[rows], block.value[rows], links, ()))
-

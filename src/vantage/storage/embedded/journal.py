@@ -7,6 +7,7 @@ worse.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
@@ -159,8 +160,10 @@ class Journal:
                 "SELECT coalesce(sum(length(body)), 0) FROM journal WHERE seq <= ? AND kind = 'data'", (seq_max,)
             ).fetchone()
             # Damaged rows stay for a person to look at; a forget row goes with the data before it.
-            kept = ",".join(str(seq) for seq in self.damaged) or "0"
-            self.db.execute(f"DELETE FROM journal WHERE seq <= ? AND seq NOT IN ({kept})", (seq_max,))
+            kept = json.dumps(self.damaged)
+            self.db.execute(
+                "DELETE FROM journal WHERE seq <= ? AND seq NOT IN (SELECT value FROM json_each(?))", (seq_max, kept)
+            )
             self.db.execute("DELETE FROM batch_id WHERE at_ms < ?", (ids_before_ms,))
             self.db.execute("COMMIT")
         except BaseException:

@@ -176,10 +176,7 @@ class EmbeddedStore:
     def _traces(self, wanted: TraceFilter) -> list[TraceSummary]:
         matches = span_matches(wanted)
         found = {
-            span.trace_id: None
-            for spans in self._head.span_lists(wanted.time_range)
-            for span in spans
-            if matches(span)
+            span.trace_id: None for spans in self._head.span_lists(wanted.time_range) for span in spans if matches(span)
         }
         return latest_traces(found, self._head.trace_spans, wanted)
 
@@ -222,8 +219,9 @@ class EmbeddedStore:
         self._head.rebuild(
             keep_after_seq=0,
             drop_slots=dropped,
-            drop_span=lambda span: (not service or span.service_name == service)
-            and (not environment or span.environment == environment),
+            drop_span=lambda span: (
+                (not service or span.service_name == service) and (not environment or span.environment == environment)
+            ),
         )
         self._catalogue.drop(slots)
 

@@ -8,6 +8,7 @@ one commit; a flood shares one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -100,7 +101,7 @@ class Writer:
         try:
             self._journal.open()
             prepare()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self._journal.close()
             self._wake([(prepared, None, error)])
             return
@@ -141,7 +142,7 @@ class Writer:
             self._wake([(job.done, job.run(), None)])
         except sqlite3.Error as error:
             self._wake([(job.done, None, StoreUnavailable(f"the journal cannot be written: {error}"))])
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self._wake([(job.done, None, error)])
 
     def _commit(self, taken: list[_Write]) -> None:
@@ -158,7 +159,7 @@ class Writer:
                 new_series=[(slot, one.canonical()) for slot, one in fresh.values()],
                 batch_ids=[entry.batch.batch_id for entry in taken if entry.batch.batch_id],
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self._failed(taken, error)
             return
         self._catalogue.add(list(fresh.values()))
@@ -198,15 +199,15 @@ class Writer:
                 self._commit([entry])
         else:
             _log.error("batch could not be kept", exc_info=error)
-            wrapped = error if isinstance(error, VantageError) else StoreUnavailable(f"the batch cannot be kept: {error}")
+            wrapped = (
+                error if isinstance(error, VantageError) else StoreUnavailable(f"the batch cannot be kept: {error}")
+            )
             self._wake([(taken[0].done, None, wrapped)])
 
     def _wake(self, results: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
         assert self._loop is not None
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_settle, results)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            pass
 
     def _wal_nbytes(self) -> int:
         try:

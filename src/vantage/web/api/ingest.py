@@ -82,7 +82,7 @@ class IngestApp:
             headers[0] = (b"content-type", MEDIA_TYPE.encode())
             headers += [(name.encode(), value.encode()) for name, value in problem.headers]
             headers.append((b"connection", b"close"))  # what is left of the body is not read
-        except Exception:
+        except Exception:  # noqa: BLE001 - answered with 500 and logged
             _log.exception("ingest failed", request_id=scope["request_id"])
             self._telemetry.collector_errors.labels("internal_error").inc()
             status, body = 500, problem_of(VantageError("")).body(scope["request_id"])
@@ -120,9 +120,7 @@ class IngestApp:
             {"index": index, "field": rejection.field, "reason": rejection.reason}
             for index, rejection in received.errors
         ]
-        return msgspec.json.encode(
-            {"accepted": received.accepted, "rejected": received.rejected, "errors": errors}
-        )
+        return msgspec.json.encode({"accepted": received.accepted, "rejected": received.rejected, "errors": errors})
 
     def _admit(self, scope: ASGIScope, headers: dict[bytes, bytes]) -> None:
         """Key, scope, rate. An unknown key counts against the address it came from."""

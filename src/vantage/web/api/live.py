@@ -41,7 +41,7 @@ async def _serve(socket: Socket, reader: Reader, telemetry: Telemetry) -> None:
     admission: Admission = socket.app.state.admission
     try:
         admission.admit(socket, Scope.READ)
-        if telemetry.websocket_connections._value.get() >= socket.app.state.websockets_max:
+        if telemetry.value("vantage_api_websocket_connections") >= socket.app.state.websockets_max:
             raise VantageError("too many WebSockets are open")
     except VantageError as error:
         await socket.accept()

@@ -113,9 +113,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "paths": paths, "components": components, "security": [{}, {"key": []}, {"bearer": []}]}
 
 
-def _ingest(
-    summary: str, name: str, item: dict[str, Any], example: dict[str, Any], *, packed: bool
-) -> dict[str, Any]:
+def _ingest(summary: str, name: str, item: dict[str, Any], example: dict[str, Any], *, packed: bool) -> dict[str, Any]:
     schema = {
         "type": "object",
         "required": [name],

@@ -38,7 +38,10 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
     }
     return {
         status: ResponseSpec(
-            ProblemDetails, generate_examples=False, description=texts[status], media_type=MEDIA_TYPE  # type: ignore[arg-type]
+            ProblemDetails,
+            generate_examples=False,
+            description=texts[status],
+            media_type=MEDIA_TYPE,
         )
         for status in sorted({400, 401, 403, 429, 503, 504, *statuses})
     }
@@ -48,9 +51,7 @@ def examples(*values: Any) -> list[Example]:
     return [Example(value=value) for value in values]
 
 
-Service = Annotated[
-    str, Parameter(description="The service's name.", max_length=255, examples=examples("my-api"))
-]
+Service = Annotated[str, Parameter(description="The service's name.", max_length=255, examples=examples("my-api"))]
 Metric = Annotated[
     str, Parameter(description="The metric's name.", max_length=255, examples=examples("http.request.duration"))
 ]

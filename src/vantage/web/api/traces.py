@@ -85,9 +85,7 @@ class TraceTreeOut(msgspec.Struct):
 async def list_traces(
     reads: NamedDependency[Reads],
     service: Annotated[str, Parameter(description="A service that takes part.", max_length=255)] = "",
-    status: Annotated[
-        Literal["", "unset", "ok", "error"], Parameter(description="The status of a span in it.")
-    ] = "",
+    status: Annotated[Literal["", "unset", "ok", "error"], Parameter(description="The status of a span in it.")] = "",
     min_duration: Annotated[
         str, Parameter(description="A span took at least this long: `250ms`, `1s`; a number is ms.", max_length=16)
     ] = "",
@@ -100,9 +98,7 @@ async def list_traces(
     start: Start = "now-1h",
     end: End = "now",
     limit: Annotated[int, Parameter(description="How many at most.", ge=1, le=500)] = 50,
-    cursor: Annotated[
-        str, Parameter(description="`next_cursor` of the page before.", max_length=200)
-    ] = "",
+    cursor: Annotated[str, Parameter(description="`next_cursor` of the page before.", max_length=200)] = "",
 ) -> TracesOut:
     """The latest traces of which one span meets every condition."""
     found = await reads.store.traces(
@@ -172,7 +168,7 @@ async def traces_or_page(request: Request[Any, Any, Any], reads: NamedDependency
 
 def _lines(trace: Trace) -> list[dict[str, Any]]:
     """Spans, and the linked samples that no span stands for; ``duration`` in milliseconds."""
-    lines = [
+    lines: list[dict[str, Any]] = [
         {
             "service": span.service_name,
             "span_id": span.span_id,

@@ -1,7 +1,7 @@
-"""The pages people look at, one file a page. ``app`` mounts HANDLERS."""
+"""The pages people look at, one file a page. ``app`` mounts ``handlers``; ``traces_page`` is called by ``/traces``."""
 
 from __future__ import annotations
 
-from vantage.web.pages import overview
+from vantage.web.pages import overview, service, trace
 
-HANDLERS = [*overview.HANDLERS]
+handlers = [*overview.handlers, *service.handlers, *trace.handlers]

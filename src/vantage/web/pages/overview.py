@@ -11,27 +11,17 @@ from litestar.response import Redirect
 from vantage.query.overview import read_overview
 from vantage.query.reads import Reads
 from vantage.query.red import buckets_of
-from vantage.web.pages.ranges import page_range
-from vantage.web.render import Renderer
+from vantage.web.pages.ranges import asked_range
+from vantage.web.render import render
 
 POINTS = 60  # of a sparkline
 
 
 @get("/", include_in_schema=False)
-async def overview(
-    request: Request[Any, Any, Any],
-    reads: NamedDependency[Reads],
-    renderer: NamedDependency[Renderer],
-) -> Response[str]:
-    asked = request.query_params
-    chosen = page_range(
-        preset=asked.get("range", ""),
-        start=asked.get("start", ""),
-        end=asked.get("end", ""),
-        now_ms=reads.clock.now_ms(),
-    )
+async def overview(request: Request[Any, Any, Any], reads: NamedDependency[Reads]) -> Response[str]:
+    chosen = asked_range(request, now_ms=reads.clock.now_ms())
     found = await read_overview(reads, buckets_of(chosen.time_range, points=POINTS))
-    return renderer.page(
+    return render(
         request,
         "pages/overview.html",
         section="overview",
@@ -48,4 +38,4 @@ async def services(request: Request[Any, Any, Any]) -> Redirect:
     return Redirect(f"/?{asked}" if asked else "/")
 
 
-HANDLERS = [overview, services]
+handlers = [overview, services]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from litestar import Request
 
 from vantage.core.errors import InputError
 from vantage.core.timerange import TimeRange, parse_time
@@ -29,6 +31,14 @@ class PageRange:
     @property
     def presets(self) -> tuple[str, ...]:
         return tuple(PRESETS)
+
+
+def asked_range(request: Request[Any, Any, Any], *, now_ms: int) -> PageRange:
+    """The range in a request's URL. Raises InputError."""
+    asked = request.query_params
+    return page_range(
+        preset=asked.get("range", ""), start=asked.get("start", ""), end=asked.get("end", ""), now_ms=now_ms
+    )
 
 
 def page_range(*, preset: str, start: str, end: str, now_ms: int) -> PageRange:

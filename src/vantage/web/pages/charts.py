@@ -1,0 +1,54 @@
+"""Charts as pages carry them: what ``charts.js`` draws, as JSON in attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from vantage.core.deployment import Deployment
+from vantage.query.red import Buckets, Points, Red
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """``options`` say how to draw, ``points`` are columns: times in seconds, then one list a line."""
+
+    title: str
+    note: str
+    options: str
+    points: str
+
+
+def red_charts(red: Red, buckets: Buckets, deployments: Sequence[Deployment]) -> list[Chart]:
+    """Rate, errors and durations of one service; only the rate when nothing else is known."""
+
+    def chart(title: str, note: str, unit: str, lines: dict[str, tuple[str, Points]]) -> Chart:
+        options = {
+            "unit": unit,
+            "start": buckets.start_ms / 1000,
+            "end": buckets.end_ms / 1000,
+            "lines": [{"label": label, "colour": colour} for label, (colour, _) in lines.items()],
+            "marks": [[one.at_ms / 1000, one.version] for one in deployments],
+        }
+        times = [at_ms / 1000 for at_ms in buckets.starts_ms()]
+        return Chart(title, note, _json(options), _json([times, *(points for _, points in lines.values())]))
+
+    if red.source == "samples":
+        return [chart("Samples", "per second", "/s", {"samples": ("quiet", red.rates_per_s)})]
+    percents = tuple(None if ratio is None else ratio * 100 for ratio in red.error_ratios)
+    return [
+        chart("Requests", "per second", "/s", {"requests": ("rate", red.rates_per_s)}),
+        chart("Errors", "of all requests", "%", {"errors": ("errors", percents)}),
+        chart(
+            "Duration",
+            "p50, p95, p99",
+            "ms",
+            {"p50": ("p50", red.p50s_ms), "p95": ("p95", red.p95s_ms), "p99": ("p99", red.p99s_ms)},
+        ),
+    ]
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

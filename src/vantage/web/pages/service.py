@@ -1,0 +1,76 @@
+"""``/services/{name}``: one service's charts, endpoints, metrics and latest traces."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from vantage.core.errors import NotFoundError
+from vantage.query import catalogue
+from vantage.query.endpoints import read_endpoints
+from vantage.query.overview import read_service
+from vantage.query.reads import Reads
+from vantage.query.red import buckets_of
+from vantage.storage.ports import TraceFilter
+from vantage.web.pages.charts import red_charts
+from vantage.web.pages.ranges import PageRange, asked_range
+from vantage.web.render import render
+
+POINTS: Final = 120
+TRACES_MAX: Final = 10
+METRICS_MAX: Final = 300
+DEFAULT_AGGREGATIONS: Final = {"counter": "rate", "cumulative": "rate", "histogram": "p95", "gauge": "avg"}
+
+
+@get("/services/{name:str}", include_in_schema=False)
+async def service(request: Request[Any, Any, Any], reads: NamedDependency[Reads], name: FromPath[str]) -> Response[str]:
+    chosen = asked_range(request, now_ms=reads.clock.now_ms())
+    buckets = buckets_of(chosen.time_range, points=POINTS)
+    row = await read_service(reads, buckets, service=name)
+    if row is None:
+        raise NotFoundError(f"no service {name[:80]!r} has sent anything", field="name")
+    deployments = await reads.metadata.deployments(service=name, time_range=chosen.time_range)
+    endpoints = []
+    if row.red is not None and row.has_traffic:
+        held = await reads.store.catalogue(service=name)
+        endpoints = await read_endpoints(reads, buckets, service=name, source=row.red.source, catalogue=held)
+    metrics = await catalogue.metrics(reads, name)
+    return render(
+        request,
+        "pages/service.html",
+        section="overview",
+        range=chosen,
+        row=row,
+        red=row.red,
+        charts=red_charts(row.red, buckets, deployments) if row.red is not None else [],
+        endpoints=endpoints,
+        deployments=deployments,
+        metrics=metrics[:METRICS_MAX],
+        metrics_left_out=max(0, len(metrics) - METRICS_MAX),
+        open_metric=request.query_params.get("metric", ""),
+        chart_url=_chart_url(name, chosen),
+        traces=await reads.store.traces(TraceFilter(chosen.time_range, service=name, limit=TRACES_MAX)),
+    )
+
+
+def _chart_url(service: str, chosen: PageRange) -> Any:
+    """From a metric to the address of its points."""
+    start, end = (
+        (f"now-{chosen.preset}", "now")
+        if chosen.is_live
+        else (str(chosen.time_range.start_ms), str(chosen.time_range.end_ms))
+    )
+
+    def url(metric: catalogue.Metric) -> str:
+        agg = DEFAULT_AGGREGATIONS.get(metric.kind, "avg")
+        asked = {"service": service, "metric": metric.name, "start": start, "end": end, "agg": agg}
+        return f"/api/metrics/timeseries?{urlencode(asked)}"
+
+    return url
+
+
+handlers = [service]

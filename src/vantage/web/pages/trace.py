@@ -1,0 +1,41 @@
+"""``/traces/{trace_id}``: one trace as a waterfall."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from vantage.core.errors import NotFoundError
+from vantage.core.sample import id_problem
+from vantage.query.reads import Reads
+from vantage.query.traces import trace_tree
+from vantage.web.pages.waterfall import waterfall
+from vantage.web.render import render
+
+SAMPLES_MAX: Final = 200
+
+
+@get("/traces/{trace_id:str}", include_in_schema=False)
+async def trace(
+    request: Request[Any, Any, Any], reads: NamedDependency[Reads], trace_id: FromPath[str]
+) -> Response[str]:
+    if id_problem(trace_id):
+        raise NotFoundError(f"no trace {trace_id[:64]!r} is kept", field="trace_id")
+    tree = await trace_tree(reads, trace_id)
+    drawn = waterfall(tree)
+    return render(
+        request,
+        "pages/trace.html",
+        section="traces",
+        tree=tree,
+        drawn=drawn,
+        root=tree.roots[0].span if tree.roots else None,
+        samples=tree.samples[:SAMPLES_MAX],
+        samples_left_out=max(0, len(tree.samples) - SAMPLES_MAX),
+    )
+
+
+handlers = [trace]

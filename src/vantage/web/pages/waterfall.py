@@ -1,0 +1,91 @@
+"""A trace laid out: one line a span, its bar in percent of the trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from vantage.core.span import Span
+from vantage.query.traces import Node, TraceTree
+from vantage.storage.ports import LinkedSample
+
+LINES_MAX: Final = 2000
+INDENT_MAX: Final = 16  # classes d0 … d16 of the style sheet
+BAR_WIDTH_MIN: Final = 0.25
+_TICKS: Final = (0, 25, 50, 75, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A span, or with ``span`` of None the place of a parent that never arrived (``missing_id``)."""
+
+    depth: int
+    span: Span | None
+    missing_id: str = ""
+    self_ns: int = 0
+    offset_ns: int = 0
+    x: str = "0%"
+    width: str = "0%"
+    samples: tuple[LinkedSample, ...] = ()
+
+    @property
+    def indent(self) -> int:
+        return min(self.depth, INDENT_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Waterfall:
+    """``ticks`` are ``(percent, nanoseconds)``; ``left_out`` spans are not drawn."""
+
+    lines: list[Line]
+    ticks: list[tuple[int, float]]
+    left_out: int
+
+
+def waterfall(tree: TraceTree) -> Waterfall:
+    """Orphans stand under a marked line for the parent they name, one line a parent."""
+    samples: dict[str, list[LinkedSample]] = {}
+    for sample in tree.samples:
+        if sample.span_id:
+            samples.setdefault(sample.span_id, []).append(sample)
+    lines: list[Line] = []
+    missing: dict[str, list[Node]] = {}
+    for root in tree.roots:
+        if root.orphan:
+            missing.setdefault(root.span.parent_span_id, []).append(root)
+        else:
+            lines += _below(tree, root, 0, samples)
+    for parent_id, nodes in missing.items():
+        lines.append(Line(0, None, parent_id))
+        for node in nodes:
+            lines += _below(tree, node, 1, samples)
+    drawn = lines[:LINES_MAX]
+    ticks = [(percent, tree.duration_ns * percent / 100) for percent in _TICKS]
+    return Waterfall(drawn, ticks, sum(line.span is not None for line in lines[LINES_MAX:]))
+
+
+def _below(tree: TraceTree, top: Node, deeper: int, samples: dict[str, list[LinkedSample]]) -> list[Line]:
+    """A node and everything under it, parents first; without recursion, since a trace may be very deep."""
+    lines: list[Line] = []
+    waiting = [top]
+    while waiting:
+        node = waiting.pop()
+        lines.append(_line(tree, node, deeper, tuple(samples.get(node.span.span_id, ()))))
+        waiting.extend(sorted(node.children, key=lambda child: (child.span.start_ns, child.span.span_id), reverse=True))
+    return lines
+
+
+def _line(tree: TraceTree, node: Node, deeper: int, samples: tuple[LinkedSample, ...]) -> Line:
+    whole = max(1, tree.duration_ns)
+    offset_ns = node.span.start_ns - tree.start_ns
+    width = max(BAR_WIDTH_MIN, node.span.duration_ns / whole * 100)
+    x = min(offset_ns / whole * 100, 100 - BAR_WIDTH_MIN)
+    return Line(
+        depth=node.depth + deeper,
+        span=node.span,
+        self_ns=node.self_ns,
+        offset_ns=offset_ns,
+        x=f"{x:.3f}%",
+        width=f"{min(width, 100 - x):.3f}%",
+        samples=samples,
+    )
