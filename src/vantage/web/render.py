@@ -78,7 +78,7 @@ class Renderer:
     ) -> Response[str]:
         """The page, or its ``block`` when htmx asks for a fragment. ``context`` is what the template needs."""
         wanted = wants_fragment(request)
-        variables = {"section": "", **context}
+        variables = {"section": "", "status": status, **context}
         text = self.block(template, block, **variables) if wanted else self.whole(template, **variables)
         return html(text, status=status)
 

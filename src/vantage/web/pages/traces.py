@@ -77,6 +77,7 @@ async def traces_page(request: Request[Any, Any, Any], reads: Reads) -> Response
         services=sorted(services | ({search.service} - {""})),
         traces=found,
         longest_ns=max((one.duration_ns for one in found), default=0),
+        base_url=str(request.base_url).rstrip("/"),
         cursor=cursor,
         next_cursor=cursor_of(found[-1]) if len(found) == PAGE else "",
     )

@@ -1,0 +1,210 @@
+// Draws [data-chart] from the page's own points and [data-source] from the API, with uPlot. Selecting a stretch of a
+// chart zooms the whole page to it: the range is in the URL.
+(() => {
+  const REFETCH_MS_MIN = 5000;
+  const LEGEND_PX = 22;
+  const LINES_MAX = 8;
+  const plots = new Map(); // element -> { plot, key, fetchedAt, observer, waiting }
+
+  const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const COLOURS = {
+    rate: ["--chart-rate", 0.12], errors: ["--chart-errors", 0.12], quiet: ["--chart-quiet", 0.12],
+    p50: ["--c5", 0], p95: ["--chart-p95", 0.08], p99: ["--c4", 0],
+  };
+  const colourOf = (name) => token(COLOURS[name] ? COLOURS[name][0] : name);
+
+  const SIZES = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
+  const plain = (value) => String(Number(value.toPrecision(3)));
+  const short = (value) => {
+    for (const [size, letter] of SIZES) if (Math.abs(value) >= size) return plain(value / size) + letter;
+    return plain(value);
+  };
+  const TIMES_MS = [[86400000, "d"], [3600000, "h"], [60000, "min"], [1000, "s"]];
+  const duration = (ms) => {
+    for (const [size, unit] of TIMES_MS) if (Math.abs(ms) >= size) return `${plain(ms / size)} ${unit}`;
+    return ms === 0 || Math.abs(ms) >= 1 ? `${plain(ms)} ms` : `${plain(ms * 1000)} µs`;
+  };
+  const BYTES = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]];
+  const bytes = (value) => {
+    for (const [size, unit] of BYTES) if (Math.abs(value) >= size) return `${plain(value / size)} ${unit}`;
+    return `${plain(value)} B`;
+  };
+  const FACTORS_MS = { ns: 1e-6, us: 1e-3, ms: 1, s: 1000, min: 60000, h: 3600000 };
+  const show = (value, unit) => {
+    if (value === null || value === undefined) return "–";
+    if (unit in FACTORS_MS) return duration(value * FACTORS_MS[unit]);
+    if (unit === "By" || unit === "bytes") return bytes(value);
+    if (unit === "%") return `${plain(value)} %`;
+    if (unit === "/s" || unit === "1/s") return `${short(value)}/s`;
+    return unit && unit !== "1" ? `${short(value)} ${unit}` : short(value);
+  };
+
+  const zoom = (plot) => {
+    const { left, width } = plot.select;
+    if (width < 6) return;
+    const address = new URL(location.href);
+    address.searchParams.delete("range");
+    address.searchParams.set("start", String(Math.round(plot.posToVal(left, "x") * 1000)));
+    address.searchParams.set("end", String(Math.round(plot.posToVal(left + width, "x") * 1000)));
+    location.assign(address);
+  };
+
+  // Versions going live, as dashed lines.
+  const drawMarks = (plot, marks) => {
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.strokeStyle = token("--muted");
+    ctx.fillStyle = token("--muted");
+    ctx.setLineDash([4, 4]);
+    ctx.lineWidth = devicePixelRatio;
+    ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+    for (const [at, label] of marks) {
+      const x = plot.valToPos(at, "x", true);
+      if (x < bbox.left || x > bbox.left + bbox.width) continue;
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+      const toLeft = x > bbox.left + bbox.width * 0.8;
+      ctx.textAlign = toLeft ? "right" : "left";
+      ctx.fillText(label, x + (toLeft ? -4 : 4) * devicePixelRatio, bbox.top + 11 * devicePixelRatio);
+    }
+    ctx.restore();
+  };
+
+  const optionsFor = (element, chart) => {
+    const axis = { stroke: token("--muted"), font: "11px system-ui, sans-serif", ticks: { show: false } };
+    const grid = { stroke: token("--line"), width: 1 };
+    return {
+      width: Math.max(120, element.clientWidth),
+      height: Math.max(80, element.clientHeight - LEGEND_PX),
+      cursor: { sync: { key: "page" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
+      scales: {
+        x: { range: () => [chart.start, chart.end] },
+        y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.12 : chart.unit === "%" ? 5 : 1] },
+      },
+      axes: [
+        { ...axis, grid: { show: false }, space: 64, size: 26 },
+        { ...axis, grid, size: 62, space: 34, values: (_, splits) => splits.map((value) => show(value, chart.unit)) },
+      ],
+      series: [
+        { value: (_, at) => (at === null ? "" : new Date(at * 1000).toLocaleTimeString()), label: "Time" },
+        ...chart.lines.map((line) => {
+          const colour = colourOf(line.colour);
+          const fill = COLOURS[line.colour]?.[1] ?? 0;
+          const alpha = Math.round(fill * 255).toString(16).padStart(2, "0");
+          return {
+            label: line.label, stroke: colour, width: 1.6, fill: fill ? colour + alpha : undefined,
+            points: { show: chart.lonely, size: 5, fill: colour }, value: (_, value) => show(value, chart.unit),
+          };
+        }),
+      ],
+      hooks: { setSelect: [zoom], draw: [(plot) => drawMarks(plot, chart.marks ?? [])] },
+    };
+  };
+
+  const draw = (element, chart, points) => {
+    const held = plots.get(element);
+    const chartable = { ...chart, lonely: points.slice(1).some((line) => line.filter((v) => v !== null).length < 3) };
+    const key = JSON.stringify(chart);
+    if (held?.plot && held.shape === JSON.stringify([chart.unit, chart.lines])) {
+      held.chart.start = chart.start;
+      held.chart.end = chart.end;
+      held.chart.marks = chart.marks;
+      if (held.key !== key || held.points !== points) held.plot.setData(points);
+      Object.assign(held, { key, points });
+      return;
+    }
+    held?.plot?.destroy();
+    element.replaceChildren();
+    const plot = new uPlot(optionsFor(element, chartable), points, element);
+    plots.set(element, { ...held, plot, key, points, chart: chartable, shape: JSON.stringify([chart.unit, chart.lines]) });
+    if (!held?.observer) {
+      const observer = new ResizeObserver(() => {
+        const width = element.clientWidth;
+        const current = plots.get(element)?.plot;
+        if (width > 0 && current && current.width !== width) {
+          current.setSize({ width, height: Math.max(80, element.clientHeight - LEGEND_PX) });
+        }
+      });
+      observer.observe(element);
+      plots.get(element).observer = observer;
+    }
+  };
+
+  const note = (element, text) => {
+    const place = document.createElement("p");
+    place.className = "chart-note";
+    place.textContent = text;
+    element.replaceChildren(place);
+  };
+
+  const labelOf = (tags, answer) => Object.values(tags).join(" ") || answer.agg;
+
+  const fetchAndDraw = async (element) => {
+    const held = plots.get(element) ?? {};
+    if (held.waiting || (held.source === element.dataset.source && Date.now() - held.fetchedAt < REFETCH_MS_MIN)) return;
+    Object.assign(held, { waiting: true, source: element.dataset.source, fetchedAt: Date.now() });
+    plots.set(element, held);
+    try {
+      const response = await fetch(element.dataset.source, { headers: { Accept: "application/json" } });
+      const answer = await response.json();
+      if (!response.ok) throw new Error(answer.detail ?? response.statusText);
+      const series = answer.series.slice(0, LINES_MAX);
+      if (!series.some((one) => one.points.some((point) => point[1] !== null))) {
+        plots.get(element)?.plot?.destroy();
+        plots.set(element, { ...plots.get(element), plot: null });
+        note(element, "No samples in this range.");
+        return;
+      }
+      const lines = series.map((one, i) => ({ label: labelOf(one.tags, answer), colour: i === 0 ? "rate" : `--c${i % 10}` }));
+      const points = [series[0].points.map((point) => point[0] / 1000), ...series.map((one) => one.points.map((point) => point[1]))];
+      draw(element, { unit: answer.unit, start: answer.start / 1000, end: answer.end / 1000, lines }, points);
+    } catch (error) {
+      if (!plots.get(element)?.plot) note(element, `The chart could not be loaded: ${error.message}`);
+    } finally {
+      const current = plots.get(element);
+      if (current) current.waiting = false;
+    }
+  };
+
+  const drawAll = () => {
+    for (const [element, held] of plots) {
+      if (element.isConnected) continue;
+      held.observer?.disconnect();
+      held.plot?.destroy();
+      plots.delete(element);
+    }
+    for (const element of document.querySelectorAll("[data-chart]")) {
+      const held = plots.get(element);
+      if (held?.raw === element.dataset.points + element.dataset.chart) continue;
+      draw(element, JSON.parse(element.dataset.chart), JSON.parse(element.dataset.points));
+      plots.get(element).raw = element.dataset.points + element.dataset.chart;
+    }
+    for (const element of document.querySelectorAll("details[open] [data-source]")) fetchAndDraw(element);
+  };
+
+  const redrawAll = () => {
+    for (const held of plots.values()) {
+      held.plot?.destroy();
+      held.observer?.disconnect();
+    }
+    plots.clear();
+    drawAll();
+  };
+
+  // The metric opened last is in the URL.
+  document.addEventListener("toggle", (event) => {
+    const name = event.target.dataset?.metric;
+    if (!name) return;
+    if (event.target.open) drawAll();
+    const address = new URL(location.href);
+    if (event.target.open) address.searchParams.set("metric", name);
+    else if (address.searchParams.get("metric") === name) address.searchParams.delete("metric");
+    if (address.href !== location.href) history.replaceState(history.state, "", address);
+  }, true);
+  document.addEventListener("htmx:after:swap", drawAll);
+  document.addEventListener("vantage:theme", redrawAll);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
+  drawAll();
+})();
