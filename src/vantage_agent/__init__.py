@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -75,6 +76,7 @@ def init_agent(
             atexit.register(shutdown)
             if hasattr(os, "register_at_fork"):
                 os.register_at_fork(after_in_child=_after_fork)
+            _finish_with_multiprocessing()
     except Exception as error:
         _log.warning("vantage_agent stays off: %s", error)
 
@@ -153,5 +155,15 @@ def _after_fork() -> None:
     try:
         if _agent is not None:
             _agent.reset_after_fork()
+            util = sys.modules.get("multiprocessing.util")
+            if util is not None:  # it forgets all finalizers in a new child, then calls those registered like this
+                util.register_after_fork(_agent, lambda _: _finish_with_multiprocessing())
     except Exception:
         pass
+
+
+def _finish_with_multiprocessing() -> None:
+    """Children of multiprocessing leave through ``os._exit``, past atexit, but run its own finalizers before."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, shutdown, exitpriority=100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import queue
 import re
@@ -29,6 +30,7 @@ ATTRIBUTE_VALUE_LENGTH_MAX = 2048  # longer values are cut
 INT64_MAX = 2**63 - 1
 WAKE_SHARE = 0.5  # a buffer this full is sent before the interval is over
 
+_log = logging.getLogger("vantage_agent")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -169,8 +171,8 @@ class Agent:
             asked, self._flushes = self._flushes, []
             try:
                 exporter.send_all()
-            except Exception:
-                self._buffer.count_loss("internal_error", 0)
+            except Exception:  # counted where it happened; the thread must live
+                _log.debug("vantage_agent: a batch could not be made", exc_info=True)
             for done in asked:
                 done.set()
             if self._stopping and not len(self._buffer):
@@ -213,7 +215,12 @@ def _tags(tags: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
     """Copied as text at once: the mapping may change, and what it holds should not be kept alive."""
     pairs = tuple(
         [
-            (str(key), value if type(value) is str and len(value) <= 512 else str(value)[:TAG_VALUE_LENGTH_MAX])
+            (
+                str(key),
+                value
+                if type(value) is str and len(value) <= TAG_VALUE_LENGTH_MAX
+                else str(value)[:TAG_VALUE_LENGTH_MAX],
+            )
             for key, value in tags.items()
         ]
     )

@@ -23,6 +23,7 @@ BATCH_NBYTES_MAX = 512 << 10  # estimated, before compression; the server takes 
 RETRY_S_MAX = 30 * 60  # half as long as the server remembers a batch id, so that a retry is never stored twice
 BACKOFF_S_FIRST = 1.0
 BACKOFF_S_MAX = 60.0
+RETRY_AFTER_S_MAX = 300.0  # whatever the server asks for: its mind or its clock may change
 WARNING_INTERVAL_S = 60.0
 ANSWER_NBYTES_MAX = 64 << 10
 
@@ -182,11 +183,12 @@ def _retry_after_s(response: http.client.HTTPResponse) -> float:
     """``Retry-After`` in seconds, as a number or a date (RFC 9110, 10.2.3); 0 when absent or unreadable."""
     text = response.getheader("Retry-After", "") or ""
     try:
-        return max(0.0, float(text))
+        return min(max(0.0, float(text)), RETRY_AFTER_S_MAX)
     except ValueError:
         pass
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+        left_s = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        return min(max(0.0, left_s), RETRY_AFTER_S_MAX)
     except (TypeError, ValueError, IndexError):
         return 0.0
 

@@ -62,6 +62,20 @@ def test_retry_after_may_be_a_date(receiver: Receiver, delivery: Delivery) -> No
     assert 100 < delivery.pauses[0] <= 120
 
 
+@pytest.mark.parametrize("text", ["86400", formatdate(time() + 86400, usegmt=True), "1e400"])
+def test_a_server_may_not_ask_for_silence_without_end(receiver: Receiver, delivery: Delivery, text: str) -> None:
+    receiver.answers = [(503, {"Retry-After": text}, b"")]
+    delivery.send()
+    assert delivery.pauses == [300]
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5", "nan", "Mon, 99 Foo"])
+def test_a_retry_after_nobody_understands_is_ignored(receiver: Receiver, delivery: Delivery, text: str) -> None:
+    receiver.answers = [(503, {"Retry-After": text}, b"")]
+    delivery.send()
+    assert 0.5 <= delivery.pauses[0] <= 1
+
+
 def test_batches_have_ids_of_their_own(receiver: Receiver, delivery: Delivery) -> None:
     delivery.send()
     delivery.send()

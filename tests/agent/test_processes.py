@@ -87,6 +87,29 @@ def test_parent_and_child_of_a_fork_both_deliver_and_nothing_arrives_twice(recei
     assert receiver.values("before") == ([1] if before else [])
 
 
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_children_of_multiprocessing_deliver_at_their_exit(receiver: Receiver, tmp_path: Path, method: str) -> None:
+    (tmp_path / "program.py").write_text(
+        textwrap.dedent(f"""
+            import multiprocessing, vantage_agent as v
+
+            def work():
+                v.init_agent("s", flush_interval_s=600)
+                v.gauge("child", 1)
+
+            if __name__ == "__main__":
+                context = multiprocessing.get_context("{method}")
+                v.init_agent("s", flush_interval_s=600)
+                child = context.Process(target=work)
+                child.start()
+                child.join()
+        """)
+    )
+    done = run([sys.executable, str(tmp_path / "program.py")], VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert receiver.values("child") == [1]
+
+
 def test_no_thread_runs_before_something_is_recorded(receiver: Receiver) -> None:
     code = "import threading, vantage_agent as v; v.init_agent('s'); print(threading.active_count())"
     assert python(code).stdout.strip() == "1"
