@@ -195,7 +195,7 @@ def connect(path: Path, *, synchronous: str) -> sqlite3.Connection:
 def _refuse_newer(path: Path) -> None:
     """Read the version from the file's own header: opening it with SQLite could already change it."""
     try:
-        header = path.open("rb").read(64) if path.exists() else b""
+        header = _first_bytes(path, 64)
     except OSError as error:
         raise StartupError(f"{path} cannot be read: {error.strerror}") from error
     if header and not header.startswith(_HEADER_MAGIC):
@@ -206,6 +206,13 @@ def _refuse_newer(path: Path) -> None:
             f"{path} has format {version}, this version of Vantage knows up to {FORMAT}: nothing was touched; "
             "start the newer version, or give another folder with --data"
         )
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        return file.read(count)
 
 
 @dataclass(frozen=True, slots=True)

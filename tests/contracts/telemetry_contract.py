@@ -1,0 +1,189 @@
+"""What every TelemetryStore promises. Each implementation runs all of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately, of_service
+from vantage.core.batch import Batch, Links, batch_of
+from vantage.core.errors import StoreTimeout
+from vantage.core.span import SpanStatus
+from vantage.storage.ports import RetentionPolicy, Selector, TelemetryStore, TraceFilter
+from vantage.vql.check import check
+from vantage.vql.tree import And, Call, Column, Compare, Item, Literal, Order, Select, TagValue
+
+
+class TelemetryContract:
+    """Mixed into one class an implementation; fixtures ``store`` and ``clock`` come from there."""
+
+    async def test_a_written_batch_is_seen_by_the_next_query(self, store: TelemetryStore) -> None:
+        assert await store.write(a_batch(1.0, 2.0, 4.0)) is True
+        table = await store.select(count_query(), deadline_s=5)
+        assert list(table.rows()) == [(3, 7.0)]
+
+    async def test_a_repeated_batch_id_changes_nothing(self, store: TelemetryStore) -> None:
+        assert await store.write(a_batch(1.0, batch_id="b1")) is True
+        assert await store.write(a_batch(1.0, batch_id="b1")) is False
+        assert await store.write(a_batch(5.0, batch_id="b2")) is True
+        assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(2, 6.0)]
+
+    async def test_of_many_repeats_at_once_one_is_kept(self, store: TelemetryStore) -> None:
+        outcomes = await asyncio.gather(*(store.write(a_batch(1.0, batch_id="same")) for _ in range(20)))
+        assert sorted(outcomes) == [False] * 19 + [True]
+        assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(1, 1.0)]
+
+    async def test_an_empty_store_answers_with_an_empty_table(self, store: TelemetryStore) -> None:
+        table = await store.select(count_query(group_by=(Column("service_name"),)), deadline_s=5)
+        assert len(table) == 0
+        assert [column.name for column in table.columns] == ["key0", "n", "sum"]
+        assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(0, None)]
+
+    async def test_queries_choose_by_tag_and_group_by_it(self, store: TelemetryStore) -> None:
+        for value, method in ((1.0, "GET"), (2.0, "POST"), (4.0, "GET")):
+            await store.write(a_batch(value, series=a_series(tags={"method": method})))
+        await store.write(a_batch(8.0))
+        grouped = await store.select(count_query(group_by=(TagValue("method"),)), deadline_s=5)
+        assert sorted(grouped.rows()) == [("", 1, 8.0), ("GET", 2, 5.0), ("POST", 1, 2.0)]
+        chosen = await store.select(count_query(Compare("=", TagValue("method"), Literal("GET"))), deadline_s=5)
+        assert list(chosen.rows()) == [(2, 5.0)]
+
+    async def test_every_finite_float_comes_back_as_it_was(self, store: TelemetryStore) -> None:
+        values = [0.0, -0.0, 0.1, 5e-324, 1.7976931348623157e308, -2.5e-9, 123456789.123456789]
+        await store.write(a_batch(*values))
+        query = Select(
+            "metrics",
+            (Item(Column("value"), "value"),),
+            where=Compare(">=", Column("timestamp"), Literal(0)),
+            order_by=(Order(Column("timestamp")),),
+        )
+        table = await store.select(check(query, now_ms=NOW_MS), deadline_s=5)
+        assert np.array(table.column("value")).tobytes() == np.array(values).tobytes()
+
+    async def test_bounds_are_inclusive_below_and_exclusive_above(self, store: TelemetryStore) -> None:
+        await store.write(a_batch(1.0, 2.0, 4.0, at_ms=1000_000))
+        query = Select(
+            "metrics",
+            (Item(Call("sum", (Column("value"),)), "sum"),),
+            where=And(
+                (
+                    Compare(">=", Column("timestamp"), Literal(1000_000)),
+                    Compare("<", Column("timestamp"), Literal(1000_002)),
+                )
+            ),
+        )
+        assert list((await store.select(check(query, now_ms=NOW_MS), deadline_s=5)).rows()) == [(3.0,)]
+
+    async def test_samples_years_back_are_kept_and_found(self, store: TelemetryStore) -> None:
+        await store.write(a_batch(7.0, at_ms=1_000_000_000_000))
+        assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(1, 7.0)]
+
+    async def test_a_query_past_its_deadline_is_ended(self, store: TelemetryStore) -> None:
+        await store.write(a_batch(1.0))
+        with pytest.raises(StoreTimeout):
+            await store.select(count_query(), deadline_s=-1)
+
+    async def test_the_catalogue_counts_samples_by_series(self, store: TelemetryStore) -> None:
+        await store.write(a_batch(1.0, 2.0, series=a_series(metric="a")))
+        await store.write(a_batch(1.0, series=a_series(metric="b", tags={"k": "ü"})))
+        await store.write(a_batch(1.0, series=a_series("other")))
+        found = {(info.series.metric, info.samples) for info in await store.catalogue(service="api")}
+        assert found == {("a", 2), ("b", 1)}
+        (info,) = await store.catalogue(service="api", metric="a")
+        assert (info.first_ms, info.last_ms) == (NOW_MS - 1000, NOW_MS - 999)
+
+    async def test_a_trace_holds_its_spans_and_linked_samples(self, store: TelemetryStore) -> None:
+        one = a_series()
+        links = Links(np.array([1], np.uint32), ["t1"], ["s1"])
+        await store.write(batch_of([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], links=links))
+        await store.write(Batch(spans=(a_span(span_id="s2", start_ms=NOW_MS), a_span(start_ms=NOW_MS - 5))))
+        trace = await store.trace("t1")
+        assert [span.span_id for span in trace.spans] == ["s1", "s2"]
+        assert [(sample.value, sample.span_id) for sample in trace.samples] == [(2.0, "s1")]
+        assert (await store.trace("unknown")).spans == ()
+
+    async def test_traces_are_found_by_each_condition(self, store: TelemetryStore) -> None:
+        slow = a_span("slow", start_ms=NOW_MS - 50, duration_ms=900, attributes={"user": "Zoë"})
+        failed = a_span("failed", start_ms=NOW_MS - 40, status=SpanStatus.ERROR, name="POST /pay")
+        other = a_span("other", start_ms=NOW_MS - 30, service="worker")
+        await store.write(Batch(spans=(slow, failed, other)))
+
+        async def found(**conditions: object) -> list[str]:
+            wanted = TraceFilter(lately(), **conditions)  # type: ignore[arg-type]
+            return [trace.trace_id for trace in await store.traces(wanted)]
+
+        assert await found() == ["other", "failed", "slow"]
+        assert await found(service="worker") == ["other"]
+        assert await found(status="error") == ["failed"]
+        assert await found(min_duration_ns=800_000_000) == ["slow"]
+        assert await found(max_duration_ns=800_000_000) == ["other", "failed"]
+        assert await found(text="zoë") == ["slow"]
+        assert await found(operation="POST /pay") == ["failed"]
+        assert await found(limit=1) == ["other"]
+        assert await found(before=((NOW_MS - 30) * 1_000_000, "other")) == ["failed", "slow"]
+
+    async def test_a_listed_trace_is_summed_up(self, store: TelemetryStore) -> None:
+        root = a_span(start_ms=NOW_MS - 100, duration_ms=50, name="GET /cart")
+        child = a_span(span_id="s2", parent="s1", service="db", start_ms=NOW_MS - 90, status=SpanStatus.ERROR)
+        await store.write(Batch(spans=(child, root)))
+        (trace,) = await store.traces(TraceFilter(lately()))
+        assert (trace.root_service, trace.root_name, trace.spans, trace.errors) == ("api", "GET /cart", 2, 1)
+        assert trace.duration_ns == 50_000_000
+        assert trace.services == ("api", "db")
+
+    async def test_spans_can_be_queried_like_samples(self, store: TelemetryStore) -> None:
+        await store.write(Batch(spans=(a_span(), a_span("t2", service="db", duration_ms=30))))
+        query = Select(
+            "spans",
+            (Item(Column("service_name"), "service"), Item(Call("max", (Column("duration_ns"),)), "longest")),
+            where=Compare(">=", Column("timestamp"), Literal(0)),
+            group_by=(Column("service_name"),),
+            order_by=(Order(Column("service_name")),),
+        )
+        table = await store.select(check(query, now_ms=NOW_MS), deadline_s=5)
+        assert list(table.rows()) == [("api", 10_000_000), ("db", 30_000_000)]
+
+    async def test_forgetting_an_environment_leaves_the_others(self, store: TelemetryStore) -> None:
+        demo = a_series(environment="demo")
+        await store.write(a_batch(1.0, 2.0, series=demo))
+        await store.write(a_batch(4.0))
+        await store.write(Batch(spans=(a_span(), a_span("t2", "s2"))))
+        gone = await store.forget(Selector(environment="demo"))
+        assert (gone.samples, gone.spans, gone.series) == (2, 0, 1)
+        assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(1, 4.0)]
+        gone = await store.forget(Selector(service="api"))
+        assert (gone.samples, gone.spans) == (1, 2)
+        assert (await store.trace("t1")).spans == ()
+        assert await store.catalogue() == []
+        await store.write(a_batch(8.0, series=demo))
+        assert list((await store.select(count_query(of_service("api")), deadline_s=5)).rows()) == [(1, 8.0)]
+
+    async def test_forgetting_everything_at_once_is_not_offered(self, store: TelemetryStore) -> None:
+        with pytest.raises(ValueError, match="name a service"):
+            await store.forget(Selector())
+
+    async def test_expiring_without_a_policy_drops_nothing(self, store: TelemetryStore, clock: MovedClock) -> None:
+        await store.write(a_batch(1.0))
+        assert (await store.expire(RetentionPolicy())).samples == 0
+        assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(1, 1.0)]
+
+    async def test_services_that_only_send_spans_are_known(self, store: TelemetryStore) -> None:
+        await store.write(Batch(spans=(a_span(), a_span("t2", service_version="2"))))
+        found = sorted((one.service, one.service_version, one.spans) for one in await store.services_with_spans())
+        assert found == [("api", "", 1), ("api", "2", 1)]
+
+    async def test_the_growth_of_running_totals_sees_resets(self, store: TelemetryStore) -> None:
+        await store.write(a_batch(10.0, 15.0, 3.0, 4.0, series=a_series(tags={"i": "1"})))
+        await store.write(a_batch(100.0, 101.0, series=a_series(tags={"i": "2"})))
+        query = Select(
+            "metrics",
+            (Item(Call("increase"), "grown"),),
+            where=Compare(">=", Column("timestamp"), Literal(0)),
+        )
+        table = await store.select(check(query, now_ms=NOW_MS), deadline_s=5)
+        assert list(table.rows()) == [(5.0 + 3.0 + 1.0 + 1.0,)]
+
+    async def test_ping_returns_while_the_store_is_open(self, store: TelemetryStore) -> None:
+        await store.ping()

@@ -1,0 +1,250 @@
+"""The embedded store's own promises: restarts, damage, full disks, locks, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query
+from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch, Links, batch_of
+from vantage.core.errors import BusyError, DataFolderInUse, FormatTooNew, StartupError, StoreUnavailable
+from vantage.storage.embedded.batch_ids import BatchIds
+from vantage.storage.embedded.journal import FORMAT, inspect
+from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.ports import RetentionPolicy, Selector
+from vantage.telemetry import Telemetry
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def clock() -> MovedClock:
+    return MovedClock()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, clock: MovedClock) -> Open:
+    @asynccontextmanager
+    async def open_store(**options: Any) -> AsyncIterator[EmbeddedStore]:
+        async with EmbeddedStore(tmp_path / "data", clock=clock, telemetry=Telemetry(), **options) as store:
+            yield store
+
+    return open_store
+
+
+async def totals(store: EmbeddedStore) -> tuple[Any, ...]:
+    (row,) = (await store.select(count_query(), deadline_s=5)).rows()
+    return row
+
+
+async def test_everything_written_is_there_after_a_restart(opened: Open) -> None:
+    one, other = a_series(tags={"k": "1"}), a_series(tags={"k": "2"})
+    async with opened() as store:
+        links = Links(np.array([0], np.uint32), ["t1"], ["s9"])
+        await store.write(batch_of([(one, NOW_MS, 1.0), (other, NOW_MS, 2.0)], links=links, spans=(a_span(),)))
+        await store.write(a_batch(4.0, series=one))
+    async with opened() as store:
+        assert await totals(store) == (3, 7.0)
+        trace = await store.trace("t1")
+        assert (len(trace.spans), len(trace.samples)) == (1, 1)
+        assert sorted(info.samples for info in await store.catalogue()) == [1, 2]
+        await store.write(a_batch(8.0, series=other))
+        assert await totals(store) == (4, 15.0)
+
+
+async def test_batch_ids_are_remembered_across_a_restart(opened: Open, clock: MovedClock) -> None:
+    async with opened() as store:
+        await store.write(a_batch(1.0, batch_id="b1"))
+    async with opened() as store:
+        assert await store.write(a_batch(1.0, batch_id="b1")) is False
+        clock.now += BATCH_ID_MEMORY_MS + 1
+        assert await store.write(a_batch(1.0, batch_id="b1")) is True
+
+
+def test_batch_ids_beyond_the_limit_are_evicted_and_counted() -> None:
+    ids = BatchIds(ids_max=2)
+    for name in ("a", "b", "c"):
+        ids.add(name, NOW_MS)
+    assert [ids.seen(name, NOW_MS) for name in ("a", "b", "c")] == [False, True, True]
+    assert ids.evicted == 1
+
+
+async def test_what_was_forgotten_stays_forgotten_after_a_restart(opened: Open) -> None:
+    demo = a_series(environment="demo")
+    async with opened() as store:
+        await store.write(a_batch(1.0, series=demo))
+        await store.write(a_batch(2.0))
+        await store.write(Batch(spans=(a_span(), a_span("t2", service="gone"))))
+        await store.forget(Selector(environment="demo"))
+        await store.forget(Selector(service="gone"))
+        await store.write(a_batch(4.0, series=demo))
+    for _ in range(2):
+        async with opened() as store:
+            assert await totals(store) == (2, 6.0)
+            assert (await store.trace("t2")).spans == ()
+            assert len((await store.trace("t1")).spans) == 1
+
+
+async def test_many_small_commits_make_few_blocks(opened: Open) -> None:
+    async with opened() as store:
+        for value in range(300):
+            await store.write(a_batch(float(value)))
+        assert len(store._head.samples) < 12
+        assert await totals(store) == (300, sum(range(300)))
+
+
+async def test_links_survive_merging_and_filtering(opened: Open) -> None:
+    one = a_series()
+    async with opened() as store:
+        for i in range(40):
+            links = Links(np.array([1], np.uint32), [f"t{i}"], [""])
+            await store.write(batch_of([(one, NOW_MS, 0.0), (one, NOW_MS, float(i))], links=links))
+        (sample,) = (await store.trace("t17")).samples
+        assert sample.value == 17.0
+        chunk_links = [(block.value[p], t) for block in store._head.samples for p, t in _pairs(block.links)]
+        assert sorted(chunk_links) == sorted((float(i), f"t{i}") for i in range(40))
+
+
+def _pairs(links: Links) -> list[tuple[int, str]]:
+    return list(zip(links.position.tolist(), links.trace_id, strict=True))
+
+
+async def test_a_damaged_row_is_reported_and_the_rest_served(opened: Open, tmp_path: Path) -> None:
+    async with opened() as store:
+        for value in (1.0, 2.0, 4.0):
+            await store.write(a_batch(value))
+    path = tmp_path / "data" / "journal.db"
+    with closing(sqlite3.connect(path)) as db, db:
+        (body,) = db.execute("SELECT body FROM journal WHERE seq=2").fetchone()
+        db.execute("UPDATE journal SET body=? WHERE seq=2", (body[:-3] + bytes([body[-3] ^ 1]) + body[-2:],))
+    assert inspect(path).damaged == 1
+    async with opened() as store:
+        assert await totals(store) == (2, 5.0)
+        assert store.damaged_rows == 1
+        await store.write(a_batch(8.0))
+        assert await totals(store) == (3, 13.0)
+    assert inspect(path).damaged == 1, "a damaged row stays for a person to look at"
+
+
+async def test_a_newer_format_is_refused_and_left_untouched(opened: Open, tmp_path: Path) -> None:
+    async with opened() as store:
+        await store.write(a_batch(1.0))
+    path = tmp_path / "data" / "journal.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version={FORMAT + 1}")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(FormatTooNew, match="nothing was touched"):
+        async with opened():
+            pass
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == before
+    assert not path.with_name("journal.db-wal").exists()
+
+
+async def test_a_file_of_something_else_is_refused(opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "journal.db").write_bytes(b"no database at all, but long enough to have a header" * 4)
+    with pytest.raises(StartupError, match="not a SQLite file"):
+        async with opened():
+            pass
+
+
+async def test_a_second_store_on_one_folder_is_refused(opened: Open) -> None:
+    async with opened() as store:
+        with pytest.raises(DataFolderInUse, match="in use by another"):
+            async with opened():
+                pass
+        await store.write(a_batch(1.0))
+    async with opened() as store:
+        assert await totals(store) == (1, 1.0)
+
+
+async def test_a_full_disk_refuses_whole_batches_and_recovers_without_a_restart(opened: Open) -> None:
+    kept = 0
+    async with opened(page_count_max=60) as store:
+        with pytest.raises(StoreUnavailable, match="full"):
+            for _ in range(100):
+                await store.write(a_batch(*[1.0] * 1000, series=a_series(tags={"n": str(kept)})))
+                kept += 1
+        assert 0 < kept < 100
+        with pytest.raises(StoreUnavailable):
+            await store.ping()
+        assert (await totals(store))[0] == kept * 1000, "queries go on"
+        assert len(await store.catalogue()) == kept, "the refused batch left no series behind"
+        await store._writer.run(lambda: store._journal.db.execute("PRAGMA max_page_count=100000"))
+        await store.write(a_batch(1.0))
+        await store.ping()
+    async with opened() as store:
+        assert (await totals(store))[0] == kept * 1000 + 1
+
+
+async def test_a_batch_refused_for_a_full_disk_can_be_sent_again_with_its_id(opened: Open) -> None:
+    async with opened(page_count_max=40) as store:
+        with pytest.raises(StoreUnavailable):
+            for n in range(100):
+                await store.write(a_batch(*[1.0] * 1000, batch_id=f"b{n}"))
+        await store._writer.run(lambda: store._journal.db.execute("PRAGMA max_page_count=100000"))
+        before = (await totals(store))[0]
+        assert await store.write(a_batch(*[1.0] * 1000, batch_id=f"b{before // 1000}")) is True
+        assert await store.write(a_batch(*[1.0] * 1000, batch_id=f"b{before // 1000}")) is False
+
+
+async def test_a_full_queue_is_busy_and_not_an_endless_one(opened: Open) -> None:
+    batch = a_batch(*[1.0] * 1000)
+    async with opened(queue_nbytes_max=batch.nbytes * 3) as store:
+        outcomes = await asyncio.gather(*(store.write(batch) for _ in range(10)), return_exceptions=True)
+        refused = [one for one in outcomes if isinstance(one, BusyError)]
+        assert len(refused) == 7
+        assert (await totals(store))[0] == 3000
+        assert store.queued_nbytes == 0
+
+
+async def test_a_caller_that_goes_away_does_not_take_its_batch_along(opened: Open) -> None:
+    async with opened() as store:
+        writing = asyncio.create_task(store.write(a_batch(1.0, batch_id="b1")))
+        await asyncio.sleep(0)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        assert await store.write(a_batch(1.0, batch_id="b1")) is False
+        assert await totals(store) == (1, 1.0)
+
+
+async def test_beyond_its_memory_the_oldest_commits_leave(opened: Open) -> None:
+    async with opened(head_nbytes_max=1 << 20) as store:
+        for _ in range(20):
+            await store.write(a_batch(*[1.0] * 20_000))
+        before, _ = await totals(store)
+        gone = await store.expire(RetentionPolicy())
+        after, _ = await totals(store)
+        assert gone.samples == before - after > 0
+        assert gone.nbytes > 0
+        assert store._head.nbytes <= (1 << 20) + 20 * 131_072
+    async with opened() as store:
+        assert (await totals(store))[0] == after
+
+
+async def test_a_retention_in_days_drops_what_is_older(opened: Open, clock: MovedClock) -> None:
+    async with opened() as store:
+        await store.write(a_batch(*[1.0] * 200_000, at_ms=NOW_MS - 40 * 86_400_000))
+        await store.write(a_batch(2.0))
+        gone = await store.expire(RetentionPolicy(days=30))
+        assert gone.samples == 200_000
+        assert await totals(store) == (1, 2.0)
+
+
+async def test_a_closed_store_says_so(opened: Open) -> None:
+    async with opened() as store:
+        pass
+    with pytest.raises(StoreUnavailable):
+        await store.write(a_batch(1.0))
+    with pytest.raises(StoreUnavailable):
+        await store.ping()
