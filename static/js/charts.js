@@ -39,6 +39,15 @@
     return unit && unit !== "1" ? `${short(value)} ${unit}` : short(value);
   };
 
+  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  const minute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+  const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
+  const moment = (at, chart) => {
+    const length = chart.end - chart.start;
+    if (length > 2 * 86400) return day.format(at * 1000);
+    return (length < 600 ? clock : minute).format(at * 1000);
+  };
+
   const zoom = (plot) => {
     const { left, width } = plot.select;
     if (width < 6) return;
@@ -78,17 +87,18 @@
     return {
       width: Math.max(120, element.clientWidth),
       height: Math.max(80, element.clientHeight - LEGEND_PX),
+      padding: [10, 12, 0, 0],
       cursor: { sync: { key: "page" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: {
         x: { range: () => [chart.start, chart.end] },
         y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.12 : chart.unit === "%" ? 5 : 1] },
       },
       axes: [
-        { ...axis, grid: { show: false }, space: 64, size: 26 },
-        { ...axis, grid, size: 62, space: 34, values: (_, splits) => splits.map((value) => show(value, chart.unit)) },
+        { ...axis, grid: { show: false }, space: 72, size: 24, values: (_, splits) => splits.map((at) => moment(at, chart)) },
+        { ...axis, grid, size: 58, space: 34, values: (_, splits) => splits.map((value) => show(value, chart.unit)) },
       ],
       series: [
-        { value: (_, at) => (at === null ? "" : new Date(at * 1000).toLocaleTimeString()), label: "Time" },
+        { value: (_, at) => (at === null || at === undefined ? "" : clock.format(at * 1000)), label: "" },
         ...chart.lines.map((line) => {
           const colour = colourOf(line.colour);
           const fill = COLOURS[line.colour]?.[1] ?? 0;

@@ -27,6 +27,7 @@
     let state = open ? "live" : wasConnected ? "reconnecting" : "connecting";
     if (isPaused) state = "paused";
     else if (!watched()) state = "still";
+    button.hidden = view()?.dataset.live === undefined; // such as one trace, which is over
     if (button.dataset.state === state) return;
     button.dataset.state = state;
     button.setAttribute("aria-pressed", String(isPaused));
@@ -130,7 +131,6 @@
   });
   document.addEventListener("htmx:after:swap", show);
 
-  button.hidden = false;
   show();
   connect();
 })();

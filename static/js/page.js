@@ -66,6 +66,20 @@
     else copy(button);
   });
 
+  // Empty fields stay out of the URL.
+  document.addEventListener("formdata", (event) => {
+    if (!event.target.matches(".search")) return;
+    for (const [name, value] of [...event.formData]) if (value === "") event.formData.delete(name);
+  });
+
+  // A session that ended leads to the sign-in page, whole. A failed live refresh leaves what is shown.
+  document.addEventListener("htmx:before:response", (event) => {
+    const { ctx } = event.detail;
+    const { redirected, status, url } = ctx.response.raw;
+    if (redirected) location.assign(url);
+    if (redirected || (status >= 400 && ctx.sourceElement?.id === "view")) event.preventDefault();
+  });
+
   const refresh = () => {
     showTimes();
     showButtons();

@@ -7,7 +7,7 @@ no style), so the pages need no exception in the content security policy.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -68,6 +68,7 @@ class Renderer:
             "asset": self.asset,
             "nav": NAV,
             "sparkline": sparkline,
+            "palette": palette,
             "query_string": query_string,
             "version": version,
             "was_told": was_told,
@@ -138,6 +139,16 @@ def segment(text: str) -> str:
 def colour(name: str) -> str:
     """The class that gives a service its colour, the same on every page and in every process."""
     return f"c{hashlib.sha256(name.encode('utf-8', 'replace')).digest()[0] % COLOURS}"
+
+
+def palette(names: Sequence[str]) -> dict[str, str]:
+    """A class for each of some services, distinct as long as there are enough: its own colour, or the next free."""
+    found: dict[str, str] = {}
+    for name in names:
+        own = int(colour(name)[1:])
+        free = (f"c{(own + step) % COLOURS}" for step in range(COLOURS))
+        found[name] = next((one for one in free if one not in found.values()), f"c{own}")
+    return found
 
 
 def query_string(state: Mapping[str, object], **changed: object) -> str:
