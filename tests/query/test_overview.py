@@ -1,0 +1,277 @@
+"""Requests, errors and durations, and the overview made of them."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from vantage.core.batch import batch_of
+from vantage.core.deployment import Deployment
+from vantage.core.sample import Kind
+from vantage.core.series import Series, make_series
+from vantage.core.span import Span, SpanKind, SpanStatus
+from vantage.core.timerange import TimeRange
+from vantage.query.endpoints import read_endpoints
+from vantage.query.overview import Overview, read_overview, read_service
+from vantage.query.reads import Reads
+from vantage.query.red import Buckets, Red, buckets_of
+from vantage.storage.memory import MemoryStore
+from vantage.storage.metadata.memory import MemoryMetadataStore
+from vantage.telemetry import Telemetry
+
+STEP_MS = 60_000
+START_MS = 1_795_453_200_000  # on a whole step
+END_MS = START_MS + 10 * STEP_MS
+NOW_MS = END_MS
+BUCKETS = Buckets(START_MS, END_MS, STEP_MS)
+
+
+class FixedClock:
+    def now_ms(self) -> int:
+        return NOW_MS
+
+    def monotonic_s(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        return None
+
+
+@pytest.fixture
+async def reads() -> AsyncIterator[Reads]:
+    clock = FixedClock()
+    async with MemoryMetadataStore(clock) as metadata:
+        yield Reads(MemoryStore(clock=clock), metadata, clock, Telemetry())
+
+
+def counter(service: str, **tags: str) -> Series:
+    return make_series(service=service, environment="test", metric="http.requests", kind=Kind.COUNTER, tags=tags)
+
+
+def durations(service: str, unit: str = "ms", version: str = "", **tags: str) -> Series:
+    return make_series(
+        service=service,
+        environment="test",
+        metric="http.request.duration",
+        kind=Kind.HISTOGRAM,
+        unit=unit,
+        tags=tags,
+        service_version=version,
+    )
+
+
+def gauge(service: str) -> Series:
+    return make_series(service=service, environment="", metric="queue.depth", kind=Kind.GAUGE)
+
+
+def server_span(
+    service: str, at_ms: int, duration_ms: float, *, kind: SpanKind = SpanKind.SERVER, **other: SpanStatus
+) -> Span:
+    return Span(
+        trace_id=f"t{at_ms}", span_id=f"s{at_ms}", service_name=service, name="GET /", start_ns=at_ms * 1_000_000,
+        duration_ns=int(duration_ms * 1e6), kind=kind, environment="test", **other,
+    )  # fmt: skip
+
+
+async def write(reads: Reads, *rows: tuple[Series, int, float], spans: tuple[Span, ...] = ()) -> None:
+    """Rows of ``(series, bucket, value)``; each lies in the middle of its bucket."""
+    placed = [(series, START_MS + bucket * STEP_MS + STEP_MS // 2, value) for series, bucket, value in rows]
+    await reads.store.write(batch_of(placed, spans=spans))
+
+
+def red_of(overview: Overview, service: str) -> Red:
+    red = next(row.red for row in overview.services if row.name == service)
+    assert red is not None
+    return red
+
+
+async def test_the_counter_tells_the_number_of_requests_even_beside_a_histogram(reads: Reads) -> None:
+    await write(
+        reads, (counter("api", status="200"), 2, 90), (counter("api", status="503"), 2, 30), (durations("api"), 2, 5)
+    )
+    red = red_of(await read_overview(reads, BUCKETS), "api")
+    assert red.source == "metrics"
+    assert red.requests == 120
+    assert red.rates_per_s[2] == 2.0
+    assert red.error_ratios[2] == red.error_ratio == 0.25
+    assert red.p95_ms == 5
+
+
+async def test_without_a_counter_observations_are_the_requests(reads: Reads) -> None:
+    await write(reads, *((durations("api"), 0, float(ms)) for ms in range(1, 102)))
+    red = red_of(await read_overview(reads, BUCKETS), "api")
+    assert red.requests == 101
+    assert red.p50_ms == 51
+    assert red.p95_ms == red.p95s_ms[0] == 96
+    assert red.error_ratio == 0
+
+
+async def test_the_histogram_tells_the_error_ratio_when_the_counter_does_not_know(reads: Reads) -> None:
+    await write(
+        reads, (counter("api"), 0, 50), (durations("api", status="200"), 0, 1), (durations("api", status="500"), 0, 1)
+    )
+    red = red_of(await read_overview(reads, BUCKETS), "api")
+    assert (red.requests, red.error_ratio) == (50, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("tags", "ratio"),
+    [
+        ({"status": "500"}, 1.0),
+        ({"status": "599"}, 1.0),
+        ({"status": "5xx"}, 1.0),
+        ({"http.response.status_code": "502"}, 1.0),
+        ({"status_code": "503"}, 1.0),
+        ({"error": "true"}, 1.0),
+        ({"status": "404"}, 0.0),
+        ({"status": "50"}, 0.0),
+        ({"status": "5000"}, 0.0),
+        ({"error": "false"}, 0.0),
+        ({}, 0.0),
+    ],
+)
+async def test_what_counts_as_an_error(reads: Reads, tags: dict[str, str], ratio: float) -> None:
+    await write(reads, (counter("api", **tags), 0, 1))
+    assert red_of(await read_overview(reads, BUCKETS), "api").error_ratio == ratio
+
+
+async def test_an_empty_bucket_is_a_gap_and_never_zero(reads: Reads) -> None:
+    await write(reads, (durations("api", status="200"), 1, 10), (durations("api", status="200"), 3, 10))
+    red = red_of(await read_overview(reads, BUCKETS), "api")
+    assert red.rates_per_s == (None, 1 / 60, None, 1 / 60, *[None] * 6)
+    assert red.error_ratios == (None, 0.0, None, 0.0, *[None] * 6)
+    assert red.p95s_ms == (None, 10.0, None, 10.0, *[None] * 6)
+
+
+@pytest.mark.parametrize(("unit", "value"), [("s", 0.25), ("ms", 250), ("", 250), ("us", 250_000), ("ns", 250_000_000)])
+async def test_durations_are_milliseconds_whatever_their_unit(reads: Reads, unit: str, value: float) -> None:
+    await write(reads, (durations("api", unit=unit), 0, value))
+    assert red_of(await read_overview(reads, BUCKETS), "api").p95_ms == pytest.approx(250)
+
+
+async def test_a_service_without_request_metrics_is_measured_by_its_server_spans(reads: Reads) -> None:
+    spans = (
+        server_span("api", START_MS + 1, 10),
+        server_span("api", START_MS + 2, 30, status=SpanStatus.ERROR),
+        server_span("api", START_MS + 3, 9000, kind=SpanKind.INTERNAL),
+    )
+    await write(reads, (gauge("api"), 0, 1), spans=spans)
+    red = red_of(await read_overview(reads, BUCKETS), "api")
+    assert (red.source, red.requests, red.error_ratio, red.p50_ms) == ("spans", 2, 0.5, 20)
+    assert red.rates_per_s[0] == 2 / 60
+
+
+async def test_a_service_with_neither_shows_the_rate_of_its_samples(reads: Reads) -> None:
+    await write(reads, *((gauge("worker"), bucket, 1.0) for bucket in range(4, 10)))
+    red = red_of(await read_overview(reads, BUCKETS), "worker")
+    assert (red.source, red.requests, red.error_ratio, red.p95_ms) == ("samples", 6, None, None)
+    assert red.rates_per_s[3:5] == (None, 1 / 60)
+
+
+async def test_a_service_just_started_is_not_diluted_by_the_range(reads: Reads) -> None:
+    await write(reads, (counter("api"), 8, 90))
+    assert red_of(await read_overview(reads, BUCKETS), "api").rate_per_s == pytest.approx(1.0)
+
+
+async def test_a_bucket_under_way_counts_the_time_that_has_passed(reads: Reads) -> None:
+    await write(reads, (counter("api"), 0, 60))
+    cut = Buckets(START_MS, START_MS + 45_000, STEP_MS)
+    assert red_of(await read_overview(reads, cut), "api").rates_per_s == (60 / 45,)
+
+
+async def test_the_first_moments_of_a_bucket_give_no_rate(reads: Reads) -> None:
+    at_ms = START_MS + 9 * STEP_MS
+    await reads.store.write(batch_of([(counter("api"), at_ms - 1, 60), (counter("api"), at_ms + 1, 60)]))
+    early = Buckets(START_MS, at_ms + 5000, STEP_MS)
+    red = red_of(await read_overview(reads, early), "api")
+    assert red.rates_per_s[-2:] == (1.0, None)
+    assert red.requests == 120
+
+
+async def test_the_change_of_p95_compares_the_halves(reads: Reads) -> None:
+    await write(reads, (durations("api"), 1, 100), (durations("api"), 8, 150), (durations("new"), 8, 150))
+    overview = await read_overview(reads, BUCKETS)
+    assert red_of(overview, "api").p95_change == pytest.approx(0.5)
+    assert red_of(overview, "new").p95_change is None
+
+
+async def test_services_with_errors_come_first_and_vantage_last(reads: Reads) -> None:
+    await write(
+        reads,
+        (gauge("vantage"), 0, 1),
+        (gauge("a-quiet"), 0, 1),
+        (counter("b-fine", status="200"), 0, 1),
+        (counter("c-failing", status="500"), 0, 1),
+    )
+    overview = await read_overview(reads, BUCKETS)
+    assert [row.name for row in overview.services] == ["c-failing", "b-fine", "a-quiet", "vantage"]
+    assert overview.services[-1].is_self
+    assert (overview.totals.services, overview.totals.services_failing, overview.only_self) == (3, 1, False)
+
+
+async def test_totals_weigh_errors_by_requests(reads: Reads) -> None:
+    await write(
+        reads,
+        (counter("big", status="200"), 0, 90),
+        (counter("small", status="500"), 0, 10),
+        (durations("small"), 0, 70),
+    )
+    totals = (await read_overview(reads, BUCKETS)).totals
+    assert totals.error_ratio == pytest.approx(0.1)
+    assert totals.rates_per_s[:2] == (pytest.approx(100 / 60), None)
+    assert totals.slowest is not None
+    assert totals.slowest.name == "small"
+
+
+async def test_a_service_seen_only_before_the_range_is_listed_without_figures(reads: Reads) -> None:
+    await reads.store.write(batch_of([(durations("old", version="1.0"), START_MS - 86_400_000, 1)]))
+    row = (await read_overview(reads, BUCKETS)).services[0]
+    assert (row.name, row.red, row.last_seen_ms) == ("old", None, START_MS - 86_400_000)
+    assert (row.environments, row.versions) == (("test",), ("1.0",))
+
+
+async def test_the_version_seen_last_stands_first(reads: Reads) -> None:
+    await write(reads, (durations("api", version="2.0"), 1, 1), (durations("api", version="1.9"), 5, 1))
+    assert (await read_overview(reads, BUCKETS)).services[0].versions == ("1.9", "2.0")
+
+
+async def test_recent_deployments_are_shown_latest_first(reads: Reads) -> None:
+    for version, at_ms in (("1", START_MS), ("2", START_MS + 1)):
+        await reads.metadata.record_deployment(Deployment("api", "test", version, at_ms, "seen"), actor="system")
+    assert [one.version for one in (await read_overview(reads, BUCKETS)).deployments] == ["2", "1"]
+
+
+async def test_an_empty_store_gives_an_empty_overview(reads: Reads) -> None:
+    overview = await read_overview(reads, BUCKETS)
+    assert (overview.services, overview.only_self, overview.totals.rate_per_s) == ((), True, None)
+
+
+async def test_an_unknown_service_is_none(reads: Reads) -> None:
+    assert await read_service(reads, BUCKETS, service="nobody") is None
+
+
+async def test_endpoints_are_split_by_route_and_method(reads: Reads) -> None:
+    await write(
+        reads,
+        (durations("api", endpoint="/a", method="GET", status="200"), 0, 10),
+        (durations("api", endpoint="/a", method="GET", status="500"), 0, 30),
+        (durations("api", endpoint="/b", method="POST", status="200"), 0, 5),
+    )
+    catalogue = await reads.store.catalogue(service="api")
+    found = await read_endpoints(reads, BUCKETS, service="api", source="metrics", catalogue=catalogue)
+    assert [(one.method, one.route, one.requests, one.error_ratio) for one in found] == [
+        ("GET", "/a", 2, 0.5),
+        ("POST", "/b", 1, 0),
+    ]
+    assert found[0].p95_ms == pytest.approx(29)
+
+
+async def test_endpoints_of_a_service_known_by_spans_are_its_operations(reads: Reads) -> None:
+    await write(reads, spans=(server_span("api", START_MS + 1, 10),))
+    found = await read_endpoints(reads, BUCKETS, service="api", source="spans", catalogue=())
+    assert [(one.route, one.requests, one.p95_ms) for one in found] == [("GET /", 1, 10)]
+
+
+def test_buckets_begin_on_a_whole_step_and_end_with_the_range() -> None:
+    buckets = buckets_of(TimeRange(START_MS + 1234, START_MS + 3_600_000), points=60)
+    assert (buckets.start_ms, buckets.end_ms, buckets.step_ms) == (START_MS, START_MS + 3_600_000, 60_000)
+    assert buckets.count == len(buckets.starts_ms()) == 60
