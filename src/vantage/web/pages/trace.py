@@ -26,13 +26,14 @@ async def trace(
         raise NotFoundError(f"no trace {trace_id[:64]!r} is kept", field="trace_id")
     tree = await trace_tree(reads, trace_id)
     drawn = waterfall(tree)
+    tops = [node.span for node in sorted(tree.roots, key=lambda node: node.orphan)]  # a root before any orphan
     return render(
         request,
         "pages/trace.html",
         section="traces",
         tree=tree,
         drawn=drawn,
-        root=tree.roots[0].span if tree.roots else None,
+        root=tops[0] if tops else None,
         samples=tree.samples[:SAMPLES_MAX],
         samples_left_out=max(0, len(tree.samples) - SAMPLES_MAX),
     )

@@ -1,0 +1,350 @@
+"""The pages, over a store in memory: whole and as fragments, with hostile names, and their state in the URL."""
+
+import re
+from collections.abc import AsyncIterator
+from html import unescape
+from typing import Any
+
+import numpy as np
+import pytest
+from litestar import Litestar, Request, Response, get
+from litestar.datastructures import State
+from litestar.di import NamedDependency, Provide
+from litestar.testing import AsyncTestClient
+
+from vantage.core.batch import Links, batch_of
+from vantage.core.deployment import Deployment
+from vantage.core.errors import InputError, NotFoundError, VantageError
+from vantage.core.sample import Kind
+from vantage.core.series import Series, make_series
+from vantage.core.span import Span, SpanKind, SpanStatus
+from vantage.query.reads import Reads
+from vantage.resources import static_dir, templates_dir
+from vantage.storage.memory import MemoryStore
+from vantage.storage.metadata.memory import MemoryMetadataStore
+from vantage.telemetry import Telemetry
+from vantage.web.pages import handlers
+from vantage.web.pages.traces import traces_page
+from vantage.web.render import Renderer, render
+
+NOW_MS = 1_795_453_200_000
+HOSTILE = "<script>alert('x')</script>"
+HOSTILE_NAME = "<script>alert('x')<\\script>\""  # a service name holds no slash
+FRAGMENT = {"HX-Request": "true", "HX-Request-Type": "partial", "HX-Target": "div#view"}
+AnyRequest = Request[Any, Any, Any]
+Client = AsyncTestClient[Litestar]
+
+
+class FixedClock:
+    def now_ms(self) -> int:
+        return NOW_MS
+
+    def monotonic_s(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        return None
+
+
+@get("/traces", include_in_schema=False)
+async def traces(request: AnyRequest, reads: NamedDependency[Reads]) -> Response[Any]:
+    return await traces_page(request, reads)
+
+
+@get("/login")
+async def login(request: AnyRequest) -> Response[str]:
+    return render(request, "login.html", error=request.query_params.get("error", ""), next="/?range=6h")
+
+
+@get("/schema")
+async def schema(request: AnyRequest) -> Response[str]:
+    return render(request, "schema.html", section="api")
+
+
+def on_error(request: AnyRequest, error: VantageError) -> Response[str]:
+    status = 404 if isinstance(error, NotFoundError) else 400 if isinstance(error, InputError) else 500
+    return render(request, "error.html", status=status, title="Not found", detail=str(error), request_id="req-1")
+
+
+@pytest.fixture
+async def reads() -> AsyncIterator[Reads]:
+    clock = FixedClock()
+    async with MemoryMetadataStore(clock) as metadata:
+        yield Reads(MemoryStore(clock=clock), metadata, clock, Telemetry())
+
+
+@pytest.fixture
+async def client(reads: Reads) -> AsyncIterator[Client]:
+    renderer = Renderer(templates=templates_dir(), static=static_dir(), clock=FixedClock())
+    app = Litestar(
+        [*handlers, traces, login, schema],
+        dependencies={"reads": Provide(lambda: reads, sync_to_thread=False)},
+        state=State({"renderer": renderer}),
+        exception_handlers={VantageError: on_error},
+        openapi_config=None,
+    )
+    async with AsyncTestClient(app) as client:
+        yield client
+
+
+def durations(service: str, **tags: str) -> Series:
+    return make_series(
+        service=service,
+        environment="test",
+        metric="http.request.duration",
+        kind=Kind.HISTOGRAM,
+        unit="ms",
+        tags=tags,
+        service_version="1.2.3",
+    )
+
+
+async def fill(reads: Reads, service: str = "api", **tags: str) -> None:
+    tags = {"endpoint": "/users", "method": "GET", "status": "200"} | tags
+    await reads.store.write(
+        batch_of([(durations(service, **tags), NOW_MS - 3000 - 10_000 * i, 40.0) for i in range(30)])
+    )
+
+
+def span(span_id: str, parent: str = "", *, trace_id: str = "t-1", service: str = "api", **other: Any) -> Span:
+    settings = {"name": f"op {span_id}", "duration_ns": 50_000_000, "kind": SpanKind.SERVER, **other}
+    return Span(
+        trace_id=trace_id,
+        span_id=span_id,
+        parent_span_id=parent,
+        service_name=service,
+        start_ns=(NOW_MS - 5000) * 1_000_000,
+        **settings,
+    )
+
+
+def text_of(html: str) -> str:
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
+
+
+async def test_a_page_is_whole_and_its_fragment_is_the_view_alone(client: Client, reads: Reads) -> None:
+    await fill(reads)
+    whole = await client.get("/")
+    fragment = await client.get("/", headers=FRAGMENT)
+    assert whole.text.startswith("<!doctype html>")
+    assert "doctype" not in fragment.text
+    assert fragment.text.strip().startswith('<div id="view"')
+    assert fragment.text.strip() in whole.text
+    assert "HX-Request" in whole.headers["vary"]
+    assert "HX-Request" in fragment.headers["vary"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [FRAGMENT | {"HX-Request-Type": "full"}, FRAGMENT | {"HX-History-Restore-Request": "true"}, {}],
+    ids=["whole body", "history", "no htmx"],
+)
+async def test_htmx_gets_the_whole_page_where_it_replaces_the_body(client: Client, headers: dict[str, str]) -> None:
+    assert (await client.get("/", headers=headers)).text.startswith("<!doctype html>")
+
+
+async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(client: Client, reads: Reads) -> None:
+    await fill(reads)
+    await reads.metadata.record_deployment(Deployment("api", "test", "1.2.3", NOW_MS - 60_000, "seen"), actor="system")
+    page = text_of((await client.get("/")).text)
+    assert "api test 1.2.3 0.102/s 0 % 40 ms 3 s ago" in page
+    assert "first seen in the data 1 min ago" in page
+
+
+async def test_before_the_first_data_the_overview_says_how_to_send_some(client: Client, reads: Reads) -> None:
+    own = make_series(service="vantage", environment="", metric="process.rss", kind=Kind.GAUGE)
+    await reads.store.write(batch_of([(own, NOW_MS - 1000, 1.0)]))
+    page = text_of((await client.get("/")).text)
+    assert "Send your first data" in page
+    assert "from vantage_agent import init_agent init_agent(" in page
+    assert f"curl {str(client.base_url).rstrip('/')}/v1/metrics" in page
+    assert "vantage Vantage itself" in page
+
+
+async def test_the_first_service_ends_the_introduction(client: Client, reads: Reads) -> None:
+    await fill(reads)
+    assert "Send your first data" not in (await client.get("/")).text
+
+
+@pytest.mark.parametrize("path", ["/", "/services/{name}", "/traces", "/traces/t-1"])
+async def test_hostile_names_are_text_and_nothing_else(client: Client, reads: Reads, path: str) -> None:
+    await fill(reads, HOSTILE_NAME, endpoint=HOSTILE, **{HOSTILE[:60]: HOSTILE})
+    hostile = span("s-1", service=HOSTILE_NAME, name=HOSTILE, attributes={HOSTILE: HOSTILE}, environment="test")
+    await reads.store.write(batch_of([], spans=(hostile,)))
+    await reads.metadata.record_deployment(
+        Deployment(HOSTILE_NAME, "test", HOSTILE, NOW_MS - 1000, "told", HOSTILE), actor="system"
+    )
+    address = path.format(name="%3Cscript%3Ealert('x')%3C%5Cscript%3E%22")
+    answer = await client.get(address)
+    assert answer.status_code == 200
+    assert "<script>alert" not in answer.text
+    assert "&lt;script&gt;alert" in answer.text
+
+
+async def test_nothing_on_a_page_is_inline(client: Client, reads: Reads) -> None:
+    await fill(reads)
+    await reads.store.write(batch_of([], spans=(span("s-1"),)))
+    for path in ("/", "/services/api", "/traces", "/traces/t-1", "/login", "/schema"):
+        page = (await client.get(path)).text
+        assert not re.findall(r"<[^>]* style=|<style|<[^>]* on[a-z]+=|javascript:", page), path
+        assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", page)), path
+        assert not re.findall(r'(?:src|href|action)="(?:https?:)?//', page), path
+
+
+async def test_assets_carry_a_hash_of_their_content(client: Client) -> None:
+    page = (await client.get("/")).text
+    assert re.findall(r'href="/static/css/vantage\.css\?v=[0-9a-f]{12}"', page)
+    named = re.findall(r'(?:src|href)="/static/([^"?]+)\?', page)
+    assert {name for name in named if not name.startswith("vendor/") and not (static_dir() / name).is_file()} == set()
+
+
+async def test_the_range_is_in_the_url_and_links_keep_it(client: Client, reads: Reads) -> None:
+    await fill(reads)
+    page = (await client.get("/?range=6h")).text
+    assert re.search(r'href="\?range=6h"[^>]*aria-current="true"', page)
+    assert 'href="/services/api?range=6h"' in page
+
+
+async def test_two_moments_in_the_url_stand_still(client: Client, reads: Reads) -> None:
+    await fill(reads)
+    page = (await client.get(f"/?start={NOW_MS - 3_600_000}&end={NOW_MS}")).text
+    assert 'data-live=""' in page
+    assert f"start={NOW_MS - 3_600_000}" in page
+
+
+@pytest.mark.parametrize("query", ["range=nonsense", "range=%00", "range=1h&unknown=1"])
+async def test_a_range_nobody_knows_is_the_last_hour(client: Client, query: str) -> None:
+    answer = await client.get(f"/?{query}")
+    assert re.search(r'href="\?range=1h"[^>]*aria-current="true"', answer.text)
+
+
+@pytest.mark.parametrize("query", ["start=yesterday", "start=now&end=now-1h", "start=0&end=now"])
+async def test_moments_that_are_none_are_refused(client: Client, query: str) -> None:
+    assert (await client.get(f"/?{query}")).status_code == 400
+
+
+async def test_services_leads_to_the_overview_and_keeps_the_range(client: Client) -> None:
+    answer = await client.get("/services?range=6h", follow_redirects=False)
+    assert answer.headers["location"] == "/?range=6h"
+
+
+async def test_a_service_has_charts_endpoints_metrics_and_traces(client: Client, reads: Reads) -> None:
+    await fill(reads)
+    await reads.store.write(batch_of([], spans=(span("s-1"),)))
+    page = (await client.get("/services/api")).text
+    assert len(re.findall("data-points=", page)) == 3
+    assert "GET /users 0.102/s 0 % 40 ms" in text_of(page)
+    assert "http.request.duration histogram ms 1 series" in text_of(page)
+    assert "metric=http.request.duration&start=now-1h&end=now&agg=p95" in unescape(page)
+    assert 'href="/traces/t-1"' in page
+    assert 'data-live="api"' in page
+
+
+async def test_the_metric_named_in_the_url_is_open(client: Client, reads: Reads) -> None:
+    await fill(reads)
+    assert (
+        'data-metric="http.request.duration" open'
+        in (await client.get("/services/api?metric=http.request.duration")).text
+    )
+    assert 'data-metric="http.request.duration" open' not in (await client.get("/services/api")).text
+
+
+async def test_an_unknown_service_is_404(client: Client) -> None:
+    assert (await client.get("/services/nobody")).status_code == 404
+
+
+async def test_traces_are_found_by_what_the_form_says_and_the_form_keeps_it(client: Client, reads: Reads) -> None:
+    spans = (
+        span("s-1", trace_id="fast"),
+        span("s-2", trace_id="slow", duration_ns=2_000_000_000),
+        span("s-3", trace_id="bad", status=SpanStatus.ERROR, service="other"),
+    )
+    await reads.store.write(batch_of([], spans=spans))
+
+    async def found(query: str) -> list[str]:
+        return re.findall(r'id="trace-(\w+)"', (await client.get(f"/traces?{query}")).text)
+
+    assert sorted(await found("")) == ["bad", "fast", "slow"]
+    assert await found("min_duration=1s") == ["slow"]
+    assert await found("status=error") == ["bad"]
+    assert sorted(await found("service=api")) == ["fast", "slow"]
+    assert await found("q=op%20S-1") == ["fast"]
+    page = (await client.get("/traces?service=api&min_duration=1s&q=op&range=6h")).text
+    assert '<option value="api" selected>' in page
+    assert 'name="min_duration" value="1s"' in page
+    assert 'href="?service=api&amp;min_duration=1s&amp;q=op&amp;range=15m"' in page
+    assert 'name="range" value="6h"' in page
+
+
+async def test_a_duration_that_is_none_is_told_beside_the_field(client: Client) -> None:
+    answer = await client.get("/traces?min_duration=long")
+    assert answer.status_code == 200
+    assert "is no duration" in answer.text
+
+
+async def test_older_traces_are_a_page_away(client: Client, reads: Reads) -> None:
+    await reads.store.write(batch_of([], spans=tuple(span("s", trace_id=f"t{i:02}") for i in range(60))))
+    first = (await client.get("/traces")).text
+    older = re.findall(r'href="(/traces\?cursor=[^"]+)"', first)
+    second = (await client.get(unescape(older[0]))).text
+    assert len(re.findall('id="trace-', first)) == 50
+    assert len(re.findall('id="trace-', second)) == 10
+    assert 'data-live=""' in second
+
+
+async def test_the_traces_page_says_how_to_send_a_span_before_there_is_any(client: Client) -> None:
+    assert "/v1/spans" in (await client.get("/traces")).text
+    assert "No trace matches" in (await client.get("/traces?q=x")).text
+
+
+async def test_a_trace_named_in_the_query_has_a_page_of_its_own(client: Client) -> None:
+    answer = await client.get("/traces?trace_id=a:b", follow_redirects=False)
+    assert answer.headers["location"] == "/traces/a%3Ab"
+
+
+async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client: Client, reads: Reads) -> None:
+    spans = (
+        span("root"),
+        span("child", "root", duration_ns=20_000_000, attributes={"db.system": "sqlite"}),
+        span("lost", "gone", service="other"),
+    )
+    await reads.store.write(batch_of([], spans=spans))
+    page = (await client.get("/traces/t-1")).text
+    text = text_of(page)
+    assert "Self time 30 ms (60 %)" in text
+    assert "db.system sqlite" in text
+    assert "missing parent the span gone has not been received" in text
+    assert text.index("missing parent") < text.index("op lost")
+    assert "<h1>op root</h1>" in page
+    assert page.count('<details class="span">') == 3
+
+
+async def test_samples_linked_to_a_trace_are_shown_with_it(client: Client, reads: Reads) -> None:
+    links = Links(np.array([0], np.uint32), ["t-9"], ["s-9"])
+    await reads.store.write(batch_of([(durations("api"), NOW_MS - 1000, 40.0)], links=links))
+    page = text_of((await client.get("/traces/t-9")).text)
+    assert "Linked samples" in page
+    assert "http.request.duration api 40 ms" in page
+
+
+@pytest.mark.parametrize("trace_id", ["nothing", "%3Cscript%3E", "a" * 65])
+async def test_an_unknown_trace_is_404(client: Client, trace_id: str) -> None:
+    answer = await client.get(f"/traces/{trace_id}")
+    assert answer.status_code == 404
+    assert "<script>a" not in answer.text
+    assert "req-1" in answer.text
+
+
+async def test_a_trace_of_very_many_spans_is_cut_and_says_so(client: Client, reads: Reads) -> None:
+    spans = tuple(span(f"s{i}", f"s{i - 1}" if i else "") for i in range(2100))
+    await reads.store.write(batch_of([], spans=spans))
+    page = (await client.get("/traces/t-1")).text
+    assert page.count('<details class="span">') == 2000
+    assert "100 more spans are not drawn" in page
+
+
+async def test_the_sign_in_page_keeps_where_to_go_and_tells_the_error(client: Client) -> None:
+    page = (await client.get("/login?error=nobody+knows+this+key")).text
+    assert 'name="next" value="/?range=6h"' in page
+    assert 'role="alert">nobody knows this key' in page
+    assert "live.js" not in page
