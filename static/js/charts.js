@@ -81,6 +81,12 @@
     ctx.restore();
   };
 
+  // Without a pointer on the chart the legend tells the newest values.
+  const latest = (values) => {
+    for (let i = (values?.length ?? 0) - 1; i >= 0; i--) if (values[i] !== null && values[i] !== undefined) return values[i];
+    return null;
+  };
+
   const optionsFor = (element, chart) => {
     const axis = { stroke: token("--muted"), font: "11px system-ui, sans-serif", ticks: { show: false } };
     const grid = { stroke: token("--line"), width: 1 };
@@ -105,7 +111,7 @@
           const alpha = Math.round(fill * 255).toString(16).padStart(2, "0");
           return {
             label: line.label, stroke: colour, width: 1.6, fill: fill ? colour + alpha : undefined,
-            points: { show: chart.lonely, size: 5, fill: colour }, value: (_, value) => show(value, chart.unit),
+            points: { show: chart.lonely, size: 5, fill: colour }, value: (held, value, which, at) => show(at === null || at === undefined ? latest(held.data[which]) : value, chart.unit),
           };
         }),
       ],

@@ -119,7 +119,7 @@ def html(text: str, *, status: int = 200) -> Response[str]:
     return Response(
         text,
         status_code=status,
-        media_type="text/html; charset=utf-8",
+        media_type="text/html",
         headers={"Cache-Control": "no-cache", "Vary": "HX-Request, Accept"},
     )
 

@@ -13,10 +13,11 @@ _MARGIN: Final = 2  # room for the stroke
 
 @dataclass(frozen=True, slots=True)
 class Sparkline:
-    """``line`` and ``area`` are the ``d`` of two paths; both empty when there is nothing to draw."""
+    """The ``d`` of three paths, empty when there is nothing to draw; ``dots`` are points without neighbours."""
 
     line: str
     area: str
+    dots: str
     width: int = WIDTH
     height: int = HEIGHT
 
@@ -28,13 +29,16 @@ def sparkline(points: Sequence[float | None], *, top: float | None = None) -> Sp
     step = WIDTH / max(1, len(points) - 1)
     lines: list[str] = []
     areas: list[str] = []
+    dots: list[str] = []
     for run in _runs(points):
         placed = [(at * step, HEIGHT - _MARGIN - max(0.0, value) / scale * (HEIGHT - 2 * _MARGIN)) for at, value in run]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
-        lines.append(f"M{path}" if len(placed) > 1 else f"M{path}h0.01")
-        if len(placed) > 1:
+        if len(placed) == 1:
+            dots.append(f"M{path}h0.01")  # as long as a round stroke needs to be drawn
+        else:
+            lines.append(f"M{path}")
             areas.append(f"M{placed[0][0]:.1f} {HEIGHT}L{path}L{placed[-1][0]:.1f} {HEIGHT}Z")
-    return Sparkline("".join(lines), "".join(areas))
+    return Sparkline("".join(lines), "".join(areas), "".join(dots))
 
 
 def _runs(points: Sequence[float | None]) -> list[list[tuple[int, float]]]:
