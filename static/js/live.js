@@ -2,6 +2,7 @@
 // and morphed, at most once a second, never while the tab is hidden. State is shown by the button #live.
 (() => {
   const REFRESH_MS_MIN = 1000;
+  const REST_FACTOR = 3; // a slow server is asked less often: it rests this many times as long as it worked
   const RETRY_MS_MIN = 500;
   const RETRY_MS_MAX = 15000;
   const SILENCE_MS_MAX = 75000; // two heartbeats and a half
@@ -14,6 +15,7 @@
   let silenceTimer = 0;
   let refreshTimer = 0;
   let refreshedAt = 0;
+  let tookMs = 0;
   let wasConnected = false;
   let isStale = false;
   let isRefreshing = false;
@@ -45,6 +47,7 @@
       await htmx.ajax("GET", location.pathname + location.search, { source: "#view", target: "#view", swap: "outerMorph" });
     } finally {
       isRefreshing = false;
+      tookMs = Date.now() - refreshedAt;
       if (isStale) plan();
     }
   };
@@ -52,7 +55,7 @@
   const plan = () => {
     isStale = true;
     if (refreshTimer || isRefreshing || document.hidden || isPaused) return;
-    refreshTimer = setTimeout(refresh, Math.max(0, refreshedAt + REFRESH_MS_MIN - Date.now()));
+    refreshTimer = setTimeout(refresh, Math.max(0, refreshedAt + Math.max(REFRESH_MS_MIN, tookMs * (1 + REST_FACTOR)) - Date.now()));
   };
 
   const concerns = (services) => {

@@ -10,10 +10,11 @@ from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.core.timerange import TimeRange
+from vantage.query.conventions import Buckets, buckets_of
 from vantage.query.endpoints import read_endpoints
 from vantage.query.overview import Overview, read_overview, read_service
 from vantage.query.reads import Reads
-from vantage.query.red import Buckets, Red, buckets_of
+from vantage.query.red import Red
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
@@ -100,7 +101,6 @@ async def test_without_a_counter_observations_are_the_requests(reads: Reads) -> 
     await write(reads, *((durations("api"), 0, float(ms)) for ms in range(1, 102)))
     red = red_of(await read_overview(reads, BUCKETS), "api")
     assert red.requests == 101
-    assert red.p50_ms == 51
     assert red.p95_ms == red.p95s_ms[0] == 96
     assert red.error_ratio == 0
 
@@ -156,7 +156,7 @@ async def test_a_service_without_request_metrics_is_measured_by_its_server_spans
     )
     await write(reads, (gauge("api"), 0, 1), spans=spans)
     red = red_of(await read_overview(reads, BUCKETS), "api")
-    assert (red.source, red.requests, red.error_ratio, red.p50_ms) == ("spans", 2, 0.5, 20)
+    assert (red.source, red.requests, red.error_ratio, red.p95_ms) == ("spans", 2, 0.5, 29)
     assert red.rates_per_s[0] == 2 / 60
 
 
@@ -243,6 +243,15 @@ async def test_recent_deployments_are_shown_latest_first(reads: Reads) -> None:
 async def test_an_empty_store_gives_an_empty_overview(reads: Reads) -> None:
     overview = await read_overview(reads, BUCKETS)
     assert (overview.services, overview.only_self, overview.totals.rate_per_s) == ((), True, None)
+
+
+async def test_one_service_alone_has_more_quantiles(reads: Reads) -> None:
+    await write(reads, *((durations("api"), 0, float(ms)) for ms in range(1, 102)))
+    row = await read_service(reads, BUCKETS, service="api")
+    assert row is not None
+    assert row.red is not None
+    assert (row.red.p50_ms, row.red.p95_ms, row.red.p99_ms) == (51, 96, 100)
+    assert (row.red.p50s_ms[0], row.red.p99s_ms[0]) == (51, 100)
 
 
 async def test_an_unknown_service_is_none(reads: Reads) -> None:

@@ -1,4 +1,4 @@
-"""The endpoints of a service: rate, errors and p95 of each, by the conventions of ``red``."""
+"""The endpoints of a service: rate, errors and p95 of each, by the conventions of ``conventions``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vantage.query.reads import Reads
-from vantage.query.red import (
+from vantage.query.conventions import (
     DURATION,
     REQUESTS,
-    ROWS_MAX,
     Buckets,
     Measured,
-    Source,
     measured,
     metrics_query,
     rate_per_s,
     sources,
     spans_query,
 )
+from vantage.query.reads import Reads
+from vantage.query.red import ROWS_MAX, Source
 from vantage.storage.ports import SeriesInfo
 from vantage.vql.tree import Column, Expr, TagValue, equals
 
@@ -79,5 +78,5 @@ def _endpoint(method: str, route: str, counted: dict[str, Measured], buckets: Bu
         counted[requests].requests,
         rate_per_s(counted[requests], buckets),
         counted[errors].error_ratio,
-        durations.p95_ms if durations else None,
+        durations.quantile_ms(0.95) if durations else None,
     )

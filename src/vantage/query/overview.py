@@ -8,8 +8,9 @@ from typing import Final
 
 from vantage.core.deployment import Deployment
 from vantage.core.sample import TAG_VERSION
+from vantage.query.conventions import FULL, Buckets
 from vantage.query.reads import Reads
-from vantage.query.red import Buckets, Points, Red, read_red
+from vantage.query.red import Points, Red, read_red
 
 SELF: Final = "vantage"  # the service under which Vantage reports itself
 DEPLOYMENTS_MAX: Final = 8
@@ -100,7 +101,7 @@ async def read_service(reads: Reads, buckets: Buckets, *, service: str) -> Servi
     known = (await _known_services(reads, service=service)).get(service)
     if known is None:
         return None
-    red = await read_red(reads, buckets, services=(service,))
+    red = await read_red(reads, buckets, services=(service,), quantiles=FULL)
     return _row(service, known, red.get(service))
 
 

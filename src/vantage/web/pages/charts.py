@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import msgspec
 
 from vantage.core.deployment import Deployment
-from vantage.query.red import Buckets, Points, Red
+from vantage.query.conventions import Buckets
+from vantage.query.red import Points, Red
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from litestar.params import FromPath
 
 from vantage.core.errors import NotFoundError
 from vantage.query import catalogue
+from vantage.query.conventions import buckets_of
 from vantage.query.endpoints import read_endpoints
 from vantage.query.overview import read_service
 from vantage.query.reads import Reads
-from vantage.query.red import buckets_of
 from vantage.storage.ports import TraceFilter
 from vantage.web.pages.charts import red_charts
 from vantage.web.pages.ranges import PageRange, asked_range
