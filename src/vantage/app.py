@@ -157,7 +157,6 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
         access=access,
         proxies=proxies,
         rate_per_minute=settings.ingest_rate_limit,
-        body_timeout_s=settings.body_timeout_s,
         telemetry=telemetry,
         requests=requests,
     )
@@ -166,7 +165,6 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
         site=site,
         hosts=HostGuard(listen_host=settings.host, allowed=settings.allowed_hosts),
         cors_origins=settings.cors_origins,
-        body_timeout_s=settings.body_timeout_s,
         requests=requests,
         log_requests=settings.debug,
     )

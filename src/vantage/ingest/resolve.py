@@ -40,8 +40,11 @@ class Resource:
     instance: str = ""
 
 
-# (metric, raw tags, service, kind, environment, unit, version, instance); None: as the envelope says
-Key = tuple[str, bytes, str | None, str, str | None, str | None, str | None, str | None]
+# metric, raw tags, kind, service, unit; None: as the envelope says
+PlainKey = tuple[str, bytes, str, str | None, str | None]
+# the same, then environment, version, instance, which few samples name for themselves
+FullKey = tuple[str, bytes, str, str | None, str | None, str | None, str | None, str | None]
+Key = PlainKey | FullKey
 
 
 def parse_json_tags(raw: bytes) -> dict[str, str]:
@@ -100,7 +103,8 @@ class SeriesCache:
         self, known: dict[Key, Series], key: Key, resource: Resource, parse: Callable[[bytes], dict[str, str]]
     ) -> Series | Rejection:
         """Check the parts of a key and make its series, or say what is wrong with it."""
-        metric, raw_tags, service, kind, environment, unit, version, instance = key
+        metric, raw_tags, kind, service, unit = key[:5]
+        environment, version, instance = key[5:] or (None, None, None)
         service = resource.service_name if service is None else service
         environment = (resource.environment if environment is None else environment) or DEFAULT_ENVIRONMENT
         version = resource.service_version if version is None else version

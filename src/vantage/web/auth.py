@@ -38,7 +38,7 @@ class Access:
     def __init__(self, *, clock: Clock, auth: str, api_key: str) -> None:
         self._clock = clock
         self._auth = auth
-        self._by_hash: dict[str, ApiKey] = {}
+        self._by_hash: dict[str, tuple[ApiKey, Principal]] = {}
         self._by_id: dict[str, ApiKey] = {}
         self._fixed: list[ApiKey] = []
         if api_key:
@@ -50,7 +50,7 @@ class Access:
     def refresh(self, keys: Sequence[ApiKey]) -> None:
         """Take the keys of the metadata store."""
         held = [*self._fixed, *keys]
-        self._by_hash = {key.secret_hash: key for key in held}
+        self._by_hash = {key.secret_hash: (key, Principal(key.id, key.scopes)) for key in held}
         self._by_id = {key.id: key for key in held}
 
     @property
@@ -63,9 +63,9 @@ class Access:
     def principal(self, secret: str, session: str = "") -> Principal:
         """Who has this secret, or this session. Raises UnauthorizedError."""
         if secret:
-            key = self._by_hash.get(hash_secret(secret))
-            if key is not None and key.usable(self._clock.now_ms()):
-                return Principal(key.id, key.scopes)
+            found = self._by_hash.get(hash_secret(secret))
+            if found is not None and found[0].usable(self._clock.now_ms()):
+                return found[1]
             if self.required:
                 raise UnauthorizedError("the API key is unknown, expired or revoked")
             return LOCAL

@@ -6,7 +6,6 @@ the Host header is held against an allow-list always, and the Origin header on e
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import itertools
 import re
@@ -77,7 +76,6 @@ class Edge:
         site: ASGIApp,
         hosts: HostGuard,
         cors_origins: Sequence[str],
-        body_timeout_s: float,
         requests: Requests,
         log_requests: bool,
     ) -> None:
@@ -85,7 +83,6 @@ class Edge:
         self._site = site
         self._hosts = hosts
         self._cors = frozenset(origin.encode() for origin in cors_origins)
-        self._body_timeout_s = body_timeout_s
         self._requests = requests
         self._log_requests = log_requests
         self._prefix = secrets.token_hex(4)
@@ -136,7 +133,7 @@ class Edge:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._site(scope, _timed(receive, self._body_timeout_s), send_on)
+            await self._site(scope, receive, send_on)
             took_ms = (time.perf_counter() - started) * 1000
             route = scope.get("path_template") or "(none)"
             self._requests.record(route, scope["method"], status, took_ms)
@@ -166,27 +163,6 @@ class Edge:
 def _same_origin(headers: dict[bytes, bytes], origin: bytes) -> bool:
     _, _, authority = origin.partition(b"://")
     return bool(authority) and authority.lower() == headers.get(b"host", b"").lower()
-
-
-def _timed(receive: Receive, seconds: float) -> Receive:
-    """A receive that treats a body as abandoned when it has not arrived ``seconds`` after it was first asked for."""
-    end_s: float | None = None
-    arrived = False
-
-    async def receive_on() -> Message:
-        nonlocal end_s, arrived
-        if arrived:
-            return await receive()
-        now_s = time.monotonic()
-        end_s = now_s + seconds if end_s is None else end_s
-        try:
-            message = await asyncio.wait_for(receive(), max(0.0, end_s - now_s))
-        except TimeoutError:
-            return {"type": "http.disconnect"}
-        arrived = not message.get("more_body", False)
-        return message
-
-    return receive_on
 
 
 def _with_headers(send: Send, extra: list[tuple[bytes, bytes]]) -> Send:

@@ -31,7 +31,7 @@ class Admission:
         """Raises UnauthorizedError, RateLimited or ForbiddenError. Signed-in pages have a rate of their own."""
         headers = connection.scope["header_map"]  # type: ignore[typeddict-item]  # put there by the edge
         peer = connection.client.host if connection.client else ""
-        address = self.proxies.client(peer, headers.get(b"x-forwarded-for", b"").decode("latin-1"))
+        address = self.proxies.client(peer, headers)
         now_s = time.monotonic()
         try:
             principal = self.access.principal(secret_of(headers), session_of(headers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from vantage.core.errors import BusyError
@@ -59,9 +59,12 @@ class TrustedProxies:
             return False
         return any(parsed in network for network in self._networks)
 
-    def client(self, peer: str, forwarded_for: str) -> str:
+    def client(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
         """The right-most address that no trusted proxy has: what stands left of it anyone may have written."""
+        if not self._networks:
+            return peer
         address = peer
+        forwarded_for = headers.get(b"x-forwarded-for", b"").decode("latin-1")
         hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]
         while hops and self.trusts(address):
             address = hops.pop()

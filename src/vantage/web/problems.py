@@ -26,10 +26,6 @@ from vantage.web.limits import RateLimited
 MEDIA_TYPE: Final = "application/problem+json"
 
 
-class RequestTimeout(VantageError):
-    """The request's body did not arrive in time."""
-
-
 class MethodNotAllowed(VantageError):
     """The path exists, the method does not. ``allowed`` goes into the Allow header."""
 
@@ -40,7 +36,6 @@ class MethodNotAllowed(VantageError):
 
 # The first class that fits gives the status and a short title.
 _STATUS: Final[tuple[tuple[type[VantageError], int, str], ...]] = (
-    (RequestTimeout, 408, "The request took too long"),
     (MethodNotAllowed, 405, "Method not allowed"),
     (BodyTooLarge, 413, "Body too large"),
     (UnknownEncoding, 415, "Unsupported content encoding"),

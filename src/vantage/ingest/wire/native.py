@@ -3,42 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import numpy as np
 from msgspec import Meta, Raw
 
 from vantage.core.batch import NO_LINKS, Batch, Links
+from vantage.core.sample import ID_LENGTH_MAX
 from vantage.core.series import Series
-from vantage.ingest.resolve import Resource, SeriesCache, parse_json_tags, parse_msgpack_tags
+from vantage.ingest.resolve import Key, Resource, SeriesCache, parse_json_tags, parse_msgpack_tags
 from vantage.ingest.wire.received import DECODE_ERRORS, Received, Rejection, input_error, samples_batch
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _NO_TAGS: Final = Raw(b"")
 
 
-class _Sample(msgspec.Struct, gc=False):
+_Id = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH_MAX)]
+
+
+class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """What nearly every sample is made of. Anything else in a sample, and ids of a length that is not allowed, send
+    the whole body to ``_Full``: there they are looked at one by one, here msgspec checks them nearly for free."""
+
+    metric_name: str
+    value: float
+    timestamp: Int64 | None = None
+    tags: Raw = _NO_TAGS
+    metric_type: Literal["counter", "gauge", "histogram", "cumulative"] = "gauge"
+    service_name: str | None = None
+    unit: str | None = None
+    trace_id: _Id | None = None
+    span_id: _Id | None = None
+
+
+class _Full(msgspec.Struct, gc=False):
     metric_name: str
     value: float
     timestamp: Int64 | None = None
     tags: Raw = _NO_TAGS
     metric_type: str = "gauge"
     service_name: str | None = None
-    environment: str | None = None
     unit: str | None = None
-    service_version: str | None = None
-    instance: str | None = None
     trace_id: str | None = None
     span_id: str | None = None
+    environment: str | None = None
+    service_version: str | None = None
+    instance: str | None = None
 
 
 class _Envelope(msgspec.Struct):
-    metrics: list[_Sample]
     service_name: str = ""
     environment: str = ""
     service_version: str = ""
     instance: str = ""
+
+
+class _PlainEnvelope(_Envelope, kw_only=True):
+    metrics: list[_Plain]
+
+
+class _FullEnvelope(_Envelope, kw_only=True):
+    metrics: list[_Full]
 
 
 class NativeFormat:
@@ -47,33 +73,39 @@ class NativeFormat:
     def __init__(self, encoding: str, cache: SeriesCache) -> None:
         self._encoding = encoding
         self._cache = cache
-        self._decoder: Any = (msgspec.json if encoding == "json" else msgspec.msgpack).Decoder(_Envelope)
+        module: Any = msgspec.json if encoding == "json" else msgspec.msgpack
+        self._plain = module.Decoder(_PlainEnvelope)
+        self._full = module.Decoder(_FullEnvelope)
         self._parse_tags: Callable[[bytes], dict[str, str]] = (
             parse_json_tags if encoding == "json" else parse_msgpack_tags
         )
 
     def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> Received:
         """Raises InputError when the body as a whole cannot be read; single samples are rejected one by one."""
-        try:
-            envelope: _Envelope = self._decoder.decode(body)
-        except DECODE_ERRORS as error:
-            raise input_error(error) from error
+        envelope = self._decode(body)
         resource = (envelope.service_name, envelope.environment, envelope.service_version, envelope.instance)
         samples = envelope.metrics
         known = self._cache.known((self._encoding, *resource))
-        keys = [
-            (
-                one.metric_name,
-                bytes(one.tags),
-                one.service_name,
-                one.metric_type,
-                one.environment,
-                one.unit,
-                one.service_version,
-                one.instance,
-            )
-            for one in samples
-        ]
+        keys: list[Key]
+        if isinstance(envelope, _PlainEnvelope):
+            keys = [
+                (one.metric_name, bytes(one.tags), one.metric_type, one.service_name, one.unit)
+                for one in envelope.metrics
+            ]
+        else:
+            keys = [
+                (
+                    one.metric_name,
+                    bytes(one.tags),
+                    one.metric_type,
+                    one.service_name,
+                    one.unit,
+                    one.environment,
+                    one.service_version,
+                    one.instance,
+                )
+                for one in envelope.metrics
+            ]
         resolved: list[Series | Rejection | None] = list(map(known.get, keys))
         if None in resolved:
             of_all = Resource(*resource)
@@ -92,8 +124,24 @@ class NativeFormat:
             _links([one.trace_id for one in samples], [one.span_id for one in samples]),
             now_ms=now_ms,
             oldest_ms=oldest_ms,
+            id_lengths_known=isinstance(envelope, _PlainEnvelope),
         )
         return received
+
+    def _decode(self, body: bytes) -> _PlainEnvelope | _FullEnvelope:
+        try:
+            plain: _PlainEnvelope = self._plain.decode(body)
+        except msgspec.ValidationError:
+            pass
+        except DECODE_ERRORS as error:
+            raise input_error(error) from error
+        else:
+            return plain
+        try:
+            full: _FullEnvelope = self._full.decode(body)
+        except DECODE_ERRORS as error:
+            raise input_error(error) from error
+        return full
 
 
 def _links(trace_ids: list[str | None], span_ids: list[str | None]) -> Links:

@@ -120,5 +120,5 @@ class PackedFormat:
         return received
 
     def _resolve(self, known: dict[Key, Series], one: _Series, resource: Resource) -> Series | Rejection:
-        key: Key = (one.metric, bytes(one.tags), None, one.kind, None, one.unit, None, None)
+        key = (one.metric, bytes(one.tags), one.kind, None, one.unit)
         return known.get(key) or self._cache.resolve(known, key, resource, parse_msgpack_tags)

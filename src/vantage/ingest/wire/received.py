@@ -76,14 +76,20 @@ def samples_batch(
     *,
     now_ms: int,
     oldest_ms: int,
+    id_lengths_known: bool = False,
 ) -> None:
     """Put the samples that pass every check into ``received.batch``, and reject the others one by one.
 
     ``resolved[i]``, ``times[i]`` and ``values[i]`` belong to sample ``i``; so does the link whose position is ``i``.
+    ``id_lengths_known``: the decoder has held the lengths of trace and span ids against their limit.
     """
     time_column, value_column = np.array(times, np.int64), np.array(values, np.float64)
     distinct = dict.fromkeys(resolved)
-    if Rejection in set(map(type, distinct)) or not _all_good(times, values, links, now_ms, oldest_ms):
+    if not (
+        Rejection not in set(map(type, distinct))
+        and _values_good(times, values, now_ms, oldest_ms)
+        and (not len(links) or _ids_good(links, lengths_known=id_lengths_known))
+    ):
         keep = _keep(received, resolved, time_column, value_column, links, now_ms=now_ms, oldest_ms=oldest_ms)
         rows = np.flatnonzero(keep)
         resolved = [resolved[row] for row in rows.tolist()]
@@ -96,24 +102,22 @@ def samples_batch(
     received.batch = Batch(series, index, time_column, value_column, links, batch.spans, batch.batch_id)
 
 
-def _all_good(times: Sequence[int], values: Sequence[float], links: Links, now_ms: int, oldest_ms: int) -> bool:
+def _values_good(times: Sequence[int], values: Sequence[float], now_ms: int, oldest_ms: int) -> bool:
     """Whether every sample passes, decided for all at once. False may also mean: look at each (values that overflow
     when summed). On lists of a request's size Python's own min, max and sum are quicker than numpy's."""
     if not times:
         return True
     if min(times) < max(oldest_ms, TIME_MS_MIN) or max(times) > now_ms + FUTURE_MS_MAX:
         return False
-    if not isfinite(sum(values)):
-        return False
-    return not len(links) or (_ids_good(links.trace_id, 1) and _ids_good(links.span_id, 0))
+    return isfinite(sum(values))
 
 
-def _ids_good(ids: Sequence[str], length_min: int) -> bool:
-    lengths = list(map(len, ids))
+def _ids_good(links: Links, *, lengths_known: bool) -> bool:
+    ids = [*links.trace_id, *links.span_id]
     text = "".join(ids)
     return (
-        min(lengths) >= length_min
-        and max(lengths) <= ID_LENGTH_MAX
+        all(links.trace_id)
+        and (lengths_known or max(map(len, ids)) <= ID_LENGTH_MAX)
         and text.isascii()
         and not text.encode().translate(None, _ID_BYTES)
     )

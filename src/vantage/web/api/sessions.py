@@ -29,7 +29,7 @@ async def login(request: AnyRequest) -> Response[Any]:
     target = _local(str(form.get("next", "/")))
     admission: Admission = request.app.state.admission
     peer = request.client.host if request.client else ""
-    address = admission.proxies.client(peer, request.headers.get("x-forwarded-for", ""))
+    address = admission.proxies.client(peer, dict(request.scope["headers"]))
     admission.buckets.take(f"login {address}", time.monotonic())
     try:
         session = admission.access.start_session(str(form.get("key", "")).strip())

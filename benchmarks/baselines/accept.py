@@ -1,0 +1,65 @@
+"""Vantage's own ingest, whole, over a sink that keeps nothing: ``python -m benchmarks.baselines.accept PORT``."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any
+
+from benchmarks.baselines.seed_key import KEY
+from vantage import server
+from vantage.app import App
+from vantage.config import Settings
+from vantage.core.batch import Batch
+from vantage.core.clock import SystemClock
+from vantage.ingest.receive import Receiver
+from vantage.telemetry import Telemetry
+from vantage.web.api.ingest import IngestApp
+from vantage.web.auth import Access
+from vantage.web.edge import Edge, HostGuard
+from vantage.web.limits import TrustedProxies
+from vantage.web.observe import Requests
+
+
+class NullSink:
+    """Takes everything, keeps nothing."""
+
+    async def publish(self, batch: Batch) -> None:
+        return None
+
+
+async def _site(scope: Any, receive: Any, send: Any) -> None:
+    """Nothing but the lifespan."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+def main() -> None:
+    settings = Settings(port=int(sys.argv[1]), api_key=KEY, ingest_rate_limit=1_000_000_000)
+    clock, telemetry = SystemClock(), Telemetry()
+    requests = Requests(telemetry)
+    ingest = IngestApp(
+        Receiver(NullSink(), clock=clock, telemetry=telemetry),
+        access=Access(clock=clock, auth="auto", api_key=KEY),
+        proxies=TrustedProxies(()),
+        rate_per_minute=settings.ingest_rate_limit,
+        telemetry=telemetry,
+        requests=requests,
+    )
+    edge = Edge(
+        ingest=ingest,
+        site=_site,
+        hosts=HostGuard(listen_host=settings.host, allowed=()),
+        cors_origins=(),
+        requests=requests,
+        log_requests=False,
+    )
+    listening: socket.socket = server.listen(settings)
+    server.serve(App(edge, lambda: None), settings, listening, print)
+
+
+if __name__ == "__main__":
+    main()

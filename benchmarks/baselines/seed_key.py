@@ -1,0 +1,3 @@
+"""The key every measured server asks for."""
+
+KEY = "benchmark-key"

@@ -1,0 +1,118 @@
+"""The load: prepared requests over kept connections, from one process on a core of its own.
+
+``python -m benchmarks.load`` reads a JSON line from standard input (host, port, request as hex, connections, seconds,
+and a rate or null) and prints one with what came of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import uvloop
+
+
+class Connection(asyncio.Protocol):
+    """Sends the same request again as soon as it is answered, or at its next turn when there is a rate."""
+
+    def __init__(self, request: bytes, every_s: float, first_s: float) -> None:
+        self._request = request
+        self._every_s = every_s
+        self._next_s = first_s
+        self._sent_s = 0.0
+        self._buffer = b""
+        self.latencies_s: list[float] = []
+        self.failed = 0
+        self._transport: Any = None
+        self.running = True
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._plan()
+
+    def _plan(self) -> None:
+        if not self.running:
+            return
+        if not self._every_s:
+            self._send(time.perf_counter())
+            return
+        wait_s = self._next_s - time.perf_counter()
+        due_s, self._next_s = self._next_s, self._next_s + self._every_s
+        # With a rate, latency counts from when the request was due: a slow server cannot hide behind a waiting client.
+        if wait_s > 0:
+            asyncio.get_running_loop().call_later(wait_s, self._send, due_s)
+        else:
+            self._send(due_s)
+
+    def _send(self, due_s: float) -> None:
+        self._sent_s = due_s
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = self._buffer[:end].lower()
+        start = head.find(b"content-length:")
+        length = int(head[start + 15 :].split(b"\r\n", 1)[0])
+        if len(self._buffer) < end + 4 + length:
+            return
+        if self._buffer[9:12] != b"202":
+            self.failed += 1
+        self._buffer = b""
+        self.latencies_s.append(time.perf_counter() - self._sent_s)
+        self._plan()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.running:
+            self.failed += 1
+
+
+async def run(order: dict[str, Any]) -> dict[str, Any]:
+    """Load a server as ordered."""
+    request = bytes.fromhex(order["request"])
+    count, seconds, rate = order["connections"], order["seconds"], order.get("rate")
+    every_s = count / rate if rate else 0.0
+    started = time.perf_counter()
+    connections: list[Connection] = []
+    for i in range(count):
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda i=i: Connection(request, every_s, started + every_s * i / count),  # type: ignore[misc]
+            order["host"],
+            order["port"],
+        )
+        connections.append(connection)
+    await asyncio.sleep(seconds)
+    took_s = time.perf_counter() - started
+    latencies = sorted(latency for connection in connections for latency in connection.latencies_s)
+    failed = sum(connection.failed for connection in connections)
+    for connection in connections:
+        connection.running = False
+        connection._transport.abort()
+
+    def at(share: float) -> float:
+        return latencies[min(len(latencies) - 1, int(len(latencies) * share))] * 1000 if latencies else float("nan")
+
+    return {
+        "requests": len(latencies),
+        "failed": failed,
+        "per_s": len(latencies) / took_s,
+        "p50_ms": at(0.50),
+        "p99_ms": at(0.99),
+    }
+
+
+def main() -> None:
+    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(0, {1})
+    for line in sys.stdin:
+        print(json.dumps(uvloop.run(run(json.loads(line)))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Interleaved rounds: every contestant runs once in each round, so that a noisy minute hits all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+CONNECTIONS = 16
+PYTHON = sys.executable
+
+
+@dataclass
+class Contestant:
+    """A server to load. ``command`` starts it on a port; ``request`` is sent again and again."""
+
+    name: str
+    command: Callable[[int], Sequence[str]]
+    request: Callable[[str, int], bytes]
+    samples: int
+    environ: Mapping[str, str] = field(default_factory=dict)
+    results: list[dict[str, float]] = field(default_factory=list)
+
+    def median(self, key: str) -> float:
+        return statistics.median(result[key] for result in self.results)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Running:
+    """A contestant's server on the first core."""
+
+    def __init__(self, contestant: Contestant, log: Path) -> None:
+        self.contestant = contestant
+        self.port = free_port()
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                contestant.command(self.port),
+                env={**os.environ, **contestant.environ},
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+            )
+        self.watched = psutil.Process(self._process.pid)
+        if (os.cpu_count() or 1) > 1:
+            self.watched.cpu_affinity([0])
+        end_s = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                break
+            except OSError:
+                if time.monotonic() > end_s or self._process.poll() is not None:
+                    raise RuntimeError(f"{contestant.name} did not start; see {log}") from None
+                time.sleep(0.1)
+        time.sleep(1.0)
+
+    def cpu_s(self) -> float:
+        times = self.watched.cpu_times()
+        return times.user + times.system
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Loader:
+    """The load process, on the second core."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [PYTHON, "-m", "benchmarks.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def load(self, running: Running, seconds: float, rate: float | None = None) -> dict[str, float]:
+        request = running.contestant.request("127.0.0.1", running.port)
+        order: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": running.port,
+            "request": request.hex(),
+            "connections": CONNECTIONS,
+            "seconds": seconds,
+            "rate": rate,
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        before_s = running.cpu_s()
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        found: dict[str, float] = json.loads(self._process.stdout.readline())
+        if found["failed"]:
+            raise RuntimeError(f"{running.contestant.name}: {found['failed']} requests failed")
+        found["cpu_us"] = (running.cpu_s() - before_s) / max(1, found["requests"]) * 1e6
+        found["samples_per_s"] = found["per_s"] * running.contestant.samples
+        return found
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+def interleave(contestants: Sequence[Contestant], *, rounds: int, seconds: float, log: Path) -> list[Running]:
+    """Start all, load each in turn, ``rounds`` times over after one warm-up. The servers are left running."""
+    running = [Running(contestant, log) for contestant in contestants]
+    loader = Loader()
+    try:
+        for one in running:
+            loader.load(one, 1.0)
+        for _ in range(rounds):
+            for one in running:
+                one.contestant.results.append(loader.load(one, seconds))
+    finally:
+        loader.close()
+    return running
