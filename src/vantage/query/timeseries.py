@@ -29,6 +29,7 @@ from vantage.vql.tree import (
 
 AGGREGATIONS: Final = ("avg", "min", "max", "sum", "count", "rate", "last", "p50", "p75", "p90", "p95", "p99")
 BUCKETS_MAX: Final = 11_000
+STEP_MS_MAX: Final = 3650 * 86_400_000
 GROUPS_MAX: Final = 200
 GROUP_KEYS_MAX: Final = 5
 _LOOKBACK_MS: Final = 300_000
@@ -77,6 +78,8 @@ async def timeseries(reads: Reads, asked: Asked) -> Timeseries:
     if len(asked.group_by) > GROUP_KEYS_MAX:
         raise InputError(f"names more than {GROUP_KEYS_MAX} keys", field="group_by")
     step_ms = asked.step_ms or auto_step_ms(asked.time_range)
+    if step_ms > STEP_MS_MAX:
+        raise InputError(f"is longer than {STEP_MS_MAX // 86_400_000} days", field="step")
     aligned = asked.time_range.aligned(step_ms)
     buckets = aligned.length_ms // step_ms
     if buckets > BUCKETS_MAX:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from vantage.web.problems import MEDIA_TYPE, Problem, problem_of
 from vantage.web.render import Renderer
 
 AnyRequest = Request[Any, Any, Any]
+_MISSING = re.compile(r"Missing required \w+ parameter '(\w+)'")  # what Litestar says of a parameter left out
 _log = structlog.get_logger("vantage.web")
 
 
@@ -37,6 +39,8 @@ def on_http_exception(request: AnyRequest, error: HTTPException) -> Response[Any
     if isinstance(error, ValidationException) and isinstance(error.extra, list) and error.extra:
         first: Mapping[str, Any] = error.extra[0]
         field, detail = str(first.get("key", "")), str(first.get("message", detail))
+    elif missing := _MISSING.match(detail):
+        field, detail = missing[1], "is missing"
     if isinstance(error, MethodNotAllowedException) and error.headers:
         headers = tuple((name.lower(), value) for name, value in error.headers.items() if name.lower() == "allow")
     titles = {400: "Bad request", 404: "Not found", 405: "Method not allowed", 413: "Body too large"}
