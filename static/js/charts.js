@@ -104,7 +104,7 @@
         { ...axis, grid, size: 58, space: 34, values: (_, splits) => splits.map((value) => show(value, chart.unit)) },
       ],
       series: [
-        { value: (_, at) => (at === null || at === undefined ? "" : clock.format(at * 1000)), label: "" },
+        { value: (_, at) => (at === null || at === undefined ? "" : (chart.end - chart.start > 7200 ? minute : clock).format(at * 1000)), label: "" },
         ...chart.lines.map((line) => {
           const colour = colourOf(line.colour);
           const fill = COLOURS[line.colour]?.[1] ?? 0;

@@ -29,12 +29,12 @@ def count(value: float | None) -> str:
 
 
 def rate(per_s: float | None) -> str:
-    """Per second from one in ten seconds on, otherwise per minute or hour."""
+    """Per second from one in ten seconds on, otherwise per minute, or per hour below one a minute."""
     if per_s is None:
         return NONE
     if per_s == 0 or per_s >= 0.1:
         return f"{count(per_s)}/s"
-    if per_s * 60 >= 0.1:
+    if per_s * 60 >= 0.995:
         return f"{plain(per_s * 60)}/min"
     return f"{plain(per_s * 3600)}/h"
 

@@ -52,4 +52,4 @@ def page_range(*, preset: str, start: str, end: str, now_ms: int) -> PageRange:
             raise InputError(f"lies more than {LENGTH_MS_MAX // 86_400_000} days before end", field="start")
         return PageRange(found, "", {"start": start, "end": end})
     preset = preset if preset in PRESETS else DEFAULT
-    return PageRange(TimeRange(now_ms - PRESETS[preset], now_ms + 1), preset, {"range": preset})
+    return PageRange(TimeRange(now_ms + 1 - PRESETS[preset], now_ms + 1), preset, {"range": preset})
