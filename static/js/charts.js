@@ -93,7 +93,7 @@
     return {
       width: Math.max(120, element.clientWidth),
       height: Math.max(80, element.clientHeight - LEGEND_PX),
-      padding: [10, 12, 0, 0],
+      padding: [10, 18, 0, 0],
       cursor: { sync: { key: "page" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: {
         x: { range: () => [chart.start, chart.end] },
