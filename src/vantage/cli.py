@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any, Optional  # this file runs on Python 3.9 as far as saying what is missing
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any, NoReturn, Optional  # this file runs on Python 3.9 as far as saying what is missing
 
 OLDEST = (3, 11)
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -42,10 +44,27 @@ def _fail(reason: str) -> int:
     return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest option there is."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
+        near = get_close_matches(unknown, set(_options(self)), n=1) if unknown.startswith("-") else []
+        hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+        self.exit(2, f"vantage: {message}; {hint}\n")
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Every option of a parser and of the commands below it."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to ask
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for below in action.choices.values():
+                yield from _options(below)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vantage", description="Observability in one process. Without a command: serve."
-    )
+    parser = _Parser(prog="vantage", description="Observability in one process. Without a command: serve.")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     _serve_options(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -102,7 +121,9 @@ def _keys_commands(keys: argparse.ArgumentParser) -> None:
     create.add_argument("--expires", metavar="DAYS", type=int, help="days until it expires (never)")
     revoke = actions.add_parser("revoke", help="revoke a key at once")
     revoke.add_argument("key", help="its id or name")
-    actions.add_parser("list", help="all keys, without secrets")
+    listing = actions.add_parser("list", help="all keys, without secrets")
+    for action in (create, revoke, listing):  # people write --data last
+        _folder_options(action)
 
 
 if __name__ == "__main__":
