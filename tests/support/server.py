@@ -104,6 +104,11 @@ class Server:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.request("POST", path, body, {"Content-Type": "application/json", **named})
 
+    def counts(self) -> dict[str, float]:
+        """What ``/metrics`` says: sample name with labels, and value."""
+        lines = self.get("/metrics").body.decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
+
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, timeout=30)
 
@@ -139,6 +144,21 @@ def serving(data: Path, *options: str, environ: dict[str, str] | None = None) ->
     finally:
         if server.process.poll() is None:
             server.stop()
+
+
+def vantage(
+    *arguments: str, environ: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """One run of the command line to its end."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("VANTAGE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "vantage", *arguments],
+        capture_output=True,
+        text=True,
+        env={**inherited, **(environ or {})},
+        cwd=cwd,
+        timeout=60,
+    )
 
 
 def wait_until(condition: Any, timeout_s: float = 10.0, every_s: float = 0.05) -> Any:
