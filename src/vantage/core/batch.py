@@ -53,11 +53,12 @@ def joined_links(parts: Sequence[tuple[int, Links]]) -> Links:
     held = [(start, links) for start, links in parts if len(links)]
     if not held:
         return NO_LINKS
-    return Links(
-        np.concatenate([links.position + np.uint32(start) for start, links in held]),
-        [text for _, links in held for text in links.trace_id],
-        [text for _, links in held for text in links.span_id],
-    )
+    trace_ids: list[str] = []
+    span_ids: list[str] = []
+    for _, links in held:
+        trace_ids += links.trace_id
+        span_ids += links.span_id
+    return Links(np.concatenate([links.position + np.uint32(start) for start, links in held]), trace_ids, span_ids)
 
 
 NO_LINKS: Final = Links(np.empty(0, np.uint32), (), ())

@@ -93,7 +93,7 @@ class MemoryStore:
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         matches = span_matches(wanted)
         found = {span.trace_id: None for span in self._spans if matches(span)}
-        return latest_traces(found, self._trace_spans, wanted)
+        return latest_traces({trace_id: self._trace_spans(trace_id) for trace_id in found}, wanted)
 
     async def expire(self, policy: RetentionPolicy) -> Reclaimed:
         if policy.days is None:

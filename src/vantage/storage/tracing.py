@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from vantage.core.span import Span
 from vantage.storage.ports import TraceFilter, TraceSummary
@@ -34,19 +34,13 @@ def _mentions(span: Span, text: str) -> bool:
     return any(text in value.lower() for value in span.attributes.values())
 
 
-def latest_traces(
-    trace_ids: Iterable[str], spans_of: Callable[[str], Sequence[Span]], wanted: TraceFilter
-) -> list[TraceSummary]:
+def latest_traces(spans_of: Mapping[str, Sequence[Span]], wanted: TraceFilter) -> list[TraceSummary]:
     """Summaries of some traces, the latest start first, after ``before`` and up to ``limit``."""
-    starts: list[tuple[int, str]] = []
-    for trace_id in trace_ids:
-        spans = spans_of(trace_id)
-        if spans:
-            starts.append((min(span.start_ns for span in spans), trace_id))
+    starts = [(min(span.start_ns for span in spans), trace_id) for trace_id, spans in spans_of.items()]
     starts.sort(reverse=True)
     if wanted.before is not None:
         starts = [start for start in starts if start < wanted.before]
-    return [summary(trace_id, spans_of(trace_id)) for _, trace_id in starts[: wanted.limit]]
+    return [summary(trace_id, spans_of[trace_id]) for _, trace_id in starts[: wanted.limit]]
 
 
 def summary(trace_id: str, spans: Sequence[Span]) -> TraceSummary:

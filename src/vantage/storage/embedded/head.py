@@ -6,7 +6,7 @@ are merged like a binary counter, so that a sample is copied a handful of times 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -39,6 +39,7 @@ class SampleBlock:
     time_ms: I64
     value: F64
     links: Links
+    link_hash: I64  # of each link's trace id
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -56,6 +57,7 @@ class SpanBlock:
     first_ms: int
     last_ms: int
     spans: tuple[Span, ...]
+    trace_hash: I64  # of each span's trace id
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -75,7 +77,18 @@ def sample_block(seq: int, record: Record) -> SampleBlock:
         record.time_ms,
         record.value,
         record.links,
+        _hashes(record.links.trace_id),
     )
+
+
+def _span_block(seq: int, spans: tuple[Span, ...]) -> SpanBlock:
+    starts = [span.start_ms for span in spans]
+    return SpanBlock(seq, min(starts), max(starts), spans, _hashes([span.trace_id for span in spans]))
+
+
+def _hashes(ids: Sequence[str]) -> I64:
+    """Python's own hashes: to find an id among many is then one comparison of arrays. They never leave the process."""
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
 
 
 def _merged_samples(a: SampleBlock, b: SampleBlock) -> SampleBlock:
@@ -87,11 +100,22 @@ def _merged_samples(a: SampleBlock, b: SampleBlock) -> SampleBlock:
         np.concatenate([a.time_ms, b.time_ms]),
         np.concatenate([a.value, b.value]),
         joined_links([(0, a.links), (len(a), b.links)]),
+        np.concatenate([a.link_hash, b.link_hash]),
+    )
+
+
+def _merged_spans(a: SpanBlock, b: SpanBlock) -> SpanBlock:
+    return SpanBlock(
+        b.seq_last,
+        min(a.first_ms, b.first_ms),
+        max(a.last_ms, b.last_ms),
+        a.spans + b.spans,
+        np.concatenate([a.trace_hash, b.trace_hash]),
     )
 
 
 class Head:
-    """All blocks, and indexes by trace id."""
+    """All blocks, of samples and of spans."""
 
     def __init__(self) -> None:
         self.samples: tuple[SampleBlock, ...] = ()
@@ -99,8 +123,6 @@ class Head:
         self.sample_count = 0
         self.span_count = 0
         self.link_count = 0
-        self._spans_by_trace: dict[str, list[Span]] = {}
-        self._links_by_trace: dict[str, list[tuple[int, int, float, str]]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -109,9 +131,6 @@ class Head:
 
     def append(self, seq: int, record: Record) -> None:
         """Take a commit; it is visible when this returns."""
-        for span in record.spans:
-            self._spans_by_trace.setdefault(span.trace_id, []).append(span)
-        self._index_links(record)
         self.sample_count += len(record.slot)
         self.span_count += len(record.spans)
         self.link_count += len(record.links)
@@ -121,23 +140,10 @@ class Head:
                 blocks, block = blocks[:-1], _merged_samples(blocks[-1], block)
             self.samples = (*blocks, block)
         if record.spans:
-            starts = [span.start_ms for span in record.spans]
-            some, held = SpanBlock(seq, min(starts), max(starts), record.spans), self.spans
+            some, held = _span_block(seq, record.spans), self.spans
             while held and len(held[-1]) <= len(some) and len(held[-1]) + len(some) <= BLOCK_SPANS_MAX:
-                last, held = held[-1], held[:-1]
-                some = SpanBlock(
-                    seq,
-                    min(last.first_ms, some.first_ms),
-                    max(last.last_ms, some.last_ms),
-                    last.spans + some.spans,
-                )
+                held, some = held[:-1], _merged_spans(held[-1], some)
             self.spans = (*held, some)
-
-    def _index_links(self, record: Record) -> None:
-        links = record.links
-        for position, trace_id, span_id in zip(links.position.tolist(), links.trace_id, links.span_id, strict=True):
-            row = (int(record.slot[position]), int(record.time_ms[position]), float(record.value[position]), span_id)
-            self._links_by_trace.setdefault(trace_id, []).append(row)
 
     def chunks(self, time_range: TimeRange) -> Iterator[Chunk]:
         """The blocks that may hold samples of the range."""
@@ -151,12 +157,30 @@ class Head:
             if block.last_ms >= time_range.start_ms and block.first_ms < time_range.end_ms:
                 yield block.spans
 
-    def trace_spans(self, trace_id: str) -> list[Span]:
-        return list(self._spans_by_trace.get(trace_id, ()))
+    def traces(self, trace_ids: Collection[str]) -> dict[str, list[Span]]:
+        """The spans of some traces; an unknown one is left out."""
+        found: dict[str, list[Span]] = {}
+        wanted = _hashes(list(trace_ids))
+        for block in self.spans:
+            for place in np.flatnonzero(np.isin(block.trace_hash, wanted)).tolist():
+                span = block.spans[place]
+                if span.trace_id in trace_ids:
+                    found.setdefault(span.trace_id, []).append(span)
+        return found
 
     def trace_links(self, trace_id: str) -> list[tuple[int, int, float, str]]:
         """Slot, time, value and span id of the samples that carry the trace id."""
-        return list(self._links_by_trace.get(trace_id, ()))
+        found = []
+        wanted = hash(trace_id)
+        for block in self.samples:
+            links = block.links
+            for place in np.flatnonzero(block.link_hash == wanted).tolist():
+                if links.trace_id[place] == trace_id:
+                    row = links.position[place]
+                    found.append(
+                        (int(block.slot[row]), int(block.time_ms[row]), float(block.value[row]), links.span_id[place])
+                    )
+        return found
 
     def rebuild(
         self, *, keep_after_seq: int, drop_slots: NDArray[np.bool_] | None, drop_span: Callable[[Span], bool]
@@ -174,7 +198,6 @@ class Head:
             left = tuple(span for span in some.spans if not drop_span(span))
             if some.seq_last > keep_after_seq and left:
                 fresh.append(some.seq_last, Record(*_NOTHING, NO_LINKS, left))
-        self._spans_by_trace, self._links_by_trace = fresh._spans_by_trace, fresh._links_by_trace
         self.sample_count, self.span_count, self.link_count = fresh.sample_count, fresh.span_count, fresh.link_count
         self.samples, self.spans = fresh.samples, fresh.spans
 
@@ -185,6 +208,6 @@ _NOTHING: Final = (np.empty(0, np.uint32), np.empty(0, np.int64), np.empty(0, np
 def _without(block: SampleBlock, drop_slots: NDArray[np.bool_]) -> SampleBlock:
     rows = np.flatnonzero(~drop_slots[block.slot])
     if rows.size in (len(block), 0):
-        return block if rows.size else SampleBlock(block.seq_last, 0, 0, *_NOTHING, NO_LINKS)
+        return block if rows.size else SampleBlock(block.seq_last, 0, 0, *_NOTHING, NO_LINKS, _hashes(()))
     links = block.links.take(rows)
     return sample_block(block.seq_last, Record(block.slot[rows], block.time_ms[rows], block.value[rows], links, ()))

@@ -161,7 +161,8 @@ class EmbeddedStore:
         return await self._in_thread(lambda: _services_with_spans(self._head.spans))
 
     async def trace(self, trace_id: str) -> Trace:
-        spans = sorted(self._head.trace_spans(trace_id), key=lambda span: (span.start_ns, span.span_id))
+        spans = self._head.traces({trace_id}).get(trace_id, [])
+        spans.sort(key=lambda span: (span.start_ns, span.span_id))
         series = self._catalogue.series
         samples = [
             LinkedSample(one, time_ms, value, trace_id, span_id)
@@ -178,7 +179,7 @@ class EmbeddedStore:
         found = {
             span.trace_id: None for spans in self._head.span_lists(wanted.time_range) for span in spans if matches(span)
         }
-        return latest_traces(found, self._head.trace_spans, wanted)
+        return latest_traces(self._head.traces(found.keys()), wanted)
 
     async def expire(self, policy: RetentionPolicy) -> Reclaimed:
         result: Reclaimed = await self._writer.run(lambda: self._expire(policy))
