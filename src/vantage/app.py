@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from litestar import Litestar
 
 from vantage import __version__, resources
 from vantage.config import Settings
@@ -48,14 +47,16 @@ _log = structlog.get_logger("vantage.app")
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What the server runs: the ASGI application, and a switch that makes ``/health/ready`` say 503."""
+    """What the server runs: the ASGI application, what must be open while it serves, and a switch that makes
+    ``/health/ready`` say 503."""
 
     asgi: Edge
+    opened: Callable[[], contextlib.AbstractAsyncContextManager[None]]
     drain: Callable[[], None]
 
 
 def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
-    """Wire one process. Does no I/O: the application's lifespan opens and closes. Raises ConfigError."""
+    """Wire one process. Does no I/O: the application's ``opened`` does. Raises ConfigError."""
     clock = clock or SystemClock()
     role = _role(settings)
     data = Path(settings.data)
@@ -125,15 +126,16 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
     }
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+    async def opened() -> AsyncIterator[None]:
+        # Not the ASGI lifespan: that would turn an error into a log entry, and the command line has to tell it.
         # One pure-Python thread otherwise takes the loop's p99 from 0.1 to 10 ms.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        async with contextlib.AsyncExitStack() as opened:
-            await opened.enter_async_context(store)
-            await opened.enter_async_context(metadata)
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(store)
+            await stack.enter_async_context(metadata)
             access.refresh(await metadata.keys())
             _warn(settings, access)
-            await opened.enter_async_context(_running({loop: loops[loop] for loop in sorted(role.loops)}, clock))
+            await stack.enter_async_context(_running({loop: loops[loop] for loop in sorted(role.loops)}, clock))
             yield
 
     site = make_site(
@@ -150,7 +152,6 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
         static=resources.static_dir(),
         version=__version__,
         websockets_max=settings.websockets_max,
-        lifespan=[lifespan],
     )
     ingest = IngestApp(
         receiver,
@@ -172,7 +173,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
     def drain() -> None:
         admission.draining = True
 
-    return App(edge, drain)
+    return App(edge, opened, drain)
 
 
 def _role(settings: Settings) -> Role:

@@ -88,7 +88,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _doc("Memory for unsealed data; beyond it the oldest leaves (counted as expired).", ge=1 << 20)
     ] = 1 << 30
     retention_days: Annotated[
-        int | None, _doc("Days data is kept; none: as long as the disk budget holds. Older samples are refused.", ge=1)
+        Annotated[int, Meta(ge=1)] | None,
+        _doc("Days data is kept; none: as long as the disk budget holds. Older samples are refused."),
     ] = None
     disk_budget_bytes: Annotated[
         int, _doc("Bytes of telemetry kept; beyond it the oldest leaves first.", ge=1 << 20)
@@ -210,6 +211,8 @@ def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
             value = [part.strip() for part in value.split(",") if part.strip()]
         elif isinstance(value, str) and isinstance(FIELDS[name].default, bool):
             value = _BOOLS.get(value.strip().lower(), value)
+        elif FIELDS[name].default is None and value in ("", "none"):
+            value = None
         try:
             converted[name] = msgspec.convert(value, kind, strict=False)
         except msgspec.ValidationError as error:

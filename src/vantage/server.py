@@ -60,7 +60,10 @@ def url_of(settings: Settings, listening: socket.socket) -> str:
 
 
 def serve(app: App, settings: Settings, listening: socket.socket, ready: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. ``ready`` is called with the URL once requests are served."""
+    """Serve until SIGTERM or SIGINT; the exit status. ``ready`` is called with the URL once requests are served.
+
+    Raises VantageError when the application cannot be opened.
+    """
     _raise_open_files()
     config = uvicorn.Config(
         app.asgi,
@@ -111,6 +114,11 @@ class _Server(uvicorn.Server):
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Raises what opening the application raises."""
+        async with self._app.opened():
+            await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)

@@ -13,8 +13,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from vantage.core.batch import F64, I64
 from vantage.vql.tree import Call, Column
 from vantage.vql.vectors import Array, Coded, Frame, Vector
+
+_RADIX_GROUPS_MAX: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +103,9 @@ def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
     """Linear interpolation between closest ranks: Hyndman and Fan (1996), type 7."""
     assert call.parameter is not None
     numbers, left = _values(call, frame, groups)
-    by_value = np.argsort(numbers, kind="stable")
-    ordered = by_value[np.argsort(left.ids[by_value], kind="stable")]
-    numbers = numbers[ordered].astype(np.float64, copy=False)
     counts = _counts(left)
     starts = np.cumsum(counts) - counts
+    numbers = _sorted_in_groups(numbers.astype(np.float64, copy=False), left, starts, counts)
     place = call.parameter * np.maximum(counts - 1, 0)
     low = np.floor(place).astype(np.int64)
     high = np.minimum(low + 1, np.maximum(counts - 1, 0))
@@ -113,6 +114,17 @@ def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
     below, above = numbers[(starts + low)[held]], numbers[(starts + high)[held]]
     found[held] = below + (above - below) * (place - low)[held]
     return found
+
+
+def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64) -> F64:
+    """The numbers laid out group by group, each group's in ascending order."""
+    if groups.count > _RADIX_GROUPS_MAX:
+        return numbers[np.lexsort((numbers, groups.ids))]
+    # 16-bit keys are sorted by radix, in linear time; short runs of floats are then sorted where they lie.
+    laid = numbers[np.argsort(groups.ids.astype(np.uint16), kind="stable")]
+    for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+        laid[start : start + count].sort()
+    return laid
 
 
 def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:

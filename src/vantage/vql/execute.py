@@ -22,6 +22,8 @@ from vantage.vql.table import Table, TableColumn, null_if_nan
 from vantage.vql.tree import Call, Column, Expr, children
 from vantage.vql.vectors import Array, Coded, Frame, Vector, coded
 
+_TABLE_MAX = 1 << 20  # entries of a look-up table that is cheaper than sorting
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -239,15 +241,37 @@ def _group(keys: list[Vector], rows: int) -> tuple[Groups, Array]:
     ids = np.zeros(rows, np.int64)
     first = np.empty(0, np.int64)
     for key in keys:
-        codes = key.codes if isinstance(key, Coded) else np.unique(key, return_inverse=True)[1]
-        if isinstance(key, Coded) and len({repr(value) for value in key.values}) < len(key.values):
-            codes = _merged(key)  # different codes may carry equal values after a function or a tag look-up
-        ids = ids * (int(codes.max(initial=0)) + 1) + codes
-        _, first, ids = np.unique(ids, return_index=True, return_inverse=True)
+        codes = _merged(key) if isinstance(key, Coded) else _dense(key)
+        ids, first = _compressed(ids * (int(codes.max(initial=0)) + 1) + codes)
     return Groups(ids, len(first)), first
 
 
+def _dense(key: Array) -> Array:
+    """Small codes for numbers: buckets of time are few multiples of their step, and need no sorting."""
+    if key.dtype.kind in "iu" and key.size:
+        offset: Array = key - key.min()
+        offset //= int(np.gcd.reduce(offset)) or 1
+        return offset
+    if key.dtype.kind == "b":
+        return key.astype(np.int64)
+    return np.unique(key, return_inverse=True)[1]
+
+
+def _compressed(codes: Array) -> tuple[Array, Array]:
+    """Codes without gaps, in the same order, and the first row of each."""
+    size = int(codes.max(initial=-1)) + 1
+    if size > max(_TABLE_MAX, 2 * len(codes)):
+        _, first, ids = np.unique(codes, return_index=True, return_inverse=True)
+        return ids, first
+    first_of = np.full(size, -1, np.int64)
+    rows = np.arange(len(codes) - 1, -1, -1)
+    first_of[codes[::-1]] = rows  # of repeated targets numpy keeps the last: here the first row
+    present = first_of >= 0
+    return (np.cumsum(present) - 1)[codes], first_of[present]
+
+
 def _merged(key: Coded) -> Array:
+    """Codes that are equal where values are: a function or a tag look-up may give several codes one value."""
     numbers: dict[str, int] = {}
     table = np.fromiter((numbers.setdefault(repr(v), len(numbers)) for v in key.values), np.int64, len(key.values))
     return table[key.codes]

@@ -32,6 +32,16 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOSTS_CACHED_MAX: Final = 256
 _CORS_METHODS: Final = b"GET, POST, DELETE, OPTIONS"
 _CORS_HEADERS: Final = b"content-type, content-encoding, idempotency-key, x-api-key, authorization, x-request-id"
+_POLICY: Final = (
+    b"default-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; "
+    b"base-uri 'self'; form-action 'self'"
+)
+_SCHEMA_POLICY: Final = _POLICY.replace(b"style-src 'self'", b"style-src 'self' 'unsafe-inline'")  # Swagger UI needs it
+_SECURITY: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
 _log = structlog.get_logger("vantage.web")
 
 
@@ -129,7 +139,13 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                policy = _SCHEMA_POLICY if scope["path"].startswith("/schema") else _POLICY
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    *_SECURITY,
+                    (b"content-security-policy", policy),
+                ]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,6 @@ def make_site(
     static: Path,
     version: str,
     websockets_max: int,
-    lifespan: Sequence[Callable[[Litestar], AbstractAsyncContextManager[None]]],
 ) -> Litestar:
     """Wire handlers, guards, errors and the OpenAPI document. Does no I/O."""
     guarded: list[Any] = []
@@ -116,7 +114,6 @@ def make_site(
         compression_config=CompressionConfig(backend="gzip", gzip_compress_level=5, minimum_size=1000),
         request_max_body_size=REQUEST_NBYTES_MAX,
         state=State({"admission": admission, "renderer": renderer, "websockets_max": websockets_max}),
-        lifespan=list(lifespan),
         debug=False,
         logging_config=None,
     )

@@ -30,8 +30,8 @@ from vantage.storage.embedded.head import Head
 from vantage.storage.embedded.journal import Journal, connect
 from vantage.telemetry import Telemetry
 
-WAL_NBYTES_CHECKPOINT: Final = 4 << 20  # the other thread copies the log into the file from this size on
-WAL_NBYTES_MAX: Final = 64 << 20  # from here on the writer itself finishes the copying, between two commits
+WAL_NBYTES_CHECKPOINT: Final = 64 << 20  # the other thread copies the log into the file from this size on
+WAL_NBYTES_MAX: Final = 256 << 20  # from here on the writer itself finishes the copying, between two commits
 COMMIT_BATCHES_MAX: Final = 512
 
 _log = structlog.get_logger("vantage.storage.writer")
