@@ -18,7 +18,7 @@ from typing import Any, Final
 from vantage import __version__, config
 from vantage.config import Loaded
 from vantage.core.clock import SystemClock
-from vantage.core.errors import ConfigError, InputError, UnavailableError, VantageError
+from vantage.core.errors import ConfigError, InputError, StartupError, UnavailableError, VantageError
 from vantage.core.key import ApiKey, Scope, hash_secret, new_secret
 
 DISK_FREE_MIN: Final = 500_000_000
@@ -97,12 +97,20 @@ def _demo_beside(url: str, api_key: str) -> Callable[[], None]:
     return stop
 
 
+def _make_folder(data: Path) -> None:
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StartupError(f"the data folder {data} cannot be made: {error.strerror}") from error
+
+
 def _migrate(arguments: argparse.Namespace) -> int:
     from vantage.storage.metadata import migrate
     from vantage.storage.open import metadata_url
 
     settings = _load(arguments).settings
-    Path(settings.data).mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not arguments.dry_run:
+        _make_folder(Path(settings.data))
     url = metadata_url(settings.metadata_url, data=Path(settings.data))
     steps = migrate.pending(url) if arguments.dry_run else migrate.upgrade(url)
     verb = "would be applied" if arguments.dry_run else "applied"
@@ -233,7 +241,7 @@ def _keys(arguments: argparse.Namespace) -> int:
 
     settings = _load(arguments).settings
     data = Path(settings.data)
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(data)
 
     async def act() -> int:
         async with open_metadata(settings.metadata_url, data=data, clock=SystemClock()) as metadata:

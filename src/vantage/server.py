@@ -36,10 +36,7 @@ def listen(settings: Settings) -> socket.socket:
     host = settings.host.strip("[]")
     try:
         family = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, settings.port))
-        found.listen(BACKLOG)
+        found = socket.create_server((host, settings.port), family=family, backlog=BACKLOG)
     except socket.gaierror as error:
         raise StartupError(f"host {settings.host!r} is not an address of this machine: {error.strerror}") from error
     except OSError as error:
@@ -73,7 +70,7 @@ def serve(app: App, settings: Settings, listening: socket.socket, ready: Callabl
         ws_max_size=64 << 10,
         ws_ping_interval=30.0,
         ws_ping_timeout=30.0,
-        lifespan="on",
+        lifespan="off",  # see App.opened
         log_config=None,
         access_log=False,
         server_header=False,

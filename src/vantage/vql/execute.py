@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -96,18 +97,32 @@ def _samples_frame(query: CheckedSelect, source: Source, deadline: Deadline, sam
             if total > samples_max:
                 raise InputError(f"the query reads more than {samples_max} samples: narrow its time range or filters")
     slot = _joined([chunk.slot for chunk in kept], np.uint32).astype(np.int64)
+
+    @cache
+    def by_series() -> tuple[Array, Array]:
+        codes, first = _compressed(slot)
+        return codes, slot[first]
+
+    def codes() -> Array:
+        """For each row, the place of its series among ``held``."""
+        return by_series()[0]
+
+    @cache
+    def held() -> list[Series]:
+        return [one for place in by_series()[1].tolist() if (one := series[place]) is not None]
+
     return Frame(
         total,
         {
             "timestamp": lambda: _joined([chunk.time_ms for chunk in kept], np.int64),
             "value": lambda: _joined([chunk.value for chunk in kept], np.float64),
             "series": lambda: slot,
-            "service_name": lambda: _of_series(slot, series, lambda one: one.service),
-            "environment": lambda: _of_series(slot, series, lambda one: one.environment),
-            "metric_name": lambda: _of_series(slot, series, lambda one: one.metric),
-            "metric_type": lambda: _of_series(slot, series, lambda one: one.kind.value),
-            "unit": lambda: _of_series(slot, series, lambda one: one.unit),
-            "tags": lambda: _tags(slot, series),
+            "service_name": lambda: _of_series(codes(), held(), lambda one: one.service),
+            "environment": lambda: _of_series(codes(), held(), lambda one: one.environment),
+            "metric_name": lambda: _of_series(codes(), held(), lambda one: one.metric),
+            "metric_type": lambda: _of_series(codes(), held(), lambda one: one.kind.value),
+            "unit": lambda: _of_series(codes(), held(), lambda one: one.unit),
+            "tags": lambda: Coded(codes(), [dict(one.tags) for one in held()]),
             "trace_id": lambda: _linked(kept, lambda links: links.trace_id),
             "span_id": lambda: _linked(kept, lambda links: links.span_id),
         },
@@ -138,15 +153,9 @@ def _chosen_series(where: Expr | None, series: Sequence[Series | None]) -> NDArr
     return chosen
 
 
-def _of_series(slot: I64, series: Sequence[Series | None], get: Callable[[Series], str]) -> Coded:
-    slots, positions = np.unique(slot, return_inverse=True)
-    found = coded(get(one) for i in slots.tolist() if (one := series[i]) is not None)
-    return Coded(found.codes[positions] if len(slots) else slot, found.values)
-
-
-def _tags(slot: I64, series: Sequence[Series | None]) -> Coded:
-    slots, positions = np.unique(slot, return_inverse=True)
-    return Coded(positions, [dict(one.tags) for i in slots.tolist() if (one := series[i]) is not None])
+def _of_series(codes: Array, held: list[Series], get: Callable[[Series], str]) -> Coded:
+    found = coded(get(one) for one in held)
+    return Coded(found.codes[codes] if held else codes, found.values)
 
 
 def _linked(chunks: list[Chunk], get: Callable[[Links], Sequence[str]]) -> Coded:
