@@ -27,6 +27,7 @@ from vantage.web.problems import MEDIA_TYPE, Problem
 HEADERS_NBYTES_MAX: Final = 64 << 10
 BACKLOG: Final = 2048
 OPEN_FILES_WANTED: Final = 65_536
+HANG_UP_AFTER: Final = 0.8  # of the time that requests under way have to finish
 GARBAGE_FIRST: Final = 20_000  # new objects between two collections of the youngest
 _log = structlog.get_logger("vantage.server")
 
@@ -84,7 +85,7 @@ def serve(app: App, settings: Settings, listening: socket.socket, ready: Callabl
         config.load()
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"tls_certificate or tls_key cannot be used: {error}") from error
-    server = _Server(config, app, settings.drain_delay_s, lambda: ready(url_of(settings, listening)))
+    server = _Server(config, app, settings, lambda: ready(url_of(settings, listening)))
     server.run(sockets=[listening])
     return 0 if server.started else 1
 
@@ -92,10 +93,11 @@ def serve(app: App, settings: Settings, listening: socket.socket, ready: Callabl
 class _Server(uvicorn.Server):
     """Drains on the first signal: not ready at once, accepting for a while, then finishing what is under way."""
 
-    def __init__(self, config: uvicorn.Config, app: App, drain_delay_s: float, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, settings: Settings, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._app = app
-        self._drain_delay_s = drain_delay_s
+        self._drain_delay_s = settings.drain_delay_s
+        self._hang_up_s = settings.shutdown_timeout_s * HANG_UP_AFTER
         self._ready = ready
         self._draining = False
 
@@ -133,10 +135,17 @@ class _Server(uvicorn.Server):
         self._draining = True
         self._app.drain()
         _log.info("stopping", drain_delay_s=self._drain_delay_s)
-        loop.call_later(self._drain_delay_s, self._exit)
+        loop.call_later(self._drain_delay_s, self._exit, loop)
 
-    def _exit(self) -> None:
+    def _exit(self, loop: asyncio.AbstractEventLoop) -> None:
         self.should_exit = True
+        loop.call_later(self._hang_up_s, self._hang_up)
+
+    def _hang_up(self) -> None:
+        """Requests still under way then are told of a disconnect; what ignores that is cancelled a little later."""
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
 
 
 def _protocol(settings: Settings) -> type[HttpToolsProtocol]:

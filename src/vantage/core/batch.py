@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +21,7 @@ I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Links:
+class Links(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Trace links of few samples: row ``position[i]`` belongs to ``trace_id[i]`` and ``span_id[i]`` ('' for none).
 
     ``position`` is ascending.
@@ -64,8 +63,7 @@ def joined_links(parts: Sequence[tuple[int, Links]]) -> Links:
 NO_LINKS: Final = Links(np.empty(0, np.uint32), (), ())
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Samples as columns, and spans.
 
     ``series`` are distinct; ``index[i]`` says which of them sample ``i`` belongs to. The three columns have the same
@@ -73,9 +71,9 @@ class Batch:
     """
 
     series: tuple[Series, ...] = ()
-    index: U32 = field(default_factory=lambda: np.empty(0, np.uint32))
-    time_ms: I64 = field(default_factory=lambda: np.empty(0, np.int64))
-    value: F64 = field(default_factory=lambda: np.empty(0, np.float64))
+    index: U32 = msgspec.field(default_factory=lambda: np.empty(0, np.uint32))
+    time_ms: I64 = msgspec.field(default_factory=lambda: np.empty(0, np.int64))
+    value: F64 = msgspec.field(default_factory=lambda: np.empty(0, np.float64))
     links: Links = NO_LINKS
     spans: tuple[Span, ...] = ()
     batch_id: str = ""

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Raw
 
-from vantage.core.batch import NO_LINKS, Batch, Links
+from vantage.core.batch import NO_LINKS, Links
 from vantage.core.sample import ID_LENGTH_MAX
 from vantage.core.series import Series
 from vantage.ingest.resolve import Key, Resource, SeriesCache, parse_json_tags, parse_msgpack_tags
@@ -115,7 +115,7 @@ class NativeFormat:
         times = [one.timestamp for one in samples]
         if None in times:
             times = [now_ms if time_ms is None else time_ms for time_ms in times]
-        received = Received(Batch(batch_id=batch_id))
+        received = Received()
         samples_batch(
             received,
             resolved,  # type: ignore[arg-type]  # no None is left
@@ -124,6 +124,7 @@ class NativeFormat:
             _links([one.trace_id for one in samples], [one.span_id for one in samples]),
             now_ms=now_ms,
             oldest_ms=oldest_ms,
+            batch_id=batch_id,
             id_lengths_known=isinstance(envelope, _PlainEnvelope),
         )
         return received

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Raw
 
-from vantage.core.batch import BATCH_ID_LENGTH_MAX, NO_LINKS, Batch, Links
+from vantage.core.batch import BATCH_ID_LENGTH_MAX, NO_LINKS, Links
 from vantage.core.errors import InputError
 from vantage.core.series import Series
 from vantage.ingest.resolve import Key, Resource, SeriesCache, parse_msgpack_tags
@@ -104,10 +104,10 @@ class PackedFormat:
             times += some.times
             values += some.values
             resolved += [series[some.series]] * len(some.times)
-        received = Received(Batch(batch_id=batch_id), dropped=packed.dropped)
+        received = Received(dropped=packed.dropped)
         if packed.spans:
             spans = [to_span(wire, resource) for wire in packed.spans]
-            add_spans(received, spans, now_ms=now_ms, oldest_ms=oldest_ms)
+            add_spans(received, spans, now_ms=now_ms, oldest_ms=oldest_ms, batch_id=batch_id)
         samples_batch(
             received,
             resolved,
@@ -116,6 +116,7 @@ class PackedFormat:
             Links(np.array(rows, np.uint32), trace_ids, span_ids) if rows else NO_LINKS,
             now_ms=now_ms,
             oldest_ms=oldest_ms,
+            batch_id=batch_id,
         )
         return received
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from math import isfinite
 from string import ascii_letters, digits
 from typing import Final
@@ -23,6 +23,9 @@ _ID_BYTES: Final = (ascii_letters + digits + "_.:-").encode()
 _PATH = re.compile(r"(.*?) - at `(.*)`", re.DOTALL)
 
 
+NOTHING: Final = Batch()
+
+
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """Why a sample or span was refused."""
@@ -31,15 +34,14 @@ class Rejection:
     reason: str
 
 
-@dataclass(slots=True)
-class Received:
+class Received(msgspec.Struct):
     """A decoded request: the batch to publish, and what was left out of it."""
 
-    batch: Batch
+    batch: Batch = NOTHING
     rejected: int = 0
-    errors: list[tuple[int, Rejection]] = field(default_factory=list)  # index in the request; the first 20
-    fields: dict[str, int] = field(default_factory=dict)  # rejections by field, for the counters
-    dropped: dict[str, int] = field(default_factory=dict)  # what the agent says it dropped, by reason
+    errors: list[tuple[int, Rejection]] = []  # index in the request; the first 20
+    fields: dict[str, int] = {}  # rejections by field, for the counters
+    dropped: dict[str, int] = {}  # what the agent says it dropped, by reason
 
     @property
     def accepted(self) -> int:
@@ -76,6 +78,7 @@ def samples_batch(
     *,
     now_ms: int,
     oldest_ms: int,
+    batch_id: str,
     id_lengths_known: bool = False,
 ) -> None:
     """Put the samples that pass every check into ``received.batch``, and reject the others one by one.
@@ -98,8 +101,7 @@ def samples_batch(
     series: tuple[Series, ...] = tuple(distinct)  # type: ignore[arg-type]  # only series are left
     position = dict(zip(distinct, range(len(series)), strict=True))
     index: U32 = np.array([*map(position.__getitem__, resolved)], np.uint32)
-    batch = received.batch
-    received.batch = Batch(series, index, time_column, value_column, links, batch.spans, batch.batch_id)
+    received.batch = Batch(series, index, time_column, value_column, links, received.batch.spans, batch_id)
 
 
 def _values_good(times: Sequence[int], values: Sequence[float], now_ms: int, oldest_ms: int) -> bool:
@@ -159,7 +161,7 @@ def _link_rejection(trace_id: str, span_id: str) -> Rejection | None:
     return None
 
 
-def add_spans(received: Received, spans: Sequence[Span], *, now_ms: int, oldest_ms: int) -> None:
+def add_spans(received: Received, spans: Sequence[Span], *, now_ms: int, oldest_ms: int, batch_id: str) -> None:
     """Put the spans that pass every check into the batch, and reject the others one by one."""
     kept = []
     for index, span in enumerate(spans):
@@ -168,4 +170,4 @@ def add_spans(received: Received, spans: Sequence[Span], *, now_ms: int, oldest_
             received.reject(index, Rejection(name, reason))
         else:
             kept.append(span)
-    received.batch = replace(received.batch, spans=tuple(kept))
+    received.batch = Batch(spans=tuple(kept), batch_id=batch_id)

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from vantage.core.batch import Batch
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.ingest.resolve import DEFAULT_ENVIRONMENT, Resource
 from vantage.ingest.wire.native import Int64
@@ -80,7 +79,7 @@ class SpansFormat:
         except DECODE_ERRORS as error:
             raise input_error(error) from error
         resource = Resource(envelope.service_name, envelope.environment, envelope.service_version, envelope.instance)
-        received = Received(Batch(batch_id=batch_id))
+        received = Received()
         spans = [to_span(wire, resource) for wire in envelope.spans]
-        add_spans(received, spans, now_ms=now_ms, oldest_ms=oldest_ms)
+        add_spans(received, spans, now_ms=now_ms, oldest_ms=oldest_ms, batch_id=batch_id)
         return received

@@ -46,7 +46,7 @@ async def login(request: AnyRequest) -> Response[Any]:
 
 
 @post("/logout", include_in_schema=False)
-async def logout(_request: AnyRequest) -> Redirect:
+async def logout() -> Redirect:
     return Redirect("/login", status_code=303, cookies=[Cookie(SESSION_COOKIE, value="", max_age=0)])
 
 
