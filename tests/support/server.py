@@ -23,16 +23,22 @@ _READY = re.compile(r"is ready: (https?://\S+)")
 
 
 class Server:
-    """One run of ``vantage serve``. ``output`` gathers what it prints, both streams."""
+    """One run of ``vantage serve``. ``output`` gathers what it prints, both streams. ``program`` may sabotage it."""
 
-    def __init__(self, data: Path, *options: str, environ: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *options: str,
+        environ: dict[str, str] | None = None,
+        program: tuple[str, ...] = ("-m", "vantage"),
+    ) -> None:
         self.data = data
         self.output = ""
         self._ready = threading.Event()
         self.url = ""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("VANTAGE_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vantage", "serve", "--port", "0", "--data", str(data), *options],
+            [sys.executable, *program, "serve", "--port", "0", "--data", str(data), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
