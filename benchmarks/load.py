@@ -49,6 +49,8 @@ class Connection(asyncio.Protocol):
             self._send(due_s)
 
     def _send(self, due_s: float) -> None:
+        if not self.running:
+            return
         self._sent_s = due_s
         self._transport.write(self._request)
 

@@ -117,8 +117,8 @@ class Live:
         services = {one.service for one in batch.series} | {span.service_name for span in batch.spans}
         rows: list[list[tuple[int, float]]] | None = None
         for reader in self._readers:
-            reader.services |= {name for name in services if not reader.service or name == reader.service}
             if not reader.series:
+                reader.services |= services
                 continue
             for place, one in enumerate(batch.series):
                 if reader.wants(one):

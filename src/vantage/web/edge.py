@@ -124,7 +124,7 @@ class Edge:
                     await self._preflight(send, origin)
                     return
                 send = _with_headers(send, [(b"access-control-allow-origin", origin), (b"vary", b"Origin")])
-        if self._ingest is not None and scope["path"].startswith("/v1/"):
+        if self._ingest is not None and kind == "http" and scope["path"].startswith("/v1/"):
             await self._ingest(scope, receive, send)
         elif kind == "http":
             await self._http(scope, receive, send, started)

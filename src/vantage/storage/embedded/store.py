@@ -23,7 +23,7 @@ from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.batch_ids import BatchIds
 from vantage.storage.embedded.catalogue import Catalogue
-from vantage.storage.embedded.head import Head, SampleBlock, SpanBlock
+from vantage.storage.embedded.head import SPAN_NBYTES, Head, SampleBlock, SpanBlock
 from vantage.storage.embedded.journal import Journal
 from vantage.storage.embedded.writer import Writer
 from vantage.storage.ports import (
@@ -358,7 +358,7 @@ def _cut(samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...], *, exce
     """The sequence number up to which commits may go: until ``excess`` bytes are gone, and all that is too old."""
     blocks = sorted(
         [(block.seq_last, block.last_ms, block.nbytes) for block in samples]
-        + [(block.seq_last, block.last_ms, 1000 * len(block)) for block in spans]
+        + [(block.seq_last, block.last_ms, SPAN_NBYTES * len(block)) for block in spans]
     )
     cut = 0
     for seq_last, last_ms, nbytes in blocks[:-1]:  # the newest block always stays
