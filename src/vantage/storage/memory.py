@@ -26,7 +26,8 @@ from vantage.storage.ports import (
 )
 from vantage.storage.tracing import count_by_service, latest_traces, span_matches
 from vantage.vql.check import CheckedSelect
-from vantage.vql.execute import Chunk, Deadline, execute
+from vantage.vql.execute import Deadline, execute
+from vantage.vql.source import Chunk
 from vantage.vql.table import Table
 
 

@@ -185,7 +185,7 @@ class MetadataStore(Protocol):
     ) -> None: ...
 
     async def create_key(self, key: ApiKey, *, actor: str) -> None:
-        """Keep a key. Raises ConflictError when its id, its name (among usable keys) or its hash is taken."""
+        """Keep a key. Raises ConflictError, naming ``id``, ``name`` (among usable keys) or ``secret``, when taken."""
         ...
 
     async def keys(self) -> Sequence[ApiKey]:
@@ -193,7 +193,8 @@ class MetadataStore(Protocol):
         ...
 
     async def revoke_key(self, key_id: str, *, actor: str) -> ApiKey:
-        """Revoke by id or by the name of a usable key. Revoking twice changes nothing. Raises NotFoundError."""
+        """Revoke by id, or else by the name of a usable key. Revoking an id twice changes nothing and writes no audit
+        entry. Raises NotFoundError."""
         ...
 
     async def record_deployment(self, deployment: Deployment, *, actor: str) -> bool:
@@ -204,11 +205,11 @@ class MetadataStore(Protocol):
     async def deployments(
         self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
     ) -> Sequence[Deployment]:
-        """The latest first."""
+        """The latest first; a limit of 0 gives none."""
         ...
 
     async def remove_deployments(self, selector: Selector, *, actor: str) -> int:
-        """Remove those of a forgotten service or environment; how many."""
+        """Remove those of a forgotten service or environment; how many. Raises InputError for an empty selector."""
         ...
 
     async def record_audit(self, entry: AuditEntry) -> None:
@@ -217,6 +218,10 @@ class MetadataStore(Protocol):
 
     async def audit(self, *, limit: int = 100, before_id: int | None = None) -> Sequence[AuditEntry]:
         """Entries, the latest first. Nothing ever changes or removes one."""
+        ...
+
+    async def last_change_id(self) -> int:
+        """A number that grows with every change, made by any process: cheap to ask, to know when to read again."""
         ...
 
     async def ping(self) -> None:

@@ -33,6 +33,7 @@ from vantage.vql.tree import (
 )
 
 Array = NDArray[Any]
+_TABLE_MAX: Final = 1 << 20  # entries of a look-up table that is cheaper than sorting
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,19 @@ def coded(values: Iterable[Any]) -> Coded:
     numbers: dict[Any, int] = {}
     codes = np.fromiter((numbers.setdefault(value, len(numbers)) for value in values), np.int64)
     return Coded(codes, list(numbers))
+
+
+def compressed(codes: Array) -> tuple[Array, Array]:
+    """Codes without gaps, in the same order, and the first row of each."""
+    size = int(codes.max(initial=-1)) + 1
+    if size > max(_TABLE_MAX, 2 * len(codes)):
+        _, first, ids = np.unique(codes, return_index=True, return_inverse=True)
+        return ids, first
+    first_of = np.full(size, -1, np.int64)
+    rows = np.arange(len(codes) - 1, -1, -1)
+    first_of[codes[::-1]] = rows  # of repeated targets numpy keeps the last: here the first row
+    present = first_of >= 0
+    return (np.cumsum(present) - 1)[codes], first_of[present]
 
 
 class Frame:

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.batch import F64, I64, NO_LINKS, U32, Links, joined_links
+from vantage.core.series import Series
 from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.codec import Record
 from vantage.storage.tracing import count_by_service
-from vantage.vql.execute import Chunk
+from vantage.vql.source import Chunk
 
 BLOCK_SAMPLES_MAX: Final = 131_072
 BLOCK_SPANS_MAX: Final = 16_384
@@ -211,3 +212,23 @@ def _without(block: SampleBlock, drop_slots: NDArray[np.bool_]) -> SampleBlock:
         return block if rows.size else SampleBlock(block.seq_last, 0, 0, *_NOTHING, NO_LINKS, _hashes(()))
     links = block.links.take(rows)
     return sample_block(block.seq_last, Record(block.slot[rows], block.time_ms[rows], block.value[rows], links, ()))
+
+
+class HeadSource:
+    """One query's view of the head."""
+
+    def __init__(
+        self, series: list[Series | None], samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...]
+    ) -> None:
+        self._series = series
+        self._view = Head()
+        self._view.samples, self._view.spans = samples, spans
+
+    def series(self) -> Sequence[Series | None]:
+        return self._series
+
+    def samples(self, time_range: TimeRange) -> Iterator[Chunk]:
+        return self._view.chunks(time_range)
+
+    def spans(self, time_range: TimeRange) -> Iterator[Sequence[Span]]:
+        return self._view.span_lists(time_range)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +15,12 @@ import structlog
 
 from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch
 from vantage.core.clock import Clock
-from vantage.core.errors import BusyError, DataFolderInUse, StartupError, StoreUnavailable
-from vantage.core.series import Series
-from vantage.core.span import Span
-from vantage.core.timerange import TimeRange
+from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.storage.embedded.batch_ids import BatchIds
 from vantage.storage.embedded.catalogue import Catalogue
-from vantage.storage.embedded.head import SPAN_NBYTES, Head, SampleBlock, SpanBlock
+from vantage.storage.embedded.head import SPAN_NBYTES, Head, HeadSource, SampleBlock, SpanBlock
 from vantage.storage.embedded.journal import Journal
+from vantage.storage.embedded.lock import FolderLock
 from vantage.storage.embedded.writer import Writer
 from vantage.storage.ports import (
     LinkedSample,
@@ -40,7 +36,7 @@ from vantage.storage.ports import (
 from vantage.storage.tracing import latest_traces, span_matches
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
-from vantage.vql.execute import Chunk, Deadline, execute
+from vantage.vql.execute import Deadline, execute
 from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 2
@@ -81,17 +77,17 @@ class EmbeddedStore:
         self._in_flight: dict[str, asyncio.Future[None]] = {}
         self._queued_nbytes = 0
         self._open = False
-        self._lock_fd = -1
+        self._lock = FolderLock(folder)
         self._threads: ThreadPoolExecutor | None = None
         self._queries = 0
 
     async def __aenter__(self) -> Self:
         """Lock the folder, replay the journal. Raises DataFolderInUse, FormatTooNew, StartupError."""
-        self._lock()
+        self._lock.take()
         try:
             await self._writer.start(self._replay)
         except BaseException:
-            self._unlock()
+            self._lock.release()
             raise
         self._threads = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="vantage-query")
         self._open = True
@@ -105,7 +101,7 @@ class EmbeddedStore:
         await self._writer.stop()
         if self._threads is not None:
             await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
-        self._unlock()
+        self._lock.release()
 
     async def write(self, batch: Batch) -> bool:
         if not self._open:
@@ -242,9 +238,9 @@ class EmbeddedStore:
         """Bytes of batches waiting to be committed."""
         return self._queued_nbytes
 
-    def _source(self) -> _HeadSource:
+    def _source(self) -> HeadSource:
         blocks = self._head.samples, self._head.spans  # before the series: every slot of a block is then known
-        return _HeadSource(list(self._catalogue.series), *blocks)
+        return HeadSource(list(self._catalogue.series), *blocks)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if not self._open or self._threads is None:
@@ -312,46 +308,6 @@ class EmbeddedStore:
 
     def _journal_nbytes(self) -> float:
         return float(sum(path.stat().st_size for path in self.folder.glob("journal.db*")))
-
-    def _lock(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock_fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StartupError(f"the data folder {self.folder} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._unlock()
-            raise DataFolderInUse(
-                f"the data folder {self.folder} is in use by another Vantage process: "
-                "stop that one, or give another folder with --data"
-            ) from error
-
-    def _unlock(self) -> None:
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
-
-
-class _HeadSource:
-    """One query's view of the head."""
-
-    def __init__(
-        self, series: list[Series | None], samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...]
-    ) -> None:
-        self._series = series
-        self._view = Head()
-        self._view.samples, self._view.spans = samples, spans
-
-    def series(self) -> Sequence[Series | None]:
-        return self._series
-
-    def samples(self, time_range: TimeRange) -> Iterator[Chunk]:
-        return self._view.chunks(time_range)
-
-    def spans(self, time_range: TimeRange) -> Iterator[Sequence[Span]]:
-        return self._view.span_lists(time_range)
 
 
 def _cut(samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...], *, excess: int, oldest_ms: int) -> int:
