@@ -75,7 +75,7 @@ def request(body: bytes, media_type: str) -> bytes:
 def uvicorn(module: str, port: int) -> list[str]:
     return [
         *(PYTHON, "-m", "uvicorn", module, "--port", str(port), "--loop", "uvloop", "--http", "httptools"),
-        *("--no-access-log", "--log-level", "warning"),
+        *("--no-access-log", "--no-proxy-headers", "--log-level", "warning"),
     ]
 
 
@@ -97,16 +97,20 @@ def table(title: str, contestants: list[Contestant], base: Contestant) -> None:
 
 def bench_accepting(rounds: int, seconds: float, work: Path) -> None:
     body = request(payload(100), "application/json")
-    seed = Contestant(
-        "seed's design", lambda port: uvicorn("benchmarks.baselines.seed:app", port), lambda *_: body, 100
-    )
+
+    def seed_server(port: int) -> list[str]:
+        return uvicorn("benchmarks.baselines.seed:app", port)
+
+    seed = Contestant("seed's design", seed_server, lambda *_: body, 100)
+    bare = Contestant("FastAPI + pydantic alone", seed_server, lambda *_: body, 100, {"SEED_BARE": "1"})
     floor = Contestant("bare floor", lambda port: uvicorn("benchmarks.baselines.floor:app", port), lambda *_: body, 100)
     ours = Contestant(
         "Vantage", lambda port: [PYTHON, "-m", "benchmarks.baselines.accept", str(port)], lambda *_: body, 100
     )
-    for one in interleave([seed, floor, ours], rounds=rounds, seconds=seconds, log=work / "accepting.log"):
+    contestants = [seed, bare, floor, ours]
+    for one in interleave(contestants, rounds=rounds, seconds=seconds, log=work / "accepting.log"):
         one.stop()
-    table("1 Accepting over HTTP, nothing stored (100 samples a request)", [seed, floor, ours], seed)
+    table("1 Accepting over HTTP, nothing stored (100 samples a request)", contestants, seed)
     paired = [a["per_s"] / b["per_s"] for a, b in zip(ours.results, floor.results, strict=True)]
     print(f"\nVantage against the floor: {statistics.median(paired):.0%} (median of {len(paired)} rounds)")
 

@@ -1,8 +1,10 @@
-"""The seed's design: FastAPI, pydantic, a row a sample. ``SEED_DB`` names a file to store into; without it nothing is
-stored.
+"""The seed's design: FastAPI, pydantic, a row a sample.
 
-Rows are inserted in batches, one transaction a request, with the same durability as Vantage's default
-(``synchronous=FULL``): the table, its index and the tags as JSON are those of the seed.
+The collector does what the seed's own description says of it: a rate-limiting middleware by address, a key, pydantic
+models, Prometheus counters, and one JSON message a metric for the queue. ``SEED_BARE=1`` leaves all of that out but
+the models. ``SEED_DB`` names a file: then the rows are inserted in batches, one transaction a request, with Vantage's
+own durability (``synchronous=FULL``), into the seed's table with its index and tags as JSON, before the answer. Without
+it nothing is stored.
 """
 
 from __future__ import annotations
@@ -11,13 +13,20 @@ import asyncio
 import json
 import os
 import sqlite3
+import time
+from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal
 
-from fastapi import FastAPI, Header, HTTPException
+from fastapi import FastAPI, Header, HTTPException, Request
+from fastapi.responses import JSONResponse
+from prometheus_client import Counter, Histogram
 from pydantic import BaseModel, Field
 
 from benchmarks.baselines.seed_key import KEY
+
+BARE = bool(os.environ.get("SEED_BARE"))
+RATE_PER_MINUTE = 1_000_000_000
 
 
 class Metric(BaseModel):
@@ -38,17 +47,47 @@ class Payload(BaseModel):
 
 
 app = FastAPI()
+_requests = Counter("vantage_collector_requests_total", "Requests.", ["status"])
+_duration = Histogram("vantage_collector_request_duration_seconds", "Duration.")
+_seen: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=10_000))
 _writer = ThreadPoolExecutor(1)
 _db: sqlite3.Connection | None = None
 if path := os.environ.get("SEED_DB"):
     _db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     _db.execute("PRAGMA journal_mode=WAL")
-    _db.execute(f"PRAGMA synchronous={os.environ.get('SEED_SYNCHRONOUS', 'FULL')}")
+    _db.execute("PRAGMA synchronous=FULL")
     _db.execute(
         "CREATE TABLE IF NOT EXISTS metrics (timestamp INTEGER, service_name TEXT, environment TEXT, metric_name TEXT,"
         " metric_type TEXT, value REAL, tags TEXT, trace_id TEXT, span_id TEXT)"
     )
     _db.execute("CREATE INDEX IF NOT EXISTS by_service ON metrics (service_name, timestamp)")
+
+
+if not BARE:
+
+    @app.middleware("http")
+    async def limit_rate(request: Request, call_next: Any) -> Any:
+        now = time.monotonic()
+        seen = _seen[request.client.host if request.client else ""]
+        while seen and seen[0] < now - 60:
+            seen.popleft()
+        if len(seen) > RATE_PER_MINUTE:
+            return JSONResponse({"detail": "rate limit exceeded"}, 429)
+        seen.append(now)
+        return await call_next(request)
+
+    @app.middleware("http")
+    async def measure(request: Request, call_next: Any) -> Any:
+        started = time.perf_counter()
+        response = await call_next(request)
+        _duration.observe(time.perf_counter() - started)
+        _requests.labels(str(response.status_code)).inc()
+        return response
+
+
+def _publish(payload: Payload) -> list[bytes]:
+    """The messages for the topic, one a metric, as JSON."""
+    return [json.dumps(one.model_dump()).encode() for one in payload.metrics]
 
 
 def _insert(payload: Payload) -> None:
@@ -78,4 +117,6 @@ async def receive(payload: Payload, x_api_key: str = Header("")) -> dict[str, ob
         raise HTTPException(401)
     if _db is not None:
         await asyncio.get_running_loop().run_in_executor(_writer, _insert, payload)
+    elif not BARE:
+        _publish(payload)
     return {"status": "accepted", "count": len(payload.metrics)}
