@@ -1,0 +1,260 @@
+"""The docs say what the code does: settings, routes, metrics, agent variables, limits, links, and no loose ends."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vantage_agent
+from tests.support.server import serving
+from vantage import app, cli, config
+from vantage.config import Settings
+from vantage.core import batch, sample, span
+from vantage.ingest import body
+from vantage.ingest.wire import received
+from vantage.query import live, timeseries
+from vantage_agent import _config, _exporter
+from vantage_agent._agent import TAG_KEY_LENGTH_MAX, TAGS_MAX
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+AGENT = Path(vantage_agent.__file__).parent
+LOOSE_ENDS = re.compile(
+    r"\b(TODO|FIXME|TBD|XXX|WIP|lorem ipsum|coming soon|roadmap|blazing\w*|seamless\w*|effortless\w*|world-class|"
+    r"cutting-edge|state-of-the-art|simply|obviously)\b",
+    re.IGNORECASE,
+)
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(name: str, title: str) -> str:
+    """A section of a page, without its heading, up to the next one of the same or a higher level."""
+    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#{{1,2}} |\Z)", text_of(name), re.MULTILINE | re.DOTALL)
+    assert found, f"{name} has no section {title!r}"
+    return found[2]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table row, headings and rules left out."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    split = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [cells for place, cells in enumerate(split) if not lines[min(place + 1, len(lines) - 1)].startswith("| ---")
+            and not lines[place].startswith("| ---")]  # fmt: skip
+
+
+def codes(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def settings_table() -> str:
+    """What docs/operations.md must hold; printed when it does not."""
+    lines = ["| setting | default | meaning |", "| --- | --- | --- |"]
+    for name in config.FIELDS:
+        default = config.default_text(name)
+        lines.append(f"| `{name}` | {f'`{default}`' if default else 'empty'} | {config.description(name)} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    expected = settings_table()
+    assert expected in section("docs/operations.md", "Settings"), f"put this into docs/operations.md:\n\n{expected}\n"
+
+
+def test_the_example_of_an_env_file_is_what_the_command_prints() -> None:
+    assert text_of(".env.example") == config.example(), "run: vantage config --example > .env.example"
+
+
+def routes() -> set[str]:
+    """Method and path of everything the application answers to."""
+    edge = app.create_app(Settings()).asgi
+    found = {"POST /v1/metrics", "POST /v1/spans"}
+    for route in edge._site.routes:
+        path = re.sub(r":\w+}", "}", route.path)
+        methods = {"WS"} if type(route).__name__ == "WebSocketRoute" else set(route.methods) - {"OPTIONS", "HEAD"}
+        found |= {f"{method} {path}" for method in methods}
+    return found
+
+
+def test_the_table_of_routes_is_that_of_the_application() -> None:
+    written = {code for cells in rows(section("docs/api.md", "Routes")) for code in codes(cells[0])}
+    assert written == routes()
+
+
+def test_metrics_of_a_running_server_are_in_the_table(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as server:
+        exposition = server.get("/metrics").body.decode()
+    exposed = {
+        (name, kind) for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", exposition, re.MULTILINE)
+        if not name.endswith("_created")
+    }  # fmt: skip
+    table = rows(section("docs/operations.md", "Metrics"))
+    assert {(codes(cells[0])[0], cells[1]) for cells in table} == exposed
+
+
+def test_every_command_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = cli._parser()
+    below = next(action for action in parser._actions if hasattr(action, "choices") and action.dest == "command")
+    keys = next(action for action in below.choices["keys"]._actions if action.dest == "action")
+    commands = {f"vantage {name}" for name in below.choices if name != "keys"}
+    commands |= {f"vantage keys {name}" for name in keys.choices}
+    table = rows(section("docs/operations.md", "Commands"))
+    written = {re.sub(r" [A-Z]+$", "", code) for cells in table for code in codes(cells[0])}
+    assert written == commands | {"vantage"}
+    flags = {flag for cells in table for flag in re.findall(r"--[a-z-]+", cells[1])}
+    assert flags <= set(cli._options(parser))
+
+
+class Asked(dict[str, str]):
+    """An environment that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+        self.names.add(name)
+        return default
+
+
+def test_variables_of_the_agent_are_those_it_reads() -> None:
+    environ = Asked()
+    _config.make_config(environ)
+    read = re.compile(r"environ\.get\(\"(VANTAGE_AGENT_\w+)\"")
+    elsewhere = {name for path in AGENT.rglob("*.py") for name in read.findall(path.read_text())}
+    written = {codes(cells[0])[0] for cells in rows(section("docs/agent.md", "Settings"))}
+    assert written == environ.names | elsewhere
+    assert f"`{_config.COLLECTOR_URL_DEFAULT}`" in section("docs/agent.md", "Settings")
+
+
+def test_reasons_for_which_the_agent_drops_are_listed() -> None:
+    counted = re.compile(r"(?:count_loss\(|_lose\([^\n]*?, )f?\"([a-z_]+)(\{[^}]*\})?\"")
+    in_code = {
+        name + ("<status>" if status else "")
+        for path in AGENT.rglob("*.py")
+        for name, status in counted.findall(path.read_text())
+    }
+    table = rows(section("docs/agent.md", "Limits"))
+    written = {codes(cells[0])[0] for cells in table if cells[0].startswith("`")}
+    assert written == in_code
+
+
+def test_functions_of_the_agent_are_listed() -> None:
+    table = rows(section("docs/agent.md", "Use"))
+    assert {re.split(r"\(", code)[0] for cells in table for code in codes(cells[0])} == set(vantage_agent.__all__)
+
+
+LIMITS = [
+    ("docs/api.md", f"{body.BODY_NBYTES_MAX} bytes as sent, {body.UNPACKED_NBYTES_MAX} unpacked"),
+    ("docs/api.md", (f"| tags of a sample | {sample.TAGS_MAX}; keys {sample.TAG_KEY_LENGTH_MAX} characters, "
+                    f"values {sample.TAG_VALUE_LENGTH_MAX} |")),
+    ("docs/api.md", f"| metric name, environment | {sample.NAME_LENGTH_MAX} of"),
+    ("docs/api.md", f"| unit | {sample.UNIT_LENGTH_MAX} characters |"),
+    ("docs/api.md", f"| trace id, span id, batch id | {sample.ID_LENGTH_MAX} of"),
+    ("docs/api.md", f"{sample.FUTURE_MS_MAX // 60_000} minutes ahead"),
+    ("docs/api.md", f"| span name | {span.SPAN_NAME_LENGTH_MAX} characters |"),
+    ("docs/api.md", (f"| span attributes | {span.ATTRIBUTES_MAX}; keys {span.ATTRIBUTE_KEY_LENGTH_MAX} characters, "
+                    f"values {span.ATTRIBUTE_VALUE_LENGTH_MAX} |")),
+    ("docs/api.md", f"| span duration | {span.DURATION_NS_MAX // 86_400_000_000_000} days |"),
+    ("docs/api.md", f"| faults told in an answer | {received.ERRORS_SHOWN} |"),
+    ("docs/api.md", f"| points of a series | {timeseries.BUCKETS_MAX} |"),
+    ("docs/api.md", f"| series of an answer | {timeseries.GROUPS_MAX} |"),
+    ("docs/api.md", f"| series of a socket | {live.SERIES_MAX} |"),
+    ("docs/api.md", f"more than {live.PENDING_MAX} updates waited"),
+    ("docs/api.md", ", ".join(f"`{agg}`" for agg in timeseries.AGGREGATIONS[1:])),
+    ("docs/storage.md", f"| batch ids | {batch.BATCH_ID_MEMORY_MS // 60_000} minutes, {batch.BATCH_ID_MEMORY_MAX} |"),
+    ("docs/agent.md", f"| buffer | {_config.Config('', '', '', 0, '').items_max} samples and spans |"),
+    ("docs/agent.md", f"| batch | {_exporter.BATCH_ITEMS_MAX} items"),
+    ("docs/agent.md", f"after {_exporter.RETRY_S_MAX // 60} minutes the batch is lost"),
+    ("docs/agent.md", f"| tags | {TAGS_MAX}, keys {TAG_KEY_LENGTH_MAX} characters |"),
+    ("README.md", (f"| tags of a sample | {sample.TAGS_MAX}, keys to {sample.TAG_KEY_LENGTH_MAX} "
+                  f"and values to {sample.TAG_VALUE_LENGTH_MAX} characters |")),
+    ("README.md", f"| {Settings().ingest_rate_limit} a minute |"),
+    ("README.md", (f"| {Settings().api_rate_limit} a minute (signed-in pages "
+                  f"{Settings().api_rate_limit * app.SESSION_RATE_FACTOR}) |")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "sentence"), LIMITS)
+def test_a_figure_is_that_of_the_code(name: str, sentence: str) -> None:
+    assert sentence in text_of(name)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors GitHub gives to headings."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        aim = (page.parent / path).resolve() if path else page
+        assert aim.is_file(), f"{page.name} links to {target}"
+        assert aim.is_relative_to(ROOT)
+        if anchor:
+            assert anchor in anchors(aim.read_text(encoding="utf-8")), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_named_in_a_page_exist(page: Path) -> None:
+    for path in codes(page.read_text(encoding="utf-8")):
+        if re.fullmatch(r"(src|tests|docs|migrations|templates|static|benchmarks|requirements)/[\w./-]*", path):
+            made_by_the_build = path.startswith("static/vendor")
+            assert made_by_the_build or (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_has_no_loose_ends(page: Path) -> None:
+    assert not LOOSE_ENDS.findall(page.read_text(encoding="utf-8"))
+
+
+def test_every_folder_of_the_server_is_in_the_map() -> None:
+    table = section("docs/architecture.md", "Where things are")
+    folders = {path.parent.name for path in (ROOT / "src" / "vantage").glob("*/__init__.py")}
+    assert {f"src/vantage/{name}/" for name in folders} <= set(codes(table))
+    named = {path for path in codes(table) if path.startswith(("src/", "migrations/"))}
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_images_are_small_enough_to_load_on_a_phone() -> None:
+    images = sorted((DOCS / "images").iterdir())
+    assert images
+    assert not [image.name for image in images if image.stat().st_size > 300_000]
+
+
+def test_the_program_in_the_docs_reads_a_journal(tmp_path: Path) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```", text_of("docs/storage.md"), re.MULTILINE | re.DOTALL)
+    assert len(program.splitlines()) <= 25
+    now_ms = 1_703_001_234_567
+    one = {"metric_name": "m", "value": 1.5, "unit": "s", "timestamp": now_ms, "tags": {"a": "b"}, "trace_id": "t-1"}
+    two = {"trace_id": "t-1", "span_id": "s-1", "name": "work", "start_ns": now_ms * 1_000_000, "duration_ns": 7}
+    with serving(tmp_path / "data", environ={"VANTAGE_SELF_TELEMETRY": "false"}) as server:
+        for service in ("gone", "kept"):
+            assert server.send({"service_name": service, "metrics": [one]}).status == 202
+            assert server.send({"service_name": service, "spans": [two]}, "/v1/spans").status == 202
+        assert server.request("DELETE", "/api/data?service=gone").status == 200
+        beside = run_program(program, tmp_path)
+    assert beside == [
+        f"sample {now_ms} kept default m gauge 1.5 s {{'a': 'b'}} ('t-1', '')",
+        f"span {now_ms}000000 kept default work 7 t-1 s-1  unset",
+    ]
+    shutil.copytree(tmp_path / "data", tmp_path / "copy" / "data")
+    assert run_program(program, tmp_path / "copy") == beside
+
+
+def run_program(program: str, folder: Path) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
