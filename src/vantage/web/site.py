@@ -109,6 +109,7 @@ def make_site(
             version=version,
             description="Metrics and traces: send them, ask about them, watch them live.",
             path="/schema",
+            use_handler_docstrings=True,
             render_plugins=[_SchemaPage(renderer), _SchemaDocument()],
         ),
         compression_config=CompressionConfig(backend="gzip", gzip_compress_level=5, minimum_size=1000),
