@@ -40,6 +40,7 @@ class Access:
         self._auth = auth
         self._by_hash: dict[str, tuple[ApiKey, Principal]] = {}
         self._by_id: dict[str, ApiKey] = {}
+        self._by_secret: dict[str, tuple[ApiKey, Principal]] = {}
         self._fixed: list[ApiKey] = []
         if api_key:
             self._fixed.append(
@@ -52,6 +53,14 @@ class Access:
         held = [*self._fixed, *keys]
         self._by_hash = {key.secret_hash: (key, Principal(key.id, key.scopes)) for key in held}
         self._by_id = {key.id: key for key in held}
+        self._by_secret = {}
+
+    def _look_up(self, secret: str) -> tuple[ApiKey, Principal] | None:
+        """Hash a secret that was not seen since the keys were last read; those of known keys are remembered."""
+        found = self._by_hash.get(hash_secret(secret))
+        if found is not None:
+            self._by_secret[secret] = found
+        return found
 
     @property
     def required(self) -> bool:
@@ -63,7 +72,7 @@ class Access:
     def principal(self, secret: str, session: str = "") -> Principal:
         """Who has this secret, or this session. Raises UnauthorizedError."""
         if secret:
-            found = self._by_hash.get(hash_secret(secret))
+            found = self._by_secret.get(secret) or self._look_up(secret)
             if found is not None and found[0].usable(self._clock.now_ms()):
                 return found[1]
             if self.required:
