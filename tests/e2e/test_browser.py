@@ -1,0 +1,319 @@
+"""The pages in a real browser: live, quiet on the console, readable on a phone and in the dark, behind a key."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.support.server import Server, serving, vantage, wait_until
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-component-update",
+]
+PHONE = {"width": 375, "height": 740}
+DESKTOP = {"width": 1280, "height": 900}
+LIVE_WITHIN_MS = 2000
+PAGES = ["/", "/services", "/services/shop", "/traces", "/schema"]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("browser") / "data") as server:
+        send_traffic(server, "shop")
+        yield server
+        assert "Traceback" not in server.output, server.output
+
+
+def send_traffic(server: Server, service: str, *, headers: dict[str, str] | None = None) -> None:
+    """A minute of requests with a trace each, the last of them an error."""
+    now_ms = int(time.time() * 1000)
+    metrics, spans = [], []
+    for i in range(60):
+        trace_id, at_ms = f"{service}-{i}", now_ms - i * 1000
+        metrics.append(
+            {
+                "metric_name": "http.server.request.duration", "metric_type": "histogram", "unit": "ms",
+                "value": 20 + i, "timestamp": at_ms, "tags": {"http.route": "/buy", "http.request.method": "GET"}, "trace_id": trace_id,
+            }
+        )  # fmt: skip
+        spans.append(
+            {
+                "trace_id": trace_id, "span_id": "a", "name": "GET /buy", "kind": "server",
+                "start_ns": at_ms * 1_000_000, "duration_ns": (20 + i) * 1_000_000, "status": "error" if i == 0 else "ok",
+            }
+        )  # fmt: skip
+    named = {name.replace("-", "_"): value for name, value in (headers or {}).items()}
+    assert server.send({"service_name": service, "metrics": metrics}, **named).status == 202
+    assert server.send({"service_name": service, "spans": spans}, "/v1/spans", **named).status == 202
+
+
+@contextlib.contextmanager
+def looking(browser: Browser, **options: Any) -> Iterator[Page]:
+    """A page whose console stays free of errors and that asks nobody but the server it came from."""
+    context: BrowserContext = browser.new_context(**{"viewport": DESKTOP, **options})
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda request: wrong.append(f"{request.url} {request.failure}"))
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(request.url))
+    try:
+        yield page
+        origin = page.evaluate("location.origin")
+        elsewhere = [url for url in asked if not url.startswith((origin, "data:", origin.replace("http", "ws")))]
+        assert not elsewhere, elsewhere
+        serious = [text for text in wrong if "net::ERR_ABORTED" not in text]  # a fetch that a newer one replaced
+        assert not serious, serious
+    finally:
+        context.close()
+
+
+def test_the_overview_shows_a_new_service_within_two_seconds_without_navigating(
+    browser: Browser, server: Server
+) -> None:
+    with looking(browser) as page:
+        page.goto(server.url + "/", wait_until="load")
+        page.get_by_text("shop").first.wait_for(timeout=5000)
+        page.wait_for_timeout(500)  # the socket opens
+        page.evaluate("window.sameDocument = true")
+        started = time.monotonic()
+        send_traffic(server, "brand-new")
+        page.get_by_text("brand-new").first.wait_for(timeout=LIVE_WITHIN_MS)
+        assert time.monotonic() - started < LIVE_WITHIN_MS / 1000 + 0.3
+        assert page.evaluate("window.sameDocument"), "the page was loaded again"
+
+
+def test_the_overview_stays_well_while_data_flows(browser: Browser, server: Server) -> None:
+    with looking(browser) as page:
+        page.goto(server.url + "/", wait_until="load")
+        for _ in range(8):
+            send_traffic(server, "flowing")
+            page.wait_for_timeout(250)
+        page.get_by_text("flowing").first.wait_for(timeout=LIVE_WITHIN_MS)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_fits_its_screen_and_logs_no_error(
+    browser: Browser, server: Server, path: str, viewport: dict[str, int], scheme: str
+) -> None:
+    with looking(browser, viewport=viewport, color_scheme=scheme) as page:
+        answer = page.goto(server.url + path, wait_until="load")
+        assert answer is not None
+        assert answer.status == 200
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
+        assert page.title()
+        assert page.locator("h1").count() >= 1
+
+
+def lightness(page: Page) -> float:
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    canvas = """colour => { const c = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+        c.fillStyle = colour; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3) }"""
+    return sum(page.evaluate(canvas, colour)) / (3 * 255)
+
+
+def test_the_dark_is_dark_and_the_light_is_light(browser: Browser, server: Server) -> None:
+    for scheme, low, high in (("dark", 0.0, 0.35), ("light", 0.8, 1.0)):
+        with looking(browser, color_scheme=scheme) as page:
+            page.goto(server.url + "/")
+            assert low <= lightness(page) <= high, scheme
+
+
+def test_every_link_of_the_overview_leads_somewhere(browser: Browser, server: Server) -> None:
+    with looking(browser) as page:
+        page.goto(server.url + "/")
+        links = page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+        for link in sorted({link.partition("#")[0] for link in links if link.startswith(server.url)}):
+            answer = page.goto(link)
+            assert answer is not None
+            assert answer.status == 200, link
+
+
+def test_a_trace_is_found_from_the_listing(browser: Browser, server: Server) -> None:
+    with looking(browser) as page:
+        page.goto(server.url + "/traces?service=shop")
+        page.locator("a[href*='/traces/shop-']").first.click()
+        page.wait_for_url("**/traces/shop-*")
+        page.get_by_text("GET /buy").first.wait_for(timeout=3000)
+
+
+def test_what_was_sent_is_text_and_never_markup(browser: Browser, server: Server) -> None:
+    attack = "<img src=x onerror=window.attacked=1>"
+    now_ns = time.time_ns()
+    span = {
+        "trace_id": "markup",
+        "span_id": "a",
+        "name": attack,
+        "start_ns": now_ns,
+        "duration_ns": 10**6,
+        "kind": "server",
+    }
+    service = "<b onmouseover=window.attacked=1>bold"
+    told = server.send(
+        {"service_name": service, "service_version": attack, "spans": [{**span, "attributes": {attack: attack}}]},
+        "/v1/spans",
+    )
+    assert told.json()["accepted"] == 1, told
+    with looking(browser) as page:
+        for path in ("/", "/traces", "/traces/markup", "/services"):
+            page.goto(server.url + path, wait_until="load")
+            page.wait_for_timeout(200)
+            assert page.evaluate("window.attacked") is None
+            assert page.locator("img[src=x]").count() == 0
+
+
+def test_an_address_that_is_not_there_is_a_page_for_people(browser: Browser, server: Server) -> None:
+    with contextlib.closing(browser.new_context()) as context:
+        page = context.new_page()
+        answer = page.goto(server.url + "/nowhere")
+        assert answer is not None
+        assert answer.status == 404
+        assert page.locator("h1").count() == 1
+
+
+def test_the_first_page_of_an_empty_folder_shows_vantage_itself(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    started = time.monotonic()
+    with serving(tmp_path_factory.mktemp("empty") / "data") as server, looking(browser) as page:
+        page.goto(server.url + "/", wait_until="load")
+        page.locator("a[href*='/services/vantage']").first.wait_for(timeout=10_000)
+        assert time.monotonic() - started < 12
+
+
+def test_the_page_comes_back_by_itself_after_a_restart_of_the_server(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    data = tmp_path_factory.mktemp("restart") / "data"
+    context = browser.new_context()
+    page = context.new_page()
+    with serving(data) as server:
+        port = str(server.address[1])
+        page.goto(server.url + "/", wait_until="load")
+        page.wait_for_timeout(500)
+        page.evaluate("window.sameDocument = true")
+        server.kill()
+    with serving(data, "--port", port) as server:
+        send_traffic(server, "after-restart")
+
+        def there() -> bool:
+            send_traffic(server, "after-restart")
+            page.wait_for_timeout(500)
+            return page.get_by_text("after-restart").count() > 0
+
+        wait_until(there, 20)
+        assert page.evaluate("window.sameDocument")
+    context.close()
+
+
+# ---- behind a key
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("guarded") / "data", environ={"VANTAGE_API_KEY": "k3y"}) as server:
+        send_traffic(server, "secret-shop", headers={"X-API-Key": "k3y"})
+        yield server
+
+
+def test_signing_in_leads_back_to_where_one_wanted_to_be(browser: Browser, guarded: Server) -> None:
+    with contextlib.closing(browser.new_context()) as context:
+        page = context.new_page()
+        page.goto(guarded.url + "/traces?service=secret-shop")
+        assert "/login?next=%2Ftraces%3Fservice%3Dsecret-shop" in page.url
+        assert "secret-shop-" not in page.content()
+        field = page.locator("input[name=key]")
+        assert field.get_attribute("type") == "password"
+        field.fill("wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_load_state()
+        assert "/login" in page.url
+        assert not [cookie for cookie in context.cookies() if cookie["name"] == "vantage_session"]
+        page.locator("input[name=key]").fill("k3y")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/traces?service=secret-shop")
+        page.locator("a[href*='/traces/secret-shop-']").first.wait_for(timeout=3000)
+
+        (cookie,) = [cookie for cookie in context.cookies() if cookie["name"] == "vantage_session"]
+        assert (cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (True, "Lax", False)
+        assert "k3y" not in cookie["value"]
+
+        page.goto(guarded.url + "/", wait_until="load")
+        page.wait_for_timeout(500)
+        send_traffic(guarded, "live-behind-key", headers={"X-API-Key": "k3y"})
+        page.get_by_text("live-behind-key").first.wait_for(timeout=LIVE_WITHIN_MS)
+
+        out = page.request.post(guarded.url + "/logout", max_redirects=0)
+        assert out.status == 303
+        page.goto(guarded.url + "/")
+        assert "/login" in page.url
+
+
+@pytest.mark.parametrize(
+    "target", ["//evil.example.com", "https://evil.example.com", "/\\evil.example.com", "javascript:alert(1)"]
+)
+def test_signing_in_never_leads_elsewhere(guarded: Server, target: str) -> None:
+    form = f"key=k3y&next={target}".encode()
+    answer = guarded.request("POST", "/login", form, {"Content-Type": "application/x-www-form-urlencoded"})
+    assert (answer.status, answer.headers["location"]) == (303, "/")
+
+
+def test_a_session_is_no_licence_for_other_origins(guarded: Server) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = guarded.request("POST", "/login", b"key=k3y", form)
+    cookie = answer.headers["set-cookie"].partition(";")[0]
+    assert guarded.request("GET", "/api/services", headers={"Cookie": cookie}).status == 200
+    for tampered in (cookie[:-1] + ("0" if cookie[-1] != "0" else "1"), cookie.replace("env.", "adm."), cookie + "0"):
+        assert guarded.request("GET", "/api/services", headers={"Cookie": tampered}).status == 401
+    foreign = {"Cookie": cookie, "Origin": "https://evil.example.com"}
+    assert guarded.request("DELETE", "/api/data?service=secret-shop", headers=foreign).status == 403
+
+
+# ---- the demo
+
+
+def test_the_demo_fills_every_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:
+    environ = {"VANTAGE_INGEST_RATE_LIMIT": "0"}
+    with serving(tmp_path_factory.mktemp("demo") / "data", environ=environ) as server:
+        sent = vantage("demo", "--once", "--url", server.url)
+        assert sent.returncode == 0, sent.stderr
+        names = [one["name"] for one in server.get("/api/services").json()["services"] if one["name"] != "vantage"]
+        assert len(names) >= 5
+        with looking(browser) as page:
+            page.goto(server.url + "/", wait_until="load")
+            for name in names:
+                page.get_by_text(name).first.wait_for(timeout=3000)
+            for name in names:
+                page.goto(f"{server.url}/services/{name}", wait_until="load")
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+                page.locator("svg, canvas").first.wait_for(timeout=3000)
+        removed = vantage("demo", "--remove", "--url", server.url)
+        assert removed.returncode == 0, removed.stderr
+        left = json.loads(server.get("/api/services").body)["services"]
+        assert not [one["name"] for one in left if one["name"] != "vantage"]
