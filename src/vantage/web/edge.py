@@ -28,6 +28,7 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{8,64}")
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:@/\s]+))(?::\d{1,5})?")  # in lower case
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOSTS_CACHED_MAX: Final = 256
 _CORS_METHODS: Final = b"GET, POST, DELETE, OPTIONS"
@@ -65,8 +66,10 @@ class HostGuard:
         return True
 
     def _check(self, host: str) -> bool:
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.rsplit(":", 1)[0] if ":" in host else host
-        name = name.rstrip(".")
+        parts = _HOST.fullmatch(host)
+        if parts is None:
+            return False
+        name = (parts[1] or parts[2]).rstrip(".")
         if name in self._names or name.endswith(".localhost"):
             return True
         try:
