@@ -51,20 +51,14 @@ def send_traffic(server: Server, service: str, *, headers: dict[str, str] | None
     """A minute of requests with a trace each, the last of them an error."""
     now_ms = int(time.time() * 1000)
     metrics, spans = [], []
+    tags = {"http.route": "/buy", "http.request.method": "GET"}
     for i in range(60):
-        trace_id, at_ms = f"{service}-{i}", now_ms - i * 1000
-        metrics.append(
-            {
-                "metric_name": "http.server.request.duration", "metric_type": "histogram", "unit": "ms",
-                "value": 20 + i, "timestamp": at_ms, "tags": {"http.route": "/buy", "http.request.method": "GET"}, "trace_id": trace_id,
-            }
-        )  # fmt: skip
-        spans.append(
-            {
-                "trace_id": trace_id, "span_id": "a", "name": "GET /buy", "kind": "server",
-                "start_ns": at_ms * 1_000_000, "duration_ns": (20 + i) * 1_000_000, "status": "error" if i == 0 else "ok",
-            }
-        )  # fmt: skip
+        trace_id, at_ms, took_ms = f"{service}-{i}", now_ms - i * 1000, 20 + i
+        duration = {"metric_name": "http.server.request.duration", "metric_type": "histogram", "unit": "ms"}
+        metrics.append({**duration, "value": took_ms, "timestamp": at_ms, "tags": tags, "trace_id": trace_id})
+        span = {"trace_id": trace_id, "span_id": "a", "name": "GET /buy", "kind": "server"}
+        times = {"start_ns": at_ms * 1_000_000, "duration_ns": took_ms * 1_000_000}
+        spans.append({**span, **times, "status": "error" if i == 0 else "ok"})
     named = {name.replace("-", "_"): value for name, value in (headers or {}).items()}
     assert server.send({"service_name": service, "metrics": metrics}, **named).status == 202
     assert server.send({"service_name": service, "spans": spans}, "/v1/spans", **named).status == 202
