@@ -12,12 +12,13 @@ import pytest
 
 import vantage_agent
 from tests.support.server import serving
-from vantage import app, cli, config
+from vantage import app, cli, config, server
 from vantage.config import Settings
 from vantage.core import batch, sample, span
 from vantage.ingest import body
 from vantage.ingest.wire import received
 from vantage.query import live, timeseries
+from vantage.storage.embedded import head, store, writer
 from vantage_agent import _config, _exporter
 from vantage_agent._agent import TAG_KEY_LENGTH_MAX, TAGS_MAX
 
@@ -90,8 +91,8 @@ def test_the_table_of_routes_is_that_of_the_application() -> None:
 
 
 def test_metrics_of_a_running_server_are_in_the_table(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as server:
-        exposition = server.get("/metrics").body.decode()
+    with serving(tmp_path / "data") as running:
+        exposition = running.get("/metrics").body.decode()
     exposed = {
         (name, kind) for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", exposition, re.MULTILINE)
         if not name.endswith("_created")
@@ -171,6 +172,17 @@ LIMITS = [
     ("docs/api.md", f"more than {live.PENDING_MAX} updates waited"),
     ("docs/api.md", ", ".join(f"`{agg}`" for agg in timeseries.AGGREGATIONS[1:])),
     ("docs/storage.md", f"| batch ids | {batch.BATCH_ID_MEMORY_MS // 60_000} minutes, {batch.BATCH_ID_MEMORY_MAX} |"),
+    (
+        "docs/storage.md",
+        (f"estimated as {head.SAMPLE_NBYTES} bytes a sample, {head.LINK_NBYTES} more with a trace id, "
+        f"{head.SPAN_NBYTES} a span"),
+    ),
+    ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),
+    ("docs/storage.md", f"| batches in one commit | {writer.COMMIT_BATCHES_MAX} |"),
+    ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {store.QUERIES_WAITING_MAX} waiting |"),
+    ("docs/operations.md", f"| headers | {server.HEADERS_NBYTES_MAX >> 10} KiB |"),
+    ("docs/operations.md", f"({server.HANG_UP_AFTER * Settings().shutdown_timeout_s:g} of"),
+    ("README.md", f"some {Settings().head_bytes_max // head.SAMPLE_NBYTES // 10_000_000 * 10} million samples"),
     ("docs/agent.md", f"| buffer | {_config.Config('', '', '', 0, '').items_max} samples and spans |"),
     ("docs/agent.md", f"| batch | {_exporter.BATCH_ITEMS_MAX} items"),
     ("docs/agent.md", f"after {_exporter.RETRY_S_MAX // 60} minutes the batch is lost"),
@@ -240,11 +252,11 @@ def test_the_program_in_the_docs_reads_a_journal(tmp_path: Path) -> None:
     now_ms = 1_703_001_234_567
     one = {"metric_name": "m", "value": 1.5, "unit": "s", "timestamp": now_ms, "tags": {"a": "b"}, "trace_id": "t-1"}
     two = {"trace_id": "t-1", "span_id": "s-1", "name": "work", "start_ns": now_ms * 1_000_000, "duration_ns": 7}
-    with serving(tmp_path / "data", environ={"VANTAGE_SELF_TELEMETRY": "false"}) as server:
+    with serving(tmp_path / "data", environ={"VANTAGE_SELF_TELEMETRY": "false"}) as running:
         for service in ("gone", "kept"):
-            assert server.send({"service_name": service, "metrics": [one]}).status == 202
-            assert server.send({"service_name": service, "spans": [two]}, "/v1/spans").status == 202
-        assert server.request("DELETE", "/api/data?service=gone").status == 200
+            assert running.send({"service_name": service, "metrics": [one]}).status == 202
+            assert running.send({"service_name": service, "spans": [two]}, "/v1/spans").status == 202
+        assert running.request("DELETE", "/api/data?service=gone").status == 200
         beside = run_program(program, tmp_path)
     assert beside == [
         f"sample {now_ms} kept default m gauge 1.5 s {{'a': 'b'}} ('t-1', '')",
