@@ -87,6 +87,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     head_bytes_max: Annotated[
         int, _doc("Memory for unsealed data; beyond it the oldest leaves (counted as expired).", ge=1 << 20)
     ] = 1 << 30
+    series_max: Annotated[
+        int, _doc("Series kept apart; the samples of further ones go to the series `__other__` of their metric.", ge=1)
+    ] = 200_000
     retention_days: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         _doc("Days data is kept; none: as long as the disk budget holds. Older samples are refused."),

@@ -22,6 +22,7 @@ def open_store(
     synchronous: str,
     queue_nbytes_max: int,
     head_nbytes_max: int,
+    series_max: int,
 ) -> EmbeddedStore:
     """The telemetry store of a URL, not yet opened. '' is the embedded store in the data folder."""
     if url and not url.startswith(SQLITE):
@@ -34,6 +35,7 @@ def open_store(
         synchronous=synchronous,
         queue_nbytes_max=queue_nbytes_max,
         head_nbytes_max=head_nbytes_max,
+        series_max=series_max,
     )
 
 

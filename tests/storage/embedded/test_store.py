@@ -207,6 +207,20 @@ async def test_a_full_queue_is_busy_and_not_an_endless_one(opened: Open) -> None
         assert store.queued_nbytes == 0
 
 
+async def test_series_beyond_the_limit_are_kept_as_one(opened: Open) -> None:
+    many = [a_series(tags={"user": str(n)}) for n in range(10)]
+    async with opened(series_max=4) as store:
+        await store.write(batch_of([(one, NOW_MS, 1.0) for one in many]))
+        await store.write(a_batch(1.0, series=many[9]))
+        assert await totals(store) == (11, 11.0)
+        counts = {info.series.tags: info.samples for info in await store.catalogue()}
+        assert counts[(("__other__", "true"),)] == 7
+        assert len(counts) == 5
+        assert len(store._catalogue.folded) == 6
+    async with opened(series_max=4) as store:
+        assert await totals(store) == (11, 11.0)
+
+
 async def test_a_caller_that_goes_away_does_not_take_its_batch_along(opened: Open) -> None:
     async with opened() as store:
         writing = asyncio.create_task(store.write(a_batch(1.0, batch_id="b1")))

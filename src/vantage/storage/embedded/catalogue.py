@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -16,10 +17,28 @@ _NEVER_FIRST = np.iinfo(np.int64).max
 _NEVER_LAST = np.iinfo(np.int64).min
 
 
+OTHER_TAG: Final = "__other__"
+FOLDED_REMEMBERED_MAX: Final = 100_000
+
+
+def _folded(one: Series) -> Series:
+    """The series that takes the samples of those beyond the limit."""
+    return make_series(
+        service=one.service,
+        environment=one.environment,
+        metric=one.metric,
+        kind=one.kind,
+        unit=one.unit,
+        tags={OTHER_TAG: "true"},
+    )
+
+
 class Catalogue:
     """Changed by the writer thread alone; other threads may read: the list only grows, and arrays are replaced."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, series_max: int) -> None:
+        self._series_max = series_max
+        self.folded: set[int] = set()  # ids of series that were folded, as many as are remembered
         self.series: list[Series | None] = []
         self._slots: dict[int, int] = {}
         self.samples = np.zeros(0, np.int64)
@@ -40,10 +59,16 @@ class Catalogue:
 
     def resolve(self, wanted: Sequence[Series], fresh: dict[int, tuple[int, Series]]) -> list[int]:
         """The slots of ``wanted``. A series not known yet gets the next slot and is noted in ``fresh`` by id: call
-        ``add`` with it once it is durable. Raises ValueError when two identities share an id."""
+        ``add`` with it once it is durable. When there are ``series_max`` already, its samples go to the series of the
+        same metric whose only tag is ``__other__``. Raises ValueError when two identities share an id."""
         slots = []
         for one in wanted:
             slot = self._slots.get(one.id)
+            if slot is None and one.id not in fresh and len(self._slots) + len(fresh) >= self._series_max:
+                if len(self.folded) < FOLDED_REMEMBERED_MAX:
+                    self.folded.add(one.id)
+                one = _folded(one)
+                slot = self._slots.get(one.id)
             known = None
             if slot is not None:
                 known = self.series[slot]

@@ -50,7 +50,8 @@ class EmbeddedStore:
     """Keeps telemetry in ``folder``, which it locks: one process a folder.
 
     ``queue_nbytes_max`` bounds what waits for a commit, ``head_nbytes_max`` what is held in memory (``expire`` drops
-    the oldest commits beyond it). ``page_count_max`` is SQLite's limit on the file, for tests of a full disk.
+    the oldest commits beyond it), ``series_max`` the catalogue (further series are kept as one, ``__other__``).
+    ``page_count_max`` is SQLite's limit on the file, for tests of a full disk.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class EmbeddedStore:
         synchronous: str = "FULL",
         queue_nbytes_max: int = 64 << 20,
         head_nbytes_max: int = 1 << 30,
+        series_max: int = 200_000,
         page_count_max: int | None = None,
     ) -> None:
         self.folder = folder
@@ -69,7 +71,7 @@ class EmbeddedStore:
         self._telemetry = telemetry
         self._queue_nbytes_max = queue_nbytes_max
         self._head_nbytes_max = head_nbytes_max
-        self._catalogue = Catalogue()
+        self._catalogue = Catalogue(series_max=series_max)
         self._head = Head()
         self._ids = BatchIds()
         self._journal = Journal(folder / "journal.db", synchronous=synchronous, page_count_max=page_count_max)
@@ -299,6 +301,11 @@ class EmbeddedStore:
     def _watch(self) -> None:
         watch = self._telemetry.watch
         watch("vantage_store_series", "Series in the catalogue.", lambda: len(self._catalogue))
+        watch(
+            "vantage_store_series_folded",
+            "Series beyond series_max, kept as __other__ (counted up to 100000).",
+            lambda: len(self._catalogue.folded),
+        )
         watch("vantage_store_head_samples", "Samples in the head.", lambda: self._head.sample_count)
         watch("vantage_store_head_spans", "Spans in the head.", lambda: self._head.span_count)
         watch("vantage_store_head_bytes", "Memory of the head, estimated.", lambda: self._head.nbytes)
