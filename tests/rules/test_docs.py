@@ -180,6 +180,8 @@ LIMITS = [
     ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),
     ("docs/storage.md", f"| batches in one commit | {writer.COMMIT_BATCHES_MAX} |"),
     ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {store.QUERIES_WAITING_MAX} waiting |"),
+    ("docs/storage.md", f"| series | {Settings().series_max} (`series_max`)"),
+    ("README.md", f"| series | {Settings().series_max} |"),
     ("docs/operations.md", f"| headers | {server.HEADERS_NBYTES_MAX >> 10} KiB |"),
     ("docs/operations.md", f"({server.HANG_UP_AFTER * Settings().shutdown_timeout_s:g} of"),
     ("README.md", f"some {Settings().head_bytes_max // head.SAMPLE_NBYTES // 10_000_000 * 10} million samples"),
