@@ -130,7 +130,7 @@ def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64) ->
 def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
     vector = frame.vector(call.args[0])
     if isinstance(vector, Coded):
-        codes, left = vector.codes, groups
+        codes, left = vector.merged(), groups
     else:
         numbers, left = _values(call, frame, groups)
         codes = np.unique(numbers, return_inverse=True)[1]
@@ -139,10 +139,13 @@ def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 
 def _arg_max(call: Call, frame: Frame, groups: Groups) -> Vector:
-    values, keys = frame.numbers(call.args[0]).astype(np.float64), frame.numbers(call.args[1])
-    order = np.lexsort((-values, keys, groups.ids))  # the last row of each group: largest key, then smallest value
+    values, keys, ids = frame.numbers(call.args[0]).astype(np.float64), frame.numbers(call.args[1]), groups.ids
+    null = np.isnan(values) | (np.isnan(keys) if keys.dtype.kind == "f" else False)
+    if null.any():
+        values, keys, ids = values[~null], keys[~null], ids[~null]
+    order = np.lexsort((-values, keys, ids))  # the last row of each group: largest key, then smallest value
     found = np.full(groups.count, np.nan)
-    found[groups.ids[order]] = values[order]  # of repeated targets numpy keeps the last
+    found[ids[order]] = values[order]  # of repeated targets numpy keeps the last
     return found
 
 

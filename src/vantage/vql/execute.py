@@ -86,7 +86,7 @@ def _group(keys: list[Vector], rows: int) -> tuple[Groups, Array]:
     ids = np.zeros(rows, np.int64)
     first = np.empty(0, np.int64)
     for key in keys:
-        codes = _merged(key) if isinstance(key, Coded) else _dense(key)
+        codes = key.merged() if isinstance(key, Coded) else _dense(key)
         ids, first = compressed(ids * (int(codes.max(initial=0)) + 1) + codes)
     return Groups(ids, len(first)), first
 
@@ -100,13 +100,6 @@ def _dense(key: Array) -> Array:
     if key.dtype.kind == "b":
         return key.astype(np.int64)
     return np.unique(key, return_inverse=True)[1]
-
-
-def _merged(key: Coded) -> Array:
-    """Codes that are equal where values are: a function or a tag look-up may give several codes one value."""
-    numbers: dict[str, int] = {}
-    table = np.fromiter((numbers.setdefault(repr(v), len(numbers)) for v in key.values), np.int64, len(key.values))
-    return table[key.codes]
 
 
 def _aggregates(exprs: list[Expr]) -> list[Call]:

@@ -50,6 +50,12 @@ class Coded:
         table = np.fromiter((condition(value) for value in self.values), np.bool_, len(self.values))
         return table[self.codes] if len(table) else np.zeros(len(self.codes), np.bool_)
 
+    def merged(self) -> NDArray[np.int64]:
+        """Codes that are equal where values are: a function or a tag look-up may give several codes one value."""
+        numbers: dict[str, int] = {}
+        codes = (numbers.setdefault(repr(value), len(numbers)) for value in self.values)
+        return np.fromiter(codes, np.int64, len(self.values))[self.codes]
+
 
 Vector = Array | Coded
 
