@@ -107,7 +107,7 @@ def _folder_options(parser: argparse.ArgumentParser, *, inner: bool = True) -> N
 
 
 def _client_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", default=DEFAULT_URL, help=f"the server ({DEFAULT_URL})")
+    parser.add_argument("--url", default=None, help=f"the server (as the settings say: {DEFAULT_URL})")
     parser.add_argument("--api-key", default=None, help="API key (or VANTAGE_API_KEY)")
 
 

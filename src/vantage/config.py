@@ -70,11 +70,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, _doc("Seconds to go on accepting requests after SIGTERM, while /health/ready says 503.", ge=0, le=300)
     ] = 0.0
     shutdown_timeout_s: Annotated[
-        float, _doc("Seconds that requests under way have to finish after that.", ge=0, le=300)
+        float,
+        _doc("Seconds after that by which the server has stopped; requests have most of them to finish.", ge=0, le=300),
     ] = 10.0
-    header_timeout_s: Annotated[
-        float, _doc("Seconds a connection has to send the headers of its first request.", gt=0, le=300)
-    ] = 10.0
+    header_timeout_s: Annotated[float, _doc("Seconds a request has to send its headers.", gt=0, le=300)] = 10.0
     body_timeout_s: Annotated[float, _doc("Seconds a request has to send its body.", gt=0, le=300)] = 15.0
     connections_max: Annotated[int, _doc("Open connections at once; more are closed at once.", ge=1)] = 10_000
     synchronous: Annotated[
@@ -95,7 +94,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _doc("Days data is kept; none: as long as the disk budget holds. Older samples are refused."),
     ] = None
     disk_budget_bytes: Annotated[
-        int, _doc("Bytes of telemetry kept; beyond it the oldest leaves first.", ge=1 << 20)
+        int, _doc("Bytes of the journal kept on disk; beyond it the oldest data leaves.", ge=1 << 20)
     ] = 10_000_000_000
     query_timeout_s: Annotated[float, _doc("Seconds a query may run.", gt=0, le=30)] = 30.0
     websockets_max: Annotated[int, _doc("Open WebSockets at once.", ge=1)] = 500

@@ -51,6 +51,7 @@ class Telemetry:
             registry=r,
         )
         self.store_expired = Counter("vantage_store_expired_samples", "Samples dropped by retention.", registry=r)
+        self.store_expired_spans = Counter("vantage_store_expired_spans", "Spans dropped by retention.", registry=r)
         self.batch_ids_evicted = Counter(
             "vantage_store_batch_ids_evicted", "Batch ids forgotten early because too many were held.", registry=r
         )

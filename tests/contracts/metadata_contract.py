@@ -182,6 +182,12 @@ class MetadataContract:
         assert without_id(listed) == without_id(told)
         assert listed.id == 1
 
+    async def test_a_version_seen_earlier_moves_back(self, store: AnyStore) -> None:
+        assert await store.record_deployment(a_deployment(at_ms=5000), actor="system") is True
+        assert await store.record_deployment(a_deployment(at_ms=3000), actor="system") is False
+        assert await store.record_deployment(a_deployment(at_ms=4000), actor="system") is False
+        assert [one.at_ms for one in await store.deployments()] == [3000]
+
     async def test_of_twenty_sightings_at_once_one_is_kept(self, store: AnyStore) -> None:
         sightings = (store.record_deployment(a_deployment(at_ms=NOW_MS + n), actor="system") for n in range(20))
         outcomes = await asyncio.gather(*sightings)

@@ -73,8 +73,8 @@ def send_history(world: World, server: Server, stop: threading.Event) -> None:
     while end_ms > world.history_start_ms and not stop.is_set():
         start_ms = max(world.history_start_ms, end_ms - HOUR_MS)
         traffic = Traffic()
-        for window_ms in range(start_ms, end_ms, world.history_step_ms):
-            world.traffic(window_ms, min(window_ms + world.history_step_ms, end_ms), into=traffic)
+        for window in world.windows(start_ms, end_ms):
+            world.traffic(*window, into=traffic)
         server.send(traffic)
         sent += traffic.samples
         end_ms = start_ms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -37,10 +38,16 @@ ERROR_SHARE: Final = 0.002
 TRACED_SHARE: Final = 0.04
 TRACED_ERROR_SHARE: Final = 0.3
 NETWORK_MS: Final = 0.6
-FULL_DENSITY_MS: Final = 30 * MINUTE_MS
+FULL_DENSITY_MS: Final = 20 * MINUTE_MS
 THIN_DENSITY: Final = 0.12  # of the older hours' requests, where the history is six hours
 GAUGE_STEP_MS: Final = 10_000
+# Each window of history counts its requests once, so its length divides the steps of the charts that show it, or they
+# are uneven: by age, and beyond that the first of which there are not too many.
+WINDOWS_MS: Final = ((20 * MINUTE_MS, 5_000), (HOUR_MS, 15_000))
+WINDOWS_OLD_MS: Final = (MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_MS)
+WINDOWS_OLD_MAX: Final = 1440
 
+REQUESTS: Final = "http.requests"
 DURATION: Final = "http.request.duration"
 BY_NAME: Final = {service.name: service for service in SERVICES}
 
@@ -74,8 +81,10 @@ class World:
         self.deployed_ms = start_ms - DEPLOYED_BEFORE_MS
         self.burst_ms = start_ms - BURST_BEFORE_MS
         self._thin = THIN_DENSITY * min(1.0, 5 / max(history_hours - 1, 0.1))
-        # As many windows however long the history is, each with one reading of every gauge.
-        self.history_step_ms = max(3, round(history_hours / 2)) * GAUGE_STEP_MS
+        # As many windows and readings of gauges however long the history is.
+        fitting = (length for length in WINDOWS_OLD_MS if history_hours * HOUR_MS <= WINDOWS_OLD_MAX * length)
+        self._window_old_ms = next(fitting, WINDOWS_OLD_MS[-1])
+        self._gauge_step_ms = max(3, round(history_hours / 2)) * GAUGE_STEP_MS
 
     def rate(self, time_ms: int) -> float:
         """Requests a second, all services together: 20 at night and at weekends, up to 60 in the afternoon."""
@@ -86,25 +95,34 @@ class World:
         return RATE_MEAN * weekday * (1 + 0.34 * math.cos(2 * math.pi * (hour - 15) / 24) + ripple)
 
     def density(self, time_ms: int) -> float:
-        """The share of the requests that are told: all of the recent ones, few of the older hours'."""
+        """The share of the requests whose duration is told: all of the recent ones, few of the older hours'. All are
+        counted."""
         age_ms = self.start_ms - time_ms
         if age_ms <= FULL_DENSITY_MS:
             return 1.0
         return max(self._thin, 1.0 - (age_ms - FULL_DENSITY_MS) / FULL_DENSITY_MS * (1 - self._thin))
+
+    def windows(self, start_ms: int, end_ms: int) -> Iterator[tuple[int, int]]:
+        """A part of the history cut into windows, the oldest first."""
+        while start_ms < end_ms:
+            age_ms = self.start_ms - start_ms
+            length_ms = next((length for age, length in WINDOWS_MS if age_ms <= age), self._window_old_ms)
+            yield start_ms, min(start_ms + length_ms, end_ms)
+            start_ms += length_ms
 
     def traffic(self, start_ms: int, end_ms: int, *, into: Traffic | None = None) -> Traffic:
         """What happens from ``start_ms`` up to ``end_ms``; added to ``into`` when given."""
         traffic = Traffic() if into is None else into
         rng = np.random.default_rng((self._seed, self.start_ms, start_ms))
         density = self.density(start_ms)
-        journeys = self.rate(start_ms) / HOPS_A_JOURNEY * density * (end_ms - start_ms) / 1000
+        journeys = self.rate(start_ms) / HOPS_A_JOURNEY * (end_ms - start_ms) / 1000
         for share, call in JOURNEYS:
             count = int(rng.poisson(journeys * share))
             if count:
                 starts = np.sort(rng.uniform(start_ms, end_ms, count))
                 hop = self._visit(call, starts, rng)
-                self._record(traffic, hop, end_ms=end_ms, density=density, rng=rng)
-        step_ms = GAUGE_STEP_MS if start_ms >= self.start_ms else self.history_step_ms
+                self._record(traffic, hop, rng.random(count) < density, end_ms=end_ms, rng=rng)
+        step_ms = GAUGE_STEP_MS if start_ms >= self.start_ms else self._gauge_step_ms
         for time_ms in range(-(-start_ms // step_ms) * step_ms, end_ms, step_ms):
             self._gauges(traffic, time_ms, rng)
         return traffic
@@ -142,24 +160,25 @@ class World:
         hop.total_ms = at_ms + 0.4 * own_ms - start_ms
         return hop
 
-    def _record(self, traffic: Traffic, root: _Hop, *, end_ms: int, density: float, rng: Rng) -> None:
+    def _record(self, traffic: Traffic, root: _Hop, told: Bools, *, end_ms: int, rng: Rng) -> None:
         chance = rng.random(len(root.start_ms))
-        traced = np.flatnonzero(chance < np.where(root.status >= 500, TRACED_ERROR_SHARE, TRACED_SHARE))
+        traced = np.flatnonzero(told & (chance < np.where(root.status >= 500, TRACED_ERROR_SHARE, TRACED_SHARE)))
         traces = {int(row): rng.bytes(16).hex() for row in traced}
-        self._record_hop(traffic, root, traces, dict.fromkeys(traces, ""), end_ms=end_ms, density=density, rng=rng)
+        self._record_hop(traffic, root, told, traces, dict.fromkeys(traces, ""), end_ms=end_ms, rng=rng)
 
     def _record_hop(
         self,
         traffic: Traffic,
         hop: _Hop,
+        told: Bools,
         traces: dict[int, str],
         parents: dict[int, str],
         *,
         end_ms: int,
-        density: float,
         rng: Rng,
     ) -> None:
-        """The samples of a hop, the spans of its traced rows, and the same for the calls it makes."""
+        """How often a hop came, the durations of its ``told`` rows, the spans of its traced rows, and the same for the
+        calls it makes."""
         call = hop.call
         service = BY_NAME[call.service]
         span_ids = {row: rng.bytes(8).hex() for row in traces}
@@ -173,7 +192,7 @@ class World:
             for row, trace_id in traces.items():
                 recorded = traffic.of(self._origin(service, int(hop.instance[row]), hop.start_ms[row]))
                 recorded.spans.append(_client_span(called, row, trace_id, client_ids[row], span_ids[row]))
-            self._record_hop(traffic, called, traces, client_ids, end_ms=end_ms, density=density, rng=rng)
+            self._record_hop(traffic, called, told, traces, client_ids, end_ms=end_ms, rng=rng)
         # A request is recorded when it ends; one that ends after the window is told as if it ended with it.
         times = np.minimum(hop.start_ms + hop.total_ms, end_ms - 1).astype(np.int64)
         is_next = (hop.start_ms >= self.deployed_ms) if service.version_next else np.zeros(len(times), np.bool_)
@@ -183,6 +202,12 @@ class World:
             status, instance = int(hop.status[rows[0]]), int(hop.instance[rows[0]])
             recorded = traffic.of(self._origin(service, instance, hop.start_ms[rows[0]]))
             tags = (("endpoint", call.route), ("method", call.method), ("status", str(status)))
+            _add(recorded, SeriesName(REQUESTS, "counter", "{request}", tags), end_ms - 1, len(rows))
+            if (call.service, call.route, status) == (CHECKOUT, "/orders", 201):
+                _add(recorded, SeriesName("orders.placed", "counter", "{order}"), end_ms - 1, len(rows))
+            rows = rows[told[rows]]
+            if not len(rows):
+                continue
             column = recorded.column(SeriesName(DURATION, "histogram", "ms", tags))
             base = len(column.times_ms)
             column.times_ms += times[rows].tolist()
@@ -190,10 +215,6 @@ class World:
             column.links += [
                 (base + place, traces[row], span_ids[row]) for place, row in enumerate(rows.tolist()) if row in traces
             ]
-            if (call.service, call.route, status) == (CHECKOUT, "/orders", 201):
-                _add(
-                    recorded, SeriesName("orders.placed", "counter", "{order}"), end_ms - 1, round(len(rows) / density)
-                )
 
     def _gauges(self, traffic: Traffic, time_ms: int, rng: Rng) -> None:
         load = self.rate(time_ms) / (RATE_MEAN * 1.4)

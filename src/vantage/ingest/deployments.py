@@ -1,10 +1,11 @@
-"""A service version that was never seen before is a deployment."""
+"""A service version that was never seen before is a deployment, at the time of its earliest data."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
+import numpy as np
 import structlog
 
 from vantage.core.batch import Batch
@@ -17,6 +18,7 @@ from vantage.telemetry import Telemetry
 
 WAITING_MAX: Final = 1000
 SEEN_MAX: Final = 200_000
+EARLIER_BY_MS: Final = 60_000  # by how much older data must be to move a deployment back
 RETRY_S: Final = 5.0
 _log = structlog.get_logger("vantage.ingest.deployments")
 
@@ -29,18 +31,20 @@ class DeploymentWatch:
         self._clock = clock
         self._telemetry = telemetry
         self._series: set[int] = set()
-        self._known: set[tuple[str, str, str]] = set()
+        self._known: dict[tuple[str, str, str], int] = {}  # when each version was first seen, as far as is known
+        self._latest_ms = 0  # the latest of those times: a batch that is younger cannot make one earlier
         self._waiting: asyncio.Queue[Deployment] = asyncio.Queue(WAITING_MAX)
 
     def watch(self, batch: Batch) -> None:
         """Take a committed batch."""
-        for place, one in enumerate(batch.series):
-            if one.id in self._series:
-                continue
-            self._series.add(one.id)
-            if version := one.tag(TAG_VERSION):
-                first = batch.time_ms[batch.index == place].min(initial=2**62)
-                self._see(one.service, one.environment, version, int(first))
+        fresh = [one for one in batch.series if one.id not in self._series]
+        if batch.samples and (fresh or batch.time_ms.min() < self._latest_ms):
+            self._series.update(one.id for one in fresh)
+            first_ms = np.full(len(batch.series), np.iinfo(np.int64).max)
+            np.minimum.at(first_ms, batch.index, batch.time_ms)
+            for one, at_ms in zip(batch.series, first_ms.tolist(), strict=True):
+                if version := one.tag(TAG_VERSION):
+                    self._see(one.service, one.environment, version, at_ms)
         for span in batch.spans:
             if span.service_version:
                 self._see(span.service_name, span.environment, span.service_version, span.start_ms)
@@ -49,21 +53,23 @@ class DeploymentWatch:
 
     def _see(self, service: str, environment: str, version: str, at_ms: int) -> None:
         key = (service, environment, version)
-        if key in self._known:
+        if at_ms > self._known.get(key, at_ms + 2 * EARLIER_BY_MS) - EARLIER_BY_MS:
             return
         if len(self._known) > SEEN_MAX:
-            self._known.clear()
+            self.forget()
         try:
             self._waiting.put_nowait(Deployment(service, environment, version, at_ms, "seen"))
         except asyncio.QueueFull:
             self._telemetry.lost.labels("deployment_queue_full").inc()
             return
-        self._known.add(key)
+        self._known[key] = at_ms
+        self._latest_ms = max(self._known.values())
 
     def forget(self) -> None:
         """Data was forgotten: versions that come again are new again."""
         self._series.clear()
         self._known.clear()
+        self._latest_ms = 0
 
     async def run(self) -> None:
         """Record what was seen, for ever; try again while the database is away."""

@@ -199,7 +199,8 @@ class MetadataStore(Protocol):
 
     async def record_deployment(self, deployment: Deployment, *, actor: str) -> bool:
         """Keep a deployment. For ``source`` seen: only the first of a service, environment and version, and False
-        when it is known already, seen or told. Told ones are always kept and return True."""
+        when it is known already, seen or told; one that was seen moves back when this one is earlier, without an
+        audit entry. Told ones are always kept and return True."""
         ...
 
     async def deployments(

@@ -18,17 +18,19 @@ _NEVER_LAST = np.iinfo(np.int64).min
 
 
 OTHER_TAG: Final = "__other__"
+FOLDED_SERIES_MAX: Final = 10_000
 FOLDED_REMEMBERED_MAX: Final = 100_000
 
 
-def _folded(one: Series) -> Series:
-    """The series that takes the samples of those beyond the limit."""
+def _folded(one: Series, *, whole: bool) -> Series:
+    """The series that takes the samples of those beyond the limit: one a metric, and when there are too many of those
+    (``whole``) a single one for all."""
     return make_series(
-        service=one.service,
-        environment=one.environment,
-        metric=one.metric,
+        service=OTHER_TAG if whole else one.service,
+        environment=OTHER_TAG if whole else one.environment,
+        metric=OTHER_TAG if whole else one.metric,
         kind=one.kind,
-        unit=one.unit,
+        unit="" if whole else one.unit,
         tags={OTHER_TAG: "true"},
     )
 
@@ -67,7 +69,7 @@ class Catalogue:
             if slot is None and one.id not in fresh and len(self._slots) + len(fresh) >= self._series_max:
                 if len(self.folded) < FOLDED_REMEMBERED_MAX:
                     self.folded.add(one.id)
-                one = _folded(one)
+                one = _folded(one, whole=len(self._slots) + len(fresh) >= self._series_max + FOLDED_SERIES_MAX)
                 slot = self._slots.get(one.id)
             known = None
             if slot is not None:

@@ -63,6 +63,7 @@ class Journal:
         """Open or create the file. Raises FormatTooNew (nothing touched) or StartupError."""
         _refuse_newer(self.path)
         try:
+            self.path.touch(mode=0o600)
             db = connect(self.path, synchronous=self._synchronous)
             if self._page_count_max is not None:
                 db.execute(f"PRAGMA max_page_count={self._page_count_max}")
@@ -72,7 +73,7 @@ class Journal:
                     f"PRAGMA user_version={FORMAT}; COMMIT;"
                 )
             row = db.execute("SELECT max(seq) FROM journal").fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StartupError(f"{self.path} cannot be opened: {error}") from error
         self._next_seq = (row[0] or 0) + 1
         self._db = db
@@ -170,6 +171,26 @@ class Journal:
             self._rollback()
             raise
         return int(held)
+
+    def drop_series(self, slots: Sequence[int]) -> None:
+        """Remove series of which nothing is held any more. Slots are never used again."""
+        if not slots:
+            return
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            self.db.executemany("DELETE FROM series WHERE slot=?", [(slot,) for slot in slots])
+            self.db.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+
+    def share_beyond(self, budget_nbytes: int) -> float:
+        """Which part of the file must go for it to fit the budget; freed pages, which are used again, do not count."""
+        size, pages, free = (
+            self.db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
+        )
+        live_nbytes = size * (pages - free)
+        return float(max(0.0, 1.0 - budget_nbytes / live_nbytes))
 
     def _rollback(self) -> None:
         try:

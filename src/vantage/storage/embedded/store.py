@@ -17,8 +17,10 @@ from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.storage.embedded.batch_ids import BatchIds
+from vantage.storage.embedded.blocks import SpanBlock
 from vantage.storage.embedded.catalogue import Catalogue
-from vantage.storage.embedded.head import SPAN_NBYTES, Head, HeadSource, SampleBlock, SpanBlock
+from vantage.storage.embedded.expire import expired_up_to
+from vantage.storage.embedded.head import Head, HeadSource
 from vantage.storage.embedded.journal import Journal
 from vantage.storage.embedded.lock import FolderLock
 from vantage.storage.embedded.writer import Writer
@@ -182,19 +184,28 @@ class EmbeddedStore:
     async def expire(self, policy: RetentionPolicy) -> Reclaimed:
         result: Reclaimed = await self._writer.run(lambda: self._expire(policy))
         self._telemetry.store_expired.inc(result.samples)
+        self._telemetry.store_expired_spans.inc(result.spans)
         return result
 
     def _expire(self, policy: RetentionPolicy) -> Reclaimed:
-        budget = min(policy.budget_bytes or self._head_nbytes_max, self._head_nbytes_max)
-        oldest_ms = 0 if policy.days is None else self._clock.now_ms() - policy.days * 86_400_000
-        cut = _cut(self._head.samples, self._head.spans, excess=self._head.nbytes - budget, oldest_ms=oldest_ms)
-        if cut == 0:
-            return Reclaimed()
+        now_ms = self._clock.now_ms()
+        cut = expired_up_to(
+            self._head.ledger(),
+            oldest_ms=None if policy.days is None else now_ms - policy.days * 86_400_000,
+            head_excess=self._head.nbytes - self._head_nbytes_max,
+            disk_share=0.0 if policy.budget_bytes is None else self._journal.share_beyond(policy.budget_bytes),
+        )
         before = (self._head.sample_count, self._head.span_count)
-        nbytes = self._journal.trim(seq_max=cut, ids_before_ms=self._clock.now_ms() - BATCH_ID_MEMORY_MS)
-        self._head.rebuild(keep_after_seq=cut, drop_slots=None, drop_span=lambda _: False)
+        nbytes = self._journal.trim(seq_max=cut, ids_before_ms=now_ms - BATCH_ID_MEMORY_MS)
+        if not cut:
+            return Reclaimed()
+        self._head.drop_commits(cut)
         self._recount()
-        return Reclaimed(before[0] - self._head.sample_count, before[1] - self._head.span_count, 0, nbytes)
+        empty = [slot for slot, one in enumerate(self._catalogue.series) if one and not self._catalogue.samples[slot]]
+        self._journal.drop_series(empty)
+        self._catalogue.drop(empty)
+        gone = before[0] - self._head.sample_count, before[1] - self._head.span_count
+        return Reclaimed(*gone, len(empty), nbytes)
 
     async def forget(self, selector: Selector) -> Reclaimed:
         if not selector.service and not selector.environment:
@@ -215,12 +226,9 @@ class EmbeddedStore:
     def _apply_forget(self, service: str, environment: str, slots: list[int]) -> None:
         dropped = np.zeros(len(self._catalogue.series), np.bool_)
         dropped[slots] = True
-        self._head.rebuild(
-            keep_after_seq=0,
-            drop_slots=dropped,
-            drop_span=lambda span: (
-                (not service or span.service_name == service) and (not environment or span.environment == environment)
-            ),
+        self._head.drop(
+            dropped,
+            lambda span: service in ("", span.service_name) and environment in ("", span.environment),
         )
         self._catalogue.drop(slots)
 
@@ -275,7 +283,7 @@ class EmbeddedStore:
                 self._head.append(entry.seq, entry.record)
         gone = np.fromiter((one is None for one in self._catalogue.series), np.bool_, len(self._catalogue.series))
         if gone.any():
-            self._head.rebuild(keep_after_seq=0, drop_slots=gone, drop_span=lambda _: False)
+            self._head.drop(gone, lambda _: False)
         self._recount()
         for at_ms, ids in self._journal.batch_ids(self._clock.now_ms() - BATCH_ID_MEMORY_MS):
             for batch_id in ids:
@@ -315,20 +323,6 @@ class EmbeddedStore:
 
     def _journal_nbytes(self) -> float:
         return float(sum(path.stat().st_size for path in self.folder.glob("journal.db*")))
-
-
-def _cut(samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...], *, excess: int, oldest_ms: int) -> int:
-    """The sequence number up to which commits may go: until ``excess`` bytes are gone, and all that is too old."""
-    blocks = sorted(
-        [(block.seq_last, block.last_ms, block.nbytes) for block in samples]
-        + [(block.seq_last, block.last_ms, SPAN_NBYTES * len(block)) for block in spans]
-    )
-    cut = 0
-    for seq_last, last_ms, nbytes in blocks[:-1]:  # the newest block always stays
-        if excess <= 0 and last_ms >= oldest_ms:
-            break
-        cut, excess = seq_last, excess - nbytes
-    return cut
 
 
 def _services_with_spans(blocks: tuple[SpanBlock, ...]) -> list[ServiceSpans]:

@@ -22,7 +22,7 @@ import structlog
 
 from vantage.core.batch import Batch, joined_links
 from vantage.core.clock import Clock
-from vantage.core.errors import StoreUnavailable, VantageError
+from vantage.core.errors import StartupError, StoreUnavailable, VantageError
 from vantage.core.series import Series
 from vantage.storage.embedded.catalogue import Catalogue
 from vantage.storage.embedded.codec import Record
@@ -103,6 +103,10 @@ class Writer:
             prepare()
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self._journal.close()
+            if isinstance(error, sqlite3.Error):
+                error = StartupError(
+                    f"{self._journal.path} is damaged ({error}): move it aside, or restore a copy of the folder"
+                )
             self._wake([(prepared, None, error)])
             return
         self._threads[1].start()

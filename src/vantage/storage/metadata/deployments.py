@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vantage.core.deployment import Deployment
@@ -15,14 +15,21 @@ from vantage.storage.ports import Selector
 
 
 async def record(connection: AsyncConnection, deployment: Deployment) -> bool:
-    """Insert a deployment; False when it was only seen, and is known already."""
+    """Insert a deployment; False when it was only seen, and is known already: it moves back when this is earlier."""
     if deployment.source == SEEN:
         same = (
             table.c.service == deployment.service,
             table.c.environment == deployment.environment,
             table.c.version == deployment.version,
         )
-        if await connection.scalar(select(table.c.id).where(*same).limit(1)) is not None:
+        known = (
+            await connection.execute(
+                select(table.c.id, table.c.at_ms, table.c.source).where(*same).order_by(table.c.at_ms)
+            )
+        ).first()
+        if known is not None:
+            if known.source == SEEN and deployment.at_ms < known.at_ms:  # older data of it came later
+                await connection.execute(update(table).where(table.c.id == known.id).values(at_ms=deployment.at_ms))
             return False
     await connection.execute(
         insert(table).values(

@@ -73,8 +73,12 @@ class MemoryMetadataStore:
         """Keep a deployment; False when it was only seen, and is known already."""
         await self.ping()
         version = _version(deployment)
-        if deployment.source == changes.SEEN and any(_version(other) == version for other in self._deployments):
-            return False
+        if deployment.source == changes.SEEN:
+            for place, other in enumerate(self._deployments):
+                if _version(other) == version:
+                    if other.source == changes.SEEN and deployment.at_ms < other.at_ms:
+                        self._deployments[place] = replace(other, at_ms=deployment.at_ms)
+                    return False
         self._deployments_ever += 1
         self._deployments.append(replace(deployment, id=self._deployments_ever))
         now_ms = self._clock.now_ms()
