@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from vantage.core.batch import F64, I64
+from vantage.core.clock import SystemClock
 from vantage.core.errors import ForbiddenError, InputError, UnauthorizedError, UnavailableError
+from vantage.core.timerange import TimeRange
 from vantage.demo import remove_demo, run_demo, send
 from vantage.demo.shop import SERVICES
 from vantage.demo.traffic import BATCH_NBYTES_MAX, Column, Traffic, bodies
@@ -23,6 +25,12 @@ from vantage.demo.world import HOUR_MS, MINUTE_MS, World
 from vantage.ingest.resolve import SeriesCache
 from vantage.ingest.wire.packed import PackedFormat
 from vantage.ingest.wire.received import Received
+from vantage.query.conventions import buckets_of
+from vantage.query.overview import read_overview
+from vantage.query.reads import Reads
+from vantage.storage.memory import MemoryStore
+from vantage.storage.metadata.memory import MemoryMetadataStore
+from vantage.telemetry import Telemetry
 
 START_MS = 1_763_989_200_000  # a Monday, 13:00 UTC
 SEED = 7
@@ -43,10 +51,18 @@ def received(history: Traffic) -> list[Received]:
     return [receive(body) for body in bodies(history, new_batch_id=counted())]
 
 
+class MovedClock(SystemClock):
+    def __init__(self, now_ms: int) -> None:
+        self._now_ms = now_ms
+
+    def now_ms(self) -> int:
+        return self._now_ms
+
+
 def history_of(world: World) -> Traffic:
     traffic = Traffic()
-    for window_ms in range(world.history_start_ms, world.start_ms, world.history_step_ms):
-        world.traffic(window_ms, min(window_ms + world.history_step_ms, world.start_ms), into=traffic)
+    for window in world.windows(world.history_start_ms, world.start_ms):
+        world.traffic(*window, into=traffic)
     return traffic
 
 
@@ -67,6 +83,18 @@ def requests(traffic: Traffic, service: str) -> tuple[I64, F64, I64]:
     for origin, recorded in traffic.items():
         for name, column in recorded.columns.items():
             if origin.service == service and name.metric == "http.request.duration":
+                times += column.times_ms
+                values += column.values
+                statuses += [int(dict(name.tags)["status"])] * len(column.values)
+    return np.array(times), np.array(values), np.array(statuses)
+
+
+def counted_requests(traffic: Traffic, *services: str) -> tuple[I64, F64, I64]:
+    """Times, numbers of requests and statuses of the counter of some services, or of all."""
+    times, values, statuses = [], [], []
+    for origin, recorded in traffic.items():
+        for name, column in recorded.columns.items():
+            if name.metric == "http.requests" and origin.service in (services or {origin.service}):
                 times += column.times_ms
                 values += column.values
                 statuses += [int(dict(name.tags)["status"])] * len(column.values)
@@ -104,8 +132,75 @@ def test_history_is_modest_in_size_and_dense_where_it_is_recent(history: Traffic
 @pytest.mark.parametrize("hours", [0.1, 1, 24, 168])
 def test_history_of_any_length_is_modest(hours: float) -> None:
     world = World(seed=SEED, start_ms=START_MS, history_hours=hours)
-    assert (world.start_ms - world.history_start_ms) / world.history_step_ms < 1500
+    assert len(list(world.windows(world.history_start_ms, world.start_ms))) < 2000
     assert history_of(world).samples <= 300_000
+
+
+def test_requests_are_counted_at_their_true_rate_however_thin_the_durations_are(history: Traffic, world: World) -> None:
+    times, counts, _ = counted_requests(history)
+    for hour in range(6):
+        start_ms = world.history_start_ms + hour * HOUR_MS
+        within = (times >= start_ms) & (times < start_ms + HOUR_MS)
+        expected = np.mean([world.rate(start_ms + minute * MINUTE_MS) for minute in range(60)])
+        assert counts[within].sum() / 3600 == pytest.approx(expected, rel=0.03), hour
+
+
+def test_where_every_duration_is_told_there_are_as_many_as_requests(history: Traffic, world: World) -> None:
+    recent_ms = world.start_ms - 15 * MINUTE_MS
+    for service in SERVICES:
+        told, _, _ = requests(history, service.name)
+        times, counts, _ = counted_requests(history, service.name)
+        assert (told >= recent_ms).sum() == counts[times >= recent_ms].sum()
+
+
+def test_a_series_counts_once_a_window_and_windows_fit_the_steps_of_charts(history: Traffic, world: World) -> None:
+    for recorded in history.values():
+        for name, column in recorded.columns.items():
+            if name.metric == "http.requests":
+                assert len(set(column.times_ms)) == len(column.times_ms)
+                assert min(column.values) >= 1
+    times, _, _ = counted_requests(history)
+    for back_minutes, step_ms in ((20, 5_000), (60, 15_000), (360, 60_000)):
+        started = times >= world.start_ms - back_minutes * MINUTE_MS
+        assert len(np.unique(times[started] // step_ms)) == back_minutes * MINUTE_MS // step_ms
+
+
+@pytest.mark.parametrize("hours", [1, 6, 24])
+async def test_the_overview_tells_true_rates_errors_and_durations_over_every_range(
+    received: list[Received], world: World, hours: int
+) -> None:
+    clock = MovedClock(START_MS)
+    async with MemoryMetadataStore(clock) as metadata:
+        reads = Reads(MemoryStore(clock=clock), metadata, clock, Telemetry())
+        for one in received:
+            await reads.store.write(one.batch)
+        buckets = buckets_of(TimeRange(START_MS - hours * HOUR_MS, START_MS), points=60)
+        overview = await read_overview(reads, buckets)
+    told_hours = min(hours, 6)
+    expected = np.mean([world.rate(START_MS - minute * MINUTE_MS) for minute in range(told_hours * 60)])
+    assert overview.totals.rate_per_s == pytest.approx(expected, rel=0.03)
+    rates = [rate for rate in overview.totals.rates_per_s[:-1] if rate is not None][1:]
+    assert max(rates) < 1.6 * min(rates)
+    found = {row.name: row.red for row in overview.services if row.red}
+    ratio = found["payments"].error_ratio or 0
+    assert ratio == pytest.approx(0.7 * 3 / 60 / told_hours, rel=0.2, abs=0.003)  # the burst
+    assert 0 < (found["catalog"].error_ratio or 0) < 0.004
+    assert 45 < (found["catalog"].p95_ms or 0) < 55
+    assert 300 < (found["checkout"].p95_ms or 0) < 500
+
+
+def test_counted_errors_are_those_of_the_durations(history: Traffic, world: World) -> None:
+    times, counts, statuses = counted_requests(history, "payments")
+    during = (times >= world.burst_ms) & (times < world.burst_ms + 3 * MINUTE_MS)
+    failed = statuses == 503
+    assert counts[during & failed].sum() > 0.5 * counts[during].sum()
+    assert counts[~during & (statuses >= 500)].sum() < 0.01 * counts[~during].sum()
+
+
+def test_live_requests_are_counted_every_second(world: World) -> None:
+    traffic = world.traffic(START_MS, START_MS + 1000)
+    _, counts, _ = counted_requests(traffic)
+    assert counts.sum() == sum(len(requests(traffic, service.name)[0]) for service in SERVICES) > 0
 
 
 @pytest.mark.parametrize("hour", range(0, 168, 5))
@@ -181,6 +276,7 @@ def test_the_server_accepts_every_batch_in_full(history: Traffic, received: list
 def test_metrics_have_their_units_and_kinds(received: list[Received]) -> None:
     found = {(one.metric, one.kind.value, one.unit) for batch in received for one in batch.batch.series}
     assert found == {
+        ("http.requests", "counter", "{request}"),
         ("http.request.duration", "histogram", "ms"),
         ("process.cpu.percent", "gauge", "%"),
         ("process.memory.rss", "gauge", "By"),
@@ -330,12 +426,12 @@ def test_requests_stay_below_the_servers_rate(server: FakeServer, monkeypatch: p
             now_s += timeout or 0
             return False
 
-    class MovedClock(send.SystemClock):
+    class Monotonic(send.SystemClock):
         def monotonic_s(self) -> float:
             return now_s
 
     monkeypatch.setattr(send, "REQUESTS_A_MINUTE_MAX", 20)
-    one = send.Server(server.url, api_key=None, clock=MovedClock(), stop=Moving())
+    one = send.Server(server.url, api_key=None, clock=Monotonic(), stop=Moving())
     for _ in range(21):
         one.request("POST", "/v1/metrics")
     one.close()

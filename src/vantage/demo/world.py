@@ -202,9 +202,9 @@ class World:
             status, instance = int(hop.status[rows[0]]), int(hop.instance[rows[0]])
             recorded = traffic.of(self._origin(service, instance, hop.start_ms[rows[0]]))
             tags = (("endpoint", call.route), ("method", call.method), ("status", str(status)))
-            _add(recorded, SeriesName(REQUESTS, "counter", "{request}", tags), end_ms - 1, len(rows))
+            _increment(recorded, SeriesName(REQUESTS, "counter", "{request}", tags), end_ms - 1, len(rows))
             if (call.service, call.route, status) == (CHECKOUT, "/orders", 201):
-                _add(recorded, SeriesName("orders.placed", "counter", "{order}"), end_ms - 1, len(rows))
+                _increment(recorded, SeriesName("orders.placed", "counter", "{order}"), end_ms - 1, len(rows))
             rows = rows[told[rows]]
             if not len(rows):
                 continue
@@ -248,6 +248,15 @@ def _add(recorded: Recorded, name: SeriesName, time_ms: int, value: float) -> No
     column = recorded.column(name)
     column.times_ms.append(time_ms)
     column.values.append(float(value))
+
+
+def _increment(recorded: Recorded, name: SeriesName, time_ms: int, by: int) -> None:
+    """Count more; at the same moment into the same sample."""
+    column = recorded.column(name)
+    if column.times_ms[-1:] == [time_ms]:
+        column.values[-1] += by
+    else:
+        _add(recorded, name, time_ms, by)
 
 
 def _span(name: str, kind: str, start_ms: float, length_ms: float, status: int, **more: Any) -> dict[str, Any]:
