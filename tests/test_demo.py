@@ -426,7 +426,7 @@ def test_requests_stay_below_the_servers_rate(server: FakeServer, monkeypatch: p
             now_s += timeout or 0
             return False
 
-    class Monotonic(send.SystemClock):
+    class Monotonic(SystemClock):
         def monotonic_s(self) -> float:
             return now_s
 
