@@ -520,9 +520,8 @@ def test_https_is_served_with_the_given_certificate(tmp_path: Path, certificate:
             plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             with contextlib.suppress(ConnectionError):
                 assert not plain.recv(100).startswith(b"HTTP/1.1 200")
-        checked = vantage("healthcheck", "--url", server.url, environ={"SSL_CERT_FILE": str(pem)})
+        checked = vantage("healthcheck", "--url", server.url)
         assert checked.returncode == 0, checked.stderr
-        assert "certificate" in refused("healthcheck", "--url", server.url)
         assert server.stop() == 0
     assert "Traceback" not in server.output
 
