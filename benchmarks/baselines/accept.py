@@ -54,7 +54,7 @@ def main() -> None:
         log_requests=False,
     )
     listening: socket.socket = server.listen(settings)
-    app = App(edge, lambda: contextlib.nullcontext(), lambda: None)  # type: ignore[arg-type]
+    app = App(edge, contextlib.nullcontext, lambda: None)  # type: ignore[arg-type]
     server.serve(app, settings, listening, print)
 
 

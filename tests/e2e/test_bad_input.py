@@ -128,7 +128,6 @@ WHOLE = {
     "the value is a boolean": (b'{"metrics":[{"metric_name":"m","value":true}]}', "metrics[0].value"),
     "the value is missing": (b'{"metrics":[{"metric_name":"m"}]}', "metrics[0]"),
     "the name is a number": (b'{"metrics":[{"metric_name":7,"value":1}]}', "metrics[0].metric_name"),
-    "the timestamp is a fraction": (of_sample(b'"timestamp":1.5'), TIMESTAMP),
     "the timestamp is a text": (of_sample(b'"timestamp":"1"'), TIMESTAMP),
     "the envelope's service is a list": (b'{"metrics":[],"service_name":["a"]}', "service_name"),
     "NaN": (b'{"metrics":[{"metric_name":"m","value":NaN}]}', ""),
@@ -258,6 +257,8 @@ SINGLE = {
     "a timestamp at int64's end": (f'"timestamp":{INT64_MAX}', "timestamp"),
     "a timestamp at int64's start": (f'"timestamp":{-INT64_MAX - 1}', "timestamp"),
     "the epoch": ('"timestamp":0', "timestamp"),
+    "seconds with a fraction": ('"timestamp":1795000000.5', "timestamp"),
+    "a timestamp beyond all integers": ('"timestamp":1e300', "timestamp"),
     "seconds for milliseconds": (f'"timestamp":{SECONDS}', "timestamp"),
     "nanoseconds for milliseconds": (f'"timestamp":{SECONDS}000000000', "timestamp"),
 }
@@ -347,7 +348,7 @@ GOOD = json.dumps(envelope({})).encode()
 @pytest.mark.parametrize("nbytes", [(1 << 20) + 1, 2 << 20])
 def test_a_body_of_more_than_a_megabyte_is_413(server: Server, nbytes: int) -> None:
     answer = talk(server, head(server, JSON_LINE, f"Content-Length: {nbytes}") + b" " * nbytes)
-    assert answer == b"" or status_of(answer) == 413  # closing with bytes unread may cost the client the answer
+    assert status_of(answer) == 413
 
 
 def test_a_body_of_just_a_megabyte_is_read(server: Server) -> None:

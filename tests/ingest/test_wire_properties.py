@@ -352,3 +352,13 @@ def test_what_json_can_say_and_python_rather_not_is_rejected(fields: bytes) -> N
     except InputError:
         return
     assert (received.accepted, received.rejected) == (0, 1)
+
+
+def test_times_with_a_fraction_are_cut_to_milliseconds() -> None:
+    """What ``time.time() * 1000`` gives; far-off and odd ones are rejected one by one."""
+    times: list[Any] = [1_763_899_999_999.75, 1_763_899_999_998, 1e300, -1e300, None]
+    metrics = [{"metric_name": "m", "value": 1, "timestamp": time_ms} for time_ms in times]
+    body = msgspec.json.encode({"service_name": "s", "metrics": metrics})
+    found = NativeFormat("json", SeriesCache()).receive(body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
+    assert found.batch.time_ms.tolist() == [1_763_899_999_999, 1_763_899_999_998, NOW_MS]
+    assert [index for index, _ in found.errors] == [2, 3]

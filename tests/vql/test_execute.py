@@ -368,3 +368,18 @@ def test_like_is_what_the_regular_expression_says(pattern: str, text: str) -> No
 @pytest.mark.timeout(10)
 def test_no_pattern_runs_away() -> None:
     assert not like_matcher("%a" * 500 + "b")("a" * 5000)
+
+
+async def test_keys_far_apart_are_grouped_without_overflow() -> None:
+    week_ns = 7 * 86_400 * 1_000_000_000
+    spans = tuple(
+        a_span(f"t{i}", f"s{i}", start_ms=NOW_MS - i * 1000, duration_ms=(i % 3) * week_ns / 1e6 / 7 + i % 3)
+        for i in range(1, 200)
+    )
+    store = MemoryStore(clock=MovedClock())
+    await store.write(Batch(spans=spans))
+    keys = (Column("start_ns"), Column("duration_ns"))
+    table = await ask(
+        *keys, Call("count"), store=store, table="spans", group_by=keys, where=Compare(">=", TIME, Literal(0))
+    )
+    assert sorted(table.rows()) == sorted((span.start_ns, span.duration_ns, 1) for span in spans)

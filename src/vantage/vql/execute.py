@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from vantage.vql.source import Source, samples_frame, spans_frame
 from vantage.vql.table import Table, TableColumn, null_if_nan
 from vantage.vql.tree import Call, Column, Expr, children
 from vantage.vql.vectors import Array, Coded, Frame, Vector, compressed
+
+_CODE_MAX: Final = 1 << 31
 
 
 class Deadline:
@@ -87,6 +89,8 @@ def _group(keys: list[Vector], rows: int) -> tuple[Groups, Array]:
     first = np.empty(0, np.int64)
     for key in keys:
         codes = key.merged() if isinstance(key, Coded) else _dense(key)
+        if codes.max(initial=0) > _CODE_MAX:  # so that the product below stays within 64 bits
+            codes = compressed(codes)[0]
         ids, first = compressed(ids * (int(codes.max(initial=0)) + 1) + codes)
     return Groups(ids, len(first)), first
 

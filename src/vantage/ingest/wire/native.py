@@ -17,6 +17,7 @@ from vantage.ingest.wire.received import DECODE_ERRORS, Received, Rejection, inp
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _NO_TAGS: Final = Raw(b"")
+_BEYOND_MS: Final = 2**62
 
 
 _Id = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH_MAX)]
@@ -40,7 +41,7 @@ class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 class _Full(msgspec.Struct, gc=False):
     metric_name: str
     value: float
-    timestamp: Int64 | None = None
+    timestamp: Int64 | float | None = None  # ``time.time() * 1000`` is what many send: the fraction is cut off
     tags: Raw = _NO_TAGS
     metric_type: str = "gauge"
     service_name: str | None = None
@@ -113,8 +114,8 @@ class NativeFormat:
                 if one is None:  # an earlier sample of this request may have resolved the same key
                     resolved[i] = known.get(keys[i]) or self._cache.resolve(known, keys[i], of_all, self._parse_tags)
         times = [one.timestamp for one in samples]
-        if None in times:
-            times = [now_ms if time_ms is None else time_ms for time_ms in times]
+        if None in times or isinstance(envelope, _FullEnvelope):
+            times = [now_ms if time_ms is None else _whole(time_ms) for time_ms in times]
         received = Received()
         samples_batch(
             received,
@@ -143,6 +144,11 @@ class NativeFormat:
         except DECODE_ERRORS as error:
             raise input_error(error) from error
         return full
+
+
+def _whole(time_ms: float) -> int:
+    """Whole milliseconds; what is far beyond any time stays so, and within 64 bits. NaN is before all times."""
+    return int(min(max(time_ms, -_BEYOND_MS), _BEYOND_MS)) if time_ms == time_ms else -_BEYOND_MS
 
 
 def _links(trace_ids: list[str | None], span_ids: list[str | None]) -> Links:

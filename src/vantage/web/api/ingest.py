@@ -6,6 +6,7 @@ Written apart from the rest because it is the hot path: typed bodies in the fram
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -29,11 +30,55 @@ from vantage.web.problems import MEDIA_TYPE, MethodNotAllowed, problem_of, reaso
 _ENDPOINTS: Final = {"/v1/metrics": "metrics", "/v1/spans": "spans"}
 _THREAD_NBYTES: Final = 256 << 10  # bodies from this size on are decoded beside the event loop
 _JSON: Final = b"application/json"
+DISCARD_NBYTES_MAX: Final = 8 << 20
+DISCARD_S_MAX: Final = 0.2
 _log = structlog.get_logger("vantage.ingest")
 
 
 class Disconnected(Exception):
     """The client went away before its request was complete; there is nobody to answer."""
+
+
+class _Body:
+    """The body of one request. How long it may take is the server's business, which ends the connection."""
+
+    __slots__ = ("_more", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._more = True
+
+    async def read(self, announced: bytes) -> bytes:
+        """All of it. Raises BodyTooLarge, Disconnected, and InputError when it is empty."""
+        if announced.isdigit() and (len(announced) > 15 or int(announced) > BODY_NBYTES_MAX):
+            raise BodyTooLarge(f"is larger than {BODY_NBYTES_MAX} bytes")
+        parts: list[bytes] = []
+        size = 0
+        while self._more:
+            parts.append(await self._next())
+            size += len(parts[-1])
+            if size > BODY_NBYTES_MAX:
+                raise BodyTooLarge(f"is larger than {BODY_NBYTES_MAX} bytes")
+        if not size:
+            raise InputError("is empty", field="body")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def discard(self) -> None:
+        """Read and drop what is left, as far as is decent: a client that still sends when the connection closes may
+        never see why it was refused."""
+        size = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_S_MAX):
+                while self._more and size <= DISCARD_NBYTES_MAX:
+                    size += len(await self._next())
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        self._more = message.get("more_body", False)
+        body: bytes = message.get("body", b"")
+        return body
 
 
 class IngestApp:
@@ -68,8 +113,9 @@ class IngestApp:
         path = scope["path"]
         status = 202
         headers = [(b"content-type", _JSON), (b"x-request-id", scope["request_id"].encode())]
+        sent = _Body(receive)
         try:
-            body = await self._handle(scope, receive)
+            body = await self._handle(scope, sent)
         except Disconnected:
             self._telemetry.collector_errors.labels("disconnected").inc()
             return
@@ -79,7 +125,9 @@ class IngestApp:
             status, body = problem.status, problem.body(scope["request_id"])
             headers[0] = (b"content-type", MEDIA_TYPE.encode())
             headers += [(name.encode(), value.encode()) for name, value in problem.headers]
-            headers.append((b"connection", b"close"))  # what is left of the body is not read
+            headers.append((b"connection", b"close"))
+            with contextlib.suppress(Disconnected):
+                await sent.discard()
         except Exception:  # noqa: BLE001 - answered with 500 and logged
             _log.exception("ingest failed", request_id=scope["request_id"])
             self._telemetry.collector_errors.labels("internal_error").inc()
@@ -91,7 +139,7 @@ class IngestApp:
         (counted or self._telemetry.collector_requests.labels(route, str(status))).inc()
         self._requests.record(route, scope["method"], status, (time.perf_counter() - started) * 1000)
 
-    async def _handle(self, scope: ASGIScope, receive: Receive) -> bytes:
+    async def _handle(self, scope: ASGIScope, sent: _Body) -> bytes:
         if scope["type"] != "http":
             raise NotFoundError("there is no WebSocket here")
         endpoint = _ENDPOINTS.get(scope["path"])
@@ -101,7 +149,7 @@ class IngestApp:
             raise MethodNotAllowed("POST")
         headers = scope["header_map"]
         self._admit(scope, headers)
-        body = await self._body(headers, receive)
+        body = await sent.read(headers.get(b"content-length", b""))
         encoding = headers.get(b"content-encoding", b"").decode("latin-1")
         media_type = headers.get(b"content-type", b"").decode("latin-1")
         batch_id = headers.get(b"idempotency-key", b"").decode("latin-1")
@@ -133,23 +181,3 @@ class IngestApp:
         self._buckets.take(address if principal.id == "local" else principal.id, now_s)
         if not principal.allows(Scope.INGEST):
             raise ForbiddenError("this key may not ingest")
-
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        announced = headers.get(b"content-length", b"")
-        if announced.isdigit() and (len(announced) > 15 or int(announced) > BODY_NBYTES_MAX):
-            raise BodyTooLarge(f"is larger than {BODY_NBYTES_MAX} bytes")
-        parts: list[bytes] = []
-        size = 0
-        more = True
-        while more:  # how long this may take is the server's business, which ends the connection
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Disconnected
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > BODY_NBYTES_MAX:
-                raise BodyTooLarge(f"is larger than {BODY_NBYTES_MAX} bytes")
-            more = message.get("more_body", False)
-        if not size:
-            raise InputError("is empty", field="body")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
