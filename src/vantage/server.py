@@ -181,6 +181,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._timed = _Awaited.NOTHING
         self._timer: TimerHandle | None = None
         self._header_nbytes = 0
+        self._has_body = False  # whether the bytes just taken held some of a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -195,8 +196,15 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if self._awaited is _Awaited.NOTHING and (cycle is None or cycle.response_complete):
+            # Whatever comes between two requests begins one, be it an empty line, which the parser does not tell of.
+            self._awaited = _Awaited.HEADERS
+            self._header_nbytes = 0
+        self._has_body = False
         super().data_received(data)
-        if self._awaited is _Awaited.HEADERS:
+        # What belongs neither to a body nor to headers is trailers or the framing of chunks, bounded alike.
+        if self._awaited is not _Awaited.NOTHING and not self._has_body:
             self._header_nbytes += len(data)
             if self._header_nbytes > HEADERS_NBYTES_MAX:
                 self._refuse(431, "Headers too large", f"more than {HEADERS_NBYTES_MAX} bytes of headers")
@@ -211,7 +219,13 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._awaited = _Awaited.BODY
+        self._header_nbytes = 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._has_body = True
+        self._header_nbytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._awaited = _Awaited.NOTHING
@@ -278,6 +292,8 @@ class _WholeAnswer:
             return
         assert self._start is not None
         assert message["type"] == "http.response.body"
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
         if cycle.disconnected:
             return
         headers = [*cycle.default_headers, *self._start["headers"]]
