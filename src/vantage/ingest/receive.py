@@ -21,6 +21,10 @@ JSON: Final = "application/json"
 MSGPACK: Final = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 
 
+DROP_REASONS_MAX: Final = 32  # each is a time series of /metrics for good
+REASON_OTHER: Final = "other"
+
+
 class WireFormat(Protocol):
     """Decodes a body. Raises InputError when it cannot be read as a whole."""
 
@@ -39,6 +43,7 @@ class Receiver:
         self._clock = clock
         self._telemetry = telemetry
         self._retention_ms = None if retention_days is None else retention_days * 86_400_000
+        self._drop_reasons: set[str] = set()
         cache = SeriesCache()
         packed, msgpack = PackedFormat(cache), NativeFormat("msgpack", cache)
         self._formats: dict[str, dict[str, WireFormat]] = {
@@ -73,4 +78,12 @@ class Receiver:
         for name, count in received.fields.items():
             telemetry.rejected.labels(name).inc(count)
         for reason, count in received.dropped.items():
-            telemetry.agent_dropped.labels(reason[:64]).inc(count)
+            telemetry.agent_dropped.labels(self._drop_reason(reason[:64])).inc(count)
+
+    def _drop_reason(self, reason: str) -> str:
+        """The reason as a label: whoever sends may name any, so only so many are kept apart."""
+        if reason not in self._drop_reasons:
+            if len(self._drop_reasons) >= DROP_REASONS_MAX:
+                return REASON_OTHER
+            self._drop_reasons.add(reason)
+        return reason

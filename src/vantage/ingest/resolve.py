@@ -26,6 +26,7 @@ from vantage.core.series import Series, make_series
 from vantage.ingest.wire.received import Rejection
 
 CACHE_NBYTES_MAX: Final = 64 << 20
+_ORIGIN_LENGTH_MAX: Final = 2048  # of the texts of an envelope that can pass every check: each has 255 characters
 _ENTRY_NBYTES: Final = 600  # a key of eight fields, a Series, their places in two dicts: measured once, rounded
 DEFAULT_ENVIRONMENT: Final = "default"
 
@@ -87,16 +88,21 @@ class SeriesCache:
     def __init__(self, *, nbytes_max: int = CACHE_NBYTES_MAX) -> None:
         self._nbytes_max = nbytes_max
         self._nbytes = 0
-        self._by_origin: dict[tuple[Any, ...], dict[Key, Series]] = {}
+        self._by_origin: dict[tuple[str, ...], dict[Key, Series]] = {}
         self.cleared = 0
 
-    def known(self, origin: tuple[Any, ...]) -> dict[Key, Series]:
-        """The part of the cache for one format and envelope: look keys up in it, and ``resolve`` what is absent."""
+    def known(self, origin: tuple[str, ...]) -> dict[Key, Series]:
+        """The part of the cache for one format and envelope: look keys up in it, and ``resolve`` what is absent.
+
+        Nothing is kept of an envelope that no check will pass: its texts may have any length.
+        """
         found = self._by_origin.get(origin)
         if found is None:
+            if sum(map(len, origin)) > _ORIGIN_LENGTH_MAX:
+                return {}
             self._make_room()
             found = self._by_origin[origin] = {}
-            self._nbytes += _ENTRY_NBYTES
+            self._nbytes += _ENTRY_NBYTES + 4 * sum(map(len, origin))
         return found
 
     def resolve(

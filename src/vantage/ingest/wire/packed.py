@@ -81,7 +81,8 @@ class PackedFormat:
         batch_id = packed.batch or batch_id
         sent = packed.resource
         resource = Resource(sent.service_name, sent.environment, sent.service_version, sent.instance)
-        known = self._cache.known(("packed", resource))
+        origin = ("packed", resource.service_name, resource.environment, resource.service_version, resource.instance)
+        known = self._cache.known(origin)
         series = [self._resolve(known, one, resource) for one in packed.series]
         resolved: list[Series | Rejection] = []
         times: list[int] = []
