@@ -154,11 +154,13 @@ class IngestApp:
         media_type = headers.get(b"content-type", b"").decode("latin-1")
         batch_id = headers.get(b"idempotency-key", b"").decode("latin-1")
 
-        def decode() -> Received:
-            return self._receiver.decode(endpoint, media_type, unpack(body, encoding), batch_id)
+        def decode(body: bytes) -> Received:
+            return self._receiver.decode(endpoint, media_type, body, batch_id)
 
-        large = len(body) > _THREAD_NBYTES or (encoding and len(body) > _THREAD_NBYTES // 8)
-        received = await asyncio.to_thread(decode) if large else decode()
+        if encoding:  # a few kilobytes may become megabytes: what counts is how many
+            packed = len(body) > _THREAD_NBYTES // 8
+            body = await asyncio.to_thread(unpack, body, encoding) if packed else unpack(body, encoding)
+        received = await asyncio.to_thread(decode, body) if len(body) > _THREAD_NBYTES else decode(body)
         await self._receiver.publish(received)
         if not received.rejected:
             return b'{"accepted":%d,"rejected":0,"errors":[]}' % received.accepted
