@@ -114,24 +114,25 @@ async def timeseries(reads: Reads, asked: Asked) -> Timeseries:
     table = await reads.select("timeseries", select, rows_max=BUCKETS_MAX * 20)
     if table.truncated:
         warnings.append("there are more points than can be given: narrow the range or group by fewer tags")
-    groups: dict[tuple[str, ...], list[float | None]] = {}
+    rows = [(tuple(names), at_ms, found, n) for *names, at_ms, found, n in table.rows() if at_ms >= aligned.start_ms]
     weight: Counter[tuple[str, ...]] = Counter()
-    for *names, at_ms, found, samples in table.rows():
-        if at_ms < aligned.start_ms:
-            continue
-        group = tuple(names)
-        points = groups.setdefault(group, [None] * buckets)
-        points[(at_ms - aligned.start_ms) // step_ms] = found
+    for group, _, _, samples in rows:
         weight[group] += samples
-    shown = [group for group, _ in weight.most_common(GROUPS_MAX)]
-    if len(shown) < len(groups):
-        warnings.append(f"{len(groups)} series match; the {GROUPS_MAX} with the most samples are given")
+    # Points are laid out for the groups that are given, and no others: there may be a group a row.
+    groups: dict[tuple[str, ...], list[float | None]] = {
+        group: [None] * buckets for group, _ in weight.most_common(GROUPS_MAX)
+    }
+    for group, at_ms, found, _ in rows:
+        if group in groups:
+            groups[group][(at_ms - aligned.start_ms) // step_ms] = found
+    if len(groups) < len(weight):
+        warnings.append(f"{len(weight)} series match; the {GROUPS_MAX} with the most samples are given")
     return Timeseries(
         asked,
         unit if asked.agg not in ("count", "rate") else ("" if asked.agg == "count" else "1/s"),
         aligned,
         step_ms,
-        [Group(dict(zip(asked.group_by, group, strict=True)), groups[group]) for group in sorted(shown)],
+        [Group(dict(zip(asked.group_by, group, strict=True)), groups[group]) for group in sorted(groups)],
         warnings,
     )
 
