@@ -46,6 +46,12 @@ class Admission:
             raise ForbiddenError(f"this key lacks the scope {scope.value!r}")
         return principal
 
+    def check_again(self, connection: Connection, scope: Scope) -> None:
+        """Whether a connection that was let in may stay: its key may have been revoked since. Raises as ``admit``."""
+        headers = connection.scope["header_map"]  # type: ignore[typeddict-item]
+        if not self.access.principal(secret_of(headers), session_of(headers)).allows(scope):
+            raise ForbiddenError(f"this key lacks the scope {scope.value!r}")
+
 
 async def admitted(connection: Connection, handler: BaseRouteHandler) -> None:
     """The guard of every handler but the open ones: ``opt["scope"]`` names the scope it needs, read when it is silent.

@@ -52,7 +52,7 @@ async def _serve(socket: Socket, reader: Reader, telemetry: Telemetry) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_until_gone(socket))
-            tasks.create_task(_send_all(socket, reader))
+            tasks.create_task(_send_all(socket, reader, admission))
     except* (WebSocketDisconnect, _Gone, TimeoutError):
         pass
     finally:
@@ -71,9 +71,14 @@ async def _until_gone(socket: Socket) -> None:
     raise _Gone
 
 
-async def _send_all(socket: Socket, reader: Reader) -> None:
+async def _send_all(socket: Socket, reader: Reader, admission: Admission) -> None:
     left_out = 0
     async for updates, services, dropped in messages(reader, heartbeat_s=HEARTBEAT_S):
+        try:
+            admission.check_again(socket, Scope.READ)
+        except VantageError as error:
+            await socket.close(code=1008, reason=str(error)[:120])
+            raise _Gone from error
         out: list[dict[str, Any]] = []
         if dropped:
             out.append({"type": "dropped", "count": dropped})
