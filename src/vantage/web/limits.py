@@ -60,12 +60,25 @@ class TrustedProxies:
         return any(parsed in network for network in self._networks)
 
     def client(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
-        """The right-most address that no trusted proxy has: what stands left of it anyone may have written."""
+        """The right-most address that no trusted proxy has: what stands left of it anyone may have written. Of IPv6
+        its network."""
         if not self._networks:
-            return peer
+            return _one_subscriber(peer)
         address = peer
         forwarded_for = headers.get(b"x-forwarded-for", b"").decode("latin-1")
         hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]
         while hops and self.trusts(address):
             address = hops.pop()
+        return _one_subscriber(address)
+
+
+def _one_subscriber(address: str) -> str:
+    """The address that a rate is kept for. Of IPv6 it is the network of 64 bits, since everyone has one, with more
+    addresses in it than there can be buckets."""
+    if ":" not in address:
         return address
+    try:
+        parsed = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
