@@ -1,0 +1,174 @@
+"""What an adversary found once, and must not find again."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect as open_socket
+
+from tests.support.server import Server, serving, vantage, wait_until
+from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.wire.packed import MEDIA_TYPE
+from vantage.web.limits import TrustedProxies
+
+ENVIRON = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_API_RATE_LIMIT": "0", "VANTAGE_HEADER_TIMEOUT_S": "1"}
+HOST = b"Host: localhost\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("defects") / "data", environ=ENVIRON) as server:
+        yield server
+        assert "Traceback" not in server.output, server.output
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """Everything until the server hangs up."""
+    found = b""
+    while part := connection.recv(65536):
+        found += part
+    return found
+
+
+def memory_peak_mib(server: Server) -> int:
+    status = Path(f"/proc/{server.process.pid}/status")
+    if not status.exists():
+        pytest.skip("needs /proc to see a process' memory")
+    match = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+    assert match is not None
+    return int(match[1]) >> 10
+
+
+def test_trailers_are_bounded_like_headers(server: Server) -> None:
+    with server.connect() as connection:
+        connection.settimeout(10)
+        connection.sendall(
+            b"POST /v1/metrics HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST + b"\r\n2\r\n{}\r\n0\r\n"
+        )
+        line = b"X-Trailer: " + b"a" * 1000 + b"\r\n"
+        with pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe, as the system likes
+            for _ in range(20_000):
+                connection.sendall(line)
+
+
+def test_short_trailers_and_many_small_chunks_are_welcome(server: Server) -> None:
+    body = json.dumps({"service_name": "chunks", "metrics": [{"metric_name": "m", "value": 1}] * 800}).encode()
+    chunks = b"".join(b"1;ext=%d\r\n%c\r\n" % (at, byte) for at, byte in enumerate(body))
+    head = b"POST /v1/metrics HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n"
+    with server.connect() as connection:
+        connection.settimeout(10)
+        connection.sendall(head + b"Content-Type: application/json\r\n" + HOST + b"\r\n" + chunks)
+        connection.sendall(b"0\r\nX-Trailer: a\r\n\r\n")
+        answer = answer_of(connection)
+    assert answer.startswith(b"HTTP/1.1 202"), answer
+
+
+def test_an_empty_line_between_requests_does_not_hold_a_connection(server: Server) -> None:
+    with server.connect() as connection:
+        connection.settimeout(10)
+        connection.sendall(b"GET /health/live HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"\r\n")
+        started = time.monotonic()
+        answer_of(connection)
+        assert time.monotonic() - started < 5
+
+
+def test_a_connection_is_kept_for_the_next_request(server: Server) -> None:
+    connection = http.client.HTTPConnection(*server.address, timeout=10)
+    for wait_s in (0, 1.5, 0):  # longer than headers may take
+        time.sleep(wait_s)
+        connection.request("GET", "/health/live")
+        assert connection.getresponse().read()
+    connection.close()
+
+
+def test_an_envelope_no_check_will_pass_is_not_kept() -> None:
+    cache = SeriesCache()
+    assert cache.known(("json", "a" * 5000, "", "", "")) is not cache.known(("json", "a" * 5000, "", "", ""))
+    assert cache.known(("json", "a", "", "", "")) is cache.known(("json", "a", "", "", ""))
+
+
+def test_reasons_of_an_agent_cannot_fill_our_metrics(server: Server) -> None:
+    for number in range(20):
+        reasons = {f"r{number}-{i}\n": 1 for i in range(16)}
+        body = msgspec.msgpack.encode({"resource": {"service_name": "x"}, "dropped": reasons})
+        assert server.request("POST", "/v1/metrics", body, {"Content-Type": MEDIA_TYPE}).status == 202
+    told = {name: count for name, count in server.counts().items() if "agent" in name and "reason" in name}
+    totals = {name: count for name, count in told.items() if "_created" not in name}
+    assert len(totals) <= 33
+    assert sum(totals.values()) == 320
+
+
+def test_a_small_body_that_unpacks_to_a_large_one_does_not_stop_the_loop(server: Server) -> None:
+    one = b'{"metric_name":"!","value":1},'
+    body = gzip.compress(b'{"metrics":[' + (one * 250_000).rstrip(b",") + b"]}")
+    assert len(body) < 32_000
+    statuses: list[int] = []
+
+    def send() -> None:
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        statuses.append(server.request("POST", "/v1/metrics", body, headers).status)
+
+    sending = threading.Thread(target=send)
+    answered = 0
+    sending.start()
+    while sending.is_alive():
+        assert server.get("/health/live").status == 200
+        answered += 1
+    sending.join()
+    assert statuses == [202]
+    assert answered > 5  # one, or two, when the loop decodes
+
+
+def test_a_timeseries_lays_out_only_the_groups_it_gives(server: Server) -> None:
+    for batch in range(8):
+        metrics = [{"metric_name": "m", "value": 1, "tags": {"u": f"{batch}-{i}"}} for i in range(1000)]
+        assert server.send({"service_name": "groups", "metrics": metrics}).status == 202
+    before = memory_peak_mib(server)
+    path = "/api/metrics/timeseries?service=groups&metric=m&group_by=u&step=1s&start=now-3h"
+    found = server.get(path).json()
+    assert len(found["series"]) == 200
+    assert "8000 series match" in found["warnings"][0]
+    assert memory_peak_mib(server) - before < 400  # all 8000 would be 700
+
+
+def test_a_revoked_key_ends_its_websocket(tmp_path: Path) -> None:
+    data, admin = tmp_path / "data", "k" * 32
+    secret = vantage("keys", "create", "reader", "--scope", "read", "--data", str(data)).stdout.strip()
+    with (
+        serving(data, environ={**ENVIRON, "VANTAGE_API_KEY": admin, "VANTAGE_SELF_TELEMETRY": "false"}) as server,
+        open_socket(
+            server.url.replace("http", "ws") + "/ws/metrics", additional_headers={"X-API-Key": secret}
+        ) as listening,
+    ):
+        one = {"service_name": "s", "metrics": [{"metric_name": "m", "value": 1}]}
+        server.send(one, X_API_Key=admin)
+        listening.recv(timeout=5)
+        listed = vantage("keys", "list", "--data", str(data)).stdout
+        key_id = next(line.split()[0] for line in listed.splitlines() if "reader" in line)
+        assert vantage("keys", "revoke", key_id, "--data", str(data)).returncode == 0
+        wait_until(lambda: server.get("/api/services", **{"X-API-Key": secret}).status == 401)
+        server.send(one, X_API_Key=admin)
+        with pytest.raises(ConnectionClosed) as closed:
+            listening.recv(timeout=5)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1008
+
+
+def test_a_network_of_ipv6_has_one_rate() -> None:
+    proxies = TrustedProxies(())
+    assert proxies.client("2001:db8:1:2:3::4", {}) == proxies.client("2001:db8:1:2:ffff::1", {})
+    assert proxies.client("2001:db8:1:2::1", {}) != proxies.client("2001:db8:1:3::1", {})
+    assert proxies.client("::ffff:192.0.2.1", {}) == proxies.client("192.0.2.1", {}) == "192.0.2.1"
