@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import json
@@ -18,8 +19,14 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_socket
 
 from tests.support.server import Server, serving, vantage, wait_until
+from vantage.core.batch import Batch, batch_of
+from vantage.core.clock import SystemClock
+from vantage.core.sample import Kind
+from vantage.core.series import make_series
 from vantage.ingest.resolve import SeriesCache
 from vantage.ingest.wire.packed import MEDIA_TYPE
+from vantage.query import live
+from vantage.telemetry import Telemetry
 from vantage.web.limits import TrustedProxies
 
 ENVIRON = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_API_RATE_LIMIT": "0", "VANTAGE_HEADER_TIMEOUT_S": "1"}
@@ -172,3 +179,19 @@ def test_a_network_of_ipv6_has_one_rate() -> None:
     assert proxies.client("2001:db8:1:2:3::4", {}) == proxies.client("2001:db8:1:2:ffff::1", {})
     assert proxies.client("2001:db8:1:2::1", {}) != proxies.client("2001:db8:1:3::1", {})
     assert proxies.client("::ffff:192.0.2.1", {}) == proxies.client("192.0.2.1", {}) == "192.0.2.1"
+
+
+def test_a_batch_is_summed_once_for_all_who_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Batch] = []
+    summed = live._updates
+    monkeypatch.setattr(live, "_updates", lambda batch: (calls.append(batch), summed(batch))[1])
+    updates = live.Live(clock=SystemClock(), telemetry=Telemetry())
+    one = make_series(service="s", environment="e", metric="m", kind=Kind.GAUGE)
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(updates.reader()) for _ in range(3)]
+        for values in ((5.0, 1.0), (9.0,)):
+            updates.offer(batch_of([(one, 1_795_453_200_000 + i, value) for i, value in enumerate(values)]))
+        assert len(calls) == 2
+        for reader in readers:
+            (found,) = reader.current.values()
+            assert (found.count, found.total, found.low, found.high) == (3, 15.0, 1.0, 9.0)

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vantage.core.batch import Batch
@@ -31,12 +31,13 @@ class Update:
     last: float
     last_ms: int
 
-    def take(self, time_ms: int, value: float) -> None:
-        self.count += 1
-        self.total += value
-        self.low, self.high = min(self.low, value), max(self.high, value)
-        if time_ms >= self.last_ms:
-            self.last, self.last_ms = value, time_ms
+    def take(self, later: Update) -> None:
+        """Add what came after."""
+        self.count += later.count
+        self.total += later.total
+        self.low, self.high = min(self.low, later.low), max(self.high, later.high)
+        if later.last_ms >= self.last_ms:
+            self.last, self.last_ms = later.last, later.last_ms
 
 
 @dataclass(slots=True, eq=False)
@@ -115,15 +116,20 @@ class Live:
         if not self._readers:
             return
         services = {one.service for one in batch.series} | {span.service_name for span in batch.spans}
-        rows: list[list[tuple[int, float]]] | None = None
+        updates: list[Update | None] | None = None  # made once, however many readers there are
         for reader in self._readers:
             if not reader.series:
                 reader.services |= services
                 continue
             for place, one in enumerate(batch.series):
                 if reader.wants(one):
-                    rows = _rows(batch) if rows is None else rows
-                    _gather(reader.current, one, rows[place])
+                    updates = _updates(batch) if updates is None else updates
+                    if (update := updates[place]) is None:
+                        continue
+                    if held := reader.current.get(one.id):
+                        held.take(update)
+                    else:
+                        reader.current[one.id] = replace(update)
 
     async def run(self) -> None:
         """Tick once a second, for ever."""
@@ -145,17 +151,20 @@ async def messages(reader: Reader, *, heartbeat_s: float) -> AsyncIterator[tuple
         yield reader.drain()
 
 
-def _rows(batch: Batch) -> list[list[tuple[int, float]]]:
-    rows: list[list[tuple[int, float]]] = [[] for _ in batch.series]
+def _updates(batch: Batch) -> list[Update | None]:
+    """What a batch says of each of its series; None where it holds no sample of one."""
+    found: list[Update | None] = [None] * len(batch.series)
     for place, time_ms, value in zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True):
-        rows[place].append((time_ms, value))
-    return rows
-
-
-def _gather(current: dict[int, Update], one: Series, rows: list[tuple[int, float]]) -> None:
-    for time_ms, value in rows:
-        held = current.get(one.id)
+        held = found[place]
         if held is None:
-            current[one.id] = Update(one, 1, value, value, value, value, time_ms)
-        else:
-            held.take(time_ms, value)
+            found[place] = Update(batch.series[place], 1, value, value, value, value, time_ms)
+            continue
+        held.count += 1
+        held.total += value
+        if value < held.low:
+            held.low = value
+        elif value > held.high:
+            held.high = value
+        if time_ms >= held.last_ms:
+            held.last, held.last_ms = value, time_ms
+    return found
