@@ -79,7 +79,7 @@ class Renderer:
     ) -> Response[str]:
         """The page, or its ``block`` when htmx asks for a fragment. ``context`` is what the template needs."""
         wanted = wants_fragment(request)
-        variables = {"section": "", "status": status, **context}
+        variables = {"section": "", "status": status, "signed_in": _signed_in(request), **context}
         text = self.block(template, block, **variables) if wanted else self.whole(template, **variables)
         return html(text, status=status)
 
@@ -106,6 +106,11 @@ class Renderer:
         return Markup('<time datetime="{}" data-ago="{}" title="{}">{}</time>').format(
             figures.rfc3339(at_ms), at_ms, figures.utc(at_ms), text
         )
+
+
+def _signed_in(request: AnyRequest) -> bool:
+    """Whether a session, and not a key or nothing at all, admitted the request."""
+    return bool(getattr(request.state.get("principal"), "by_session", False))
 
 
 def wants_fragment(request: AnyRequest) -> bool:
