@@ -40,6 +40,7 @@ from vantage.web.site import make_site
 RETENTION_EVERY_S: Final = 60.0
 KEYS_EVERY_S: Final = 2.0
 SWITCH_INTERVAL_S: Final = 0.0005
+LOGINS_PER_MINUTE: Final = 30
 SESSION_RATE_FACTOR: Final = 10  # a signed-in page refetches itself as often as once a second
 
 _log = structlog.get_logger("vantage.app")
@@ -80,6 +81,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
         proxies,
         TokenBuckets(settings.api_rate_limit),
         TokenBuckets(settings.api_rate_limit * SESSION_RATE_FACTOR),
+        TokenBuckets(LOGINS_PER_MINUTE),
     )
     live = Live(clock=clock, telemetry=telemetry)
     deployments = DeploymentWatch(metadata, clock=clock, telemetry=telemetry)

@@ -378,6 +378,23 @@ def create_key(data: Path, name: str, *options: str) -> str:
     return made.stdout.strip()
 
 
+def test_a_batch_id_belongs_to_one_endpoint(server: Server) -> None:
+    span = {"trace_id": "one-endpoint", "span_id": "s", "name": "n", "start_ns": time.time_ns(), "duration_ns": 1}
+    sample = {"metric_name": "one.endpoint", "value": 1}
+    assert server.send({"service_name": "s", "metrics": [sample]}, Idempotency_Key="shared-id").status == 202
+    for _ in range(2):
+        answer = server.send({"service_name": "s", "spans": [span]}, "/v1/spans", Idempotency_Key="shared-id")
+        assert answer.status == 202
+    assert len(server.get("/api/traces/one-endpoint").json()["spans"]) == 1
+
+
+def test_signing_in_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", environ={**NO_RATES, "VANTAGE_API_KEY": "k3y"}) as server:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        tries = [server.request("POST", "/login", b"key=guess", form).status for _ in range(32)]
+    assert tries == [401] * 30 + [429] * 2
+
+
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, dict[str, str]]]:
     """A server that ran without keys until some were created beside it."""
@@ -386,6 +403,8 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, di
         assert server.send(DOCUMENTED).status == 202
         secrets = {scope: create_key(data, scope, "--scope", scope) for scope in ("ingest", "read", "admin")}
         wait_until(lambda: server.send(DOCUMENTED).status == 401, KEYS_WITHIN_S)
+        # The first key may be read before the last is made; the last is the admin's.
+        wait_until(lambda: server.get("/api/services", **{"X-API-Key": secrets["admin"]}).status == 200, KEYS_WITHIN_S)
         yield server, secrets
         assert "Traceback" not in server.output
         assert not any(secret in server.output for secret in secrets.values()), "a secret was printed"

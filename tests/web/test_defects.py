@@ -19,13 +19,17 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_socket
 
 from tests.support.server import Server, serving, vantage, wait_until
+from tests.support.world import a_series
 from vantage.core.batch import Batch, batch_of
 from vantage.core.clock import SystemClock
+from vantage.core.errors import InputError
 from vantage.core.sample import Kind
 from vantage.core.series import make_series
+from vantage.ingest.body import unpack
 from vantage.ingest.resolve import SeriesCache
 from vantage.ingest.wire.packed import MEDIA_TYPE
 from vantage.query import live
+from vantage.query.live import FOLLOWED_TICKS, SERIES_MAX, Reader
 from vantage.telemetry import Telemetry
 from vantage.web.limits import TrustedProxies
 
@@ -195,3 +199,22 @@ def test_a_batch_is_summed_once_for_all_who_listen(monkeypatch: pytest.MonkeyPat
         for reader in readers:
             (found,) = reader.current.values()
             assert (found.count, found.total, found.low, found.high) == (3, 15.0, 1.0, 9.0)
+
+
+def test_many_tiny_gzip_members_are_refused_at_once() -> None:
+    tiny = gzip.compress(b"")
+    with pytest.raises(InputError, match="gzip members"):
+        unpack(tiny * (1_000_000 // len(tiny)), "gzip")
+    assert unpack(gzip.compress(b"a") * 3, "gzip") == b"aaa"
+
+
+def test_a_silent_series_makes_room_for_a_new_one() -> None:
+    reader = Reader("", "")
+    old = [a_series(tags={"n": str(n)}) for n in range(SERIES_MAX)]
+    new = a_series(tags={"n": "new"})
+    assert all(reader.wants(one) for one in old)
+    assert not reader.wants(new)
+    for _ in range(2 * FOLLOWED_TICKS):
+        assert reader.wants(old[0])
+        reader.tick()
+    assert reader.wants(new)

@@ -11,6 +11,7 @@ from vantage.core.errors import InputError
 
 BODY_NBYTES_MAX: Final = 1 << 20  # as sent
 UNPACKED_NBYTES_MAX: Final = 8 << 20  # after decompression
+GZIP_MEMBERS_MAX: Final = 64
 _ZSTD_WINDOW_MAX: Final = 1 << 23
 
 
@@ -44,6 +45,8 @@ def _gunzip(body: bytes, nbytes_max: int) -> bytes:
     parts: list[bytes] = []
     room = nbytes_max
     while body:  # a gzip file may hold several members (RFC 1952, 2.2)
+        if len(parts) >= GZIP_MEMBERS_MAX:
+            raise InputError(f"holds more than {GZIP_MEMBERS_MAX} gzip members", field="body")
         member = zlib.decompressobj(wbits=31)
         try:
             part = member.decompress(body, room + 1)

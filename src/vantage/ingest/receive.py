@@ -61,6 +61,8 @@ class Receiver:
             )
         if batch_id and (reason := id_problem(batch_id)):
             raise InputError(reason, field="Idempotency-Key")
+        if batch_id and endpoint != "metrics":  # an id belongs to one endpoint: the other's batch is another batch
+            batch_id = f"{endpoint}:{batch_id}"
         now_ms = self._clock.now_ms()
         oldest_ms = TIME_MS_MIN if self._retention_ms is None else now_ms - self._retention_ms
         return found.receive(body, batch_id=batch_id, now_ms=now_ms, oldest_ms=oldest_ms)

@@ -17,6 +17,7 @@ from vantage.telemetry import Telemetry
 SERIES_MAX: Final = 200  # of one reader
 PENDING_MAX: Final = 600  # updates that may wait for a slow reader; the oldest are dropped
 TICK_S: Final = 1.0
+FOLLOWED_TICKS: Final = 300
 
 
 @dataclass(slots=True)
@@ -52,7 +53,8 @@ class Reader:
     series: bool = True
     current: dict[int, Update] = field(default_factory=dict)
     pending: OrderedDict[int, Update] = field(default_factory=OrderedDict)
-    followed: set[int] = field(default_factory=set)
+    followed: dict[int, int] = field(default_factory=dict)  # series, and the tick at which each last had a sample
+    ticks: int = 0
     services: set[str] = field(default_factory=set)
     dropped: int = 0
     left_out: set[int] = field(default_factory=set)
@@ -63,16 +65,21 @@ class Reader:
         if self.service not in ("", one.service) or self.metric not in ("", one.metric):
             return False
         if one.id in self.followed:
+            self.followed[one.id] = self.ticks
             return True
         if len(self.followed) >= SERIES_MAX:
             if len(self.left_out) < 10 * SERIES_MAX:
                 self.left_out.add(one.id)
             return False
-        self.followed.add(one.id)
+        self.followed[one.id] = self.ticks
         return True
 
     def tick(self) -> int:
         """Make what was gathered ready to be sent; how many updates had to be dropped."""
+        self.ticks += 1
+        if self.ticks % FOLLOWED_TICKS == 0:  # a series that fell silent, after a deployment say, makes room
+            self.followed = {one: seen for one, seen in self.followed.items() if seen > self.ticks - FOLLOWED_TICKS}
+            self.left_out.clear()
         for update in self.current.values():
             self.pending[next(self.numbers)] = update
         self.current = {}

@@ -25,6 +25,7 @@ class Admission:
     proxies: TrustedProxies
     buckets: TokenBuckets
     sessions: TokenBuckets
+    logins: TokenBuckets
     draining: bool = False
 
     def admit(self, connection: Connection, scope: Scope) -> Principal:

@@ -30,7 +30,7 @@ async def login(request: AnyRequest) -> Response[Any]:
     admission: Admission = request.app.state.admission
     peer = request.client.host if request.client else ""
     address = admission.proxies.client(peer, dict(request.scope["headers"]))
-    admission.buckets.take(f"login {address}", time.monotonic())
+    admission.logins.take(address, time.monotonic())
     try:
         session = admission.access.start_session(str(form.get("key", "")).strip())
     except ForbiddenError as error:
