@@ -308,6 +308,7 @@ class _WholeAnswer:
         cycle.message_event.set()
         if not cycle.keep_alive:
             cycle.transport.close()
+        del cycle.send  # a ring of references would keep the request and its body until a collection of garbage
         cycle.on_response()
 
 

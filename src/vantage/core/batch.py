@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -42,22 +43,31 @@ class Links(msgspec.Struct, frozen=True, eq=False, gc=False):
         held = np.flatnonzero((places < rows.size) & (rows[np.minimum(places, rows.size - 1)] == self.position))
         return Links(
             places[held].astype(np.uint32),
-            [self.trace_id[i] for i in held.tolist()],
-            [self.span_id[i] for i in held.tolist()],
+            tuple(self.trace_id[i] for i in held.tolist()),
+            tuple(self.span_id[i] for i in held.tolist()),
         )
 
 
 def joined_links(parts: Sequence[tuple[int, Links]]) -> Links:
-    """The links of columns laid end to end; each part comes with the row at which its columns begin."""
+    """The links of columns laid end to end; each part comes with the row at which its columns begin.
+
+    Ids are kept as tuples: Python's collector stops looking into a tuple of strings, and would into a list.
+    """
     held = [(start, links) for start, links in parts if len(links)]
     if not held:
         return NO_LINKS
-    trace_ids: list[str] = []
-    span_ids: list[str] = []
-    for _, links in held:
-        trace_ids += links.trace_id
-        span_ids += links.span_id
-    return Links(np.concatenate([links.position + np.uint32(start) for start, links in held]), trace_ids, span_ids)
+    return Links(
+        np.concatenate([links.position + np.uint32(start) for start, links in held]),
+        _joined([links.trace_id for _, links in held]),
+        _joined([links.span_id for _, links in held]),
+    )
+
+
+def _joined(parts: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    first, *others = parts
+    if len(others) == 1 and isinstance(first, tuple) and isinstance(others[0], tuple):
+        return first + others[0]  # two large blocks: copied at once, without a look at each
+    return tuple(chain.from_iterable(parts))
 
 
 NO_LINKS: Final = Links(np.empty(0, np.uint32), (), ())

@@ -68,5 +68,5 @@ def decode(body: bytes) -> Record:
         raise ValueError("columns of different length")
     if not len(position) == len(raw.link_trace_ids) == len(raw.link_span_ids):
         raise ValueError("link columns of different length")
-    links = Links(position, raw.link_trace_ids, raw.link_span_ids) if len(position) else NO_LINKS
+    links = Links(position, tuple(raw.link_trace_ids), tuple(raw.link_span_ids)) if len(position) else NO_LINKS
     return Record(slot, time_ms, value, links, tuple(raw.spans))

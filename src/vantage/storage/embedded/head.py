@@ -29,7 +29,7 @@ from vantage.storage.embedded.blocks import (
 from vantage.storage.embedded.codec import Record
 from vantage.vql.source import Chunk
 
-BLOCK_SAMPLES_MAX: Final = 131_072
+BLOCK_SAMPLES_MAX: Final = 65_536
 BLOCK_SPANS_MAX: Final = 16_384
 
 

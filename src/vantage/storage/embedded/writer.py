@@ -30,8 +30,10 @@ from vantage.storage.embedded.head import Head
 from vantage.storage.embedded.journal import Journal, connect
 from vantage.telemetry import Telemetry
 
-WAL_NBYTES_CHECKPOINT: Final = 64 << 20  # the other thread copies the log into the file from this size on
+WAL_NBYTES_CHECKPOINT: Final = 4 << 20  # the other thread copies the log into the file from this size on: a little
+# and often, for commits wait while the disk takes it
 WAL_NBYTES_MAX: Final = 256 << 20  # from here on the writer itself finishes the copying, between two commits
+CHECKPOINT_EVERY_S: Final = 0.25
 COMMIT_BATCHES_MAX: Final = 512
 
 _log = structlog.get_logger("vantage.storage.writer")
@@ -222,7 +224,7 @@ class Writer:
     def _checkpoint(self) -> None:
         """Copy the write-ahead log into the file, in its own thread and on its own connection."""
         db: sqlite3.Connection | None = None
-        while not self._stop.wait(1.0):
+        while not self._stop.wait(CHECKPOINT_EVERY_S):
             size = self._wal_nbytes()
             if size < WAL_NBYTES_CHECKPOINT:
                 continue
