@@ -30,16 +30,21 @@ class DeploymentWatch:
         self._metadata = metadata
         self._clock = clock
         self._telemetry = telemetry
-        self._series: set[int] = set()
+        self._series: dict[int, bool] = {}  # series seen, and whether each names a version
         self._known: dict[tuple[str, str, str], int] = {}  # when each version was first seen, as far as is known
         self._latest_ms = 0  # the latest of those times: a batch that is younger cannot make one earlier
         self._waiting: asyncio.Queue[Deployment] = asyncio.Queue(WAITING_MAX)
 
     def watch(self, batch: Batch) -> None:
         """Take a committed batch."""
-        fresh = [one for one in batch.series if one.id not in self._series]
-        if batch.samples and (fresh or batch.time_ms.min() < self._latest_ms):
-            self._series.update(one.id for one in fresh)
+        fresh = versioned = False
+        for one in batch.series:
+            named = self._series.get(one.id)
+            if named is None:
+                named = self._series[one.id] = bool(one.tag(TAG_VERSION))
+                fresh = fresh or named
+            versioned = versioned or named
+        if fresh or (versioned and batch.time_ms.min() < self._latest_ms):
             first_ms = np.full(len(batch.series), np.iinfo(np.int64).max)
             np.minimum.at(first_ms, batch.index, batch.time_ms)
             for one, at_ms in zip(batch.series, first_ms.tolist(), strict=True):
