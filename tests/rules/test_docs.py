@@ -178,6 +178,8 @@ LIMITS = [
         f"{head.SPAN_NBYTES} a span"),
     ),
     ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),
+    ("docs/storage.md", f"once the log has {writer.WAL_NBYTES_CHECKPOINT >> 20} MiB"),
+    ("docs/storage.md", f"From {writer.WAL_NBYTES_MAX >> 20} MiB on the writer"),
     ("docs/storage.md", f"| batches in one commit | {writer.COMMIT_BATCHES_MAX} |"),
     ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {store.QUERIES_WAITING_MAX} waiting |"),
     ("docs/storage.md", f"| series | {Settings().series_max} (`series_max`)"),

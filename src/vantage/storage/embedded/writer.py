@@ -30,9 +30,10 @@ from vantage.storage.embedded.head import Head
 from vantage.storage.embedded.journal import Journal, connect
 from vantage.telemetry import Telemetry
 
-WAL_NBYTES_CHECKPOINT: Final = 4 << 20  # the other thread copies the log into the file from this size on: a little
-# and often, for commits wait while the disk takes it
-WAL_NBYTES_MAX: Final = 256 << 20  # from here on the writer itself finishes the copying, between two commits
+# From the first size on the other thread copies the log into the file: a little and often, for commits wait while the
+# disk takes it. From the second on the writer itself finishes the copying, between two commits.
+WAL_NBYTES_CHECKPOINT: Final = 4 << 20
+WAL_NBYTES_MAX: Final = 256 << 20
 CHECKPOINT_EVERY_S: Final = 0.25
 COMMIT_BATCHES_MAX: Final = 512
 
