@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from benchmarks.baselines.seed_key import KEY
+from benchmarks.baselines.key import KEY
 from benchmarks.rounds import CONNECTIONS, PYTHON, Contestant, Loader, Running, interleave
 
 RATES = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_API_KEY": KEY, "VANTAGE_LOG_LEVEL": "warning"}
@@ -26,7 +26,7 @@ PACKED = "application/vnd.vantage.v1+msgpack"
 
 
 def payload(samples: int) -> bytes:
-    """The seed's payload: ten series, a trace on every sample."""
+    """The documented payload: ten series, a trace on every sample."""
     now_ms = int(time.time() * 1000)
     metrics = [
         {
@@ -98,19 +98,19 @@ def table(title: str, contestants: list[Contestant], base: Contestant) -> None:
 def bench_accepting(rounds: int, seconds: float, work: Path) -> None:
     body = request(payload(100), "application/json")
 
-    def seed_server(port: int) -> list[str]:
-        return uvicorn("benchmarks.baselines.seed:app", port)
+    def usual_server(port: int) -> list[str]:
+        return uvicorn("benchmarks.baselines.usual:app", port)
 
-    seed = Contestant("seed's design", seed_server, lambda *_: body, 100)
-    bare = Contestant("FastAPI + pydantic alone", seed_server, lambda *_: body, 100, {"SEED_BARE": "1"})
+    usual = Contestant("usual design", usual_server, lambda *_: body, 100)
+    bare = Contestant("FastAPI + pydantic alone", usual_server, lambda *_: body, 100, {"USUAL_BARE": "1"})
     floor = Contestant("bare floor", lambda port: uvicorn("benchmarks.baselines.floor:app", port), lambda *_: body, 100)
     ours = Contestant(
         "Vantage", lambda port: [PYTHON, "-m", "benchmarks.baselines.accept", str(port)], lambda *_: body, 100
     )
-    contestants = [seed, bare, floor, ours]
+    contestants = [usual, bare, floor, ours]
     for one in interleave(contestants, rounds=rounds, seconds=seconds, log=work / "accepting.log"):
         one.stop()
-    table("1 Accepting over HTTP, nothing stored (100 samples a request)", contestants, seed)
+    table("1 Accepting over HTTP, nothing stored (100 samples a request)", contestants, usual)
     paired = [a["per_s"] / b["per_s"] for a, b in zip(ours.results, floor.results, strict=True)]
     print(f"\nVantage against the floor: {statistics.median(paired):.0%} (median of {len(paired)} rounds)")
 
@@ -123,18 +123,18 @@ def bench_storing(rounds: int, seconds: float, work: Path) -> None:
         folder = work / name.replace(" ", "-").replace(",", "")
         return Contestant(name, lambda port: vantage(folder, port), lambda *_: sent, samples, {**RATES, **environ})
 
-    seed = Contestant(
-        "seed's design, FULL",
-        lambda port: uvicorn("benchmarks.baselines.seed:app", port),
+    usual = Contestant(
+        "usual design, FULL",
+        lambda port: uvicorn("benchmarks.baselines.usual:app", port),
         lambda *_: body,
         100,
-        {"SEED_DB": str(work / "seed.db")},
+        {"USUAL_DB": str(work / "usual.db")},
     )
     full = ours("Vantage, FULL", body, 100)
     normal = ours("Vantage, NORMAL", body, 100, VANTAGE_SYNCHRONOUS="NORMAL")
     small = ours("Vantage, FULL, packed 100", pack, 100)
     thousand = ours("Vantage, FULL, packed 1000", large, 1000)
-    contestants = [seed, full, normal, small, thousand]
+    contestants = [usual, full, normal, small, thousand]
     running = interleave(contestants, rounds=rounds, seconds=seconds, log=work / "storing.log")
     loader = Loader()
     try:
@@ -143,8 +143,8 @@ def bench_storing(rounds: int, seconds: float, work: Path) -> None:
         loader.close()
         for one in running:
             one.stop()
-    table("2 and 3 Durable end to end, answered after the commit", contestants, seed)
-    print(f"\np99 at saturation: {full.median('p99_ms') / seed.median('p99_ms'):.2f} of the seed's")
+    table("2 and 3 Durable end to end, answered after the commit", contestants, usual)
+    print(f"\np99 at saturation: {full.median('p99_ms') / usual.median('p99_ms'):.2f} of the usual design's")
     print(f"p99 at half load: {half['p99_ms']:.1f} ms ({half['per_s']:.0f} req/s)")
     for one in (small, thousand):
         print(

@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import Any
 
-from benchmarks.baselines.seed_key import KEY
+from benchmarks.baselines.key import KEY
 from vantage import server
 from vantage.app import App
 from vantage.config import Settings

@@ -1,10 +1,10 @@
-"""The seed's design: FastAPI, pydantic, a row a sample.
+"""The usual design: FastAPI, pydantic, a row a sample.
 
-The collector does what the seed's own description says of it: a rate-limiting middleware by address, a key, pydantic
-models, Prometheus counters, and one JSON message a metric for the queue. ``SEED_BARE=1`` leaves all of that out but
-the models. ``SEED_DB`` names a file: then the rows are inserted in batches, one transaction a request, with Vantage's
-own durability (``synchronous=FULL``), into the seed's table with its index and tags as JSON, before the answer. Without
-it nothing is stored.
+The collector does what such collectors do: a rate-limiting middleware by address, a key, pydantic models, Prometheus
+counters, and one JSON message a metric for the queue. ``USUAL_BARE=1`` leaves all of that out but the models.
+``USUAL_DB`` names a file: then the rows are inserted in batches, one transaction a request, with Vantage's own
+durability (``synchronous=FULL``), into a plain table with an index and tags as JSON, before the answer. Without it
+nothing is stored.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from fastapi.responses import JSONResponse
 from prometheus_client import Counter, Histogram
 from pydantic import BaseModel, Field
 
-from benchmarks.baselines.seed_key import KEY
+from benchmarks.baselines.key import KEY
 
-BARE = bool(os.environ.get("SEED_BARE"))
+BARE = bool(os.environ.get("USUAL_BARE"))
 RATE_PER_MINUTE = 1_000_000_000
 
 
@@ -52,7 +52,7 @@ _duration = Histogram("vantage_collector_request_duration_seconds", "Duration.")
 _seen: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=10_000))
 _writer = ThreadPoolExecutor(1)
 _db: sqlite3.Connection | None = None
-if path := os.environ.get("SEED_DB"):
+if path := os.environ.get("USUAL_DB"):
     _db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     _db.execute("PRAGMA journal_mode=WAL")
     _db.execute("PRAGMA synchronous=FULL")
