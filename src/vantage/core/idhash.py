@@ -1,0 +1,68 @@
+"""64-bit hashes of trace and span ids: the same in every process and on every machine, so they may be kept on disk.
+
+They are for finding, not for trust: whoever finds an id by its hash compares the id itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vantage.core.sample import ID_LENGTH_MAX
+
+U64 = NDArray[np.uint64]
+Ids = NDArray[np.bytes_]
+
+# The finaliser of SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014),
+# variant 13 of Stafford's, as in https://prng.di.unimi.it/splitmix64.c. It permutes the 64-bit numbers, and 0 stays 0.
+_GAMMA: Final = 0x9E3779B97F4A7C15
+_FIRST: Final = 0xBF58476D1CE4E5B9
+_SECOND: Final = 0x94D049BB133111EB
+_ALL: Final = (1 << 64) - 1
+_WORD: Final = 8  # bytes
+
+
+def _mixed(number: int) -> int:
+    number = (number ^ (number >> 30)) * _FIRST & _ALL
+    number = (number ^ (number >> 27)) * _SECOND & _ALL
+    return number ^ (number >> 31)
+
+
+# Each word of an id has an odd multiplier of its own, so that ids with the same words in another order differ. A word
+# of zeros adds nothing: the padding of an array, however wide, does not change the hash.
+_MULTIPLIERS: Final = tuple(_mixed(_GAMMA * (place + 1) & _ALL) | 1 for place in range(ID_LENGTH_MAX // _WORD))
+_MULTIPLIER_ARRAY: Final = np.array(_MULTIPLIERS, np.uint64)
+
+
+def hash_id(text: str) -> int:
+    """The hash of one id of up to ID_LENGTH_MAX characters; the same number as ``hash_ids`` gives. No id has
+    characters beyond ASCII: such a text gets some number. 0 is the empty text's."""
+    total, raw = 0, text.encode("ascii", "replace")[:ID_LENGTH_MAX]
+    for place in range(0, len(raw), _WORD):
+        word = int.from_bytes(raw[place : place + _WORD], "little")
+        total += _mixed(word * _MULTIPLIERS[place // _WORD] & _ALL)
+    return _mixed(total & _ALL)
+
+
+def hash_ids(ids: Ids) -> U64:
+    """The hashes of ids in an array of fixed width, up to ID_LENGTH_MAX bytes, padded with zeros."""
+    words = max(1, -(-ids.dtype.itemsize // _WORD))
+    padded = np.ascontiguousarray(ids, f"S{words * _WORD}")
+    total = np.zeros(len(ids), np.uint64)
+    for place, word in enumerate(padded.view("<u8").reshape(len(ids), words).T):
+        total += _mixed_array(word * _MULTIPLIER_ARRAY[place])
+    return _mixed_array(total)
+
+
+def hash_pairs(first: Ids, second: Ids) -> U64:
+    """One hash for each pair of ids, such as a trace's and a span's; their order counts."""
+    return _mixed_array(hash_ids(first) * _MULTIPLIER_ARRAY[0] + hash_ids(second))
+
+
+def _mixed_array(numbers: NDArray[Any]) -> U64:
+    mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(_FIRST)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
+    found: U64 = mixed ^ (mixed >> np.uint64(31))
+    return found

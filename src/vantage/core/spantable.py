@@ -1,0 +1,304 @@
+"""Spans as columns: what stores keep, queries read and files hold. Text is coded by a dictionary, ids are bytes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vantage.core.batch import I64, U32
+from vantage.core.idhash import U64, Ids, hash_ids
+from vantage.core.span import Span, SpanKind, SpanStatus
+
+Rows = NDArray[np.intp]
+TEXT_NBYTES: Final = 64  # of a str beside its characters and its place in a tuple; measured on CPython 3.11
+_KINDS: Final = {kind.value: kind for kind in SpanKind}
+_STATUSES: Final = {status.value: status for status in SpanStatus}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Texts:
+    """Row ``i`` has the text ``values[codes[i]]``. The values are distinct, and never more than a row each."""
+
+    codes: U32
+    values: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def nbytes(self) -> int:
+        """What it occupies, roughly."""
+        return self.codes.nbytes + sum(map(len, self.values)) + TEXT_NBYTES * len(self.values)
+
+    def take(self, rows: Rows) -> Texts:
+        taken = Texts(self.codes[rows], self.values)
+        return taken.compacted() if len(self.values) > len(rows) else taken
+
+    def compacted(self) -> Texts:
+        """The same texts, without values that no row has."""
+        used = np.zeros(len(self.values), np.bool_)
+        used[self.codes] = True
+        places = np.flatnonzero(used)
+        if len(places) == len(self.values):
+            return self
+        codes = (np.cumsum(used, dtype=np.uint32) - np.uint32(1))[self.codes]
+        return Texts(codes, tuple(map(self.values.__getitem__, places.tolist())))
+
+    def code_of(self, text: str) -> int:
+        """The code of a text, -1 when no row has it."""
+        try:
+            return self.values.index(text)
+        except ValueError:
+            return -1
+
+    def test(self, condition: Callable[[str], bool]) -> NDArray[np.bool_]:
+        """Which rows meet a condition; it is asked once a value."""
+        if not self.values:
+            return np.zeros(len(self.codes), np.bool_)
+        return np.fromiter(map(condition, self.values), np.bool_, len(self.values))[self.codes]
+
+    def text(self, row: int) -> str:
+        return self.values[int(self.codes[row])]
+
+    def plain(self) -> list[str]:
+        """A text for each row."""
+        return list(map(self.values.__getitem__, self.codes.tolist()))
+
+
+def texts_of(texts: Sequence[str]) -> Texts:
+    """Give each distinct text a code, in the order of appearance."""
+    numbers = _numbers()
+    codes = np.fromiter(map(numbers.__getitem__, texts), np.uint32, len(texts))
+    return Texts(codes, tuple(numbers))
+
+
+def _numbers() -> defaultdict[str, int]:
+    """Gives each text a number when it is first looked up: one look-up a text, and no step in Python."""
+    return defaultdict(count().__next__)
+
+
+def joined_texts(parts: Sequence[Texts]) -> Texts:
+    """Columns laid end to end, under one dictionary."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return Texts(np.empty(0, np.uint32), ())
+    codes = np.concatenate([part.codes for part in parts])
+    if all(part.values is parts[0].values for part in parts):
+        return Texts(codes, parts[0].values)
+    numbers = _numbers()
+    at = 0
+    for part in parts:
+        places = np.fromiter(map(numbers.__getitem__, part.values), np.uint32, len(part.values))
+        codes[at : at + len(part)] = places[part.codes]
+        at += len(part)
+    return Texts(codes, tuple(numbers))
+
+
+def ids_of(texts: Sequence[str]) -> Ids:
+    """Ids as an array of fixed width, that of the longest. Raises UnicodeEncodeError: ids are ASCII."""
+    width = max(map(len, texts), default=1) or 1
+    if min(map(len, texts), default=width) < width:
+        texts = [text.ljust(width, "\0") for text in texts]
+    return np.frombuffer("".join(texts).encode("ascii"), f"S{width}")
+
+
+def texts_of_ids(ids: Ids) -> list[str]:
+    found: list[str] = ids.astype(np.str_).tolist()
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpanTable:
+    """The columns of ``len()`` spans. Nobody changes its arrays.
+
+    Ids are bytes of fixed width, the longest's ('' where there is no parent); times are nanoseconds since the epoch.
+    The attributes of span ``i`` are the entries from ``attr_start[i]`` up to ``attr_start[i + 1]`` of ``attr_key`` and
+    ``attr_value``, in the order they were sent.
+    """
+
+    trace_id: Ids
+    span_id: Ids
+    parent_span_id: Ids
+    service_name: Texts
+    name: Texts
+    kind: Texts
+    status: Texts
+    environment: Texts
+    service_version: Texts
+    instance: Texts
+    start_ns: I64
+    duration_ns: I64
+    attr_start: I64
+    attr_key: Texts
+    attr_value: Texts
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+    @property
+    def start_ms(self) -> I64:
+        return self.start_ns // 1_000_000
+
+    @property
+    def nbytes(self) -> int:
+        """What the table occupies in memory, roughly."""
+        return sum(int(getattr(self, name).nbytes) for name in self.__slots__)
+
+    def trace_hashes(self) -> U64:
+        """The ``idhash`` of each row's trace id."""
+        return hash_ids(self.trace_id)
+
+    def take(self, rows: Rows) -> SpanTable:
+        """The given rows, in the given order."""
+        starts = self.attr_start[rows]
+        counts = self.attr_start[rows + 1] - starts
+        attr_start = _starts(counts)
+        entries = np.repeat(starts - attr_start[:-1], counts) + np.arange(attr_start[-1])
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*IDS, *NUMBERS)}
+        columns |= {name: getattr(self, name).take(rows) for name in TEXTS}
+        return SpanTable(
+            **columns,
+            attr_start=attr_start,
+            attr_key=self.attr_key.take(entries),
+            attr_value=self.attr_value.take(entries),
+        )
+
+    def within(self, start_ms: int, end_ms: int) -> NDArray[np.bool_]:
+        """Which rows start in the range; the end is exclusive."""
+        return (self.start_ns >= start_ms * 1_000_000) & (self.start_ns < end_ms * 1_000_000)
+
+    def attribute(self, key: str) -> Texts:
+        """The value of one attribute for each row, '' where it is absent."""
+        entries = np.flatnonzero(self.attr_key.codes == self.attr_key.code_of(key))
+        held = Texts(self.attr_value.codes[entries], self.attr_value.values).compacted()
+        absent, values = held.code_of(""), held.values
+        if absent < 0 and len(entries) < len(self):
+            absent, values = len(values), (*values, "")
+        codes = np.full(len(self), max(absent, 0), np.uint32)
+        codes[self._rows_of(entries)] = held.codes
+        return Texts(codes, values)
+
+    def with_attribute(self, key: str, value: str) -> NDArray[np.bool_]:
+        """Which rows have the attribute with exactly this value."""
+        key_code, value_code = self.attr_key.code_of(key), self.attr_value.code_of(value)
+        entries = np.flatnonzero((self.attr_key.codes == key_code) & (self.attr_value.codes == value_code))
+        return self._marked(entries)
+
+    def with_value(self, condition: Callable[[str], bool]) -> NDArray[np.bool_]:
+        """Which rows have an attribute, whatever its key, whose value meets the condition."""
+        return self._marked(np.flatnonzero(self.attr_value.test(condition)))
+
+    def attributes(self) -> list[dict[str, str]]:
+        """A map for each row."""
+        pairs = zip(self.attr_key.plain(), self.attr_value.plain(), strict=True)
+        return [dict(islice(pairs, held)) for held in np.diff(self.attr_start).tolist()]
+
+    def span(self, row: int) -> Span:
+        """One row as an object."""
+        entries = range(int(self.attr_start[row]), int(self.attr_start[row + 1]))
+        return Span(
+            bytes(self.trace_id[row]).decode(),
+            bytes(self.span_id[row]).decode(),
+            self.service_name.text(row),
+            self.name.text(row),
+            int(self.start_ns[row]),
+            int(self.duration_ns[row]),
+            bytes(self.parent_span_id[row]).decode(),
+            _KINDS[self.kind.text(row)],
+            _STATUSES[self.status.text(row)],
+            self.environment.text(row),
+            self.service_version.text(row),
+            self.instance.text(row),
+            {self.attr_key.text(entry): self.attr_value.text(entry) for entry in entries},
+        )
+
+    def spans(self, rows: Rows | None = None) -> list[Span]:
+        """Some or all rows as objects, equal to those the table was made of."""
+        if rows is not None:
+            return self.take(rows).spans()
+        kinds, statuses = ([_KINDS[v] for v in self.kind.values], [_STATUSES[v] for v in self.status.values])
+        return list(
+            map(
+                Span,
+                texts_of_ids(self.trace_id),
+                texts_of_ids(self.span_id),
+                self.service_name.plain(),
+                self.name.plain(),
+                self.start_ns.tolist(),
+                self.duration_ns.tolist(),
+                texts_of_ids(self.parent_span_id),
+                map(kinds.__getitem__, self.kind.codes.tolist()),
+                map(statuses.__getitem__, self.status.codes.tolist()),
+                self.environment.plain(),
+                self.service_version.plain(),
+                self.instance.plain(),
+                self.attributes(),
+            )
+        )
+
+    def _rows_of(self, entries: Rows) -> Rows:
+        """The rows that attribute entries belong to."""
+        return np.searchsorted(self.attr_start, entries, side="right") - 1
+
+    def _marked(self, entries: Rows) -> NDArray[np.bool_]:
+        marked = np.zeros(len(self), np.bool_)
+        marked[self._rows_of(entries)] = True
+        return marked
+
+
+IDS: Final = ("trace_id", "span_id", "parent_span_id")
+TEXTS: Final = ("service_name", "name", "kind", "status", "environment", "service_version", "instance")
+NUMBERS: Final = ("start_ns", "duration_ns")
+
+
+def _starts(counts: I64) -> I64:
+    starts = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
+
+
+def table_of(spans: Sequence[Span]) -> SpanTable:
+    """Spans as columns."""
+    maps = [span.attributes for span in spans]
+    return SpanTable(
+        trace_id=ids_of([span.trace_id for span in spans]),
+        span_id=ids_of([span.span_id for span in spans]),
+        parent_span_id=ids_of([span.parent_span_id for span in spans]),
+        service_name=texts_of([span.service_name for span in spans]),
+        name=texts_of([span.name for span in spans]),
+        # A member of an enum is hashed by a function in Python; its text is hashed at once.
+        kind=texts_of([str.__str__(span.kind) for span in spans]),
+        status=texts_of([str.__str__(span.status) for span in spans]),
+        environment=texts_of([span.environment for span in spans]),
+        service_version=texts_of([span.service_version for span in spans]),
+        instance=texts_of([span.instance for span in spans]),
+        start_ns=np.array([span.start_ns for span in spans], np.int64),
+        duration_ns=np.array([span.duration_ns for span in spans], np.int64),
+        attr_start=_starts(np.fromiter(map(len, maps), np.int64, len(maps))),
+        attr_key=texts_of(list(chain.from_iterable(maps))),
+        attr_value=texts_of(list(chain.from_iterable(map(dict.values, maps)))),
+    )
+
+
+def joined(tables: Iterable[SpanTable]) -> SpanTable:
+    """Tables laid end to end, under common dictionaries; of none, a table without rows."""
+    held = [table for table in tables if len(table)]
+    if len(held) == 1:
+        return held[0]
+    if not held:
+        return table_of(())
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(table, name) for table in held]) for name in (*IDS, *NUMBERS)
+    }
+    columns |= {
+        name: joined_texts([getattr(table, name) for table in held]) for name in (*TEXTS, "attr_key", "attr_value")
+    }
+    counts = np.concatenate([np.diff(table.attr_start) for table in held])
+    return SpanTable(**columns, attr_start=_starts(counts))
