@@ -11,7 +11,8 @@ from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, c
 from vantage.core.batch import Batch, Links, batch_of
 from vantage.core.errors import StoreTimeout
 from vantage.core.span import SpanStatus
-from vantage.storage.ports import RetentionPolicy, Selector, TelemetryStore, TraceFilter
+from vantage.core.timerange import TimeRange
+from vantage.storage.ports import Edge, RetentionPolicy, Selector, TelemetryStore, TraceFilter
 from vantage.vql.check import check
 from vantage.vql.tree import And, Call, Column, Compare, Item, Literal, Order, Select, TagValue
 
@@ -105,7 +106,7 @@ class TelemetryContract:
         assert (await store.trace("unknown")).spans == ()
 
     async def test_traces_are_found_by_each_condition(self, store: TelemetryStore) -> None:
-        slow = a_span("slow", start_ms=NOW_MS - 50, duration_ms=900, attributes={"user": "Zoë"})
+        slow = a_span("slow", start_ms=NOW_MS - 50, duration_ms=900, attributes={"user": "Zoë", "http.route": "/pay"})
         failed = a_span("failed", start_ms=NOW_MS - 40, status=SpanStatus.ERROR, name="POST /pay")
         other = a_span("other", start_ms=NOW_MS - 30, service="worker")
         await store.write(Batch(spans=(slow, failed, other)))
@@ -121,6 +122,9 @@ class TelemetryContract:
         assert await found(max_duration_ns=800_000_000) == ["other", "failed"]
         assert await found(text="zoë") == ["slow"]
         assert await found(operation="POST /pay") == ["failed"]
+        assert await found(attributes=(("user", "Zoë"), ("http.route", "/pay"))) == ["slow"]
+        assert await found(attributes=(("user", "Zoë"), ("http.route", "/cart"))) == []
+        assert await found(attributes=(("http.route", "Zoë"),)) == []
         assert await found(limit=1) == ["other"]
         assert await found(before=((NOW_MS - 30) * 1_000_000, "other")) == ["failed", "slow"]
 
@@ -132,6 +136,19 @@ class TelemetryContract:
         assert (trace.root_service, trace.root_name, trace.spans, trace.errors) == ("api", "GET /cart", 2, 1)
         assert trace.duration_ns == 50_000_000
         assert trace.services == ("api", "db")
+
+    async def test_edges_say_who_calls_whom_in_a_range(self, store: TelemetryStore) -> None:
+        early, late = NOW_MS - 3_600_000, NOW_MS - 1000
+        for trace_id, start_ms, status in (("t1", early, SpanStatus.OK), ("t2", late, SpanStatus.ERROR)):
+            called = a_span(trace_id, "b", "a", service="api", start_ms=start_ms, duration_ms=4, status=status)
+            await store.write(Batch(spans=(called,)))
+            caller = a_span(trace_id, "a", service="web", start_ms=start_ms - 300_000)
+            await store.write(Batch(spans=(caller, a_span(trace_id, "c", "b", start_ms=start_ms, service="api"))))
+        both = [Edge("web", "api", "call", 2, 1, 8_000_000, 4_000_000)]
+        assert list(await store.edges(TimeRange(early, NOW_MS))) == both
+        latest = [Edge("web", "api", "call", 1, 1, 4_000_000, 4_000_000)]
+        assert list(await store.edges(TimeRange(late, NOW_MS))) == latest
+        assert list(await store.edges(TimeRange(late + 1, NOW_MS))) == []
 
     async def test_spans_can_be_queried_like_samples(self, store: TelemetryStore) -> None:
         await store.write(Batch(spans=(a_span(), a_span("t2", service="db", duration_ms=30))))

@@ -1,6 +1,7 @@
 """Requests, errors and durations, and the overview made of them."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ def gauge(service: str) -> Series:
 
 
 def server_span(
-    service: str, at_ms: int, duration_ms: float, *, kind: SpanKind = SpanKind.SERVER, **other: SpanStatus
+    service: str, at_ms: int, duration_ms: float, *, kind: SpanKind = SpanKind.SERVER, **other: Any
 ) -> Span:
     return Span(
         trace_id=f"t{at_ms}", span_id=f"s{at_ms}", service_name=service, name="GET /", start_ns=at_ms * 1_000_000,
@@ -278,6 +279,42 @@ async def test_endpoints_of_a_service_known_by_spans_are_its_operations(reads: R
     await write(reads, spans=(server_span("api", START_MS + 1, 10),))
     found = await read_endpoints(reads, BUCKETS, service="api", source="spans", catalogue=())
     assert [(one.route, one.requests, one.p95_ms) for one in found] == [("GET /", 1, 10)]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "method", "route"),
+    [
+        ({"http.route": "/users/{id}", "http.request.method": "GET"}, "GET", "/users/{id}"),
+        ({"url.template": "/users/{id}", "http.method": "POST"}, "POST", "/users/{id}"),
+        ({"http.route": "/a", "url.template": "/b", "http.request.method": "GET", "http.method": "PUT"}, "GET", "/a"),
+        ({"http.route": "/a"}, "", "/a"),
+        ({"http.request.method": "GET"}, "GET", "/"),
+        ({"http.request.method": "POST"}, "POST", "GET /"),
+        ({}, "", "GET /"),
+    ],
+)
+async def test_spans_name_their_endpoint_by_attributes(
+    reads: Reads, attributes: dict[str, str], method: str, route: str
+) -> None:
+    await write(reads, spans=(server_span("api", START_MS + 1, 10, attributes=attributes),))
+    (one,) = await read_endpoints(reads, BUCKETS, service="api", source="spans", catalogue=())
+    assert (one.method, one.route) == (method, route)
+
+
+async def test_endpoints_of_spans_have_their_own_errors_and_durations(reads: Reads) -> None:
+    get, post = ({"http.route": "/a", "http.request.method": method} for method in ("GET", "POST"))
+    spans = (
+        server_span("api", START_MS + 1, 10, attributes=get),
+        server_span("api", START_MS + 2, 30, attributes=get, status=SpanStatus.ERROR),
+        server_span("api", START_MS + 3, 5, attributes=post),
+    )
+    await write(reads, spans=spans)
+    found = await read_endpoints(reads, BUCKETS, service="api", source="spans", catalogue=())
+    assert [(one.method, one.route, one.requests, one.error_ratio) for one in found] == [
+        ("GET", "/a", 2, 0.5),
+        ("POST", "/a", 1, 0),
+    ]
+    assert found[0].p95_ms == pytest.approx(29)
 
 
 def test_buckets_begin_on_a_whole_step_and_end_with_the_range() -> None:

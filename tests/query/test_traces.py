@@ -29,7 +29,8 @@ def test_children_stand_under_their_parents_in_the_order_of_their_start() -> Non
     found = tree(at("c", "a", 5), at("a"), at("b", "a", 1), at("d", "b", 2))
     assert [node.span.span_id for node in found.roots] == ["a"]
     by_id = {node.span.span_id: node for node in found.flat()}
-    assert {child.span.span_id for child in by_id["a"].children} == {"b", "c"}
+    assert [child.span.span_id for child in by_id["a"].children] == ["b", "c"]
+    assert [node.span.span_id for node in found.flat()] == ["a", "b", "d", "c"]
     assert (by_id["a"].depth, by_id["b"].depth, by_id["d"].depth) == (0, 1, 2)
 
 

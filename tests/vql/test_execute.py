@@ -19,6 +19,7 @@ from vantage.storage.memory import MemoryStore
 from vantage.vql.check import check
 from vantage.vql.execute import Deadline, execute
 from vantage.vql.like import like_matcher
+from vantage.vql.series import SeriesColumns
 from vantage.vql.source import Chunk
 from vantage.vql.table import Table
 from vantage.vql.tree import (
@@ -102,6 +103,7 @@ async def one(expr: Expr, **parts: Any) -> Any:
             ),
             [1, 2, 2, 3],
         ),
+        (Case(((Compare("=", VALUE, Literal(2)), TagValue("method")),), Literal("GET")), ["GET", "POST", "GET", "GET"]),
         (Call("toStartOfInterval", (TIME, Literal(10_000))), [(NOW_MS - 1000) // 10_000 * 10_000] * 4),
     ],
 )  # fmt: skip
@@ -278,6 +280,26 @@ async def test_spans_are_columns_too() -> None:
     assert await rows(TagValue("k"), where=equals("status", "error"), table="spans", store=store) == [("v",)]
 
 
+async def test_one_text_from_two_branches_is_one_group() -> None:
+    key = Case(((Compare("=", TagValue("method"), Literal("POST")), Literal("GET")),), TagValue("method"))
+    assert await rows(key, Call("count"), group_by=(key,)) == [("GET", 4)]
+
+
+async def test_attributes_can_be_chosen_grouped_and_read_whole() -> None:
+    store = MemoryStore(clock=MovedClock())
+    maps = ({"k": "a", "n": "1"}, {"k": "b"}, {}, {"n": "2", "k": "a"})
+    await store.write(Batch(spans=tuple(a_span(f"t{i}", attributes=one) for i, one in enumerate(maps))))
+    key = TagValue("k")
+    grouped = await rows(key, Call("count"), group_by=(key,), table="spans", store=store)
+    assert sorted(grouped) == [("", 1), ("a", 2), ("b", 1)]
+    chosen = await rows(TagValue("n"), where=Compare("=", key, Literal("a")), table="spans", store=store)
+    assert sorted(chosen) == [("1",), ("2",)]
+    assert await rows(Column("attributes"), where=Compare("!=", key, Literal("")), table="spans", store=store) == [
+        (one,) for one in maps if one
+    ]
+    assert await rows(key, where=Compare("=", Column("name"), Literal("nothing")), table="spans", store=store) == []
+
+
 async def test_only_samples_of_the_range_count() -> None:
     assert await rows(Call("count"), where=Compare(">=", TIME, Literal(NOW_MS - 998))) == [(2,)]
     assert await rows(Call("count"), where=Compare("=", TIME, Literal(NOW_MS - 998))) == [(1,)]
@@ -292,10 +314,13 @@ class Columns:
         )
 
     def series(self) -> Any:
-        return [a_series()]
+        return SeriesColumns([a_series()])
 
-    def samples(self, time_range: Any) -> Any:
+    def samples(self, time_range: Any, slots: Any, *, links: bool) -> Any:
         yield self._chunk
+
+    def partials(self, time_range: Any, slots: Any, *, width_ms: int, wanted: Any) -> Any:
+        return iter(())
 
     def spans(self, time_range: Any) -> Any:
         return iter(())

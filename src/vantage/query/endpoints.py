@@ -1,4 +1,8 @@
-"""The endpoints of a service: rate, errors and p95 of each, by the conventions of ``conventions``."""
+"""The endpoints of a service: rate, errors and p95 of each, by the conventions of ``conventions``.
+
+Spans name theirs by attributes, as OpenTelemetry's semantic conventions have it; one that does not is named by its
+operation.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,13 @@ from vantage.query.conventions import (
 from vantage.query.reads import Reads
 from vantage.query.red import ROWS_MAX, Source
 from vantage.storage.ports import SeriesInfo
-from vantage.vql.tree import Column, Expr, TagValue, equals
+from vantage.vql.tree import Case, Column, Compare, Expr, TagValue, equals
+from vantage.vql.tree import Literal as Constant
 
 ROUTE_TAGS: Final = ("http.route", "route", "endpoint", "path", "handler")
 METHOD_TAGS: Final = ("http.request.method", "http.method", "method")
+ROUTE_ATTRIBUTES: Final = ("http.route", "url.template")
+METHOD_ATTRIBUTES: Final = ("http.request.method", "http.method")
 ENDPOINTS_MAX: Final = 50
 
 
@@ -45,12 +52,27 @@ async def read_endpoints(
     """The busiest first, at most ENDPOINTS_MAX. Empty when the service does not name its endpoints."""
     here = (equals("service_name", service),)
     if source == "spans":
-        query = spans_query(buckets, (Column("name"),), where=here)
-        groups = measured(query, await reads.select("endpoints", query, rows_max=ROWS_MAX))
-        found = [_endpoint("", key[0], {DURATION: one}, buckets) for key, one in groups.items()]
+        found = await _from_spans(reads, buckets, here)
     else:
         found = await _from_metrics(reads, buckets, here, catalogue)
     return sorted(found, key=lambda one: (-one.requests, one.route, one.method))[:ENDPOINTS_MAX]
+
+
+async def _from_spans(reads: Reads, buckets: Buckets, here: Sequence[Expr]) -> list[Endpoint]:
+    keys = (_first_of(ROUTE_ATTRIBUTES, Column("name")), _first_of(METHOD_ATTRIBUTES, Constant("")))
+    query = spans_query(buckets, keys, where=here)
+    groups = measured(query, await reads.select("endpoints", query, rows_max=ROWS_MAX))
+    # An operation is often named after method and route, as in "GET /users".
+    return [
+        _endpoint(method, route.removeprefix(f"{method} ") if method else route, {DURATION: one}, buckets)
+        for (route, method), one in groups.items()
+    ]
+
+
+def _first_of(attributes: Sequence[str], otherwise: Expr) -> Expr:
+    """The first of some attributes that a span has."""
+    values = [TagValue(key) for key in attributes]
+    return Case(tuple((Compare("!=", value, Constant("")), value) for value in values), otherwise)
 
 
 async def _from_metrics(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
 
 from vantage.core.clock import Clock
 from vantage.storage.ports import MetadataStore, TelemetryStore
@@ -12,10 +14,14 @@ from vantage.vql.check import check
 from vantage.vql.table import Table
 from vantage.vql.tree import Select
 
+KEPT_MAX: Final = 64
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """The stores, the clock and the time limit of one query."""
+    """The stores, the clock and the time limit of one query. ``_kept``: answers by question, and when they were given
+    (monotonic seconds)."""
 
     store: TelemetryStore
     metadata: MetadataStore
@@ -23,6 +29,7 @@ class Reads:
     telemetry: Telemetry
     timeout_s: float = 30.0
     rows_max: int = 10_000
+    _kept: dict[tuple[Any, ...], tuple[float, Any]] = field(default_factory=dict)
 
     async def select(self, name: str, query: Select, *, rows_max: int | None = None) -> Table:
         """Check and run a query; ``name`` is the label its duration is counted under. Raises what the store raises,
@@ -33,3 +40,17 @@ class Reads:
             return await self.store.select(checked, deadline_s=self.timeout_s)
         finally:
             self.telemetry.query_duration.labels(name).observe(time.perf_counter() - started)
+
+    async def lately(self, question: tuple[Any, ...], ask: Callable[[], Awaitable[T]], *, age_s_max: float) -> T:
+        """The answer to a question that is dear, and asked again whenever a live page refreshes: asked anew when the
+        last answer is older than ``age_s_max``. Raises what ``ask`` raises."""
+        now_s = self.clock.monotonic_s()
+        given_s, answer = self._kept.get(question, (now_s - age_s_max - 1, None))
+        if now_s - given_s <= age_s_max:
+            found: T = answer
+            return found
+        fresh = await ask()
+        if len(self._kept) >= KEPT_MAX:
+            self._kept.clear()
+        self._kept[question] = (now_s, fresh)
+        return fresh

@@ -5,50 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from vantage.core.errors import InputError
+from vantage.core.rollup import WIDTHS_MS
 from vantage.core.sample import Kind
 from vantage.core.timerange import TimeRange, auto_step_ms
+from vantage.query.asked import BUCKETS_MAX, ROWS_MAX, Asked, Point, Points, Source, group_keys, where_of
 from vantage.query.reads import Reads
+from vantage.query.rolled import WIDTH_NAMES, choose_tier, from_rollups, rollups_for
 from vantage.storage.ports import SeriesInfo
-from vantage.vql.tree import (
-    And,
-    Arithmetic,
-    Call,
-    Column,
-    Compare,
-    Expr,
-    Item,
-    Literal,
-    Order,
-    Select,
-    TagValue,
-    equals,
-)
+from vantage.vql.tree import Arithmetic, Call, Column, Expr, Item, Literal, Order, Select
 
 AGGREGATIONS: Final = ("avg", "min", "max", "sum", "count", "rate", "last", "p50", "p75", "p90", "p95", "p99")
-BUCKETS_MAX: Final = 11_000
 STEP_MS_MAX: Final = 3650 * 86_400_000
 GROUPS_MAX: Final = 200
 GROUP_KEYS_MAX: Final = 5
 _LOOKBACK_MS: Final = 300_000
 _VALUE: Final = Column("value")
 _TIME: Final = Column("timestamp")
-_COLUMNS: Final = frozenset({"environment", "metric_type", "unit"})
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question. ``step_ms`` of None: about 300 points. ``tags`` are pairs that must all hold."""
-
-    service: str
-    metric: str
-    time_range: TimeRange
-    agg: str = "avg"
-    step_ms: int | None = None
-    group_by: tuple[str, ...] = ()
-    tags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +37,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Timeseries:
-    """The answer. ``time_range`` is that asked for, in whole steps."""
+    """The answer. ``time_range`` is that asked for, in whole steps; ``source`` what was read: ``raw`` samples, ``5m``
+    or ``1h`` rollups, or ``mixed``: rollups, and samples where the range ends within a bucket of theirs.
+    ``approximate``: values may be off by ``sketch.RELATIVE_ERROR``; everything else is exact."""
 
     asked: Asked
     unit: str
@@ -69,6 +47,8 @@ class Timeseries:
     step_ms: int
     groups: list[Group]
     warnings: list[str]
+    source: Source
+    approximate: bool
 
 
 async def timeseries(reads: Reads, asked: Asked) -> Timeseries:
@@ -77,19 +57,78 @@ async def timeseries(reads: Reads, asked: Asked) -> Timeseries:
         raise InputError(f"is none of {', '.join(AGGREGATIONS)}", field="agg")
     if len(asked.group_by) > GROUP_KEYS_MAX:
         raise InputError(f"names more than {GROUP_KEYS_MAX} keys", field="group_by")
-    step_ms = asked.step_ms or auto_step_ms(asked.time_range)
+    warnings: list[str] = []
+    found = await reads.store.catalogue(service=asked.service, metric=asked.metric)
+    kind, unit = _kind_and_unit(asked, found, warnings)
+    raw_since_ms = await reads.store.raw_since_ms()
+    can = rollups_for(asked.agg, kind)
+    step_ms = asked.step_ms or _auto_step_ms(asked.time_range, raw_since_ms, can)
     if step_ms > STEP_MS_MAX:
         raise InputError(f"is longer than {STEP_MS_MAX // 86_400_000} days", field="step")
     aligned = asked.time_range.aligned(step_ms)
     buckets = aligned.length_ms // step_ms
     if buckets > BUCKETS_MAX:
         raise InputError(f"makes {buckets} points, at most {BUCKETS_MAX} are given", field="step")
-    warnings: list[str] = []
-    kind, unit = _kind_and_unit(
-        asked, await reads.store.catalogue(service=asked.service, metric=asked.metric), warnings
+    tier = choose_tier(can, step_ms, aligned, asked.time_range, found, raw_since_ms)
+    if tier is None and asked.time_range.start_ms < raw_since_ms:
+        warnings.append(_left(raw_since_ms, can))
+    points = await (
+        _from_samples(reads, asked, kind, step_ms, aligned, warnings)
+        if tier is None
+        else from_rollups(reads, asked, tier, kind, step_ms, aligned)
     )
+    if points.truncated:
+        warnings.append("there are more points than can be given: narrow the range or group by fewer tags")
+    return Timeseries(
+        asked,
+        unit if asked.agg not in ("count", "rate") else ("" if asked.agg == "count" else "1/s"),
+        aligned,
+        step_ms,
+        _laid_out(asked, points, aligned, step_ms, buckets, warnings),
+        warnings,
+        points.source,
+        points.source != "raw" and asked.agg.startswith("p"),
+    )
+
+
+def _auto_step_ms(time_range: TimeRange, raw_since_ms: int, can: Sequence[str]) -> int:
+    """About 300 points; no finer than the rollups where they alone are left."""
+    step_ms = auto_step_ms(time_range)
+    if time_range.start_ms < raw_since_ms and can:
+        step_ms = max(step_ms, min(WIDTHS_MS[width] for width in can))
+    return step_ms
+
+
+def _left(raw_since_ms: int, can: Sequence[str]) -> str:
+    at = datetime.fromtimestamp(raw_since_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    told = f"samples before {at} have left to make room"
+    return f"{told}: ask with a step of whole {WIDTH_NAMES[can[-1]]} to see their rollups" if can else told
+
+
+def _laid_out(
+    asked: Asked, points: Points, aligned: TimeRange, step_ms: int, buckets: int, warnings: list[str]
+) -> list[Group]:
+    """Points in their places, for the groups that are given and no others: there may be a group a row."""
+    rows = [row for row in points.rows if row.at_ms >= aligned.start_ms]
+    weight: Counter[tuple[str, ...]] = Counter()
+    for row in rows:
+        weight[row.group] += row.samples
+    groups: dict[tuple[str, ...], list[float | None]] = {
+        group: [None] * buckets for group, _ in weight.most_common(GROUPS_MAX)
+    }
+    for row in rows:
+        if row.group in groups:
+            groups[row.group][(row.at_ms - aligned.start_ms) // step_ms] = row.value
+    if len(groups) < len(weight):
+        warnings.append(f"{len(weight)} series match; the {GROUPS_MAX} with the most samples are given")
+    return [Group(dict(zip(asked.group_by, group, strict=True)), groups[group]) for group in sorted(groups)]
+
+
+async def _from_samples(
+    reads: Reads, asked: Asked, kind: Kind, step_ms: int, aligned: TimeRange, warnings: list[str]
+) -> Points:
     value, lookback_ms = _value(asked.agg, kind, step_ms, warnings)
-    keys = tuple(Column(key) if key in _COLUMNS else TagValue(key) for key in asked.group_by)
+    keys = group_keys(asked)
     bucket = Call("toStartOfInterval", (_TIME, Literal(step_ms)))
     select = Select(
         table="metrics",
@@ -99,42 +138,13 @@ async def timeseries(reads: Reads, asked: Asked) -> Timeseries:
             Item(value, "value"),
             Item(Call("count"), "samples"),
         ),
-        where=And(
-            (
-                equals("service_name", asked.service),
-                equals("metric_name", asked.metric),
-                *(Compare("=", Column(key) if key in _COLUMNS else TagValue(key), Literal(v)) for key, v in asked.tags),
-                Compare(">=", _TIME, Literal(aligned.start_ms - lookback_ms)),
-                Compare("<", _TIME, Literal(asked.time_range.end_ms)),
-            )
-        ),
+        where=where_of(asked, aligned.start_ms - lookback_ms, asked.time_range.end_ms),
         group_by=(*keys, bucket),
         order_by=(Order(bucket),),
     )
-    table = await reads.select("timeseries", select, rows_max=BUCKETS_MAX * 20)
-    if table.truncated:
-        warnings.append("there are more points than can be given: narrow the range or group by fewer tags")
-    rows = [(tuple(names), at_ms, found, n) for *names, at_ms, found, n in table.rows() if at_ms >= aligned.start_ms]
-    weight: Counter[tuple[str, ...]] = Counter()
-    for group, _, _, samples in rows:
-        weight[group] += samples
-    # Points are laid out for the groups that are given, and no others: there may be a group a row.
-    groups: dict[tuple[str, ...], list[float | None]] = {
-        group: [None] * buckets for group, _ in weight.most_common(GROUPS_MAX)
-    }
-    for group, at_ms, found, _ in rows:
-        if group in groups:
-            groups[group][(at_ms - aligned.start_ms) // step_ms] = found
-    if len(groups) < len(weight):
-        warnings.append(f"{len(weight)} series match; the {GROUPS_MAX} with the most samples are given")
-    return Timeseries(
-        asked,
-        unit if asked.agg not in ("count", "rate") else ("" if asked.agg == "count" else "1/s"),
-        aligned,
-        step_ms,
-        [Group(dict(zip(asked.group_by, group, strict=True)), groups[group]) for group in sorted(groups)],
-        warnings,
-    )
+    table = await reads.select("timeseries", select, rows_max=ROWS_MAX)
+    rows = [Point(tuple(names), at_ms, found, samples) for *names, at_ms, found, samples in table.rows()]
+    return Points(rows, "raw", table.truncated)
 
 
 def _kind_and_unit(asked: Asked, found: Sequence[SeriesInfo], warnings: list[str]) -> tuple[Kind, str]:

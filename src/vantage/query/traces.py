@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
 
 from vantage.core.errors import InputError, NotFoundError
 from vantage.core.span import Span
@@ -13,15 +16,25 @@ from vantage.query.reads import Reads
 from vantage.storage.ports import LinkedSample, Trace, TraceSummary
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A span with its children. ``self_ns`` is the time that no child covers; ``orphan``: its parent is not known."""
+class Node(msgspec.Struct, eq=False, gc=False):
+    """A span with its children by start, ties by id. ``self_ns`` is the time that no child covers; ``orphan``: its
+    parent is not known. A Struct that the garbage collector leaves alone, since a trace has thousands: a data class
+    takes several times as long to make, and no node can be its own descendant."""
 
     span: Span
     depth: int
     orphan: bool
     self_ns: int
-    children: list[Node] = field(default_factory=list)
+    children: Sequence[Node] = ()
+
+    def flat(self) -> Iterator[Node]:
+        """The node and everything below it, parents before children, in the order to draw them; without recursion,
+        since a trace may be thousands of spans deep."""
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += reversed(node.children)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +52,7 @@ class TraceTree:
 
     def flat(self) -> list[Node]:
         """Every node, parents before children, in the order to draw them."""
-        found: list[Node] = []
-        waiting = list(reversed(self.roots))
-        while waiting:
-            node = waiting.pop()
-            found.append(node)
-            waiting.extend(reversed(node.children))
-        return found
+        return [node for root in self.roots for node in root.flat()]
 
 
 async def trace_tree(reads: Reads, trace_id: str) -> TraceTree:
@@ -59,65 +66,83 @@ async def trace_tree(reads: Reads, trace_id: str) -> TraceTree:
 def tree_of(trace: Trace) -> TraceTree:
     """Put spans under their parents. Spans whose parent is missing are orphans, at the top; so is one span of each
     ring of spans that name each other as parent. Repeated span ids keep their first span as the parent of others."""
-    by_id: dict[str, Span] = {}
-    for span in trace.spans:
-        by_id.setdefault(span.span_id, span)
-    children: dict[str, list[Span]] = {}
+    spans = trace.spans
+    first = {span.span_id: span for span in reversed(spans)}
+    children: defaultdict[str, list[Span]] = defaultdict(list)
     tops: list[Span] = []
-    for span in trace.spans:
-        if span.parent_span_id in by_id and span.parent_span_id != span.span_id:
-            children.setdefault(span.parent_span_id, []).append(span)
+    for span in spans:
+        parent_id = span.parent_span_id
+        if parent_id in first and parent_id != span.span_id:
+            children[parent_id].append(span)
         else:
             tops.append(span)
-    placed: set[int] = set()
-    roots = [_node(span, by_id, children, placed) for span in tops]
-    roots += [_node(span, by_id, children, placed) for span in trace.spans if id(span) not in placed]
-    roots.sort(key=lambda node: (node.span.start_ns, node.span.span_id))
-    starts = [span.start_ns for span in trace.spans] or [sample.time_ms * 1_000_000 for sample in trace.samples]
+    for some in children.values():
+        if len(some) > 1:
+            some.sort(key=_place)
+    nodes: list[Node] = []
+    roots = [_below(span, first, children, nodes) for span in tops]
+    if len(nodes) < len(spans):  # rings: no span in them is below a top
+        placed = {id(node.span) for node in nodes}
+        roots += [_below(span, first, children, nodes, placed) for span in spans if id(span) not in placed]
+    roots.sort(key=lambda node: _place(node.span))
+    starts = [span.start_ns for span in spans] or [sample.time_ms * 1_000_000 for sample in trace.samples]
     start_ns = min(starts)
     return TraceTree(
         trace_id=trace.trace_id,
         start_ns=start_ns,
-        duration_ns=max((span.start_ns + span.duration_ns for span in trace.spans), default=start_ns) - start_ns,
+        duration_ns=max((span.start_ns + span.duration_ns for span in spans), default=start_ns) - start_ns,
         roots=roots,
-        span_count=len(trace.spans),
-        error_count=sum(span.is_error for span in trace.spans),
-        services=tuple(
-            sorted({span.service_name for span in trace.spans} | {one.series.service for one in trace.samples})
-        ),
+        span_count=len(spans),
+        error_count=sum(span.is_error for span in spans),
+        services=tuple(sorted({span.service_name for span in spans} | {one.series.service for one in trace.samples})),
         samples=trace.samples,
     )
 
 
-def _node(top: Span, by_id: dict[str, Span], children: dict[str, list[Span]], placed: set[int]) -> Node:
-    """The tree below a span, without recursion: a trace may be thousands of spans deep."""
-    root = _single(top, 0, by_id, children)
-    placed.add(id(top))
+def _place(span: Span) -> tuple[int, str]:
+    return span.start_ns, span.span_id
+
+
+def _below(
+    top: Span,
+    first: Mapping[str, Span],
+    children: Mapping[str, list[Span]],
+    nodes: list[Node],
+    placed: set[int] | None = None,
+) -> Node:
+    """The tree below a span, without recursion; its nodes are added to ``nodes``. ``placed`` tells, where a ring is
+    possible, which span objects have a place already, by their ``id()``."""
+    root = Node(top, 0, bool(top.parent_span_id), top.duration_ns)
+    if placed is not None:
+        placed.add(id(top))
     waiting = [root]
     while waiting:
         node = waiting.pop()
-        if by_id.get(node.span.span_id) is not node.span:
-            continue  # a repeated span id: the children are under the first
-        for child in children.get(node.span.span_id, ()):
-            if id(child) not in placed:
-                placed.add(id(child))
-                below = _single(child, node.depth + 1, by_id, children)
-                node.children.append(below)
-                waiting.append(below)
+        nodes.append(node)
+        span = node.span
+        some = children.get(span.span_id)
+        if some is None or first[span.span_id] is not span:
+            continue  # no children, or a repeated span id: they are under the first
+        node.self_ns = _self_ns(span, some)
+        if placed is not None:
+            some = [child for child in some if id(child) not in placed]
+            placed.update(map(id, some))
+        depth = node.depth + 1
+        node.children = [Node(child, depth, False, child.duration_ns) for child in some]
+        waiting += node.children
     return root
 
 
-def _single(span: Span, depth: int, by_id: dict[str, Span], children: dict[str, list[Span]]) -> Node:
-    below = children.get(span.span_id, ()) if by_id.get(span.span_id) is span else ()
-    return Node(span, depth, depth == 0 and bool(span.parent_span_id), _self_ns(span, below))
-
-
 def _self_ns(span: Span, children: Sequence[Span]) -> int:
-    """The span's duration less the union of its children's, each cut to the span."""
+    """The span's duration less the union of its children's, each cut to the span; the children by start."""
     end_ns = span.start_ns + span.duration_ns
     covered, reached = 0, span.start_ns
-    for child in sorted(children, key=lambda child: child.start_ns):
-        start, end = max(child.start_ns, reached), min(child.start_ns + child.duration_ns, end_ns)
+    for child in children:
+        start, end = child.start_ns, child.start_ns + child.duration_ns
+        if start < reached:
+            start = reached
+        if end > end_ns:
+            end = end_ns
         if end > start:
             covered += end - start
             reached = end

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vantage.core.batch import NO_LINKS, Batch, Links
 from vantage.core.clock import Clock
+from vantage.core.rollup import Partials, roll, with_sketches
 from vantage.core.series import Series
 from vantage.core.span import Span
+from vantage.core.spantable import SpanTable, table_of
 from vantage.core.timerange import TimeRange
+from vantage.storage.edges import edges_of
 from vantage.storage.ports import (
+    Edge,
     LinkedSample,
     Reclaimed,
     RetentionPolicy,
@@ -23,10 +29,13 @@ from vantage.storage.ports import (
     Trace,
     TraceFilter,
     TraceSummary,
+    Usage,
+    UsageRow,
 )
-from vantage.storage.tracing import count_by_service, latest_traces, span_matches
+from vantage.storage.tracing import count_by_service, latest_summaries, matching_rows
 from vantage.vql.check import CheckedSelect
 from vantage.vql.execute import Deadline, execute
+from vantage.vql.series import SeriesColumns
 from vantage.vql.source import Chunk
 from vantage.vql.table import Table
 
@@ -78,23 +87,28 @@ class MemoryStore:
         return [SeriesInfo(one, len(held), min(held), max(held)) for one, held in times.values()]
 
     async def services_with_spans(self) -> Sequence[ServiceSpans]:
-        return [ServiceSpans(*key, *counts) for key, counts in count_by_service(self._spans).items()]
-
-    def _trace_spans(self, trace_id: str) -> list[Span]:
-        return [span for span in self._spans if span.trace_id == trace_id]
+        return [ServiceSpans(*key, *counts) for key, counts in count_by_service(table_of(self._spans)).items()]
 
     async def trace(self, trace_id: str) -> Trace:
         samples = [LinkedSample(*row) for row in self._rows if row[3] == trace_id]
         return Trace(
             trace_id,
-            tuple(sorted(self._trace_spans(trace_id), key=lambda span: (span.start_ns, span.span_id))),
+            tuple(
+                sorted(
+                    (span for span in self._spans if span.trace_id == trace_id),
+                    key=lambda span: (span.start_ns, span.span_id),
+                )
+            ),
             tuple(sorted(samples, key=lambda sample: sample.time_ms)),
         )
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
-        matches = span_matches(wanted)
-        found = {span.trace_id: None for span in self._spans if matches(span)}
-        return latest_traces({trace_id: self._trace_spans(trace_id) for trace_id in found}, wanted)
+        table = table_of(self._spans)
+        found = np.unique(table.trace_id[matching_rows(table, wanted)])
+        return latest_summaries(table.take(np.flatnonzero(np.isin(table.trace_id, found))), wanted)
+
+    async def edges(self, time_range: TimeRange) -> Sequence[Edge]:
+        return edges_of([table_of(self._spans)], time_range)
 
     async def expire(self, policy: RetentionPolicy) -> Reclaimed:
         if policy.days is None:
@@ -122,6 +136,17 @@ class MemoryStore:
         self._rows, self._spans = rows, spans
         return result
 
+    async def usage(self) -> Usage:
+        counted = Counter((row[0].service, row[0].metric) for row in self._rows)
+        series = Counter((one.service, one.metric) for one in {row[0].id: row[0] for row in self._rows}.values())
+        rows = [UsageRow(*key, "samples", 0, count, series[key]) for key, count in counted.items()]
+        spans = Counter(span.service_name for span in self._spans)
+        rows += [UsageRow(service, "", "spans", 0, count, 0) for service, count in spans.items()]
+        return Usage(tuple(rows), {}, 0, 0, ())
+
+    async def raw_since_ms(self) -> int:
+        return 0
+
     async def ping(self) -> None:
         return None
 
@@ -133,25 +158,35 @@ class _RowSource:
         self._rows = list(rows)
         self._spans = list(spans)
         by_id = {row[0].id: row[0] for row in rows}
-        self._series = list(by_id.values())
+        self._series = SeriesColumns(by_id.values())
         self._slots = {series_id: slot for slot, series_id in enumerate(by_id)}
 
-    def series(self) -> Sequence[Series | None]:
+    def series(self) -> SeriesColumns:
         return self._series
 
-    def samples(self, time_range: TimeRange) -> Iterator[Chunk]:
+    def samples(self, time_range: TimeRange, slots: NDArray[np.bool_], *, links: bool) -> Iterator[Chunk]:
         linked = [(row, held[3], held[4]) for row, held in enumerate(self._rows) if held[3] or held[4]]
-        links = NO_LINKS
+        held_links = NO_LINKS
         if linked:
             position = np.array([row for row, _, _ in linked], np.uint32)
-            links = Links(position, [trace for _, trace, _ in linked], [span for _, _, span in linked])
+            held_links = Links(position, [trace for _, trace, _ in linked], [span for _, _, span in linked])
         count = len(self._rows)
         yield Chunk(
             np.fromiter((self._slots[row[0].id] for row in self._rows), np.uint32, count),
             np.fromiter((row[1] for row in self._rows), np.int64, count),
             np.fromiter((row[2] for row in self._rows), np.float64, count),
-            links,
+            held_links,
         )
 
-    def spans(self, time_range: TimeRange) -> Iterator[Sequence[Span]]:
-        yield self._spans
+    def partials(
+        self, time_range: TimeRange, slots: NDArray[np.bool_], *, width_ms: int, wanted: frozenset[str]
+    ) -> Iterator[Partials]:
+        (chunk,) = self.samples(time_range, slots, links=False)
+        order = np.lexsort((chunk.time_ms, chunk.slot))
+        slot, time_ms, value = chunk.slot[order], chunk.time_ms[order], chunk.value[order]
+        some = self._series.coded("metric_type").test(lambda kind: kind == "histogram")[slot]
+        rolled = roll(slot, time_ms, value, width_ms=width_ms)
+        yield with_sketches(rolled, slot[some], time_ms[some], value[some], width_ms=width_ms)
+
+    def spans(self, time_range: TimeRange) -> Iterator[SpanTable]:
+        yield table_of(self._spans)

@@ -5,19 +5,22 @@ Constructors do no I/O; ``async with`` opens and closes. All methods may be call
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from vantage.core.batch import Batch
 from vantage.core.deployment import AuditEntry, Deployment
 from vantage.core.key import ApiKey
+from vantage.core.retention import RetentionRule
 from vantage.core.series import Series
 from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
 from vantage.vql.check import CheckedSelect
 from vantage.vql.table import Table
+
+EdgeKind = Literal["call", "message", "external"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class TraceFilter:
     min_duration_ns: int = 0
     max_duration_ns: int | None = None
     text: str = ""  # part of an operation name, an attribute value or a trace id, in any case
+    attributes: tuple[tuple[str, str], ...] = ()  # key and value; the span must have each of them, exactly
     limit: int = 50
     before: tuple[int, str] | None = None
 
@@ -93,6 +97,21 @@ class TraceSummary:
     spans: int
     errors: int
     services: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Who calls whom. A ``call`` or a ``message`` was seen from both ends, and its figures are those of the called
+    service's spans; ``external`` is told by the caller's spans alone, and ``callee`` is the name they give it, such as
+    ``postgresql``."""
+
+    caller: str
+    callee: str
+    kind: EdgeKind
+    calls: int
+    errors: int
+    duration_ns_sum: int
+    duration_ns_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +134,37 @@ class Reclaimed:
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """When data leaves: older than ``days`` (None: never by age), or the oldest beyond ``budget_bytes``."""
+    """When data leaves: older than ``days`` (None: never by age), by the strictest of ``rules`` that matches, or the
+    oldest beyond ``budget_bytes``: first samples and spans, then rollups."""
 
     days: int | None = None
     budget_bytes: int | None = None
+    rules: tuple[RetentionRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What one metric of a service takes in one tier (``samples`` or ``rollups``), or its spans (metric '', tier
+    ``spans``). Bytes on the disk: shares of what is kept together. ``items`` are samples or spans."""
+
+    service: str
+    metric: str
+    tier: Literal["samples", "rollups", "spans"]
+    nbytes: int
+    items: int
+    series: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the store takes. ``files`` are bytes on the disk by kind, ``memory_nbytes`` what is not sealed yet; of it
+    ``rows`` knows nothing. Samples before ``raw_since_ms`` have left, their rollups may still be there."""
+
+    rows: tuple[UsageRow, ...]
+    files: Mapping[str, int]
+    memory_nbytes: int
+    raw_since_ms: int
+    damaged: tuple[str, ...]
 
 
 class TelemetryStore(Protocol):
@@ -161,12 +207,26 @@ class TelemetryStore(Protocol):
         """Up to ``limit`` traces, the latest start first, ties by trace id."""
         ...
 
+    async def edges(self, time_range: TimeRange) -> Sequence[Edge]:
+        """Who calls whom, by the spans that start in the range; one entry for each caller, callee and kind, ordered by
+        nothing in particular. A parent that starts more than 10 minutes before the range may not be found. Raises
+        InputError beyond 2 million spans, StoreTimeout, BusyError, StoreUnavailable."""
+        ...
+
     async def expire(self, policy: RetentionPolicy) -> Reclaimed:
         """Drop what the policy no longer keeps. May be repeated at any time."""
         ...
 
     async def forget(self, selector: Selector) -> Reclaimed:
         """Drop everything selected; when it returns, queries no longer see it, also after a restart."""
+        ...
+
+    async def usage(self) -> Usage:
+        """What is kept, and what it takes."""
+        ...
+
+    async def raw_since_ms(self) -> int:
+        """Samples before this time have left by size, and only their rollups may be there; 0: none have."""
         ...
 
     async def ping(self) -> None:

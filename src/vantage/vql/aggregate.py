@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.batch import F64, I64
+from vantage.core.sketch import sketch_quantile
 from vantage.vql.tree import Call, Column
 from vantage.vql.vectors import Array, Coded, Frame, Vector
 
@@ -163,6 +164,13 @@ def _increase(call: Call, frame: Frame, groups: Groups) -> Vector:
     return np.where(np.bincount(later, minlength=groups.count) > 0, totals, np.nan)
 
 
+def _sketch_quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
+    """Sketches of a group are merged: see ``core.sketch``."""
+    assert call.parameter is not None
+    row, key, count = (frame.numbers(Column(f"sketch_{name}")) for name in ("row", "key", "count"))
+    return sketch_quantile(groups.ids[row], key, count, groups=groups.count, p=call.parameter)
+
+
 _AGGREGATES: Final[Mapping[str, Callable[[Call, Frame, Groups], Any]]] = {
     "count": _count,
     "countIf": _count,
@@ -177,4 +185,5 @@ _AGGREGATES: Final[Mapping[str, Callable[[Call, Frame, Groups], Any]]] = {
     "uniq": _uniq,
     "argMax": _arg_max,
     "increase": _increase,
+    "sketchQuantile": _sketch_quantile,
 }

@@ -8,7 +8,7 @@ from typing import Final
 
 from vantage.core.errors import InputError
 from vantage.core.timerange import TimeRange
-from vantage.vql.functions import FUNCTIONS, SERIES_COLUMNS, TABLES, Want
+from vantage.vql.functions import FUNCTIONS, ROLLUP_WIDTHS_MS, SERIES_COLUMNS, TABLES, Want
 from vantage.vql.table import ColumnType, TableColumn
 from vantage.vql.tree import (
     And,
@@ -27,6 +27,7 @@ from vantage.vql.tree import (
     Select,
     TagValue,
     children,
+    conjuncts,
 )
 
 ROWS_MAX: Final = 10_000
@@ -74,11 +75,12 @@ def check(select: Select, *, now_ms: int, rows_max: int = ROWS_MAX) -> CheckedSe
         raise InputError("HAVING needs a GROUP BY or an aggregate")
     if select.where is not None:
         _want(select.where, "bool", types, "WHERE")
-    if select.limit is not None and select.limit < 0:
-        raise InputError("LIMIT is negative")
+    _fits(select, aggregated)
     time_range, rest, warnings = _time_range(select.where, now_ms)
-    series = [part for part in rest if select.table == "metrics" and _series_only(part)]
+    series = [part for part in rest if select.table != "spans" and _series_only(part)]
     rows = [part for part in rest if part not in series]
+    if rows and select.table in ROLLUP_WIDTHS_MS:
+        raise InputError("rollups are chosen by time and by their series' names and tags alone")
     return CheckedSelect(
         select=select,
         time_range=time_range,
@@ -188,6 +190,21 @@ def _has_aggregate(expr: Expr) -> bool:
     return any(_has_aggregate(part) for part in children(expr))
 
 
+def _fits(select: Select, aggregated: list[Expr]) -> None:
+    """Two aggregates know one table alone, and no limit is negative."""
+    if select.limit is not None and select.limit < 0:
+        raise InputError("LIMIT is negative")
+    for name, table in (("increase", "metrics"), ("sketchQuantile", "rollups_1h")):
+        if select.table != table and any(_calls(expr, name) for expr in aggregated):
+            raise InputError(f"{name} is for {table}")
+
+
+def _calls(expr: Expr, function: str) -> bool:
+    if isinstance(expr, Call) and expr.function == function:
+        return True
+    return any(_calls(part, function) for part in children(expr))
+
+
 def _must_be_grouped(expr: Expr, keys: tuple[Expr, ...]) -> None:
     if expr in keys or isinstance(expr, Literal) or (isinstance(expr, Call) and FUNCTIONS[expr.function].aggregate):
         return
@@ -205,14 +222,6 @@ def _series_only(expr: Expr) -> bool:
     return all(_series_only(part) for part in children(expr))
 
 
-def _conjuncts(expr: Expr | None) -> list[Expr]:
-    if expr is None:
-        return []
-    if isinstance(expr, And):
-        return [part for each in expr.parts for part in _conjuncts(each)]
-    return [expr]
-
-
 def _all_of(parts: list[Expr]) -> Expr | None:
     if len(parts) <= 1:
         return parts[0] if parts else None
@@ -224,7 +233,7 @@ def _time_range(where: Expr | None, now_ms: int) -> tuple[TimeRange, list[Expr],
     start: int | None = None
     end: int | None = None
     rest: list[Expr] = []
-    for part in _conjuncts(where):
+    for part in conjuncts(where):
         match part:
             case Compare(op=op, left=Column("timestamp"), right=Literal(value=int(at))) if op != "!=":
                 low = {">=": at, ">": at + 1, "=": at}.get(op)

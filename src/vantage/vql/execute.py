@@ -13,9 +13,10 @@ from vantage.core.errors import StoreTimeout
 from vantage.vql.aggregate import Groups, aggregate
 from vantage.vql.check import CheckedSelect
 from vantage.vql.functions import FUNCTIONS
-from vantage.vql.source import Source, samples_frame, spans_frame
+from vantage.vql.samples import rollups_frame, samples_frame
+from vantage.vql.source import Source, spans_frame
 from vantage.vql.table import Table, TableColumn, null_if_nan
-from vantage.vql.tree import Call, Column, Expr, children
+from vantage.vql.tree import Call, Column, Expr, TagValue, children
 from vantage.vql.vectors import Array, Coded, Frame, Vector, compressed
 
 _CODE_MAX: Final = 1 << 31
@@ -36,10 +37,12 @@ class Deadline:
 
 def execute(query: CheckedSelect, source: Source, deadline: Deadline, *, samples_max: int = 50_000_000) -> Table:
     """Answer a checked query. Raises StoreTimeout, and InputError when more than ``samples_max`` samples survive."""
-    if query.select.table == "metrics":
-        frame = samples_frame(query, source, tick=deadline.check, samples_max=samples_max)
-    else:
+    table = query.select.table
+    if table == "spans":
         frame = spans_frame(query, source, tick=deadline.check)
+    else:
+        rows_of = samples_frame if table == "metrics" else rollups_frame
+        frame = rows_of(query, source, tick=deadline.check, samples_max=samples_max)
     deadline.check()
     if query.row_where is not None:
         frame = _restrict(frame, frame.condition(query.row_where))
@@ -52,10 +55,10 @@ def _restrict(frame: Frame, keep: NDArray[np.bool_]) -> Frame:
     if rows.size == frame.rows:
         return frame
 
-    def cut(name: str) -> Callable[[], Vector]:
-        return lambda: _take(frame.vector(Column(name)), rows)
+    def cut(expr: Expr) -> Callable[[], Vector]:
+        return lambda: _take(frame.vector(expr), rows)
 
-    return Frame(rows.size, {name: cut(name) for name in frame.names})
+    return Frame(rows.size, {name: cut(Column(name)) for name in frame.names}, tag=lambda key: cut(TagValue(key))())
 
 
 def _take(vector: Vector, rows: Array) -> Vector:
@@ -154,7 +157,8 @@ def _plain(vector: Vector, column: TableColumn) -> list[Any]:
         return [vector.values[code] for code in vector.codes.tolist()]
     plain: list[Any] = vector.tolist()
     if vector.dtype.kind == "f":
-        plain = null_if_nan(plain)
+        if not np.isfinite(vector).all():
+            plain = null_if_nan(plain)
         if column.type in ("int", "time"):
             plain = [None if value is None else int(value) for value in plain]
     return plain

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from vantage.core.rollup import WIDTHS_MS
 from vantage.vql.table import ColumnType
 
 Want = Literal["number", "string", "time", "bool", "any"]
@@ -39,6 +40,8 @@ FUNCTIONS: Final[Mapping[str, Function]] = {
     # The growth of cumulative series: resets seen, each series for itself, the first sample of each giving nothing.
     # For the pages and the API alone: it has no spelling in VQL's text.
     "increase": Function((), "float", aggregate=True),
+    # The quantile of an hour's values, of which rollups keep sketches: within sketch.RELATIVE_ERROR. For pages and API.
+    "sketchQuantile": Function((), "float", aggregate=True, parameter=True),
     # functions of a row
     "toStartOfInterval": Function(("time", "number"), "time"),
     "lower": Function(("string",), "string"),
@@ -79,4 +82,20 @@ SPANS: Final[Mapping[str, ColumnType]] = {
     "duration_ns": "int",
     "attributes": "map",
 }
-TABLES: Final[Mapping[str, Mapping[str, ColumnType]]] = {"metrics": METRICS, "spans": SPANS}
+# Samples summed up over 5 minutes or an hour: ``timestamp`` is where a bucket begins, and one bucket of a series may be
+# told by several rows, which add up. For the pages and the API alone: they have no name in VQL's text.
+ROLLUPS: Final[Mapping[str, ColumnType]] = {
+    "timestamp": "time",
+    **SERIES_COLUMNS,
+    "count": "int",
+    "sum": "float",
+    "min": "float",
+    "max": "float",
+}
+TABLES: Final[Mapping[str, Mapping[str, ColumnType]]] = {
+    "metrics": METRICS,
+    "spans": SPANS,
+    "rollups_5m": ROLLUPS,
+    "rollups_1h": ROLLUPS,
+}
+ROLLUP_WIDTHS_MS: Final[Mapping[str, int]] = {"rollups_5m": WIDTHS_MS["5m"], "rollups_1h": WIDTHS_MS["1h"]}

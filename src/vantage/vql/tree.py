@@ -25,6 +25,7 @@ Expr = Union[
     "Case",
 ]
 
+TableName = OneOf["metrics", "spans", "rollups_5m", "rollups_1h"]
 CompareOp = OneOf["=", "!=", "<", "<=", ">", ">="]
 ArithmeticOp = OneOf["+", "-", "*", "/"]
 
@@ -139,7 +140,7 @@ class Order:
 class Select:
     """A query. ``where`` and ``having`` of None hold always; ``limit`` of None is the checker's maximum."""
 
-    table: OneOf["metrics", "spans"]
+    table: TableName
     items: tuple[Item, ...]
     where: Expr | None = None
     group_by: tuple[Expr, ...] = ()
@@ -161,6 +162,15 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return (*(part for when in whens for part in when), otherwise)
         case _:
             return ()
+
+
+def conjuncts(expr: Expr | None) -> list[Expr]:
+    """The conditions that must all hold; none for None."""
+    if expr is None:
+        return []
+    if isinstance(expr, And):
+        return [part for each in expr.parts for part in conjuncts(each)]
+    return [expr]
 
 
 def equals(column: str, value: str) -> Compare:

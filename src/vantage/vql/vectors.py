@@ -83,19 +83,28 @@ def compressed(codes: Array) -> tuple[Array, Array]:
 class Frame:
     """``rows`` records and what is known of them: vectors by expression, and columns made on first use."""
 
-    def __init__(self, rows: int, columns: Mapping[str, Callable[[], Vector]]) -> None:
+    def __init__(
+        self,
+        rows: int,
+        columns: Mapping[str, Callable[[], Vector]],
+        *,
+        tag: Callable[[str], Vector] | None = None,
+    ) -> None:
+        """``tag`` gives ``tags['key']`` by its key; where it is None, the maps of the column ``tags`` are asked."""
         self.rows = rows
         self._columns = columns
+        self._tag = tag
         self._known: dict[Expr, Vector] = {}
 
     @property
     def names(self) -> Iterable[str]:
         return self._columns.keys()
 
-    @property
-    def map_name(self) -> str:
-        """The column that ``tags['key']`` reads."""
-        return "tags" if "tags" in self._columns else "attributes"
+    def tag(self, key: str) -> Vector:
+        """The values of one tag or attribute; the empty string where it is absent."""
+        if self._tag is not None:
+            return self._tag(key)
+        return self.text(Column("tags")).map(lambda tags: tags.get(key, ""))
 
     def know(self, expr: Expr, vector: Vector) -> None:
         self._known[expr] = vector
@@ -143,7 +152,7 @@ def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: C901 - one case a no
         case Literal(value=value):
             return _constant(value, frame.rows)
         case TagValue(key=key):
-            return frame.text(Column(frame.map_name)).map(lambda tags: tags.get(key, ""))
+            return frame.tag(key)
         case Compare():
             return _compare(expr, frame)
         case And(parts=parts):
@@ -225,9 +234,15 @@ def _case(whens: tuple[tuple[Expr, Expr], ...], otherwise: Expr, frame: Frame) -
     if not any(isinstance(result, Coded) for result in results):
         numbers = [np.asarray(result) for result in results]
         return np.select(conditions, numbers[:-1], numbers[-1])
+    texts = [result if isinstance(result, Coded) else coded(result.tolist()) for result in results]
     chosen = np.select(conditions, list(range(len(conditions))), len(conditions))
-    plain = [_plain(result) for result in results]
-    return coded(plain[which][row] for row, which in enumerate(chosen.tolist()))
+    codes = np.zeros(frame.rows, np.int64)
+    values: list[Any] = []
+    for which, text in enumerate(texts):
+        rows = np.flatnonzero(chosen == which)
+        codes[rows] = text.codes[rows] + len(values)
+        values.extend(text.values)
+    return Coded(codes, values)
 
 
 def _bucket(frame: Frame, args: tuple[Expr, ...]) -> Vector:

@@ -19,7 +19,7 @@ from vantage.core.errors import BusyError, DataFolderInUse, FormatTooNew, Startu
 from vantage.storage.embedded.batch_ids import BatchIds
 from vantage.storage.embedded.journal import FORMAT, inspect
 from vantage.storage.embedded.store import EmbeddedStore
-from vantage.storage.ports import RetentionPolicy, Selector
+from vantage.storage.ports import Selector
 from vantage.telemetry import Telemetry
 
 Open = Callable[..., Any]
@@ -232,85 +232,6 @@ async def test_a_caller_that_goes_away_does_not_take_its_batch_along(opened: Ope
         assert await totals(store) == (1, 1.0)
 
 
-async def test_beyond_its_memory_the_oldest_commits_leave(opened: Open) -> None:
-    async with opened(head_nbytes_max=1 << 20) as store:
-        for _ in range(20):
-            await store.write(a_batch(*[1.0] * 20_000))
-        before, _ = await totals(store)
-        gone = await store.expire(RetentionPolicy())
-        after, _ = await totals(store)
-        assert gone.samples == before - after > 0
-        assert gone.nbytes > 0
-        assert store._head.nbytes <= (1 << 20) + 20 * 131_072
-    async with opened() as store:
-        assert (await totals(store))[0] == after
-
-
-async def test_a_retention_in_days_drops_what_is_older(opened: Open, clock: MovedClock) -> None:
-    async with opened() as store:
-        await store.write(a_batch(*[1.0] * 200_000, at_ms=NOW_MS - 40 * 86_400_000))
-        await store.write(a_batch(2.0))
-        gone = await store.expire(RetentionPolicy(days=30))
-        assert gone.samples == 200_000
-        assert await totals(store) == (1, 2.0)
-
-
-async def test_expiring_old_samples_keeps_young_spans_also_after_a_restart(opened: Open, clock: MovedClock) -> None:
-    day = 86_400_000
-    async with opened() as store:
-        await store.write(Batch(spans=(a_span("young", start_ms=NOW_MS - 2 * day),)))
-        await store.write(a_batch(*[1.0] * 1000, at_ms=NOW_MS - 40 * day))
-        await store.write(Batch(spans=(a_span("old", "s2", start_ms=NOW_MS - 40 * day),)))
-        await store.write(a_batch(2.0))
-        clock.now += 4 * day
-        gone = await store.expire(RetentionPolicy(days=7))
-        assert (gone.samples, gone.spans) == (0, 0), "the oldest commit holds something young"
-        clock.now += 2 * day
-        gone = await store.expire(RetentionPolicy(days=7))
-        assert (gone.samples, gone.spans, gone.series) == (1000, 2, 0)
-    async with opened() as store:
-        assert await totals(store) == (1, 2.0)
-
-
-async def test_what_is_kept_in_memory_is_kept_on_disk(opened: Open, clock: MovedClock) -> None:
-    """Commits of samples and of spans fill blocks at different paces; the journal is cut where both are."""
-    async with opened(head_nbytes_max=1 << 20) as store:
-        for n in range(200):
-            links = Links(np.array([0], np.uint32), [f"t{n}"], ["s"])
-            await store.write(batch_of([(a_series(tags={"n": str(n % 7)}), NOW_MS + n, 1.0)] * 400, links=links))
-            await store.write(Batch(spans=tuple(a_span(f"t{n}", f"s{i}", start_ms=NOW_MS + n) for i in range(5))))
-        await store.expire(RetentionPolicy())
-        kept = await totals(store), store._head.span_count, store._head.link_count
-        assert 0 < kept[1] < 1000
-        assert store._head.nbytes <= 1 << 20
-        assert len((await store.trace("t199")).samples) == 1
-    async with opened() as store:
-        assert (await totals(store), store._head.span_count, store._head.link_count) == kept
-
-
-async def test_a_budget_of_disk_drops_the_oldest(opened: Open) -> None:
-    async with opened() as store:
-        for n in range(50):
-            await store.write(a_batch(*[float(n)] * 2000))
-        gone = await store.expire(RetentionPolicy(budget_bytes=1_000_000))
-        assert 40_000 < gone.samples < 90_000
-        assert await store._writer.run(lambda: store._journal.share_beyond(1_000_000)) < 0.1
-        (row,) = (await store.select(count_query(), deadline_s=5)).rows()
-        assert row[0] == 100_000 - gone.samples
-
-
-async def test_series_without_samples_leave_the_catalogue(opened: Open, clock: MovedClock) -> None:
-    async with opened() as store:
-        await store.write(a_batch(1.0, series=a_series(tags={"k": "old"}), at_ms=NOW_MS - 40 * 86_400_000))
-        await store.write(a_batch(2.0, series=a_series(tags={"k": "new"})))
-        assert (await store.expire(RetentionPolicy(days=30))).series == 1
-        await store.write(a_batch(4.0, series=a_series(tags={"k": "old"})))
-        assert len(store._catalogue) == 2
-    async with opened() as store:
-        assert await totals(store) == (2, 6.0)
-        assert {info.series.tag("k") for info in await store.catalogue()} == {"old", "new"}
-
-
 async def test_a_damaged_file_is_one_clear_line(opened: Open, tmp_path: Path) -> None:
     async with opened() as store:
         for n in range(300):
@@ -326,9 +247,12 @@ async def test_a_damaged_file_is_one_clear_line(opened: Open, tmp_path: Path) ->
 
 async def test_files_are_for_their_owner_alone(opened: Open, tmp_path: Path) -> None:
     async with opened() as store:
+        await store.write(Batch(spans=(a_span(),)))
         await store.write(a_batch(1.0))
-        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "data").iterdir()}
-    assert set(modes.values()) == {0o600}, modes
+        await store.seal()
+        found = {path: path.stat().st_mode & 0o777 for path in (tmp_path / "data").rglob("*")}
+    assert {mode for path, mode in found.items() if path.is_file()} == {0o600}, found
+    assert {mode for path, mode in found.items() if path.is_dir()} == {0o700}, found
 
 
 async def test_a_closed_store_says_so(opened: Open) -> None:

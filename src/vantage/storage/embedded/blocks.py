@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.batch import F64, I64, U32, Links, joined_links
+from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, roll, roll_up, with_sketches
 from vantage.core.span import Span
+from vantage.core.spantable import SpanTable, joined, table_of
 from vantage.storage.embedded.codec import Record
-from vantage.storage.tracing import count_by_service
 
 SAMPLE_NBYTES: Final = 20
 LINK_NBYTES: Final = 200  # 32 and 16 characters of ids and their places; measured on CPython 3.11
@@ -21,44 +22,10 @@ SPAN_NBYTES: Final = 900  # a span with three attributes; measured likewise
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Commits:
-    """Which commits a block's rows came in, by sequence number: the first ``rows[0]`` rows in ``seq[0]``, and so on.
-
-    ``last_ms`` is the time of each commit's latest row, or later when rows were dropped since.
-    """
-
-    seq: I64
-    rows: I64
-    last_ms: I64
-
-    def of_rows(self) -> I64:
-        """For each row, the place of its commit."""
-        return np.repeat(np.arange(len(self.seq)), self.rows)
-
-    def then(self, later: Commits) -> Commits:
-        return Commits(
-            np.concatenate([self.seq, later.seq]),
-            np.concatenate([self.rows, later.rows]),
-            np.concatenate([self.last_ms, later.last_ms]),
-        )
-
-    def keep(self, mask: Mask) -> Commits:
-        """Of the rows that the mask keeps; commits without any left are gone."""
-        rows = np.bincount(self.of_rows()[mask], minlength=len(self.seq))
-        held = rows > 0
-        return Commits(self.seq[held], rows[held], self.last_ms[held])
-
-
-def _one_commit(seq: int, rows: int, last_ms: int) -> Commits:
-    return Commits(np.array([seq], np.int64), np.array([rows], np.int64), np.array([last_ms], np.int64))
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class SampleBlock:
     """Samples in the order they were committed."""
 
-    commits: Commits
     first_ms: int
     last_ms: int
     slot: U32
@@ -70,14 +37,13 @@ class SampleBlock:
     def __len__(self) -> int:
         return len(self.slot)
 
-    def nbytes_by_commit(self) -> I64:
-        """What each commit occupies, by estimate."""
-        links = np.bincount(self.commits.of_rows()[self.links.position], minlength=len(self.commits.seq))
-        return self.commits.rows * SAMPLE_NBYTES + links * LINK_NBYTES
+    @property
+    def nbytes(self) -> int:
+        """What it occupies, by estimate."""
+        return SAMPLE_NBYTES * len(self.slot) + LINK_NBYTES * len(self.links)
 
     def then(self, later: SampleBlock) -> SampleBlock:
         return SampleBlock(
-            self.commits.then(later.commits),
             min(self.first_ms, later.first_ms),
             max(self.last_ms, later.last_ms),
             np.concatenate([self.slot, later.slot]),
@@ -96,7 +62,6 @@ class SampleBlock:
             return None
         times, links = self.time_ms[rows], self.links.take(rows)
         return SampleBlock(
-            self.commits.keep(mask),
             int(times.min()),
             int(times.max()),
             self.slot[rows],
@@ -106,12 +71,33 @@ class SampleBlock:
             hashes(links.trace_id),
         )
 
+    @cached_property
+    def _sorted(self) -> tuple[U32, I64, F64]:
+        order = np.lexsort((self.time_ms, self.slot))
+        return self.slot[order], self.time_ms[order], self.value[order]
 
-@dataclass(frozen=True)
+    @cached_property
+    def rolled(self) -> Partials:
+        """The block summed up over 5 minutes; made on first use."""
+        return roll(*self._sorted, width_ms=FIVE_MINUTES_MS)
+
+    def rolled_by_hour(self, histograms: Mask) -> Partials:
+        """The block summed up over hours, with sketches of the series that are histograms; made on first use."""
+        held: Partials | None = self.__dict__.get("_hours")
+        if held is None:
+            slot, time_ms, value = self._sorted
+            some = histograms[slot]
+            held = with_sketches(
+                roll_up(self.rolled, width_ms=HOUR_MS), slot[some], time_ms[some], value[some], width_ms=HOUR_MS
+            )
+            self.__dict__["_hours"] = held
+        return held
+
+
+@dataclass(frozen=True, eq=False)
 class SpanBlock:
     """Spans in the order they were committed."""
 
-    commits: Commits
     first_ms: int
     last_ms: int
     spans: tuple[Span, ...]
@@ -120,23 +106,26 @@ class SpanBlock:
     def __len__(self) -> int:
         return len(self.spans)
 
-    def nbytes_by_commit(self) -> I64:
-        """What each commit occupies, by estimate."""
-        return self.commits.rows * SPAN_NBYTES
+    @property
+    def nbytes(self) -> int:
+        """What it occupies, by estimate."""
+        return SPAN_NBYTES * len(self.spans)
 
     @cached_property
-    def services(self) -> dict[tuple[str, str, str, str], tuple[int, int, int]]:
-        """Spans, first and last start by service, environment, version and instance; counted on first use."""
-        return count_by_service(self.spans)
+    def table(self) -> SpanTable:
+        """The spans as columns; made on first use."""
+        return table_of(self.spans)
 
     def then(self, later: SpanBlock) -> SpanBlock:
-        return SpanBlock(
-            self.commits.then(later.commits),
+        block = SpanBlock(
             min(self.first_ms, later.first_ms),
             max(self.last_ms, later.last_ms),
             self.spans + later.spans,
             np.concatenate([self.trace_hash, later.trace_hash]),
         )
+        if "table" in self.__dict__:  # of a large block the columns are made once, not again with every commit
+            block.__dict__["table"] = joined([self.table, later.table])
+        return block
 
     def keep(self, mask: Mask) -> SpanBlock | None:
         """A block of some of the rows; None of none."""
@@ -147,16 +136,14 @@ class SpanBlock:
             return None
         spans = tuple(self.spans[row] for row in rows.tolist())
         starts = [span.start_ms for span in spans]
-        return SpanBlock(self.commits.keep(mask), min(starts), max(starts), spans, self.trace_hash[rows])
+        return SpanBlock(min(starts), max(starts), spans, self.trace_hash[rows])
 
 
-def sample_block(seq: int, record: Record) -> SampleBlock:
+def sample_block(record: Record) -> SampleBlock:
     """The block of one commit that holds samples."""
-    first_ms, last_ms = int(record.time_ms.min()), int(record.time_ms.max())
     return SampleBlock(
-        _one_commit(seq, len(record.slot), last_ms),
-        first_ms,
-        last_ms,
+        int(record.time_ms.min()),
+        int(record.time_ms.max()),
         record.slot,
         record.time_ms,
         record.value,
@@ -165,12 +152,10 @@ def sample_block(seq: int, record: Record) -> SampleBlock:
     )
 
 
-def span_block(seq: int, spans: tuple[Span, ...]) -> SpanBlock:
+def span_block(spans: tuple[Span, ...]) -> SpanBlock:
     """The block of one commit that holds spans."""
     starts = [span.start_ms for span in spans]
-    last_ms = max(starts)
-    commits = _one_commit(seq, len(spans), last_ms)
-    return SpanBlock(commits, min(starts), last_ms, spans, hashes([span.trace_id for span in spans]))
+    return SpanBlock(min(starts), max(starts), spans, hashes([span.trace_id for span in spans]))
 
 
 def hashes(ids: Sequence[str]) -> I64:

@@ -11,6 +11,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ import structlog
 from vantage.core.errors import FormatTooNew, StartupError
 from vantage.storage.embedded.codec import Record, decode, encode
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 1 had neither `progress` nor `forgetting`
 APPLICATION_ID: Final = 0x56544731  # "VTG1"
 _HEADER_VERSION: Final = slice(60, 64)  # where SQLite keeps user_version: sqlite.org/fileformat2.html, 1.3
 _HEADER_MAGIC: Final = b"SQLite format 3\0"
@@ -31,7 +32,11 @@ CREATE TABLE IF NOT EXISTS series (slot INTEGER PRIMARY KEY AUTOINCREMENT, ident
 CREATE TABLE IF NOT EXISTS journal (
     seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS batch_id (seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, ids BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS progress (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS forgetting (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+INSERT OR IGNORE INTO progress VALUES ('sealed_seq', 0), ('sealed_generation', 0);
 """
+TRIM_ROWS: Final = 64  # deleted in one transaction: commits wait for no longer than that
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_ids: Final = msgspec.msgpack.Decoder(list[str]).decode
 _decode_selector: Final = msgspec.msgpack.Decoder(tuple[str, str]).decode
@@ -57,6 +62,9 @@ class Journal:
         self._page_count_max = page_count_max
         self._db: sqlite3.Connection | None = None
         self._next_seq = 1
+        self.new = False  # made by ``open``
+        self.sealed_seq = 0  # commits up to this one are in segments
+        self.sealed_generation = 0
         self.damaged: list[int] = []  # sequence numbers that could not be read
 
     def open(self) -> None:
@@ -67,15 +75,19 @@ class Journal:
             db = connect(self.path, synchronous=self._synchronous)
             if self._page_count_max is not None:
                 db.execute(f"PRAGMA max_page_count={self._page_count_max}")
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            self.new = not found
+            if found < FORMAT:
                 db.executescript(
                     f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id={APPLICATION_ID};"
                     f"PRAGMA user_version={FORMAT}; COMMIT;"
                 )
-            row = db.execute("SELECT max(seq) FROM journal").fetchone()
-        except (sqlite3.Error, OSError) as error:
+            progress = dict(db.execute("SELECT name, value FROM progress"))
+            self.sealed_seq, self.sealed_generation = progress["sealed_seq"], progress["sealed_generation"]
+            (highest,) = db.execute("SELECT max(seq) FROM journal").fetchone()
+        except (sqlite3.Error, OSError, KeyError) as error:
             raise StartupError(f"{self.path} cannot be opened: {error}") from error
-        self._next_seq = (row[0] or 0) + 1
+        self._next_seq = max(highest or 0, self.sealed_seq) + 1
         self._db = db
 
     def close(self) -> None:
@@ -93,9 +105,17 @@ class Journal:
         """Slot and canonical identity of every series, by slot."""
         yield from self.db.execute("SELECT slot, identity FROM series ORDER BY slot")
 
+    @property
+    def slots(self) -> int:
+        """How many slots were ever given."""
+        found = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'series'").fetchone()
+        return int(found[0]) + 1 if found else 0
+
     def entries(self) -> Iterator[Entry]:
-        """Replay in order. A row that cannot be read is reported, left in place and passed over."""
-        seqs = [row[0] for row in self.db.execute("SELECT seq FROM journal ORDER BY seq")]
+        """Replay in order what is not sealed. A row that cannot be read is reported, left in place and passed over."""
+        seqs = [
+            row[0] for row in self.db.execute("SELECT seq FROM journal WHERE seq > ? ORDER BY seq", (self.sealed_seq,))
+        ]
         for seq in seqs:
             try:
                 kind, crc, body = self.db.execute("SELECT kind, crc, body FROM journal WHERE seq=?", (seq,)).fetchone()
@@ -118,79 +138,87 @@ class Journal:
             except msgspec.DecodeError as error:
                 _log.error("batch ids unreadable, passed over", file=str(self.path), reason=str(error))
 
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing; raises sqlite3.Error."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.db
+            self.db.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+
     def commit(
         self, record: Record, *, at_ms: int, new_series: Sequence[tuple[int, bytes]], batch_ids: Sequence[str]
     ) -> int:
         """Write one commit in one transaction; its sequence number. Raises sqlite3.Error, then nothing is kept."""
         body = encode(record)
-        db, seq = self.db, self._next_seq
-        try:
-            db.execute("BEGIN IMMEDIATE")
+        seq = self._next_seq
+        with self._transaction() as db:
             if new_series:
                 db.executemany("INSERT INTO series (slot, identity) VALUES (?, ?)", new_series)
             db.execute("INSERT INTO journal VALUES (?, ?, 'data', ?, ?)", (seq, at_ms, zlib.crc32(body), body))
             if batch_ids:
                 db.execute("INSERT INTO batch_id VALUES (?, ?, ?)", (seq, at_ms, _encode(list(batch_ids))))
-            db.execute("COMMIT")
-        except BaseException:
-            self._rollback()
-            raise
         self._next_seq = seq + 1
         return seq
 
-    def forget(self, *, service: str, environment: str, slots: Sequence[int], at_ms: int) -> None:
-        """Record that everything selected so far is gone, and remove its series. Slots are never used again."""
-        body = _encode((service, environment))
-        try:
-            self.db.execute("BEGIN IMMEDIATE")
-            self.db.executemany("DELETE FROM series WHERE slot=?", [(slot,) for slot in slots])
-            self.db.execute(
-                "INSERT INTO journal VALUES (?, ?, 'forget', ?, ?)", (self._next_seq, at_ms, zlib.crc32(body), body)
-            )
-            self.db.execute("COMMIT")
-        except BaseException:
-            self._rollback()
-            raise
-        self._next_seq += 1
+    def forget(self, *, service: str, environment: str, slots: Sequence[int], at_ms: int) -> int:
+        """Record that everything selected so far is gone, and remove its series. Slots are never used again. Returns
+        the number under which ``forgotten`` is told that segments no longer hold it."""
+        body, seq = _encode((service, environment)), self._next_seq
+        with self._transaction() as db:
+            db.executemany("DELETE FROM series WHERE slot=?", [(slot,) for slot in slots])
+            db.execute("INSERT INTO journal VALUES (?, ?, 'forget', ?, ?)", (seq, at_ms, zlib.crc32(body), body))
+            db.execute("INSERT INTO forgetting VALUES (?, ?)", (seq, body))
+        self._next_seq = seq + 1
+        return seq
 
-    def trim(self, *, seq_max: int, ids_before_ms: int) -> int:
-        """Delete rows up to ``seq_max`` and batch ids older than the memory; the bytes of the rows."""
-        try:
-            self.db.execute("BEGIN IMMEDIATE")
-            (held,) = self.db.execute(
-                "SELECT coalesce(sum(length(body)), 0) FROM journal WHERE seq <= ? AND kind = 'data'", (seq_max,)
-            ).fetchone()
-            # Damaged rows stay for a person to look at; a forget row goes with the data before it.
-            kept = json.dumps(self.damaged)
-            self.db.execute(
-                "DELETE FROM journal WHERE seq <= ? AND seq NOT IN (SELECT value FROM json_each(?))", (seq_max, kept)
+    def forgetting(self) -> list[tuple[int, str, str]]:
+        """What segments may still hold although it was forgotten: number, service, environment."""
+        rows = self.db.execute("SELECT seq, body FROM forgetting ORDER BY seq")
+        return [(seq, *_decode_selector(body)) for seq, body in rows]
+
+    def forgotten(self, seq: int) -> None:
+        """Segments no longer hold it."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM forgetting WHERE seq=?", (seq,))
+
+    def seal(self, *, seq_max: int, generation: int) -> None:
+        """Everything up to ``seq_max`` is in segments, durably: from now on it is theirs."""
+        with self._transaction() as db:
+            db.execute("UPDATE progress SET value=? WHERE name='sealed_seq'", (seq_max,))
+            db.execute("UPDATE progress SET value=? WHERE name='sealed_generation'", (generation,))
+        self.sealed_seq, self.sealed_generation = seq_max, generation
+
+    def trim(self) -> bool:
+        """Delete some of the rows that are sealed; whether there are more. Damaged rows stay for people to look at."""
+        kept = json.dumps(self.damaged)
+        with self._transaction() as db:
+            db.execute(
+                "DELETE FROM journal WHERE seq IN (SELECT seq FROM journal WHERE seq <= ?"
+                " AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?)",
+                (self.sealed_seq, kept, TRIM_ROWS),
             )
-            self.db.execute("DELETE FROM batch_id WHERE at_ms < ?", (ids_before_ms,))
-            self.db.execute("COMMIT")
-        except BaseException:
-            self._rollback()
-            raise
-        return int(held)
+            (gone,) = db.execute("SELECT changes()").fetchone()
+        return int(gone) == TRIM_ROWS
+
+    def drop_batch_ids(self, *, before_ms: int) -> None:
+        """Delete batch ids older than the memory."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM batch_id WHERE at_ms < ?", (before_ms,))
+
+    def add_series(self, series: Sequence[tuple[int, bytes]]) -> None:
+        """Put series back at their slots, as segments tell them. Those known already stay."""
+        with self._transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO series (slot, identity) VALUES (?, ?)", series)
 
     def drop_series(self, slots: Sequence[int]) -> None:
         """Remove series of which nothing is held any more. Slots are never used again."""
-        if not slots:
-            return
-        try:
-            self.db.execute("BEGIN IMMEDIATE")
-            self.db.executemany("DELETE FROM series WHERE slot=?", [(slot,) for slot in slots])
-            self.db.execute("COMMIT")
-        except BaseException:
-            self._rollback()
-            raise
-
-    def share_beyond(self, budget_nbytes: int) -> float:
-        """Which part of the file must go for it to fit the budget; freed pages, which are used again, do not count."""
-        size, pages, free = (
-            self.db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
-        )
-        live_nbytes = size * (pages - free)
-        return float(max(0.0, 1.0 - budget_nbytes / live_nbytes))
+        if slots:
+            with self._transaction() as db:
+                db.executemany("DELETE FROM series WHERE slot=?", [(slot,) for slot in slots])
 
     def _rollback(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The embedded TelemetryStore: journal and head behind the port."""
+"""The embedded TelemetryStore: journal, head and segments behind the port."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -16,15 +18,29 @@ import structlog
 from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
+from vantage.core.timerange import TimeRange
+from vantage.storage.edges import PARENT_REACH_MS, edges_of
 from vantage.storage.embedded.batch_ids import BatchIds
-from vantage.storage.embedded.blocks import SpanBlock
 from vantage.storage.embedded.catalogue import Catalogue
-from vantage.storage.embedded.expire import expired_up_to
-from vantage.storage.embedded.head import Head, HeadSource
+from vantage.storage.embedded.counting import part_counts, recount
+from vantage.storage.embedded.head import Head
 from vantage.storage.embedded.journal import Journal
+from vantage.storage.embedded.letting_go import LettingGo
 from vantage.storage.embedded.lock import FolderLock
+from vantage.storage.embedded.part_index import PartIndexes
+from vantage.storage.embedded.pool import Pool
+from vantage.storage.embedded.reading import Damage, StoreSource
+from vantage.storage.embedded.seal import histograms
+from vantage.storage.embedded.search import latest_traces
+from vantage.storage.embedded.segment import Segment
+from vantage.storage.embedded.shelf import Shelf
+from vantage.storage.embedded.upkeep import GENERATION_NBYTES_MAX, GENERATION_SAMPLES_MAX, Upkeep
+from vantage.storage.embedded.usage import file_nbytes, usage_rows
+from vantage.storage.embedded.view import View, Views
+from vantage.storage.embedded.weeks import week_range
 from vantage.storage.embedded.writer import Writer
 from vantage.storage.ports import (
+    Edge,
     LinkedSample,
     Reclaimed,
     RetentionPolicy,
@@ -34,8 +50,8 @@ from vantage.storage.ports import (
     Trace,
     TraceFilter,
     TraceSummary,
+    Usage,
 )
-from vantage.storage.tracing import latest_traces, span_matches
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
 from vantage.vql.execute import Deadline, execute
@@ -43,6 +59,7 @@ from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 2
 QUERIES_WAITING_MAX: Final = 32
+SEARCH_TIMEOUT_S: Final = 30.0
 T = TypeVar("T")
 
 _log = structlog.get_logger("vantage.storage.embedded")
@@ -51,9 +68,9 @@ _log = structlog.get_logger("vantage.storage.embedded")
 class EmbeddedStore:
     """Keeps telemetry in ``folder``, which it locks: one process a folder.
 
-    ``queue_nbytes_max`` bounds what waits for a commit, ``head_nbytes_max`` what is held in memory (``expire`` drops
-    the oldest commits beyond it), ``series_max`` the catalogue (further series are kept as one, ``__other__``).
-    ``page_count_max`` is SQLite's limit on the file, for tests of a full disk.
+    ``queue_nbytes_max`` bounds what waits for a commit, ``head_nbytes_max`` what is committed and not sealed yet:
+    beyond either ``write`` is busy. ``series_max`` bounds the catalogue (further series are kept as one,
+    ``__other__``). ``page_count_max`` is SQLite's limit on the journal, for tests of a full disk.
     """
 
     def __init__(
@@ -66,6 +83,7 @@ class EmbeddedStore:
         queue_nbytes_max: int = 64 << 20,
         head_nbytes_max: int = 1 << 30,
         series_max: int = 200_000,
+        generation_samples_max: int = GENERATION_SAMPLES_MAX,
         page_count_max: int | None = None,
     ) -> None:
         self.folder = folder
@@ -75,9 +93,29 @@ class EmbeddedStore:
         self._head_nbytes_max = head_nbytes_max
         self._catalogue = Catalogue(series_max=series_max)
         self._head = Head()
+        self._views = Views(self._head)
+        self._pool = Pool()
+        self._indexes = PartIndexes()
         self._ids = BatchIds()
+        self._damage = Damage(self._put_aside)
         self._journal = Journal(folder / "journal.db", synchronous=synchronous, page_count_max=page_count_max)
-        self._writer = Writer(self._journal, self._catalogue, self._head, telemetry, clock)
+        self._shelf = Shelf(folder, self._views, self._pool, self._indexes)
+        self._writer = Writer(self._journal, self._catalogue, self._head, telemetry, clock, self._committed)
+        self._upkeep = Upkeep(
+            self._shelf,
+            self._journal,
+            self._writer,
+            self._catalogue,
+            self._head,
+            clock,
+            self._expired,
+            generation_samples_max=generation_samples_max,
+            generation_nbytes_max=min(GENERATION_NBYTES_MAX, max(1, head_nbytes_max // 4)),
+        )
+        self._letting_go = LettingGo(
+            self._shelf, self._journal, self._writer, self._catalogue, self._head, self._upkeep.retention
+        )
+        self._forgetting = False
         self._in_flight: dict[str, asyncio.Future[None]] = {}
         self._queued_nbytes = 0
         self._open = False
@@ -85,27 +123,89 @@ class EmbeddedStore:
         self._threads: ThreadPoolExecutor | None = None
         self._queries = 0
 
+    # --- opening and closing ---
+
     async def __aenter__(self) -> Self:
-        """Lock the folder, replay the journal. Raises DataFolderInUse, FormatTooNew, StartupError."""
+        """Lock the folder, look at the segments, replay the journal. Raises DataFolderInUse, FormatTooNew,
+        StartupError."""
         self._lock.take()
         try:
             await self._writer.start(self._replay)
         except BaseException:
+            self._pool.close()
             self._lock.release()
             raise
         self._threads = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="vantage-query")
+        self._upkeep.start()
         self._open = True
         self._watch()
+        if self._forgetting:
+            await self._on_upkeep(self._letting_go.finish_forgetting)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
+        await asyncio.to_thread(self._upkeep.stop)
         await self._writer.stop()
         if self._threads is not None:
             await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        self._pool.close()
         self._lock.release()
+
+    def _replay(self) -> None:
+        """Runs on the writer thread, before anything else can touch catalogue and head."""
+        started = time.perf_counter()
+        journal = self._journal
+        highest = self._load_segments()
+        for slot, identity in journal.series():
+            try:
+                self._catalogue.load(slot, identity)
+            except ValueError as error:
+                _log.error("series unreadable, passed over", slot=slot, reason=str(error))
+        # A slot without a series was forgotten, and so were its samples.
+        self._catalogue.reach(journal.slots)
+        self._upkeep.begin(generation=max(journal.sealed_generation, highest), last_seq=journal.sealed_seq)
+        for entry in journal.entries():
+            if entry.forgets is not None:
+                self._letting_go.drop_unsealed(*entry.forgets, [])
+            elif entry.record is not None:
+                self._head.append(entry.record)
+            self._upkeep.committed(entry.seq)
+        gone = ~self._catalogue.present()
+        if gone.any():
+            self._letting_go.drop_unsealed("", "", np.flatnonzero(gone).tolist())
+        with self._views.pinned() as seen:
+            recount(self._catalogue, part_counts(self._shelf), seen)
+        for at_ms, ids in journal.batch_ids(self._clock.now_ms() - BATCH_ID_MEMORY_MS):
+            for batch_id in ids:
+                self._ids.add(batch_id, at_ms)
+        self._forgetting = self._letting_go.hide_forgotten()
+        _log.info(
+            "store opened",
+            samples=self._head.sample_count,
+            spans=self._head.span_count,
+            segments=len(self._views.now.samples) + len(self._views.now.rollups),
+            series=len(self._catalogue),
+            damaged_rows=len(journal.damaged),
+            took_s=round(time.perf_counter() - started, 3),
+        )
+
+    def _load_segments(self) -> int:
+        """The highest generation in segments. A journal made anew beside segments takes them over: whoever lost the
+        one shall not lose the others."""
+        journal = self._journal
+        segments = self._shelf.load(generation_max=None if journal.new else journal.sealed_generation)
+        self._shelf.publish(*segments)
+        highest = max((part.generation for segment in segments for part in segment.parts), default=0)
+        if journal.new and segments:
+            found = {slot: one for segment in segments for slot, one in self._shelf.identities(segment)}
+            journal.add_series(sorted(found.items()))
+            journal.seal(seq_max=journal.sealed_seq, generation=highest)
+        return highest
+
+    # --- writing ---
 
     async def write(self, batch: Batch) -> bool:
         if not self._open:
@@ -123,6 +223,8 @@ class EmbeddedStore:
         nbytes = batch.nbytes
         if self._queued_nbytes + nbytes > self._queue_nbytes_max:
             raise BusyError("the queue of batches waiting to be committed is full")
+        if self.unsealed_nbytes > self._head_nbytes_max:
+            raise BusyError(self._upkeep.failing or "sealing has not caught up with what was sent", retry_after_s=5.0)
         self._queued_nbytes += nbytes
         done = self._writer.write(batch)
         if batch_id:
@@ -141,116 +243,108 @@ class EmbeddedStore:
                 self._ids.add(batch_id, self._clock.now_ms())
                 self._telemetry.batch_ids_evicted.inc(self._ids.evicted - before)
 
+    def _committed(self, seq: int) -> None:
+        self._upkeep.committed(seq)
+
+    async def seal(self) -> None:
+        """Seal everything committed so far, without waiting for the generation to fill. Raises StoreUnavailable."""
+        await self._writer.run(self._upkeep.close_generation)
+        await self._on_upkeep(self._upkeep.seal_waiting)
+        if self._views.now.sealing:
+            raise StoreUnavailable(self._upkeep.failing or "segments are being copied: try again later")
+
+    # --- reading ---
+
     async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         deadline = Deadline(deadline_s)
-        return await self._in_thread(lambda: execute(query, self._source(), deadline))
+
+        def run() -> Table:
+            with self._source(deadline) as source:
+                return execute(query, source, deadline)
+
+        return await self._in_thread(run)
 
     async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         known = self._catalogue
-        return [
-            SeriesInfo(one, int(known.samples[slot]), int(known.first_ms[slot]), int(known.last_ms[slot]))
-            for slot, one in enumerate(list(known.series))
-            if one is not None
-            and slot < len(known.samples)
-            and known.samples[slot]
-            and (not service or one.service == service)
-            and (not metric or one.metric == metric)
-        ]
+
+        def run() -> list[SeriesInfo]:
+            return [
+                SeriesInfo(one, int(known.samples[slot]), int(known.first_ms[slot]), int(known.last_ms[slot]))
+                for slot in known.named(service_name=service, metric_name=metric)
+                if (one := known.series[slot]) is not None and known.held(slot)
+            ]
+
+        return await self._in_thread(run)
 
     async def services_with_spans(self) -> Sequence[ServiceSpans]:
-        return await self._in_thread(lambda: _services_with_spans(self._head.spans))
+        return await self._in_thread(self._services_with_spans)
+
+    def _services_with_spans(self) -> list[ServiceSpans]:
+        found: dict[tuple[str, str, str, str], tuple[int, int, int]] = {}
+        with self._source(Deadline(SEARCH_TIMEOUT_S)) as source:
+            for counted in source.service_counts():
+                for key, (count, first_ms, last_ms) in counted.items():
+                    held = found.get(key, (0, first_ms, last_ms))
+                    found[key] = (held[0] + count, min(held[1], first_ms), max(held[2], last_ms))
+        return [ServiceSpans(*key, *held) for key, held in found.items()]
 
     async def trace(self, trace_id: str) -> Trace:
-        spans = self._head.traces({trace_id}).get(trace_id, [])
-        spans.sort(key=lambda span: (span.start_ns, span.span_id))
-        series = self._catalogue.series
-        samples = [
-            LinkedSample(one, time_ms, value, trace_id, span_id)
-            for slot, time_ms, value, span_id in self._head.trace_links(trace_id)
-            if (one := series[slot]) is not None
-        ]
-        return Trace(trace_id, tuple(spans), tuple(sorted(samples, key=lambda sample: sample.time_ms)))
+        def run() -> Trace:
+            with self._source(Deadline(SEARCH_TIMEOUT_S)) as source:
+                table = source.spans_of([trace_id])
+                spans = table.spans(np.lexsort((table.span_id, table.start_ns)))
+                samples = [
+                    LinkedSample(one, time_ms, value, trace_id, span_id)
+                    for one, time_ms, value, span_id in source.links_of(trace_id)
+                ]
+            return Trace(trace_id, tuple(spans), tuple(sorted(samples, key=lambda sample: sample.time_ms)))
+
+        return await self._in_thread(run)
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
-        return await self._in_thread(lambda: self._traces(wanted))
+        def run() -> list[TraceSummary]:
+            with self._source(Deadline(SEARCH_TIMEOUT_S)) as source:
+                return latest_traces(source, wanted)
 
-    def _traces(self, wanted: TraceFilter) -> list[TraceSummary]:
-        matches = span_matches(wanted)
-        found = {
-            span.trace_id: None for spans in self._head.span_lists(wanted.time_range) for span in spans if matches(span)
-        }
-        return latest_traces(self._head.traces(found.keys()), wanted)
+        return await self._in_thread(run)
 
-    async def expire(self, policy: RetentionPolicy) -> Reclaimed:
-        result: Reclaimed = await self._writer.run(lambda: self._expire(policy))
-        self._telemetry.store_expired.inc(result.samples)
-        self._telemetry.store_expired_spans.inc(result.spans)
-        return result
+    async def edges(self, time_range: TimeRange) -> Sequence[Edge]:
+        def run() -> Sequence[Edge]:
+            wider = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
+            with self._source(Deadline(SEARCH_TIMEOUT_S)) as source:
+                return edges_of(source.spans(wider), time_range)
 
-    def _expire(self, policy: RetentionPolicy) -> Reclaimed:
-        now_ms = self._clock.now_ms()
-        cut = expired_up_to(
-            self._head.ledger(),
-            oldest_ms=None if policy.days is None else now_ms - policy.days * 86_400_000,
-            head_excess=self._head.nbytes - self._head_nbytes_max,
-            disk_share=0.0 if policy.budget_bytes is None else self._journal.share_beyond(policy.budget_bytes),
-        )
-        before = (self._head.sample_count, self._head.span_count)
-        nbytes = self._journal.trim(seq_max=cut, ids_before_ms=now_ms - BATCH_ID_MEMORY_MS)
-        if not cut:
-            return Reclaimed()
-        self._head.drop_commits(cut)
-        self._recount()
-        empty = [slot for slot, one in enumerate(self._catalogue.series) if one and not self._catalogue.samples[slot]]
-        self._journal.drop_series(empty)
-        self._catalogue.drop(empty)
-        gone = before[0] - self._head.sample_count, before[1] - self._head.span_count
-        return Reclaimed(*gone, len(empty), nbytes)
+        return await self._in_thread(run)
 
-    async def forget(self, selector: Selector) -> Reclaimed:
-        if not selector.service and not selector.environment:
-            raise ValueError("forgetting everything is not offered: name a service or an environment")
-        result: Reclaimed = await self._writer.run(lambda: self._forget(selector))
-        return result
+    async def usage(self) -> Usage:
+        def run() -> Usage:
+            with self._views.pinned() as seen:
+                return Usage(
+                    tuple(usage_rows(seen.view, self._catalogue.columns, self._pool)),
+                    file_nbytes(self.folder, seen.view),
+                    self.unsealed_nbytes,
+                    _raw_since_ms(seen.view),
+                    tuple(self._shelf.quarantined),
+                )
 
-    def _forget(self, selector: Selector) -> Reclaimed:
-        slots = self._catalogue.matching(service=selector.service, environment=selector.environment)
-        self._journal.forget(
-            service=selector.service, environment=selector.environment, slots=slots, at_ms=self._clock.now_ms()
-        )
-        before = (self._head.sample_count, self._head.span_count, self._head.nbytes)
-        self._apply_forget(selector.service, selector.environment, slots)
-        after = (self._head.sample_count, self._head.span_count, self._head.nbytes)
-        return Reclaimed(before[0] - after[0], before[1] - after[1], len(slots), before[2] - after[2])
+        return await self._in_thread(run)
 
-    def _apply_forget(self, service: str, environment: str, slots: list[int]) -> None:
-        dropped = np.zeros(len(self._catalogue.series), np.bool_)
-        dropped[slots] = True
-        self._head.drop(
-            dropped,
-            lambda span: service in ("", span.service_name) and environment in ("", span.environment),
-        )
-        self._catalogue.drop(slots)
+    async def raw_since_ms(self) -> int:
+        return _raw_since_ms(self._views.now)
 
-    async def ping(self) -> None:
-        if not self._open:
-            raise StoreUnavailable("the store is closed")
-        if self._writer.failing:
-            raise StoreUnavailable(self._writer.failing)
-
-    @property
-    def damaged_rows(self) -> int:
-        """Journal rows that could not be read at start."""
-        return len(self._journal.damaged)
-
-    @property
-    def queued_nbytes(self) -> int:
-        """Bytes of batches waiting to be committed."""
-        return self._queued_nbytes
-
-    def _source(self) -> HeadSource:
-        blocks = self._head.samples, self._head.spans  # before the series: every slot of a block is then known
-        return HeadSource(list(self._catalogue.series), *blocks)
+    @contextmanager
+    def _source(self, deadline: Deadline) -> Iterator[StoreSource]:
+        """Everything as it is now, for one query in one thread."""
+        with self._views.pinned() as seen:
+            yield StoreSource(
+                seen,
+                self._catalogue.columns,
+                histograms=histograms(self._catalogue),
+                pool=self._pool,
+                indexes=self._indexes,
+                damage=self._damage,
+                tick=deadline.check,
+            )
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if not self._open or self._threads is None:
@@ -263,72 +357,88 @@ class EmbeddedStore:
         finally:
             self._queries -= 1
 
-    def _replay(self) -> None:
-        """Runs on the writer thread, before anything else can touch catalogue and head."""
-        started = time.perf_counter()
-        for slot, identity in self._journal.series():
-            try:
-                self._catalogue.load(slot, identity)
-            except ValueError as error:
-                _log.error("series unreadable, passed over", slot=slot, reason=str(error))
-        # A slot without a series was forgotten, and so were its samples.
-        size = (max((row for row in self._slots_used()), default=-1)) + 1
-        self._catalogue.series.extend([None] * (size - len(self._catalogue.series)))
-        self._catalogue.add([])
-        for entry in self._journal.entries():
-            if entry.forgets is not None:
-                service, environment = entry.forgets
-                self._apply_forget(service, environment, [])
-            elif entry.record is not None:
-                self._head.append(entry.seq, entry.record)
-        gone = np.fromiter((one is None for one in self._catalogue.series), np.bool_, len(self._catalogue.series))
-        if gone.any():
-            self._head.drop(gone, lambda _: False)
-        self._recount()
-        for at_ms, ids in self._journal.batch_ids(self._clock.now_ms() - BATCH_ID_MEMORY_MS):
-            for batch_id in ids:
-                self._ids.add(batch_id, at_ms)
-        _log.info(
-            "journal replayed",
-            samples=self._head.sample_count,
-            spans=self._head.span_count,
-            series=len(self._catalogue),
-            damaged_rows=len(self._journal.damaged),
-            took_s=round(time.perf_counter() - started, 3),
-        )
+    # --- letting go ---
 
-    def _slots_used(self) -> Iterator[int]:
-        for (highest,) in self._journal.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'series'"):
-            yield int(highest)
+    async def expire(self, policy: RetentionPolicy) -> Reclaimed:
+        result = await self._on_upkeep(lambda: self._letting_go.expire(policy, self._clock.now_ms()))
+        self._expired(result.samples, result.spans)
+        return result
 
-    def _recount(self) -> None:
-        self._catalogue.reset_counts()
-        for block in self._head.samples:
-            self._catalogue.count(block.slot, block.time_ms)
+    def _expired(self, samples: int, spans: int) -> None:
+        self._telemetry.store_expired.inc(samples)
+        self._telemetry.store_expired_spans.inc(spans)
+
+    async def forget(self, selector: Selector) -> Reclaimed:
+        if not selector.service and not selector.environment:
+            raise ValueError("forgetting everything is not offered: name a service or an environment")
+        service, environment = selector.service, selector.environment
+        return await self._on_upkeep(lambda: self._letting_go.forget(service, environment, self._clock.now_ms()))
+
+    def _put_aside(self, segment: Segment, reason: str) -> None:
+        """A query met a file that is damaged: nobody reads it from now on. Any thread."""
+        self._views.publish(lambda view: view.with_segments(replace(segment, parts=())))
+        self._upkeep.run(lambda: self._shelf.put_aside(segment.path, reason) if segment.path.exists() else None)
+
+    async def _on_upkeep(self, job: Callable[[], T]) -> T:
+        if not self._open:
+            raise StoreUnavailable("the store is closed")
+        return await asyncio.wrap_future(self._upkeep.run(job))
+
+    # --- how it is ---
+
+    async def ping(self) -> None:
+        if not self._open:
+            raise StoreUnavailable("the store is closed")
+        if self._writer.failing:
+            raise StoreUnavailable(self._writer.failing)
+
+    @property
+    def damaged_rows(self) -> int:
+        """Rows of journal and segments that could not be read."""
+        return len(self._journal.damaged) + self._damage.rows
+
+    @property
+    def queued_nbytes(self) -> int:
+        """Bytes of batches waiting to be committed."""
+        return self._queued_nbytes
+
+    @property
+    def unsealed_nbytes(self) -> int:
+        """Memory of what is committed and not sealed, by estimate."""
+        return self._head.nbytes + sum(generation.nbytes for generation in self._views.now.sealing)
 
     def _watch(self) -> None:
         watch = self._telemetry.watch
-        watch("vantage_store_series", "Series in the catalogue.", lambda: len(self._catalogue))
-        watch(
-            "vantage_store_series_folded",
-            "Series beyond series_max, kept as __other__ (counted up to 100000).",
-            lambda: len(self._catalogue.folded),
-        )
-        watch("vantage_store_head_samples", "Samples in the head.", lambda: self._head.sample_count)
-        watch("vantage_store_head_spans", "Spans in the head.", lambda: self._head.span_count)
-        watch("vantage_store_head_bytes", "Memory of the head, estimated.", lambda: self._head.nbytes)
-        watch("vantage_store_queued_bytes", "Batches waiting to be committed.", lambda: self._queued_nbytes)
-        watch("vantage_store_damaged_rows", "Journal rows that could not be read.", lambda: self.damaged_rows)
-        watch("vantage_store_journal_bytes", "Size of the journal and its log.", self._journal_nbytes)
+        views, head = self._views, self._head
+        for name, text, read in (
+            ("series", "Series in the catalogue.", lambda: len(self._catalogue)),
+            (
+                "series_folded",
+                "Series beyond series_max, kept as __other__ (counted up to 100000).",
+                lambda: len(self._catalogue.folded),
+            ),
+            ("head_samples", "Samples in the head.", lambda: head.sample_count),
+            ("head_spans", "Spans in the head.", lambda: head.span_count),
+            ("head_bytes", "Memory of what is not sealed, estimated.", lambda: self.unsealed_nbytes),
+            ("generations_waiting", "Generations waiting to be sealed.", lambda: len(views.now.sealing)),
+            ("queued_bytes", "Batches waiting to be committed.", lambda: self._queued_nbytes),
+            ("damaged_rows", "Rows that could not be read.", lambda: self.damaged_rows),
+            (
+                "damaged_segments",
+                "Segment files that could not be read and were put aside.",
+                lambda: len(self._shelf.quarantined),
+            ),
+            ("journal_bytes", "Size of the journal and its log.", lambda: self._file_nbytes("journal")),
+            ("samples_bytes", "Size of the segments of samples and spans.", lambda: self._file_nbytes("samples")),
+            ("rollups_bytes", "Size of the segments of rollups.", lambda: self._file_nbytes("rollups")),
+        ):
+            watch(f"vantage_store_{name}", text, read)
 
-    def _journal_nbytes(self) -> float:
-        return float(sum(path.stat().st_size for path in self.folder.glob("journal.db*")))
+    def _file_nbytes(self, kind: str) -> int:
+        return file_nbytes(self.folder, self._views.now)[kind]
 
 
-def _services_with_spans(blocks: tuple[SpanBlock, ...]) -> list[ServiceSpans]:
-    found: dict[tuple[str, str, str, str], tuple[int, int, int]] = {}
-    for block in blocks:
-        for key, (count, first_ms, last_ms) in block.services.items():
-            held = found.get(key, (0, first_ms, last_ms))
-            found[key] = (held[0] + count, min(held[1], first_ms), max(held[2], last_ms))
-    return [ServiceSpans(*key, *held) for key, held in found.items()]
+def _raw_since_ms(view: View) -> int:
+    """Rollups of a week without samples: those have left."""
+    lost = [week for week, segment in view.rollups.items() if week not in view.samples and segment.parts]
+    return week_range(max(lost)).end_ms if lost else 0

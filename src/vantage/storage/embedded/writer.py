@@ -14,8 +14,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import structlog
@@ -37,6 +38,8 @@ WAL_NBYTES_MAX: Final = 256 << 20
 CHECKPOINT_EVERY_S: Final = 0.25
 COMMIT_BATCHES_MAX: Final = 512
 
+T = TypeVar("T")
+
 _log = structlog.get_logger("vantage.storage.writer")
 
 
@@ -49,13 +52,25 @@ class _Write:
 @dataclass(slots=True)
 class _Job:
     run: Callable[[], Any]
-    done: asyncio.Future[Any]
+    done: asyncio.Future[Any] | None  # None: nobody waits
 
 
 class Writer:
-    """Owns the journal; changes catalogue and head. ``write`` and ``run`` are called on the event loop."""
+    """Owns the journal; changes catalogue and head. ``write`` and ``run`` are called on the event loop.
 
-    def __init__(self, journal: Journal, catalogue: Catalogue, head: Head, telemetry: Telemetry, clock: Clock) -> None:
+    ``committed`` is called on the writer thread after each commit that is visible, with its number.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        catalogue: Catalogue,
+        head: Head,
+        telemetry: Telemetry,
+        clock: Clock,
+        committed: Callable[[int], None],
+    ) -> None:
+        self._committed = committed
         self._journal = journal
         self._catalogue = catalogue
         self._head = head
@@ -91,6 +106,20 @@ class Writer:
         done: asyncio.Future[Any] = self._loop.create_future()
         self._queue.put(_Job(job, done))
         return done
+
+    def call(self, job: Callable[[], T]) -> T:
+        """Run something between two commits and wait for it; from any thread but the writer's and the loop's. Raises
+        what it raises."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(job())
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+                done.set_exception(error)
+
+        self._queue.put(_Job(run, None))
+        return done.result()
 
     async def stop(self) -> None:
         """Finish what is queued, copy the log into the file, end the threads."""
@@ -171,7 +200,8 @@ class Writer:
             return
         self._catalogue.add(list(fresh.values()))
         self._catalogue.count(record.slot, record.time_ms)
-        self._head.append(seq, record)
+        self._head.append(record)
+        self._committed(seq)
         self.failing = ""
         self._wake([(entry.done, None, None) for entry in taken])
         self._telemetry.write_duration.observe(time.perf_counter() - started)
@@ -211,7 +241,7 @@ class Writer:
             )
             self._wake([(taken[0].done, None, wrapped)])
 
-    def _wake(self, results: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    def _wake(self, results: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]]) -> None:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_settle, results)
@@ -235,7 +265,7 @@ class Writer:
                 if size > WAL_NBYTES_MAX:
                     # Commits kept coming while this thread copied. The writer copies the little that is left, and the
                     # next commit begins the log from its start.
-                    self._queue.put(_Job(lambda: self._passive_checkpoint(self._journal.db), _nobody(self._loop)))
+                    self._queue.put(_Job(lambda: self._passive_checkpoint(self._journal.db), None))
             except sqlite3.Error as error:
                 _log.warning("checkpoint failed", reason=str(error))
         if db is not None:
@@ -249,14 +279,9 @@ class Writer:
             _log.warning("checkpoint failed", reason=str(error))
 
 
-def _nobody(loop: asyncio.AbstractEventLoop | None) -> asyncio.Future[Any]:
-    assert loop is not None
-    return asyncio.Future(loop=loop)
-
-
-def _settle(results: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+def _settle(results: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]]) -> None:
     for future, result, error in results:
-        if future.cancelled():
+        if future is None or future.cancelled():
             continue
         if error is not None:
             future.set_exception(error)

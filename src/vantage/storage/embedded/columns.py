@@ -1,0 +1,283 @@
+"""Columns as bytes: whole numbers and floats, without loss.
+
+Every column is one zstd frame (RFC 8878) around what is described at its function; ``docs/storage.md`` tells the same
+to whoever reads the files without Vantage. All numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from vantage.core.batch import F64, I64
+
+U64 = NDArray[np.uint64]
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+
+LEVEL: Final = 3
+PACKED_NBYTES_MAX: Final = 64 << 20  # no column of a sound file unpacks to more
+DIGITS_MAX: Final = 9
+RAW: Final = 255  # in place of a number of digits: the floats as they are
+_EXACT: Final = float(1 << 53)
+_INTS: Final = struct.Struct("<BIQ")  # width in bytes, count, smallest value (two's complement)
+_STEPPED: Final = 16  # added to a run's number of digits: steps are kept, not distances from the smallest
+_POWERS: Final = 10.0 ** np.arange(DIGITS_MAX + 1)
+_WIDTH_BYTES: Final = frozenset((0, 1, 2, 4, 8))
+_WIDTHS: Final = {0: np.uint8, 1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+class Packer:
+    """zstd's contexts, which are dear to make and belong to one thread at a time."""
+
+    def __init__(self) -> None:
+        self._compress = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False).compress
+        self._decompress = zstandard.ZstdDecompressor().decompress
+
+    def pack(self, plain: bytes) -> bytes:
+        return self._compress(plain)
+
+    def unpack(self, packed: bytes) -> bytes:
+        """Raises ValueError for anything that is no frame, or a far too large one."""
+        try:
+            size = zstandard.frame_content_size(packed)
+            if not 0 <= size <= PACKED_NBYTES_MAX:
+                raise ValueError("a column of an impossible size")
+            plain: bytes = self._decompress(packed)
+        except zstandard.ZstdError as error:
+            raise ValueError(f"a column that cannot be unpacked: {error}") from error
+        return plain
+
+    def pack_ints(self, values: Array) -> bytes:
+        """int64 values as unsigned distances from the smallest, in the fewest of 1, 2, 4 or 8 bytes that hold them
+        (0: all are the smallest), bytes of equal weight together."""
+        return self.pack(_plain_ints(values))
+
+    def unpack_ints(self, packed: bytes, rows: I64 | None = None) -> I64:
+        """All of them, or some rows. Raises ValueError."""
+        found, rest = _read_ints(self.unpack(packed), rows)
+        if rest:
+            raise ValueError("bytes are left behind a column")
+        return found
+
+    def pack_floats(self, values: F64, counts: I64) -> bytes:
+        """Floats that lie run by run (``counts`` rows each). A run whose every float is a decimal fraction of at most
+        9 digits is kept as whole numbers: the numerators, or (where that is shorter) the steps between them."""
+        return self.pack(_plain_floats(values, counts))
+
+    def unpack_floats(self, packed: bytes, counts: I64, wanted: Mask | None = None) -> F64:
+        """All of them, or those of the wanted runs. Raises ValueError."""
+        return _read_floats(self.unpack(packed), counts, wanted)
+
+
+def shuffled(values: Array) -> bytes:
+    """The bytes of fixed-width numbers, those of equal weight together."""
+    width = values.dtype.itemsize
+    return bytes(values.tobytes() if width == 1 else values.view(np.uint8).reshape(-1, width).T.tobytes())
+
+
+def unshuffled(data: bytes | memoryview, dtype: Any, count: int, rows: I64 | None = None) -> Array:
+    """The inverse of ``shuffled``, of all ``count`` numbers or of some rows."""
+    width = np.dtype(dtype).itemsize
+    if len(data) != count * width:
+        raise ValueError("a column of the wrong length")
+    planes = np.frombuffer(data, np.uint8).reshape(width, count)
+    if rows is not None:
+        planes = planes[:, rows]
+    found: Array = np.ascontiguousarray(planes.T).view(dtype)
+    return found.reshape(planes.shape[1])
+
+
+def _width_of(largest: int) -> int:
+    return next(
+        width for width, limit in ((0, 1), (1, 1 << 8), (2, 1 << 16), (4, 1 << 32), (8, 1 << 64)) if largest < limit
+    )
+
+
+def _plain_ints(values: Array) -> bytes:
+    whole = values.astype(np.int64, copy=False)
+    if not len(whole):
+        return _INTS.pack(0, 0, 0)
+    low = int(whole.min())
+    apart = whole.view(np.uint64) - np.uint64(low & (1 << 64) - 1)  # modulo 2**64: any two int64 have a distance
+    width = _width_of(int(apart.max()))
+    head = _INTS.pack(width, len(whole), low & (1 << 64) - 1)
+    return head + (shuffled(apart.astype(_WIDTHS[width])) if width else b"")
+
+
+def _read_ints(plain: bytes | memoryview, rows: I64 | None = None) -> tuple[I64, memoryview]:
+    view = memoryview(plain)
+    if len(view) < _INTS.size:
+        raise ValueError("a column that ends early")
+    width, count, low = _INTS.unpack_from(view)
+    if width not in _WIDTHS or count * 8 > PACKED_NBYTES_MAX:
+        raise ValueError("a column of no known width")
+    end = _INTS.size + width * count
+    if end > len(view) or (rows is not None and len(rows) and int(rows[-1]) >= count):
+        raise ValueError("a column that ends early")
+    if not width:
+        return np.full(count if rows is None else len(rows), np.uint64(low)).view(np.int64), view[end:]
+    apart = unshuffled(view[_INTS.size : end], _WIDTHS[width], count, rows).astype(np.uint64)
+    return (apart + np.uint64(low)).view(np.int64), view[end:]
+
+
+def zigzag(values: I64) -> U64:
+    """Small numbers of either sign as small unsigned ones: 0, -1, 1, -2 … as 0, 1, 2, 3 …"""
+    found: U64 = ((values << 1) ^ (values >> 63)).view(np.uint64)
+    return found
+
+
+def unzigzag(values: U64) -> I64:
+    found: I64 = (values >> np.uint64(1)).view(np.int64) ^ -(values & np.uint64(1)).view(np.int64)
+    return found
+
+
+def steps(values: I64, counts: I64) -> I64:
+    """The step from the row before. A run's first row has none: it repeats the next one's, so as not to stand out."""
+    found = np.zeros(len(values), np.int64)
+    np.subtract(values[1:], values[:-1], out=found[1:])
+    start = starts_of(counts)
+    found[start] = np.where(counts > 1, found[np.minimum(start + 1, len(values) - 1)], 0)
+    return found
+
+
+def summed(apart: I64, first: I64, counts: I64) -> I64:
+    """The inverse of ``steps``, from each run's first value."""
+    reached = np.cumsum(apart)
+    found: I64 = reached + np.repeat(first - reached[starts_of(counts)], counts)
+    return found
+
+
+def starts_of(counts: I64) -> I64:
+    """The first row of each run."""
+    found: I64 = np.cumsum(counts) - counts
+    return found
+
+
+def _digits(values: F64, counts: I64) -> NDArray[np.uint8]:
+    """For each run the fewest decimal digits that tell all its floats exactly, or RAW."""
+    found = np.full(len(counts), RAW, np.uint8)
+    left = np.arange(len(counts))
+    for digits in (DIGITS_MAX, *range(DIGITS_MAX)):
+        if not left.size:
+            break
+        scale = 10.0**digits
+        with np.errstate(over="ignore"):
+            whole = np.rint(values * scale) + 0.0  # -0.0 becomes 0.0, and is then not exact
+        small = np.abs(whole) < _EXACT
+        exact = small & ((whole / scale).view(np.int64) == values.view(np.int64))
+        at = starts_of(counts[left])
+        fits = np.logical_and.reduceat(exact, at)
+        found[left[fits]] = digits
+        # What 9 digits cannot tell, fewer cannot either; a numerator too large for a float proves nothing.
+        keep = ~np.logical_or.reduceat(small & ~exact, at) if digits == DIGITS_MAX else ~fits
+        if not keep.all():
+            values = values[np.repeat(keep, counts[left])]
+            left = left[keep]
+    return found
+
+
+def _bits(values: U64) -> I64:
+    """How many bits each number needs, nearly."""
+    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
+
+
+def _plain_floats(values: F64, counts: I64) -> bytes:
+    digits = _digits(values, counts) if len(values) else np.empty(0, np.uint8)
+    whole_run = digits != RAW
+    of_whole = np.repeat(whole_run, counts)
+    some = counts[whole_run]
+    scale = np.repeat(_POWERS[digits[whole_run]], some)
+    numerators = np.rint(values[of_whole] * scale).astype(np.int64)
+    start = starts_of(some)
+    if len(some):
+        lowest = np.minimum.reduceat(numerators, start)
+        apart = (numerators - np.repeat(lowest, some)).view(np.uint64)
+        step = zigzag(steps(numerators, some))
+        stepped = np.add.reduceat(_bits(step) - _bits(apart), start) < 0
+        first = np.where(stepped, numerators[start], lowest)
+        rest = np.where(np.repeat(stepped, some), step, apart)
+        width = np.array([_width_of(largest) for largest in np.maximum.reduceat(rest, start).tolist()], np.uint8)
+    else:
+        stepped, first, rest, width = np.empty(0, bool), numerators, numerators.view(np.uint64), np.empty(0, np.uint8)
+    modes = digits.copy()
+    modes[whole_run] += np.where(stepped, _STEPPED, 0).astype(np.uint8)
+    wide = np.repeat(width, some)
+    streams = [shuffled(rest[wide == one].astype(_WIDTHS[one])) for one in (1, 2, 4, 8)]
+    return b"".join(
+        (modes.tobytes(), width.tobytes(), _plain_ints(first), *streams, shuffled(values[~of_whole].view(np.uint64)))
+    )
+
+
+def _read_floats(plain: bytes, counts: I64, wanted: Mask | None) -> F64:
+    runs = len(counts)
+    view = memoryview(plain)
+    modes = np.frombuffer(view[:runs], np.uint8)
+    if len(modes) != runs or (counts < 1).any():
+        raise ValueError("a column that ends early")
+    decimal = modes != RAW
+    number = int(np.count_nonzero(decimal))
+    widths = np.frombuffer(view[runs : runs + number], np.uint8)
+    first, rest = _read_ints(view[runs + number :])
+    if len(first) != number or len(widths) != number or not _WIDTH_BYTES.issuperset(widths.tobytes()):
+        raise ValueError("runs of floats that do not fit together")
+    whole, rest = _read_numerators(rest, counts[decimal], widths, None if wanted is None else wanted[decimal])
+    raw_rows = None if wanted is None else np.flatnonzero(np.repeat(wanted[~decimal], counts[~decimal]))
+    raw = unshuffled(rest, np.uint64, int(counts[~decimal].sum()), raw_rows).view(np.float64)
+    if wanted is not None:
+        first, modes, counts, decimal = first[wanted[decimal]], modes[wanted], counts[wanted], decimal[wanted]
+    some, modes = counts[decimal], modes[decimal]
+    floats = _fractions(whole, first, some, modes)
+    if decimal.all():
+        return floats
+    values = np.empty(int(counts.sum()), np.float64)
+    of_decimals = np.repeat(decimal, counts)
+    values[of_decimals], values[~of_decimals] = floats, raw
+    return values
+
+
+def _read_numerators(
+    rest: memoryview, counts: I64, widths: NDArray[np.uint8], wanted: Mask | None
+) -> tuple[U64, memoryview]:
+    """What is added to each run's first number, one stream a width; and what comes after the streams."""
+    kept = counts if wanted is None else counts[wanted]
+    found = np.zeros(int(kept.sum()), np.uint64)
+    for width in (1, 2, 4, 8):
+        of_width = widths == width
+        size = int(counts[of_width].sum())
+        if not size:
+            continue
+        stream, rest = rest[: size * width], rest[size * width :]
+        rows = None if wanted is None else np.flatnonzero(np.repeat(wanted[of_width], counts[of_width]))
+        numbers = unshuffled(stream, _WIDTHS[width], size, rows)
+        if len(numbers) == len(found):
+            return numbers.astype(np.uint64), _skipped(rest, counts, widths, width)
+        found[np.repeat(of_width if wanted is None else of_width[wanted], kept)] = numbers
+    return found, rest
+
+
+def _skipped(rest: memoryview, counts: I64, widths: NDArray[np.uint8], after: int) -> memoryview:
+    return rest[int((counts * widths)[widths > after].sum()) :]
+
+
+def _fractions(whole: U64, first: I64, counts: I64, modes: NDArray[np.uint8]) -> F64:
+    """Floats of numerators, or of the steps between them, and their numbers of digits."""
+    stepped, digits = modes & _STEPPED, modes & (_STEPPED - 1)
+    if (digits > DIGITS_MAX).any():
+        raise ValueError("runs of floats that do not fit together")
+    if not len(counts):
+        return np.empty(0, np.float64)
+    if stepped.all():
+        numerators = summed(unzigzag(whole), first, counts)
+    else:
+        numerators = np.repeat(first, counts) + whole.view(np.int64)
+        if stepped.any():
+            of_steps = np.repeat(stepped > 0, counts)
+            numerators = np.where(of_steps, summed(np.where(of_steps, unzigzag(whole), 0), first, counts), numerators)
+    same = bool((digits == digits[0]).all())
+    found: F64 = numerators / (_POWERS[digits[0]] if same else np.repeat(_POWERS[digits], counts))
+    return found

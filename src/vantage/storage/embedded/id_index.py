@@ -1,0 +1,65 @@
+"""Finding ids: for each part of a segment, the hashes of its trace ids in order, with the place of each row.
+
+Ids are random, so an index that is kept in order row by row touches a page an entry: rows went in seven times slower
+with one. Here the entries of a whole part are sorted once, when it is sealed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from vantage.core.batch import I64
+from vantage.core.idhash import U64
+from vantage.storage.embedded.chunks import checksum
+from vantage.storage.embedded.columns import Packer
+
+ENTRIES_MAX: Final = 8192
+_SHIFT: Final = 24  # 40 bits of the hash are kept: among a million ids a false match comes once in a million look-ups
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
+Entry = tuple[int, int, int, bytes]
+
+
+def kept_bits(hashes: U64) -> I64:
+    """What the index keeps of 64-bit hashes."""
+    return (hashes >> np.uint64(_SHIFT)).astype(np.int64)
+
+
+def pack_index(packer: Packer, kept: I64, place: I64, row: I64) -> list[Entry]:
+    """Rows of the table ``id_index`` (low, high, crc, body) for entries in any order; ``place`` is the id of a chunk or
+    a block, ``row`` the row in it."""
+    order = np.argsort(kept, kind="stable")
+    entries = []
+    for start in range(0, len(order), ENTRIES_MAX):
+        some = order[start : start + ENTRIES_MAX]
+        hashes = kept[some]
+        apart = np.diff(hashes, prepend=hashes[0])
+        body = _encode([packer.pack_ints(apart), packer.pack_ints(place[some]), packer.pack_ints(row[some])])
+        entries.append((int(hashes[0]), int(hashes[-1]), checksum(body), body))
+    return entries
+
+
+def find(
+    db: sqlite3.Connection, packer: Packer, *, parts: Sequence[int], kind: str, kept: int
+) -> list[tuple[int, int]]:
+    """The places of a hash in some parts, as (chunk or block, row); a few may be of other ids. Raises sqlite3.Error,
+    and ValueError for damage."""
+    found: list[tuple[int, int]] = []
+    for part in parts:
+        rows = db.execute(
+            "SELECT low, crc, body FROM id_index WHERE part_id=? AND kind=? AND low<=? AND high>=?",
+            (part, kind, kept, kept),
+        ).fetchall()
+        for low, crc, body in rows:
+            if checksum(body) != crc:
+                raise ValueError("checksum mismatch in an index of ids")
+            apart, place, row = (packer.unpack_ints(column) for column in _decode(body))
+            hashes = np.cumsum(apart) + low
+            first, last = np.searchsorted(hashes, [kept, kept + 1])
+            found.extend(zip(place[first:last].tolist(), row[first:last].tolist(), strict=True))
+    return found

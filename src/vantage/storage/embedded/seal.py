@@ -1,0 +1,112 @@
+"""Sealing: a generation of the head becomes parts of segments, and the journal's rows are no longer needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import structlog
+
+from vantage.core.batch import U32
+from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, roll, roll_up, with_sketches
+from vantage.core.spantable import SpanTable
+from vantage.storage.embedded.blocks import Mask
+from vantage.storage.embedded.catalogue import Catalogue
+from vantage.storage.embedded.gather import Samples, samples_by_week, spans_by_week
+from vantage.storage.embedded.segment import ROLLUPS, SAMPLES, Part, Segment, SegmentWriter, segment_path
+from vantage.storage.embedded.shelf import Shelf
+from vantage.storage.embedded.view import Generation
+from vantage.storage.embedded.write_part import PartWriter
+
+_log = structlog.get_logger("vantage.storage.seal")
+
+
+class Sealer:
+    """Writes generations. ``between`` is called between slices."""
+
+    def __init__(self, shelf: Shelf, catalogue: Catalogue, between: Callable[[], None]) -> None:
+        self._shelf = shelf
+        self._catalogue = catalogue
+        self._between = between
+
+    def write(self, generation: Generation) -> list[tuple[Segment, Part]]:
+        """Everything of a generation into segments, on the disk when this returns, seen by nobody yet. What is
+        already gone, or older than its retention, is left out. Raises sqlite3.Error and OSError."""
+        started = time.perf_counter()
+        floor_ms = self._shelf.views.now.floor_ms
+        samples = samples_by_week(
+            generation.samples,
+            present=self._catalogue.present(),
+            group=self._catalogue.columns.group,
+            floor_ms=floor_ms,
+        )
+        spans = spans_by_week(generation.spans, floor_ms=floor_ms)
+        written = []
+        for week in sorted({*samples, *spans}):
+            some = samples.pop(week, None)
+            written.append(self._samples(week, generation.number, some, spans.pop(week, None)))
+            if some is not None:
+                written.append(self._rollups(week, generation.number, some))
+        _log.info(
+            "generation sealed",
+            generation=generation.number,
+            samples=generation.sample_count,
+            spans=generation.span_count,
+            files=[segment.name for segment, _ in written],
+            took_s=round(time.perf_counter() - started, 3),
+        )
+        return written
+
+    def _samples(
+        self, week: int, generation: int, samples: Samples | None, spans: SpanTable | None
+    ) -> tuple[Segment, Part]:
+        with self._new_part(week, SAMPLES, generation) as (writer, part_id):
+            target = PartWriter(
+                writer, self._shelf.codec, part_id=part_id, identities=self.identities, between=self._between
+            )
+            if samples is not None:
+                target.samples(samples)
+            if spans is not None:
+                target.spans(spans)
+            part = target.finish(generation=generation, level=0)
+        return Segment(segment_path(self._shelf.folder, week, SAMPLES), week, SAMPLES, ()), part
+
+    def _rollups(self, week: int, generation: int, samples: Samples) -> tuple[Segment, Part]:
+        short, long = self._rolled(samples)
+        with self._new_part(week, ROLLUPS, generation) as (writer, part_id):
+            target = PartWriter(
+                writer, self._shelf.codec, part_id=part_id, identities=self.identities, between=self._between
+            )
+            target.partials(short, width_ms=FIVE_MINUTES_MS)
+            target.partials(long, width_ms=HOUR_MS)
+            part = target.finish(generation=generation, level=0)
+        return Segment(segment_path(self._shelf.folder, week, ROLLUPS), week, ROLLUPS, ()), part
+
+    @contextmanager
+    def _new_part(self, week: int, tier: str, generation: int) -> Iterator[tuple[SegmentWriter, int]]:
+        with (
+            self._shelf.writing(week, tier) as writer,
+            self._shelf.new_part(writer, generation=generation) as part_id,
+        ):
+            yield writer, part_id
+
+    def _rolled(self, samples: Samples) -> tuple[Partials, Partials]:
+        slot, time_ms, value = samples.slot, samples.time_ms, samples.value
+        short = roll(slot, time_ms, value, width_ms=FIVE_MINUTES_MS)
+        some = np.flatnonzero(histograms(self._catalogue)[slot])
+        long = with_sketches(roll_up(short, width_ms=HOUR_MS), slot[some], time_ms[some], value[some], width_ms=HOUR_MS)
+        return short, long
+
+    def identities(self, slots: U32) -> Mapping[int, bytes]:
+        """The canonical identities of some series."""
+        series = self._catalogue.series
+        return {slot: one.canonical() for slot in slots.tolist() if (one := series[slot]) is not None}
+
+
+def histograms(catalogue: Catalogue) -> Mask:
+    """By slot, whether the series is a histogram."""
+    kinds = catalogue.columns.coded("metric_type")
+    found: Mask = kinds.test(lambda kind: kind == "histogram")
+    return found

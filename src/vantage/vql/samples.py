@@ -1,0 +1,162 @@
+"""The frames of samples and of rollups: the rows that a query's range and series leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+
+from vantage.core.batch import NO_LINKS, U32, Links
+from vantage.core.errors import InputError
+from vantage.core.rollup import Partials, joined_partials
+from vantage.vql.check import CheckedSelect
+from vantage.vql.functions import ROLLUP_WIDTHS_MS
+from vantage.vql.series import NAMES, SeriesColumns
+from vantage.vql.source import Chunk, Source
+from vantage.vql.tree import Call, Column, Expr, children
+from vantage.vql.vectors import Array, Coded, Frame, compressed
+
+# What one row of a frame takes: its columns, and about as much again while it is grouped.
+ROW_NBYTES: Final = 64
+
+
+class _Room:
+    """How many rows a query may still take. Raises InputError beyond."""
+
+    def __init__(self, rows_max: int) -> None:
+        self._rows_max = rows_max
+        self._rows = 0
+
+    def take(self, rows: int) -> None:
+        self._rows += rows
+        if self._rows > self._rows_max:
+            raise InputError(f"the query reads more than {self._rows_max} samples: narrow its time range or filters")
+
+
+def samples_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None], samples_max: int) -> Frame:
+    """The samples of the query's range and series. ``tick`` is called once a chunk. Raises what it raises, and
+    InputError when more than ``samples_max`` samples are left."""
+    series = source.series()
+    chosen = series.chosen(query.series_where)
+    start, end = query.time_range.start_ms, query.time_range.end_ms
+    with_links = uses(query, "trace_id") or uses(query, "span_id")
+    kept: list[Chunk] = []
+    room = _Room(samples_max)
+    for chunk in source.samples(query.time_range, chosen, links=with_links):
+        tick()
+        keep = chosen[chunk.slot]
+        if chunk.time_ms.size and (chunk.time_ms.min() < start or chunk.time_ms.max() >= end):
+            keep = keep & (chunk.time_ms >= start) & (chunk.time_ms < end)
+        rows = np.flatnonzero(keep)
+        if rows.size:
+            room.take(rows.size)
+            if rows.size < len(keep):
+                links = chunk.links.take(rows) if with_links else NO_LINKS
+                chunk = Chunk(chunk.slot[rows], chunk.time_ms[rows], chunk.value[rows], links)
+            kept.append(chunk)
+    slot = _joined([chunk.slot for chunk in kept], np.uint32)
+    return Frame(
+        len(slot),
+        {
+            "timestamp": lambda: _joined([chunk.time_ms for chunk in kept], np.int64),
+            "value": lambda: _joined([chunk.value for chunk in kept], np.float64),
+            "series": lambda: slot.astype(np.int64),
+            **_series_columns(series, slot),
+            "trace_id": lambda: _linked(kept, lambda links: links.trace_id),
+            "span_id": lambda: _linked(kept, lambda links: links.span_id),
+        },
+    )
+
+
+def rollups_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None], samples_max: int) -> Frame:
+    """The partials whose buckets begin in the query's range. Raises as ``samples_frame`` does."""
+    series = source.series()
+    chosen = series.chosen(query.series_where)
+    start, end = query.time_range.start_ms, query.time_range.end_ms
+    wanted = frozenset(name for name in ("sum", "min", "max") if uses(query, name))
+    if uses_call(query, "sketchQuantile"):
+        wanted |= {"sketches"}
+    kept: list[Partials] = []
+    room = _Room(samples_max)
+    width_ms = ROLLUP_WIDTHS_MS[query.select.table]
+    for some in source.partials(query.time_range, chosen, width_ms=width_ms, wanted=wanted):
+        tick()
+        rows = np.flatnonzero(chosen[some.slot] & (some.time_ms >= start) & (some.time_ms < end))
+        if rows.size:
+            room.take(rows.size + len(some.sketches.key))
+            kept.append(some if rows.size == len(some) else some.take(rows))
+    held = joined_partials(kept)
+    return Frame(
+        len(held),
+        {
+            "timestamp": lambda: held.time_ms,
+            "count": lambda: held.count,
+            "sum": lambda: held.sum,
+            "min": lambda: held.min,
+            "max": lambda: held.max,
+            # Of each sketch's bucket the row, the key and the count: no vector of rows, for sketchQuantile alone.
+            "sketch_row": lambda: held.sketches.row,
+            "sketch_key": lambda: held.sketches.key,
+            "sketch_count": lambda: held.sketches.count,
+            **_series_columns(series, held.slot),
+        },
+    )
+
+
+def _series_columns(series: SeriesColumns, slot: U32) -> dict[str, Callable[[], Any]]:
+    def of(name: str) -> Callable[[], Coded]:
+        return lambda: series.coded(name, slot)
+
+    @cache
+    def by_series() -> tuple[Array, Array]:
+        codes, first = compressed(slot.astype(np.int64))
+        return codes, slot[first]
+
+    return {
+        **{name: of(name) for name in NAMES},
+        "tags": lambda: Coded(by_series()[0], series.tags(by_series()[1])),
+    }
+
+
+def _linked(chunks: Iterable[Chunk], get: Callable[[Links], Sequence[str]]) -> Coded:
+    numbers: dict[str, int] = {"": 0}
+    parts: list[Array] = []
+    for chunk in chunks:
+        codes = np.zeros(len(chunk.slot), np.int64)
+        for position, text in zip(chunk.links.position.tolist(), get(chunk.links), strict=True):
+            codes[position] = numbers.setdefault(text, len(numbers))
+        parts.append(codes)
+    return Coded(_joined(parts, np.int64), list(numbers))
+
+
+def _joined(parts: list[Any], dtype: Any) -> Array:
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def exprs_of(query: CheckedSelect) -> Iterator[Expr]:
+    """Every expression of a query."""
+    select = query.select
+    yield from (item.expr for item in select.items)
+    yield from (order.expr for order in select.order_by)
+    yield from select.group_by
+    yield from (expr for expr in (select.where, select.having) if expr is not None)
+
+
+def uses(query: CheckedSelect, name: str) -> bool:
+    """Whether a query reads a column."""
+
+    def inside(expr: Expr) -> bool:
+        return expr == Column(name) or any(inside(part) for part in children(expr))
+
+    return any(inside(expr) for expr in exprs_of(query))
+
+
+def uses_call(query: CheckedSelect, function: str) -> bool:
+    """Whether a query calls a function."""
+
+    def inside(expr: Expr) -> bool:
+        return (isinstance(expr, Call) and expr.function == function) or any(inside(part) for part in children(expr))
+
+    return any(inside(expr) for expr in exprs_of(query))

@@ -1,0 +1,238 @@
+"""Damaged segments are told by name, put aside or passed over, and everything else is served. Disks fill up."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.support.world import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query
+from vantage.core.batch import Batch
+from vantage.core.errors import FormatTooNew, StoreUnavailable
+from vantage.core.timerange import TimeRange
+from vantage.storage.embedded import merge
+from vantage.storage.embedded.segment import FORMAT, SegmentWriter
+from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.ports import TraceFilter
+from vantage.telemetry import Telemetry
+
+DAY_MS = 24 * HOUR_MS
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def clock() -> MovedClock:
+    return MovedClock()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, clock: MovedClock) -> Open:
+    @asynccontextmanager
+    async def open_store(**options: Any) -> AsyncIterator[EmbeddedStore]:
+        async with EmbeddedStore(tmp_path / "data", clock=clock, telemetry=Telemetry(), **options) as store:
+            yield store
+
+    return open_store
+
+
+async def total(store: EmbeddedStore) -> int:
+    ((count, _),) = (await store.select(count_query(), deadline_s=5)).rows()
+    return int(count)
+
+
+async def two_weeks(opened: Open, tmp_path: Path) -> tuple[Path, Path]:
+    """A thousand samples and a span in each of two weeks: their files of samples, the older first."""
+    async with opened() as store:
+        for days, service in ((20, "old"), (0, "new")):
+            at_ms = NOW_MS - days * DAY_MS - 5000
+            await store.write(a_batch(*map(float, range(1000)), series=a_series(service), at_ms=at_ms))
+            await store.write(Batch(spans=(a_span(service, service=service, start_ms=at_ms),)))
+        await store.seal()
+    older, newer = sorted((tmp_path / "data" / "segments").glob("*.samples.db"))
+    return older, newer
+
+
+def flip(path: Path, sql: str) -> None:
+    """Turn one bit of a stored value over."""
+    table, _, column = sql.partition(".")
+    with closing(sqlite3.connect(path)) as db, db:
+        rowid, body = db.execute(f"SELECT rowid, {column} FROM {table}").fetchone()
+        body = bytearray(body)
+        body[len(body) // 2] ^= 4
+        db.execute(f"UPDATE {table} SET {column}=? WHERE rowid=?", (bytes(body), rowid))
+
+
+async def test_a_segment_that_is_cut_off_is_put_aside_and_the_rest_is_served(opened: Open, tmp_path: Path) -> None:
+    older, _ = await two_weeks(opened, tmp_path)
+    content = older.read_bytes()
+    older.write_bytes(content[: len(content) // 2])
+    with capture_logs() as logs:
+        async with opened() as store:
+            assert await total(store) == 1000
+            usage = await store.usage()
+            assert usage.damaged == (older.name,)
+            await store.write(a_batch(1.0, at_ms=NOW_MS - 20 * DAY_MS))
+            await store.seal()
+            assert await total(store) == 1001
+    (told,) = [log for log in logs if log["log_level"] == "error"]
+    assert told["file"] == older.name
+    assert "cut off" in told["reason"]
+    (aside,) = (tmp_path / "data" / "segments" / "damaged").glob("*.samples.db")
+    assert aside.read_bytes() == content[: len(content) // 2], "nothing of it is changed"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: b"no database at all" * 100,
+        lambda content: content[:2048] + b"\xff" * (len(content) - 2048),
+        lambda content: b"",
+    ],
+    ids=["something else", "rubbish behind the header", "empty"],
+)
+async def test_a_segment_that_is_rubbish_is_put_aside_at_start(
+    opened: Open, tmp_path: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    older, _ = await two_weeks(opened, tmp_path)
+    older.write_bytes(spoil(older.read_bytes()))
+    async with opened() as store:
+        assert await total(store) == 1000
+        assert (await store.usage()).damaged == (older.name,)
+        assert [one.trace_id for one in await store.traces(TraceFilter(TimeRange(0, NOW_MS)))] == ["new"]
+
+
+async def test_a_segment_that_breaks_while_it_is_served_is_put_aside(opened: Open, tmp_path: Path) -> None:
+    older, _ = await two_weeks(opened, tmp_path)
+    async with opened() as store:
+        content = older.read_bytes()
+        with older.open("r+b") as file:  # in place, as a failing disk would
+            file.seek(2048)
+            file.write(b"\xff" * (len(content) - 2048))
+        store._pool.drop(older)
+        store._pool.allow(older)
+        await total(store)
+        for _ in range(100):
+            if (await store.usage()).damaged:
+                break
+            await asyncio.sleep(0.05)
+        assert (await store.usage()).damaged == (older.name,)
+        assert await total(store) == 1000
+
+
+@pytest.mark.parametrize("column", ["chunk.vals", "chunk.times", "chunk.runs"])
+async def test_a_flipped_bit_costs_its_chunk_and_is_counted(opened: Open, tmp_path: Path, column: str) -> None:
+    older, _ = await two_weeks(opened, tmp_path)
+    flip(older, column)
+    with capture_logs() as logs:
+        async with opened() as store:
+            assert await total(store) == 1000
+            assert store.damaged_rows > 0
+    assert {log["file"] for log in logs if log["log_level"] == "error"} == {older.name}
+
+
+async def test_a_flipped_bit_in_a_block_of_spans_costs_that_block(opened: Open, tmp_path: Path) -> None:
+    older, _ = await two_weeks(opened, tmp_path)
+    flip(older, "span_block.body")
+    async with opened() as store:
+        assert [one.trace_id for one in await store.traces(TraceFilter(TimeRange(0, NOW_MS)))] == ["new"]
+        assert (await store.trace("old")).spans == ()
+        assert store.damaged_rows > 0
+
+
+async def test_parts_with_a_damaged_row_are_not_merged_away(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened() as store:
+        for n in range(3):
+            await store.write(a_batch(*[float(n)] * 100))
+            await store.seal()
+    (path,) = (tmp_path / "data" / "segments").glob("*.samples.db")
+    flip(path, "chunk.vals")
+    monkeypatch.setattr(merge, "PARTS_MIN", 3)
+    async with opened() as store:
+        for _ in range(60):
+            await asyncio.sleep(0.05)
+            if store._upkeep.merger._unreadable:
+                break
+        assert await total(store) == 200
+        (segment,) = store._views.now.samples.values()
+        assert len(segment.parts) == 3, "the damaged row stays for a person to look at"
+
+
+async def test_a_segment_of_a_newer_format_is_refused_and_nothing_touched(opened: Open, tmp_path: Path) -> None:
+    older, newer = await two_weeks(opened, tmp_path)
+    with closing(sqlite3.connect(newer)) as db:
+        db.execute(f"PRAGMA user_version={FORMAT + 1}")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = (older.read_bytes(), newer.read_bytes())
+    with pytest.raises(FormatTooNew, match=newer.name):
+        async with opened():
+            pass
+    assert (older.read_bytes(), newer.read_bytes()) == before
+
+
+async def test_a_disk_that_fills_up_in_the_middle_of_a_seal_loses_nothing(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = SegmentWriter.__init__
+
+    def small(self: SegmentWriter, path: Path, tier: str) -> None:
+        made(self, path, tier)
+        self.db.execute("PRAGMA max_page_count=120")  # SQLite's own way of a full disk
+
+    monkeypatch.setattr("vantage.storage.embedded.write_part.SLICE_NBYTES", 16 << 10)
+    values = [float(hash((n, "x")) % 10**9) / 7 for n in range(60_000)]
+    async with opened() as store:
+        await store.write(a_batch(*values))
+        monkeypatch.setattr(SegmentWriter, "__init__", small)
+        with pytest.raises(StoreUnavailable, match="full"):
+            await store.seal()
+        assert await total(store) == 60_000
+        await store.write(a_batch(1.0))
+        monkeypatch.setattr(SegmentWriter, "__init__", made)
+        store._upkeep._retry_at_s = 0.0
+        await store.seal()
+        assert store.unsealed_nbytes == 0
+        assert await total(store) == 60_001
+    async with opened() as store:
+        assert await total(store) == 60_001
+
+
+async def test_a_seal_that_the_journal_cannot_record_is_repeated_and_kept_once(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened() as store:
+        await store.write(a_batch(*map(float, range(1000))))
+        recorded = store._journal.seal
+
+        def full(**named: int) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(store._journal, "seal", full)
+        with pytest.raises(StoreUnavailable, match="full"):
+            await store.seal()
+        monkeypatch.setattr(store._journal, "seal", recorded)
+        store._upkeep._retry_at_s = 0.0
+        await store.seal()
+        assert await total(store) == 1000
+    async with opened() as store:
+        assert await total(store) == 1000
+
+
+async def test_a_lost_journal_does_not_take_the_segments_along(opened: Open, tmp_path: Path) -> None:
+    await two_weeks(opened, tmp_path)
+    for path in (tmp_path / "data").glob("journal.db*"):
+        path.unlink()
+    async with opened() as store:
+        assert await total(store) == 2000
+        assert {info.series.service for info in await store.catalogue()} == {"old", "new"}
+        await store.write(a_batch(1.0, series=a_series("new")))
+        await store.seal()
+    async with opened() as store:
+        assert await total(store) == 2001

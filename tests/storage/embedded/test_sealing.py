@@ -1,0 +1,313 @@
+"""Sealing, merging and reopening change nothing that a query can see: the store beside its in-memory twin."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately
+from vantage.core.batch import NO_LINKS, Batch, Links, batch_of
+from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
+from vantage.core.sample import Kind
+from vantage.core.series import Series
+from vantage.core.span import SpanStatus
+from vantage.core.timerange import TimeRange
+from vantage.storage.embedded import merge
+from vantage.storage.embedded.segment import TIERS
+from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.memory import MemoryStore
+from vantage.storage.ports import Selector, TelemetryStore, TraceFilter
+from vantage.telemetry import Telemetry
+from vantage.vql.check import check
+from vantage.vql.tree import Call, Column, Compare, Item, Literal, Select
+
+Open = Callable[..., Any]
+COUNT_ROWS = "SELECT count(*) FROM journal"
+ALWAYS = Compare(">=", Column("timestamp"), Literal(0))
+
+
+@pytest.fixture
+def clock() -> MovedClock:
+    return MovedClock()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, clock: MovedClock) -> Open:
+    @asynccontextmanager
+    async def open_store(**options: Any) -> AsyncIterator[EmbeddedStore]:
+        async with EmbeddedStore(tmp_path / "data", clock=clock, telemetry=Telemetry(), **options) as store:
+            yield store
+
+    return open_store
+
+
+async def samples_of(store: TelemetryStore) -> Counter[tuple[Any, ...]]:
+    """Every sample with everything that is told of it, floats as their bits."""
+    names = ("service_name", "metric_name", "metric_type", "unit", "tags", "timestamp", "value", "trace_id", "span_id")
+    select = Select("metrics", tuple(Item(Column(name), name) for name in names), where=ALWAYS)
+    table = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**7), deadline_s=30)
+    return Counter(
+        (service, metric, kind, unit, tuple(sorted(tags.items())), at_ms, struct.pack("<d", value), trace_id, span_id)
+        for service, metric, kind, unit, tags, at_ms, value, trace_id, span_id in table.rows()
+    )
+
+
+async def spans_of(store: TelemetryStore) -> Counter[Any]:
+    found = await store.traces(TraceFilter(TimeRange(0, NOW_MS + HOUR_MS), limit=10_000))
+    spans = [span for one in found for span in (await store.trace(one.trace_id)).spans]
+    return Counter((tuple(sorted(span.attributes.items())), *map(str, list(_fields(span)))) for span in spans)
+
+
+def _fields(span: Any) -> list[Any]:
+    return [getattr(span, name) for name in span.__struct_fields__ if name != "attributes"]
+
+
+async def rollups_of(store: TelemetryStore, table: str) -> dict[Any, Any]:
+    """Counts, sums and extremes by series and bucket."""
+    keys = tuple(Column(name) for name in ("service_name", "metric_name", "tags", "timestamp"))
+    calls = (Call("sum", (Column("count"),)), Call("sum", (Column("sum"),)), Call("min", (Column("min"),)),
+             Call("max", (Column("max"),)))  # fmt: skip
+    items = tuple(Item(expr, f"c{i}") for i, expr in enumerate((*keys, *calls)))
+    select = Select(table, items, where=ALWAYS, group_by=keys)  # type: ignore[arg-type]
+    found = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**7), deadline_s=30)
+    return {(one, metric, str(sorted(tags.items())), at_ms): rest for one, metric, tags, at_ms, *rest in found.rows()}
+
+
+async def quantiles_of(store: TelemetryStore, p: float) -> dict[Any, Any]:
+    keys = (Column("service_name"), Column("timestamp"))
+    items = (*(Item(key, f"k{i}") for i, key in enumerate(keys)), Item(Call("sketchQuantile", (), p), "q"))
+    select = Select("rollups_1h", items, where=ALWAYS, group_by=keys)
+    found = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**6), deadline_s=30)
+    return {(service, at_ms): value for service, at_ms, value in found.rows()}
+
+
+async def assert_same(store: TelemetryStore, twin: TelemetryStore) -> None:
+    assert await samples_of(store) == await samples_of(twin)
+    assert await spans_of(store) == await spans_of(twin)
+    for table in ("rollups_5m", "rollups_1h"):
+        ours, theirs = await rollups_of(store, table), await rollups_of(twin, table)
+        assert ours.keys() == theirs.keys()
+        for key, (count, total, least, most) in ours.items():
+            assert (count, least, most) == (theirs[key][0], theirs[key][2], theirs[key][3])
+            largest = max(abs(least), abs(most))
+            if largest < 1e300:  # else the order of additions decides whether the sum overflows
+                assert total == pytest.approx(theirs[key][1], abs=1e-9 * largest * count)
+    assert await quantiles_of(store, 0.9) == pytest.approx(await quantiles_of(twin, 0.9), nan_ok=True)
+    ours = {(one.series.id, one.samples, one.first_ms, one.last_ms) for one in await store.catalogue()}
+    assert ours == {(one.series.id, one.samples, one.first_ms, one.last_ms) for one in await twin.catalogue()}
+    assert set(await store.services_with_spans()) == set(await twin.services_with_spans())
+    wanted = TraceFilter(lately(24 * 30), limit=7, status="error")
+    assert await store.traces(wanted) == await twin.traces(wanted)
+
+
+VALUES = (0.0, -0.0, 1.0, 0.1, -2.5e-9, 5e-324, 1.7976931348623157e308, -1e300, 123456789.123456789, 1e15 + 0.3, 7e22)
+
+
+class Chance:
+    """Random batches from one seed: late and early, years back, the same moment twice, odd values."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now_ms = NOW_MS - 20 * 86_400_000
+        self.series = [self._series(n) for n in range(12)]
+        self._traces = 0
+
+    def _series(self, n: int) -> Series:
+        kind = self.random.choice(list(Kind))
+        return a_series(f"svc{n % 3}", f"m{n % 4}", kind, tags={"n": str(n), "ü": "ß"}, unit=["", "s"][n % 2])
+
+    def _value(self) -> float:
+        return self.random.choice([
+            float(self.random.randint(-5, 500)), round(self.random.lognormvariate(3, 1), 2), self.random.random(),
+            self.random.choice(VALUES),
+        ])  # fmt: skip
+
+    def batch(self) -> Batch:
+        self.now_ms += self.random.choice([1000, 60_000, 3_600_000, 86_400_000])
+        self.now_ms = min(self.now_ms, NOW_MS)
+        rows = []
+        for _ in range(self.random.randint(0, 60)):
+            back_ms = self.random.choice([0, 0, 0, 5, 300_000, 7 * 86_400_000, 3 * 365 * 86_400_000])
+            rows.append((self.random.choice(self.series), self.now_ms - back_ms, self._value()))
+        links = NO_LINKS
+        linked = sorted(self.random.sample(range(len(rows)), len(rows) // 5))
+        if linked:
+            ids = [self._id() for _ in linked]
+            links = Links(np.array(linked, np.uint32), ids, [one[:16] for one in ids])
+        spans = tuple(self._span(n) for n in range(self.random.randint(0, 8)))
+        return batch_of(rows, links=links, spans=spans) if rows else Batch(spans=spans)
+
+    def _id(self) -> str:
+        self._traces += self.random.randint(0, 1)
+        return self.random.choice([f"{self._traces:032x}", f"t-{self._traces}"])
+
+    def _span(self, n: int) -> Any:
+        return a_span(
+            self._id(), f"{self.random.getrandbits(64):016x}", "" if not n else f"{n:016x}",
+            service=f"svc{n % 3}", start_ms=self.now_ms - self.random.choice([0, 1, 1, 86_400_000]),
+            duration_ms=self.random.expovariate(0.01), name=f"op {n}",
+            status=self.random.choice(list(SpanStatus)), service_version=str(n % 2),
+            attributes={"http.route": f"/{n % 3}", "naïve": "🙂" * (n % 3)},
+        )  # fmt: skip
+
+
+@pytest.fixture
+def seed() -> int:
+    seed = time.time_ns() % 2**32
+    print(f"seed {seed}")
+    return seed
+
+
+async def test_whatever_happens_below_queries_see_the_same(
+    opened: Open, clock: MovedClock, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "PARTS_MIN", 3)
+    chance = Chance(seed)
+    async with MemoryStore(clock=clock) as twin:
+        for _ in range(6):
+            async with opened() as store:
+                for _ in range(chance.random.randint(1, 8)):
+                    batch = chance.batch()
+                    await store.write(batch)
+                    await twin.write(batch)
+                    if chance.random.random() < 0.4:
+                        await store.seal()
+                await assert_same(store, twin)
+        async with opened() as store:
+            await store.seal()
+            await merged(store)
+            await assert_same(store, twin)
+            for trace in await twin.traces(TraceFilter(TimeRange(0, NOW_MS + HOUR_MS), limit=40)):
+                ours, theirs = await store.trace(trace.trace_id), await twin.trace(trace.trace_id)
+                assert Counter(map(_sample, ours.samples)) == Counter(map(_sample, theirs.samples))
+            wanted = Selector(service="svc1")
+            ours, theirs = await store.forget(wanted), await twin.forget(wanted)
+            assert (ours.samples, ours.spans, ours.series) == (theirs.samples, theirs.spans, theirs.series)
+            await assert_same(store, twin)
+        async with opened() as store:
+            await assert_same(store, twin)
+
+
+def _sample(one: Any) -> tuple[Any, ...]:
+    return one.series.id, one.time_ms, one.value, one.span_id
+
+
+async def merged(store: EmbeddedStore) -> None:
+    """Wait until there is nothing left to merge or to delete."""
+    for _ in range(200):
+        idle = await store._on_upkeep(lambda: store._upkeep.merger.due() is None and not store._shelf._waiting)
+        if idle:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("merging did not come to an end")
+
+
+async def test_a_sealed_generation_leaves_the_journal_empty(opened: Open) -> None:
+    async with opened() as store:
+        for n in range(10):
+            await store.write(a_batch(float(n)))
+        await store.seal()
+        assert store.unsealed_nbytes == 0
+        for _ in range(100):
+            (left,) = await store._writer.run(lambda: store._journal.db.execute(COUNT_ROWS).fetchone())
+            if not left:
+                break
+            await asyncio.sleep(0.05)
+        assert left == 0
+    async with opened() as store:
+        assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(10, 45.0)]
+        await store.write(a_batch(5.0))
+    async with opened() as store:
+        assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(11, 50.0)], "numbers went back"
+
+
+async def test_generations_close_by_themselves_when_they_are_full(opened: Open) -> None:
+    async with opened(generation_samples_max=1000) as store:
+        for n in range(30):
+            await store.write(a_batch(*[float(n)] * 100))
+        for _ in range(100):
+            if not store._views.now.sealing:
+                break
+            await asyncio.sleep(0.05)
+        assert store._head.sample_count < 1000
+        assert len(store._views.now.samples) == 1
+        assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(3000, 100.0 * sum(range(30)))]
+
+
+async def test_a_generation_closes_when_it_is_old(opened: Open, clock: MovedClock) -> None:
+    async with opened() as store:
+        await store.write(a_batch(1.0))
+        clock.now += 2 * HOUR_MS
+        for _ in range(100):
+            if store._views.now.samples:
+                break
+            await asyncio.sleep(0.05)
+        assert store.unsealed_nbytes == 0
+
+
+async def test_a_query_sees_everything_at_any_moment_of_seals_and_merges(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "PARTS_MIN", 2)
+    written = 0
+    done = False
+
+    async with opened(generation_samples_max=700) as store:
+
+        async def write() -> None:
+            nonlocal written, done
+            for n in range(150):
+                await store.write(
+                    a_batch(*[1.0] * 50, series=a_series(tags={"n": str(n % 7)}), at_ms=NOW_MS - n * 1000)
+                )
+                written += 50
+                await asyncio.sleep(0)
+            done = True
+
+        async def look() -> int:
+            looks = 0
+            while not done:
+                least = written
+                ((count, total),) = (await store.select(count_query(), deadline_s=10)).rows()
+                assert least <= count <= written + 50, "a query saw too little or too much"
+                assert (total or 0) == count
+                looks += 1
+            return looks
+
+        _, looks, more = await asyncio.gather(write(), look(), look())
+        assert looks + more > 5
+        await store.seal()
+        await merged(store)
+        assert list((await store.select(count_query(), deadline_s=10)).rows()) == [(7500, 7500.0)]
+        assert all(len(segment.parts) < 6 for tier in TIERS for segment in store._views.now.tier(tier).values())
+
+
+async def test_rollups_tell_of_what_is_not_sealed_yet(opened: Open) -> None:
+    at_ms = NOW_MS // HOUR_MS * HOUR_MS
+    async with opened() as store:
+        await store.write(a_batch(1.0, 2.0, at_ms=at_ms))
+        await store.seal()
+        await store.write(a_batch(5.0, at_ms=at_ms + 10))
+        ((_, rows),) = (await rollups_of(store, "rollups_5m")).items()
+        assert rows == [3, 8.0, 1.0, 5.0]
+
+
+async def test_parts_tell_their_size_and_times(opened: Open) -> None:
+    async with opened() as store:
+        await store.write(a_batch(1.0, 2.0, at_ms=NOW_MS - 5000))
+        await store.seal()
+        (segment,) = store._views.now.samples.values()
+        (part,) = segment.parts
+        assert (part.samples, part.spans, part.first_ms, part.last_ms) == (2, 0, NOW_MS - 5000, NOW_MS - 4999)
+        assert segment.path.stat().st_mode & 0o777 == 0o600
+        assert FIVE_MINUTES_MS < HOUR_MS
