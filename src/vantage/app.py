@@ -16,7 +16,8 @@ import structlog
 from vantage import __version__, resources
 from vantage.config import Settings
 from vantage.core.clock import Clock, SystemClock
-from vantage.core.errors import ConfigError, VantageError
+from vantage.core.errors import ConfigError, InputError, VantageError
+from vantage.core.retention import RetentionRule, parse_rule
 from vantage.ingest.deployments import DeploymentWatch
 from vantage.ingest.receive import Receiver
 from vantage.ingest.self_telemetry import SelfTelemetry
@@ -60,6 +61,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
     """Wire one process. Does no I/O: the application's ``opened`` does. Raises ConfigError."""
     clock = clock or SystemClock()
     role = _role(settings)
+    policy = RetentionPolicy(settings.retention_days, settings.disk_budget_bytes, _rules(settings))
     data = Path(settings.data)
     telemetry = Telemetry()
     requests = Requests(telemetry)
@@ -99,12 +101,11 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
     )
 
     async def expire() -> None:
-        policy = RetentionPolicy(settings.retention_days, settings.disk_budget_bytes)
         while True:
             await clock.sleep(RETENTION_EVERY_S)
             gone = await store.expire(policy)
             if gone.samples or gone.spans:
-                _log.info("expired", samples=gone.samples, spans=gone.spans, journal_bytes=gone.nbytes)
+                _log.info("expired", samples=gone.samples, spans=gone.spans, series=gone.series, bytes=gone.nbytes)
 
     async def refresh_keys() -> None:
         seen = -1
@@ -187,6 +188,13 @@ def _role(settings: Settings) -> Role:
             f"role {settings.role!r} needs {needed}, which this version cannot connect to: use --role=all"
         )
     return role
+
+
+def _rules(settings: Settings) -> tuple[RetentionRule, ...]:
+    try:
+        return tuple(parse_rule(text) for text in settings.retention_rules)
+    except InputError as error:
+        raise ConfigError(f"retention_rules: {error}") from error
 
 
 def _warn(settings: Settings, access: Access) -> None:

@@ -84,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _doc("Bytes of batches that may wait for the journal before ingest answers 503.", ge=1 << 20)
     ] = 64 << 20
     head_bytes_max: Annotated[
-        int, _doc("Memory for unsealed data; beyond it the oldest leaves (counted as expired).", ge=1 << 20)
+        int, _doc("Memory for data not sealed yet; beyond it ingest answers 503 until sealing caught up.", ge=1 << 20)
     ] = 1 << 30
     series_max: Annotated[
         int, _doc("Series kept apart; the samples of further ones go to the series `__other__` of their metric.", ge=1)
@@ -93,8 +93,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[int, Meta(ge=1)] | None,
         _doc("Days data is kept; none: as long as the disk budget holds. Older samples are refused."),
     ] = None
+    retention_rules: Annotated[
+        tuple[str, ...],
+        _doc(
+            "What is kept for less long, as SERVICE/METRIC=DAYS with * for any, such as checkout/*=30 or */debug.*=7."
+        ),
+    ] = ()
     disk_budget_bytes: Annotated[
-        int, _doc("Bytes of the journal kept on disk; beyond it the oldest data leaves.", ge=1 << 20)
+        int,
+        _doc("Bytes of telemetry on disk; beyond it the oldest samples and spans leave, then rollups.", ge=1 << 20),
     ] = 10_000_000_000
     query_timeout_s: Annotated[float, _doc("Seconds a query may run.", gt=0, le=30)] = 30.0
     websockets_max: Annotated[int, _doc("Open WebSockets at once.", ge=1)] = 500

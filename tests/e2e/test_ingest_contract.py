@@ -273,7 +273,7 @@ def test_spans_become_a_tree(server: Server) -> None:
 def test_spans_are_found_by_what_they_are(server: Server) -> None:
     spans = [
         span("slow", "a", duration_ms=500, service_name="find"),
-        span("quick", "a", service_name="find", status="error"),
+        span("quick", "a", service_name="find", status="error", attributes={"http.route": "/pay", "retry": 2}),
     ]
     server.send(msgpack.packb({"spans": spans}), "/v1/spans", Content_Type=MSGPACK)
     asked = "/api/traces?service=find&start=1703000000&end=1703003000"
@@ -285,6 +285,8 @@ def test_spans_are_found_by_what_they_are(server: Server) -> None:
     assert found("&min_duration=250ms") == ["slow"]
     assert found("&status=error") == ["quick"]
     assert found("&q=SLO") == ["slow"]
+    assert found("&attribute=http.route:/pay&attribute=retry:2") == ["quick"]
+    assert found("&attribute=http.route:/pay&attribute=retry:3") == []
     assert found("&limit=1") != found("&limit=1&cursor=" + server.get(asked + "&limit=1").json()["next_cursor"])
 
 

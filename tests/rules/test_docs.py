@@ -17,8 +17,9 @@ from vantage.config import Settings
 from vantage.core import batch, sample, span
 from vantage.ingest import body
 from vantage.ingest.wire import received
-from vantage.query import live, timeseries
-from vantage.storage.embedded import head, store, writer
+from vantage.query import edges, live, timeseries
+from vantage.storage import edges as storage_edges
+from vantage.storage.embedded import blocks, head, store, writer
 from vantage_agent import _config, _exporter
 from vantage_agent._agent import TAG_KEY_LENGTH_MAX, TAGS_MAX
 
@@ -168,14 +169,17 @@ LIMITS = [
     ("docs/api.md", f"| faults told in an answer | {received.ERRORS_SHOWN} |"),
     ("docs/api.md", f"| points of a series | {timeseries.BUCKETS_MAX} |"),
     ("docs/api.md", f"| series of an answer | {timeseries.GROUPS_MAX} |"),
+    ("docs/api.md", f"At most {edges.EDGES_MAX} edges"),
+    ("docs/api.md", f"up to {storage_edges.PARENT_REACH_MS // 60_000} minutes before the range"),
+    ("docs/api.md", f"A range of more than {storage_edges.SPANS_MAX} spans"),
     ("docs/api.md", f"| series of a socket | {live.SERIES_MAX} |"),
     ("docs/api.md", f"more than {live.PENDING_MAX} updates waited"),
     ("docs/api.md", ", ".join(f"`{agg}`" for agg in timeseries.AGGREGATIONS[1:])),
     ("docs/storage.md", f"| batch ids | {batch.BATCH_ID_MEMORY_MS // 60_000} minutes, {batch.BATCH_ID_MEMORY_MAX} |"),
     (
         "docs/storage.md",
-        (f"estimated as {head.SAMPLE_NBYTES} bytes a sample, {head.LINK_NBYTES} more with a trace id, "
-        f"{head.SPAN_NBYTES} a span"),
+        (f"estimated as {blocks.SAMPLE_NBYTES} bytes a sample, {blocks.LINK_NBYTES} more with a trace id, "
+        f"{blocks.SPAN_NBYTES} a span"),
     ),
     ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),
     ("docs/storage.md", f"once the log has {writer.WAL_NBYTES_CHECKPOINT >> 20} MiB"),
@@ -186,7 +190,7 @@ LIMITS = [
     ("README.md", f"| series | {Settings().series_max} |"),
     ("docs/operations.md", f"| headers | {server.HEADERS_NBYTES_MAX >> 10} KiB |"),
     ("docs/operations.md", f"({server.HANG_UP_AFTER * Settings().shutdown_timeout_s:g} of"),
-    ("README.md", f"some {Settings().head_bytes_max // head.SAMPLE_NBYTES // 10_000_000 * 10} million samples"),
+    ("README.md", f"some {Settings().head_bytes_max // blocks.SAMPLE_NBYTES // 10_000_000 * 10} million samples"),
     ("docs/agent.md", f"| buffer | {_config.Config('', '', '', 0, '').items_max} samples and spans |"),
     ("docs/agent.md", f"| batch | {_exporter.BATCH_ITEMS_MAX} items"),
     ("docs/agent.md", f"after {_exporter.RETRY_S_MAX // 60} minutes the batch is lost"),

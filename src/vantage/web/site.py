@@ -22,7 +22,7 @@ from vantage.query.reads import Reads
 from vantage.roles import Routes
 from vantage.telemetry import Telemetry
 from vantage.web import errors, pages
-from vantage.web.api import data, deployments, health, live, metrics, schema, services, sessions, traces
+from vantage.web.api import data, deployments, edges, health, live, metrics, schema, services, sessions, storage, traces
 from vantage.web.guard import Admission, admitted
 from vantage.web.render import Renderer
 
@@ -71,7 +71,7 @@ def make_site(
     guarded: list[Any] = []
     opened: list[Any] = [*health.handlers]
     if Routes.API in routes:
-        for resource in (services, metrics, traces, deployments, data):
+        for resource in (services, metrics, traces, edges, deployments, storage, data):
             guarded += resource.handlers
         opened += live.handlers
     if Routes.PAGES in routes:

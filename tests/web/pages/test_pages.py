@@ -249,6 +249,62 @@ async def test_the_metric_named_in_the_url_is_open(client: Client, reads: Reads)
     assert 'data-metric="http.request.duration" open' not in (await client.get("/services/api")).text
 
 
+async def test_a_service_shows_who_calls_it_and_whom_it_calls(client: Client, reads: Reads) -> None:
+    await fill(reads)
+    calls = span("a", kind=SpanKind.CLIENT, service="web")
+    answered = span("b", "a", service="api", duration_ns=4_000_000, status=SpanStatus.ERROR)
+    stored = span("c", "b", kind=SpanKind.CLIENT, service="api", attributes={"db.system": "postgresql"})
+    await reads.store.write(batch_of([], spans=(calls, answered, stored)))
+    page = (await client.get("/services/api?range=1h")).text
+    text = text_of(page)
+    assert "Called by" in text
+    assert 'href="/services/web?range=1h"' in page
+    assert "Called by from spans of the last 15 minutes Caller Calls Errors Mean web 4/h 100 % 4 ms" in text
+    assert "postgresql sends no spans" in text
+    assert "/services/postgresql" not in page
+    others = text_of((await client.get("/services/web")).text)
+    assert "Called by" not in others
+    assert "Callee Calls Errors Mean api" in others
+
+
+async def test_a_fixed_range_has_neighbours_of_its_own(client: Client, reads: Reads) -> None:
+    called = span("b", kind=SpanKind.CLIENT, attributes={"peer.service": "bank"})
+    await reads.store.write(batch_of([], spans=(called,)))
+    url = "/services/api?start={}&end={}"
+    inside = text_of((await client.get(url.format(NOW_MS - 6000, NOW_MS))).text)
+    assert "Calls from spans of this range Callee Calls Errors Mean bank" in inside
+    outside = text_of((await client.get(url.format(NOW_MS - 66_000, NOW_MS - 6000))).text)
+    assert "bank" not in outside
+
+
+async def test_a_service_of_too_many_spans_says_why_it_shows_no_neighbours(
+    client: Client, reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def too_many(time_range: Any) -> Any:
+        raise InputError("the range holds too many spans")
+
+    await fill(reads)
+    monkeypatch.setattr(reads.store, "edges", too_many)
+    answer = await client.get("/services/api")
+    assert answer.status_code == 200
+    assert "is not told: the range holds too many spans." in text_of(answer.text)
+
+
+async def test_a_service_without_neighbours_shows_no_empty_lists(client: Client, reads: Reads) -> None:
+    await fill(reads)
+    text = text_of((await client.get("/services/api")).text)
+    assert "Called by" not in text
+    assert "Callee" not in text
+
+
+async def test_many_neighbours_are_cut_and_counted(client: Client, reads: Reads) -> None:
+    spans = [span(f"s{i}", kind=SpanKind.CLIENT, attributes={"server.address": f"10.0.0.{i}"}) for i in range(25)]
+    await reads.store.write(batch_of([], spans=tuple(spans)))
+    page = (await client.get("/services/api")).text
+    assert "5 more are not shown." in text_of(page)
+    assert 'href="/api/edges?service=api"' in page
+
+
 async def test_an_unknown_service_is_404(client: Client) -> None:
     assert (await client.get("/services/nobody")).status_code == 404
 
@@ -256,7 +312,7 @@ async def test_an_unknown_service_is_404(client: Client) -> None:
 async def test_traces_are_found_by_what_the_form_says_and_the_form_keeps_it(client: Client, reads: Reads) -> None:
     spans = (
         span("s-1", trace_id="fast"),
-        span("s-2", trace_id="slow", duration_ns=2_000_000_000),
+        span("s-2", trace_id="slow", duration_ns=2_000_000_000, attributes={"http.route": "/a:b"}),
         span("s-3", trace_id="bad", status=SpanStatus.ERROR, service="other"),
     )
     await reads.store.write(batch_of([], spans=spans))
@@ -269,6 +325,8 @@ async def test_traces_are_found_by_what_the_form_says_and_the_form_keeps_it(clie
     assert await found("status=error") == ["bad"]
     assert sorted(await found("service=api")) == ["fast", "slow"]
     assert await found("q=op%20S-1") == ["fast"]
+    assert await found("attribute=http.route%3A%20/a:b") == ["slow"]
+    assert await found("attribute=http.route:/a") == []
     page = (await client.get("/traces?service=api&min_duration=1s&q=op&range=6h")).text
     assert '<option value="api" selected>' in page
     assert 'name="min_duration" value="1s"' in page
@@ -280,6 +338,13 @@ async def test_a_duration_that_is_none_is_told_beside_the_field(client: Client) 
     answer = await client.get("/traces?min_duration=long")
     assert answer.status_code == 200
     assert "is no duration" in answer.text
+
+
+async def test_an_attribute_without_a_value_is_told_beside_the_field(client: Client) -> None:
+    answer = await client.get("/traces?attribute=http.route")
+    assert answer.status_code == 200
+    assert "write a key and its value" in answer.text
+    assert 'name="attribute" value="http.route"' in answer.text
 
 
 async def test_older_traces_are_a_page_away(client: Client, reads: Reads) -> None:
@@ -339,8 +404,17 @@ async def test_a_trace_of_very_many_spans_is_cut_and_says_so(client: Client, rea
     spans = tuple(span(f"s{i}", f"s{i - 1}" if i else "") for i in range(2100))
     await reads.store.write(batch_of([], spans=spans))
     page = (await client.get("/traces/t-1")).text
-    assert page.count('<details class="span">') == 2000
-    assert "100 more spans are not drawn" in page
+    assert page.count('<details class="span">') == 1000
+    assert "1100 more spans are not drawn" in page
+    assert 'href="/api/traces/t-1"' in page
+
+
+async def test_lines_for_missing_parents_are_not_counted_as_spans(client: Client, reads: Reads) -> None:
+    spans = tuple(span(f"s{i}", f"gone{i}") for i in range(700))
+    await reads.store.write(batch_of([], spans=spans))
+    page = (await client.get("/traces/t-1")).text
+    assert page.count('<details class="span">') == page.count('class="missing"') == 500
+    assert "200 more spans are not drawn" in page
 
 
 async def test_the_sign_in_page_keeps_where_to_go_and_tells_the_error(client: Client) -> None:

@@ -12,9 +12,10 @@ from litestar.params import Parameter
 from vantage.core.errors import InputError
 from vantage.core.timerange import parse_duration_ms
 from vantage.query import catalogue
+from vantage.query.asked import Asked
 from vantage.query.reads import Reads
-from vantage.query.timeseries import AGGREGATIONS, Asked, timeseries
-from vantage.web.api.shapes import End, Metric, Service, Start, examples, problems, time_range
+from vantage.query.timeseries import AGGREGATIONS, timeseries
+from vantage.web.api.shapes import End, Metric, Service, Start, examples, pair, problems, time_range
 
 LIST_LENGTH_MAX = 32
 
@@ -144,7 +145,7 @@ async def get_timeseries(
         agg=agg,
         step_ms=_step_ms(step),
         group_by=tuple(key for part in group_by or [] for key in part.split(",") if key),
-        tags=tuple(_pair(text) for text in tag or []),
+        tags=tuple(pair(text, field="tag") for text in tag or []),
     )
     found = await timeseries(reads, asked)
     return TimeseriesOut(
@@ -162,8 +163,8 @@ async def get_timeseries(
             )
             for group in found.groups
         ],
-        source="raw",
-        approximate=False,
+        source=found.source,
+        approximate=found.approximate,
         warnings=found.warnings,
     )
 
@@ -175,13 +176,6 @@ def _step_ms(step: str) -> int | None:
     if step_ms <= 0:
         raise InputError("must be longer than nothing", field="step")
     return step_ms
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, colon, value = text.partition(":")
-    if not colon or not key:
-        raise InputError(f"{text[:80]!r} is not written as key:value", field="tag")
-    return key, value
 
 
 handlers = [list_metrics, list_tag_values, get_timeseries]

@@ -9,6 +9,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import Parameter
 
+from vantage.core.errors import InputError
 from vantage.core.timerange import TimeRange, parse_time
 from vantage.web.problems import MEDIA_TYPE
 
@@ -60,6 +61,14 @@ Start = Annotated[
     str, Parameter(description=f"From here on. {TIME_TEXT}", max_length=64, examples=examples("now-1h", "1703001234"))
 ]
 End = Annotated[str, Parameter(description=f"Before this. {TIME_TEXT}", max_length=64, examples=examples("now"))]
+
+
+def pair(text: str, *, field: str) -> tuple[str, str]:
+    """``key:value`` in two; the value may hold colons. Raises InputError naming ``field``."""
+    key, colon, value = text.partition(":")
+    if not colon or not key:
+        raise InputError(f"{text[:80]!r} is not written as key:value", field=field)
+    return key, value
 
 
 def time_range(start: str, end: str, *, now_ms: int) -> TimeRange:

@@ -1,4 +1,4 @@
-"""``/services/{name}``: one service's charts, endpoints, metrics and latest traces."""
+"""``/services/{name}``: one service's charts, endpoints, neighbours, metrics and latest traces."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from vantage.core.errors import NotFoundError
+from vantage.core.errors import InputError, NotFoundError, StoreTimeout
 from vantage.query import catalogue
 from vantage.query.conventions import buckets_of
+from vantage.query.edges import LATELY_MS, Edges, read_edges, read_latest_edges
 from vantage.query.endpoints import read_endpoints
 from vantage.query.overview import read_service
 from vantage.query.reads import Reads
@@ -23,6 +24,7 @@ from vantage.web.render import render
 POINTS: Final = 120
 TRACES_MAX: Final = 10
 METRICS_MAX: Final = 300
+NEIGHBOURS_MAX: Final = 20
 DEFAULT_AGGREGATIONS: Final = {"counter": "rate", "cumulative": "rate", "histogram": "p95", "gauge": "avg"}
 
 
@@ -38,6 +40,7 @@ async def service(request: Request[Any, Any, Any], reads: NamedDependency[Reads]
     if row.red is not None and row.has_traffic:
         held = await reads.store.catalogue(service=name)
         endpoints = await read_endpoints(reads, buckets, service=name, source=row.red.source, catalogue=held)
+    edges, edges_of, edges_problem = await _edges(reads, chosen, name)
     metrics = await catalogue.metrics(reads, name)
     return render(
         request,
@@ -48,6 +51,11 @@ async def service(request: Request[Any, Any, Any], reads: NamedDependency[Reads]
         red=row.red,
         charts=red_charts(row.red, buckets, deployments) if row.red is not None else [],
         endpoints=endpoints,
+        callers=edges.into(name),
+        callees=edges.out_of(name),
+        neighbours_max=NEIGHBOURS_MAX,
+        neighbours_of=edges_of,
+        neighbours_problem=edges_problem,
         deployments=deployments,
         metrics=metrics[:METRICS_MAX],
         metrics_left_out=max(0, len(metrics) - METRICS_MAX),
@@ -55,6 +63,18 @@ async def service(request: Request[Any, Any, Any], reads: NamedDependency[Reads]
         chart_url=_chart_url(name, chosen),
         traces=await reads.store.traces(TraceFilter(chosen.time_range, service=name, limit=TRACES_MAX)),
     )
+
+
+async def _edges(reads: Reads, chosen: PageRange, service: str) -> tuple[Edges, str, str]:
+    """Who calls the service and whom it calls, of which time, and why that is not told. A live page asks again every
+    second, and every span of the time is read: so it tells of the last minutes alone."""
+    try:
+        if chosen.is_live:
+            minutes = LATELY_MS // 60_000
+            return await read_latest_edges(reads, service=service), f"the last {minutes} minutes", ""
+        return await read_edges(reads, chosen.time_range, service=service), "this range", ""
+    except (InputError, StoreTimeout) as error:
+        return Edges((), 0), "", str(error)
 
 
 def _chart_url(service: str, chosen: PageRange) -> Any:

@@ -1,4 +1,4 @@
-"""``/traces`` for people: find traces by service, status, duration and text."""
+"""``/traces`` for people: find traces by service, status, duration, attribute and text."""
 
 from __future__ import annotations
 
@@ -29,10 +29,17 @@ class Search:
     service: str
     status: str
     min_duration: str
+    attribute: str
     q: str
 
     def state(self) -> dict[str, str]:
-        return {"service": self.service, "status": self.status, "min_duration": self.min_duration, "q": self.q}
+        return {
+            "service": self.service,
+            "status": self.status,
+            "min_duration": self.min_duration,
+            "attribute": self.attribute,
+            "q": self.q,
+        }
 
     @property
     def is_narrow(self) -> bool:
@@ -50,9 +57,12 @@ async def traces_page(request: Request[Any, Any, Any], reads: Reads) -> Response
         service=asked.get("service", ""),
         status=status if status in STATUSES else "",
         min_duration=asked.get("min_duration", "").strip(),
+        attribute=asked.get("attribute", "").strip()[:TEXT_LENGTH_MAX],
         q=asked.get("q", "").strip()[:TEXT_LENGTH_MAX],
     )
-    problem, min_duration_ns = _min_duration_ns(search.min_duration)
+    problems: dict[str, str] = {}
+    problems["min_duration"], min_duration_ns = _min_duration_ns(search.min_duration)
+    problems["attribute"], attributes = _attributes(search.attribute)
     cursor = asked.get("cursor", "")
     found = await reads.store.traces(
         TraceFilter(
@@ -61,6 +71,7 @@ async def traces_page(request: Request[Any, Any, Any], reads: Reads) -> Response
             status=search.status,
             min_duration_ns=min_duration_ns,
             text=search.q,
+            attributes=attributes,
             limit=PAGE,
             before=read_cursor(cursor) if cursor else None,
         )
@@ -72,7 +83,7 @@ async def traces_page(request: Request[Any, Any, Any], reads: Reads) -> Response
         section="traces",
         range=chosen,
         search=search,
-        problem=problem,
+        problems=problems,
         statuses=STATUSES,
         services=sorted(services | ({search.service} - {""})),
         traces=found,
@@ -81,6 +92,14 @@ async def traces_page(request: Request[Any, Any, Any], reads: Reads) -> Response
         cursor=cursor,
         next_cursor=cursor_of(found[-1]) if len(found) == PAGE else "",
     )
+
+
+def _attributes(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """What is wrong with the text, and the condition it makes."""
+    if not text:
+        return "", ()
+    key, colon, value = (part.strip() for part in text.partition(":"))
+    return ("", ((key, value),)) if key and colon else ("write a key and its value, as in http.route:/pay", ())
 
 
 def _min_duration_ns(text: str) -> tuple[str, int]:

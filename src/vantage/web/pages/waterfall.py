@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from vantage.core.span import Span
 from vantage.query.traces import Node, TraceTree
 from vantage.storage.ports import LinkedSample
 
-LINES_MAX: Final = 2000
+LINES_MAX: Final = 1000  # a line is 2 KB of HTML, and some 0.1 ms to make
 INDENT_MAX: Final = 16  # classes d0 … d16 of the style sheet
 BAR_WIDTH_MIN: Final = 0.25
 _TICKS: Final = (0, 25, 50, 75, 100)
@@ -48,34 +50,29 @@ def waterfall(tree: TraceTree) -> Waterfall:
     for sample in tree.samples:
         if sample.span_id:
             samples.setdefault(sample.span_id, []).append(sample)
-    lines: list[Line] = []
+    drawn = [
+        Line(0, None, place) if isinstance(place, str) else _line(tree, *place, samples.get(place[0].span.span_id, ()))
+        for place in islice(_places(tree), LINES_MAX)
+    ]
+    ticks = [(percent, tree.duration_ns * percent / 100) for percent in _TICKS]
+    return Waterfall(drawn, ticks, tree.span_count - sum(line.span is not None for line in drawn))
+
+
+def _places(tree: TraceTree) -> Iterator[tuple[Node, int] | str]:
+    """Nodes in the order to draw them, each with how much deeper it stands; or the id of a parent that is missing."""
     missing: dict[str, list[Node]] = {}
     for root in tree.roots:
         if root.orphan:
             missing.setdefault(root.span.parent_span_id, []).append(root)
         else:
-            lines += _below(tree, root, 0, samples)
+            yield from ((node, 0) for node in root.flat())
     for parent_id, nodes in missing.items():
-        lines.append(Line(0, None, parent_id))
-        for node in nodes:
-            lines += _below(tree, node, 1, samples)
-    drawn = lines[:LINES_MAX]
-    ticks = [(percent, tree.duration_ns * percent / 100) for percent in _TICKS]
-    return Waterfall(drawn, ticks, sum(line.span is not None for line in lines[LINES_MAX:]))
+        yield parent_id
+        for top in nodes:
+            yield from ((node, 1) for node in top.flat())
 
 
-def _below(tree: TraceTree, top: Node, deeper: int, samples: dict[str, list[LinkedSample]]) -> list[Line]:
-    """A node and everything under it, parents first; without recursion, since a trace may be very deep."""
-    lines: list[Line] = []
-    waiting = [top]
-    while waiting:
-        node = waiting.pop()
-        lines.append(_line(tree, node, deeper, tuple(samples.get(node.span.span_id, ()))))
-        waiting.extend(sorted(node.children, key=lambda child: (child.span.start_ns, child.span.span_id), reverse=True))
-    return lines
-
-
-def _line(tree: TraceTree, node: Node, deeper: int, samples: tuple[LinkedSample, ...]) -> Line:
+def _line(tree: TraceTree, node: Node, deeper: int, samples: Sequence[LinkedSample]) -> Line:
     whole = max(1, tree.duration_ns)
     offset_ns = node.span.start_ns - tree.start_ns
     width = max(BAR_WIDTH_MIN, node.span.duration_ns / whole * 100)
@@ -87,5 +84,5 @@ def _line(tree: TraceTree, node: Node, deeper: int, samples: tuple[LinkedSample,
         offset_ns=offset_ns,
         x=f"{x:.3f}%",
         width=f"{min(width, 100 - x):.3f}%",
-        samples=samples,
+        samples=tuple(samples),
     )
