@@ -1,4 +1,4 @@
-"""``make bench``: accepting, storing, the packed format, and an idle server. ``ARGS=--quick`` for a short look.
+"""``make bench``: accepting, storing, the embedded store, and servers at rest. ``ARGS=--quick`` for a short look.
 
 Rate limits are raised on every server that has any: here it is the work that counts, not the limit.
 """
@@ -6,7 +6,6 @@ Rate limits are raised on every server that has any: here it is the work that co
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shutil
@@ -15,72 +14,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import msgspec
 import psutil
 
-from benchmarks.baselines.key import KEY
+from benchmarks.payloads import PACKED, RATES, packed, payload, request, uvicorn, vantage
 from benchmarks.rounds import CONNECTIONS, PYTHON, Contestant, Loader, Running, interleave
+from benchmarks.storage.holding import bench_holding
+from benchmarks.storage.run import bench_embedded
 
-RATES = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_API_KEY": KEY, "VANTAGE_LOG_LEVEL": "warning"}
-PACKED = "application/vnd.vantage.v1+msgpack"
-
-
-def payload(samples: int) -> bytes:
-    """The documented payload: ten series, a trace on every sample."""
-    now_ms = int(time.time() * 1000)
-    metrics = [
-        {
-            "timestamp": now_ms - samples + i,
-            "service_name": "my-api",
-            "metric_name": "http.request.duration",
-            "metric_type": "histogram",
-            "value": 123.45 + i % 7,
-            "tags": {"endpoint": f"/api/users/{i % 10}", "method": "GET"},
-            "trace_id": f"abc{i // 5:04d}",
-            "span_id": f"span{i:03d}",
-        }
-        for i in range(samples)
-    ]
-    return json.dumps({"metrics": metrics, "service_name": "my-api", "environment": "production"}).encode()
-
-
-def packed(samples: int) -> bytes:
-    """The same samples in the packed format, as the agent sends them: trace links on one sample in twenty."""
-    now_ms = int(time.time() * 1000)
-    series = [
-        ["http.request.duration", "histogram", "ms", {"endpoint": f"/api/users/{i}", "method": "GET"}]
-        for i in range(10)
-    ]
-    columns = [
-        [
-            which,
-            [now_ms - samples + i for i in range(which, samples, 10)],
-            [123.45 + i % 7 for i in range(which, samples, 10)],
-            [[0, f"abc{which:04d}", "span001"]] if which % 2 == 0 else [],
-        ]
-        for which in range(10)
-    ]
-    resource = {"service_name": "my-api", "environment": "production", "service_version": "1", "instance": "a"}
-    return msgspec.msgpack.encode({"resource": resource, "series": series, "samples": columns})
-
-
-def request(body: bytes, media_type: str) -> bytes:
-    head = (
-        f"POST /v1/metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {media_type}\r\nX-API-Key: {KEY}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-def uvicorn(module: str, port: int) -> list[str]:
-    return [
-        *(PYTHON, "-m", "uvicorn", module, "--port", str(port), "--loop", "uvloop", "--http", "httptools"),
-        *("--no-access-log", "--no-proxy-headers", "--log-level", "warning"),
-    ]
-
-
-def vantage(data: Path, port: int) -> list[str]:
-    return [PYTHON, "-m", "vantage", "serve", "--port", str(port), "--data", str(data)]
+PARTS = ("accepting", "storing", "embedded", "holding", "idle")
 
 
 def table(title: str, contestants: list[Contestant], base: Contestant) -> None:
@@ -172,8 +113,10 @@ def bench_idle(seconds: float, work: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    parser.add_argument("--only", choices=["accepting", "storing", "idle"], help="one of them")
+    parser.add_argument("--only", choices=PARTS, help="one of them")
+    parser.add_argument("--samples", type=int, help="how many the embedded store is measured with (10 million)")
     arguments = parser.parse_args()
+    parts = PARTS if arguments.only is None else (arguments.only,)
     rounds, seconds = (3, 2.0) if arguments.quick else (7, 4.0)
     work = Path(tempfile.mkdtemp(prefix="vantage-bench-"))
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
@@ -182,11 +125,15 @@ def main() -> None:
         f"Python {platform.python_version()}; {CONNECTIONS} connections, {rounds} interleaved rounds of {seconds:g} s"
     )
     try:
-        if arguments.only in (None, "accepting"):
+        if "accepting" in parts:
             bench_accepting(rounds, seconds, work)
-        if arguments.only in (None, "storing"):
+        if "storing" in parts:
             bench_storing(rounds, seconds, work)
-        if arguments.only in (None, "idle"):
+        if "embedded" in parts:
+            bench_embedded(arguments.samples, work, quick=arguments.quick)
+        if "holding" in parts:
+            bench_holding(work, quick=arguments.quick)
+        if "idle" in parts:
             bench_idle(60.0 if not arguments.quick else 15.0, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -7,26 +7,31 @@ and a rate or null) and prints one with what came of it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import uvloop
 
 
 class Connection(asyncio.Protocol):
-    """Sends the same request again as soon as it is answered, or at its next turn when there is a rate."""
+    """Sends the next request as soon as one is answered, or at its next turn when there is a rate. ``next_request``
+    gives None when there are no more. ``sent_s`` are the times at which the requests were due."""
 
-    def __init__(self, request: bytes, every_s: float, first_s: float) -> None:
-        self._request = request
+    def __init__(self, next_request: Callable[[], bytes | None], every_s: float, first_s: float) -> None:
+        self._next_request = next_request
         self._every_s = every_s
         self._next_s = first_s
         self._sent_s = 0.0
         self._buffer = b""
         self.latencies_s: list[float] = []
+        self.sent_s: list[float] = []
         self.failed = 0
+        self.done = asyncio.get_running_loop().create_future()
         self._transport: Any = None
         self.running = True
 
@@ -51,8 +56,17 @@ class Connection(asyncio.Protocol):
     def _send(self, due_s: float) -> None:
         if not self.running:
             return
+        request = self._next_request()
+        if request is None:
+            self.end()
+            return
         self._sent_s = due_s
-        self._transport.write(self._request)
+        self._transport.write(request)
+
+    def end(self) -> None:
+        self.running = False
+        if not self.done.done():
+            self.done.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -68,33 +82,38 @@ class Connection(asyncio.Protocol):
             self.failed += 1
         self._buffer = b""
         self.latencies_s.append(time.perf_counter() - self._sent_s)
+        self.sent_s.append(self._sent_s)
         self._plan()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self.running:
             self.failed += 1
+            self.end()
 
 
-async def run(order: dict[str, Any]) -> dict[str, Any]:
-    """Load a server as ordered."""
-    request = bytes.fromhex(order["request"])
-    count, seconds, rate = order["connections"], order["seconds"], order.get("rate")
+async def connected(order: dict[str, Any], next_request: Callable[[], bytes | None]) -> tuple[float, list[Connection]]:
+    """Connections that have begun to send, and when they began."""
+    count, rate = order["connections"], order.get("rate")
     every_s = count / rate if rate else 0.0
     started = time.perf_counter()
     connections: list[Connection] = []
     for i in range(count):
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda i=i: Connection(request, every_s, started + every_s * i / count),  # type: ignore[misc]
+            lambda i=i: Connection(next_request, every_s, started + every_s * i / count),  # type: ignore[misc]
             order["host"],
             order["port"],
         )
         connections.append(connection)
-    await asyncio.sleep(seconds)
+    return started, connections
+
+
+def ended(started: float, connections: list[Connection]) -> dict[str, Any]:
+    """Hang up, and tell what came of it."""
     took_s = time.perf_counter() - started
     latencies = sorted(latency for connection in connections for latency in connection.latencies_s)
     failed = sum(connection.failed for connection in connections)
     for connection in connections:
-        connection.running = False
+        connection.end()
         connection._transport.abort()
 
     def at(share: float) -> float:
@@ -109,9 +128,21 @@ async def run(order: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+async def run(order: dict[str, Any]) -> dict[str, Any]:
+    """Load a server as ordered."""
+    request = bytes.fromhex(order["request"])
+    started, connections = await connected(order, itertools.repeat(request).__next__)
+    await asyncio.sleep(order["seconds"])
+    return ended(started, connections)
+
+
+def take_second_core() -> None:
     if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, {1})
+
+
+def main() -> None:
+    take_second_core()
     for line in sys.stdin:
         print(json.dumps(uvloop.run(run(json.loads(line)))), flush=True)
 

@@ -1,0 +1,107 @@
+"""One contestant in a process of its own: ``python -m benchmarks.storage.process NAME FOLDER``.
+
+Reads orders as JSON lines from standard input and answers each with a line: ``load``, ``open``, ``ask``, ``close``.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.storage.contestant import Question, Store
+from benchmarks.storage.data import Plan
+
+
+def _vantage(folder: Path) -> Store:
+    from benchmarks.storage.embedded import Embedded
+
+    return Embedded(folder)
+
+
+def _rows(folder: Path) -> Store:
+    from benchmarks.storage.row_sqlite import RowTable
+
+    return RowTable(folder)
+
+
+def _usual(folder: Path) -> Store:
+    from benchmarks.storage.clickhouse import Usual
+
+    return Usual(folder)
+
+
+def _lean(folder: Path) -> Store:
+    from benchmarks.storage.clickhouse import Lean
+
+    return Lean(folder)
+
+
+def _victoria(folder: Path) -> Store:
+    from benchmarks.storage.victoria import VictoriaMetrics
+
+    return VictoriaMetrics(folder)
+
+
+def _prometheus(folder: Path) -> Store:
+    from benchmarks.storage.prometheus import Prometheus
+
+    return Prometheus(folder)
+
+
+STORES: Final[dict[str, Callable[[Path], Store]]] = {
+    "vantage": _vantage,
+    "rows": _rows,
+    "clickhouse": _usual,
+    "clickhouse-lean": _lean,
+    "victoria": _victoria,
+    "prometheus": _prometheus,
+}
+
+
+def obey(store: Store, order: dict[str, Any]) -> dict[str, Any]:
+    """Do what is ordered; ``ms`` is how long an answer took."""
+    if order["do"] == "load":
+        loaded = store.load(Plan.of(order["plan"]))
+        return {**asdict(loaded), "peak_nbytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if order["do"] == "open":
+        started = time.perf_counter()
+        store.open(Plan.of(order["plan"]))
+        return {"ms": (time.perf_counter() - started) * 1000}
+    if order["do"] == "ask":
+        question = Question(**order["question"])
+        gc.collect()
+        started = time.perf_counter()
+        raw = store.ask(question)
+        took_ms = (time.perf_counter() - started) * 1000
+        return {"ms": took_ms, "answer": store.answer(question, raw) if order["tell"] else None}
+    store.close()
+    return {}
+
+
+def main() -> None:
+    # Libraries print to standard output as they please: the answers go to what it was at the start.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    store = STORES[sys.argv[1]](Path(sys.argv[2]))
+    is_open = False
+    try:
+        for line in sys.stdin:
+            order = json.loads(line)
+            found = obey(store, order)
+            is_open = {"open": True, "close": False}.get(order["do"], is_open)
+            print(json.dumps(found), file=answers, flush=True)
+    finally:
+        if is_open:
+            store.close()
+
+
+if __name__ == "__main__":
+    main()
