@@ -112,11 +112,14 @@ class Stream:
     def send(self, requests: int, rate: float | None = None) -> Sent:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        order = {"host": "127.0.0.1", "port": self._running.port, "connections": CONNECTIONS}
+        answer = self._segments.parent / "answer.json"
+        order = {"host": "127.0.0.1", "port": self._running.port, "connections": CONNECTIONS, "answer": str(answer)}
         with Watch(self._running, self._segments).on() as watch:
             self._process.stdin.write(json.dumps({**order, "requests": requests, "rate": rate}) + "\n")
             self._process.stdin.flush()
-            found = json.loads(self._process.stdout.readline())
+            if self._process.stdout.readline() != "sent\n":
+                raise RuntimeError("the process that sends has ended")
+        found = json.loads(answer.read_text())
         if found["failed"] or found["requests"] != requests:
             raise RuntimeError(f"{found['failed']} of {requests} requests failed, {found['requests']} were answered")
         sent_s, took_s = np.array(found["sent_s"]), np.array(found["latencies_s"])

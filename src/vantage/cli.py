@@ -80,9 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="settings in effect and where each comes from")
     config.add_argument("--example", action="store_true", help="print every setting as an .env file")
     doctor = commands.add_parser("doctor", help="check configuration, data folder, databases, clock and disk")
+    doctor.add_argument("--deep", action="store_true", help="read every row of every segment")
+    backup = commands.add_parser("backup", help="copy the data folder while the server runs")
+    backup.add_argument("dest", metavar="DEST", help="folder for the copy; absent or empty")
+    restore = commands.add_parser("restore", help="put a backup into an empty data folder")
+    restore.add_argument("source", metavar="SOURCE", help="folder that `vantage backup` made")
     keys = commands.add_parser("keys", help="API keys")
-    for folder in (migrate, config, doctor, keys):
+    for folder in (migrate, config, doctor, backup, restore, keys):
         _folder_options(folder)
+    _moving_commands(commands)
     _keys_commands(keys)
     return parser
 
@@ -109,6 +115,20 @@ def _folder_options(parser: argparse.ArgumentParser, *, inner: bool = True) -> N
 def _client_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default=None, help=f"the server (as the settings say: {DEFAULT_URL})")
     parser.add_argument("--api-key", default=None, help="API key (or VANTAGE_API_KEY)")
+
+
+def _moving_commands(commands: Any) -> None:
+    out = commands.add_parser("export", help="write everything of a running server as NDJSON")
+    out.add_argument("file", metavar="FILE", nargs="?", default="-", help="ends in .gz or .zst to be packed; -: stdout")
+    _client_options(out)
+    out.add_argument("--start", metavar="TIME", default="", help="from here on, such as 2026-01-01 or now-7d (all)")
+    out.add_argument("--end", metavar="TIME", default="", help="before this (all)")
+    out.add_argument("--service", default="", help="of this service alone")
+    out.add_argument("--environment", default="", help="of this environment alone")
+    into = commands.add_parser("import", help="send what an export wrote to a running server")
+    into.add_argument("file", metavar="FILE", help="NDJSON, also packed by gzip or zstd; -: stdin")
+    _client_options(into)
+    into.add_argument("--skip-invalid", action="store_true", help="pass over lines that cannot be read")
 
 
 def _keys_commands(keys: argparse.ArgumentParser) -> None:

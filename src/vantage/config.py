@@ -232,7 +232,7 @@ def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
     return settings
 
 
-_LISTS: Final = frozenset({"trusted_proxies", "allowed_hosts", "cors_origins"})
+_LISTS: Final = frozenset({"trusted_proxies", "allowed_hosts", "cors_origins", "retention_rules"})
 _BOOLS: Final = {
     "yes": True,
     "on": True,

@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import aclosing
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from tests.support.chance import Chance
 from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately, of_service
 from vantage.core.batch import Batch, Links, batch_of
 from vantage.core.errors import StoreTimeout
 from vantage.core.span import SpanStatus
-from vantage.core.timerange import TimeRange
+from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.ports import Edge, RetentionPolicy, Selector, TelemetryStore, TraceFilter
 from vantage.vql.check import check
 from vantage.vql.tree import And, Call, Column, Compare, Item, Literal, Order, Select, TagValue
+
+ALWAYS = TimeRange(0, TIME_MS_MAX)
+
+
+def contents(batches: Iterable[Batch]) -> Counter[Any]:
+    """Every sample and span with everything that is told of it, floats as their bits."""
+    found: Counter[Any] = Counter()
+    for batch in batches:
+        links = {
+            position: ids
+            for position, *ids in zip(
+                batch.links.position.tolist(), batch.links.trace_id, batch.links.span_id, strict=True
+            )
+        }
+        for row, (which, time_ms, value) in enumerate(
+            zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True)
+        ):
+            bits = struct.pack("<d", value)
+            found[(batch.series[which].canonical(), time_ms, bits, *links.get(row, ("", "")))] += 1
+        found.update(msgspec.msgpack.encode(span, order="sorted") for span in batch.spans)
+    return found
 
 
 class TelemetryContract:
@@ -201,6 +229,55 @@ class TelemetryContract:
         )
         table = await store.select(check(query, now_ms=NOW_MS), deadline_s=5)
         assert list(table.rows()) == [(5.0 + 3.0 + 1.0 + 1.0,)]
+
+    async def test_an_export_holds_everything_as_it_was_written(self, store: TelemetryStore) -> None:
+        chance = Chance(7)
+        batches = [chance.batch() for _ in range(20)]
+        for batch in batches:
+            await store.write(batch)
+        exported = [batch async for batch in store.export(Selector(), ALWAYS)]
+        assert contents(exported) == contents(batches)
+
+    async def test_an_export_comes_in_batches_of_bounded_size(self, store: TelemetryStore) -> None:
+        await store.write(a_batch(*map(float, range(20_000)), at_ms=NOW_MS - 100_000))
+        await store.write(Batch(spans=tuple(a_span(f"t{n}") for n in range(3000))))
+        exported = [batch async for batch in store.export(Selector(), ALWAYS)]
+        assert max(batch.samples for batch in exported) <= 10_000
+        assert max(len(batch.spans) for batch in exported) <= 2000
+        assert sum(batch.samples for batch in exported) == 20_000
+        assert sum(len(batch.spans) for batch in exported) == 3000
+
+    async def test_an_export_is_of_the_moment_it_began(self, store: TelemetryStore) -> None:
+        await store.write(a_batch(1.0))
+        batches = store.export(Selector(), ALWAYS)
+        first = await anext(batches)
+        await store.write(a_batch(2.0))
+        await store.write(Batch(spans=(a_span(),)))
+        assert contents([first, *[batch async for batch in batches]]) == contents([a_batch(1.0)])
+
+    async def test_an_export_can_be_of_a_service_an_environment_and_a_range(self, store: TelemetryStore) -> None:
+        demo = a_series(environment="demo")
+        await store.write(a_batch(1.0, 2.0, 4.0, at_ms=NOW_MS - 10))
+        await store.write(a_batch(8.0, series=demo))
+        await store.write(a_batch(16.0, series=a_series("other")))
+        await store.write(Batch(spans=(a_span("t1", start_ms=NOW_MS - 9), a_span("t2", service="other"))))
+
+        async def found(selector: Selector, time_range: TimeRange) -> tuple[list[float], list[str]]:
+            batches = [batch async for batch in store.export(selector, time_range)]
+            values = sorted(value for batch in batches for value in batch.value.tolist())
+            return values, sorted(span.trace_id for batch in batches for span in batch.spans)
+
+        assert await found(Selector(service="api"), ALWAYS) == ([1.0, 2.0, 4.0, 8.0], ["t1"])
+        assert await found(Selector(environment="demo"), ALWAYS) == ([8.0], [])
+        assert await found(Selector("other", "test"), ALWAYS) == ([16.0], ["t2"])
+        assert await found(Selector(), TimeRange(NOW_MS - 9, NOW_MS - 8)) == ([2.0], ["t1"])
+        assert await found(Selector(service="nobody"), ALWAYS) == ([], [])
+
+    async def test_an_export_that_is_given_up_can_be_begun_again(self, store: TelemetryStore) -> None:
+        await store.write(a_batch(*map(float, range(30_000)), at_ms=NOW_MS - 100_000))
+        for _ in range(10):
+            async with aclosing(store.export(Selector(), ALWAYS)) as batches:
+                assert (await anext(batches)).samples
 
     async def test_ping_returns_while_the_store_is_open(self, store: TelemetryStore) -> None:
         await store.ping()

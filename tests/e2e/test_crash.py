@@ -8,133 +8,39 @@ group commit that mixes its batches up gives values to the wrong ones.
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import random
-import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 
+from tests.support.load import (
+    NO_RATES,
+    RUN,
+    SAMPLES_PER_BATCH,
+    START_MS,
+    Load,
+    post,
+    printed_seed,
+    read_back,
+    values_of,
+)
 from tests.support.server import Server
 
 LONG = bool(os.environ.get("VANTAGE_TEST_LONG"))
 ROUNDS = 50 if LONG else 6
-THREADS = 4
-SAMPLES_PER_BATCH = 7  # small, so that many batches are under way at once
-NO_RATES = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_API_RATE_LIMIT": "0"}
-BUCKET_MS = 1000
-
-
-@dataclass
-class Sent:
-    """Batches by number: those answered 202, and those whose answer never came."""
-
-    answered: set[int] = field(default_factory=set)
-    unanswered: set[int] = field(default_factory=set)
-
-
-def batch(number: int, start_ms: int) -> dict[str, Any]:
-    """Every sample has a second and a value of its own: ``number`` and its place can be read back from both."""
-    return {
-        "service_name": "crash",
-        "metrics": [
-            {
-                "metric_name": "m",
-                "value": number * SAMPLES_PER_BATCH + place,
-                "timestamp": start_ms + (number * SAMPLES_PER_BATCH + place) * BUCKET_MS,
-                "trace_id": f"t{number}",
-                "span_id": f"s{place}",
-            }
-            for place in range(SAMPLES_PER_BATCH)
-        ],
-    }
-
-
-def post(connection: http.client.HTTPConnection, number: int, start_ms: int) -> int:
-    headers = {"Content-Type": "application/json", "Idempotency-Key": f"b-{number}"}
-    connection.request("POST", "/v1/metrics", json.dumps(batch(number, start_ms)), headers)
-    answer = connection.getresponse()
-    answer.read()
-    return answer.status
-
-
-class Load:
-    """Threads that send batch after batch, each with a number of its own, until the server is gone."""
-
-    def __init__(self, server: Server, start_ms: int, first: int) -> None:
-        self.sent = Sent()
-        self.next = first
-        self._server = server
-        self._start_ms = start_ms
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._send) for _ in range(THREADS)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for thread in self._threads:
-            thread.join(30)
-
-    def _number(self) -> int:
-        with self._lock:
-            self.next += 1
-            return self.next - 1
-
-    def _send(self) -> None:
-        connection = http.client.HTTPConnection(*self._server.address, timeout=10)
-        while True:
-            number = self._number()
-            try:
-                status = post(connection, number, self._start_ms)
-            except (OSError, http.client.HTTPException):
-                self.sent.unanswered.add(number)
-                connection.close()
-                return
-            (self.sent.answered if status == 202 else self.sent.unanswered).add(number)
-
-
-def read_back(server: Server, start_ms: int, batches: int) -> Counter[int]:
-    """How often each value is kept, as the API tells: the count and the sum of every second."""
-    found: Counter[int] = Counter()
-    per_query = 10_000
-    for first in range(0, batches * SAMPLES_PER_BATCH, per_query):
-        start = start_ms + first * BUCKET_MS
-        path = (
-            f"/api/metrics/timeseries?service=crash&metric=m&step=1s&start={start}&end={start + per_query * BUCKET_MS}"
-        )
-        counts, sums = (server.get(f"{path}&agg={agg}").json()["series"] for agg in ("count", "sum"))
-        if not counts:
-            continue
-        for (at_ms, count), (_, total) in zip(counts[0]["points"], sums[0]["points"], strict=True):
-            if count:
-                value = (at_ms - start_ms) // BUCKET_MS
-                found[value] = int(count)
-                assert total == value * count, f"the second of {value} holds other values: {count} samples make {total}"
-    return found
-
-
-def values_of(number: int) -> range:
-    return range(number * SAMPLES_PER_BATCH, (number + 1) * SAMPLES_PER_BATCH)
 
 
 def crash_rounds(data: Path, rounds: int, *, seed: int, program: tuple[str, ...] = ("-m", "vantage")) -> None:
     """Load, kill, look, send again, look again: ``rounds`` times on one folder."""
     chance = random.Random(seed)
-    start_ms = 1_600_000_000_000
     answered: set[int] = set()
     number = rounds_with_answers = 0
     server = Server(data, environ=NO_RATES, program=program).wait_ready()
     try:
         for _ in range(rounds):
-            with Load(server, start_ms, number) as load:
+            with Load(server, START_MS, number) as load:
                 time.sleep(chance.uniform(0.02, 0.7))
                 server.kill()
             number = load.next
@@ -142,7 +48,7 @@ def crash_rounds(data: Path, rounds: int, *, seed: int, program: tuple[str, ...]
             rounds_with_answers += bool(load.sent.answered)
 
             server = Server(data, environ=NO_RATES, program=program).wait_ready()
-            found = read_back(server, start_ms, number)
+            found = read_back(server, START_MS, number)
             for one in answered:
                 kept = [found[value] for value in values_of(one)]
                 assert kept == [1] * SAMPLES_PER_BATCH, f"batch {one} was answered 202 and is kept as {kept}"
@@ -151,11 +57,11 @@ def crash_rounds(data: Path, rounds: int, *, seed: int, program: tuple[str, ...]
 
             again = [*sorted(load.sent.unanswered), *chance.sample(sorted(answered), min(20, len(answered)))]
             connection = http.client.HTTPConnection(*server.address, timeout=10)
-            assert {post(connection, one, start_ms) for one in again} <= {202}
+            assert {post(connection, one, START_MS) for one in again} <= {202}
             connection.close()
             answered |= load.sent.unanswered
             assert answered == set(range(number)), "the test lost count"
-            found = read_back(server, start_ms, number)
+            found = read_back(server, START_MS, number)
             assert set(found.values()) <= {1}, "a batch sent again is kept twice"
             assert len(found) == number * SAMPLES_PER_BATCH, f"kept are {len(found)} of {number * SAMPLES_PER_BATCH}"
             assert "Traceback" not in server.output
@@ -170,9 +76,7 @@ def crash_rounds(data: Path, rounds: int, *, seed: int, program: tuple[str, ...]
 
 @pytest.fixture
 def seed() -> int:
-    seed = int(os.environ.get("VANTAGE_TEST_SEED", time.time_ns() % 2**32))
-    print(f"VANTAGE_TEST_SEED={seed}")
-    return seed
+    return printed_seed()
 
 
 @pytest.mark.timeout(60 * ROUNDS)
@@ -217,7 +121,6 @@ def slow(self, *args, **named):
 
 Journal.commit = slow
 """
-RUN = "import sys; from vantage.cli import main; sys.exit(main())"
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,23 @@ def print_the_settings(command: str, checkout: Path, server: Server) -> None:
     assert re.search(r"^port +9000 +environment \(VANTAGE_PORT\)$", done.stdout, re.MULTILINE)
 
 
+def back_up_and_restore(command: str, checkout: Path, server: Server) -> None:
+    """The copy of a server that runs, served from another folder."""
+    (restoration,) = (line for line in blocks("README.md", "sh") if "vantage restore" in line)
+    sample = {"service_name": "kept", "metrics": [{"metric_name": "m", "value": 1}]}
+    assert server.send(sample).status == 202
+    done = run(f"{command} --data {server.data}", checkout, PYTHONPATH=str(checkout / "src"))
+    assert re.search(r"^backup: .* files", done.stdout)
+    assert (checkout / "backup" / "backup.json").is_file()
+    run(restoration, checkout, PYTHONPATH=str(checkout / "src"))
+    with started(".venv/bin/vantage serve --port 0 --data ./restored", checkout) as one:
+        assert one.services()["kept"]["samples"] == 1
+
+
+def is_run_by_the_backup(command: str, checkout: Path, server: Server) -> None:
+    assert command.endswith("--data ./restored")
+
+
 def compose_up(command: str, checkout: Path, server: Server) -> None:
     """Containers are not started by tests: ``tests/rules/test_container.py`` holds the files against their schemas, and
     here the command is held against the file it reads."""
@@ -283,6 +300,8 @@ COMMANDS: dict[str, Callable[[str, Path, Server], None]] = {
     ".venv/bin/vantage keys create": make_a_key,
     ".venv/bin/vantage serve --host": serve_beyond_loopback,
     ".venv/bin/vantage config": print_the_settings,
+    ".venv/bin/vantage backup": back_up_and_restore,
+    ".venv/bin/vantage restore": is_run_by_the_backup,
     "make run ARGS=": make_run_with_options,
     "docker compose": compose_up,
 }

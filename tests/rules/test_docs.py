@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import subprocess
@@ -12,14 +13,33 @@ import pytest
 
 import vantage_agent
 from tests.support.server import serving
+from tests.support.world import NOW_MS, MovedClock, a_series
 from vantage import app, cli, config, server
+from vantage.commands import client, doctor, moving_in
 from vantage.config import Settings
-from vantage.core import batch, sample, span
+from vantage.core import batch, sample, sketch, span
+from vantage.core.batch import batch_of
 from vantage.ingest import body
 from vantage.ingest.wire import received
-from vantage.query import edges, live, timeseries
+from vantage.query import asked, edges, live, rolled, timeseries
+from vantage.query import storage as query_storage
 from vantage.storage import edges as storage_edges
-from vantage.storage.embedded import blocks, head, store, writer
+from vantage.storage.embedded import (
+    backup,
+    blocks,
+    chunks,
+    head,
+    merge,
+    part_index,
+    pool,
+    segment,
+    store,
+    upkeep,
+    write_part,
+    writer,
+)
+from vantage.telemetry import Telemetry
+from vantage.web import streaming
 from vantage_agent import _config, _exporter
 from vantage_agent._agent import TAG_KEY_LENGTH_MAX, TAGS_MAX
 
@@ -167,7 +187,7 @@ LIMITS = [
                     f"values {span.ATTRIBUTE_VALUE_LENGTH_MAX} |")),
     ("docs/api.md", f"| span duration | {span.DURATION_NS_MAX // 86_400_000_000_000} days |"),
     ("docs/api.md", f"| faults told in an answer | {received.ERRORS_SHOWN} |"),
-    ("docs/api.md", f"| points of a series | {timeseries.BUCKETS_MAX} |"),
+    ("docs/api.md", f"| points of a series | {asked.BUCKETS_MAX} |"),
     ("docs/api.md", f"| series of an answer | {timeseries.GROUPS_MAX} |"),
     ("docs/api.md", f"At most {edges.EDGES_MAX} edges"),
     ("docs/api.md", f"up to {storage_edges.PARENT_REACH_MS // 60_000} minutes before the range"),
@@ -187,10 +207,42 @@ LIMITS = [
     ("docs/storage.md", f"| batches in one commit | {writer.COMMIT_BATCHES_MAX} |"),
     ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {store.QUERIES_WAITING_MAX} waiting |"),
     ("docs/storage.md", f"| series | {Settings().series_max} (`series_max`)"),
+    (
+        "docs/storage.md",
+        (f"| a generation | {upkeep.GENERATION_SAMPLES_MAX} samples, {upkeep.GENERATION_NBYTES_MAX >> 20} MiB by the "
+        "same estimate (a quarter of `head_bytes_max` where that is less), "
+        f"{upkeep.GENERATION_AGE_MS_MAX // 3_600_000} hours |"),
+    ),
+    (
+        "docs/storage.md",
+        (f"When the head has {upkeep.GENERATION_SAMPLES_MAX} samples, an estimated "
+        f"{upkeep.GENERATION_NBYTES_MAX >> 20} MiB, or is {upkeep.GENERATION_AGE_MS_MAX // 3_600_000} hours old"),
+    ),
+    (
+        "docs/storage.md",
+        (f"| a merged part | {merge.SAMPLES_MAX} samples, {merge.SPANS_MAX} spans, {merge.NBYTES_MAX >> 20} MiB |"),
+    ),
+    ("docs/storage.md", f"`user_version` the format: {segment.FORMAT}. The page size is {segment.PAGE_NBYTES}:"),
+    ("docs/storage.md", f"**Chunks** hold up to {chunks.CHUNK_SAMPLES_MAX} samples"),
+    ("docs/storage.md", f"some {chunks.RUN_SAMPLES} samples, so that"),
+    ("docs/storage.md", f"committed in slices of {write_part.SLICE_NBYTES >> 10} KiB"),
+    ("docs/storage.md", f"blocks of up to {write_part.SPAN_BLOCK_ROWS}, in order of start"),
+    ("docs/storage.md", f"with a relative error of {sketch.RELATIVE_ERROR}, as a MessagePack array"),
+    ("docs/storage.md", f"| connections to segments | {pool.IDLE_MAX} idle ones |"),
+    ("docs/storage.md", f"| directories of chunks remembered | {part_index.REMEMBERED_NBYTES_MAX >> 20} MiB |"),
+    ("docs/storage.md", f'{segment.APPLICATION_ID:#x} ("VTS1")'),
+    ("docs/architecture.md", f"exact from samples up to {rolled.QUANTILE_SAMPLES_MAX} of them"),
     ("README.md", f"| series | {Settings().series_max} |"),
     ("docs/operations.md", f"| headers | {server.HEADERS_NBYTES_MAX >> 10} KiB |"),
     ("docs/operations.md", f"({server.HANG_UP_AFTER * Settings().shutdown_timeout_s:g} of"),
-    ("README.md", f"some {Settings().head_bytes_max // blocks.SAMPLE_NBYTES // 10_000_000 * 10} million samples"),
+    ("docs/api.md", f"Only quantiles of more than {rolled.QUANTILE_SAMPLES_MAX} samples"),
+    ("docs/api.md", f"within {sketch.RELATIVE_ERROR * 100:g} % of the exact ones"),
+    ("docs/api.md", f"`growing` are the {query_storage.GROWING_MAX} series with most samples"),
+    ("docs/operations.md", f"waits up to {backup.WAIT_S:g} s for its turn, and says so after {backup.PATIENT_S:g}"),
+    ("docs/operations.md", f"batches of up to {moving_in.BATCH_ITEMS_MAX} lines or"),
+    ("docs/operations.md", f"up to {client.PATIENCE_S // 60:g} minutes for one batch"),
+    ("docs/operations.md", f"the first {doctor.FAULTS_SHOWN} faults"),
+    ("docs/api.md", f"takes nothing for {streaming.STALL_S:g} s"),
     ("docs/agent.md", f"| buffer | {_config.Config('', '', '', 0, '').items_max} samples and spans |"),
     ("docs/agent.md", f"| batch | {_exporter.BATCH_ITEMS_MAX} items"),
     ("docs/agent.md", f"after {_exporter.RETRY_S_MAX // 60} minutes the batch is lost"),
@@ -254,8 +306,12 @@ def test_images_are_small_enough_to_load_on_a_phone() -> None:
     assert not [image.name for image in images if image.stat().st_size > 300_000]
 
 
+def programs() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text_of("docs/storage.md"), re.MULTILINE | re.DOTALL)
+
+
 def test_the_program_in_the_docs_reads_a_journal(tmp_path: Path) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```", text_of("docs/storage.md"), re.MULTILINE | re.DOTALL)
+    program = programs()[0]
     assert len(program.splitlines()) <= 25
     now_ms = 1_703_001_234_567
     one = {"metric_name": "m", "value": 1.5, "unit": "s", "timestamp": now_ms, "tags": {"a": "b"}, "trace_id": "t-1"}
@@ -272,6 +328,27 @@ def test_the_program_in_the_docs_reads_a_journal(tmp_path: Path) -> None:
     ]
     shutil.copytree(tmp_path / "data", tmp_path / "copy" / "data")
     assert run_program(program, tmp_path / "copy") == beside
+
+
+async def test_the_program_in_the_docs_reads_every_sample_of_the_segments(tmp_path: Path) -> None:
+    """With nothing but the text of docs/storage.md a stranger gets the data back."""
+    program = programs()[1]
+    assert len(program.splitlines()) <= 60
+    chance = random.Random(5)
+    expected: list[str] = []
+    async with store.EmbeddedStore(tmp_path / "data", clock=MovedClock(), telemetry=Telemetry()) as opened:
+        for _ in range(5):
+            rows = []
+            for n in range(300):
+                one = a_series(f"svc {n % 3}", f"m{n % 7}", tags={"ü": str(n % 11)}, unit="s")
+                at_ms = NOW_MS - chance.choice([0, 1, 400 * 86_400_000]) - n
+                value = chance.choice([float(n), round(chance.random(), 3), chance.random(), -0.0, 5e-324, 1e300])
+                rows.append((one, at_ms, value))
+                expected.append(f"sample {at_ms} svc {n % 3} test m{n % 7} gauge {value} s {{'ü': '{n % 11}'}}")
+            await opened.write(batch_of(rows))
+            await opened.seal()
+        beside = run_program(program, tmp_path)
+    assert sorted(beside) == sorted(expected)
 
 
 def run_program(program: str, folder: Path) -> list[str]:

@@ -63,7 +63,7 @@ def _samples_within(found: Sequence[SeriesInfo], time_range: TimeRange) -> float
 async def from_rollups(reads: Reads, asked: Asked, tier: str, kind: Kind, step_ms: int, aligned: TimeRange) -> Points:
     """The points of a range. Where it ends within a bucket, its end is read from samples."""
     width_ms = WIDTHS_MS[tier]
-    if asked.agg.startswith("p"):  # a sketch is of a whole hour
+    if asked.agg.startswith("p"):
         return await _quantiles(reads, asked, tier, step_ms, aligned)
     end_ms = asked.time_range.end_ms
     cut_ms = max(end_ms // width_ms * width_ms, aligned.start_ms)
@@ -132,7 +132,9 @@ def _value(agg: str, kind: Kind, step_ms: int, found: Sequence[float]) -> float 
 
 
 async def _quantiles(reads: Reads, asked: Asked, tier: str, step_ms: int, aligned: TimeRange) -> Points:
+    """An hour in which the range ends counts whole: its sketch cannot be cut."""
+    end_ms = asked.time_range.aligned(WIDTHS_MS[tier]).end_ms
     calls = (Call("sketchQuantile", (), int(asked.agg[1:]) / 100), Call("sum", (Column("count"),)))
-    table = await _read(reads, asked, TABLES[tier], calls, step_ms, aligned.start_ms, aligned.end_ms)
+    table = await _read(reads, asked, TABLES[tier], calls, step_ms, aligned.start_ms, end_ms)
     rows = [Point(tuple(names), at_ms, value, round(count)) for *names, at_ms, value, count in table.rows()]
     return Points(rows, "1h", table.truncated)

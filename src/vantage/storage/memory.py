@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vantage.core.batch import NO_LINKS, Batch, Links
+from vantage.core.batch import NO_LINKS, Batch, Links, batch_of
 from vantage.core.clock import Clock
 from vantage.core.rollup import Partials, roll, with_sketches
 from vantage.core.series import Series
@@ -38,6 +38,8 @@ from vantage.vql.execute import Deadline, execute
 from vantage.vql.series import SeriesColumns
 from vantage.vql.source import Chunk
 from vantage.vql.table import Table
+
+EXPORTED_MAX: Final = 1000  # samples or spans of a batch
 
 
 class MemoryStore:
@@ -109,6 +111,24 @@ class MemoryStore:
 
     async def edges(self, time_range: TimeRange) -> Sequence[Edge]:
         return edges_of([table_of(self._spans)], time_range)
+
+    async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
+        def wanted(service: str, environment: str, at_ms: int) -> bool:
+            named = selector.service in ("", service) and selector.environment in ("", environment)
+            return named and time_range.start_ms <= at_ms < time_range.end_ms
+
+        rows = [row for row in self._rows if wanted(row[0].service, row[0].environment, row[1])]
+        spans = [span for span in self._spans if wanted(span.service_name, span.environment, span.start_ms)]
+        for start in range(0, len(rows), EXPORTED_MAX):
+            some = rows[start : start + EXPORTED_MAX]
+            linked = [(place, row[3], row[4]) for place, row in enumerate(some) if row[3]]
+            links = NO_LINKS
+            if linked:
+                positions = np.array([place for place, _, _ in linked], np.uint32)
+                links = Links(positions, [trace for _, trace, _ in linked], [span for _, _, span in linked])
+            yield batch_of([row[:3] for row in some], links=links)
+        for start in range(0, len(spans), EXPORTED_MAX):
+            yield Batch(spans=tuple(spans[start : start + EXPORTED_MAX]))
 
     async def expire(self, policy: RetentionPolicy) -> Reclaimed:
         if policy.days is None:

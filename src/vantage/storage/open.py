@@ -25,11 +25,8 @@ def open_store(
     series_max: int,
 ) -> EmbeddedStore:
     """The telemetry store of a URL, not yet opened. '' is the embedded store in the data folder."""
-    if url and not url.startswith(SQLITE):
-        raise ConfigError(f"store_url: {url.partition(':')[0]!r} is no store this version knows; use sqlite:///FOLDER")
-    folder = Path(url.removeprefix(SQLITE)) if url else data
     return EmbeddedStore(
-        folder,
+        store_folder(url, data=data),
         clock=clock,
         telemetry=telemetry,
         synchronous=synchronous,
@@ -37,6 +34,13 @@ def open_store(
         head_nbytes_max=head_nbytes_max,
         series_max=series_max,
     )
+
+
+def store_folder(url: str, *, data: Path) -> Path:
+    """Where the embedded store of a URL keeps its files; '' is the data folder. Raises ConfigError."""
+    if url and not url.startswith(SQLITE):
+        raise ConfigError(f"store_url: {url.partition(':')[0]!r} is no store this version knows; use sqlite:///FOLDER")
+    return Path(url.removeprefix(SQLITE)) if url else data
 
 
 def metadata_url(url: str, *, data: Path) -> str:

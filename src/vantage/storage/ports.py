@@ -5,7 +5,7 @@ Constructors do no I/O; ``async with`` opens and closes. All methods may be call
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -116,7 +116,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """What to forget: everything of a service, of an environment, or of both together. '' means any; not both ''."""
+    """Everything of a service, of an environment, or of both together. '' means any; to forget, not both are ''."""
 
     service: str = ""
     environment: str = ""
@@ -211,6 +211,14 @@ class TelemetryStore(Protocol):
         """Who calls whom, by the spans that start in the range; one entry for each caller, callee and kind, ordered by
         nothing in particular. A parent that starts more than 10 minutes before the range may not be found. Raises
         InputError beyond 2 million spans, StoreTimeout, BusyError, StoreUnavailable."""
+        ...
+
+    def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
+        """Everything selected ('' means any, also both) whose time or start lies in the range, as it is when the first
+        batch is asked for: batches of bounded size in no particular order. Nothing is kept from being written
+        meanwhile, and no query is held up while nobody asks for the next batch; what leaves the store meanwhile may
+        be missing. Whoever does not take all of it must close it. Raises BusyError when too many are under way,
+        StoreUnavailable."""
         ...
 
     async def expire(self, policy: RetentionPolicy) -> Reclaimed:

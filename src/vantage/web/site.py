@@ -22,9 +22,23 @@ from vantage.query.reads import Reads
 from vantage.roles import Routes
 from vantage.telemetry import Telemetry
 from vantage.web import errors, pages
-from vantage.web.api import data, deployments, edges, health, live, metrics, schema, services, sessions, storage, traces
+from vantage.web.api import (
+    data,
+    deployments,
+    edges,
+    export,
+    health,
+    live,
+    metrics,
+    schema,
+    services,
+    sessions,
+    storage,
+    traces,
+)
 from vantage.web.guard import Admission, admitted
 from vantage.web.render import Renderer
+from vantage.web.streaming import UNCOMPRESSED
 
 REQUEST_NBYTES_MAX = 1 << 20
 
@@ -71,7 +85,7 @@ def make_site(
     guarded: list[Any] = []
     opened: list[Any] = [*health.handlers]
     if Routes.API in routes:
-        for resource in (services, metrics, traces, edges, deployments, storage, data):
+        for resource in (services, metrics, traces, edges, deployments, storage, data, export):
             guarded += resource.handlers
         opened += live.handlers
     if Routes.PAGES in routes:
@@ -112,7 +126,9 @@ def make_site(
             use_handler_docstrings=True,
             render_plugins=[_SchemaPage(renderer), _SchemaDocument()],
         ),
-        compression_config=CompressionConfig(backend="gzip", gzip_compress_level=5, minimum_size=1000),
+        compression_config=CompressionConfig(
+            backend="gzip", gzip_compress_level=5, minimum_size=1000, exclude_opt_key=UNCOMPRESSED
+        ),
         request_max_body_size=REQUEST_NBYTES_MAX,
         state=State({"admission": admission, "renderer": renderer, "websockets_max": websockets_max}),
         debug=False,

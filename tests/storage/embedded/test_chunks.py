@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.world import NOW_MS
-from vantage.core.batch import NO_LINKS, Links
+from vantage.core.batch import Links
 from vantage.core.idhash import hash_id
 from vantage.core.rollup import HOUR_MS, roll, with_sketches
 from vantage.storage.embedded.chunks import (
@@ -19,11 +19,11 @@ from vantage.storage.embedded.chunks import (
     ChunkCodec,
     checksum,
     cuts,
-    links_of,
 )
 from vantage.storage.embedded.columns import Packer
 from vantage.storage.embedded.gather import Samples, in_order
 from vantage.storage.embedded.id_index import ENTRIES_MAX, kept_bits, pack_index
+from vantage.storage.embedded.link_columns import NO_LINK_COLUMNS, link_columns
 from vantage.storage.embedded.weeks import WEEK_MS, week_name, week_named, week_of, week_range
 
 CODEC = ChunkCodec()
@@ -39,7 +39,7 @@ def some_samples(series: int, each: int) -> tuple[np.ndarray, np.ndarray, np.nda
 def test_a_chunk_comes_back_whole_and_by_runs() -> None:
     slot, time_ms, value = some_samples(5, 40)
     links = Links(np.array([0, 41, 199], np.uint32), ("ab" * 16, "x-1", "cd" * 16), ("", "s", "0f"))
-    chunk = CODEC.pack_samples(slot, time_ms, value, links)
+    chunk = CODEC.pack_samples(slot, time_ms, value, link_columns(links))
     runs = CODEC.unpack_runs(chunk.runs)
     assert checksum(chunk.runs, chunk.times, chunk.vals) == chunk.crc
     assert (chunk.first_ms, chunk.last_ms, chunk.samples) == (time_ms.min(), time_ms.max(), 200)
@@ -50,13 +50,14 @@ def test_a_chunk_comes_back_whole_and_by_runs() -> None:
     assert CODEC.unpack_times(chunk.times, runs, wanted).tolist() == time_ms[rows].tolist()
     assert CODEC.unpack_values(chunk.vals, runs, wanted).tobytes() == value[rows].tobytes()
     assert chunk.links is not None
-    found = links_of(*CODEC.unpack_links(chunk.links))
+    found = CODEC.unpack_links(chunk.links).plain()
     assert (found.position.tolist(), found.trace_id, found.span_id) == ([0, 41, 199], links.trace_id, links.span_id)
 
 
 def test_links_with_a_flipped_bit_are_a_value_error() -> None:
     slot, time_ms, value = some_samples(1, 3)
-    chunk = CODEC.pack_samples(slot, time_ms, value, Links(np.array([1], np.uint32), ("ab" * 16,), ("cd" * 8,)))
+    links = link_columns(Links(np.array([1], np.uint32), ("ab" * 16,), ("cd" * 8,)))
+    chunk = CODEC.pack_samples(slot, time_ms, value, links)
     assert chunk.links is not None
     for place in range(len(chunk.links)):
         body = bytearray(chunk.links)
@@ -100,7 +101,7 @@ def test_samples_are_kept_by_stretches_of_time_and_series_by_series_within() -> 
     linked = range(0, len(slot), 100)
     ids = tuple(str(value[mixed[row]]) for row in linked)
     links = Links(np.array(linked, np.uint32), ids, ("",) * len(ids))
-    whole = Samples(slot[mixed], time_ms[mixed], value[mixed], links)
+    whole = Samples(slot[mixed], time_ms[mixed], value[mixed], link_columns(links))
     found = list(in_order(whole, np.arange(200)[::-1]))
     assert len(found) > 5
     ends = [(some.time_ms.min(), some.time_ms.max()) for some in found]
@@ -109,7 +110,7 @@ def test_samples_are_kept_by_stretches_of_time_and_series_by_series_within() -> 
         order = np.lexsort((some.time_ms, -some.slot.astype(np.int64)))
         assert order.tolist() == list(range(len(order)))
         linked = [str(some.value[row]) for row in some.links.position.tolist()]
-        assert linked == list(some.links.trace_id), "a link went to another sample"
+        assert linked == list(some.links.plain().trace_id), "a link went to another sample"
     rows = sorted(zip(*(np.concatenate([getattr(some, name) for some in found]).tolist()
                         for name in ("slot", "time_ms", "value")), strict=True))  # fmt: skip
     assert rows == sorted(zip(slot.tolist(), time_ms.tolist(), value.tolist(), strict=True))
@@ -118,7 +119,7 @@ def test_samples_are_kept_by_stretches_of_time_and_series_by_series_within() -> 
 
 def test_few_samples_are_one_stretch() -> None:
     slot, time_ms, value = some_samples(1, 5000)
-    assert len(list(in_order(Samples(slot, time_ms, value, NO_LINKS), np.zeros(1, np.int64)))) == 1
+    assert len(list(in_order(Samples(slot, time_ms, value, NO_LINK_COLUMNS), np.zeros(1, np.int64)))) == 1
 
 
 def test_every_id_of_an_index_is_found_where_it_is() -> None:
@@ -149,4 +150,4 @@ def test_a_name_that_is_no_week_is_a_value_error() -> None:
 
 def test_a_chunk_without_links_has_none() -> None:
     slot, time_ms, value = some_samples(1, 3)
-    assert CODEC.pack_samples(slot, time_ms, value, NO_LINKS).links is None
+    assert CODEC.pack_samples(slot, time_ms, value, NO_LINK_COLUMNS).links is None

@@ -26,6 +26,12 @@ DAY_MS = 24 * HOUR_MS
 Open = Callable[..., Any]
 
 
+def few_parts(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Have so many parts merged at once, however busy the store is."""
+    monkeypatch.setattr(merge, "PARTS_MIN", number)
+    monkeypatch.setattr(merge, "PARTS_MIN_BUSY", number)
+
+
 @pytest.fixture
 def clock() -> MovedClock:
     return MovedClock()
@@ -154,7 +160,7 @@ async def test_parts_with_a_damaged_row_are_not_merged_away(
             await store.seal()
     (path,) = (tmp_path / "data" / "segments").glob("*.samples.db")
     flip(path, "chunk.vals")
-    monkeypatch.setattr(merge, "PARTS_MIN", 3)
+    few_parts(monkeypatch, 3)
     async with opened() as store:
         for _ in range(60):
             await asyncio.sleep(0.05)

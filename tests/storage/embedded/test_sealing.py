@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import struct
 import time
 from collections import Counter
@@ -12,15 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately
-from vantage.core.batch import NO_LINKS, Batch, Links, batch_of
+from tests.support.chance import Chance
+from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, count_query, lately
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
-from vantage.core.sample import Kind
-from vantage.core.series import Series
-from vantage.core.span import SpanStatus
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded import merge
 from vantage.storage.embedded.segment import TIERS
@@ -32,6 +27,14 @@ from vantage.vql.check import check
 from vantage.vql.tree import Call, Column, Compare, Item, Literal, Select
 
 Open = Callable[..., Any]
+
+
+def few_parts(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Have so many parts merged at once, however busy the store is."""
+    monkeypatch.setattr(merge, "PARTS_MIN", number)
+    monkeypatch.setattr(merge, "PARTS_MIN_BUSY", number)
+
+
 COUNT_ROWS = "SELECT count(*) FROM journal"
 ALWAYS = Compare(">=", Column("timestamp"), Literal(0))
 
@@ -110,57 +113,6 @@ async def assert_same(store: TelemetryStore, twin: TelemetryStore) -> None:
     assert await store.traces(wanted) == await twin.traces(wanted)
 
 
-VALUES = (0.0, -0.0, 1.0, 0.1, -2.5e-9, 5e-324, 1.7976931348623157e308, -1e300, 123456789.123456789, 1e15 + 0.3, 7e22)
-
-
-class Chance:
-    """Random batches from one seed: late and early, years back, the same moment twice, odd values."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.now_ms = NOW_MS - 20 * 86_400_000
-        self.series = [self._series(n) for n in range(12)]
-        self._traces = 0
-
-    def _series(self, n: int) -> Series:
-        kind = self.random.choice(list(Kind))
-        return a_series(f"svc{n % 3}", f"m{n % 4}", kind, tags={"n": str(n), "ü": "ß"}, unit=["", "s"][n % 2])
-
-    def _value(self) -> float:
-        return self.random.choice([
-            float(self.random.randint(-5, 500)), round(self.random.lognormvariate(3, 1), 2), self.random.random(),
-            self.random.choice(VALUES),
-        ])  # fmt: skip
-
-    def batch(self) -> Batch:
-        self.now_ms += self.random.choice([1000, 60_000, 3_600_000, 86_400_000])
-        self.now_ms = min(self.now_ms, NOW_MS)
-        rows = []
-        for _ in range(self.random.randint(0, 60)):
-            back_ms = self.random.choice([0, 0, 0, 5, 300_000, 7 * 86_400_000, 3 * 365 * 86_400_000])
-            rows.append((self.random.choice(self.series), self.now_ms - back_ms, self._value()))
-        links = NO_LINKS
-        linked = sorted(self.random.sample(range(len(rows)), len(rows) // 5))
-        if linked:
-            ids = [self._id() for _ in linked]
-            links = Links(np.array(linked, np.uint32), ids, [one[:16] for one in ids])
-        spans = tuple(self._span(n) for n in range(self.random.randint(0, 8)))
-        return batch_of(rows, links=links, spans=spans) if rows else Batch(spans=spans)
-
-    def _id(self) -> str:
-        self._traces += self.random.randint(0, 1)
-        return self.random.choice([f"{self._traces:032x}", f"t-{self._traces}"])
-
-    def _span(self, n: int) -> Any:
-        return a_span(
-            self._id(), f"{self.random.getrandbits(64):016x}", "" if not n else f"{n:016x}",
-            service=f"svc{n % 3}", start_ms=self.now_ms - self.random.choice([0, 1, 1, 86_400_000]),
-            duration_ms=self.random.expovariate(0.01), name=f"op {n}",
-            status=self.random.choice(list(SpanStatus)), service_version=str(n % 2),
-            attributes={"http.route": f"/{n % 3}", "naïve": "🙂" * (n % 3)},
-        )  # fmt: skip
-
-
 @pytest.fixture
 def seed() -> int:
     seed = time.time_ns() % 2**32
@@ -171,7 +123,7 @@ def seed() -> int:
 async def test_whatever_happens_below_queries_see_the_same(
     opened: Open, clock: MovedClock, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge, "PARTS_MIN", 3)
+    few_parts(monkeypatch, 3)
     chance = Chance(seed)
     async with MemoryStore(clock=clock) as twin:
         for _ in range(6):
@@ -205,7 +157,9 @@ def _sample(one: Any) -> tuple[Any, ...]:
 async def merged(store: EmbeddedStore) -> None:
     """Wait until there is nothing left to merge or to delete."""
     for _ in range(200):
-        idle = await store._on_upkeep(lambda: store._upkeep.merger.due() is None and not store._shelf._waiting)
+        idle = await store._on_upkeep(
+            lambda: store._upkeep.merger.due(merge.PARTS_MIN) is None and not store._shelf._waiting
+        )
         if idle:
             return
         await asyncio.sleep(0.05)
@@ -258,7 +212,7 @@ async def test_a_generation_closes_when_it_is_old(opened: Open, clock: MovedCloc
 async def test_a_query_sees_everything_at_any_moment_of_seals_and_merges(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge, "PARTS_MIN", 2)
+    few_parts(monkeypatch, 2)
     written = 0
     done = False
 

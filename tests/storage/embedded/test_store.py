@@ -18,6 +18,7 @@ from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch, Links, batch_of
 from vantage.core.errors import BusyError, DataFolderInUse, FormatTooNew, StartupError, StoreUnavailable
 from vantage.storage.embedded.batch_ids import BatchIds
 from vantage.storage.embedded.journal import FORMAT, inspect
+from vantage.storage.embedded.looking import Looker
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import Selector
 from vantage.telemetry import Telemetry
@@ -125,13 +126,13 @@ async def test_a_damaged_row_is_reported_and_the_rest_served(opened: Open, tmp_p
     with closing(sqlite3.connect(path)) as db, db:
         (body,) = db.execute("SELECT body FROM journal WHERE seq=2").fetchone()
         db.execute("UPDATE journal SET body=? WHERE seq=2", (body[:-3] + bytes([body[-3] ^ 1]) + body[-2:],))
-    assert inspect(path).damaged == 1
+    assert inspect(path, Looker(path.parent).connect).damaged == 1
     async with opened() as store:
         assert await totals(store) == (2, 5.0)
         assert store.damaged_rows == 1
         await store.write(a_batch(8.0))
         assert await totals(store) == (3, 13.0)
-    assert inspect(path).damaged == 1, "a damaged row stays for a person to look at"
+    assert inspect(path, Looker(path.parent).connect).damaged == 1, "a damaged row stays for a person to look at"
 
 
 async def test_a_newer_format_is_refused_and_left_untouched(opened: Open, tmp_path: Path) -> None:

@@ -14,16 +14,15 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from vantage.core.batch import F64, I64, NO_LINKS, U32, Links
-from vantage.core.idhash import Ids
+from vantage.core.batch import F64, I64, U32
 from vantage.core.rollup import NO_SKETCHES, Partials, Sketches
-from vantage.core.spantable import ids_of, texts_of_ids
 from vantage.storage.embedded import packed
 from vantage.storage.embedded.columns import Mask, Packer, steps, summed
+from vantage.storage.embedded.link_columns import LinkColumns
 
 CHUNK_SAMPLES_MAX: Final = 8192
 CHUNK_PARTIALS_MAX: Final = 8192
-RUN_SAMPLES: Final = 512  # what a run should have: longer ones have queries unpack what is long before their range
+RUN_SAMPLES: Final = 256  # what a run should have: longer ones have queries unpack what is long before their range
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_links: Final = msgspec.msgpack.Decoder(tuple[bytes, packed.PackedIds, packed.PackedIds]).decode
 _decode_parts: Final = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -120,27 +119,12 @@ def cuts(slot: U32, rows_max: int) -> Iterator[tuple[int, int]]:
     at = 0
     while at < len(slot):
         full = min(at + rows_max, len(slot))
-        end = int(ends[np.searchsorted(ends, full, side="right") - 1]) if full < len(slot) else full
-        if end - at < rows_max // 2:
+        place = int(np.searchsorted(ends, full, side="right")) - 1
+        end = int(ends[place]) if place >= 0 else 0
+        if end - at < rows_max // 2:  # the run that is under way fills most of the chunk
             end = full
         yield at, end
         at = end
-
-
-def stretches(slot: U32, time_ms: I64) -> Iterator[I64 | None]:
-    """Rows by stretches of time in which a series has RUN_SAMPLES on average, and that fill a chunk; None for all rows
-    at once."""
-    number = min(round(len(slot) / RUN_SAMPLES / max(1, len(np.unique(slot)))), len(slot) // CHUNK_SAMPLES_MAX)
-    if number < 2:
-        yield None
-        return
-    some = time_ms[:: max(1, len(time_ms) // 10_000)]
-    bounds = np.unique(np.quantile(some, np.arange(1, number) / number).astype(np.int64))
-    stretch = np.searchsorted(bounds, time_ms, side="right").astype(np.uint16)
-    for one in range(len(bounds) + 1):
-        rows = np.flatnonzero(stretch == one)
-        if rows.size:
-            yield rows
 
 
 class ChunkCodec:
@@ -165,16 +149,16 @@ class ChunkCodec:
     def _columns(self, body: bytes, number: int) -> list[I64]:
         return [self.packer.unpack_ints(part) for part in _parts(body, number)]
 
-    def pack_samples(self, slot: U32, time_ms: I64, value: F64, links: Links) -> SampleChunk:
-        """Samples that lie series by series, in order of time; links may be NO_LINKS."""
+    def pack_samples(self, slot: U32, time_ms: I64, value: F64, links: LinkColumns) -> SampleChunk:
+        """Samples that lie series by series, in order of time; links may be none."""
         runs = runs_of(slot, time_ms)
         directory = self._pack_runs(runs)
         times = self.packer.pack_ints(steps(time_ms, runs.count))
         vals = self.packer.pack_floats(value, runs.count)
         linked = None
         if len(links):
-            ids = (self._ids.pack_ids(ids_of(links.trace_id)), self._ids.pack_ids(ids_of(links.span_id)))
-            body = _encode((self.packer.pack_ints(np.diff(links.position.astype(np.int64), prepend=0)), *ids))
+            ids = (self._ids.pack_ids(links.trace_id), self._ids.pack_ids(links.span_id))
+            body = _encode((self.packer.pack_ints(np.diff(links.position, prepend=0)), *ids))
             linked = checksum(body).to_bytes(4, "little") + body
         crc = checksum(directory, times, vals)
         return SampleChunk(
@@ -198,8 +182,8 @@ class ChunkCodec:
         """Of all runs, or of the wanted ones. Raises ValueError."""
         return self.packer.unpack_floats(body, runs.count, wanted)
 
-    def unpack_links(self, stored: bytes) -> tuple[I64, Ids, Ids]:
-        """Positions, trace ids and span ids. Raises ValueError."""
+    def unpack_links(self, stored: bytes) -> LinkColumns:
+        """Raises ValueError."""
         body = stored[4:]
         if checksum(body) != int.from_bytes(stored[:4], "little"):
             raise ValueError("checksum mismatch")
@@ -207,13 +191,12 @@ class ChunkCodec:
             position, trace_id, span_id = _decode_links(body)
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
-        rows = np.cumsum(self.packer.unpack_ints(position))
-        found = (
-            rows,
+        found = LinkColumns(
+            np.cumsum(self.packer.unpack_ints(position)),
             self._ids.unpack_ids(trace_id, count_max=CHUNK_SAMPLES_MAX),
             self._ids.unpack_ids(span_id, count_max=CHUNK_SAMPLES_MAX),
         )
-        if not len(rows) == len(found[1]) == len(found[2]):
+        if not len(found.position) == len(found.trace_id) == len(found.span_id):
             raise ValueError("links of different length")
         return found
 
@@ -291,10 +274,3 @@ def _parts(body: bytes, number: int) -> list[bytes]:
     if len(parts) != number:
         raise ValueError("a chunk of another number of columns")
     return parts
-
-
-def links_of(position: I64, trace_id: Ids, span_id: Ids) -> Links:
-    """Links as queries take them."""
-    if not len(position):
-        return NO_LINKS
-    return Links(position.astype(np.uint32), tuple(texts_of_ids(trace_id)), tuple(texts_of_ids(span_id)))

@@ -18,10 +18,11 @@ from vantage.core.idhash import U64
 from vantage.storage.embedded.chunks import checksum
 from vantage.storage.embedded.columns import Packer
 
-ENTRIES_MAX: Final = 8192
+ENTRIES_MAX: Final = 1024  # to find an id one block is unpacked
 _SHIFT: Final = 24  # 40 bits of the hash are kept: among a million ids a false match comes once in a million look-ups
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
+_FIND: Final = "SELECT low, crc, body FROM id_index WHERE part_id=? AND kind=? AND low<=? AND high>=?"
 Entry = tuple[int, int, int, bytes]
 
 
@@ -51,15 +52,13 @@ def find(
     and ValueError for damage."""
     found: list[tuple[int, int]] = []
     for part in parts:
-        rows = db.execute(
-            "SELECT low, crc, body FROM id_index WHERE part_id=? AND kind=? AND low<=? AND high>=?",
-            (part, kind, kept, kept),
-        ).fetchall()
-        for low, crc, body in rows:
+        for low, crc, body in db.execute(_FIND, (part, kind, kept, kept)).fetchall():
             if checksum(body) != crc:
                 raise ValueError("checksum mismatch in an index of ids")
-            apart, place, row = (packer.unpack_ints(column) for column in _decode(body))
-            hashes = np.cumsum(apart) + low
-            first, last = np.searchsorted(hashes, [kept, kept + 1])
-            found.extend(zip(place[first:last].tolist(), row[first:last].tolist(), strict=True))
+            apart, place, row = _decode(body)
+            hashes = np.cumsum(packer.unpack_ints(apart)) + low
+            rows = np.flatnonzero(hashes == kept)
+            if rows.size:
+                places = packer.unpack_ints(place, rows).tolist()
+                found.extend(zip(places, packer.unpack_ints(row, rows).tolist(), strict=True))
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class Journal:
 
     def open(self) -> None:
         """Open or create the file. Raises FormatTooNew (nothing touched) or StartupError."""
-        _refuse_newer(self.path)
+        refuse_newer(self.path)
         try:
             self.path.touch(mode=0o600)
             db = connect(self.path, synchronous=self._synchronous)
@@ -241,7 +241,7 @@ def connect(path: Path, *, synchronous: str) -> sqlite3.Connection:
     return db
 
 
-def _refuse_newer(path: Path) -> None:
+def refuse_newer(path: Path) -> None:
     """Read the version from the file's own header: opening it with SQLite could already change it."""
     try:
         header = _first_bytes(path, 64)
@@ -274,11 +274,12 @@ class Inspection:
     problem: str = ""
 
 
-def inspect(path: Path) -> Inspection:
-    """Read every row and hold it against its checksum, without changing anything; the server may be running."""
+def inspect(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> Inspection:
+    """Read every row and hold it against its checksum; ``connect`` opens the file so that nothing changes in it. The
+    server may be running."""
     try:
-        _refuse_newer(path)
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        refuse_newer(path)
+        db = connect(path)
     except (StartupError, sqlite3.Error) as error:
         return Inspection(problem=str(error))
     try:

@@ -15,6 +15,7 @@ from vantage.storage.embedded.segment import TIERS, Part, Segment
 from vantage.storage.embedded.shelf import Shelf
 
 PARTS_MIN: Final = 8  # of one level: fewer are left as they are
+PARTS_MIN_BUSY: Final = 24  # while generations follow each other closely: merging can wait, ingest cannot
 SAMPLES_MAX: Final = 16_000_000
 SPANS_MAX: Final = 1_000_000
 NBYTES_MAX: Final = 64 << 20
@@ -43,16 +44,16 @@ class Merger:
         self._between = between
         self._unreadable: set[tuple[str, int]] = set()  # parts that could not be read whole: left as they are
 
-    def due(self) -> tuple[Segment, list[Part]] | None:
-        """The next parts to merge, None when there are none."""
+    def due(self, parts_min: int) -> tuple[Segment, list[Part]] | None:
+        """The next parts to merge, of a level that has ``parts_min`` of them; None when there are none."""
         view = self._shelf.views.now
         for tier in TIERS:
             for segment in view.tier(tier).values():
-                if parts := self._small(segment):
+                if parts := self._small(segment, parts_min):
                     return segment, parts
         return None
 
-    def _small(self, segment: Segment) -> list[Part]:
+    def _small(self, segment: Segment, parts_min: int) -> list[Part]:
         by_level: dict[int, list[Part]] = {}
         for part in segment.parts:
             if (segment.name, part.id) not in self._unreadable:
@@ -64,7 +65,7 @@ class Merger:
                 and sum(part.spans for part in some) <= SPANS_MAX
                 and sum(part.nbytes for part in some) <= NBYTES_MAX
             )
-            if len(some) == PARTS_MIN and fits:
+            if len(parts) >= parts_min and len(some) == PARTS_MIN and fits:
                 return some
         return []
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vantage.core.batch import I64
 from vantage.core.idhash import U64, Ids
 from vantage.core.sample import ID_LENGTH_MAX
+from vantage.storage.embedded.columns import shuffled, unshuffled, unzigzag, zigzag
 
 LEVEL: Final = 3  # of zstd; higher ones take several times as long for a few hundredths
 _WINDOW_NBYTES_MAX: Final = 1 << 23  # level 3 looks back 2 MiB
@@ -83,7 +84,7 @@ class Packer:
     def unpack_steps(self, numbers: PackedNumbers, count: int) -> I64:
         values = np.full(count, numbers.base, np.int64)
         if count > 1:
-            values[1:] = signed(self._unpack_narrow(numbers, count - 1))
+            values[1:] = unzigzag(self._unpack_narrow(numbers, count - 1))
             np.cumsum(values, out=values)
         return values
 
@@ -92,16 +93,14 @@ class Packer:
         if not largest:
             return PackedNumbers(base, 0, PackedBytes(0, b""))
         width = next(width for width in (1, 2, 4, 8) if largest < 1 << (8 * width))
-        planes = rest.astype(f"<u{width}").view(np.uint8).reshape(len(rest), width).T
-        return PackedNumbers(base, width, self.pack(planes.tobytes()))
+        return PackedNumbers(base, width, self.pack(shuffled(rest.astype(f"<u{width}"))))
 
     def _unpack_narrow(self, numbers: PackedNumbers, count: int) -> U64:
         must(numbers.width in (0, 1, 2, 4, 8), "has numbers of a strange width")
         if not numbers.width:
             return np.zeros(count, np.uint64)
-        planes = np.frombuffer(self.unpack(numbers.packed, count * numbers.width), np.uint8)
-        laid = np.ascontiguousarray(planes.reshape(numbers.width, count).T)
-        return laid.view(f"<u{numbers.width}").reshape(count).astype(np.uint64)
+        plain = self.unpack(numbers.packed, count * numbers.width)
+        return unshuffled(plain, f"<u{numbers.width}", count).astype(np.uint64)
 
     def pack_ids(self, ids: Ids) -> PackedIds:
         letters = np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), ids.dtype.itemsize)
@@ -122,16 +121,6 @@ class Packer:
         must(bool((letters < 128).all()), "has ids that are none")
         must(not ((letters[:, 1:] != 0) & (letters[:, :-1] == 0)).any(), "has ids that are none")
         return np.frombuffer(plain, f"S{ids.width}")
-
-
-def zigzag(numbers: I64) -> U64:
-    """Small numbers of either sign as small ones without: the sign goes into the lowest bit."""
-    return ((numbers << 1) ^ (numbers >> 63)).view(np.uint64)
-
-
-def signed(numbers: U64) -> I64:
-    """Undo ``zigzag``."""
-    return (numbers >> np.uint64(1)).view(np.int64) ^ -(numbers & np.uint64(1)).view(np.int64)
 
 
 def must(holds: bool, why: str) -> None:  # noqa: FBT001 - a condition, not a switch

@@ -52,6 +52,13 @@ class ChunkIndex:
             found.append((int(self.chunk_id[place]), runs, None if picked.all() else picked))
         return found
 
+    def directory(self, chunk_id: int) -> Runs:
+        """The runs of one chunk. Raises ValueError when there is no such chunk."""
+        place = int(np.searchsorted(self.chunk_id, chunk_id))
+        if place >= len(self.chunk_id) or self.chunk_id[place] != chunk_id:
+            raise ValueError(f"no chunk {chunk_id}")
+        return self.directories[place]
+
 
 def make_index(rows: list[tuple[int, bytes]], codec: ChunkCodec) -> ChunkIndex:
     """From (id, directory) rows. Raises ValueError for a directory that cannot be read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,8 @@ IDLE_MAX: Final = 32
 class Pool:
     """Idle connections by file, the least recently used closed first. Any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, connect: Callable[[Path], sqlite3.Connection] = connect_to_read) -> None:
+        self._connect = connect
         self._lock = threading.Lock()
         self._idle: OrderedDict[int, tuple[Path, sqlite3.Connection]] = OrderedDict()
         self._dropped: set[Path] = set()
@@ -27,7 +28,7 @@ class Pool:
     @contextmanager
     def reading(self, path: Path) -> Iterator[sqlite3.Connection]:
         """A connection for one thread for a while. Raises sqlite3.Error, also when the file is gone."""
-        db = self._taken(path) or connect_to_read(path)
+        db = self._taken(path) or self._connect(path)
         sound = False
         try:
             yield db

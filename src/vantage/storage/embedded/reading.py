@@ -22,7 +22,7 @@ from vantage.core.spantable import SpanTable, joined, table_of
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.embedded import span_blocks
 from vantage.storage.embedded.blocks import Mask, SampleBlock, SpanBlock
-from vantage.storage.embedded.chunks import ChunkCodec, Runs, checksum, links_of
+from vantage.storage.embedded.chunks import ChunkCodec, Runs, checksum
 from vantage.storage.embedded.head import links_of_trace, overlapping, spans_of_traces
 from vantage.storage.embedded.id_index import find, kept_bits
 from vantage.storage.embedded.part_counts import PartCounts, ServiceCounts, read_counts
@@ -36,9 +36,13 @@ from vantage.vql.source import Chunk
 
 T = TypeVar("T")
 BLOCKS_MAX: Final = 16
+NO_SPANS: Final = table_of(())
 _ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
 _CHUNK: Final = "SELECT crc, runs, times, vals FROM chunk WHERE id=?"
 _ROLLUP: Final = "SELECT crc, runs, times, counts, sums, mins, maxs, sketches FROM rollup WHERE id=?"
+_LINKED: Final = (
+    "SELECT c.crc, c.runs, c.times, c.vals, l.body FROM chunk c JOIN link l ON l.chunk_id = c.id WHERE c.id=?"
+)
 _BLOCKS: Final = "SELECT id, first_ms, last_ms, duration_ns_max, services FROM span_block WHERE part_id=?"
 
 _log = structlog.get_logger("vantage.storage.reading")
@@ -136,7 +140,7 @@ class StoreSource:
         row = db.execute("SELECT body FROM link WHERE chunk_id=?", (chunk_id,)).fetchone()
         if row is None:
             return chunk
-        return Chunk(chunk.slot, chunk.time_ms, chunk.value, links_of(*self._codec.unpack_links(row[0])))
+        return Chunk(chunk.slot, chunk.time_ms, chunk.value, self._codec.unpack_links(row[0]).plain())
 
     # --- rollups ---
 
@@ -268,7 +272,8 @@ class StoreSource:
 
     def spans_of(self, trace_ids: Collection[str]) -> SpanTable:
         """Every span of some traces."""
-        tables = [table_of(spans_of_traces(self._span_blocks(), trace_ids))]
+        unsealed = spans_of_traces(self._span_blocks(), trace_ids)
+        tables = [table_of(unsealed)] if unsealed else []
         wanted = {int(kept_bits(np.array([hash_id(one)], np.uint64))[0]) for one in trace_ids}
         ids = {one.encode() for one in trace_ids}
         for segment in self._seen.view.samples.values():
@@ -286,7 +291,7 @@ class StoreSource:
                         continue
                     picked = np.array(sorted(row for row in places if bytes(table.trace_id[row]) in ids), np.int64)
                     tables.append(table.take(picked))
-        return self._shown(joined(tables))
+        return self._shown(joined(tables)) if tables else NO_SPANS
 
     def links_of(self, trace_id: str) -> list[tuple[Series, int, float, str]]:
         """Series, time, value and span id of every sample that carries the trace id."""
@@ -298,7 +303,7 @@ class StoreSource:
                 for chunk_id in {chunk for chunk, _ in places}:
                     self._tick()
                     rows = {row for chunk, row in places if chunk == chunk_id}
-                    found += self._read(segment, self._linked, segment, chunk_id, trace_id, rows)
+                    found += self._read(segment, self._linked, segment, part, chunk_id, trace_id, rows)
         series, floor_ms = self._series.series, self._seen.view.floor_ms
         return [
             (one, time_ms, value, span_id)
@@ -307,38 +312,33 @@ class StoreSource:
         ]
 
     def _linked(
-        self, db: sqlite3.Connection, segment: Segment, chunk_id: int, trace_id: str, rows: set[int]
+        self, db: sqlite3.Connection, segment: Segment, part: Part, chunk_id: int, trace_id: str, rows: set[int]
     ) -> Iterator[tuple[int, int, float, str]]:
-        row = db.execute(
-            "SELECT c.crc, c.runs, c.times, c.vals, l.body FROM chunk c JOIN link l ON l.chunk_id = c.id WHERE c.id=?",
-            (chunk_id,),
-        ).fetchone()
+        row = db.execute(_LINKED, (chunk_id,)).fetchone()
         if row is None:
             return
         try:
             crc, directory, times, vals, body = row
-            if checksum(directory, times, vals) != crc:
-                raise ValueError("checksum mismatch")
-            position, trace_ids, span_ids = self._codec.unpack_links(body)
-            places = [
-                at for at in np.searchsorted(position, sorted(rows)).tolist() if trace_ids[at] == trace_id.encode()
-            ]
+            links = self._codec.unpack_links(body)
+            at = np.searchsorted(links.position, sorted(rows))
+            places = at[links.trace_id[at] == trace_id.encode()].tolist()
             if not places:
                 return
-            runs = self._codec.unpack_runs(directory)
-            of_rows = np.searchsorted(np.cumsum(runs.count), position[places], side="right")
+            if checksum(directory, times, vals) != crc:
+                raise ValueError("checksum mismatch")
+            # Only the runs that hold the rows are unpacked; the directory is most likely remembered.
+            runs = self._indexes.of(segment.path, db, part.id, self._codec).directory(chunk_id)
+            held = links.position[places]
             wanted = np.zeros(len(runs), np.bool_)
-            wanted[of_rows] = True
+            wanted[np.searchsorted(np.cumsum(runs.count), held, side="right")] = True
             chunk = self._chunk(runs, times, vals, wanted)
-            row_of = np.full(runs.rows, -1, np.int64)
-            row_of[runs.rows_of(wanted)] = np.arange(len(chunk.slot))
+            found = np.searchsorted(runs.rows_of(wanted), held).tolist()
         except ValueError as error:
             self._damage.row(segment, f"chunk {chunk_id}", error)
             return
-        for at in places:
-            held = row_of[position[at]]
-            span_id = bytes(span_ids[at]).decode()
-            yield int(chunk.slot[held]), int(chunk.time_ms[held]), float(chunk.value[held]), span_id
+        for at_link, at_row in zip(places, found, strict=True):
+            span_id = bytes(links.span_id[at_link]).decode()
+            yield int(chunk.slot[at_row]), int(chunk.time_ms[at_row]), float(chunk.value[at_row]), span_id
 
     def _find(self, segment: Segment, part: Part, kind: str, kept: int) -> list[tuple[int, int]]:
         def look(db: sqlite3.Connection) -> Iterator[tuple[int, int]]:

@@ -11,19 +11,20 @@ from typing import Final
 
 import numpy as np
 
-from vantage.core.batch import I64, NO_LINKS, U32
-from vantage.core.rollup import WIDTHS_MS, Partials, joined_partials
+from vantage.core.batch import I64, U32
+from vantage.core.rollup import WIDTHS_MS, Partials
 from vantage.core.spantable import SpanTable, joined
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.embedded import span_blocks
 from vantage.storage.embedded.blocks import Mask
-from vantage.storage.embedded.chunks import ChunkCodec, Runs, checksum, links_of
-from vantage.storage.embedded.gather import Samples, combined, ordered_samples
+from vantage.storage.embedded.chunks import ChunkCodec, Runs, checksum
+from vantage.storage.embedded.gather import Samples, combined, in_order, joined_samples
+from vantage.storage.embedded.link_columns import NO_LINK_COLUMNS
 from vantage.storage.embedded.part_index import ChunkIndex, PartIndexes
 from vantage.storage.embedded.segment import ROW_TABLES, SAMPLES, Part, SegmentWriter
 from vantage.storage.embedded.write_part import PartWriter
 
-ROWS_AT_ONCE: Final = 1 << 20  # how much of the parts is in memory at a time
+ROWS_AT_ONCE: Final = 1 << 18  # how much of the parts is in memory at a time
 _ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
 _COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
 
@@ -111,9 +112,8 @@ class Rewriter:
                 for index in indexes
                 for chunk_id, runs, wanted in index.wanted(slots, _ALWAYS)
             ]
-            held = ordered_samples([some for some in read if len(some)], self._group)
-            if len(held):
-                target.samples(held)
+            for some in in_order(joined_samples([some for some in read if len(some)]), self._group):
+                target.samples(some)
             self._between()
 
     def _chunk(self, chunk_id: int, runs: Runs, wanted: Mask | None, keep: Keep) -> Samples:
@@ -129,7 +129,7 @@ class Rewriter:
             slot,
             time_ms,
             self._codec.unpack_values(vals, runs),
-            links_of(*self._codec.unpack_links(link[0])) if link else NO_LINKS,
+            self._codec.unpack_links(link[0]) if link else NO_LINK_COLUMNS,
         )
         kept = keep.rows(slot, time_ms)
         if wanted is not None:
@@ -144,9 +144,7 @@ class Rewriter:
                 for index in indexes
                 for rollup_id, runs, wanted in index.wanted(slots, _ALWAYS)
             ]
-            held = [some for some in read if len(some)]
-            if held:
-                target.partials(combined(joined_partials(held), self._group, width_ms=width_ms), width_ms=width_ms)
+            target.partials(combined(read, self._group, width_ms=width_ms), width_ms=width_ms)
             self._between()
 
     def _partials(self, rollup_id: int, runs: Runs, wanted: Mask | None, keep: Keep, width_ms: int) -> Partials:

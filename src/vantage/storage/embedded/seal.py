@@ -14,8 +14,8 @@ from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, roll, roll_u
 from vantage.core.spantable import SpanTable
 from vantage.storage.embedded.blocks import Mask
 from vantage.storage.embedded.catalogue import Catalogue
-from vantage.storage.embedded.gather import Samples, samples_by_week, spans_by_week
-from vantage.storage.embedded.segment import ROLLUPS, SAMPLES, Part, Segment, SegmentWriter, segment_path
+from vantage.storage.embedded.gather import Samples, combined, in_order, samples_by_week, spans_by_week
+from vantage.storage.embedded.segment import ROLLUPS, SAMPLES, Part, Segment, segment_path
 from vantage.storage.embedded.shelf import Shelf
 from vantage.storage.embedded.view import Generation
 from vantage.storage.embedded.write_part import PartWriter
@@ -36,19 +36,11 @@ class Sealer:
         already gone, or older than its retention, is left out. Raises sqlite3.Error and OSError."""
         started = time.perf_counter()
         floor_ms = self._shelf.views.now.floor_ms
-        samples = samples_by_week(
-            generation.samples,
-            present=self._catalogue.present(),
-            group=self._catalogue.columns.group,
-            floor_ms=floor_ms,
-        )
+        samples = samples_by_week(generation.samples, present=self._catalogue.present(), floor_ms=floor_ms)
         spans = spans_by_week(generation.spans, floor_ms=floor_ms)
         written = []
         for week in sorted({*samples, *spans}):
-            some = samples.pop(week, None)
-            written.append(self._samples(week, generation.number, some, spans.pop(week, None)))
-            if some is not None:
-                written.append(self._rollups(week, generation.number, some))
+            written += self._week(week, generation.number, samples.pop(week, None), spans.pop(week, None))
         _log.info(
             "generation sealed",
             generation=generation.number,
@@ -59,45 +51,49 @@ class Sealer:
         )
         return written
 
-    def _samples(
+    def _week(
         self, week: int, generation: int, samples: Samples | None, spans: SpanTable | None
-    ) -> tuple[Segment, Part]:
-        with self._new_part(week, SAMPLES, generation) as (writer, part_id):
-            target = PartWriter(
-                writer, self._shelf.codec, part_id=part_id, identities=self.identities, between=self._between
-            )
-            if samples is not None:
-                target.samples(samples)
+    ) -> list[tuple[Segment, Part]]:
+        short: list[Partials] = []
+        long: list[Partials] = []
+        with self._new_part(week, SAMPLES, generation) as target:
+            for some in in_order(samples, self._catalogue.columns.group) if samples is not None else ():
+                target.samples(some)
+                self._roll(some, short, long)
             if spans is not None:
                 target.spans(spans)
-            part = target.finish(generation=generation, level=0)
-        return Segment(segment_path(self._shelf.folder, week, SAMPLES), week, SAMPLES, ()), part
+            written = [(self._segment(week, SAMPLES), target.finish(generation=generation, level=0))]
+        if short:
+            with self._new_part(week, ROLLUPS, generation) as target:
+                for width_ms, parts in ((FIVE_MINUTES_MS, short), (HOUR_MS, long)):
+                    target.partials(
+                        combined(parts, self._catalogue.columns.group, width_ms=width_ms), width_ms=width_ms
+                    )
+                written.append((self._segment(week, ROLLUPS), target.finish(generation=generation, level=0)))
+        return written
 
-    def _rollups(self, week: int, generation: int, samples: Samples) -> tuple[Segment, Part]:
-        short, long = self._rolled(samples)
-        with self._new_part(week, ROLLUPS, generation) as (writer, part_id):
-            target = PartWriter(
-                writer, self._shelf.codec, part_id=part_id, identities=self.identities, between=self._between
+    def _segment(self, week: int, tier: str) -> Segment:
+        return Segment(segment_path(self._shelf.folder, week, tier), week, tier, ())
+
+    def _roll(self, samples: Samples, short: list[Partials], long: list[Partials]) -> None:
+        slot, time_ms, value = samples.slot, samples.time_ms, samples.value
+        short.append(roll(slot, time_ms, value, width_ms=FIVE_MINUTES_MS))
+        some = np.flatnonzero(histograms(self._catalogue)[slot])
+        long.append(
+            with_sketches(
+                roll_up(short[-1], width_ms=HOUR_MS), slot[some], time_ms[some], value[some], width_ms=HOUR_MS
             )
-            target.partials(short, width_ms=FIVE_MINUTES_MS)
-            target.partials(long, width_ms=HOUR_MS)
-            part = target.finish(generation=generation, level=0)
-        return Segment(segment_path(self._shelf.folder, week, ROLLUPS), week, ROLLUPS, ()), part
+        )
 
     @contextmanager
-    def _new_part(self, week: int, tier: str, generation: int) -> Iterator[tuple[SegmentWriter, int]]:
+    def _new_part(self, week: int, tier: str, generation: int) -> Iterator[PartWriter]:
         with (
             self._shelf.writing(week, tier) as writer,
             self._shelf.new_part(writer, generation=generation) as part_id,
         ):
-            yield writer, part_id
-
-    def _rolled(self, samples: Samples) -> tuple[Partials, Partials]:
-        slot, time_ms, value = samples.slot, samples.time_ms, samples.value
-        short = roll(slot, time_ms, value, width_ms=FIVE_MINUTES_MS)
-        some = np.flatnonzero(histograms(self._catalogue)[slot])
-        long = with_sketches(roll_up(short, width_ms=HOUR_MS), slot[some], time_ms[some], value[some], width_ms=HOUR_MS)
-        return short, long
+            yield PartWriter(
+                writer, self._shelf.codec, part_id=part_id, identities=self.identities, between=self._between
+            )
 
     def identities(self, slots: U32) -> Mapping[int, bytes]:
         """The canonical identities of some series."""

@@ -26,6 +26,7 @@ PAGE_NBYTES: Final = 2048  # a chunk's last page is half empty on average: small
 SAMPLES: Final = "samples"
 ROLLUPS: Final = "rollups"
 TIERS: Final = (SAMPLES, ROLLUPS)
+UNNAMED: Final = ".new"  # behind the name of a file that is being made
 _NAME: Final = re.compile(r"(\d{4}-W\d{2})\.(samples|rollups)\.db")
 _MAGIC: Final = b"SQLite format 3\0"
 
@@ -52,7 +53,7 @@ CREATE INDEX span_block_part ON span_block (part_id);
 CREATE TABLE id_index (
     id INTEGER PRIMARY KEY, part_id INTEGER NOT NULL, kind TEXT NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
     crc INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE INDEX id_index_part ON id_index (part_id);
+CREATE INDEX id_index_place ON id_index (part_id, kind, low, high);
 """,
     ROLLUPS: f"""{_PART}
 CREATE TABLE rollup (
@@ -158,22 +159,13 @@ class SegmentWriter:
     def __init__(self, path: Path, tier: str) -> None:
         self.path = path
         self.tier = tier
-        self._new = new = not path.exists()
-        path.touch(mode=0o600)
+        self._new = not path.exists()
+        if self._new:
+            _make(path, tier)
         self.db = sqlite3.connect(path, isolation_level=None, timeout=30.0, check_same_thread=False)
         try:
-            if new:
-                self.db.execute(f"PRAGMA page_size={PAGE_NBYTES}")
-                self.db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            self.db.execute("PRAGMA journal_mode=WAL")
-            self.db.execute("PRAGMA synchronous=NORMAL")
-            self.db.execute("PRAGMA secure_delete=OFF")
-            self.db.execute("PRAGMA wal_autocheckpoint=0")
-            if self.db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                self.db.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMAS[tier]} PRAGMA application_id={APPLICATION_ID};"
-                    f"PRAGMA user_version={FORMAT}; COMMIT;"
-                )
+            for pragma in ("synchronous=NORMAL", "secure_delete=OFF", "wal_autocheckpoint=0"):
+                self.db.execute(f"PRAGMA {pragma}")
         except BaseException:
             self.db.close()
             raise
@@ -238,6 +230,24 @@ class SegmentWriter:
         # Through executescript, which steps to the end: execute would free one page.
         self.db.executescript("PRAGMA incremental_vacuum;")
         self.settle()
+
+
+def _make(path: Path, tier: str) -> None:
+    """A new file. It gets its name when it is whole: a process may die at any moment."""
+    unnamed = path.with_name(path.name + UNNAMED)
+    unnamed.unlink(missing_ok=True)
+    unnamed.touch(mode=0o600)
+    db = sqlite3.connect(unnamed, isolation_level=None)
+    try:
+        for pragma in (f"page_size={PAGE_NBYTES}", "auto_vacuum=INCREMENTAL", "synchronous=FULL"):
+            db.execute(f"PRAGMA {pragma}")
+        db.executescript(
+            f"BEGIN IMMEDIATE; {_SCHEMAS[tier]} PRAGMA application_id={APPLICATION_ID};"
+            f"PRAGMA user_version={FORMAT}; COMMIT; PRAGMA journal_mode=WAL;"
+        )
+    finally:
+        db.close()
+    unnamed.rename(path)
 
 
 def _synced(path: Path) -> None:

@@ -21,6 +21,7 @@ from vantage.storage.embedded.pool import Pool
 from vantage.storage.embedded.rewrite import delete_parts
 from vantage.storage.embedded.segment import (
     TIERS,
+    UNNAMED,
     Part,
     Segment,
     SegmentDamaged,
@@ -62,15 +63,18 @@ class Shelf:
         """Every sound file, without parts of generations beyond ``generation_max`` (None: all are right): those were
         being written when the process ended, and are still in the journal. Raises FormatTooNew, StartupError."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
+        for unfinished in self.folder.glob(f"*{UNNAMED}*"):
+            unfinished.unlink()
         found = []
         for path, week, tier in named_segments(self.folder):
             try:
                 check_header(path)
                 with self._opened(path, tier) as writer:
                     gone = writer.sweep(generation_max=generation_max)
-                    if gone:
-                        _log.info("unfinished rows removed", file=path.name, rows=gone)
                     segment = Segment(path, week, tier, tuple(writer.parts()))
+                if gone:
+                    _log.info("unfinished rows removed", file=path.name, rows=gone)
+                    self._waiting.append((segment, [], 0))  # their space goes back to the disk when there is time
                 for part in segment.parts:
                     self.counts(segment, part)
             except (SegmentDamaged, sqlite3.DatabaseError, ValueError) as error:

@@ -26,7 +26,8 @@ from vantage.core.batch import I64, U32
 from vantage.core.idhash import Ids, hash_ids
 from vantage.core.span import ATTRIBUTES_MAX, SpanKind, SpanStatus
 from vantage.core.spantable import TEXTS, SpanTable, Texts
-from vantage.storage.embedded.packed import PackedBytes, PackedIds, PackedNumbers, Packer, must, signed, zigzag
+from vantage.storage.embedded.columns import unzigzag, zigzag
+from vantage.storage.embedded.packed import PackedBytes, PackedIds, PackedNumbers, Packer, must
 
 VERSION: Final = 1
 ROWS_MAX: Final = 1 << 16
@@ -215,7 +216,7 @@ def _parent_ids(coded: I64, span_id: Ids, elsewhere: Ids) -> Ids:
     found = np.zeros(len(coded), f"S{max(span_id.dtype.itemsize, elsewhere.dtype.itemsize)}")
     found[coded == 1] = elsewhere
     rows = np.flatnonzero((coded != 0) & (coded != 1))
-    places = rows - signed((coded[rows] - 2).view(np.uint64))
+    places = rows - unzigzag((coded[rows] - 2).view(np.uint64))
     must(bool(((places >= 0) & (places < len(coded))).all()), "has parents that are nowhere")
     found[rows] = span_id[places]
     return found

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,16 +20,20 @@ from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.core.timerange import TimeRange
 from vantage.storage.edges import PARENT_REACH_MS, edges_of
+from vantage.storage.embedded import heap, niceness
 from vantage.storage.embedded.batch_ids import BatchIds
 from vantage.storage.embedded.catalogue import Catalogue
 from vantage.storage.embedded.counting import part_counts, recount
+from vantage.storage.embedded.export import exported, in_steps
 from vantage.storage.embedded.head import Head
 from vantage.storage.embedded.journal import Journal
 from vantage.storage.embedded.letting_go import LettingGo
 from vantage.storage.embedded.lock import FolderLock
+from vantage.storage.embedded.niceness import stand_back
 from vantage.storage.embedded.part_index import PartIndexes
 from vantage.storage.embedded.pool import Pool
 from vantage.storage.embedded.reading import Damage, StoreSource
+from vantage.storage.embedded.restore import refuse_unfinished
 from vantage.storage.embedded.seal import histograms
 from vantage.storage.embedded.search import latest_traces
 from vantage.storage.embedded.segment import Segment
@@ -59,6 +63,7 @@ from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 2
 QUERIES_WAITING_MAX: Final = 32
+EXPORTS_MAX: Final = 2
 SEARCH_TIMEOUT_S: Final = 30.0
 T = TypeVar("T")
 
@@ -122,6 +127,7 @@ class EmbeddedStore:
         self._lock = FolderLock(folder)
         self._threads: ThreadPoolExecutor | None = None
         self._queries = 0
+        self._exports = 0
 
     # --- opening and closing ---
 
@@ -129,13 +135,17 @@ class EmbeddedStore:
         """Lock the folder, look at the segments, replay the journal. Raises DataFolderInUse, FormatTooNew,
         StartupError."""
         self._lock.take()
+        heap.map_large_arrays()
         try:
+            refuse_unfinished(self.folder)
             await self._writer.start(self._replay)
         except BaseException:
             self._pool.close()
             self._lock.release()
             raise
-        self._threads = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="vantage-query")
+        self._threads = ThreadPoolExecutor(
+            QUERY_THREADS, "vantage-query", initializer=stand_back, initargs=(niceness.QUERIES,)
+        )
         self._upkeep.start()
         self._open = True
         self._watch()
@@ -315,6 +325,21 @@ class EmbeddedStore:
                 return edges_of(source.spans(wider), time_range)
 
         return await self._in_thread(run)
+
+    async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
+        if not self._open or self._threads is None:
+            raise StoreUnavailable("the store is closed")
+        if self._exports >= EXPORTS_MAX:
+            raise BusyError("other exports are under way", retry_after_s=60.0)
+        self._exports += 1
+        try:
+            # Pinned until the end: meanwhile parts may be merged, and are deleted later.
+            with self._source(Deadline(float("inf"))) as source:
+                async with aclosing(in_steps(exported(source, selector, time_range), self._threads)) as batches:
+                    async for batch in batches:
+                        yield batch
+        finally:
+            self._exports -= 1
 
     async def usage(self) -> Usage:
         def run() -> Usage:

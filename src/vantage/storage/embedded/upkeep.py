@@ -19,10 +19,12 @@ import structlog
 
 from vantage.core.clock import Clock
 from vantage.core.errors import StoreUnavailable
+from vantage.storage.embedded import heap, merge, niceness
 from vantage.storage.embedded.catalogue import Catalogue
 from vantage.storage.embedded.head import BLOCK_SAMPLES_MAX, Head
 from vantage.storage.embedded.journal import Journal
 from vantage.storage.embedded.merge import Merger, Unreadable
+from vantage.storage.embedded.niceness import stand_back
 from vantage.storage.embedded.retention import Retention
 from vantage.storage.embedded.seal import Sealer
 from vantage.storage.embedded.segment import Part, Segment
@@ -32,8 +34,9 @@ from vantage.storage.embedded.writer import Writer
 
 RETRY_S: Final = 5.0
 IDLE_S: Final = 0.5
-GENERATION_SAMPLES_MAX: Final = 2_000_000
-GENERATION_NBYTES_MAX: Final = 256 << 20
+CALM_S: Final = 20.0  # so long after a seal the store is not busy
+GENERATION_SAMPLES_MAX: Final = 1_000_000
+GENERATION_NBYTES_MAX: Final = 128 << 20
 GENERATION_AGE_MS_MAX: Final = 2 * 3_600_000
 T = TypeVar("T")
 
@@ -79,6 +82,7 @@ class Upkeep:
         self._sealing = False
         self._trimming = False
         self._retry_at_s = 0.0
+        self._sealed_s = -CALM_S  # when a generation was sealed last
         self.failing = ""  # why the last seal failed; empty when it did not
         self.sealer = Sealer(shelf, catalogue, self._pause)
         self.merger = Merger(shelf, catalogue, identities=self.sealer.identities, between=self._between)
@@ -158,6 +162,7 @@ class Upkeep:
                     job()
 
     def _run(self) -> None:
+        stand_back(niceness.UPKEEP)
         try:
             self._work()
         finally:
@@ -199,9 +204,15 @@ class Upkeep:
         with self._shelf.held() as held:
             if held:
                 self._shelf.clean(self._between)
-                if due := self.merger.due():
+                if due := self.merger.due(self._merge_from()):
                     self.merger.merge(*due)
+                    heap.give_back()
                     self._jobs.put(_nothing)  # there may be more
+
+    def _merge_from(self) -> int:
+        """How many parts are worth merging just now."""
+        calm = self._clock.monotonic_s() - self._sealed_s >= CALM_S
+        return merge.PARTS_MIN if calm else merge.PARTS_MIN_BUSY
 
     def _close_old(self) -> None:
         opened_ms = self._opened_ms
@@ -244,8 +255,10 @@ class Upkeep:
 
         self._shelf.views.publish(swap)
         self._trimming = True
+        self._sealed_s = self._clock.monotonic_s()
         samples, spans = (sum(getattr(part, name) for _, part in written) for name in ("samples", "spans"))
         self._expired(generation.sample_count - samples, generation.span_count - spans)
+        heap.give_back()
 
     def _roll_blocks(self) -> None:
         """Sum up full blocks of the head before a query has to wait for it."""

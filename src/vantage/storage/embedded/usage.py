@@ -35,7 +35,7 @@ def usage_rows(view: View, columns: SeriesColumns, pool: Pool) -> list[UsageRow]
                 known = counts.series.slot < len(columns)
                 np.add.at(nbytes, counts.series.slot[known], counts.series.nbytes[known])
                 np.add.at(items, counts.series.slot[known], counts.series.samples[known])
-                of_spans = part.nbytes - int(counts.series.nbytes.sum())
+                of_spans = max(0, part.nbytes - int(counts.series.nbytes.sum()))
                 for (service, *_), (number, _, _) in counts.services.items():
                     spans[service][0] += of_spans * number // max(1, part.spans)
                     spans[service][1] += number

@@ -14,7 +14,7 @@ import zstandard
 from vantage.core.batch import I64, U32
 from vantage.core.idhash import U64, hash_ids
 from vantage.core.rollup import Partials
-from vantage.core.spantable import SpanTable, ids_of
+from vantage.core.spantable import SpanTable
 from vantage.storage.embedded import span_blocks
 from vantage.storage.embedded.chunks import (
     CHUNK_PARTIALS_MAX,
@@ -23,7 +23,6 @@ from vantage.storage.embedded.chunks import (
     Runs,
     checksum,
     cuts,
-    stretches,
 )
 from vantage.storage.embedded.gather import Samples
 from vantage.storage.embedded.id_index import kept_bits, pack_index
@@ -55,7 +54,7 @@ class _Counted:
         self.samples.append(runs.count)
         self.firsts.append(runs.first_ms)
         self.lasts.append(runs.last_ms)
-        self.nbytes.append(runs.count * nbytes // rows)
+        self.nbytes.append(-(-runs.count * nbytes // rows))  # rounded up: nothing takes no space
 
     def by_series(self, *, of_rollups: bool) -> SeriesCounts:
         if not self.slots:
@@ -127,12 +126,9 @@ class PartWriter:
         self._first_ms, self._last_ms = min(self._first_ms, first_ms), max(self._last_ms, last_ms)
 
     def samples(self, samples: Samples) -> None:
-        """Chunks of samples that lie in the order in which they are kept, one stretch of time after another: so a
-        query of an hour need not unpack what is long before it."""
-        for stretch in stretches(samples.slot, samples.time_ms):
-            some = samples if stretch is None else samples.take(stretch)
-            for start, end in cuts(some.slot, CHUNK_SAMPLES_MAX):
-                self._chunk(some.cut(start, end))
+        """Chunks of samples that lie in the order in which they are kept."""
+        for start, end in cuts(samples.slot, CHUNK_SAMPLES_MAX):
+            self._chunk(samples.cut(start, end))
 
     def _chunk(self, some: Samples) -> None:
         chunk = self._codec.pack_samples(some.slot, some.time_ms, some.value, some.links)
@@ -146,7 +142,7 @@ class PartWriter:
         )  # fmt: skip
         if chunk.links is not None:
             self._put("INSERT INTO link VALUES (?, ?, ?)", (chunk_id, self.part_id, chunk.links), len(chunk.links))
-            self._index("link", hash_ids(ids_of(some.links.trace_id)), chunk_id, some.links.position)
+            self._index("link", hash_ids(some.links.trace_id), chunk_id, some.links.position)
         self._samples += chunk.samples
         self._reach(chunk.first_ms, chunk.last_ms)
         self._counted.add(self._codec.unpack_runs(chunk.runs), nbytes)

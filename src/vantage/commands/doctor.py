@@ -1,0 +1,171 @@
+"""``vantage doctor``: one line for each check, and what takes the space."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shutil
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from vantage.commands.console import Progress, size, utc
+from vantage.commands.settings import load
+from vantage.commands.space import show_space
+from vantage.config import Loaded, Settings
+from vantage.core.clock import SystemClock
+from vantage.core.errors import ConfigError, VantageError
+from vantage.storage.embedded.inspect_segments import inspect_segments
+from vantage.storage.embedded.looking import Looked, Looker
+from vantage.storage.embedded.restore import refuse_unfinished
+from vantage.storage.open import store_folder
+
+DISK_FREE_MIN: Final = 500_000_000
+CLOCK_EARLIEST_MS: Final = 1_700_000_000_000  # a clock before this was never set
+FAULTS_SHOWN: Final = 20
+
+
+class _Report:
+    """Prints what was found, and remembers whether anything was wrong."""
+
+    failed = False
+
+    def ok(self, name: str, text: str) -> None:
+        print(f"ok    {name}: {text}")
+
+    def fail(self, name: str, text: object) -> None:
+        self.failed = True
+        print(f"FAIL  {name}: {text}")
+
+    def check(self, name: str, probe: Callable[[], str]) -> None:
+        try:
+            self.ok(name, probe())
+        except (VantageError, OSError) as error:
+            self.fail(name, error)
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Look at everything; exit status 1 when a check fails."""
+    report = _Report()
+    loaded: list[Loaded] = []
+
+    def configuration() -> str:
+        loaded.append(load(arguments))
+        return f"{len(loaded[0].origins)} settings given, {len(loaded[0].warnings)} warnings"
+
+    report.check("configuration", configuration)
+    show = _check_data(report, loaded[0].settings, arguments) if loaded else None
+    report.check("clock", _check_clock)
+    if show is not None:
+        show()
+    return 1 if report.failed else 0
+
+
+def _check_data(report: _Report, settings: Settings, arguments: argparse.Namespace) -> Callable[[], None] | None:
+    """Returns what prints the space that is taken, None when it cannot be known."""
+    data = Path(settings.data)
+    report.check("data folder", lambda: _check_folder(data))
+    folders: list[Path] = []
+
+    def journal() -> str:
+        folders.append(store_folder(settings.store_url, data=data))
+        refuse_unfinished(folders[0])
+        return _check_journal(folders[0])
+
+    report.check("journal", journal)
+    looked = _check_segments(report, folders[0], deep=arguments.deep) if folders else None
+    report.check("metadata", lambda: _check_metadata(settings.metadata_url, data))
+    report.check("disk", lambda: _check_disk(data))
+    if looked is None:
+        return None
+    # A folder that was named is looked at itself: the server at the configured address may have another.
+    return lambda: show_space(folders[0], looked, ask=None if arguments.data else settings)
+
+
+def _check_folder(data: Path) -> str:
+    if not data.exists():
+        return f"{data} is not there yet; `vantage serve` makes it"
+    probe = data / f".doctor-{secrets.token_hex(4)}"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"{data} cannot be written: {error.strerror}") from error
+    return f"{data} can be written"
+
+
+def _check_journal(folder: Path) -> str:
+    from vantage.storage.embedded.journal import inspect
+
+    path = folder / "journal.db"
+    if not path.exists():
+        return "empty"
+    found = inspect(path, Looker(folder).connect)
+    if found.problem:
+        raise ConfigError(f"{path}: {found.problem}")
+    if found.damaged:
+        raise ConfigError(f"{path}: {found.damaged} of {found.commits} commits cannot be read")
+    return f"{found.commits} commits, {found.series} series, every checksum right"
+
+
+def _check_segments(report: _Report, folder: Path, *, deep: bool) -> Looked | None:
+    """What the segments are, or None when they cannot be looked at at all."""
+    looker = Looker(folder)
+    try:
+        looked = looker.segments()
+    except (VantageError, OSError) as error:
+        report.fail("segments", error)
+        return None
+    for text in looked.damaged:
+        report.fail("segments", text)
+    for name in looked.put_aside:
+        report.fail("segments", f"{name} was put aside and is not served: restore it from a backup, or remove it")
+    parts = [part for segment in looked.segments for part in segment.parts]
+    nbytes = sum(segment.path.stat().st_size for segment in looked.segments if segment.path.exists())
+    report.ok(
+        "segments",
+        f"{len(looked.segments)} files, {sum(part.samples for part in parts)} samples, "
+        f"{sum(part.spans for part in parts)} spans, {size(nbytes)}",
+    )
+    if deep:
+        _check_rows(report, looker, looked)
+    return looked
+
+
+def _check_rows(report: _Report, looker: Looker, looked: Looked) -> None:
+    with Progress() as progress:
+        faults = inspect_segments(
+            looker, looked, told=lambda done, total: progress.show(f"{size(done)} of {size(total)} read")
+        )
+        shown = list(islice(faults, FAULTS_SHOWN))
+        more = sum(1 for _ in faults)
+    for fault in shown:
+        report.fail("rows", fault)
+    if more:
+        report.fail("rows", f"{more} more")
+    if not shown:
+        report.ok("rows", f"every row of {len(looked.segments)} files can be read and fits the others")
+
+
+def _check_metadata(url: str, data: Path) -> str:
+    from vantage.storage.metadata import migrate
+    from vantage.storage.open import metadata_url
+
+    steps = migrate.pending(metadata_url(url, data=data))
+    return f"{len(steps)} migrations to apply; `vantage serve` does it" if steps else "schema is current"
+
+
+def _check_disk(data: Path) -> str:
+    existing = next(folder for folder in (data.absolute(), *data.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < DISK_FREE_MIN:
+        raise ConfigError(f"{free / 1e6:.0f} MB free on {existing}, at least {DISK_FREE_MIN / 1e6:.0f} MB are needed")
+    return f"{free / 1e9:.1f} GB free"
+
+
+def _check_clock() -> str:
+    now_ms = SystemClock().now_ms()
+    if now_ms < CLOCK_EARLIEST_MS:
+        raise ConfigError(f"the clock says {utc(now_ms)}: set it, or every sample lies in the future")
+    return f"{utc(now_ms)} UTC"

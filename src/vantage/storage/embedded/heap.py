@@ -1,0 +1,28 @@
+"""The C library's heap: sealing and queries take large arrays for moments, and the process shall not stay that large.
+
+glibc serves large arrays from the heap once some were freed, and then keeps what lies below others that are still
+used (mallopt(3), malloc_trim(3)). Other C libraries have neither call and are left alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Final
+
+MMAP_THRESHOLD_NBYTES: Final = 1 << 20  # arrays from this size on are mapped, and given back when they are freed
+_M_MMAP_THRESHOLD: Final = -3
+_LIBC: Final[Any] = ctypes.CDLL(None)
+
+
+def map_large_arrays() -> None:
+    """Fix the size from which on allocations are mapped; glibc otherwise raises it by itself."""
+    mallopt = getattr(_LIBC, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_NBYTES)
+
+
+def give_back() -> None:
+    """Return what was freed to the system."""
+    trim = getattr(_LIBC, "malloc_trim", None)
+    if trim is not None:
+        trim(0)

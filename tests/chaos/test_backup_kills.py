@@ -1,0 +1,185 @@
+"""SIGKILL of a backup, and of a restore, at random moments: what looks whole is whole, what is not is refused, and the
+server goes on.
+
+The server seals every 500 samples and merges every three parts, so that a copy meets segments in every state. Backup
+and restore rest a little after each file, so that kills fall between any two of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.load import NO_RATES, RUN, SAMPLES_PER_BATCH, START_MS, Load, printed_seed, read_back, values_of
+from tests.support.server import Server, serving, vantage, wait_until
+
+KILLS = 30 if os.environ.get("VANTAGE_TEST_LONG") else 6
+PAUSE_S = 0.02  # what is sent has to be read back
+QUICK_SEALS = """
+from vantage.storage.embedded import merge
+from vantage.storage.embedded.store import EmbeddedStore
+EmbeddedStore.__init__.__kwdefaults__["generation_samples_max"] = 500
+merge.PARTS_MIN = merge.PARTS_MIN_BUSY = 3
+"""
+RESTS_AFTER_EACH_FILE = """
+import time
+from vantage.storage.embedded import backup, restore
+
+def rested(step):
+    def slow(*args, **named):
+        done = step(*args, **named)
+        time.sleep(0.05)
+        return done
+    return slow
+
+backup.sync_file, backup.write_manifest = rested(backup.sync_file), rested(backup.write_manifest)
+restore._copy, restore._begin, restore._end = rested(restore._copy), rested(restore._begin), rested(restore._end)
+"""
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """A command that takes its time."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("VANTAGE_")}
+    return subprocess.Popen(
+        [sys.executable, "-c", RESTS_AFTER_EACH_FILE + RUN, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ,
+    )  # fmt: skip
+
+
+def killed_after(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Whether it was killed; False when it had ended well before."""
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True
+    assert process.returncode == 0
+    return False
+
+
+def assert_each_is_kept_once(server: Server, answered: set[int], batches: int) -> None:
+    found = read_back(server, START_MS, batches)
+    for one in answered:
+        kept = [found[value] for value in values_of(one)]
+        assert kept == [1] * SAMPLES_PER_BATCH, f"batch {one} was answered before the backup and is kept as {kept}"
+    for one in range(batches):
+        assert {found[value] for value in values_of(one)} in ({0}, {1}), f"batch {one} is kept in part or twice"
+
+
+@pytest.fixture
+def seed() -> int:
+    return printed_seed()
+
+
+@pytest.mark.timeout(60 * KILLS)
+def test_a_backup_that_is_killed_is_refused_and_one_that_is_whole_holds_what_was_answered_before(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    data, whole, killed = tmp_path / "data", 0, 0
+    server = Server(data, environ=NO_RATES, program=("-c", QUICK_SEALS + RUN)).wait_ready()
+    try:
+        number = 0
+        for turn in range(KILLS + 1):
+            target, new = tmp_path / f"backup{turn}", tmp_path / f"new{turn}"
+            with Load(server, START_MS, number, pause_s=PAUSE_S) as load:
+                wait_until(lambda load=load: len(load.sent.answered) > 200, 60)
+                answered = set(load.sent.answered)
+                process = started("backup", str(target), "--data", str(data))
+                wait_until(lambda target=target: target.exists() and any(target.iterdir()), 60)
+                last = turn == KILLS
+                killed += killed_after(process, 120 if last else chance.uniform(0, 1.5))
+                sealed = server.output.count("generation sealed")
+                wait_until(lambda sealed=sealed: server.output.count("generation sealed") > sealed, 60)
+            number = load.next
+            if not (target / "backup.json").exists():
+                refused = vantage("restore", str(target), "--data", str(new))
+                assert refused.returncode == 1
+                assert "has no backup.json" in refused.stderr
+                assert not new.exists()
+                continue
+            whole += 1
+            restored = vantage("restore", str(target), "--data", str(new))
+            assert restored.returncode == 0, restored.stderr
+            with serving(new, environ=NO_RATES) as copy:
+                assert_each_is_kept_once(copy, answered, number)
+                assert "Traceback" not in copy.output
+            checked = vantage("doctor", "--deep", "--data", str(new))
+            assert checked.returncode == 0, checked.stdout
+        assert whole, "no backup came to its end: nothing was tested"
+        assert killed, "no backup was killed: nothing was tested"
+        found = read_back(server, START_MS, number)
+        assert set(found.values()) == {1}
+        assert len(found) == number * SAMPLES_PER_BATCH, "the server itself lost something"
+        assert "Traceback" not in server.output
+    finally:
+        if server.process.poll() is None:
+            server.kill()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*.db")
+    }
+
+
+@pytest.mark.timeout(60 * KILLS)
+def test_a_restore_that_is_killed_is_not_served_and_ends_well_when_it_is_run_again(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    server = Server(data, environ=NO_RATES, program=("-c", QUICK_SEALS + RUN)).wait_ready()
+    with Load(server, START_MS, 0, pause_s=PAUSE_S) as load:
+        wait_until(lambda: server.output.count("generation sealed") > 2, 60)
+    assert server.stop() == 0
+    assert vantage("backup", str(backup), "--data", str(data)).returncode == 0
+    killed = 0
+    for turn in range(KILLS):
+        new = tmp_path / f"new{turn}"
+        process = started("restore", str(backup), "--data", str(new))
+        wait_until(lambda: (new / "restoring").exists() or process.poll() is not None, 60)  # noqa: B023
+        killed += killed_after(process, chance.uniform(0, 0.5))
+        if (new / "restoring").exists():
+            refused = vantage("serve", "--port", "0", "--data", str(new))
+            assert refused.returncode == 1
+            assert "an interrupted restore: run vantage restore again" in refused.stderr
+            again = vantage("restore", str(backup), "--data", str(new))
+            assert again.returncode == 0, again.stderr
+        assert hashes(new) == hashes(backup)
+        assert not (new / "restoring").exists()
+    assert killed, "nothing was killed: nothing was tested"
+    with serving(tmp_path / "new0", environ=NO_RATES) as copy:
+        assert_each_is_kept_once(copy, load.sent.answered, load.next)
+
+
+@pytest.mark.timeout(300)
+def test_a_backup_of_a_folder_whose_server_was_killed_holds_everything_that_was_answered(
+    tmp_path: Path, seed: int
+) -> None:
+    """In the middle of a seal or a merge, with what was committed last in logs alone."""
+    chance = random.Random(seed)
+    data, number = tmp_path / "data", 0
+    answered: set[int] = set()
+    for turn in range(3):
+        server = Server(data, environ=NO_RATES, program=("-c", QUICK_SEALS + RUN)).wait_ready()
+        with Load(server, START_MS, number, pause_s=PAUSE_S) as load:
+            wait_until(lambda load=load: len(load.sent.answered) > 200, 60)
+            wait_until(lambda server=server: server.output.count("generation sealed") > 2, 60)
+            time.sleep(chance.uniform(0, 0.3))
+            server.kill()
+        number = load.next
+        answered |= load.sent.answered
+        backup, new = tmp_path / f"backup{turn}", tmp_path / f"new{turn}"
+        assert vantage("backup", str(backup), "--data", str(data)).returncode == 0
+        assert vantage("restore", str(backup), "--data", str(new)).returncode == 0
+        with serving(new, environ=NO_RATES) as copy:
+            assert_each_is_kept_once(copy, answered, number)
+            assert "Traceback" not in copy.output
