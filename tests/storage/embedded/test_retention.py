@@ -19,6 +19,7 @@ from vantage.core.timerange import TimeRange
 from vantage.query.asked import Asked
 from vantage.query.reads import Reads
 from vantage.query.timeseries import timeseries
+from vantage.storage.embedded.lock import UPKEEP, FileLock
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.ports import RetentionPolicy, Selector, TraceFilter
@@ -261,3 +262,27 @@ async def test_while_sealing_lags_behind_writes_are_busy_and_nothing_is_dropped(
 
 def _fails(generation: Any) -> Any:
     raise OSError(28, "No space left on device")
+
+
+async def test_what_is_forgotten_while_a_backup_is_made_is_hidden_at_once_and_removed_afterwards(
+    opened: Open, tmp_path: Path
+) -> None:
+    async with opened() as store:
+        await store.write(noise(0, 40_000, "gone"))
+        await store.write(Batch(spans=(a_span("t", service="gone"),)))
+        await store.write(noise(0, 1000, "kept"))
+        await store.seal()
+        before = on_disk(tmp_path / "data")
+        backup = FileLock(tmp_path / "data", UPKEEP)
+        assert backup.take(wait=True)
+        await store.forget(Selector(service="gone"))
+        assert await total(store) == 1000
+        assert (await store.trace("t")).spans == ()
+        assert on_disk(tmp_path / "data") >= before
+        backup.release()
+        for _ in range(100):
+            if not store._views.now.hidden:
+                break
+            await asyncio.sleep(0.05)
+        assert on_disk(tmp_path / "data") < before / 2
+        assert await total(store) == 1000

@@ -16,7 +16,6 @@ from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.blocks import Mask
 from vantage.storage.embedded.gather import Samples, joined_samples
 from vantage.storage.embedded.link_columns import link_columns
-from vantage.storage.embedded.link_columns import link_columns
 from vantage.storage.embedded.reading import StoreSource
 from vantage.storage.ports import Selector
 from vantage.vql.series import SeriesColumns

@@ -90,7 +90,10 @@ class LettingGo:
         return gone
 
     def finish_forgetting(self) -> None:
-        """Remove from segments what was forgotten and is still in them: a process ended, or a backup was made."""
+        """Remove from segments what was forgotten and is still in them: a process ended, or a backup was made. What
+        that is, is hidden until then."""
+        if not self._shelf.views.now.hidden:
+            return
         with self._shelf.held() as held:
             if held:
                 for number, service, environment in self._writer.call(self._journal.forgetting):

@@ -120,6 +120,7 @@ class EmbeddedStore:
         self._letting_go = LettingGo(
             self._shelf, self._journal, self._writer, self._catalogue, self._head, self._upkeep.retention
         )
+        self._upkeep.finish_forgetting = self._letting_go.finish_forgetting
         self._forgetting = False
         self._in_flight: dict[str, asyncio.Future[None]] = {}
         self._queued_nbytes = 0

@@ -75,6 +75,7 @@ class Upkeep:
         self._opened_ms: int | None = None  # when the head took its first commit
         self._last_seq = 0
         self._numbers = 0
+        self.finish_forgetting: Callable[[], None] = _nothing  # what a backup put off
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._ended = threading.Event()
@@ -203,6 +204,7 @@ class Upkeep:
         self._roll_blocks()
         with self._shelf.held() as held:
             if held:
+                self.finish_forgetting()
                 self._shelf.clean(self._between)
                 if due := self.merger.due(self._merge_from()):
                     self.merger.merge(*due)
