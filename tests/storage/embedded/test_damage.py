@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.world import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query
+from tests.support.world import HOUR_MS, NOW_MS, a_batch, a_series, a_span, count_query
 from vantage.core.batch import Batch
 from vantage.core.errors import FormatTooNew, StoreUnavailable
 from vantage.core.timerange import TimeRange
@@ -20,7 +20,6 @@ from vantage.storage.embedded import merge
 from vantage.storage.embedded.segment import FORMAT, SegmentWriter
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import TraceFilter
-from vantage.telemetry import Telemetry
 
 DAY_MS = 24 * HOUR_MS
 Open = Callable[..., Any]
@@ -30,21 +29,6 @@ def few_parts(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Have so many parts merged at once, however busy the store is."""
     monkeypatch.setattr(merge, "PARTS_MIN", number)
     monkeypatch.setattr(merge, "PARTS_MIN_BUSY", number)
-
-
-@pytest.fixture
-def clock() -> MovedClock:
-    return MovedClock()
-
-
-@pytest.fixture
-def opened(tmp_path: Path, clock: MovedClock) -> Open:
-    @asynccontextmanager
-    async def open_store(**options: Any) -> AsyncIterator[EmbeddedStore]:
-        async with EmbeddedStore(tmp_path / "data", clock=clock, telemetry=Telemetry(), **options) as store:
-            yield store
-
-    return open_store
 
 
 async def total(store: EmbeddedStore) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,6 @@ from vantage.telemetry import Telemetry
 
 DAY_MS = 24 * HOUR_MS
 Open = Callable[..., Any]
-
-
-@pytest.fixture
-def clock() -> MovedClock:
-    return MovedClock()
-
-
-@pytest.fixture
-def opened(tmp_path: Path, clock: MovedClock) -> Open:
-    @asynccontextmanager
-    async def open_store(**options: Any) -> AsyncIterator[EmbeddedStore]:
-        async with EmbeddedStore(tmp_path / "data", clock=clock, telemetry=Telemetry(), **options) as store:
-            yield store
-
-    return open_store
 
 
 async def total(store: EmbeddedStore, *conditions: Any) -> int:

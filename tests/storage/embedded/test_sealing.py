@@ -6,9 +6,7 @@ import asyncio
 import struct
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +20,6 @@ from vantage.storage.embedded.segment import TIERS
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import Selector, TelemetryStore, TraceFilter
-from vantage.telemetry import Telemetry
 from vantage.vql.check import check
 from vantage.vql.tree import Call, Column, Compare, Item, Literal, Select
 
@@ -37,21 +34,6 @@ def few_parts(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 COUNT_ROWS = "SELECT count(*) FROM journal"
 ALWAYS = Compare(">=", Column("timestamp"), Literal(0))
-
-
-@pytest.fixture
-def clock() -> MovedClock:
-    return MovedClock()
-
-
-@pytest.fixture
-def opened(tmp_path: Path, clock: MovedClock) -> Open:
-    @asynccontextmanager
-    async def open_store(**options: Any) -> AsyncIterator[EmbeddedStore]:
-        async with EmbeddedStore(tmp_path / "data", clock=clock, telemetry=Telemetry(), **options) as store:
-            yield store
-
-    return open_store
 
 
 async def samples_of(store: TelemetryStore) -> Counter[tuple[Any, ...]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,8 @@ from vantage.storage.embedded.journal import FORMAT, inspect
 from vantage.storage.embedded.looking import Looker
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import Selector
-from vantage.telemetry import Telemetry
 
 Open = Callable[..., Any]
-
-
-@pytest.fixture
-def clock() -> MovedClock:
-    return MovedClock()
-
-
-@pytest.fixture
-def opened(tmp_path: Path, clock: MovedClock) -> Open:
-    @asynccontextmanager
-    async def open_store(**options: Any) -> AsyncIterator[EmbeddedStore]:
-        async with EmbeddedStore(tmp_path / "data", clock=clock, telemetry=Telemetry(), **options) as store:
-            yield store
-
-    return open_store
 
 
 async def totals(store: EmbeddedStore) -> tuple[Any, ...]:
