@@ -22,7 +22,7 @@ def main(argv: Optional[list] = None) -> int:  # type: ignore[type-arg]  # noqa:
     if sys.version_info < OLDEST:
         return _fail(f"the server needs Python {OLDEST[0]}.{OLDEST[1]} or newer, this is {sys.version.split()[0]}")
     try:
-        from vantage import commands
+        from vantage import commands, config  # noqa: F401 - every command needs what config needs
         from vantage.core.errors import VantageError
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] == "vantage":
