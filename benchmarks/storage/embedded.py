@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ import numpy as np
 
 from benchmarks.storage.contestant import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch, nbytes
 from benchmarks.storage.data import WINDOW_SAMPLES, Columns, Plan, all_series, windows
+from vantage.app import SWITCH_INTERVAL_S
 from vantage.core.batch import Batch, Links
 from vantage.core.clock import SystemClock
 from vantage.query.reads import Reads
@@ -61,6 +63,7 @@ class Embedded:
             series_max=200_000,
         )
         self._series = all_series()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)  # as the server does: threads hand over within half a millisecond
         self._runner = asyncio.Runner()
 
     def load(self, plan: Plan) -> Loaded:
