@@ -86,6 +86,7 @@ def test_a_backup_that_is_killed_is_refused_and_one_that_is_whole_holds_what_was
     chance = random.Random(seed)
     data, whole, killed = tmp_path / "data", 0, 0
     server = Server(data, environ=NO_RATES, program=("-c", QUICK_SEALS + RUN)).wait_ready()
+    told: set[int] = set()  # of all turns: a batch that a busy disk kept without an answer may be there or not
     try:
         number = 0
         for turn in range(KILLS + 1):
@@ -100,6 +101,7 @@ def test_a_backup_that_is_killed_is_refused_and_one_that_is_whole_holds_what_was
                 sealed = server.output.count("generation sealed")
                 wait_until(lambda sealed=sealed: server.output.count("generation sealed") > sealed, 60)
             number = load.next
+            told |= load.sent.answered
             if not (target / "backup.json").exists():
                 refused = vantage("restore", str(target), "--data", str(new))
                 assert refused.returncode == 1
@@ -116,9 +118,7 @@ def test_a_backup_that_is_killed_is_refused_and_one_that_is_whole_holds_what_was
             assert checked.returncode == 0, checked.stdout
         assert whole, "no backup came to its end: nothing was tested"
         assert killed, "no backup was killed: nothing was tested"
-        found = read_back(server, START_MS, number)
-        assert set(found.values()) == {1}
-        assert len(found) == number * SAMPLES_PER_BATCH, "the server itself lost something"
+        assert_each_is_kept_once(server, told, number)
         assert "Traceback" not in server.output
     finally:
         if server.process.poll() is None:
