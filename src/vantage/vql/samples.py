@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -41,7 +41,7 @@ def samples_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], No
     series = source.series()
     chosen = series.chosen(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
-    with_links = uses(query, "trace_id") or uses(query, "span_id")
+    with_links = not names_in(query)[0].isdisjoint(("trace_id", "span_id"))
     kept: list[Chunk] = []
     room = _Room(samples_max)
     for chunk in source.samples(query.time_range, chosen, links=with_links):
@@ -75,9 +75,8 @@ def rollups_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], No
     series = source.series()
     chosen = series.chosen(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
-    wanted = frozenset(name for name in ("sum", "min", "max") if uses(query, name))
-    if uses_call(query, "sketchQuantile"):
-        wanted |= {"sketches"}
+    columns, functions = names_in(query)
+    wanted = frozenset(columns & {"sum", "min", "max"} | ({"sketches"} if "sketchQuantile" in functions else set()))
     kept: list[Partials] = []
     room = _Room(samples_max)
     width_ms = ROLLUP_WIDTHS_MS[query.select.table]
@@ -135,28 +134,22 @@ def _joined(parts: list[Any], dtype: Any) -> Array:
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
-def exprs_of(query: CheckedSelect) -> Iterator[Expr]:
-    """Every expression of a query."""
+def names_in(query: CheckedSelect) -> tuple[set[str], set[str]]:
+    """The columns that a query reads and the functions that it calls."""
     select = query.select
-    yield from (item.expr for item in select.items)
-    yield from (order.expr for order in select.order_by)
-    yield from select.group_by
-    yield from (expr for expr in (select.where, select.having) if expr is not None)
-
-
-def uses(query: CheckedSelect, name: str) -> bool:
-    """Whether a query reads a column."""
-
-    def inside(expr: Expr) -> bool:
-        return expr == Column(name) or any(inside(part) for part in children(expr))
-
-    return any(inside(expr) for expr in exprs_of(query))
-
-
-def uses_call(query: CheckedSelect, function: str) -> bool:
-    """Whether a query calls a function."""
-
-    def inside(expr: Expr) -> bool:
-        return (isinstance(expr, Call) and expr.function == function) or any(inside(part) for part in children(expr))
-
-    return any(inside(expr) for expr in exprs_of(query))
+    left: list[Expr] = [
+        *(item.expr for item in select.items),
+        *(order.expr for order in select.order_by),
+        *select.group_by,
+        *(expr for expr in (select.where, select.having) if expr is not None),
+    ]
+    columns: set[str] = set()
+    functions: set[str] = set()
+    while left:
+        expr = left.pop()
+        if isinstance(expr, Column):
+            columns.add(expr.name)
+        elif isinstance(expr, Call):
+            functions.add(expr.function)
+        left.extend(children(expr))
+    return columns, functions

@@ -15,7 +15,7 @@ from vantage.storage.embedded.segment import TIERS, Part, Segment
 from vantage.storage.embedded.shelf import Shelf
 
 PARTS_MIN: Final = 8  # of one level: fewer are left as they are
-PARTS_MIN_BUSY: Final = 24  # while generations follow each other closely: merging can wait, ingest cannot
+PARTS_MIN_BUSY: Final = 24  # while the store is filled or asked: merging can wait, people cannot
 SAMPLES_MAX: Final = 16_000_000
 SPANS_MAX: Final = 1_000_000
 NBYTES_MAX: Final = 64 << 20

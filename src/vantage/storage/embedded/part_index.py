@@ -52,13 +52,6 @@ class ChunkIndex:
             found.append((int(self.chunk_id[place]), runs, None if picked.all() else picked))
         return found
 
-    def directory(self, chunk_id: int) -> Runs:
-        """The runs of one chunk. Raises ValueError when there is no such chunk."""
-        place = int(np.searchsorted(self.chunk_id, chunk_id))
-        if place >= len(self.chunk_id) or self.chunk_id[place] != chunk_id:
-            raise ValueError(f"no chunk {chunk_id}")
-        return self.directories[place]
-
 
 def make_index(rows: list[tuple[int, bytes]], codec: ChunkCodec) -> ChunkIndex:
     """From (id, directory) rows. Raises ValueError for a directory that cannot be read."""
@@ -113,6 +106,15 @@ class PartIndexes:
             while self._nbytes > self._nbytes_max and len(self._known) > 1:
                 self._nbytes -= self._known.popitem(last=False)[1].size
         return index
+
+    def directory(self, path: Path, part: int, chunk_id: int) -> Runs | None:
+        """The runs of one chunk, if the index of its part is remembered."""
+        with self._lock:
+            index = self._known.get((path, part, 0))
+        if index is None:
+            return None
+        place = int(np.searchsorted(index.chunk_id, chunk_id))
+        return index.directories[place] if index.chunk_id[place : place + 1] == chunk_id else None
 
     def drop(self, path: Path) -> None:
         """The file changed under its parts' ids, or is gone."""

@@ -72,6 +72,7 @@ class StoreSource:
         series: SeriesColumns,
         *,
         histograms: Mask,
+        codec: ChunkCodec,
         pool: Pool,
         indexes: PartIndexes,
         damage: Damage,
@@ -84,7 +85,7 @@ class StoreSource:
         self._indexes = indexes
         self._damage = damage
         self._tick = tick
-        self._codec = ChunkCodec()
+        self._codec = codec
         self._blocks: dict[tuple[Path, int], SpanTable] = {}  # the last few that were read
 
     def series(self) -> SeriesColumns:
@@ -326,8 +327,8 @@ class StoreSource:
                 return
             if checksum(directory, times, vals) != crc:
                 raise ValueError("checksum mismatch")
-            # Only the runs that hold the rows are unpacked; the directory is most likely remembered.
-            runs = self._indexes.of(segment.path, db, part.id, self._codec).directory(chunk_id)
+            # Only the runs that hold the rows are unpacked.
+            runs = self._indexes.directory(segment.path, part.id, chunk_id) or self._codec.unpack_runs(directory)
             held = links.position[places]
             wanted = np.zeros(len(runs), np.bool_)
             wanted[np.searchsorted(np.cumsum(runs.count), held, side="right")] = True

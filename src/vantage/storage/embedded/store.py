@@ -23,6 +23,7 @@ from vantage.storage.edges import PARENT_REACH_MS, edges_of
 from vantage.storage.embedded import heap, niceness
 from vantage.storage.embedded.batch_ids import BatchIds
 from vantage.storage.embedded.catalogue import Catalogue
+from vantage.storage.embedded.chunks import ChunkCodec
 from vantage.storage.embedded.counting import part_counts, recount
 from vantage.storage.embedded.export import exported, in_steps
 from vantage.storage.embedded.head import Head
@@ -102,6 +103,7 @@ class EmbeddedStore:
         self._pool = Pool()
         self._indexes = PartIndexes()
         self._ids = BatchIds()
+        self._codecs: list[ChunkCodec] = []  # those that no query has just now
         self._damage = Damage(self._put_aside)
         self._journal = Journal(folder / "journal.db", synchronous=synchronous, page_count_max=page_count_max)
         self._shelf = Shelf(folder, self._views, self._pool, self._indexes)
@@ -361,16 +363,21 @@ class EmbeddedStore:
     @contextmanager
     def _source(self, deadline: Deadline) -> Iterator[StoreSource]:
         """Everything as it is now, for one query in one thread."""
-        with self._views.pinned() as seen:
-            yield StoreSource(
-                seen,
-                self._catalogue.columns,
-                histograms=histograms(self._catalogue),
-                pool=self._pool,
-                indexes=self._indexes,
-                damage=self._damage,
-                tick=deadline.check,
-            )
+        codec = _taken(self._codecs)
+        try:
+            with self._views.pinned() as seen:
+                yield StoreSource(
+                    seen,
+                    self._catalogue.columns,
+                    histograms=histograms(self._catalogue),
+                    codec=codec,
+                    pool=self._pool,
+                    indexes=self._indexes,
+                    damage=self._damage,
+                    tick=deadline.check,
+                )
+        finally:
+            self._codecs.append(codec)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if not self._open or self._threads is None:
@@ -378,6 +385,7 @@ class EmbeddedStore:
         if self._queries >= QUERY_THREADS + QUERIES_WAITING_MAX:
             raise BusyError("too many queries are waiting")
         self._queries += 1
+        self._upkeep.asked()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
@@ -462,6 +470,13 @@ class EmbeddedStore:
 
     def _file_nbytes(self, kind: str) -> int:
         return file_nbytes(self.folder, self._views.now)[kind]
+
+
+def _taken(codecs: list[ChunkCodec]) -> ChunkCodec:
+    try:
+        return codecs.pop()
+    except IndexError:
+        return ChunkCodec()
 
 
 def _raw_since_ms(view: View) -> int:

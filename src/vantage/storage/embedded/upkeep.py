@@ -34,7 +34,7 @@ from vantage.storage.embedded.writer import Writer
 
 RETRY_S: Final = 5.0
 IDLE_S: Final = 0.5
-CALM_S: Final = 20.0  # so long after a seal the store is not busy
+CALM_S: Final = 20.0  # so long after it was opened, sealed or asked the store is not busy
 GENERATION_SAMPLES_MAX: Final = 1_000_000
 GENERATION_NBYTES_MAX: Final = 128 << 20
 GENERATION_AGE_MS_MAX: Final = 2 * 3_600_000
@@ -83,7 +83,7 @@ class Upkeep:
         self._sealing = False
         self._trimming = False
         self._retry_at_s = 0.0
-        self._sealed_s = -CALM_S  # when a generation was sealed last
+        self._busy_s = clock.monotonic_s()  # when it was opened, sealed or asked last
         self.failing = ""  # why the last seal failed; empty when it did not
         self.sealer = Sealer(shelf, catalogue, self._pause)
         self.merger = Merger(shelf, catalogue, identities=self.sealer.identities, between=self._between)
@@ -122,6 +122,10 @@ class Upkeep:
         self._jobs.put(_nothing)
 
     # --- from outside ---
+
+    def asked(self) -> None:
+        """A query begins: what can wait shall not be in its way."""
+        self._busy_s = self._clock.monotonic_s()
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="vantage-upkeep", daemon=True)
@@ -213,7 +217,7 @@ class Upkeep:
 
     def _merge_from(self) -> int:
         """How many parts are worth merging just now."""
-        calm = self._clock.monotonic_s() - self._sealed_s >= CALM_S
+        calm = self._clock.monotonic_s() - self._busy_s >= CALM_S
         return merge.PARTS_MIN if calm else merge.PARTS_MIN_BUSY
 
     def _close_old(self) -> None:
@@ -257,7 +261,7 @@ class Upkeep:
 
         self._shelf.views.publish(swap)
         self._trimming = True
-        self._sealed_s = self._clock.monotonic_s()
+        self._busy_s = self._clock.monotonic_s()
         samples, spans = (sum(getattr(part, name) for _, part in written) for name in ("samples", "spans"))
         self._expired(generation.sample_count - samples, generation.span_count - spans)
         heap.give_back()
