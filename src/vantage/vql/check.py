@@ -8,7 +8,7 @@ from typing import Final
 
 from vantage.core.errors import InputError
 from vantage.core.timerange import TimeRange
-from vantage.vql.functions import FUNCTIONS, ROLLUP_WIDTHS_MS, SERIES_COLUMNS, TABLES, Want
+from vantage.vql.functions import FUNCTIONS, ROLLUP_WIDTHS_MS, TABLES, Want, series_only
 from vantage.vql.table import ColumnType, TableColumn
 from vantage.vql.tree import (
     And,
@@ -77,7 +77,7 @@ def check(select: Select, *, now_ms: int, rows_max: int = ROWS_MAX) -> CheckedSe
         _want(select.where, "bool", types, "WHERE")
     _fits(select, aggregated)
     time_range, rest, warnings = _time_range(select.where, now_ms)
-    series = [part for part in rest if select.table != "spans" and _series_only(part)]
+    series = [part for part in rest if select.table != "spans" and series_only(part)]
     rows = [part for part in rest if part not in series]
     if rows and select.table in ROLLUP_WIDTHS_MS:
         raise InputError("rollups are chosen by time and by their series' names and tags alone")
@@ -214,12 +214,6 @@ def _must_be_grouped(expr: Expr, keys: tuple[Expr, ...]) -> None:
         raise InputError(f"tags[{expr.key!r}] is neither grouped nor inside an aggregate")
     for part in children(expr):
         _must_be_grouped(part, keys)
-
-
-def _series_only(expr: Expr) -> bool:
-    if isinstance(expr, Column):
-        return expr.name in SERIES_COLUMNS
-    return all(_series_only(part) for part in children(expr))
 
 
 def _all_of(parts: list[Expr]) -> Expr | None:

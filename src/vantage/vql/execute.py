@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from vantage.core.errors import StoreTimeout
 from vantage.vql.aggregate import Groups, aggregate
 from vantage.vql.check import CheckedSelect
-from vantage.vql.functions import FUNCTIONS
+from vantage.vql.functions import FUNCTIONS, series_only
 from vantage.vql.samples import rollups_frame, samples_frame
 from vantage.vql.source import Source, spans_frame
 from vantage.vql.table import Table, TableColumn, null_if_nan
 from vantage.vql.tree import Call, Column, Expr, TagValue, children
-from vantage.vql.vectors import Array, Coded, Frame, Vector, compressed
+from vantage.vql.vectors import Array, Coded, Frame, Shared, Vector, compressed, take
 
 _CODE_MAX: Final = 1 << 31
 
@@ -52,26 +52,32 @@ def execute(query: CheckedSelect, source: Source, deadline: Deadline, *, samples
 def _restrict(frame: Frame, keep: NDArray[np.bool_]) -> Frame:
     """The rows that ``keep`` leaves; columns are cut when they are used."""
     rows = np.flatnonzero(keep)
-    if rows.size == frame.rows:
-        return frame
+    return frame if rows.size == frame.rows else _cut(frame, rows)
 
+
+def _cut(frame: Frame, rows: Array) -> Frame:
     def cut(expr: Expr) -> Callable[[], Vector]:
-        return lambda: _take(frame.vector(expr), rows)
+        return lambda: frame.vector_at(expr, rows)
 
-    return Frame(rows.size, {name: cut(Column(name)) for name in frame.names}, tag=lambda key: cut(TagValue(key))())
+    def cut_shared(shared: Shared) -> Shared:
+        of, first = compressed(shared.of[rows])
+        return Shared(_cut(shared.frame, shared.of[rows[first]]), of)
 
-
-def _take(vector: Vector, rows: Array) -> Vector:
-    return Coded(vector.codes[rows], vector.values) if isinstance(vector, Coded) else vector[rows]
+    shared = frame.shared
+    return Frame(
+        rows.size,
+        {name: cut(Column(name)) for name in frame.names},
+        tag=lambda key: cut(TagValue(key))(),
+        shared=None if shared is None else lambda: cut_shared(shared),
+    )
 
 
 def _grouped(query: CheckedSelect, frame: Frame, deadline: Deadline) -> Frame:
     """A frame of one row a group that knows the keys and every aggregate."""
-    keys = [frame.vector(key) for key in query.select.group_by]
-    groups, first = _group(keys, frame.rows)
+    groups, keys = _group(query.select.group_by, frame)
     result = Frame(groups.count, {})
     for expr, vector in zip(query.select.group_by, keys, strict=True):
-        result.know(expr, _take(vector, first))
+        result.know(expr, vector)
     having = [query.select.having] if query.select.having is not None else []
     for call in _aggregates(
         [*(item.expr for item in query.select.items), *having, *(order.expr for order in query.select.order_by)]
@@ -84,18 +90,35 @@ def _grouped(query: CheckedSelect, frame: Frame, deadline: Deadline) -> Frame:
     return result
 
 
-def _group(keys: list[Vector], rows: int) -> tuple[Groups, Array]:
-    """Group numbers, and the first row of each group. No key: one group, also of no rows."""
+def _group(keys: Sequence[Expr], frame: Frame) -> tuple[Groups, list[Vector]]:
+    """Which group each row belongs to, and each key by group. No key: one group, also of no rows."""
     if not keys:
-        return Groups(np.zeros(rows, np.int64), 1), np.zeros(1, np.int64)
-    ids = np.zeros(rows, np.int64)
-    first = np.empty(0, np.int64)
-    for key in keys:
-        codes = key.merged() if isinstance(key, Coded) else _dense(key)
+        return Groups(np.zeros(frame.rows, np.int64), 1), []
+    shared = frame.shared
+    columns, of_series = [], [key for key in keys if shared is not None and series_only(key)]
+    if shared is not None and of_series:  # few series are grouped instead of many rows
+        groups, values = _group(of_series, shared.frame)
+        groups = Groups(groups.ids[shared.of], groups.count)
+        if len(of_series) == len(keys):
+            return groups, values
+        columns.append(groups.ids)
+    columns += [_codes(frame.vector(key)) for key in keys if key not in of_series]
+    ids, first = _combined(columns)
+    return Groups(ids, len(first)), [frame.vector_at(key, first) for key in keys]
+
+
+def _combined(columns: Sequence[Array]) -> tuple[Array, Array]:
+    """Numbers without gaps for combinations of codes, and the first row of each."""
+    ids, first = compressed(columns[0])
+    for codes in columns[1:]:
         if codes.max(initial=0) > _CODE_MAX:  # so that the product below stays within 64 bits
             codes = compressed(codes)[0]
         ids, first = compressed(ids * (int(codes.max(initial=0)) + 1) + codes)
-    return Groups(ids, len(first)), first
+    return ids, first
+
+
+def _codes(vector: Vector) -> Array:
+    return vector.merged() if isinstance(vector, Coded) else _dense(vector)
 
 
 def _dense(key: Array) -> Array:
@@ -127,14 +150,14 @@ def _aggregates(exprs: list[Expr]) -> list[Call]:
 def _answer(query: CheckedSelect, frame: Frame) -> Table:
     rows = np.arange(frame.rows)
     for order in reversed(query.select.order_by):  # a stable sort by the last key first
-        rows = rows[_sort(_take(frame.vector(order.expr), rows), descending=order.descending)]
+        rows = rows[_sort(take(frame.vector(order.expr), rows), descending=order.descending)]
     truncated = query.limit < rows.size
     asked = query.select.limit is not None and query.select.limit <= query.limit
     rows = rows[: query.limit]
     return Table(
         query.columns,
         tuple(
-            _plain(_take(frame.vector(item.expr), rows), column)
+            _plain(take(frame.vector(item.expr), rows), column)
             for item, column in zip(query.select.items, query.columns, strict=True)
         ),
         truncated=truncated and not asked,

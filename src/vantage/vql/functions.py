@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from vantage.core.rollup import WIDTHS_MS
 from vantage.vql.table import ColumnType
+from vantage.vql.tree import Column, Expr, children
 
 Want = Literal["number", "string", "time", "bool", "any"]
 
@@ -99,3 +100,10 @@ TABLES: Final[Mapping[str, Mapping[str, ColumnType]]] = {
     "rollups_1h": ROLLUPS,
 }
 ROLLUP_WIDTHS_MS: Final[Mapping[str, int]] = {"rollups_5m": WIDTHS_MS["5m"], "rollups_1h": WIDTHS_MS["1h"]}
+
+
+def series_only(expr: Expr) -> bool:
+    """Whether an expression is known by the series alone."""
+    if isinstance(expr, Column):
+        return expr.name in SERIES_COLUMNS
+    return all(map(series_only, children(expr)))

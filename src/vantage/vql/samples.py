@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -13,10 +12,10 @@ from vantage.core.errors import InputError
 from vantage.core.rollup import Partials, joined_partials
 from vantage.vql.check import CheckedSelect
 from vantage.vql.functions import ROLLUP_WIDTHS_MS
-from vantage.vql.series import NAMES, SeriesColumns
+from vantage.vql.series import SeriesColumns
 from vantage.vql.source import Chunk, Source
 from vantage.vql.tree import Call, Column, Expr, children
-from vantage.vql.vectors import Array, Coded, Frame, compressed
+from vantage.vql.vectors import Array, Coded, Frame, Shared, compressed
 
 # What one row of a frame takes: its columns, and about as much again while it is grouped.
 ROW_NBYTES: Final = 64
@@ -63,10 +62,10 @@ def samples_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], No
             "timestamp": lambda: _joined([chunk.time_ms for chunk in kept], np.int64),
             "value": lambda: _joined([chunk.value for chunk in kept], np.float64),
             "series": lambda: slot.astype(np.int64),
-            **_series_columns(series, slot),
             "trace_id": lambda: _linked(kept, lambda links: links.trace_id),
             "span_id": lambda: _linked(kept, lambda links: links.span_id),
         },
+        shared=lambda: _shared(series, slot),
     )
 
 
@@ -99,24 +98,14 @@ def rollups_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], No
             "sketch_row": lambda: held.sketches.row,
             "sketch_key": lambda: held.sketches.key,
             "sketch_count": lambda: held.sketches.count,
-            **_series_columns(series, held.slot),
         },
+        shared=lambda: _shared(series, held.slot),
     )
 
 
-def _series_columns(series: SeriesColumns, slot: U32) -> dict[str, Callable[[], Any]]:
-    def of(name: str) -> Callable[[], Coded]:
-        return lambda: series.coded(name, slot)
-
-    @cache
-    def by_series() -> tuple[Array, Array]:
-        codes, first = compressed(slot.astype(np.int64))
-        return codes, slot[first]
-
-    return {
-        **{name: of(name) for name in NAMES},
-        "tags": lambda: Coded(by_series()[0], series.tags(by_series()[1])),
-    }
+def _shared(series: SeriesColumns, slot: U32) -> Shared:
+    of, first = compressed(slot.astype(np.int64))
+    return Shared(series.frame(slot[first]), of)
 
 
 def _linked(chunks: Iterable[Chunk], get: Callable[[Links], Sequence[str]]) -> Coded:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vantage.vql.functions import series_only
 from vantage.vql.like import like_matcher
 from vantage.vql.tree import (
     And,
@@ -73,11 +75,24 @@ def compressed(codes: Array) -> tuple[Array, Array]:
     if size > max(_TABLE_MAX, 2 * len(codes)):
         _, first, ids = np.unique(codes, return_index=True, return_inverse=True)
         return ids, first
-    first_of = np.full(size, -1, np.int64)
-    rows = np.arange(len(codes) - 1, -1, -1)
-    first_of[codes[::-1]] = rows  # of repeated targets numpy keeps the last: here the first row
-    present = first_of >= 0
+    first_of = np.full(size, len(codes), np.int64)
+    np.minimum.at(first_of, codes, np.arange(len(codes)))
+    present = first_of < len(codes)
     return (np.cumsum(present) - 1)[codes], first_of[present]
+
+
+def take(vector: Vector, rows: Array) -> Vector:
+    """Some rows of a vector."""
+    return Coded(vector.codes[rows], vector.values) if isinstance(vector, Coded) else vector[rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What rows have of their series: row ``i`` has what row ``of[i]`` of ``frame`` has, which has one row for each
+    series that has any."""
+
+    frame: Frame
+    of: Array
 
 
 class Frame:
@@ -89,12 +104,19 @@ class Frame:
         columns: Mapping[str, Callable[[], Vector]],
         *,
         tag: Callable[[str], Vector] | None = None,
+        shared: Callable[[], Shared] | None = None,
     ) -> None:
-        """``tag`` gives ``tags['key']`` by its key; where it is None, the maps of the column ``tags`` are asked."""
+        """``tag`` gives ``tags['key']`` by its key; where it is None, the maps of the column ``tags`` are asked. What
+        ``shared`` can tell is evaluated there, once a series instead of once a row."""
         self.rows = rows
         self._columns = columns
         self._tag = tag
+        self._shared = shared
         self._known: dict[Expr, Vector] = {}
+
+    @cached_property
+    def shared(self) -> Shared | None:
+        return None if self._shared is None else self._shared()
 
     @property
     def names(self) -> Iterable[str]:
@@ -113,15 +135,24 @@ class Frame:
         """A frame of the given rows of everything known so far."""
         frame = Frame(len(rows), {})
         for expr, vector in self._known.items():
-            frame.know(expr, Coded(vector.codes[rows], vector.values) if isinstance(vector, Coded) else vector[rows])
+            frame.know(expr, take(vector, rows))
         return frame
 
     def vector(self, expr: Expr) -> Vector:
         """Evaluate an expression, each sub-expression at most once."""
         if (found := self._known.get(expr)) is None:
-            found = self._columns[expr.name]() if isinstance(expr, Column) else _evaluate(expr, self)
+            if self.shared is not None and series_only(expr):
+                found = take(self.shared.frame.vector(expr), self.shared.of)
+            else:
+                found = self._columns[expr.name]() if isinstance(expr, Column) else _evaluate(expr, self)
             self._known[expr] = found
         return found
+
+    def vector_at(self, expr: Expr, rows: Array) -> Vector:
+        """An expression of some rows."""
+        if self.shared is not None and series_only(expr):
+            return take(self.shared.frame.vector(expr), self.shared.of[rows])
+        return take(self.vector(expr), rows)
 
     def numbers(self, expr: Expr) -> Array:
         vector = self.vector(expr)

@@ -77,7 +77,11 @@ class Packer:
 def shuffled(values: Array) -> bytes:
     """The bytes of fixed-width numbers, those of equal weight together."""
     width = values.dtype.itemsize
-    return bytes(values.tobytes() if width == 1 else values.view(np.uint8).reshape(-1, width).T.tobytes())
+    planes = np.empty((width, len(values)), np.uint8)
+    apart = values.view(np.uint8).reshape(-1, width)
+    for place in range(width):  # plane by plane numpy is several times faster than with a transposed array
+        planes[place] = apart[:, place]
+    return planes.tobytes()
 
 
 def unshuffled(data: bytes | memoryview, dtype: Any, count: int, rows: I64 | None = None) -> Array:
@@ -86,10 +90,11 @@ def unshuffled(data: bytes | memoryview, dtype: Any, count: int, rows: I64 | Non
     if len(data) != count * width:
         raise ValueError("a column of the wrong length")
     planes = np.frombuffer(data, np.uint8).reshape(width, count)
-    if rows is not None:
-        planes = planes[:, rows]
-    found: Array = np.ascontiguousarray(planes.T).view(dtype)
-    return found.reshape(planes.shape[1])
+    apart = np.empty((count if rows is None else len(rows), width), np.uint8)
+    for place, plane in enumerate(planes):
+        apart[:, place] = plane if rows is None else plane[rows]
+    found: Array = apart.view(dtype)
+    return found.reshape(len(apart))
 
 
 def _width_of(largest: int) -> int:
@@ -225,15 +230,19 @@ def _read_floats(plain: bytes, counts: I64, wanted: Mask | None) -> F64:
     first, rest = _read_ints(view[runs + number :])
     if len(first) != number or len(widths) != number or not _WIDTH_BYTES.issuperset(widths.tobytes()):
         raise ValueError("runs of floats that do not fit together")
-    whole, rest = _read_numerators(rest, counts[decimal], widths, None if wanted is None else wanted[decimal])
-    raw_rows = None if wanted is None else np.flatnonzero(np.repeat(wanted[~decimal], counts[~decimal]))
-    raw = unshuffled(rest, np.uint64, int(counts[~decimal].sum()), raw_rows).view(np.float64)
-    if wanted is not None:
-        first, modes, counts, decimal = first[wanted[decimal]], modes[wanted], counts[wanted], decimal[wanted]
-    some, modes = counts[decimal], modes[decimal]
-    floats = _fractions(whole, first, some, modes)
-    if decimal.all():
+    of: slice | Mask = slice(None) if number == runs else decimal
+    whole, rest = _read_numerators(rest, counts[of], widths, None if wanted is None else wanted[of])
+    kept = slice(None) if wanted is None else wanted[of]
+    floats = _fractions(whole, first[kept], counts[of][kept], modes[of][kept])
+    if number == runs:
+        if rest:
+            raise ValueError("bytes are left behind a column")
         return floats
+    raw_counts = counts[~decimal]
+    raw_rows = None if wanted is None else np.flatnonzero(np.repeat(wanted[~decimal], raw_counts))
+    raw = unshuffled(rest, np.uint64, int(raw_counts.sum()), raw_rows).view(np.float64)
+    if wanted is not None:
+        counts, decimal = counts[wanted], decimal[wanted]
     values = np.empty(int(counts.sum()), np.float64)
     of_decimals = np.repeat(decimal, counts)
     values[of_decimals], values[~of_decimals] = floats, raw
@@ -271,13 +280,11 @@ def _fractions(whole: U64, first: I64, counts: I64, modes: NDArray[np.uint8]) ->
         raise ValueError("runs of floats that do not fit together")
     if not len(counts):
         return np.empty(0, np.float64)
-    if stepped.all():
-        numerators = summed(unzigzag(whole), first, counts)
-    else:
-        numerators = np.repeat(first, counts) + whole.view(np.int64)
-        if stepped.any():
-            of_steps = np.repeat(stepped > 0, counts)
-            numerators = np.where(of_steps, summed(np.where(of_steps, unzigzag(whole), 0), first, counts), numerators)
+    numerators = np.repeat(first, counts) + whole.view(np.int64)
+    if stepped.any():
+        some = stepped > 0
+        of_steps = np.repeat(some, counts)
+        numerators[of_steps] = summed(unzigzag(whole[of_steps]), first[some], counts[some])
     same = bool((digits == digits[0]).all())
     found: F64 = numerators / (_POWERS[digits[0]] if same else np.repeat(_POWERS[digits], counts))
     return found

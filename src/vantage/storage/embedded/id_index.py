@@ -7,7 +7,7 @@ with one. Here the entries of a whole part are sorted once, when it is sealed.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -22,7 +22,9 @@ ENTRIES_MAX: Final = 1024  # to find an id one block is unpacked
 _SHIFT: Final = 24  # 40 bits of the hash are kept: among a million ids a false match comes once in a million look-ups
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
-_FIND: Final = "SELECT low, crc, body FROM id_index WHERE part_id=? AND kind=? AND low<=? AND high>=?"
+_FIND: Final = (
+    "SELECT low, high, crc, body FROM id_index WHERE part_id=? AND kind=? AND low<=? ORDER BY low DESC, high DESC"
+)
 Entry = tuple[int, int, int, bytes]
 
 
@@ -45,20 +47,18 @@ def pack_index(packer: Packer, kept: I64, place: I64, row: I64) -> list[Entry]:
     return entries
 
 
-def find(
-    db: sqlite3.Connection, packer: Packer, *, parts: Sequence[int], kind: str, kept: int
-) -> list[tuple[int, int]]:
-    """The places of a hash in some parts, as (chunk or block, row); a few may be of other ids. Raises sqlite3.Error,
-    and ValueError for damage."""
-    found: list[tuple[int, int]] = []
-    for part in parts:
-        for low, crc, body in db.execute(_FIND, (part, kind, kept, kept)).fetchall():
-            if checksum(body) != crc:
-                raise ValueError("checksum mismatch in an index of ids")
-            apart, place, row = _decode(body)
-            hashes = np.cumsum(packer.unpack_ints(apart)) + low
-            rows = np.flatnonzero(hashes == kept)
-            if rows.size:
-                places = packer.unpack_ints(place, rows).tolist()
-                found.extend(zip(places, packer.unpack_ints(row, rows).tolist(), strict=True))
-    return found
+def find(db: sqlite3.Connection, packer: Packer, *, part: int, kind: str, kept: int) -> Iterator[tuple[int, int]]:
+    """The places of a hash in a part, as (chunk or block, row); a few may be of other ids. Raises sqlite3.Error, and
+    ValueError for damage."""
+    for low, high, crc, body in db.execute(_FIND, (part, kind, kept)):
+        if high < kept:  # the blocks of a part follow each other: those before end earlier still
+            break
+        if checksum(body) != crc:
+            raise ValueError("checksum mismatch in an index of ids")
+        apart, place, row = _decode(body)
+        hashes = np.cumsum(packer.unpack_ints(apart)) + low
+        rows = np.flatnonzero(hashes == kept)
+        if rows.size:
+            yield from zip(
+                packer.unpack_ints(place, rows).tolist(), packer.unpack_ints(row, rows).tolist(), strict=True
+            )

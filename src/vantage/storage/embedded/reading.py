@@ -18,7 +18,7 @@ from vantage.core.errors import StoreUnavailable
 from vantage.core.idhash import hash_id
 from vantage.core.rollup import FIVE_MINUTES_MS, Partials
 from vantage.core.series import Series
-from vantage.core.spantable import SpanTable, joined, table_of
+from vantage.core.spantable import SpanTable, joined, table_of, texts_of_ids
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.embedded import span_blocks
 from vantage.storage.embedded.blocks import Mask, SampleBlock, SpanBlock
@@ -278,20 +278,17 @@ class StoreSource:
         wanted = {int(kept_bits(np.array([hash_id(one)], np.uint64))[0]) for one in trace_ids}
         ids = {one.encode() for one in trace_ids}
         for segment in self._seen.view.samples.values():
-            for part in segment.parts:
-                if not part.spans:
+            rows: dict[int, set[int]] = {}
+            for kept in wanted:
+                self._tick()
+                for _, block_id, row in self._read(segment, self._find, segment, "span", kept):
+                    rows.setdefault(block_id, set()).add(row)
+            for block_id, places in rows.items():
+                table = self._block(segment, block_id)
+                if table is None:
                     continue
-                rows: dict[int, set[int]] = {}
-                for kept in wanted:
-                    self._tick()
-                    for block_id, row in self._find(segment, part, "span", kept):
-                        rows.setdefault(block_id, set()).add(row)
-                for block_id, places in rows.items():
-                    table = self._block(segment, block_id)
-                    if table is None:
-                        continue
-                    picked = np.array(sorted(row for row in places if bytes(table.trace_id[row]) in ids), np.int64)
-                    tables.append(table.take(picked))
+                picked = np.array(sorted(row for row in places if bytes(table.trace_id[row]) in ids), np.int64)
+                tables.append(table.take(picked))
         return self._shown(joined(tables)) if tables else NO_SPANS
 
     def links_of(self, trace_id: str) -> list[tuple[Series, int, float, str]]:
@@ -299,12 +296,7 @@ class StoreSource:
         found = links_of_trace(self._sample_blocks(), trace_id)
         kept = int(kept_bits(np.array([hash_id(trace_id)], np.uint64))[0])
         for segment in self._seen.view.samples.values():
-            for part in segment.parts:
-                places = self._find(segment, part, "link", kept)
-                for chunk_id in {chunk for chunk, _ in places}:
-                    self._tick()
-                    rows = {row for chunk, row in places if chunk == chunk_id}
-                    found += self._read(segment, self._linked, segment, part, chunk_id, trace_id, rows)
+            found += self._read(segment, self._linked, segment, kept, trace_id)
         series, floor_ms = self._series.series, self._seen.view.floor_ms
         return [
             (one, time_ms, value, span_id)
@@ -313,43 +305,57 @@ class StoreSource:
         ]
 
     def _linked(
-        self, db: sqlite3.Connection, segment: Segment, part: Part, chunk_id: int, trace_id: str, rows: set[int]
+        self, db: sqlite3.Connection, segment: Segment, kept: int, trace_id: str
+    ) -> Iterator[tuple[int, int, float, str]]:
+        rows: dict[tuple[int, int], list[int]] = {}
+        for part, chunk_id, row in self._find(db, segment, "link", kept):
+            rows.setdefault((part, chunk_id), []).append(row)
+        for (part, chunk_id), places in rows.items():
+            self._tick()
+            try:
+                yield from self._linked_of_chunk(db, segment, part, chunk_id, trace_id, sorted(places))
+            except ValueError as error:
+                self._damage.row(segment, f"chunk {chunk_id}", error)
+
+    def _linked_of_chunk(
+        self, db: sqlite3.Connection, segment: Segment, part: int, chunk_id: int, trace_id: str, rows: list[int]
     ) -> Iterator[tuple[int, int, float, str]]:
         row = db.execute(_LINKED, (chunk_id,)).fetchone()
         if row is None:
             return
-        try:
-            crc, directory, times, vals, body = row
-            links = self._codec.unpack_links(body)
-            at = np.searchsorted(links.position, sorted(rows))
-            places = at[links.trace_id[at] == trace_id.encode()].tolist()
-            if not places:
-                return
-            if checksum(directory, times, vals) != crc:
-                raise ValueError("checksum mismatch")
-            # Only the runs that hold the rows are unpacked.
-            runs = self._indexes.directory(segment.path, part.id, chunk_id) or self._codec.unpack_runs(directory)
-            held = links.position[places]
-            wanted = np.zeros(len(runs), np.bool_)
-            wanted[np.searchsorted(np.cumsum(runs.count), held, side="right")] = True
-            chunk = self._chunk(runs, times, vals, wanted)
-            found = np.searchsorted(runs.rows_of(wanted), held).tolist()
-        except ValueError as error:
-            self._damage.row(segment, f"chunk {chunk_id}", error)
+        crc, directory, times, vals, body = row
+        links = self._codec.unpack_links(body)
+        at = np.searchsorted(links.position, rows)
+        places = at[links.trace_id[at] == trace_id.encode()]
+        if not places.size:
             return
-        for at_link, at_row in zip(places, found, strict=True):
-            span_id = bytes(links.span_id[at_link]).decode()
-            yield int(chunk.slot[at_row]), int(chunk.time_ms[at_row]), float(chunk.value[at_row]), span_id
+        if checksum(directory, times, vals) != crc:
+            raise ValueError("checksum mismatch")
+        # Only the runs that hold the rows are unpacked.
+        runs = self._indexes.directory(segment.path, part, chunk_id) or self._codec.unpack_runs(directory)
+        held = links.position[places]
+        wanted = np.zeros(len(runs), np.bool_)
+        wanted[np.searchsorted(np.cumsum(runs.count), held, side="right")] = True
+        chunk = self._chunk(runs, times, vals, wanted)
+        kept = np.searchsorted(runs.rows_of(wanted), held)
+        yield from zip(
+            chunk.slot[kept].tolist(),
+            chunk.time_ms[kept].tolist(),
+            chunk.value[kept].tolist(),
+            texts_of_ids(links.span_id[places]),
+            strict=True,
+        )
 
-    def _find(self, segment: Segment, part: Part, kind: str, kept: int) -> list[tuple[int, int]]:
-        def look(db: sqlite3.Connection) -> Iterator[tuple[int, int]]:
+    def _find(self, db: sqlite3.Connection, segment: Segment, kind: str, kept: int) -> Iterator[tuple[int, int, int]]:
+        """Part, chunk or block, and row of what has a hash."""
+        for part in segment.parts:
+            if kind == "span" and not part.spans:
+                continue
             try:
-                return iter(find(db, self._codec.packer, parts=(part.id,), kind=kind, kept=kept))
+                for place, row in find(db, self._codec.packer, part=part.id, kind=kind, kept=kept):
+                    yield part.id, place, row
             except ValueError as error:
                 self._damage.row(segment, "id_index", error)
-                return iter(())
-
-        return list(self._read(segment, look))
 
     # --- common ---
 
