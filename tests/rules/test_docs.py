@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import vantage_agent
@@ -18,7 +19,8 @@ from vantage import app, cli, config, server
 from vantage.commands import client, doctor, moving_in
 from vantage.config import Settings
 from vantage.core import batch, sample, sketch, span
-from vantage.core.batch import batch_of
+from vantage.core.batch import Links, batch_of
+from vantage.core.link_columns import link_columns
 from vantage.ingest import body
 from vantage.ingest.wire import received
 from vantage.query import asked, edges, live, rolled, timeseries
@@ -174,6 +176,7 @@ def test_functions_of_the_agent_are_listed() -> None:
     assert {re.split(r"\(", code)[0] for cells in table for code in codes(cells[0])} == set(vantage_agent.__all__)
 
 
+USUAL_LINK = link_columns(Links(np.zeros(1, np.uint32), (32 * "a",), (16 * "b",)))
 LIMITS = [
     ("docs/api.md", f"{body.BODY_NBYTES_MAX} bytes as sent, {body.UNPACKED_NBYTES_MAX} unpacked"),
     ("docs/api.md", (f"| tags of a sample | {sample.TAGS_MAX}; keys {sample.TAG_KEY_LENGTH_MAX} characters, "
@@ -198,8 +201,8 @@ LIMITS = [
     ("docs/storage.md", f"| batch ids | {batch.BATCH_ID_MEMORY_MS // 60_000} minutes, {batch.BATCH_ID_MEMORY_MAX} |"),
     (
         "docs/storage.md",
-        (f"estimated as {blocks.SAMPLE_NBYTES} bytes a sample, {blocks.LINK_NBYTES} more with a trace id, "
-        f"{blocks.SPAN_NBYTES} a span"),
+        (f"estimated as {blocks.SAMPLE_NBYTES} bytes a sample, {USUAL_LINK.nbytes + blocks.HASH_NBYTES} more with a "
+        f"trace and a span id of the usual length, {blocks.SPAN_NBYTES} a span"),
     ),
     ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),
     ("docs/storage.md", f"once the log has {writer.WAL_NBYTES_CHECKPOINT >> 20} MiB"),

@@ -19,7 +19,7 @@ from vantage.core.batch import F64, I64
 RELATIVE_ERROR: Final = 0.01
 _GAMMA: Final = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _LOG_GAMMA: Final = math.log(_GAMMA)
-_MIDDLE: Final = 2 / (1 + _GAMMA)
+_LOG_MIDDLE: Final = math.log(2 / (1 + _GAMMA))
 # Logarithms of float64 lie between -745 and 710, which is 37 300 buckets either way: with the offset keys are
 # positive for positive values, negative for negative ones, and 0 is zero itself.
 _OFFSET: Final = 40_000
@@ -42,7 +42,7 @@ def key_values(keys: I32) -> F64:
     smallest normal float excepted)."""
     size = np.abs(keys.astype(np.float64)) - _OFFSET
     with np.errstate(over="ignore", under="ignore"):
-        values = np.clip(np.exp(size * _LOG_GAMMA) * _MIDDLE, _TINIEST, _LARGEST)
+        values = np.clip(np.exp(size * _LOG_GAMMA + _LOG_MIDDLE), _TINIEST, _LARGEST)
     return np.where(keys == 0, 0.0, np.copysign(values, keys))
 
 

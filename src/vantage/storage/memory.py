@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vantage.core.batch import NO_LINKS, Batch, Links, batch_of
 from vantage.core.clock import Clock
+from vantage.core.link_columns import link_columns
 from vantage.core.rollup import Partials, roll, with_sketches
 from vantage.core.series import Series
 from vantage.core.span import Span
@@ -195,7 +196,7 @@ class _RowSource:
             np.fromiter((self._slots[row[0].id] for row in self._rows), np.uint32, count),
             np.fromiter((row[1] for row in self._rows), np.int64, count),
             np.fromiter((row[2] for row in self._rows), np.float64, count),
-            held_links,
+            link_columns(held_links),
         )
 
     def partials(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import numpy as np
 
-from vantage.core.batch import NO_LINKS, U32, Links
+from vantage.core.batch import U32
 from vantage.core.errors import InputError
+from vantage.core.idhash import Ids
+from vantage.core.link_columns import LinkColumns
 from vantage.core.rollup import Partials, joined_partials
+from vantage.core.spantable import texts_of_ids
 from vantage.vql.check import CheckedSelect
 from vantage.vql.functions import ROLLUP_WIDTHS_MS
 from vantage.vql.series import SeriesColumns
@@ -52,8 +55,7 @@ def samples_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], No
         if rows.size:
             room.take(rows.size)
             if rows.size < len(keep):
-                links = chunk.links.take(rows) if with_links else NO_LINKS
-                chunk = Chunk(chunk.slot[rows], chunk.time_ms[rows], chunk.value[rows], links)
+                chunk = chunk.take(rows)
             kept.append(chunk)
     slot = _joined([chunk.slot for chunk in kept], np.uint32)
     return Frame(
@@ -108,12 +110,12 @@ def _shared(series: SeriesColumns, slot: U32) -> Shared:
     return Shared(series.frame(slot[first]), of)
 
 
-def _linked(chunks: Iterable[Chunk], get: Callable[[Links], Sequence[str]]) -> Coded:
+def _linked(chunks: Iterable[Chunk], get: Callable[[LinkColumns], Ids]) -> Coded:
     numbers: dict[str, int] = {"": 0}
     parts: list[Array] = []
     for chunk in chunks:
         codes = np.zeros(len(chunk.slot), np.int64)
-        for position, text in zip(chunk.links.position.tolist(), get(chunk.links), strict=True):
+        for position, text in zip(chunk.links.position.tolist(), texts_of_ids(get(chunk.links)), strict=True):
             codes[position] = numbers.setdefault(text, len(numbers))
         parts.append(codes)
     return Coded(_joined(parts, np.int64), list(numbers))

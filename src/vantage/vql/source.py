@@ -10,7 +10,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vantage.core.batch import F64, I64, NO_LINKS, U32, Links
+from vantage.core.batch import F64, I64, U32
+from vantage.core.link_columns import NO_LINK_COLUMNS, LinkColumns
 from vantage.core.rollup import Partials
 from vantage.core.spantable import IDS, SpanTable, Texts, joined_texts, texts_of_ids
 from vantage.core.timerange import TimeRange
@@ -27,7 +28,12 @@ class Chunk:
     slot: U32
     time_ms: I64
     value: F64
-    links: Links = NO_LINKS
+    links: LinkColumns = NO_LINK_COLUMNS
+
+    def take(self, rows: I64) -> Chunk:
+        """Some of the samples."""
+        links = self.links.moved(rows, len(self.slot))
+        return Chunk(self.slot[rows], self.time_ms[rows], self.value[rows], links)
 
 
 class Source(Protocol):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.support.world import NOW_MS
 from vantage.core.batch import Links
 from vantage.core.idhash import hash_id
+from vantage.core.link_columns import NO_LINK_COLUMNS, link_columns
 from vantage.core.rollup import HOUR_MS, roll, with_sketches
 from vantage.storage.embedded.chunks import (
     CHUNK_SAMPLES_MAX,
@@ -23,7 +24,6 @@ from vantage.storage.embedded.chunks import (
 from vantage.storage.embedded.columns import Packer
 from vantage.storage.embedded.gather import Samples, in_order
 from vantage.storage.embedded.id_index import ENTRIES_MAX, kept_bits, pack_index
-from vantage.storage.embedded.link_columns import NO_LINK_COLUMNS, link_columns
 from vantage.storage.embedded.weeks import WEEK_MS, week_name, week_named, week_of, week_range
 
 CODEC = ChunkCodec()

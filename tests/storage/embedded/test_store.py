@@ -94,7 +94,7 @@ async def test_links_survive_merging_and_filtering(opened: Open) -> None:
             await store.write(batch_of([(one, NOW_MS, 0.0), (one, NOW_MS, float(i))], links=links))
         (sample,) = (await store.trace("t17")).samples
         assert sample.value == 17.0
-        chunk_links = [(block.value[p], t) for block in store._head.samples for p, t in _pairs(block.links)]
+        chunk_links = [(block.value[p], t) for block in store._head.samples for p, t in _pairs(block.links.plain())]
         assert sorted(chunk_links) == sorted((float(i), f"t{i}") for i in range(40))
 
 

@@ -10,14 +10,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vantage.core.batch import F64, I64, U32, Links, joined_links
+from vantage.core.batch import F64, I64, U32
+from vantage.core.link_columns import LinkColumns, joined_link_columns, link_columns
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, roll, roll_up, with_sketches
 from vantage.core.span import Span
 from vantage.core.spantable import SpanTable, joined, table_of
 from vantage.storage.embedded.codec import Record
 
 SAMPLE_NBYTES: Final = 20
-LINK_NBYTES: Final = 200  # 32 and 16 characters of ids and their places; measured on CPython 3.11
+HASH_NBYTES: Final = 8
 SPAN_NBYTES: Final = 900  # a span with three attributes; measured likewise
 Mask = NDArray[np.bool_]
 
@@ -31,7 +32,7 @@ class SampleBlock:
     slot: U32
     time_ms: I64
     value: F64
-    links: Links
+    links: LinkColumns
     link_hash: I64  # of each link's trace id
 
     def __len__(self) -> int:
@@ -40,7 +41,7 @@ class SampleBlock:
     @property
     def nbytes(self) -> int:
         """What it occupies, by estimate."""
-        return SAMPLE_NBYTES * len(self.slot) + LINK_NBYTES * len(self.links)
+        return SAMPLE_NBYTES * len(self.slot) + self.links.nbytes + HASH_NBYTES * len(self.links)
 
     def then(self, later: SampleBlock) -> SampleBlock:
         return SampleBlock(
@@ -49,7 +50,7 @@ class SampleBlock:
             np.concatenate([self.slot, later.slot]),
             np.concatenate([self.time_ms, later.time_ms]),
             np.concatenate([self.value, later.value]),
-            joined_links([(0, self.links), (len(self), later.links)]),
+            joined_link_columns([(0, self.links), (len(self), later.links)]),
             np.concatenate([self.link_hash, later.link_hash]),
         )
 
@@ -60,15 +61,15 @@ class SampleBlock:
             return self
         if not rows.size:
             return None
-        times, links = self.time_ms[rows], self.links.take(rows)
+        times = self.time_ms[rows]
         return SampleBlock(
             int(times.min()),
             int(times.max()),
             self.slot[rows],
             times,
             self.value[rows],
-            links,
-            hashes(links.trace_id),
+            self.links.moved(rows, len(self)),
+            self.link_hash[mask[self.links.position]],
         )
 
     @cached_property
@@ -147,7 +148,7 @@ def sample_block(record: Record) -> SampleBlock:
         record.slot,
         record.time_ms,
         record.value,
-        record.links,
+        link_columns(record.links),
         hashes(record.links.trace_id),
     )
 

@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from vantage.core.batch import F64, I64, U32
+from vantage.core.link_columns import LinkColumns
 from vantage.core.rollup import NO_SKETCHES, Partials, Sketches
 from vantage.storage.embedded import packed
 from vantage.storage.embedded.columns import Mask, Packer, steps, summed
-from vantage.storage.embedded.link_columns import LinkColumns
 
 CHUNK_SAMPLES_MAX: Final = 8192
 CHUNK_PARTIALS_MAX: Final = 8192

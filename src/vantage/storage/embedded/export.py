@@ -15,7 +15,6 @@ from vantage.core.spantable import SpanTable
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.blocks import Mask
 from vantage.storage.embedded.gather import Samples, joined_samples
-from vantage.storage.embedded.link_columns import link_columns
 from vantage.storage.embedded.reading import StoreSource
 from vantage.storage.ports import Selector
 from vantage.vql.series import SeriesColumns
@@ -54,7 +53,7 @@ def _samples(source: StoreSource, selector: Selector, time_range: TimeRange) -> 
 
 
 def _wanted(chunk: Chunk, slots: Mask, time_range: TimeRange) -> Samples:
-    whole = Samples(chunk.slot, chunk.time_ms, chunk.value, link_columns(chunk.links))
+    whole = Samples(chunk.slot, chunk.time_ms, chunk.value, chunk.links)
     known = np.minimum(chunk.slot, len(slots) - 1)
     keep = slots[known] & (chunk.slot < len(slots)) if len(slots) else np.zeros(len(chunk.slot), np.bool_)
     keep &= (chunk.time_ms >= time_range.start_ms) & (chunk.time_ms < time_range.end_ms)

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.batch import F64, I64, U32
+from vantage.core.link_columns import LinkColumns, joined_link_columns
 from vantage.core.rollup import NO_SKETCHES, Partials, Sketches, joined_partials, roll_up
 from vantage.core.spantable import SpanTable, joined
 from vantage.storage.embedded.blocks import Mask, SampleBlock, SpanBlock
 from vantage.storage.embedded.chunks import CHUNK_SAMPLES_MAX, RUN_SAMPLES
-from vantage.storage.embedded.link_columns import LinkColumns, joined_link_columns, link_columns
 from vantage.storage.embedded.weeks import weeks_of
 
 
@@ -81,7 +81,7 @@ def samples_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: i
     out."""
     parts = []
     for block in blocks:
-        some = Samples(block.slot, block.time_ms, block.value, link_columns(block.links))
+        some = Samples(block.slot, block.time_ms, block.value, block.links)
         keep = present[block.slot] & (block.time_ms >= floor_ms)
         parts.append(some if keep.all() else some.take(np.flatnonzero(keep)))
     whole = joined_samples(parts)

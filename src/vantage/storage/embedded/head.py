@@ -90,13 +90,11 @@ def spans_of_traces(blocks: Iterable[SpanBlock], trace_ids: Collection[str]) -> 
 def links_of_trace(blocks: Iterable[SampleBlock], trace_id: str) -> list[tuple[int, int, float, str]]:
     """Slot, time, value and span id of the samples that carry the trace id."""
     found = []
-    wanted = hash(trace_id)
+    wanted, held = hash(trace_id), trace_id.encode()
     for block in blocks:
         links = block.links
         for place in np.flatnonzero(block.link_hash == wanted).tolist():
-            if links.trace_id[place] == trace_id:
-                row = links.position[place]
-                found.append(
-                    (int(block.slot[row]), int(block.time_ms[row]), float(block.value[row]), links.span_id[place])
-                )
+            if links.trace_id[place] == held:
+                row, span_id = links.position[place], links.span_id[place].decode()
+                found.append((int(block.slot[row]), int(block.time_ms[row]), float(block.value[row]), span_id))
     return found

@@ -13,7 +13,6 @@ from typing import Final, TypeVar
 import numpy as np
 import structlog
 
-from vantage.core.batch import NO_LINKS
 from vantage.core.errors import StoreUnavailable
 from vantage.core.idhash import hash_id
 from vantage.core.rollup import FIVE_MINUTES_MS, Partials
@@ -127,7 +126,7 @@ class StoreSource:
         if not floor_ms or (chunk.time_ms >= floor_ms).all():
             return chunk
         rows = np.flatnonzero(chunk.time_ms >= floor_ms)
-        return Chunk(chunk.slot[rows], chunk.time_ms[rows], chunk.value[rows], chunk.links.take(rows))
+        return chunk.take(rows)
 
     def _chunk(self, runs: Runs, times: bytes, vals: bytes, wanted: Mask | None) -> Chunk:
         kept = runs if wanted is None else runs.take(wanted)
@@ -141,7 +140,7 @@ class StoreSource:
         row = db.execute("SELECT body FROM link WHERE chunk_id=?", (chunk_id,)).fetchone()
         if row is None:
             return chunk
-        return Chunk(chunk.slot, chunk.time_ms, chunk.value, self._codec.unpack_links(row[0]).plain())
+        return Chunk(chunk.slot, chunk.time_ms, chunk.value, self._codec.unpack_links(row[0]))
 
     # --- rollups ---
 
@@ -413,6 +412,4 @@ def _picked(chunk: Chunk, runs: Runs, wanted: Mask | None) -> Chunk:
     """The wanted runs of a chunk."""
     if wanted is None:
         return chunk
-    rows = runs.rows_of(wanted)
-    links = chunk.links.take(rows) if len(chunk.links) else NO_LINKS
-    return Chunk(chunk.slot[rows], chunk.time_ms[rows], chunk.value[rows], links)
+    return chunk.take(runs.rows_of(wanted))

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from vantage.core.batch import I64, U32
+from vantage.core.link_columns import NO_LINK_COLUMNS
 from vantage.core.rollup import WIDTHS_MS, Partials
 from vantage.core.spantable import SpanTable, joined
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
@@ -19,7 +20,6 @@ from vantage.storage.embedded import span_blocks
 from vantage.storage.embedded.blocks import Mask
 from vantage.storage.embedded.chunks import ChunkCodec, Runs, checksum
 from vantage.storage.embedded.gather import Samples, combined, in_order, joined_samples
-from vantage.storage.embedded.link_columns import NO_LINK_COLUMNS
 from vantage.storage.embedded.part_index import ChunkIndex, PartIndexes
 from vantage.storage.embedded.segment import ROW_TABLES, SAMPLES, Part, SegmentWriter
 from vantage.storage.embedded.write_part import PartWriter

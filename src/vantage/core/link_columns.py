@@ -1,4 +1,4 @@
-"""Trace links as arrays: sealing moves hundreds of thousands of them, and none by itself."""
+"""Trace links as arrays: stores keep and move hundreds of thousands of them, and none by itself."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ class LinkColumns:
 
     def __len__(self) -> int:
         return len(self.position)
+
+    @property
+    def nbytes(self) -> int:
+        return self.position.nbytes + self.trace_id.nbytes + self.span_id.nbytes
 
     def moved(self, rows: I64, size: int) -> LinkColumns:
         """The links of rows that are put in another order, out of ``size``; those of rows left out are gone."""
