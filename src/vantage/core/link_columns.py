@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from vantage.core.batch import I64, NO_LINKS, Links
-from vantage.core.idhash import Ids
+from vantage.core.idhash import Ids, joined_ids
 from vantage.core.spantable import ids_of, texts_of_ids
 
 AT_ONCE: Final = 4096  # ids turned into bytes in one go: the interpreter is not let go meanwhile
@@ -34,12 +34,12 @@ class LinkColumns:
         """The links of rows that are put in another order, out of ``size``; those of rows left out are gone."""
         if not len(self):
             return NO_LINK_COLUMNS
-        place = np.full(size, -1, np.int64)
-        place[rows] = np.arange(len(rows))
-        new = place[self.position]
-        order = np.argsort(new, kind="stable")
-        order = order[new[order] >= 0]
-        return LinkColumns(new[order], self.trace_id[order], self.span_id[order])
+        link_of = np.full(size, -1, np.int64)
+        link_of[self.position] = np.arange(len(self))
+        found = link_of[rows]
+        position = np.flatnonzero(found >= 0)
+        some = found[position]
+        return LinkColumns(position, self.trace_id[some], self.span_id[some])
 
     def cut(self, start: int, end: int) -> LinkColumns:
         """Those of neighbouring rows, counted from the first of them."""
@@ -70,8 +70,7 @@ def link_columns(links: Links) -> LinkColumns:
 
 def _bytes(ids: Sequence[str]) -> Ids:
     parts = [ids_of(ids[start : start + AT_ONCE]) for start in range(0, len(ids), AT_ONCE)]
-    found: Ids = np.concatenate(parts)
-    return found
+    return joined_ids(parts)
 
 
 def joined_link_columns(parts: Sequence[tuple[int, LinkColumns]]) -> LinkColumns:
@@ -81,6 +80,6 @@ def joined_link_columns(parts: Sequence[tuple[int, LinkColumns]]) -> LinkColumns
         return NO_LINK_COLUMNS
     return LinkColumns(
         np.concatenate([links.position + start for start, links in held]),
-        np.concatenate([links.trace_id for _, links in held]),
-        np.concatenate([links.span_id for _, links in held]),
+        joined_ids([links.trace_id for _, links in held]),
+        joined_ids([links.span_id for _, links in held]),
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.batch import I64, U32
-from vantage.core.idhash import U64, Ids, hash_ids
+from vantage.core.idhash import U64, Ids, hash_ids, joined_ids
 from vantage.core.span import Span, SpanKind, SpanStatus
 
 Rows = NDArray[np.intp]
@@ -295,7 +295,8 @@ def joined(tables: Iterable[SpanTable]) -> SpanTable:
     if not held:
         return table_of(())
     columns: dict[str, Any] = {
-        name: np.concatenate([getattr(table, name) for table in held]) for name in (*IDS, *NUMBERS)
+        name: (joined_ids if name in IDS else np.concatenate)([getattr(table, name) for table in held])
+        for name in (*IDS, *NUMBERS)
     }
     columns |= {
         name: joined_texts([getattr(table, name) for table in held]) for name in (*TEXTS, "attr_key", "attr_value")
