@@ -160,7 +160,7 @@ def sizes(folder: Path) -> dict[str, int]:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             for (size,) in db.execute(
                 "SELECT pgsize FROM dbstat('main', 1) JOIN sqlite_master USING (name)"
-                " WHERE tbl_name IN ('link', 'id_index')"
+                " WHERE tbl_name IN ('trace_link', 'id_index')"
             ):
                 found["trace links"] += size
     found["samples"] = nbytes(folder, "segments/*.samples.db*") - found["trace links"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.world import NOW_MS
 from vantage.core.batch import Links
 from vantage.core.idhash import hash_id
-from vantage.core.link_columns import NO_LINK_COLUMNS, link_columns
+from vantage.core.link_columns import link_columns
 from vantage.core.rollup import HOUR_MS, roll, with_sketches
 from vantage.storage.embedded.chunks import (
     CHUNK_SAMPLES_MAX,
@@ -38,8 +38,7 @@ def some_samples(series: int, each: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 def test_a_chunk_comes_back_whole_and_by_runs() -> None:
     slot, time_ms, value = some_samples(5, 40)
-    links = Links(np.array([0, 41, 199], np.uint32), ("ab" * 16, "x-1", "cd" * 16), ("", "s", "0f"))
-    chunk = CODEC.pack_samples(slot, time_ms, value, link_columns(links))
+    chunk = CODEC.pack_samples(slot, time_ms, value)
     runs = CODEC.unpack_runs(chunk.runs)
     assert checksum(chunk.runs, chunk.times, chunk.vals) == chunk.crc
     assert (chunk.first_ms, chunk.last_ms, chunk.samples) == (time_ms.min(), time_ms.max(), 200)
@@ -49,21 +48,6 @@ def test_a_chunk_comes_back_whole_and_by_runs() -> None:
     rows = runs.rows_of(wanted)
     assert CODEC.unpack_times(chunk.times, runs, wanted).tolist() == time_ms[rows].tolist()
     assert CODEC.unpack_values(chunk.vals, runs, wanted).tobytes() == value[rows].tobytes()
-    assert chunk.links is not None
-    found = CODEC.unpack_links(chunk.links).plain()
-    assert (found.position.tolist(), found.trace_id, found.span_id) == ([0, 41, 199], links.trace_id, links.span_id)
-
-
-def test_links_with_a_flipped_bit_are_a_value_error() -> None:
-    slot, time_ms, value = some_samples(1, 3)
-    links = link_columns(Links(np.array([1], np.uint32), ("ab" * 16,), ("cd" * 8,)))
-    chunk = CODEC.pack_samples(slot, time_ms, value, links)
-    assert chunk.links is not None
-    for place in range(len(chunk.links)):
-        body = bytearray(chunk.links)
-        body[place] ^= 1
-        with pytest.raises(ValueError, match=r"."):
-            CODEC.unpack_links(bytes(body))
 
 
 def test_partials_come_back_with_their_sketches() -> None:
@@ -119,7 +103,7 @@ def test_samples_are_kept_by_stretches_of_time_and_series_by_series_within() -> 
 
 def test_few_samples_are_one_stretch() -> None:
     slot, time_ms, value = some_samples(1, 5000)
-    assert len(list(in_order(Samples(slot, time_ms, value, NO_LINK_COLUMNS), np.zeros(1, np.int64)))) == 1
+    assert len(list(in_order(Samples(slot, time_ms, value), np.zeros(1, np.int64)))) == 1
 
 
 def test_every_id_of_an_index_is_found_where_it_is() -> None:
@@ -146,8 +130,3 @@ def test_a_name_that_is_no_week_is_a_value_error() -> None:
     for name in ("2026-47", "2026-W60", "x"):
         with pytest.raises(ValueError, match=r"."):
             week_named(name)
-
-
-def test_a_chunk_without_links_has_none() -> None:
-    slot, time_ms, value = some_samples(1, 3)
-    assert CODEC.pack_samples(slot, time_ms, value, NO_LINK_COLUMNS).links is None

@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 
 from vantage.core.batch import F64, I64, U32
-from vantage.core.link_columns import LinkColumns
 from vantage.core.rollup import NO_SKETCHES, Partials, Sketches
 from vantage.storage.embedded import packed
 from vantage.storage.embedded.columns import Mask, Packer, steps, summed
@@ -24,7 +23,6 @@ CHUNK_SAMPLES_MAX: Final = 8192
 CHUNK_PARTIALS_MAX: Final = 8192
 RUN_SAMPLES: Final = 256  # what a run should have: longer ones have queries unpack what is long before their range
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode_links: Final = msgspec.msgpack.Decoder(tuple[bytes, packed.PackedIds, packed.PackedIds]).decode
 _decode_parts: Final = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
@@ -56,20 +54,19 @@ class Runs:
 
 @dataclass(frozen=True, slots=True)
 class SampleChunk:
-    """A row of the table ``chunk``, and its row of ``link`` where it has one."""
+    """A row of the table ``chunk``."""
 
     runs: bytes
     times: bytes
     vals: bytes
     crc: int
-    links: bytes | None
     first_ms: int
     last_ms: int
     samples: int
 
     @property
     def nbytes(self) -> int:
-        return len(self.runs) + len(self.times) + len(self.vals) + len(self.links or b"")
+        return len(self.runs) + len(self.times) + len(self.vals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +129,7 @@ class ChunkCodec:
 
     def __init__(self) -> None:
         self.packer = Packer()
-        self._ids = packed.Packer()
+        self.ids = packed.Packer()
 
     def _pack_runs(self, runs: Runs) -> bytes:
         pack = self.packer.pack_ints
@@ -149,21 +146,14 @@ class ChunkCodec:
     def _columns(self, body: bytes, number: int) -> list[I64]:
         return [self.packer.unpack_ints(part) for part in _parts(body, number)]
 
-    def pack_samples(self, slot: U32, time_ms: I64, value: F64, links: LinkColumns) -> SampleChunk:
-        """Samples that lie series by series, in order of time; links may be none."""
+    def pack_samples(self, slot: U32, time_ms: I64, value: F64) -> SampleChunk:
+        """Samples that lie series by series, in order of time."""
         runs = runs_of(slot, time_ms)
         directory = self._pack_runs(runs)
         times = self.packer.pack_ints(steps(time_ms, runs.count))
         vals = self.packer.pack_floats(value, runs.count)
-        linked = None
-        if len(links):
-            ids = (self._ids.pack_ids(links.trace_id), self._ids.pack_ids(links.span_id))
-            body = _encode((self.packer.pack_ints(np.diff(links.position, prepend=0)), *ids))
-            linked = checksum(body).to_bytes(4, "little") + body
         crc = checksum(directory, times, vals)
-        return SampleChunk(
-            directory, times, vals, crc, linked, int(time_ms.min()), int(time_ms.max()), len(slot)
-        )  # fmt: skip
+        return SampleChunk(directory, times, vals, crc, int(time_ms.min()), int(time_ms.max()), len(slot))
 
     def unpack_times(self, body: bytes, runs: Runs, wanted: Mask | None = None) -> I64:
         """Of all runs, or of the wanted ones. Raises ValueError."""
@@ -181,24 +171,6 @@ class ChunkCodec:
     def unpack_values(self, body: bytes, runs: Runs, wanted: Mask | None = None) -> F64:
         """Of all runs, or of the wanted ones. Raises ValueError."""
         return self.packer.unpack_floats(body, runs.count, wanted)
-
-    def unpack_links(self, stored: bytes) -> LinkColumns:
-        """Raises ValueError."""
-        body = stored[4:]
-        if checksum(body) != int.from_bytes(stored[:4], "little"):
-            raise ValueError("checksum mismatch")
-        try:
-            position, trace_id, span_id = _decode_links(body)
-        except msgspec.DecodeError as error:
-            raise ValueError(str(error)) from error
-        found = LinkColumns(
-            np.cumsum(self.packer.unpack_ints(position)),
-            self._ids.unpack_ids(trace_id, count_max=CHUNK_SAMPLES_MAX),
-            self._ids.unpack_ids(span_id, count_max=CHUNK_SAMPLES_MAX),
-        )
-        if not len(found.position) == len(found.trace_id) == len(found.span_id):
-            raise ValueError("links of different length")
-        return found
 
     def pack_partials(self, partials: Partials, *, width_ms: int) -> PartialChunk:
         """Partials that lie series by series, in order of time."""

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.batch import F64, I64, U32
-from vantage.core.link_columns import LinkColumns, joined_link_columns
+from vantage.core.link_columns import NO_LINK_COLUMNS, LinkColumns, joined_link_columns
 from vantage.core.rollup import NO_SKETCHES, Partials, Sketches, joined_partials, roll_up
 from vantage.core.spantable import SpanTable, joined
 from vantage.storage.embedded.blocks import Mask, SampleBlock, SpanBlock
 from vantage.storage.embedded.chunks import CHUNK_SAMPLES_MAX, RUN_SAMPLES
+from vantage.storage.embedded.trace_links import TraceLinks, joined_trace_links, links_of_samples
 from vantage.storage.embedded.weeks import weeks_of
 
 
@@ -25,7 +26,7 @@ class Samples:
     slot: U32
     time_ms: I64
     value: F64
-    links: LinkColumns
+    links: LinkColumns = NO_LINK_COLUMNS
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -81,7 +82,7 @@ def samples_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: i
     out."""
     parts = []
     for block in blocks:
-        some = Samples(block.slot, block.time_ms, block.value, block.links)
+        some = Samples(block.slot, block.time_ms, block.value)
         keep = present[block.slot] & (block.time_ms >= floor_ms)
         parts.append(some if keep.all() else some.take(np.flatnonzero(keep)))
     whole = joined_samples(parts)
@@ -91,6 +92,19 @@ def samples_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: i
     if weeks.min() == weeks.max():
         return {int(weeks[0]): whole}
     return {week: whole.take(np.flatnonzero(weeks == week)) for week in np.unique(weeks).tolist()}
+
+
+def links_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: int) -> dict[int, TraceLinks]:
+    """The trace links of those samples, in the order in which they are kept."""
+    parts = [
+        links_of_samples(block.links, block.slot, block.time_ms, block.value) for block in blocks if len(block.links)
+    ]
+    if not parts:
+        return {}
+    whole = joined_trace_links(parts)
+    whole = whole.keep(present[whole.slot] & (whole.time_ms >= floor_ms)).in_order()
+    weeks = weeks_of(whole.time_ms)
+    return {week: whole.keep(weeks == week) for week in np.unique(weeks).tolist()}
 
 
 def spans_by_week(blocks: Iterable[SpanBlock], *, floor_ms: int) -> dict[int, SpanTable]:

@@ -1,4 +1,4 @@
-"""Finding ids: for each part of a segment, the hashes of its trace ids in order, with the place of each row.
+"""Finding spans: for each part of a segment, the hashes of their trace ids in order, with the place of each span.
 
 Ids are random, so an index that is kept in order row by row touches a page an entry: rows went in seven times slower
 with one. Here the entries of a whole part are sorted once, when it is sealed.
@@ -20,10 +20,11 @@ from vantage.storage.embedded.columns import Packer
 
 ENTRIES_MAX: Final = 1024  # to find an id one block is unpacked
 _SHIFT: Final = 24  # 40 bits of the hash are kept: among a million ids a false match comes once in a million look-ups
+KEPT_MAX: Final = 1 << 64 - _SHIFT
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
 _FIND: Final = (
-    "SELECT low, high, crc, body FROM id_index WHERE part_id=? AND kind=? AND low<=? ORDER BY low DESC, high DESC"
+    "SELECT low, high, crc, body FROM id_index WHERE part_id=? AND kind='span' AND low<=? ORDER BY low DESC, high DESC"
 )
 Entry = tuple[int, int, int, bytes]
 
@@ -34,8 +35,8 @@ def kept_bits(hashes: U64) -> I64:
 
 
 def pack_index(packer: Packer, kept: I64, place: I64, row: I64) -> list[Entry]:
-    """Rows of the table ``id_index`` (low, high, crc, body) for entries in any order; ``place`` is the id of a chunk or
-    a block, ``row`` the row in it."""
+    """Rows of the table ``id_index`` (low, high, crc, body) for entries in any order; ``place`` is the id of a block,
+    ``row`` the row in it."""
     order = np.argsort(kept, kind="stable")
     entries = []
     for start in range(0, len(order), ENTRIES_MAX):
@@ -47,10 +48,10 @@ def pack_index(packer: Packer, kept: I64, place: I64, row: I64) -> list[Entry]:
     return entries
 
 
-def find(db: sqlite3.Connection, packer: Packer, *, part: int, kind: str, kept: int) -> Iterator[tuple[int, int]]:
-    """The places of a hash in a part, as (chunk or block, row); a few may be of other ids. Raises sqlite3.Error, and
+def find(db: sqlite3.Connection, packer: Packer, *, part: int, kept: int) -> Iterator[tuple[int, int]]:
+    """The places of a hash in a part, as (block, row); a few may be of other ids. Raises sqlite3.Error, and
     ValueError for damage."""
-    for low, high, crc, body in db.execute(_FIND, (part, kind, kept)):
+    for low, high, crc, body in db.execute(_FIND, (part, kept)):
         if high < kept:  # the blocks of a part follow each other: those before end earlier still
             break
         if checksum(body) != crc:

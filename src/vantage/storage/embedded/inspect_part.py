@@ -11,17 +11,18 @@ import msgspec
 import numpy as np
 
 from vantage.core.batch import I64
-from vantage.core.idhash import U64, hash_ids
+from vantage.core.idhash import U64
 from vantage.storage.embedded import span_blocks
 from vantage.storage.embedded.chunks import ChunkCodec, Runs, checksum
 from vantage.storage.embedded.id_index import kept_bits
 from vantage.storage.embedded.part_counts import SeriesCounts, ServiceCounts, read_counts
 from vantage.storage.embedded.segment import SAMPLES, Part
+from vantage.storage.embedded.trace_links import Unclaimed, unpack_links
 from vantage.storage.tracing import count_by_service
 
 Said = tuple[str, int | None, str]  # table, row, what is wrong with it
 _CHUNKS: Final = "SELECT id, first_ms, last_ms, samples, crc, runs, times, vals FROM chunk WHERE part_id=? ORDER BY id"
-_LINKS: Final = "SELECT chunk_id, body FROM link WHERE part_id=? ORDER BY chunk_id"
+_LINKS: Final = "SELECT id, low, high, links, crc, ids, body FROM trace_link WHERE part_id=? ORDER BY id"
 _SPANS: Final = (
     "SELECT id, first_ms, last_ms, spans, duration_ns_max, services, body FROM span_block WHERE part_id=? ORDER BY id"
 )
@@ -31,7 +32,6 @@ _ROLLUPS: Final = (
     " FROM rollup WHERE part_id=? ORDER BY id"
 )
 _COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
-_KINDS: Final = {"link": "chunk", "span": "span_block"}
 _decode_index: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
 
 
@@ -68,8 +68,9 @@ class PartCheck:
         self._tier = tier
         self._told = told
         self._nbytes = self._samples = self._spans = 0
-        self._rows = {"chunk": dict[int, int](), "span_block": dict[int, int]()}
-        self._held = {"link": _Sum(), "span": _Sum()}
+        self._blocks: dict[int, int] = {}  # of spans, with how many each has
+        self._held = _Sum()
+        self._unclaimed = Unclaimed(())
         self._runs: list[Runs] = []
         self._services: ServiceCounts = {}
         self._times: list[tuple[int, int]] = []
@@ -77,7 +78,9 @@ class PartCheck:
 
     def faults(self) -> Iterator[Said]:
         """Everything wrong with it."""
-        steps = (self._chunks, self._links, self._blocks, self._index) if self._tier == SAMPLES else (self._rollups,)
+        steps = (
+            (self._links, self._chunks, self._span_blocks, self._index) if self._tier == SAMPLES else (self._rollups,)
+        )
         for step in steps:
             for fault in step():
                 self._sound = False
@@ -98,7 +101,6 @@ class PartCheck:
         for chunk_id, first_ms, last_ms, samples, crc, directory, times, vals in self._db.execute(
             _CHUNKS, (self._part.id,)
         ):
-            self._rows["chunk"][chunk_id] = samples
             self._took(len(directory) + len(times) + len(vals))
             try:
                 _must(checksum(directory, times, vals) == crc, "its checksum does not fit")
@@ -110,36 +112,35 @@ class PartCheck:
             except ValueError as error:
                 yield "chunk", chunk_id, str(error)
                 continue
+            slot = np.repeat(runs.slot, runs.count)
+            self._unclaimed.claim(slot, time_ms, values)
             self._samples += samples
             self._runs.append(runs)
             self._times.append((first_ms, last_ms))
+        if self._unclaimed.left:
+            yield "trace_link", None, f"of part {self._part.id} has {self._unclaimed.left} links without their samples"
 
     def _links(self) -> Iterator[Said]:
-        for chunk_id, body in self._db.execute(_LINKS, (self._part.id,)):
-            self._took(len(body))
+        held, reached = [], 0
+        for block_id, low, high, links, crc, ids, body in self._db.execute(_LINKS, (self._part.id,)):
+            self._took(len(ids) + len(body))
             try:
-                links = self._codec.unpack_links(body)
-                position = links.position
-                rows = self._rows["chunk"].get(chunk_id)
-                _must(rows is not None, "there is no such chunk")
-                _must(
-                    bool((np.diff(position) > 0).all()) and int(position[-1]) < (rows or 0),
-                    "it links samples that are not there",
-                )
-            except (ValueError, IndexError) as error:
-                yield "link", chunk_id, str(error)
+                some = unpack_links(self._codec, links, crc, ids, body)
+                kept = some.kept
+                _must(bool((np.diff(kept) >= 0).all()) and low >= reached, "its trace ids are not in order")
+                _must((int(kept[0]), int(kept[-1])) == (low, high), "its trace ids are not what it says")
+            except ValueError as error:
+                yield "trace_link", block_id, str(error)
                 continue
-            self._note("link", hash_ids(links.trace_id), chunk_id, position)
+            reached = high
+            held.append(some)
+        self._unclaimed = Unclaimed(held)
 
-    def _note(self, kind: str, hashes: U64, place: int, rows: I64) -> None:
-        kept = kept_bits(hashes)
-        self._held[kind].add(kept, np.full(len(kept), place, np.int64), rows)
-
-    def _blocks(self) -> Iterator[Said]:
+    def _span_blocks(self) -> Iterator[Said]:
         for block_id, first_ms, last_ms, spans, longest_ns, services, body in self._db.execute(
             _SPANS, (self._part.id,)
         ):
-            self._rows["span_block"][block_id] = spans
+            self._blocks[block_id] = spans
             self._took(len(body))
             try:
                 table = span_blocks.decode(body)
@@ -152,7 +153,8 @@ class PartCheck:
             except ValueError as error:
                 yield "span_block", block_id, str(error)
                 continue
-            self._note("span", table.trace_hashes(), block_id, np.arange(len(table)))
+            kept = kept_bits(table.trace_hashes())
+            self._held.add(kept, np.full(len(kept), block_id), np.arange(len(kept)))
             self._spans += spans
             self._times.append((first_ms, last_ms))
             for key, (count, first, last) in count_by_service(table).items():
@@ -160,37 +162,33 @@ class PartCheck:
                 self._services[key] = (held[0] + count, min(held[1], first), max(held[2], last))
 
     def _index(self) -> Iterator[Said]:
-        told = {"link": _Sum(), "span": _Sum()}
+        told = _Sum()
         sound = True
         for entry_id, kind, low, high, crc, body in self._db.execute(_INDEX, (self._part.id,)):
             self._took(len(body))
             try:
                 _must(checksum(body) == crc, "its checksum does not fit")
+                _must(kind == "span", "it is of no known kind")
                 apart, place, row = (self._codec.packer.unpack_ints(column) for column in _decode_index(body))
                 _must(len(apart) == len(place) == len(row) > 0, "its columns do not fit together")
                 hashes = np.cumsum(apart) + low
                 _must(int(hashes[-1]) == high and bool((apart >= 0).all()), "its hashes are not in order")
-                held = self._rows[_KINDS[kind]]
                 for one, last in zip(*_last_rows(place, row), strict=True):
-                    _must(
-                        last < held.get(one, 0), f"it points at row {last} of {_KINDS[kind]} {one}, which is not there"
-                    )
-            except (ValueError, KeyError, msgspec.DecodeError) as error:
+                    _must(last < self._blocks.get(one, 0), f"it points at row {last} of span_block {one}, not there")
+            except (ValueError, msgspec.DecodeError) as error:
                 sound = False
                 yield "id_index", entry_id, str(error)
                 continue
-            told[kind].add(hashes, place, row)
-        if sound and self._sound:
-            for kind, table in _KINDS.items():
-                if told[kind].value != self._held[kind].value:
-                    yield (
-                        "id_index",
-                        None,
-                        (
-                            f"of part {self._part.id} tells {told[kind].entries} places in {table}, "
-                            f"and not those of its {self._held[kind].entries} ids"
-                        ),
-                    )
+            told.add(hashes, place, row)
+        if sound and self._sound and told.value != self._held.value:
+            yield (
+                "id_index",
+                None,
+                (
+                    f"of part {self._part.id} tells {told.entries} places in span_block, "
+                    f"and not those of its {self._held.entries} ids"
+                ),
+            )
 
     def _rollups(self) -> Iterator[Said]:
         for rollup_id, width_ms, first_ms, last_ms, partials, crc, *body in self._db.execute(

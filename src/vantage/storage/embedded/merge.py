@@ -18,7 +18,7 @@ PARTS_MIN: Final = 8  # of one level: fewer are left as they are
 PARTS_MIN_BUSY: Final = 24  # while the store is filled or asked: merging can wait, people cannot
 SAMPLES_MAX: Final = 16_000_000
 SPANS_MAX: Final = 1_000_000
-NBYTES_MAX: Final = 64 << 20
+NBYTES_MAX: Final = 40 << 20
 
 _log = structlog.get_logger("vantage.storage.merge")
 

@@ -107,15 +107,6 @@ class PartIndexes:
                 self._nbytes -= self._known.popitem(last=False)[1].size
         return index
 
-    def directory(self, path: Path, part: int, chunk_id: int) -> Runs | None:
-        """The runs of one chunk, if the index of its part is remembered."""
-        with self._lock:
-            index = self._known.get((path, part, 0))
-        if index is None:
-            return None
-        place = int(np.searchsorted(index.chunk_id, chunk_id))
-        return index.directories[place] if index.chunk_id[place : place + 1] == chunk_id else None
-
     def drop(self, path: Path) -> None:
         """The file changed under its parts' ids, or is gone."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,7 +18,7 @@ from vantage.core.errors import StoreUnavailable
 from vantage.core.idhash import hash_id
 from vantage.core.rollup import FIVE_MINUTES_MS, Partials
 from vantage.core.series import Series
-from vantage.core.spantable import SpanTable, joined, table_of, texts_of_ids
+from vantage.core.spantable import SpanTable, joined, table_of
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.embedded import span_blocks
 from vantage.storage.embedded.blocks import Mask, SampleBlock, SpanBlock
@@ -28,6 +29,7 @@ from vantage.storage.embedded.part_counts import PartCounts, ServiceCounts, read
 from vantage.storage.embedded.part_index import PartIndexes
 from vantage.storage.embedded.pool import Pool
 from vantage.storage.embedded.segment import Part, Segment, is_damage
+from vantage.storage.embedded.trace_links import Linked, TraceLinks, Unclaimed, find_links, unpack_links
 from vantage.storage.embedded.view import Seen
 from vantage.storage.tracing import count_by_service
 from vantage.vql.series import SeriesColumns
@@ -39,9 +41,6 @@ NO_SPANS: Final = table_of(())
 _ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
 _CHUNK: Final = "SELECT crc, runs, times, vals FROM chunk WHERE id=?"
 _ROLLUP: Final = "SELECT crc, runs, times, counts, sums, mins, maxs, sketches FROM rollup WHERE id=?"
-_LINKED: Final = (
-    "SELECT c.crc, c.runs, c.times, c.vals, l.body FROM chunk c JOIN link l ON l.chunk_id = c.id WHERE c.id=?"
-)
 _BLOCKS: Final = "SELECT id, first_ms, last_ms, duration_ns_max, services FROM span_block WHERE part_id=?"
 
 _log = structlog.get_logger("vantage.storage.reading")
@@ -95,12 +94,19 @@ class StoreSource:
     def samples(self, time_range: TimeRange, slots: Mask, *, links: bool) -> Iterator[Chunk]:
         time_range = self._floored(time_range)
         for segment, part in self._parts(self._seen.view.samples.values(), time_range):
-            yield from self._read(segment, partial(self._chunks, links=links), segment, part, time_range, slots)
+            held = Unclaimed(self._links(segment, part, time_range, slots)) if links else None
+            yield from self._read(segment, self._chunks, segment, part, time_range, slots, held)
         for block in overlapping(self._sample_blocks(), time_range):
             yield self._young(Chunk(block.slot, block.time_ms, block.value, block.links))
 
     def _chunks(
-        self, db: sqlite3.Connection, segment: Segment, part: Part, time_range: TimeRange, slots: Mask, *, links: bool
+        self,
+        db: sqlite3.Connection,
+        segment: Segment,
+        part: Part,
+        time_range: TimeRange,
+        slots: Mask,
+        links: Unclaimed | None,
     ) -> Iterator[Chunk]:
         index = self._indexes.of(segment.path, db, part.id, self._codec)
         for chunk_id, runs, wanted in index.wanted(slots, time_range):
@@ -112,9 +118,9 @@ class StoreSource:
                 crc, directory, times, vals = row
                 if checksum(directory, times, vals) != crc:
                     raise ValueError("checksum mismatch")
-                chunk = self._chunk(runs, times, vals, None if links else wanted)
-                if links:
-                    chunk = _picked(self._with_links(db, chunk_id, chunk), runs, wanted)
+                chunk = self._chunk(runs, times, vals, wanted)
+                if links is not None:
+                    chunk = replace(chunk, links=links.claim(chunk.slot, chunk.time_ms, chunk.value))
             except ValueError as error:
                 self._damage.row(segment, f"chunk {chunk_id}", error)
                 continue
@@ -136,11 +142,21 @@ class StoreSource:
             self._codec.unpack_values(vals, runs, wanted),
         )
 
-    def _with_links(self, db: sqlite3.Connection, chunk_id: int, chunk: Chunk) -> Chunk:
-        row = db.execute("SELECT body FROM link WHERE chunk_id=?", (chunk_id,)).fetchone()
-        if row is None:
-            return chunk
-        return Chunk(chunk.slot, chunk.time_ms, chunk.value, self._codec.unpack_links(row[0]))
+    def _links(self, segment: Segment, part: Part, time_range: TimeRange, slots: Mask) -> list[TraceLinks]:
+        """The links of a part's samples of some series in a range."""
+        found, chosen = [], np.flatnonzero(slots)
+        for some in self._read(segment, self._link_blocks, segment, part):
+            self._tick()
+            held = (some.time_ms >= time_range.start_ms) & (some.time_ms < time_range.end_ms)
+            found.append(some.keep(held & np.isin(some.slot, chosen)))
+        return found
+
+    def _link_blocks(self, db: sqlite3.Connection, segment: Segment, part: Part) -> Iterator[TraceLinks]:
+        for row in db.execute("SELECT id, links, crc, ids, body FROM trace_link WHERE part_id=?", (part.id,)):
+            try:
+                yield unpack_links(self._codec, *row[1:])
+            except ValueError as error:
+                self._damage.row(segment, f"trace_link {row[0]}", error)
 
     # --- rollups ---
 
@@ -280,7 +296,7 @@ class StoreSource:
             rows: dict[int, set[int]] = {}
             for kept in wanted:
                 self._tick()
-                for _, block_id, row in self._read(segment, self._find, segment, "span", kept):
+                for block_id, row in self._read(segment, self._find, segment, kept):
                     rows.setdefault(block_id, set()).add(row)
             for block_id, places in rows.items():
                 table = self._block(segment, block_id)
@@ -295,7 +311,7 @@ class StoreSource:
         found = links_of_trace(self._sample_blocks(), trace_id)
         kept = int(kept_bits(np.array([hash_id(trace_id)], np.uint64))[0])
         for segment in self._seen.view.samples.values():
-            found += self._read(segment, self._linked, segment, kept, trace_id)
+            found += self._read(segment, self._linked, segment, trace_id, kept)
         series, floor_ms = self._series.series, self._seen.view.floor_ms
         return [
             (one, time_ms, value, span_id)
@@ -303,56 +319,21 @@ class StoreSource:
             if (one := series[slot]) is not None and time_ms >= floor_ms
         ]
 
-    def _linked(
-        self, db: sqlite3.Connection, segment: Segment, kept: int, trace_id: str
-    ) -> Iterator[tuple[int, int, float, str]]:
-        rows: dict[tuple[int, int], list[int]] = {}
-        for part, chunk_id, row in self._find(db, segment, "link", kept):
-            rows.setdefault((part, chunk_id), []).append(row)
-        for (part, chunk_id), places in rows.items():
+    def _linked(self, db: sqlite3.Connection, segment: Segment, trace_id: str, kept: int) -> Iterator[Linked]:
+        for part in segment.parts:
             self._tick()
             try:
-                yield from self._linked_of_chunk(db, segment, part, chunk_id, trace_id, sorted(places))
+                yield from find_links(db, self._codec, part=part.id, trace_id=trace_id, kept=kept)
             except ValueError as error:
-                self._damage.row(segment, f"chunk {chunk_id}", error)
+                self._damage.row(segment, "trace_link", error)
 
-    def _linked_of_chunk(
-        self, db: sqlite3.Connection, segment: Segment, part: int, chunk_id: int, trace_id: str, rows: list[int]
-    ) -> Iterator[tuple[int, int, float, str]]:
-        row = db.execute(_LINKED, (chunk_id,)).fetchone()
-        if row is None:
-            return
-        crc, directory, times, vals, body = row
-        links = self._codec.unpack_links(body)
-        at = np.searchsorted(links.position, rows)
-        places = at[links.trace_id[at] == trace_id.encode()]
-        if not places.size:
-            return
-        if checksum(directory, times, vals) != crc:
-            raise ValueError("checksum mismatch")
-        # Only the runs that hold the rows are unpacked.
-        runs = self._indexes.directory(segment.path, part, chunk_id) or self._codec.unpack_runs(directory)
-        held = links.position[places]
-        wanted = np.zeros(len(runs), np.bool_)
-        wanted[np.searchsorted(np.cumsum(runs.count), held, side="right")] = True
-        chunk = self._chunk(runs, times, vals, wanted)
-        kept = np.searchsorted(runs.rows_of(wanted), held)
-        yield from zip(
-            chunk.slot[kept].tolist(),
-            chunk.time_ms[kept].tolist(),
-            chunk.value[kept].tolist(),
-            texts_of_ids(links.span_id[places]),
-            strict=True,
-        )
-
-    def _find(self, db: sqlite3.Connection, segment: Segment, kind: str, kept: int) -> Iterator[tuple[int, int, int]]:
-        """Part, chunk or block, and row of what has a hash."""
+    def _find(self, db: sqlite3.Connection, segment: Segment, kept: int) -> Iterator[tuple[int, int]]:
+        """Block and row of spans whose trace id has a hash."""
         for part in segment.parts:
-            if kind == "span" and not part.spans:
+            if not part.spans:
                 continue
             try:
-                for place, row in find(db, self._codec.packer, part=part.id, kind=kind, kept=kept):
-                    yield part.id, place, row
+                yield from find(db, self._codec.packer, part=part.id, kept=kept)
             except ValueError as error:
                 self._damage.row(segment, "id_index", error)
 
@@ -406,10 +387,3 @@ def forgotten_rows(table: SpanTable, service: str, environment: str) -> Mask:
     if environment:
         gone &= table.environment.test(lambda text: text == environment)
     return gone
-
-
-def _picked(chunk: Chunk, runs: Runs, wanted: Mask | None) -> Chunk:
-    """The wanted runs of a chunk."""
-    if wanted is None:
-        return chunk
-    return chunk.take(runs.rows_of(wanted))

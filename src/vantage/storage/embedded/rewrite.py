@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
 from vantage.core.batch import I64, U32
-from vantage.core.link_columns import NO_LINK_COLUMNS
 from vantage.core.rollup import WIDTHS_MS, Partials
 from vantage.core.spantable import SpanTable, joined
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
@@ -20,8 +20,10 @@ from vantage.storage.embedded import span_blocks
 from vantage.storage.embedded.blocks import Mask
 from vantage.storage.embedded.chunks import ChunkCodec, Runs, checksum
 from vantage.storage.embedded.gather import Samples, combined, in_order, joined_samples
+from vantage.storage.embedded.id_index import KEPT_MAX
 from vantage.storage.embedded.part_index import ChunkIndex, PartIndexes
 from vantage.storage.embedded.segment import ROW_TABLES, SAMPLES, Part, SegmentWriter
+from vantage.storage.embedded.trace_links import count_links, joined_trace_links, links_between
 from vantage.storage.embedded.write_part import PartWriter
 
 ROWS_AT_ONCE: Final = 1 << 18  # how much of the parts is in memory at a time
@@ -74,6 +76,7 @@ class Rewriter:
         )
         if self._writer.tier == SAMPLES:
             self._samples(parts, keep, target)
+            self._links(parts, keep, target)
             self._spans(parts, keep, target)
         else:
             for width_ms in WIDTHS_MS.values():
@@ -122,19 +125,27 @@ class Rewriter:
         ).fetchone()
         if checksum(directory, times, vals) != crc:
             raise ValueError(f"chunk {chunk_id}: checksum mismatch")
-        link = self._db.execute("SELECT body FROM link WHERE chunk_id=?", (chunk_id,)).fetchone()
         slot = np.repeat(runs.slot, runs.count)
         time_ms = self._codec.unpack_times(times, runs)
-        whole = Samples(
-            slot,
-            time_ms,
-            self._codec.unpack_values(vals, runs),
-            self._codec.unpack_links(link[0]) if link else NO_LINK_COLUMNS,
-        )
+        whole = Samples(slot, time_ms, self._codec.unpack_values(vals, runs))
         kept = keep.rows(slot, time_ms)
         if wanted is not None:
             kept &= np.repeat(wanted, runs.count)
         return whole if kept.all() else whole.take(np.flatnonzero(kept))
+
+    def _links(self, parts: Sequence[Part], keep: Keep, target: PartWriter) -> None:
+        total = sum(count_links(self._db, part.id) for part in parts)
+        # Hashes are even: a share of their range holds a share of the links.
+        shares = total // ROWS_AT_ONCE + 1
+        for low, high in pairwise(KEPT_MAX * number // shares for number in range(shares + 1)):
+            found = [
+                some.keep(keep.rows(some.slot, some.time_ms))
+                for part in parts
+                for some in links_between(self._db, self._codec, part=part.id, low=low, high=high)
+            ]
+            if found:
+                target.links(joined_trace_links(found).in_order())
+            self._between()
 
     def _rollups(self, parts: Sequence[Part], keep: Keep, target: PartWriter, width_ms: int) -> None:
         indexes = [index for part in parts if len((index := self._index(part, width_ms)).chunk_id)]
@@ -191,10 +202,9 @@ def delete_parts(writer: SegmentWriter, parts: Sequence[int], between: Callable[
     for part in parts:
         for table in ROW_TABLES[writer.tier]:
             while True:
-                key = "chunk_id" if table == "link" else "id"
                 with writer.slice() as db:
                     gone = db.execute(
-                        f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE part_id=? LIMIT 32)",  # noqa: S608
+                        f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE part_id=? LIMIT 32)",  # noqa: S608
                         (part,),
                     ).rowcount
                 between()

@@ -14,9 +14,17 @@ from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, roll, roll_u
 from vantage.core.spantable import SpanTable
 from vantage.storage.embedded.blocks import Mask
 from vantage.storage.embedded.catalogue import Catalogue
-from vantage.storage.embedded.gather import Samples, combined, in_order, samples_by_week, spans_by_week
+from vantage.storage.embedded.gather import (
+    Samples,
+    combined,
+    in_order,
+    links_by_week,
+    samples_by_week,
+    spans_by_week,
+)
 from vantage.storage.embedded.segment import ROLLUPS, SAMPLES, Part, Segment, segment_path
 from vantage.storage.embedded.shelf import Shelf
+from vantage.storage.embedded.trace_links import TraceLinks
 from vantage.storage.embedded.view import Generation
 from vantage.storage.embedded.write_part import PartWriter
 
@@ -36,11 +44,15 @@ class Sealer:
         already gone, or older than its retention, is left out. Raises sqlite3.Error and OSError."""
         started = time.perf_counter()
         floor_ms = self._shelf.views.now.floor_ms
-        samples = samples_by_week(generation.samples, present=self._catalogue.present(), floor_ms=floor_ms)
+        present = self._catalogue.present()
+        samples = samples_by_week(generation.samples, present=present, floor_ms=floor_ms)
+        links = links_by_week(generation.samples, present=present, floor_ms=floor_ms)
         spans = spans_by_week(generation.spans, floor_ms=floor_ms)
         written = []
         for week in sorted({*samples, *spans}):
-            written += self._week(week, generation.number, samples.pop(week, None), spans.pop(week, None))
+            written += self._week(
+                week, generation.number, samples.pop(week, None), links.pop(week, None), spans.pop(week, None)
+            )
         _log.info(
             "generation sealed",
             generation=generation.number,
@@ -52,7 +64,12 @@ class Sealer:
         return written
 
     def _week(
-        self, week: int, generation: int, samples: Samples | None, spans: SpanTable | None
+        self,
+        week: int,
+        generation: int,
+        samples: Samples | None,
+        links: TraceLinks | None,
+        spans: SpanTable | None,
     ) -> list[tuple[Segment, Part]]:
         short: list[Partials] = []
         long: list[Partials] = []
@@ -60,6 +77,8 @@ class Sealer:
             for some in in_order(samples, self._catalogue.columns.group) if samples is not None else ():
                 target.samples(some)
                 self._roll(some, short, long)
+            if links is not None:
+                target.links(links)
             if spans is not None:
                 target.spans(spans)
             written = [(self._segment(week, SAMPLES), target.finish(generation=generation, level=0))]

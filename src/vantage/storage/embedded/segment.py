@@ -20,7 +20,7 @@ from typing import Final
 from vantage.core.errors import FormatTooNew
 from vantage.storage.embedded.weeks import week_name, week_named
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 APPLICATION_ID: Final = 0x56545331  # "VTS1"
 PAGE_NBYTES: Final = 2048  # a chunk's last page is half empty on average: small pages waste less
 SAMPLES: Final = "samples"
@@ -37,6 +37,12 @@ CREATE TABLE part (
     series BLOB NOT NULL, services BLOB NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE series (id INTEGER PRIMARY KEY, crc INTEGER NOT NULL, body BLOB NOT NULL);
 """
+TRACE_LINK: Final = """
+CREATE TABLE trace_link (
+    id INTEGER PRIMARY KEY, part_id INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
+    links INTEGER NOT NULL, crc INTEGER NOT NULL, ids BLOB NOT NULL, body BLOB NOT NULL);
+CREATE INDEX trace_link_place ON trace_link (part_id, low, high);
+"""
 _SCHEMAS: Final = {
     SAMPLES: f"""{_PART}
 CREATE TABLE chunk (
@@ -44,8 +50,7 @@ CREATE TABLE chunk (
     samples INTEGER NOT NULL, nbytes INTEGER NOT NULL, crc INTEGER NOT NULL,
     runs BLOB NOT NULL, times BLOB NOT NULL, vals BLOB NOT NULL);
 CREATE INDEX chunk_part ON chunk (part_id);
-CREATE TABLE link (chunk_id INTEGER PRIMARY KEY, part_id INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE INDEX link_part ON link (part_id);
+{TRACE_LINK}
 CREATE TABLE span_block (
     id INTEGER PRIMARY KEY, part_id INTEGER NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL,
     spans INTEGER NOT NULL, duration_ns_max INTEGER NOT NULL, services TEXT NOT NULL, body BLOB NOT NULL);
@@ -64,7 +69,7 @@ CREATE TABLE rollup (
 CREATE INDEX rollup_part ON rollup (part_id, width_ms);
 """,
 }
-ROW_TABLES: Final = {SAMPLES: ("chunk", "link", "span_block", "id_index"), ROLLUPS: ("rollup",)}
+ROW_TABLES: Final = {SAMPLES: ("chunk", "trace_link", "span_block", "id_index"), ROLLUPS: ("rollup",)}
 
 
 class SegmentDamaged(Exception):

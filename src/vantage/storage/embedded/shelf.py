@@ -31,6 +31,7 @@ from vantage.storage.embedded.segment import (
     named_segments,
     segment_path,
 )
+from vantage.storage.embedded.upgrade import upgrade
 from vantage.storage.embedded.view import View, Views
 from vantage.storage.embedded.write_part import read_identities
 
@@ -69,6 +70,7 @@ class Shelf:
         for path, week, tier in named_segments(self.folder):
             try:
                 check_header(path)
+                upgrade(path, tier)
                 with self._opened(path, tier) as writer:
                     gone = writer.sweep(generation_max=generation_max)
                     segment = Segment(path, week, tier, tuple(writer.parts()))

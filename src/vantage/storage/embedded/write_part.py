@@ -12,7 +12,6 @@ import numpy as np
 import zstandard
 
 from vantage.core.batch import I64, U32
-from vantage.core.idhash import U64, hash_ids
 from vantage.core.rollup import Partials
 from vantage.core.spantable import SpanTable
 from vantage.storage.embedded import span_blocks
@@ -28,6 +27,7 @@ from vantage.storage.embedded.gather import Samples
 from vantage.storage.embedded.id_index import kept_bits, pack_index
 from vantage.storage.embedded.part_counts import SeriesCounts, ServiceCounts, pack_series
 from vantage.storage.embedded.segment import SAMPLES, Part, SegmentWriter
+from vantage.storage.embedded.trace_links import TraceLinks, link_blocks
 from vantage.storage.tracing import count_by_service
 
 SLICE_NBYTES: Final = 256 << 10  # written in one transaction, a few milliseconds of the disk
@@ -55,6 +55,15 @@ class _Counted:
         self.firsts.append(runs.first_ms)
         self.lasts.append(runs.last_ms)
         self.nbytes.append(-(-runs.count * nbytes // rows))  # rounded up: nothing takes no space
+
+    def add_links(self, slot: U32, nbytes: int) -> None:
+        """Bytes of links, which say nothing else of their series."""
+        distinct, links = np.unique(slot, return_counts=True)
+        self.slots.append(distinct)
+        self.samples.append(np.zeros(len(distinct), np.int64))
+        self.firsts.append(np.full(len(distinct), np.iinfo(np.int64).max))
+        self.lasts.append(np.full(len(distinct), np.iinfo(np.int64).min))
+        self.nbytes.append(-(-links * nbytes // len(slot)))
 
     def by_series(self, *, of_rollups: bool) -> SeriesCounts:
         if not self.slots:
@@ -96,7 +105,7 @@ class PartWriter:
         self._first_ms, self._last_ms = np.iinfo(np.int64).max, np.iinfo(np.int64).min
         self._counted = _Counted()
         self._services: ServiceCounts = {}
-        self._hashes: dict[str, list[tuple[I64, I64, I64]]] = {"link": [], "span": []}
+        self._places: list[tuple[I64, I64, I64]] = []  # of spans: what is kept of their hashes, block, row
         self._next_id = part_id << _PART_SHIFT  # ids need no agreement with other parts that are being written
 
     @property
@@ -131,25 +140,25 @@ class PartWriter:
             self._chunk(samples.cut(start, end))
 
     def _chunk(self, some: Samples) -> None:
-        chunk = self._codec.pack_samples(some.slot, some.time_ms, some.value, some.links)
-        chunk_id = self._id()
+        chunk = self._codec.pack_samples(some.slot, some.time_ms, some.value)
         nbytes = chunk.nbytes
         self._put(
             "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (chunk_id, self.part_id, chunk.first_ms, chunk.last_ms, chunk.samples, nbytes, chunk.crc,
+            (self._id(), self.part_id, chunk.first_ms, chunk.last_ms, chunk.samples, nbytes, chunk.crc,
              chunk.runs, chunk.times, chunk.vals),
-            nbytes - len(chunk.links or b""),
+            nbytes,
         )  # fmt: skip
-        if chunk.links is not None:
-            self._put("INSERT INTO link VALUES (?, ?, ?)", (chunk_id, self.part_id, chunk.links), len(chunk.links))
-            self._index("link", hash_ids(some.links.trace_id), chunk_id, some.links.position)
         self._samples += chunk.samples
         self._reach(chunk.first_ms, chunk.last_ms)
         self._counted.add(self._codec.unpack_runs(chunk.runs), nbytes)
 
-    def _index(self, kind: str, hashes: U64, place: int, rows: object) -> None:
-        kept = kept_bits(hashes)
-        self._hashes[kind].append((kept, np.full(len(kept), place, np.int64), np.asarray(rows, np.int64)))
+    def links(self, links: TraceLinks) -> None:
+        """Blocks of links that lie in the order in which they are kept, after those written before."""
+        for some, block in link_blocks(self._codec, links):
+            nbytes = len(block.ids) + len(block.body)
+            row = (self._id(), self.part_id, block.low, block.high, block.links, block.crc, block.ids, block.body)
+            self._put("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row, nbytes)
+            self._counted.add_links(some.slot, nbytes)
 
     def spans(self, table: SpanTable) -> None:
         """Blocks of spans, in order of start."""
@@ -168,7 +177,8 @@ class PartWriter:
                  json.dumps(sorted(services)), body),
                 len(body),
             )  # fmt: skip
-            self._index("span", some.trace_hashes(), block_id, np.arange(len(some)))
+            kept = kept_bits(some.trace_hashes())
+            self._places.append((kept, np.full(len(kept), block_id), np.arange(len(kept))))
             self._spans += len(some)
             self._reach(first_ms, last_ms)
             for key, (count, first, last) in count_by_service(some).items():
@@ -190,12 +200,11 @@ class PartWriter:
 
     def finish(self, *, generation: int, level: int, replaces: Iterable[int] = ()) -> Part:
         """Write the part's row, and take out those of the parts it replaces, in one transaction."""
-        for kind, entries in self._hashes.items():
-            if entries:
-                kept, place, row = (np.concatenate(columns) for columns in zip(*entries, strict=True))
-                for low, high, crc, body in pack_index(self._codec.packer, kept, place, row):
-                    values = (self.part_id, kind, low, high, crc, body)
-                    self._put("INSERT INTO id_index VALUES (NULL, ?, ?, ?, ?, ?, ?)", values, len(body))
+        if self._places:
+            kept, place, row = (np.concatenate(columns) for columns in zip(*self._places, strict=True))
+            for low, high, crc, body in pack_index(self._codec.packer, kept, place, row):
+                values = (self.part_id, low, high, crc, body)
+                self._put("INSERT INTO id_index VALUES (NULL, ?, 'span', ?, ?, ?, ?)", values, len(body))
         counts = self._counted.by_series(of_rollups=self._writer.tier != SAMPLES)
         series = pack_series(self._codec, counts)
         services = _encode(list(self._services.items()))
