@@ -36,6 +36,7 @@ from vantage.storage.embedded import (
     pool,
     segment,
     store,
+    trace_links,
     upkeep,
     write_part,
     writer,
@@ -205,10 +206,16 @@ LIMITS = [
         f"trace and a span id of the usual length, {blocks.SPAN_NBYTES} a span"),
     ),
     ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),
+    ("docs/storage.md", f"in blocks of up to {trace_links.LINKS_MAX} links"),
     ("docs/storage.md", f"once the log has {writer.WAL_NBYTES_CHECKPOINT >> 20} MiB"),
     ("docs/storage.md", f"From {writer.WAL_NBYTES_MAX >> 20} MiB on the writer"),
     ("docs/storage.md", f"| batches in one commit | {writer.COMMIT_BATCHES_MAX} |"),
     ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {store.QUERIES_WAITING_MAX} waiting |"),
+    (
+        "docs/storage.md",
+        (f"{merge.PARTS_MIN} at a time: once nothing was sealed or asked for {upkeep.CALM_S:.0f} seconds, "
+        f"or when {merge.PARTS_MIN_BUSY} wait"),
+    ),
     ("docs/storage.md", f"| series | {Settings().series_max} (`series_max`)"),
     (
         "docs/storage.md",

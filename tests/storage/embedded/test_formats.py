@@ -15,6 +15,8 @@ from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, c
 from vantage.core.batch import Links, batch_of
 from vantage.core.sample import Kind
 from vantage.storage.embedded import journal, segment
+from vantage.storage.embedded.inspect_segments import inspect_segments
+from vantage.storage.embedded.looking import Looker
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import Selector
 from vantage.telemetry import Telemetry
@@ -57,6 +59,8 @@ async def test_a_folder_of_an_earlier_format_is_read_and_written_on(tmp_path: Pa
             assert await store.write(a_batch(1.0, batch_id="b1")) is False, "its batch ids are remembered"
             await store.seal()
             assert store.damaged_rows == 0
+    looker = Looker(tmp_path / "data")
+    assert list(inspect_segments(looker, looker.segments())) == []
 
 
 def test_the_present_formats_have_a_folder() -> None:
