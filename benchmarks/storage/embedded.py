@@ -86,7 +86,11 @@ class Embedded:
                     unsealed = 0
             with finish:
                 await store.seal()
-        return Loaded(insert.wall_s, insert.cpu_s, finish.wall_s, finish.cpu_s, sizes(self._folder))
+            merging = Stopwatch()
+            with merging:
+                await store.merge()
+        note = f"merging, which waits for calm moments, took {merging.wall_s:.1f} s more ({merging.cpu_s:.1f} s of CPU)"
+        return Loaded(insert.wall_s, insert.cpu_s, finish.wall_s, finish.cpu_s, sizes(self._folder), note)
 
     def _batch(self, columns: Columns) -> Batch:
         present, index = np.unique(columns.index, return_inverse=True)

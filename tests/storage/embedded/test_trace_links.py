@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -62,8 +63,7 @@ def written(rows: list[Row], part: int = 1) -> sqlite3.Connection:
     db = sqlite3.connect(":memory:")
     db.executescript(TRACE_LINK)
     for _, block in link_blocks(CODEC, links_of(rows).in_order()):
-        row = (part, block.low, block.high, block.links, block.crc, block.ids, block.body)
-        db.execute("INSERT INTO trace_link VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute("INSERT INTO trace_link VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", (part, *block.columns))
     return db
 
 
@@ -80,7 +80,7 @@ def exactly(rows: list[Row]) -> Counter[str]:
 def test_a_block_comes_back_whole(rows: list[Row]) -> None:
     ((some, block),) = link_blocks(CODEC, links_of(rows).in_order())
     assert exactly(rows_of(some)) == exactly(rows)
-    found = unpack_links(CODEC, block.links, block.crc, block.ids, block.body)
+    found = unpack_links(CODEC, *block.columns[2:])
     assert list(map(repr, rows_of(found))) == list(map(repr, rows_of(some)))
     assert (block.low, block.high) == (found.kept.min(), found.kept.max())
 
@@ -92,9 +92,8 @@ def test_a_flipped_bit_is_a_value_error() -> None:
         for place in range(len(plain)):
             changed = bytearray(plain)
             changed[place] ^= 1
-            columns = {"ids": block.ids, "body": block.body, name: bytes(changed)}
             with pytest.raises(ValueError, match=r"."):
-                unpack_links(CODEC, block.links, block.crc, **columns)
+                unpack_links(CODEC, *replace(block, **{name: bytes(changed)}).columns[2:])
 
 
 @pytest.mark.parametrize("a_trace", [1, 4, 3 * LINKS_MAX])

@@ -22,7 +22,7 @@ from vantage.storage.tracing import count_by_service
 
 Said = tuple[str, int | None, str]  # table, row, what is wrong with it
 _CHUNKS: Final = "SELECT id, first_ms, last_ms, samples, crc, runs, times, vals FROM chunk WHERE part_id=? ORDER BY id"
-_LINKS: Final = "SELECT id, low, high, links, crc, ids, body FROM trace_link WHERE part_id=? ORDER BY id"
+_LINKS: Final = "SELECT id, low, high, links, ids_crc, body_crc, ids, body FROM trace_link WHERE part_id=? ORDER BY id"
 _SPANS: Final = (
     "SELECT id, first_ms, last_ms, spans, duration_ns_max, services, body FROM span_block WHERE part_id=? ORDER BY id"
 )
@@ -122,10 +122,10 @@ class PartCheck:
 
     def _links(self) -> Iterator[Said]:
         held, reached = [], 0
-        for block_id, low, high, links, crc, ids, body in self._db.execute(_LINKS, (self._part.id,)):
-            self._took(len(ids) + len(body))
+        for block_id, low, high, *row in self._db.execute(_LINKS, (self._part.id,)):
+            self._took(len(row[-2]) + len(row[-1]))
             try:
-                some = unpack_links(self._codec, links, crc, ids, body)
+                some = unpack_links(self._codec, *row)
                 kept = some.kept
                 _must(bool((np.diff(kept) >= 0).all()) and low >= reached, "its trace ids are not in order")
                 _must((int(kept[0]), int(kept[-1])) == (low, high), "its trace ids are not what it says")

@@ -152,7 +152,9 @@ class StoreSource:
         return found
 
     def _link_blocks(self, db: sqlite3.Connection, segment: Segment, part: Part) -> Iterator[TraceLinks]:
-        for row in db.execute("SELECT id, links, crc, ids, body FROM trace_link WHERE part_id=?", (part.id,)):
+        for row in db.execute(
+            "SELECT id, links, ids_crc, body_crc, ids, body FROM trace_link WHERE part_id=?", (part.id,)
+        ):
             try:
                 yield unpack_links(self._codec, *row[1:])
             except ValueError as error:

@@ -40,7 +40,8 @@ CREATE TABLE series (id INTEGER PRIMARY KEY, crc INTEGER NOT NULL, body BLOB NOT
 TRACE_LINK: Final = """
 CREATE TABLE trace_link (
     id INTEGER PRIMARY KEY, part_id INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
-    links INTEGER NOT NULL, crc INTEGER NOT NULL, ids BLOB NOT NULL, body BLOB NOT NULL);
+    links INTEGER NOT NULL, ids_crc INTEGER NOT NULL, body_crc INTEGER NOT NULL, ids BLOB NOT NULL,
+    body BLOB NOT NULL);
 CREATE INDEX trace_link_place ON trace_link (part_id, low, high);
 """
 _SCHEMAS: Final = {

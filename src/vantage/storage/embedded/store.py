@@ -266,6 +266,10 @@ class EmbeddedStore:
         if self._views.now.sealing:
             raise StoreUnavailable(self._upkeep.failing or "segments are being copied: try again later")
 
+    async def merge(self) -> None:
+        """Merge small parts without waiting for a calm moment. Raises StoreUnavailable."""
+        await self._on_upkeep(self._upkeep.merge_waiting)
+
     # --- reading ---
 
     async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:

@@ -18,6 +18,7 @@ import numpy as np
 from vantage.core.batch import F64, I64, U32
 from vantage.core.idhash import Ids, hash_ids, joined_ids
 from vantage.core.link_columns import NO_LINK_COLUMNS, LinkColumns
+from vantage.core.spantable import texts_of_ids
 from vantage.storage.embedded import packed
 from vantage.storage.embedded.blocks import Mask
 from vantage.storage.embedded.chunks import ChunkCodec, checksum
@@ -30,9 +31,12 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_ids: Final = msgspec.msgpack.Decoder(tuple[packed.PackedIds, bytes]).decode
 _decode_body: Final = msgspec.msgpack.Decoder(tuple[packed.PackedIds, bytes, bytes, bytes, bytes]).decode
 _FIND: Final = (
-    "SELECT low, high, links, crc, ids, body FROM trace_link WHERE part_id=? AND low<=? ORDER BY low DESC, high DESC"
+    "SELECT id, high, links, ids_crc, ids FROM trace_link WHERE part_id=? AND low<=? ORDER BY low DESC, high DESC"
 )
-_BETWEEN: Final = "SELECT links, crc, ids, body FROM trace_link WHERE part_id=? AND low<? AND high>=? ORDER BY id"
+_BODY: Final = "SELECT body_crc, body FROM trace_link WHERE id=?"
+_BETWEEN: Final = (
+    "SELECT links, ids_crc, body_crc, ids, body FROM trace_link WHERE part_id=? AND low<? AND high>=? ORDER BY id"
+)
 _EVER: Final = 1 << 62
 
 
@@ -101,9 +105,19 @@ class LinkBlock:
     low: int
     high: int
     links: int
-    crc: int
+    ids_crc: int
+    body_crc: int
     ids: bytes
     body: bytes
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.ids) + len(self.body)
+
+    @property
+    def columns(self) -> tuple[int, int, int, int, int, bytes, bytes]:
+        """Those of the row, after its own number and its part's."""
+        return self.low, self.high, self.links, self.ids_crc, self.body_crc, self.ids, self.body
 
 
 def link_blocks(codec: ChunkCodec, links: TraceLinks) -> Iterator[tuple[TraceLinks, LinkBlock]]:
@@ -128,65 +142,66 @@ def _pack(codec: ChunkCodec, links: TraceLinks, low: int, high: int) -> LinkBloc
             codec.packer.pack_floats(links.value, np.array([len(links)])),
         )
     )
-    return LinkBlock(low, high, len(links), checksum(ids, body), ids, body)
+    return LinkBlock(low, high, len(links), checksum(ids), checksum(body), ids, body)
 
 
-def _ids_of(codec: ChunkCodec, links: int, ids: bytes) -> tuple[Ids, I64]:
+def _trace_ids(codec: ChunkCodec, crc: int, ids: bytes) -> tuple[Ids, bytes]:
+    """The trace ids of a block, and how many links each has, packed."""
+    if checksum(ids) != crc:
+        raise ValueError("checksum mismatch")
     try:
-        packed_ids, packed_counts = _decode_ids(ids)
+        packed_ids, counts = _decode_ids(ids)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
-    found = codec.ids.unpack_ids(packed_ids, count_max=LINKS_MAX)
-    counts = codec.packer.unpack_ints(packed_counts)
-    if len(found) != len(counts) or (counts < 1).any() or int(counts.sum()) != links:
-        raise ValueError("trace ids that do not fit together")
-    return found, counts
+    return codec.ids.unpack_ids(packed_ids, count_max=LINKS_MAX), counts
 
 
-def _unpack(codec: ChunkCodec, trace_ids: Ids, counts: I64, body: bytes) -> TraceLinks:
+def _with_samples(
+    codec: ChunkCodec, links: int, trace_ids: Ids, packed_counts: bytes, crc: int, body: bytes
+) -> TraceLinks:
+    if checksum(body) != crc:
+        raise ValueError("checksum mismatch")
     try:
         span_ids, slot, first, apart, value = _decode_body(body)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
     ints = codec.packer.unpack_ints
-    total = int(counts.sum())
-    first_ms, steps_ms = ints(first), ints(apart)
-    if len(first_ms) != len(counts) or len(steps_ms) != total:
+    counts, first_ms, steps_ms = ints(packed_counts), ints(first), ints(apart)
+    if not len(trace_ids) == len(counts) == len(first_ms) or (counts < 1).any() or int(counts.sum()) != links:
         raise ValueError("links that do not fit together")
     found = TraceLinks(
         np.repeat(trace_ids, counts),
         codec.ids.unpack_ids(span_ids, count_max=LINKS_MAX),
         ints(slot).astype(np.uint32),
-        summed(steps_ms, first_ms, counts),
-        codec.packer.unpack_floats(value, np.array([total])),
+        summed(steps_ms, first_ms, counts) if len(steps_ms) == links else steps_ms,
+        codec.packer.unpack_floats(value, np.array([links])),
     )
-    if not len(found.span_id) == len(found.slot) == total:
+    if not len(found.span_id) == len(found.slot) == len(found.time_ms) == links:
         raise ValueError("links that do not fit together")
     return found
 
 
-def unpack_links(codec: ChunkCodec, links: int, crc: int, ids: bytes, body: bytes) -> TraceLinks:
+def unpack_links(codec: ChunkCodec, links: int, ids_crc: int, body_crc: int, ids: bytes, body: bytes) -> TraceLinks:
     """The links of a block. Raises ValueError."""
-    if checksum(ids, body) != crc:
-        raise ValueError("checksum mismatch")
-    return _unpack(codec, *_ids_of(codec, links, ids), body)
+    return _with_samples(codec, links, *_trace_ids(codec, ids_crc, ids), body_crc, body)
 
 
 def find_links(db: sqlite3.Connection, codec: ChunkCodec, *, part: int, trace_id: str, kept: int) -> Iterator[Linked]:
     """The links of a trace in a part. Raises sqlite3.Error, and ValueError for damage."""
     wanted = trace_id.encode()
-    for _, high, links, crc, ids, body in db.execute(_FIND, (part, kept)):
+    for block_id, high, links, crc, ids in db.execute(_FIND, (part, kept)):
         if high < kept:  # the blocks of a part follow each other: those before end earlier still
             break
-        if checksum(ids, body) != crc:
-            raise ValueError("checksum mismatch")
-        trace_ids, counts = _ids_of(codec, links, ids)
-        held = trace_ids == wanted
-        if not held.any():
+        trace_ids, counts = _trace_ids(codec, crc, ids)
+        if not (trace_ids == wanted).any():
             continue
-        some = _unpack(codec, trace_ids, counts, body).keep(np.repeat(held, counts))
-        span_ids = (span_id.decode() for span_id in some.span_id.tolist())
-        yield from zip(some.slot.tolist(), some.time_ms.tolist(), some.value.tolist(), span_ids, strict=True)
+        if (row := db.execute(_BODY, (block_id,)).fetchone()) is None:
+            continue  # its part has left while this query ran
+        some = _with_samples(codec, links, trace_ids, counts, *row)
+        some = some.keep(some.trace_id == wanted)
+        yield from zip(
+            some.slot.tolist(), some.time_ms.tolist(), some.value.tolist(), texts_of_ids(some.span_id), strict=True
+        )
 
 
 def count_links(db: sqlite3.Connection, part: int) -> int:

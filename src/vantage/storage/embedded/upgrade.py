@@ -57,11 +57,11 @@ def _sort_links(db: sqlite3.Connection) -> None:
             continue
         before = _nbytes(db, "SELECT length(body) FROM link WHERE part_id=?", part)
         before += _nbytes(db, "SELECT length(body) FROM id_index WHERE part_id=? AND kind='link'", part)
+        after = 0
         (highest,) = db.execute("SELECT max(id) FROM chunk WHERE part_id=?", (part,)).fetchone()
         for number, (_, block) in enumerate(link_blocks(codec, joined_trace_links(found).in_order()), highest + 1):
-            row = (number, part, block.low, block.high, block.links, block.crc, block.ids, block.body)
-            db.execute("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        after = _nbytes(db, "SELECT length(ids) + length(body) FROM trace_link WHERE part_id=?", part)
+            db.execute("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, part, *block.columns))
+            after += block.nbytes
         db.execute("UPDATE part SET nbytes = nbytes + ? WHERE id=?", (after - before, part))
     db.execute("DELETE FROM id_index WHERE kind='link'")
     db.execute("DROP TABLE link")

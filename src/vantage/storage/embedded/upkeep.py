@@ -210,10 +210,22 @@ class Upkeep:
             if held:
                 self.finish_forgetting()
                 self._shelf.clean(self._between)
-                if due := self.merger.due(self._merge_from()):
-                    self.merger.merge(*due)
-                    heap.give_back()
+                if self._merge(self._merge_from()):
                     self._jobs.put(_nothing)  # there may be more
+
+    def _merge(self, parts_min: int) -> bool:
+        due = self.merger.due(parts_min)
+        if due is None:
+            return False
+        self.merger.merge(*due)
+        heap.give_back()
+        return True
+
+    def merge_waiting(self) -> None:
+        """Merge whatever a calm moment would merge. Nothing while segments are copied."""
+        with self._shelf.held() as held:
+            while held and self._merge(merge.PARTS_MIN):
+                self._shelf.clean(self._between)
 
     def _merge_from(self) -> int:
         """How many parts are worth merging just now."""

@@ -155,10 +155,9 @@ class PartWriter:
     def links(self, links: TraceLinks) -> None:
         """Blocks of links that lie in the order in which they are kept, after those written before."""
         for some, block in link_blocks(self._codec, links):
-            nbytes = len(block.ids) + len(block.body)
-            row = (self._id(), self.part_id, block.low, block.high, block.links, block.crc, block.ids, block.body)
-            self._put("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row, nbytes)
-            self._counted.add_links(some.slot, nbytes)
+            row = (self._id(), self.part_id, *block.columns)
+            self._put("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row, block.nbytes)
+            self._counted.add_links(some.slot, block.nbytes)
 
     def spans(self, table: SpanTable) -> None:
         """Blocks of spans, in order of start."""
