@@ -48,7 +48,7 @@ def _heading(*cells: str) -> None:
 
 
 def _inserts(run: Run) -> None:
-    _heading("thousand inserts/s, answered", "sealed or merged", "CPU µs/sample", "ratio")
+    _heading("thousand inserts/s, answered", "sealed, merged or compacted", "CPU µs/sample", "ratio")
     base = run.results.get("rows")
     for result in run.results.values():
         loaded = result.loaded

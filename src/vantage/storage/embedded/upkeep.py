@@ -217,7 +217,8 @@ class Upkeep:
         due = self.merger.due(parts_min)
         if due is None:
             return False
-        self.merger.merge(*due)
+        with suppress(Unreadable):  # told already, and not tried again
+            self.merger.merge(*due)
         heap.give_back()
         return True
 
