@@ -17,7 +17,7 @@ import numpy as np
 from vantage.core.batch import F64, I64, U32
 from vantage.core.rollup import NO_SKETCHES, Partials, Sketches
 from vantage.storage.embedded import packed
-from vantage.storage.embedded.columns import Mask, Packer, steps, summed
+from vantage.storage.embedded.columns import Mask, Packer, rows_of, steps, summed
 
 CHUNK_SAMPLES_MAX: Final = 8192
 CHUNK_PARTIALS_MAX: Final = 8192
@@ -165,7 +165,7 @@ class ChunkCodec:
             if len(apart) != runs.rows:
                 raise ValueError("a column that does not fit the directory")
             return summed(apart, first, runs.count)
-        apart = self.packer.unpack_ints(body, runs.rows_of(wanted))
+        apart = self.packer.unpack_ints(body, rows_of(runs.count, wanted))
         return summed(apart, first[wanted], runs.count[wanted])
 
     def unpack_values(self, body: bytes, runs: Runs, wanted: Mask | None = None) -> F64:
@@ -207,7 +207,6 @@ class ChunkCodec:
         ``columns`` does not name are NaN. Raises ValueError."""
         times, counts, sums, mins, maxs, sketches = body
         kept = runs if wanted is None else runs.take(wanted)
-        rows = None if wanted is None else runs.rows_of(wanted)
 
         def real(name: str, packed: bytes) -> F64:
             if name not in columns:
@@ -217,11 +216,11 @@ class ChunkCodec:
         some = NO_SKETCHES
         if "sketches" in columns and sketches:
             some = self._unpack_sketches(sketches, runs.rows)
-            some = some if rows is None else some.take(rows, of=runs.rows)
+            some = some if wanted is None else some.take(runs.rows_of(wanted), of=runs.rows)
         found = Partials(
             np.repeat(kept.slot, kept.count),
             self._unpack_steps(times, runs, runs.first_ms // width_ms, wanted) * width_ms,
-            self.packer.unpack_ints(counts, rows),
+            self.packer.unpack_ints(counts, None if wanted is None else rows_of(runs.count, wanted)),
             real("sum", sums),
             real("min", mins),
             real("max", maxs),

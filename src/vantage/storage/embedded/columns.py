@@ -18,6 +18,7 @@ from vantage.core.batch import F64, I64
 U64 = NDArray[np.uint64]
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
+Rows = I64 | slice  # ascending row numbers, or neighbouring rows
 
 LEVEL: Final = 3
 PACKED_NBYTES_MAX: Final = 64 << 20  # no column of a sound file unpacks to more
@@ -57,7 +58,7 @@ class Packer:
         (0: all are the smallest), bytes of equal weight together."""
         return self.pack(_plain_ints(values))
 
-    def unpack_ints(self, packed: bytes, rows: I64 | None = None) -> I64:
+    def unpack_ints(self, packed: bytes, rows: Rows | None = None) -> I64:
         """All of them, or some rows. Raises ValueError."""
         found, rest = _read_ints(self.unpack(packed), rows)
         if rest:
@@ -84,15 +85,17 @@ def shuffled(values: Array) -> bytes:
     return planes.tobytes()
 
 
-def unshuffled(data: bytes | memoryview, dtype: Any, count: int, rows: I64 | None = None) -> Array:
+def unshuffled(data: bytes | memoryview, dtype: Any, count: int, rows: Rows | None = None) -> Array:
     """The inverse of ``shuffled``, of all ``count`` numbers or of some rows."""
     width = np.dtype(dtype).itemsize
     if len(data) != count * width:
         raise ValueError("a column of the wrong length")
     planes = np.frombuffer(data, np.uint8).reshape(width, count)
-    apart = np.empty((count if rows is None else len(rows), width), np.uint8)
+    if rows is not None:
+        planes = planes[:, rows]
+    apart = np.empty((planes.shape[1], width), np.uint8)
     for place, plane in enumerate(planes):
-        apart[:, place] = plane if rows is None else plane[rows]
+        apart[:, place] = plane
     found: Array = apart.view(dtype)
     return found.reshape(len(apart))
 
@@ -114,7 +117,7 @@ def _plain_ints(values: Array) -> bytes:
     return head + (shuffled(apart.astype(_WIDTHS[width])) if width else b"")
 
 
-def _read_ints(plain: bytes | memoryview, rows: I64 | None = None) -> tuple[I64, memoryview]:
+def _read_ints(plain: bytes | memoryview, rows: Rows | None = None) -> tuple[I64, memoryview]:
     view = memoryview(plain)
     if len(view) < _INTS.size:
         raise ValueError("a column that ends early")
@@ -122,12 +125,35 @@ def _read_ints(plain: bytes | memoryview, rows: I64 | None = None) -> tuple[I64,
     if width not in _WIDTHS or count * 8 > PACKED_NBYTES_MAX:
         raise ValueError("a column of no known width")
     end = _INTS.size + width * count
-    if end > len(view) or (rows is not None and len(rows) and int(rows[-1]) >= count):
+    if end > len(view) or (rows is not None and _end(rows) > count):
         raise ValueError("a column that ends early")
     if not width:
-        return np.full(count if rows is None else len(rows), np.uint64(low)).view(np.int64), view[end:]
+        return np.full(count if rows is None else _number(rows), np.uint64(low)).view(np.int64), view[end:]
     apart = unshuffled(view[_INTS.size : end], _WIDTHS[width], count, rows).astype(np.uint64)
     return (apart + np.uint64(low)).view(np.int64), view[end:]
+
+
+def rows_of(counts: I64, wanted: Mask) -> Rows:
+    """The rows of some runs (``counts`` rows each). Wanted series are mostly neighbours, and so are their rows."""
+    runs = np.flatnonzero(wanted)
+    if not runs.size:
+        return slice(0, 0)
+    first, last = int(runs[0]), int(runs[-1])
+    if last - first + 1 == runs.size:
+        start = int(counts[:first].sum())
+        return slice(start, start + int(counts[first : last + 1].sum()))
+    return np.flatnonzero(np.repeat(wanted, counts))
+
+
+def _number(rows: Rows) -> int:
+    return int(rows.stop - rows.start) if isinstance(rows, slice) else len(rows)
+
+
+def _end(rows: Rows) -> int:
+    """One after the last."""
+    if isinstance(rows, slice):
+        return int(rows.stop)
+    return int(rows[-1]) + 1 if len(rows) else 0
 
 
 def zigzag(values: I64) -> U64:
@@ -239,7 +265,7 @@ def _read_floats(plain: bytes, counts: I64, wanted: Mask | None) -> F64:
             raise ValueError("bytes are left behind a column")
         return floats
     raw_counts = counts[~decimal]
-    raw_rows = None if wanted is None else np.flatnonzero(np.repeat(wanted[~decimal], raw_counts))
+    raw_rows = None if wanted is None else rows_of(raw_counts, wanted[~decimal])
     raw = unshuffled(rest, np.uint64, int(raw_counts.sum()), raw_rows).view(np.float64)
     if wanted is not None:
         counts, decimal = counts[wanted], decimal[wanted]
@@ -255,13 +281,12 @@ def _read_numerators(
     """What is added to each run's first number, one stream a width; and what comes after the streams."""
     kept = counts if wanted is None else counts[wanted]
     found = np.zeros(int(kept.sum()), np.uint64)
-    for width in (1, 2, 4, 8):
+    for width in sorted(set(widths.tobytes()) - {0}):
         of_width = widths == width
-        size = int(counts[of_width].sum())
-        if not size:
-            continue
+        some = counts[of_width]
+        size = int(some.sum())
         stream, rest = rest[: size * width], rest[size * width :]
-        rows = None if wanted is None else np.flatnonzero(np.repeat(wanted[of_width], counts[of_width]))
+        rows = None if wanted is None else rows_of(some, wanted[of_width])
         numbers = unshuffled(stream, _WIDTHS[width], size, rows)
         if len(numbers) == len(found):
             return numbers.astype(np.uint64), _skipped(rest, counts, widths, width)
