@@ -29,6 +29,7 @@ class Prometheus(Promql):
     """A request a batch. The size is taken once the head is compacted into blocks, the log included."""
 
     binary = "prometheus"
+    ready = "/-/ready"
     ranges = _RANGES
 
     def __init__(self, folder: Path) -> None:

@@ -73,6 +73,7 @@ class Promql:
     the average of their samples, which takes twice the work. PromQL has no quantile of several series' samples."""
 
     binary = ""
+    ready = "/health"
     # Ranges that begin with the first millisecond of a bucket when evaluated at its last.
     ranges: Mapping[str, str] = {"1m": "1m", "5m": "5m", "1h": "1h"}
 
@@ -84,7 +85,18 @@ class Promql:
         raise NotImplementedError
 
     def start(self) -> Server:
-        return Server(self.command(self._port), self._port, self._folder.parent / f"{self._folder.name}.log")
+        server = Server(self.command(self._port), self._port, self._folder.parent / f"{self._folder.name}.log")
+        end_s = time.monotonic() + 120
+        while True:  # it may listen before it has read its log
+            try:
+                server.send("GET", self.ready)
+            except RuntimeError:
+                if time.monotonic() > end_s:
+                    server.stop()
+                    raise
+                time.sleep(0.05)
+            else:
+                return server
 
     def open(self, plan: Plan) -> None:
         self._range = Range(plan.end_ms)
