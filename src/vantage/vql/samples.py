@@ -18,7 +18,7 @@ from vantage.vql.functions import ROLLUP_WIDTHS_MS
 from vantage.vql.series import SeriesColumns
 from vantage.vql.source import Chunk, Source
 from vantage.vql.tree import Call, Column, Expr, children
-from vantage.vql.vectors import Array, Coded, Frame, Shared, compressed
+from vantage.vql.vectors import Array, Coded, Frame, Shared
 
 # What one row of a frame takes: its columns, and about as much again while it is grouped.
 ROW_NBYTES: Final = 64
@@ -106,8 +106,9 @@ def rollups_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], No
 
 
 def _shared(series: SeriesColumns, slot: U32) -> Shared:
-    of, first = compressed(slot.astype(np.int64))
-    return Shared(series.frame(slot[first]), of)
+    present = np.zeros(len(series), np.bool_)
+    present[slot] = True
+    return Shared(series.frame(np.flatnonzero(present)), (np.cumsum(present) - 1)[slot])
 
 
 def _linked(chunks: Iterable[Chunk], get: Callable[[LinkColumns], Ids]) -> Coded:

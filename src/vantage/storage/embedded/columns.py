@@ -178,8 +178,8 @@ def steps(values: I64, counts: I64) -> I64:
 
 def summed(apart: I64, first: I64, counts: I64) -> I64:
     """The inverse of ``steps``, from each run's first value."""
-    reached = np.cumsum(apart)
-    found: I64 = reached + np.repeat(first - reached[starts_of(counts)], counts)
+    found: I64 = np.cumsum(apart)
+    found += np.repeat(first - found[starts_of(counts)], counts)
     return found
 
 
@@ -308,8 +308,8 @@ def _fractions(whole: U64, first: I64, counts: I64, modes: NDArray[np.uint8]) ->
     numerators = np.repeat(first, counts) + whole.view(np.int64)
     if stepped.any():
         some = stepped > 0
-        of_steps = np.repeat(some, counts)
-        numerators[of_steps] = summed(unzigzag(whole[of_steps]), first[some], counts[some])
+        rows = rows_of(counts, some)
+        numerators[rows] = summed(unzigzag(whole[rows]), first[some], counts[some])
     same = bool((digits == digits[0]).all())
     found: F64 = numerators / (_POWERS[digits[0]] if same else np.repeat(_POWERS[digits], counts))
     return found

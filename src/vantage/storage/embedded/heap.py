@@ -10,15 +10,18 @@ import ctypes
 from typing import Any, Final
 
 MMAP_THRESHOLD_NBYTES: Final = 1 << 20  # arrays from this size on are mapped, and given back when they are freed
+KEPT_NBYTES: Final = 8 << 20  # of what a thread freed: else every query has its memory mapped and cleared anew
+_M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _LIBC: Final[Any] = ctypes.CDLL(None)
 
 
 def map_large_arrays() -> None:
-    """Fix the size from which on allocations are mapped; glibc otherwise raises it by itself."""
+    """Fix from which size on allocations are mapped, and how much is kept; glibc otherwise raises both by itself."""
     mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_NBYTES)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_NBYTES)
 
 
 def give_back() -> None:
