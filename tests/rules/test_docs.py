@@ -35,6 +35,7 @@ from vantage.storage.embedded import (
     part_index,
     pool,
     segment,
+    shelf,
     store,
     trace_links,
     upkeep,
@@ -216,6 +217,7 @@ LIMITS = [
         (f"{merge.PARTS_MIN} at a time: once nothing was sealed or asked for {upkeep.CALM_S:.0f} seconds, "
         f"or when {merge.PARTS_MIN_BUSY} wait"),
     ),
+    ("docs/operations.md", f"beside a backup waits for its end, up to {shelf.BACKUP_WAIT_S:.0f} s"),
     ("docs/storage.md", f"| series | {Settings().series_max} (`series_max`)"),
     (
         "docs/storage.md",

@@ -9,7 +9,7 @@ import sqlite3
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from vantage.core.errors import (
     StoreUnavailable,
     VantageError,
 )
+from vantage.storage.embedded import shelf
 from vantage.storage.embedded.backup import Made, make_backup
 from vantage.storage.embedded.lock import UPKEEP, FileLock
 from vantage.storage.embedded.restore import MARKER, restore_backup
@@ -145,6 +146,26 @@ async def test_nothing_is_sealed_while_segments_are_copied_and_everything_afterw
         lock.release()
         await store.seal()
         assert sum((await everything(store)).values()) == 2
+
+
+async def test_a_store_that_opens_beside_a_backup_leaves_segments_alone_until_it_is_over(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening sweeps what a killed process left in segments: not while they are copied."""
+    await filled(opened, tmp_path / "data")
+    lock = FileLock(tmp_path / "data", UPKEEP)
+    assert lock.take(wait=True)
+    monkeypatch.setattr(shelf, "BACKUP_WAIT_S", 0.2)
+    with pytest.raises(StartupError, match="a backup has held"):
+        async with opened(tmp_path / "data"):
+            pass
+    monkeypatch.setattr(shelf, "BACKUP_WAIT_S", 60.0)
+    async with AsyncExitStack() as stack:
+        opening = asyncio.create_task(stack.enter_async_context(opened(tmp_path / "data")))
+        await asyncio.sleep(0.3)
+        assert not opening.done()
+        lock.release()
+        assert sum((await everything(await opening)).values())
 
 
 def test_a_lock_that_is_not_to_be_had_is_told_and_given_up(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from vantage.storage.embedded.write_part import read_identities
 
 SEGMENTS: Final = "segments"
 DAMAGED: Final = "damaged"
+BACKUP_WAIT_S: Final = 600.0  # a server that starts beside a backup waits so long
 UNPINNED_WAIT_S: Final = 60.0  # longer than any query may run
 
 _log = structlog.get_logger("vantage.storage.shelf")
@@ -62,7 +63,26 @@ class Shelf:
 
     def load(self, *, generation_max: int | None) -> list[Segment]:
         """Every sound file, without parts of generations beyond ``generation_max`` (None: all are right): those were
-        being written when the process ended, and are still in the journal. Raises FormatTooNew, StartupError."""
+        being written when the process ended, and are still in the journal. Waits for a backup that copies the files.
+        Raises FormatTooNew, StartupError."""
+        self._wait_for_backup()
+        try:
+            return self._loaded(generation_max)
+        finally:
+            self._lock.release()
+
+    def _wait_for_backup(self) -> None:
+        end_s = time.monotonic() + BACKUP_WAIT_S
+        told = False
+        while not self._lock.take(wait=False):
+            if time.monotonic() > end_s:
+                raise StartupError(f"a backup has held {self._lock.path} for {BACKUP_WAIT_S:.0f} s: end it first")
+            if not told:
+                told = True
+                _log.info("a backup copies the segments, waiting for its end")
+            time.sleep(0.1)
+
+    def _loaded(self, generation_max: int | None) -> list[Segment]:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         for unfinished in self.folder.glob(f"*{UNNAMED}*"):
             unfinished.unlink()
