@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vantage.core.errors import StoreTimeout
 from vantage.vql.aggregate import Groups, aggregate
 from vantage.vql.check import CheckedSelect
-from vantage.vql.functions import FUNCTIONS, series_only
+from vantage.vql.functions import AGGREGATES, series_only
 from vantage.vql.samples import rollups_frame, samples_frame
 from vantage.vql.source import Source, spans_frame
 from vantage.vql.table import Table, TableColumn, null_if_nan
@@ -136,7 +136,7 @@ def _aggregates(exprs: list[Expr]) -> list[Call]:
     found: dict[Call, None] = {}
 
     def look(expr: Expr) -> None:
-        if isinstance(expr, Call) and FUNCTIONS[expr.function].aggregate:
+        if isinstance(expr, Call) and expr.function in AGGREGATES:
             found[expr] = None
             return
         for part in children(expr):
