@@ -18,6 +18,7 @@ from vantage.vql.tree import (
     Item,
     Literal,
     Select,
+    TableName,
     TagValue,
     children,
     conjuncts,
@@ -75,6 +76,11 @@ def check(select: Select, *, now_ms: int, rows_max: int = ROWS_MAX) -> CheckedSe
         limit=min(rows_max, rows_max if select.limit is None else select.limit),
         warnings=warnings,
     )
+
+
+def check_condition(condition: Expr, table: TableName) -> None:
+    """Check a condition that stands alone. Raises QueryError."""
+    _check_conditions(Select(table, (), where=condition), TABLES[table])
 
 
 def _column(item: Item, types: Types) -> TableColumn:

@@ -31,7 +31,18 @@ Type = ColumnType | OneOf["null"]
 Types = Mapping[str, ColumnType]
 NUMBERS: Final = ("int", "float", "time")
 ROUND_DIGITS_MAX: Final = 15
-_KINDS: Final[Mapping[str, str]] = {"number": "a number", "string": "text", "bool": "a condition", "map": "a map"}
+_KINDS: Final[Mapping[str, str]] = {
+    "number": "a number",
+    "int": "a whole number",
+    "float": "a number",
+    "time": "a time",
+    "string": "text",
+    "bool": "a condition",
+    "map": "a map",
+    "value": "a number or text",
+    "sortable": "a number, text or a condition",
+    "any": "a value",
+}
 _FITTING: Final[Mapping[Want, tuple[str, ...]]] = {
     "number": NUMBERS,
     "string": ("string",),
@@ -91,9 +102,8 @@ def want(expr: Expr, kind: Want, types: Types, where: str) -> ColumnType:
     if found == "null":
         raise QueryError(f"{where} cannot take NULL: it may only be a result of CASE, if or coalesce", at=expr.at)
     if found not in _FITTING[kind]:
-        wanted = {"value": "number or string", "sortable": "number, string or condition"}.get(kind, kind)
         suggestion = "choose a key, as in tags['key']" if found == "map" else ""
-        raise QueryError(f"{where} needs a {wanted}, not a {found}", at=expr.at, suggestion=suggestion)
+        raise QueryError(f"{where} needs {_KINDS[kind]}, not {_KINDS[found]}", at=expr.at, suggestion=suggestion)
     return found
 
 
