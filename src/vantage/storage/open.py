@@ -23,6 +23,7 @@ def open_store(
     queue_nbytes_max: int,
     head_nbytes_max: int,
     series_max: int,
+    query_samples_max: int,
 ) -> EmbeddedStore:
     """The telemetry store of a URL, not yet opened. '' is the embedded store in the data folder."""
     return EmbeddedStore(
@@ -33,6 +34,7 @@ def open_store(
         queue_nbytes_max=queue_nbytes_max,
         head_nbytes_max=head_nbytes_max,
         series_max=series_max,
+        query_samples_max=query_samples_max,
     )
 
 
