@@ -409,8 +409,8 @@ def test_any_text_is_a_query_or_is_refused(text: str) -> None:
 
 
 WORDS = """SELECT FROM WHERE GROUP BY HAVING ORDER LIMIT AND OR NOT IN LIKE BETWEEN CASE WHEN THEN ELSE END AS DESC
-EXPLAIN INTERVAL HOUR NULL metrics spans value timestamp unit tags attributes ( ) ( ) [ ] , , + - * / = < != ; 'x' 1 2.5 'a%' :a
-{a:String} -- /* */ " ` :: -> % || UNION JOIN"""
+EXPLAIN INTERVAL HOUR NULL metrics spans value timestamp unit tags attributes ( ) ( ) [ ] , , + - * / = < != ; 'x' 1 2.5
+'a%' :a {a:String} -- /* */ " ` :: -> % || UNION JOIN"""
 
 
 @given(st.lists(st.sampled_from([*WORDS.split(), *TEXT_FUNCTIONS]), max_size=30))
