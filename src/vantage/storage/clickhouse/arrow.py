@@ -34,7 +34,7 @@ def _array(column: Column) -> Any:
     if isinstance(column, np.ndarray):
         return pa.array(column)
     if column and isinstance(column[0], dict):
-        return pa.array([list(one.items()) for one in column if isinstance(one, dict)], _MAP)
+        return pa.array([list(one.items()) for one in column if not isinstance(one, str)], _MAP)
     return pa.array(column, pa.string())
 
 

@@ -166,4 +166,4 @@ class ChdbEngine:
 def _with_settings(text: str, settings: Mapping[str, float]) -> str:
     if not settings:
         return text
-    return f"{text}\nSETTINGS {', '.join(f'{name} = {value:g}' for name, value in settings.items())}"
+    return f"{text}\nSETTINGS {', '.join(f'{name} = {value!r}' for name, value in settings.items())}"

@@ -20,7 +20,16 @@ ENGINE = MergeTree
 ORDER BY version
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"""
 # The tables that inserts of data end up in, directly or through a view.
-DATA_TABLES: Final = ("samples", "series", "trace_links", "rollups_5m", "rollups_1h", "spans", "span_times", "batch_ids")
+DATA_TABLES: Final = (
+    "samples",
+    "series",
+    "trace_links",
+    "rollups_5m",
+    "rollups_1h",
+    "spans",
+    "span_times",
+    "batch_ids",
+)
 
 
 @dataclass(frozen=True, slots=True)
