@@ -3,7 +3,8 @@
     VantageError
     ├── InputError            mend the input: names the field and the reason
     │   ├── NotFoundError     the thing named does not exist
-    │   └── ConflictError     it exists already, or is in another state
+    │   ├── ConflictError     it exists already, or is in another state
+    │   └── QueryError        mend the query: says where in its text
     ├── ForbiddenError        mend the credentials
     │   └── UnauthorizedError no key, or a key nobody knows
     ├── BusyError             slow down, then send the same again (carries retry_after_s)
@@ -41,6 +42,29 @@ class NotFoundError(InputError):
 
 class ConflictError(InputError):
     """The named thing exists already, or its state changed meanwhile."""
+
+
+class QueryError(InputError):
+    """The text of a query cannot be used. ``line`` and ``column`` count from 1, None where nothing is known; ``at`` is
+    the same as an offset. ``suggestion`` is what was perhaps meant, '' for none; ``reason`` ends with it."""
+
+    def __init__(self, reason: str, *, at: int | None = None, suggestion: str = "", field: str = "query") -> None:
+        super().__init__(f"{reason}: {suggestion}" if suggestion else reason, field=field)
+        self.at = at
+        self.suggestion = suggestion
+        self.line: int | None = None
+        self.column: int | None = None
+
+    def locate(self, text: str) -> None:
+        """Work line and column out of the offset into ``text``."""
+        if self.at is not None:
+            before = text[: self.at]
+            self.line = before.count("\n") + 1
+            self.column = len(before) - before.rfind("\n")
+
+    def __str__(self) -> str:
+        place = f" (line {self.line}, column {self.column})" if self.line is not None else ""
+        return f"{self.field}: {self.reason}{place}" if self.field else f"{self.reason}{place}"
 
 
 class ForbiddenError(VantageError):

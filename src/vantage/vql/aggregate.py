@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vantage.core.batch import F64, I64
 from vantage.core.sketch import sketch_quantile
 from vantage.vql.tree import Call, Column
-from vantage.vql.vectors import Array, Coded, Frame, Vector
+from vantage.vql.vectors import Array, Coded, Frame, Vector, finite
 
 _RADIX_GROUPS_MAX: Final = 1 << 16
 
@@ -33,9 +33,10 @@ class Groups:
 
 
 def aggregate(call: Call, frame: Frame, groups: Groups) -> Vector:
-    """One value a group."""
-    found: Vector = _AGGREGATES[call.function](call, frame, groups)
-    return found
+    """One value a group; one that is not a finite number is null."""
+    with np.errstate(all="ignore"):
+        found: Vector = _AGGREGATES[call.function](call, frame, groups)
+    return found if isinstance(found, Coded) or found.dtype.kind != "f" else finite(found)
 
 
 def _values(call: Call, frame: Frame, groups: Groups) -> tuple[Array, Groups]:
@@ -57,9 +58,15 @@ def _counts(groups: Groups) -> NDArray[np.int64]:
 def _count(call: Call, frame: Frame, groups: Groups) -> Vector:
     if call.function == "countIf":
         return _counts(groups.only(frame.condition(call.args[0])))
-    if not call.args or isinstance(frame.vector(call.args[0]), Coded):
+    if not call.args:
         return _counts(groups)
+    if isinstance(text := frame.vector(call.args[0]), Coded):
+        return _counts(groups.only(_present(text)))
     return _counts(_values(call, frame, groups)[1])
+
+
+def _present(text: Coded) -> NDArray[np.bool_]:
+    return text.test(lambda value: value is not None)
 
 
 def _sum(call: Call, frame: Frame, groups: Groups) -> Vector:
@@ -70,9 +77,18 @@ def _sum(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 def _avg(call: Call, frame: Frame, groups: Groups) -> Vector:
     numbers, left = _values(call, frame, groups)
-    with np.errstate(invalid="ignore"):
-        averages: Array = np.bincount(left.ids, weights=numbers, minlength=left.count) / _counts(left)
+    averages: Array = np.bincount(left.ids, weights=numbers, minlength=left.count) / _counts(left)
     return averages
+
+
+def _stddev(call: Call, frame: Frame, groups: Groups) -> Vector:
+    """Of the whole population, in two passes: no square of a large mean is taken from another."""
+    numbers, left = _values(call, frame, groups)
+    counts = _counts(left)
+    means = np.bincount(left.ids, weights=numbers, minlength=left.count) / counts
+    apart = numbers - means[left.ids]
+    found: Array = np.sqrt(np.bincount(left.ids, weights=apart * apart, minlength=left.count) / counts)
+    return found
 
 
 def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
@@ -80,24 +96,30 @@ def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
     if isinstance(vector, Coded):
         return _extreme_text(call, vector, groups)
     numbers, left = _values(call, frame, groups)
-    largest = call.function == "max"
-    found = np.full(left.count, -np.inf if largest else np.inf)
-    (np.maximum if largest else np.minimum).at(found, left.ids, numbers.astype(np.float64))
+    largest, whole = call.function == "max", numbers.dtype.kind == "i"
+    bounds = (np.iinfo(np.int64).min, np.iinfo(np.int64).max) if whole else (-np.inf, np.inf)
+    found = np.full(left.count, bounds[0] if largest else bounds[1], np.int64 if whole else np.float64)
+    (np.maximum if largest else np.minimum).at(found, left.ids, numbers)
     empty = _counts(left) == 0
-    if vector.dtype.kind in "iu" and not empty.any():
-        return found.astype(np.int64)  # times and durations: exact below 2**53
-    return np.where(empty, np.nan, found)
+    return np.where(empty, np.nan, found) if empty.any() else found
+
+
+def _ranks(text: Coded) -> tuple[NDArray[np.int64], list[Any]]:
+    """The rank of every row's text, in the order of code points, and the texts by rank; null has the last rank."""
+    order = sorted(range(len(text.values)), key=lambda code: (text.values[code] is None, str(text.values[code])))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[text.codes], [text.values[code] for code in order]
 
 
 def _extreme_text(call: Call, vector: Coded, groups: Groups) -> Coded:
-    order = sorted(range(len(vector.values)), key=lambda code: str(vector.values[code]))
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
+    present = _present(vector)
+    ranks, values = _ranks(vector)
+    left = groups.only(present)
     largest = call.function == "max"
-    found = np.full(groups.count, -1 if largest else len(order), np.int64)
-    (np.maximum if largest else np.minimum).at(found, groups.ids, rank[vector.codes])
-    empty = _counts(groups) == 0
-    return Coded(np.where(empty, len(order), found), [*(vector.values[code] for code in order), None])
+    found = np.full(groups.count, -1 if largest else len(values), np.int64)
+    (np.maximum if largest else np.minimum).at(found, left.ids, ranks[present])
+    return Coded(np.where(_counts(left) == 0, len(values), found), [*values, None])
 
 
 def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
@@ -131,7 +153,8 @@ def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64) ->
 def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
     vector = frame.vector(call.args[0])
     if isinstance(vector, Coded):
-        codes, left = vector.merged(), groups
+        present = _present(vector)
+        codes, left = vector.merged()[present], groups.only(present)
     else:
         numbers, left = _values(call, frame, groups)
         codes = np.unique(numbers, return_inverse=True)[1]
@@ -140,13 +163,23 @@ def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 
 def _arg_max(call: Call, frame: Frame, groups: Groups) -> Vector:
-    values, keys, ids = frame.numbers(call.args[0]).astype(np.float64), frame.numbers(call.args[1]), groups.ids
-    null = np.isnan(values) | (np.isnan(keys) if keys.dtype.kind == "f" else False)
-    if null.any():
-        values, keys, ids = values[~null], keys[~null], ids[~null]
-    order = np.lexsort((-values, keys, ids))  # the last row of each group: largest key, then smallest value
+    vector, keys = frame.vector(call.args[0]), frame.numbers(call.args[1])
+    values, texts = _ranks(vector) if isinstance(vector, Coded) else (vector, [])
+    present = _present(vector) if isinstance(vector, Coded) else ~np.isnan(values)
+    present = present & ~np.isnan(keys)
+    rows, left = np.flatnonzero(present), groups.only(present)
+    # The first row of each group: largest key, then smallest value.
+    order = np.lexsort((values[rows], -keys[rows], left.ids))
+    held, first = np.unique(left.ids[order], return_index=True)
+    chosen = values[rows[order[first]]]
+    if isinstance(vector, Coded):
+        codes = np.full(groups.count, len(texts), np.int64)
+        codes[held] = chosen
+        return Coded(codes, [*texts, None])
+    if len(held) == groups.count:
+        return chosen
     found = np.full(groups.count, np.nan)
-    found[ids[order]] = values[order]  # of repeated targets numpy keeps the last
+    found[held] = chosen
     return found
 
 
@@ -182,6 +215,7 @@ _AGGREGATES: Final[Mapping[str, Callable[[Call, Frame, Groups], Any]]] = {
     "max": _extreme,
     "any": _extreme,
     "quantile": _quantile,
+    "stddevPop": _stddev,
     "uniq": _uniq,
     "argMax": _arg_max,
     "increase": _increase,

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Final
 
-from vantage.core.errors import InputError
+from vantage.core.errors import QueryError
 from vantage.core.timerange import TimeRange
-from vantage.vql.functions import FUNCTIONS, ROLLUP_WIDTHS_MS, TABLES, Want, series_only
-from vantage.vql.table import ColumnType, TableColumn
+from vantage.vql.functions import AGGREGATES, ROLLUP_WIDTHS_MS, TABLES, series_only
+from vantage.vql.table import TableColumn
 from vantage.vql.tree import (
     And,
-    Arithmetic,
     Call,
-    Case,
     Column,
     Compare,
     Expr,
-    In,
-    Like,
+    Item,
     Literal,
-    Negate,
-    Not,
-    Or,
     Select,
+    TableName,
     TagValue,
     children,
     conjuncts,
 )
+from vantage.vql.types import Types, type_of, want
 
 ROWS_MAX: Final = 10_000
 DEFAULT_RANGE_MS: Final = 3_600_000
-_NUMBERS: Final = ("int", "float", "time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +45,27 @@ class CheckedSelect:
 
 
 def check(select: Select, *, now_ms: int, rows_max: int = ROWS_MAX) -> CheckedSelect:
-    """Check a tree. Raises InputError naming the unknown or misused part."""
+    """Check a tree. Raises QueryError naming the unknown or misused part."""
     types = TABLES[select.table]
-    columns = tuple(TableColumn(item.name, _type_of(item.expr, types)) for item in select.items)
-    if not columns:
-        raise InputError("asks for no column")
-    for part in (select.where, *select.group_by):
-        if part is not None:
-            _type_of(part, types)
-            if _has_aggregate(part):
-                raise InputError("an aggregate cannot stand in WHERE or GROUP BY")
-    aggregated = [*(item.expr for item in select.items), *(order.expr for order in select.order_by)]
+    if not select.items:
+        raise QueryError("asks for no column")
+    columns = tuple(_column(item, types) for item in select.items)
+    _check_conditions(select, types)
+    outputs = [*(item.expr for item in select.items), *(order.expr for order in select.order_by)]
     if select.having is not None:
-        _want(select.having, "bool", types, "HAVING")
-        aggregated.append(select.having)
-    for order in select.order_by:
-        _type_of(order.expr, types)
-    grouped = bool(select.group_by) or any(_has_aggregate(expr) for expr in aggregated)
+        outputs.append(select.having)
+    grouped = bool(select.group_by) or any(aggregate_in(expr) is not None for expr in outputs)
     if grouped:
-        for expr in aggregated:
+        for expr in outputs:
             _must_be_grouped(expr, select.group_by)
     elif select.having is not None:
-        raise InputError("HAVING needs a GROUP BY or an aggregate")
-    if select.where is not None:
-        _want(select.where, "bool", types, "WHERE")
-    _fits(select, aggregated)
+        raise QueryError("HAVING needs a GROUP BY or an aggregate", at=select.having.at)
+    _fits(select, outputs)
     time_range, rest, warnings = _time_range(select.where, now_ms)
     series = [part for part in rest if select.table != "spans" and series_only(part)]
     rows = [part for part in rest if part not in series]
     if rows and select.table in ROLLUP_WIDTHS_MS:
-        raise InputError("rollups are chosen by time and by their series' names and tags alone")
+        raise QueryError("rollups are chosen by time and by their series' names and tags alone")
     return CheckedSelect(
         select=select,
         time_range=time_range,
@@ -93,110 +78,57 @@ def check(select: Select, *, now_ms: int, rows_max: int = ROWS_MAX) -> CheckedSe
     )
 
 
-def _type_of(expr: Expr, types: object) -> ColumnType:  # noqa: C901 - one case a node
-    assert isinstance(types, dict)
-    match expr:
-        case Column(name=name):
-            if name not in types:
-                raise InputError(_unknown("column", name, types))
-            found: ColumnType = types[name]
-            return found
-        case TagValue():
-            return "string"
-        case Literal(value=value):
-            return _literal_type(value)
-        case Call():
-            return _call_type(expr, types)
-        case Compare(left=left, right=right):
-            kinds = {_type_of(left, types) in _NUMBERS, _type_of(right, types) in _NUMBERS}
-            if len(kinds) == 2:
-                raise InputError(f"cannot compare text with a number ({expr.op})")
-            return "bool"
-        case And(parts=parts) | Or(parts=parts):
-            for part in parts:
-                _want(part, "bool", types, "AND/OR")
-            return "bool"
-        case Not(part=part):
-            _want(part, "bool", types, "NOT")
-            return "bool"
-        case In(part=part, values=values):
-            is_number = _type_of(part, types) in _NUMBERS
-            if any((_literal_type(value) in _NUMBERS) is not is_number for value in values):
-                raise InputError("IN compares text with a number")
-            return "bool"
-        case Like(part=part):
-            _want(part, "string", types, "LIKE")
-            return "bool"
-        case Arithmetic(op=op, left=left, right=right):
-            sides = {_want(left, "number", types, op), _want(right, "number", types, op)}
-            return "int" if op != "/" and sides <= {"int", "time"} else "float"
-        case Negate(part=part):
-            return _want(part, "number", types, "-")
-        case Case(whens=whens, otherwise=otherwise):
-            for condition, _ in whens:
-                _want(condition, "bool", types, "CASE")
-            results = {_type_of(result, types) for _, result in whens} | {_type_of(otherwise, types)}
-            if len(results) == 1:
-                return results.pop()
-            if results <= set(_NUMBERS):
-                return "float"
-            raise InputError("the branches of CASE have different types")
+def check_condition(condition: Expr, table: TableName) -> None:
+    """Check a condition that stands alone. Raises QueryError."""
+    _check_conditions(Select(table, (), where=condition), TABLES[table])
 
 
-def _literal_type(value: object) -> ColumnType:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int):
-        return "int"
-    return "string" if isinstance(value, str) else "float"
+def _column(item: Item, types: Types) -> TableColumn:
+    found = type_of(item.expr, types)
+    return TableColumn(item.name, "float" if found == "null" else found)
 
 
-def _call_type(call: Call, types: dict[str, ColumnType]) -> ColumnType:
-    function = FUNCTIONS.get(call.function)
-    if function is None:
-        raise InputError(_unknown("function", call.function, FUNCTIONS))
-    least, most = len(function.args) - function.optional, len(function.args)
-    if not least <= len(call.args) <= most:
-        raise InputError(f"{call.function} takes {most if least == most else f'{least} to {most}'} arguments")
-    if function.parameter and not (call.parameter is not None and 0 <= call.parameter <= 1):
-        raise InputError(f"{call.function} needs a parameter from 0 to 1, as in {call.function}(0.95)(value)")
-    if call.function == "toStartOfInterval" and not (
-        isinstance(call.args[1], Literal) and isinstance(call.args[1].value, int) and call.args[1].value > 0
-    ):
-        raise InputError("toStartOfInterval needs a constant, positive interval")
-    found = [_want(arg, want, types, call.function) for arg, want in zip(call.args, function.args, strict=False)]
-    if function.aggregate and any(_has_aggregate(arg) for arg in call.args):
-        raise InputError(f"{call.function} cannot hold another aggregate")
-    return function.result or found[0]
+def _check_conditions(select: Select, types: Types) -> None:
+    for clause, part in (("WHERE", select.where), *(("GROUP BY", key) for key in select.group_by)):
+        if part is None:
+            continue
+        if (call := aggregate_in(part)) is not None:
+            suggestion = "conditions on aggregates stand in HAVING" if clause == "WHERE" else ""
+            raise QueryError("an aggregate cannot stand in WHERE or GROUP BY", at=call.at, suggestion=suggestion)
+        want(part, "bool" if clause == "WHERE" else "any", types, clause)
+    if select.having is not None:
+        want(select.having, "bool", types, "HAVING")
+    for order in select.order_by:
+        want(order.expr, "sortable", types, "ORDER BY")
+    for expr in (*(item.expr for item in select.items), *(order.expr for order in select.order_by), select.having):
+        _not_nested(expr)
 
 
-def _want(expr: Expr, want: Want, types: object, where: str) -> ColumnType:
-    found = _type_of(expr, types)
-    fits = {"number": found in _NUMBERS, "time": found in ("time", "int"), "any": True}.get(want, found == want)
-    if not fits:
-        raise InputError(f"{where} needs a {want}, not a {found}")
-    return found
+def _not_nested(expr: Expr | None) -> None:
+    """No aggregate of aggregates."""
+    if expr is None or (call := aggregate_in(expr)) is None:
+        return
+    if call is not expr:
+        for part in children(expr):
+            _not_nested(part)
+    elif (inner := next(filter(None, map(aggregate_in, call.args)), None)) is not None:
+        raise QueryError(f"{call.function} cannot hold another aggregate", at=inner.at)
 
 
-def _unknown(what: str, name: str, known: object) -> str:
-    assert hasattr(known, "keys")
-    near = get_close_matches(name, list(known.keys()), n=1)
-    return f"unknown {what} {name[:80]!r}" + (f": did you mean {near[0]!r}?" if near else "")
-
-
-def _has_aggregate(expr: Expr) -> bool:
-    if isinstance(expr, Call) and FUNCTIONS[expr.function].aggregate:
-        return True
-    return any(_has_aggregate(part) for part in children(expr))
+def aggregate_in(expr: Expr) -> Call | None:
+    """The first aggregate of an expression."""
+    if isinstance(expr, Call) and expr.function in AGGREGATES:
+        return expr
+    return next(filter(None, map(aggregate_in, children(expr))), None)
 
 
 def _fits(select: Select, aggregated: list[Expr]) -> None:
     """Two aggregates know one table alone, and no limit is negative."""
     if select.limit is not None and select.limit < 0:
-        raise InputError("LIMIT is negative")
+        raise QueryError("LIMIT is negative")
     for name, table in (("increase", "metrics"), ("sketchQuantile", "rollups_1h")):
         if select.table != table and any(_calls(expr, name) for expr in aggregated):
-            raise InputError(f"{name} is for {table}")
+            raise QueryError(f"{name} is for {table}")
 
 
 def _calls(expr: Expr, function: str) -> bool:
@@ -206,12 +138,11 @@ def _calls(expr: Expr, function: str) -> bool:
 
 
 def _must_be_grouped(expr: Expr, keys: tuple[Expr, ...]) -> None:
-    if expr in keys or isinstance(expr, Literal) or (isinstance(expr, Call) and FUNCTIONS[expr.function].aggregate):
+    if expr in keys or isinstance(expr, Literal) or (isinstance(expr, Call) and expr.function in AGGREGATES):
         return
-    if isinstance(expr, Column):
-        raise InputError(f"{expr.name!r} is neither grouped nor inside an aggregate")
-    if isinstance(expr, TagValue):
-        raise InputError(f"tags[{expr.key!r}] is neither grouped nor inside an aggregate")
+    if isinstance(expr, (Column, TagValue)):
+        name = repr(expr.name) if isinstance(expr, Column) else f"tags[{expr.key!r}]"
+        raise QueryError(f"{name} is neither grouped nor inside an aggregate", at=expr.at)
     for part in children(expr):
         _must_be_grouped(part, keys)
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from vantage.core.errors import StoreTimeout
 from vantage.vql.aggregate import Groups, aggregate
 from vantage.vql.check import CheckedSelect
-from vantage.vql.functions import FUNCTIONS, series_only
+from vantage.vql.functions import AGGREGATES, series_only
 from vantage.vql.samples import rollups_frame, samples_frame
 from vantage.vql.source import Source, spans_frame
 from vantage.vql.table import Table, TableColumn, null_if_nan
-from vantage.vql.tree import Call, Column, Expr, TagValue, children
-from vantage.vql.vectors import Array, Coded, Frame, Shared, Vector, compressed, take
+from vantage.vql.tree import Call, Column, Expr, Order, TagValue, children
+from vantage.vql.vectors import Array, Coded, Frame, Shared, Vector, compressed
 
 _CODE_MAX: Final = 1 << 31
 
@@ -136,7 +136,7 @@ def _aggregates(exprs: list[Expr]) -> list[Call]:
     found: dict[Call, None] = {}
 
     def look(expr: Expr) -> None:
-        if isinstance(expr, Call) and FUNCTIONS[expr.function].aggregate:
+        if isinstance(expr, Call) and expr.function in AGGREGATES:
             found[expr] = None
             return
         for part in children(expr):
@@ -148,31 +148,56 @@ def _aggregates(exprs: list[Expr]) -> list[Call]:
 
 
 def _answer(query: CheckedSelect, frame: Frame) -> Table:
-    rows = np.arange(frame.rows)
-    for order in reversed(query.select.order_by):  # a stable sort by the last key first
-        rows = rows[_sort(take(frame.vector(order.expr), rows), descending=order.descending)]
-    truncated = query.limit < rows.size
+    rows = _order(query, frame)
     asked = query.select.limit is not None and query.select.limit <= query.limit
-    rows = rows[: query.limit]
     return Table(
         query.columns,
         tuple(
-            _plain(take(frame.vector(item.expr), rows), column)
+            _plain(frame.vector_at(item.expr, rows), column)
             for item, column in zip(query.select.items, query.columns, strict=True)
         ),
-        truncated=truncated and not asked,
+        truncated=query.limit < frame.rows and not asked,
     )
 
 
-def _sort(vector: Vector, *, descending: bool) -> Array:
-    """A stable order; nulls last either way, as in ClickHouse."""
+def _order(query: CheckedSelect, frame: Frame) -> Array:
+    """The rows of the answer in their order. Where some are cut off, the items from left to right decide between equal
+    keys, so that every store keeps the same ones."""
+    keys = list(query.select.order_by)
+    if frame.rows > query.limit:
+        keys += [Order(item.expr) for item in query.select.items]
+    rows, left, room = np.empty(0, np.int64), np.arange(frame.rows), query.limit
+    for key in keys if frame.rows > query.limit else ():
+        if not 0 < room < left.size:
+            break
+        ranks = _sortable(frame.vector_at(key.expr, left), descending=key.descending)
+        last = np.partition(ranks, room - 1)[room - 1]
+        before = ~np.isnan(ranks) if np.isnan(last) else ranks < last
+        tied = np.isnan(ranks) if np.isnan(last) else ranks == last
+        rows = np.concatenate([rows, left[before]])
+        left, room = left[tied], query.limit - rows.size
+    rows = np.sort(np.concatenate([rows, left[:room]]))
+    if not keys or rows.size < 2:
+        return rows
+    columns = [_sortable(frame.vector_at(key.expr, rows), descending=key.descending) for key in reversed(keys)]
+    return rows[np.lexsort(columns)]
+
+
+def _sortable(vector: Vector, *, descending: bool) -> Array:
+    """Numbers in the order of the values, NaN for nulls: they come last either way, as in ClickHouse."""
     if isinstance(vector, Coded):
-        ranked = {value: rank for rank, value in enumerate(sorted({str(v) for v in vector.values if v is not None}))}
-        ranks = [np.nan if value is None else float(ranked[str(value)]) for value in vector.values]
-        vector = np.array(ranks, np.float64)[vector.codes]
-    if descending:
-        vector = -vector.astype(np.float64) if vector.dtype.kind in "bf" else -vector
-    return np.argsort(vector, kind="stable")  # NaN sorts last
+        codes, first = compressed(vector.codes)
+        values = [vector.values[code] for code in vector.codes[first].tolist()]
+        ranks = {value: rank for rank, value in enumerate(sorted({_text_key(value) for value in values} - {None}))}
+        vector = np.array([ranks.get(_text_key(value), np.nan) for value in values], np.float64)[codes]
+    elif vector.dtype.kind == "b":
+        vector = vector.astype(np.int64)
+    return -vector if descending else vector
+
+
+def _text_key(value: Any) -> Any:
+    """Text as it is; a map by its keys, then its values."""
+    return (tuple(value), tuple(value.values())) if isinstance(value, dict) else value
 
 
 def _plain(vector: Vector, column: TableColumn) -> list[Any]:

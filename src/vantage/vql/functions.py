@@ -10,47 +10,79 @@ from vantage.core.rollup import WIDTHS_MS
 from vantage.vql.table import ColumnType
 from vantage.vql.tree import Column, Expr, children
 
-Want = Literal["number", "string", "time", "bool", "any"]
+# "value" is a number or a text; "sortable" also a condition; "any" also a map.
+Want = Literal["number", "string", "time", "bool", "value", "sortable", "any"]
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """``result`` of None: the type of the first argument. ``optional`` counts trailing arguments that may be absent."""
+    """``result`` of None: the type of the first argument; ``common``: that of all of them together. ``optional`` counts
+    trailing arguments that may be absent; with ``repeats`` the last one may be given again and again."""
 
     args: tuple[Want, ...]
     result: ColumnType | None
     aggregate: bool = False
     optional: int = 0
+    repeats: bool = False
+    common: bool = False
     parameter: bool = False
+    in_text: bool = True
 
+
+ARGUMENTS_MAX: Final = 32
+_NUMBER: Final[tuple[Want, ...]] = ("number",)
 
 FUNCTIONS: Final[Mapping[str, Function]] = {
     # aggregates
     "count": Function(("any",), "int", aggregate=True, optional=1),
     "countIf": Function(("bool",), "int", aggregate=True),
-    "sum": Function(("number",), "float", aggregate=True),
+    "sum": Function(_NUMBER, "float", aggregate=True),
     "sumIf": Function(("number", "bool"), "float", aggregate=True),
-    "avg": Function(("number",), "float", aggregate=True),
+    "avg": Function(_NUMBER, "float", aggregate=True),
     "avgIf": Function(("number", "bool"), "float", aggregate=True),
-    "min": Function(("number",), None, aggregate=True),
-    "max": Function(("number",), None, aggregate=True),
-    "quantile": Function(("number",), "float", aggregate=True, parameter=True),
+    "min": Function(("value",), None, aggregate=True),
+    "max": Function(("value",), None, aggregate=True),
+    "any": Function(("value",), None, aggregate=True),
+    "argMax": Function(("value", "number"), None, aggregate=True),
+    "quantile": Function(_NUMBER, "float", aggregate=True, parameter=True),
+    "stddevPop": Function(_NUMBER, "float", aggregate=True),
     "uniq": Function(("any",), "int", aggregate=True),
-    "any": Function(("any",), None, aggregate=True),
-    "argMax": Function(("number", "number"), "float", aggregate=True),
     # The growth of cumulative series: resets seen, each series for itself, the first sample of each giving nothing.
     # For the pages and the API alone: it has no spelling in VQL's text.
-    "increase": Function((), "float", aggregate=True),
+    "increase": Function((), "float", aggregate=True, in_text=False),
     # The quantile of an hour's values, of which rollups keep sketches: within sketch.RELATIVE_ERROR. For pages and API.
-    "sketchQuantile": Function((), "float", aggregate=True, parameter=True),
+    "sketchQuantile": Function((), "float", aggregate=True, parameter=True, in_text=False),
     # functions of a row
-    "toStartOfInterval": Function(("time", "number"), "time"),
+    "toStartOfInterval": Function(("time", "number", "number"), "time", optional=1),
+    "toUnixTimestamp": Function(("time",), "int"),
+    "round": Function(("number", "number"), "float", optional=1),
+    "floor": Function(_NUMBER, "float"),
+    "ceil": Function(_NUMBER, "float"),
+    "abs": Function(_NUMBER, None),
+    "log": Function(_NUMBER, "float"),
+    "exp": Function(_NUMBER, "float"),
     "lower": Function(("string",), "string"),
     "upper": Function(("string",), "string"),
-    "abs": Function(("number",), None),
-    "floor": Function(("number",), "float"),
-    "ceil": Function(("number",), "float"),
+    "concat": Function(("string", "string"), "string", optional=1, repeats=True),
+    "coalesce": Function(("value", "value"), None, optional=1, repeats=True, common=True),
 }
+AGGREGATES: Final = frozenset(name for name, one in FUNCTIONS.items() if one.aggregate)
+# What text may call and the tree says in another way.
+SPELLINGS: Final[Mapping[str, str]] = {
+    "if": "a CASE with one condition",
+    "median": "quantile(0.5)",
+    "now": "the time of the query",
+    "toStartOfSecond": "toStartOfInterval(…, INTERVAL 1 SECOND)",
+    "toStartOfMinute": "toStartOfInterval(…, INTERVAL 1 MINUTE)",
+    "toStartOfFiveMinutes": "toStartOfInterval(…, INTERVAL 5 MINUTE)",
+    "toStartOfFifteenMinutes": "toStartOfInterval(…, INTERVAL 15 MINUTE)",
+    "toStartOfHour": "toStartOfInterval(…, INTERVAL 1 HOUR)",
+    "toStartOfDay": "toStartOfInterval(…, INTERVAL 1 DAY)",
+}
+# Every function of the text, in alphabetical order.
+TEXT_FUNCTIONS: Final = tuple(
+    sorted([*(name for name, one in FUNCTIONS.items() if one.in_text), *SPELLINGS], key=str.lower)
+)
 
 SERIES_COLUMNS: Final[Mapping[str, ColumnType]] = {
     "service_name": "string",
@@ -62,8 +94,13 @@ SERIES_COLUMNS: Final[Mapping[str, ColumnType]] = {
 }
 METRICS: Final[Mapping[str, ColumnType]] = {
     "timestamp": "time",
-    **SERIES_COLUMNS,
+    "service_name": "string",
+    "environment": "string",
+    "metric_name": "string",
+    "metric_type": "string",
     "value": "float",
+    "unit": "string",
+    "tags": "map",
     "trace_id": "string",
     "span_id": "string",
 }
@@ -99,6 +136,7 @@ TABLES: Final[Mapping[str, Mapping[str, ColumnType]]] = {
     "rollups_5m": ROLLUPS,
     "rollups_1h": ROLLUPS,
 }
+TEXT_TABLES: Final = ("metrics", "spans")
 ROLLUP_WIDTHS_MS: Final[Mapping[str, int]] = {"rollups_5m": WIDTHS_MS["5m"], "rollups_1h": WIDTHS_MS["1h"]}
 
 

@@ -1,11 +1,12 @@
 """The query tree: closed and immutable. What it cannot express cannot run, on any store.
 
-Nodes are frozen and hashable, so a node is its own key: execution looks results up by node.
+Nodes are frozen and hashable, so a node is its own key: execution looks results up by node. Where a node stands in the
+text is told along with it and has no part in equality.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal as OneOf
 from typing import Union
 
@@ -31,28 +32,37 @@ ArithmeticOp = OneOf["+", "-", "*", "/"]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class _Node:
+    """``at``: the offset into the query's text; None for trees that were built without any."""
+
+    at: int | None = field(default=None, compare=False, repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Column(_Node):
     """A column of the table, such as ``value``."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class TagValue:
+class TagValue(_Node):
     """``tags['key']`` (``attributes['key']`` on spans); the empty string where the tag is absent."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
-class Literal:
-    """A constant. Times are epoch milliseconds."""
+class Literal(_Node):
+    """A constant; None is NULL. Times are epoch milliseconds, and ``meaning`` says that a number is one, or a length of
+    time in milliseconds."""
 
     value: str | int | float | bool | None
+    meaning: OneOf["", "time", "interval"] = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Call(_Node):
     """A function or aggregate; ``parameter`` is the p of ``quantile(p)(x)``."""
 
     function: str
@@ -61,8 +71,8 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Compare:
-    """A comparison; null on either side gives false."""
+class Compare(_Node):
+    """A comparison; NULL on either side gives false."""
 
     op: CompareOp
     left: Expr
@@ -70,22 +80,22 @@ class Compare:
 
 
 @dataclass(frozen=True, slots=True)
-class And:
+class And(_Node):
     parts: tuple[Expr, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Or:
+class Or(_Node):
     parts: tuple[Expr, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Not:
+class Not(_Node):
     part: Expr
 
 
 @dataclass(frozen=True, slots=True)
-class In:
+class In(_Node):
     """Membership in a list of constants."""
 
     part: Expr
@@ -93,7 +103,7 @@ class In:
 
 
 @dataclass(frozen=True, slots=True)
-class Like:
+class Like(_Node):
     """SQL LIKE, with regard to case: ``%`` any run, ``_`` one character, ``\\`` takes the next one literally."""
 
     part: Expr
@@ -101,8 +111,8 @@ class Like:
 
 
 @dataclass(frozen=True, slots=True)
-class Arithmetic:
-    """``1/0`` is null; division always gives a float."""
+class Arithmetic(_Node):
+    """What is not a finite number is NULL. ``+`` and ``-`` of integers are integers of 64 bits, all else is a float."""
 
     op: ArithmeticOp
     left: Expr
@@ -110,13 +120,13 @@ class Arithmetic:
 
 
 @dataclass(frozen=True, slots=True)
-class Negate:
+class Negate(_Node):
     part: Expr
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """The result of the first condition that holds, else ``otherwise``."""
+class Case(_Node):
+    """The result of the first condition that holds, else ``otherwise``, which may be NULL."""
 
     whens: tuple[tuple[Expr, Expr], ...]
     otherwise: Expr

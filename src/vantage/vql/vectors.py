@@ -7,6 +7,7 @@ distinct values, so that a condition on text is evaluated once a distinct value 
 from __future__ import annotations
 
 import operator
+import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -168,6 +169,12 @@ class Frame:
         return vector if isinstance(vector, Coded) else coded(vector.tolist())
 
 
+_ARITHMETIC: Final[Mapping[str, np.ufunc]] = {
+    "+": np.add,
+    "-": np.subtract,
+    "*": np.multiply,
+    "/": np.true_divide,
+}
 _COMPARE: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -197,7 +204,8 @@ def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: C901 - one case a no
             if isinstance(vector, Coded):
                 wanted = frozenset(values)
                 return vector.test(lambda value: value in wanted)
-            return np.isin(vector, np.array(values, np.float64))
+            whole = vector.dtype.kind == "i" and all(isinstance(value, int) for value in values)
+            return np.isin(vector, np.array(values, np.int64 if whole else np.float64))
         case Like(part=part, pattern=pattern):
             matches = like_matcher(pattern)
             return frame.text(part).test(lambda value: value is not None and matches(value))
@@ -234,29 +242,32 @@ def _compare(expr: Compare, frame: Frame) -> Array:
     if isinstance(left, Coded) and isinstance(expr.right, Literal):
         constant = expr.right.value
         return left.test(lambda value: value is not None and compare(value, constant))
-    if isinstance(left, Coded) or isinstance(right, Coded):
-        pairs = zip(_plain(left), _plain(right), strict=True)
-        return np.fromiter((a is not None and b is not None and compare(a, b) for a, b in pairs), np.bool_, frame.rows)
+    if isinstance(left, Coded) and isinstance(right, Coded):
+        ranks = {value: rank for rank, value in enumerate(sorted({*left.values, *right.values} - {None}))}
+        left, right = (_ranked(side, ranks) for side in (left, right))
+    assert not isinstance(left, Coded)
+    assert not isinstance(right, Coded)
     found: Array = compare(left, right)
     if expr.op == "!=":  # numpy says NaN != NaN; null compares as false
         found = found & ~(np.isnan(left.astype(np.float64)) | np.isnan(right.astype(np.float64)))
     return found
 
 
-def _plain(vector: Vector) -> list[Any]:
-    if isinstance(vector, Coded):
-        return [vector.values[code] for code in vector.codes.tolist()]
-    plain: list[Any] = vector.tolist()
-    return plain
+def _ranked(texts: Coded, ranks: Mapping[str, int]) -> Array:
+    return np.array([ranks.get(value, np.nan) for value in texts.values], np.float64)[texts.codes]
+
+
+def finite(numbers: Array) -> Array:
+    """What is not a finite number is null."""
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def _arithmetic(op: str, left: Array, right: Array) -> Array:
+    if op in ("+", "-") and left.dtype.kind == right.dtype.kind == "i":
+        return np.add(left, right) if op == "+" else np.subtract(left, right)
     with np.errstate(all="ignore"):
-        if op == "/":
-            quotient = np.true_divide(left, right)
-            return np.where(np.isfinite(quotient), quotient, np.nan)
-        found: Array = {"+": np.add, "-": np.subtract, "*": np.multiply}[op](left, right)
-        return found
+        found = _ARITHMETIC[op](left.astype(np.float64, copy=False), right.astype(np.float64, copy=False))
+    return finite(found)
 
 
 def _case(whens: tuple[tuple[Expr, Expr], ...], otherwise: Expr, frame: Frame) -> Vector:
@@ -265,9 +276,18 @@ def _case(whens: tuple[tuple[Expr, Expr], ...], otherwise: Expr, frame: Frame) -
     if not any(isinstance(result, Coded) for result in results):
         numbers = [np.asarray(result) for result in results]
         return np.select(conditions, numbers[:-1], numbers[-1])
-    texts = [result if isinstance(result, Coded) else coded(result.tolist()) for result in results]
+    return _picked(conditions, [_with_text(result) for result in results], frame.rows)
+
+
+def _with_text(vector: Vector) -> Coded:
+    """A vector beside texts: it is text, or null all through."""
+    return vector if isinstance(vector, Coded) else Coded(np.zeros(len(vector), np.int64), [None])
+
+
+def _picked(conditions: list[NDArray[np.bool_]], texts: list[Coded], rows_count: int) -> Coded:
+    """Each row's text from the first condition that holds, else the last text."""
     chosen = np.select(conditions, list(range(len(conditions))), len(conditions))
-    codes = np.zeros(frame.rows, np.int64)
+    codes = np.zeros(rows_count, np.int64)
     values: list[Any] = []
     for which, text in enumerate(texts):
         rows = np.flatnonzero(chosen == which)
@@ -276,18 +296,78 @@ def _case(whens: tuple[tuple[Expr, Expr], ...], otherwise: Expr, frame: Frame) -
     return Coded(codes, values)
 
 
-def _bucket(frame: Frame, args: tuple[Expr, ...]) -> Vector:
-    assert isinstance(args[1], Literal)
-    assert isinstance(args[1].value, int)
-    times = frame.numbers(args[0])
-    return times // args[1].value * args[1].value
+def _coalesce(frame: Frame, args: tuple[Expr, ...]) -> Vector:
+    vectors = [frame.vector(arg) for arg in args]
+    if not any(isinstance(vector, Coded) for vector in vectors):
+        numbers = [np.asarray(vector) for vector in vectors]
+        found = numbers[0]
+        for other in numbers[1:]:
+            if found.dtype.kind == "f":
+                found = np.where(np.isnan(found), other, found)
+        return found
+    held = [_with_text(vector) for vector in vectors]
+    present = [one.test(lambda value: value is not None) for one in held]
+    return _picked(present, [*held, Coded(np.zeros(frame.rows, np.int64), [None])], frame.rows)
 
+
+def _concat(frame: Frame, args: tuple[Expr, ...]) -> Vector:
+    texts = [frame.text(arg) for arg in args]
+    codes, first = texts[0].merged(), None
+    for text in texts[1:]:
+        codes, first = compressed(codes * (int(text.codes.max(initial=0)) + 1) + text.codes)
+    _, first = compressed(codes)
+    parts = [[text.values[code] for code in text.codes[first].tolist()] for text in texts]
+    joined = [None if None in some else "".join(some) for some in zip(*parts, strict=True)]
+    return Coded(codes, joined)
+
+
+def _bucket(frame: Frame, args: tuple[Expr, ...]) -> Vector:
+    width, offset = (one.value if isinstance(one, Literal) else 0 for one in (*args[1:], Literal(0))[:2])
+    assert isinstance(width, int)
+    assert isinstance(offset, int)
+    times = frame.numbers(args[0])
+    found: Array = times - (times - offset) % width
+    return found
+
+
+def _round(frame: Frame, args: tuple[Expr, ...]) -> Vector:
+    digits = args[1].value if len(args) > 1 and isinstance(args[1], Literal) else 0
+    assert isinstance(digits, int)
+    with np.errstate(all="ignore"):
+        return finite(np.round(_floats(frame, args), digits))
+
+
+def _floats(frame: Frame, args: tuple[Expr, ...]) -> Array:
+    return frame.numbers(args[0]).astype(np.float64, copy=False)
+
+
+def _floating(function: np.ufunc) -> Callable[[Frame, tuple[Expr, ...]], Vector]:
+    def run(frame: Frame, args: tuple[Expr, ...]) -> Vector:
+        with np.errstate(all="ignore"):
+            return finite(function(_floats(frame, args)))
+
+    return run
+
+
+def _of_text(change: Callable[[str], str]) -> Callable[[Frame, tuple[Expr, ...]], Vector]:
+    return lambda frame, args: frame.text(args[0]).map(lambda text: text if text is None else change(text))
+
+
+# Letters of ASCII alone change, as ClickHouse's ``lower`` and ``upper`` do it: every store can do the same.
+_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+_UPPER: Final = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 
 _ROW_FUNCTIONS: Final[Mapping[str, Callable[[Frame, tuple[Expr, ...]], Vector]]] = {
     "toStartOfInterval": _bucket,
-    "lower": lambda frame, args: frame.text(args[0]).map(str.lower),
-    "upper": lambda frame, args: frame.text(args[0]).map(str.upper),
+    "toUnixTimestamp": lambda frame, args: frame.numbers(args[0]) // 1000,
+    "lower": _of_text(lambda text: text.translate(_LOWER)),
+    "upper": _of_text(lambda text: text.translate(_UPPER)),
+    "concat": _concat,
+    "coalesce": _coalesce,
     "abs": lambda frame, args: np.abs(frame.numbers(args[0])),
-    "floor": lambda frame, args: np.floor(frame.numbers(args[0]).astype(np.float64)),
-    "ceil": lambda frame, args: np.ceil(frame.numbers(args[0]).astype(np.float64)),
+    "floor": _floating(np.floor),
+    "ceil": _floating(np.ceil),
+    "log": _floating(np.log),
+    "exp": _floating(np.exp),
+    "round": _round,
 }
