@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,7 @@ def _array(column: Column) -> Any:
     if isinstance(column, np.ndarray):
         return pa.array(column)
     if column and isinstance(column[0], dict):
-        return pa.array([list(one.items()) for one in cast(list[dict[str, str]], column)], _MAP)
+        return pa.array([list(one.items()) for one in column], _MAP)
     return pa.array(column, pa.string())
 
 

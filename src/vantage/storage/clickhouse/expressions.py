@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from vantage.core.errors import InputError
 from vantage.storage.clickhouse.engine import Param
-from vantage.vql.functions import FUNCTIONS
+from vantage.vql.functions import AGGREGATES
 from vantage.vql.table import ColumnType
 from vantage.vql.tree import (
     And,
@@ -112,7 +112,7 @@ class Printer:
             case Case(whens=whens, otherwise=otherwise):
                 return self._case(whens, otherwise)
             case Call(function=function, args=args):
-                if FUNCTIONS[function].aggregate:
+                if function in AGGREGATES:
                     return self._aggregate(expr)
                 return self._call(function, [self.term(arg) for arg in args], args)
 
@@ -269,7 +269,7 @@ def _is_constant(expr: Expr) -> bool:
 
 def is_fixed(expr: Expr) -> bool:
     """Whether an expression has the same value in every row."""
-    if isinstance(expr, Column | TagValue) or (isinstance(expr, Call) and FUNCTIONS[expr.function].aggregate):
+    if isinstance(expr, Column | TagValue) or (isinstance(expr, Call) and expr.function in AGGREGATES):
         return False
     return all(map(is_fixed, children(expr)))
 

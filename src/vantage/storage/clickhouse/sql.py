@@ -14,15 +14,13 @@ from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.clickhouse.expressions import Params, Printer, Scope, Term, grouping_key, is_fixed
 from vantage.vql.check import CheckedSelect
-from vantage.vql.functions import FUNCTIONS, SERIES_COLUMNS, SPANS
+from vantage.vql.functions import AGGREGATES, SERIES_COLUMNS, SPANS
 from vantage.vql.tree import Call, Column, Expr, TagValue, children, conjuncts
 
 TABLES: Final = {"metrics": "samples", "spans": "spans", "rollups_5m": "rollups_5m", "rollups_1h": "rollups_1h"}
 DATETIME_MS_MAX: Final = 10_413_791_999_999  # 2299-12-31: DateTime64 ends there
 _NS_MAX: Final = (1 << 63) - 1
-_WINDOW: Final = (
-    "PARTITION BY series_id ORDER BY timestamp ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"  # the order of growth
-)
+_WINDOW: Final = "PARTITION BY series_id ORDER BY timestamp, value ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"  # the order of growth
 _TIME_MS: Final = Term("toUnixTimestamp64Milli(timestamp)", "time")
 _ROLLED: Final = {
     "count": Term("toInt64(count)", "int"),
@@ -228,7 +226,7 @@ def _aggregates(query: CheckedSelect) -> list[Call]:
     found: dict[Call, None] = {}
 
     def look(expr: Expr) -> None:
-        if isinstance(expr, Call) and FUNCTIONS[expr.function].aggregate:
+        if isinstance(expr, Call) and expr.function in AGGREGATES:
             found[expr] = None
             return
         for part in children(expr):
