@@ -20,7 +20,8 @@ from vantage.vql.tree import Call, Column, Expr, TagValue, children, conjuncts
 TABLES: Final = {"metrics": "samples", "spans": "spans", "rollups_5m": "rollups_5m", "rollups_1h": "rollups_1h"}
 DATETIME_MS_MAX: Final = 10_413_791_999_999  # 2299-12-31: DateTime64 ends there
 _NS_MAX: Final = (1 << 63) - 1
-_WINDOW: Final = "PARTITION BY series_id ORDER BY timestamp, value ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"  # the order of growth
+# Samples of one moment have no order of their own: the smaller value counts as the earlier.
+_WINDOW: Final = "PARTITION BY series_id ORDER BY timestamp, value ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
 _TIME_MS: Final = Term("toUnixTimestamp64Milli(timestamp)", "time")
 _ROLLED: Final = {
     "count": Term("toInt64(count)", "int"),
