@@ -38,7 +38,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Annotated[int, _doc("The port to listen on; 0 takes any free one and prints it.", ge=0, le=65535)] = 8000
     data: Annotated[str, _doc("The data folder.")] = "./data"
     store_url: Annotated[
-        str, _doc("The telemetry store. Empty: the embedded store in the data folder; or sqlite:///FOLDER.")
+        str,
+        _doc(
+            "The telemetry store. Empty: the embedded store in the data folder; or sqlite:///FOLDER; "
+            "or chdb:///FOLDER: ClickHouse's engine inside this process."
+        ),
     ] = ""
     metadata_url: Annotated[
         str, _doc("The metadata database. Empty: metadata.db in the data folder; or sqlite:///FILE.")

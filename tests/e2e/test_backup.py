@@ -19,8 +19,8 @@ from tests.support.chance import Chance
 from tests.support.load import NO_RATES
 from tests.support.server import Server, serving, vantage
 from vantage.core.clock import SystemClock
-from vantage.storage.embedded.lock import UPKEEP, FileLock
 from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.lock import UPKEEP, FileLock
 from vantage.telemetry import Telemetry
 
 BATCH = {"service_name": "api", "metrics": [{"metric_name": "m", "value": 1}]}

@@ -96,7 +96,7 @@ async def write(self, batch):
 EmbeddedStore.write = write
 """
 FORGETS_BATCH_IDS = """
-from vantage.storage.embedded.batch_ids import BatchIds
+from vantage.storage.batch_ids import BatchIds
 BatchIds.seen = lambda self, batch_id, now_ms: False
 """
 KEEPS_HALF = """

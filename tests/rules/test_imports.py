@@ -38,6 +38,7 @@ HOMES = {
     "alembic": ["vantage.storage.metadata"],
     "sqlalchemy": ["vantage.storage.metadata"],
     "chdb": ["vantage.storage.clickhouse.chdb"],
+    "pyarrow": ["vantage.storage.clickhouse.arrow"],
     "clickhouse_driver": ["vantage.storage.clickhouse.native"],
     "confluent_kafka": ["vantage.stream.kafka"],
     "scipy": ["vantage.analysis"],

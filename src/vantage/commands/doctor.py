@@ -19,7 +19,7 @@ from vantage.core.errors import ConfigError, VantageError
 from vantage.storage.embedded.inspect_segments import inspect_segments
 from vantage.storage.embedded.looking import Looked, Looker
 from vantage.storage.embedded.restore import refuse_unfinished
-from vantage.storage.open import store_folder
+from vantage.storage.open import chdb_folder, is_chdb, store_folder
 
 DISK_FREE_MIN: Final = 500_000_000
 CLOCK_EARLIEST_MS: Final = 1_700_000_000_000  # a clock before this was never set
@@ -66,6 +66,13 @@ def _check_data(report: _Report, settings: Settings, arguments: argparse.Namespa
     """Returns what prints the space that is taken, None when it cannot be known."""
     data = Path(settings.data)
     report.check("data folder", lambda: _check_folder(data))
+    if is_chdb(settings.store_url):
+        report.ok(
+            "store", f"ClickHouse's engine in {chdb_folder(settings.store_url, data=data)}: it checks its own files"
+        )
+        report.check("metadata", lambda: _check_metadata(settings.metadata_url, data))
+        report.check("disk", lambda: _check_disk(data))
+        return None
     folders: list[Path] = []
 
     def journal() -> str:

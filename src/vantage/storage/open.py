@@ -6,11 +6,13 @@ from pathlib import Path
 
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError
+from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.metadata.store import SqlMetadataStore
 from vantage.telemetry import Telemetry
 
 SQLITE = "sqlite:///"
+CHDB = "chdb:///"
 
 
 def open_store(
@@ -24,8 +26,17 @@ def open_store(
     head_nbytes_max: int,
     series_max: int,
     query_samples_max: int,
-) -> EmbeddedStore:
-    """The telemetry store of a URL, not yet opened. '' is the embedded store in the data folder."""
+) -> EmbeddedStore | ClickHouseStore:
+    """The telemetry store of a URL, not yet opened. '' is the embedded store in the data folder. Raises ConfigError."""
+    if is_chdb(url):
+        return ClickHouseStore(
+            chdb_folder(url, data=data),
+            clock=clock,
+            telemetry=telemetry,
+            synchronous=synchronous,
+            queue_nbytes_max=queue_nbytes_max,
+            series_max=series_max,
+        )
     return EmbeddedStore(
         store_folder(url, data=data),
         clock=clock,
@@ -38,10 +49,28 @@ def open_store(
     )
 
 
+def is_chdb(url: str) -> bool:
+    """Whether a URL names ClickHouse's engine inside the process."""
+    return url.startswith(CHDB)
+
+
+def chdb_folder(url: str, *, data: Path) -> Path:
+    """Where ClickHouse's engine keeps its files; without a name it is the folder ``clickhouse`` among the data."""
+    name = url.removeprefix(CHDB)
+    return Path(name) if name else data / "clickhouse"
+
+
 def store_folder(url: str, *, data: Path) -> Path:
     """Where the embedded store of a URL keeps its files; '' is the data folder. Raises ConfigError."""
+    if is_chdb(url):
+        raise ConfigError(
+            "this is for the embedded store, and store_url names ClickHouse's engine: "
+            f"stop the server and copy the folder {chdb_folder(url, data=data)} as a whole instead"
+        )
     if url and not url.startswith(SQLITE):
-        raise ConfigError(f"store_url: {url.partition(':')[0]!r} is no store this version knows; use sqlite:///FOLDER")
+        raise ConfigError(
+            f"store_url: {url.partition(':')[0]!r} is no store this version knows; use sqlite:///FOLDER or chdb:///FOLDER"
+        )
     return Path(url.removeprefix(SQLITE)) if url else data
 
 

@@ -187,7 +187,7 @@ def _increase(call: Call, frame: Frame, groups: Groups) -> Vector:
     """Growth between neighbouring samples of each series, counted in the later one's group; a fall is a reset, after
     which the new total is all growth (as Prometheus' ``increase`` does, without its extrapolation)."""
     series, times, values = (frame.numbers(Column(name)) for name in ("series", "timestamp", "value"))
-    order = np.lexsort((times, series))
+    order = np.lexsort((values, times, series))
     series, values, ids = series[order], values[order], groups.ids[order]
     growth = np.diff(values)
     growth = np.where(growth < 0, values[1:], growth)

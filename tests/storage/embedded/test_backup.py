@@ -30,9 +30,9 @@ from vantage.core.errors import (
 )
 from vantage.storage.embedded import shelf
 from vantage.storage.embedded.backup import Made, make_backup
-from vantage.storage.embedded.lock import UPKEEP, FileLock
 from vantage.storage.embedded.restore import MARKER, restore_backup
 from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.lock import UPKEEP, FileLock
 from vantage.storage.ports import Selector
 from vantage.telemetry import Telemetry
 

@@ -19,8 +19,8 @@ from vantage.core.timerange import TimeRange
 from vantage.query.asked import Asked
 from vantage.query.reads import Reads
 from vantage.query.timeseries import timeseries
-from vantage.storage.embedded.lock import UPKEEP, FileLock
 from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.lock import UPKEEP, FileLock
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.ports import RetentionPolicy, Selector, TraceFilter
 from vantage.telemetry import Telemetry

@@ -16,7 +16,7 @@ import pytest
 from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query
 from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch, Links, batch_of
 from vantage.core.errors import BusyError, DataFolderInUse, FormatTooNew, StartupError, StoreUnavailable
-from vantage.storage.embedded.batch_ids import BatchIds
+from vantage.storage.batch_ids import BatchIds
 from vantage.storage.embedded.journal import FORMAT, inspect
 from vantage.storage.embedded.looking import Looker
 from vantage.storage.embedded.store import EmbeddedStore

@@ -20,7 +20,6 @@ from typing import Final
 
 from vantage.core.errors import BusyError, InputError, StartupError
 from vantage.storage.embedded.journal import refuse_newer
-from vantage.storage.embedded.lock import UPKEEP, FileLock
 from vantage.storage.embedded.manifest import (
     NAME,
     HeldFile,
@@ -34,6 +33,7 @@ from vantage.storage.embedded.manifest import (
 )
 from vantage.storage.embedded.segment import SegmentDamaged, check_header, is_damage, named_segments
 from vantage.storage.embedded.shelf import DAMAGED, SEGMENTS, files_of
+from vantage.storage.lock import UPKEEP, FileLock
 
 WAIT_S: Final = 120.0
 PATIENT_S: Final = 3.0  # before whoever waits is told why

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 import numpy as np
@@ -13,6 +12,7 @@ from vantage.core.rollup import HOUR_MS
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.storage.embedded.blocks import Mask
+from vantage.storage.folding import FOLDED_REMEMBERED_MAX, FOLDED_SERIES_MAX, folded
 from vantage.vql.series import SeriesColumns
 
 _decode = msgspec.msgpack.Decoder(tuple[str, str, str, Kind, str, tuple[tuple[str, str], ...]]).decode
@@ -20,28 +20,10 @@ _NEVER_FIRST = np.iinfo(np.int64).max
 _NEVER_LAST = np.iinfo(np.int64).min
 
 
-OTHER_TAG: Final = "__other__"
-FOLDED_SERIES_MAX: Final = 10_000
-FOLDED_REMEMBERED_MAX: Final = 100_000
-
-
 def read_identity(identity: bytes) -> Series:
     """The series of a canonical identity. Raises ValueError."""
     service, environment, metric, kind, unit, tags = _decode(identity)
     return make_series(service=service, environment=environment, metric=metric, kind=kind, unit=unit, tags=dict(tags))
-
-
-def _folded(one: Series, *, whole: bool) -> Series:
-    """The series that takes the samples of those beyond the limit: one a metric, and when there are too many of those
-    (``whole``) a single one for all."""
-    return make_series(
-        service=OTHER_TAG if whole else one.service,
-        environment=OTHER_TAG if whole else one.environment,
-        metric=OTHER_TAG if whole else one.metric,
-        kind=one.kind,
-        unit="" if whole else one.unit,
-        tags={OTHER_TAG: "true"},
-    )
 
 
 class Catalogue:
@@ -90,7 +72,7 @@ class Catalogue:
             if slot is None and one.id not in fresh and len(self._slots) + len(fresh) >= self._series_max:
                 if len(self.folded) < FOLDED_REMEMBERED_MAX:
                     self.folded.add(one.id)
-                one = _folded(one, whole=len(self._slots) + len(fresh) >= self._series_max + FOLDED_SERIES_MAX)
+                one = folded(one, whole=len(self._slots) + len(fresh) >= self._series_max + FOLDED_SERIES_MAX)
                 slot = self._slots.get(one.id)
             known = None
             if slot is not None:

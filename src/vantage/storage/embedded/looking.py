@@ -9,13 +9,13 @@ from pathlib import Path
 
 from vantage.storage.embedded.catalogue import Catalogue
 from vantage.storage.embedded.chunks import ChunkCodec
-from vantage.storage.embedded.lock import FileLock
 from vantage.storage.embedded.part_counts import read_counts
 from vantage.storage.embedded.pool import Pool
 from vantage.storage.embedded.segment import Part, Segment, SegmentDamaged, check_header, named_segments
 from vantage.storage.embedded.shelf import DAMAGED, SEGMENTS
 from vantage.storage.embedded.usage import file_nbytes, usage_rows
 from vantage.storage.embedded.view import View
+from vantage.storage.lock import FileLock
 from vantage.storage.ports import UsageRow
 
 _PARTS = "SELECT id, generation, level, samples, spans, first_ms, last_ms, nbytes FROM part ORDER BY id"

@@ -11,7 +11,6 @@ from typing import Final
 
 from vantage.core.errors import InputError, StartupError
 from vantage.storage.embedded.journal import refuse_newer
-from vantage.storage.embedded.lock import FolderLock
 from vantage.storage.embedded.manifest import (
     READ_NBYTES,
     HeldFile,
@@ -25,6 +24,7 @@ from vantage.storage.embedded.manifest import (
 )
 from vantage.storage.embedded.segment import SegmentDamaged, check_header
 from vantage.storage.embedded.shelf import SEGMENTS, files_of
+from vantage.storage.lock import FolderLock
 
 MARKER: Final = "restoring"
 _DATABASES: Final = ("journal.db", "metadata.db")

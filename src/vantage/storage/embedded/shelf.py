@@ -14,7 +14,6 @@ import structlog
 
 from vantage.core.errors import StartupError
 from vantage.storage.embedded.chunks import ChunkCodec, checksum
-from vantage.storage.embedded.lock import UPKEEP, FileLock
 from vantage.storage.embedded.part_counts import PartCounts, read_counts
 from vantage.storage.embedded.part_index import PartIndexes
 from vantage.storage.embedded.pool import Pool
@@ -34,6 +33,7 @@ from vantage.storage.embedded.segment import (
 from vantage.storage.embedded.upgrade import upgrade
 from vantage.storage.embedded.view import View, Views
 from vantage.storage.embedded.write_part import read_identities
+from vantage.storage.lock import UPKEEP, FileLock
 
 SEGMENTS: Final = "segments"
 DAMAGED: Final = "damaged"

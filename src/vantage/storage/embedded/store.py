@@ -19,9 +19,9 @@ from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.core.timerange import TimeRange
+from vantage.storage.batch_ids import BatchIds
 from vantage.storage.edges import PARENT_REACH_MS, edges_of
 from vantage.storage.embedded import heap, niceness
-from vantage.storage.embedded.batch_ids import BatchIds
 from vantage.storage.embedded.catalogue import Catalogue
 from vantage.storage.embedded.chunks import ChunkCodec
 from vantage.storage.embedded.counting import part_counts, recount
@@ -29,7 +29,6 @@ from vantage.storage.embedded.export import exported, in_steps
 from vantage.storage.embedded.head import Head
 from vantage.storage.embedded.journal import Journal
 from vantage.storage.embedded.letting_go import LettingGo
-from vantage.storage.embedded.lock import FolderLock
 from vantage.storage.embedded.niceness import stand_back
 from vantage.storage.embedded.part_index import PartIndexes
 from vantage.storage.embedded.pool import Pool
@@ -44,6 +43,7 @@ from vantage.storage.embedded.usage import file_nbytes, usage_rows
 from vantage.storage.embedded.view import View, Views
 from vantage.storage.embedded.weeks import week_range
 from vantage.storage.embedded.writer import Writer
+from vantage.storage.lock import FolderLock
 from vantage.storage.ports import (
     Edge,
     LinkedSample,

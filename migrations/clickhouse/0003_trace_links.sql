@@ -1,0 +1,20 @@
+-- The samples of a trace, found by its id.
+CREATE TABLE IF NOT EXISTS trace_links
+(
+    trace_id String CODEC(ZSTD(1)),
+    span_id String CODEC(ZSTD(1)),
+    service_name LowCardinality(String),
+    environment LowCardinality(String),
+    metric_name LowCardinality(String),
+    series_id UInt64 CODEC(ZSTD(1)),
+    timestamp DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+    value Float64 CODEC(ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toYYYYMM(timestamp)
+ORDER BY (trace_id, timestamp)
+SETTINGS
+    ttl_only_drop_parts = 1,
+    non_replicated_deduplication_window = 10000,
+    fsync_after_insert = 1,
+    fsync_part_directory = 1

@@ -1,0 +1,5 @@
+-- Samples with their tags, for whoever looks at the tables with a client of their own.
+CREATE VIEW IF NOT EXISTS metrics AS
+SELECT timestamp, service_name, environment, metric_name, metric_type, value, tags, trace_id, span_id
+FROM samples
+ANY LEFT JOIN (SELECT series_id, tags FROM series) AS named USING (series_id)

@@ -1,0 +1,78 @@
+"""Columns in Arrow's form, in which the engine takes and gives them. The package chdb brings pyarrow along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vantage.core.spantable import Texts
+from vantage.storage.clickhouse.engine import Column
+
+FORMAT: Final = "ArrowStream"
+_MAP: Final = pa.map_(pa.string(), pa.string())
+
+
+def encode(columns: Mapping[str, Column]) -> bytes:
+    """A stream of one batch, so that the engine makes one block of it."""
+    arrays = [_array(column) for column in columns.values()]
+    batch = pa.RecordBatch.from_arrays(arrays, names=list(columns))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def _array(column: Column) -> Any:
+    if isinstance(column, Texts):
+        return pa.DictionaryArray.from_arrays(
+            pa.array(column.codes.astype(np.int32)), pa.array(column.values, pa.string())
+        )
+    if isinstance(column, np.ndarray):
+        return pa.array(column)
+    if column and isinstance(column[0], dict):
+        return pa.array([list(one.items()) for one in column], _MAP)
+    return pa.array(column, pa.string())
+
+
+class ArrowAnswer:
+    """An answer of the engine; of nothing when ``payload`` is empty."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._table = pa.ipc.open_stream(payload).read_all() if payload else None
+
+    def __len__(self) -> int:
+        return 0 if self._table is None else int(self._table.num_rows)
+
+    def _column(self, name: str) -> Any:
+        return pa.array([], pa.string()) if self._table is None else self._table.column(name)
+
+    def plain(self, name: str) -> list[Any]:
+        column = self._column(name)
+        found: list[Any] = column.to_pylist()
+        return [dict(pairs) for pairs in found] if pa.types.is_map(column.type) else found
+
+    def whole(self, name: str) -> NDArray[np.int64]:
+        return self._numbers(name, np.int64)
+
+    def real(self, name: str) -> NDArray[np.float64]:
+        return self._numbers(name, np.float64)
+
+    def _numbers(self, name: str, dtype: type[Any]) -> NDArray[Any]:
+        if not len(self):
+            return np.empty(0, dtype)
+        found: NDArray[Any] = self._column(name).to_numpy().astype(dtype, copy=False)
+        return found
+
+    def texts(self, name: str) -> Texts:
+        if not len(self):
+            return Texts(np.empty(0, np.uint32), ())
+        column = self._column(name).combine_chunks()
+        coded = column.dictionary_encode() if not pa.types.is_dictionary(column.type) else column
+        if isinstance(coded, pa.ChunkedArray):
+            coded = coded.combine_chunks()
+        values: Sequence[str] = coded.dictionary.to_pylist()
+        return Texts(coded.indices.to_numpy().astype(np.uint32), tuple(values))

@@ -1,0 +1,115 @@
+"""What the store asks of an engine that runs ClickHouse's SQL, and what the engine's errors mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vantage.core.errors import InputError, StoreTimeout, StoreUnavailable, VantageError
+from vantage.core.spantable import Texts
+
+Param = str | int | float
+Column = NDArray[Any] | Texts | list[str] | list[dict[str, str]]
+ROWS_READ_MAX: Final = 2_000_000_000
+QUERY_NBYTES_MAX: Final = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL with ``{name:Type}`` in the place of values, and the values by name."""
+
+    text: str
+    params: Mapping[str, Param] = field(default_factory=dict)
+
+
+class Insert(msgspec.Struct, frozen=True, array_like=True):
+    """Rows for one table, encoded for the engine. Of inserts into a table with the same token the engine keeps one,
+    as long as it remembers the token."""
+
+    table: str
+    columns: tuple[str, ...]
+    token: str
+    payload: bytes
+
+
+class Answer(Protocol):
+    """The columns of an answer; each method gives one, by name, in the form the caller can use."""
+
+    def __len__(self) -> int: ...
+
+    def plain(self, name: str) -> list[Any]:
+        """Python values, None for NULL, a dict for a map."""
+        ...
+
+    def whole(self, name: str) -> NDArray[np.int64]:
+        """Integers without NULL."""
+        ...
+
+    def real(self, name: str) -> NDArray[np.float64]:
+        """Floats without NULL."""
+        ...
+
+    def texts(self, name: str) -> Texts:
+        """Texts without NULL, coded."""
+        ...
+
+
+class Engine(Protocol):
+    """Runs statements. The methods block: call them from a thread. Each thread may have one statement under way."""
+
+    def run(self, statement: Statement, **settings: float) -> Answer:
+        """Raises what ``meant`` makes of the engine's error."""
+        ...
+
+    def encode(self, table: str, columns: Mapping[str, Column], *, token: str) -> Insert:
+        """Rows in the engine's form."""
+        ...
+
+    def insert(self, insert: Insert) -> None:
+        """When it returns the rows are durable. Raises StoreUnavailable; whether anything was kept is not known."""
+        ...
+
+    def stream(self, statement: Statement, **settings: float) -> Iterator[Answer]:
+        """An answer in pieces of bounded size, as of the moment the first one is asked for. Close it."""
+        ...
+
+
+def limits(deadline_s: float) -> dict[str, float]:
+    """Settings that bound one query. Raises StoreTimeout when no time is left."""
+    if deadline_s <= 0:
+        raise StoreTimeout("the query waited for longer than it may take: try again, or ask for less")
+    return {
+        "max_execution_time": max(0.001, deadline_s),
+        "max_rows_to_read": ROWS_READ_MAX,
+        "max_memory_usage": QUERY_NBYTES_MAX,
+    }
+
+
+_CODE: Final = re.compile(r"Code: (\d+)\.")
+_TOO_MANY_ROWS: Final = (158, 396)
+_TIMEOUT: Final = (159, 160)
+_MEMORY: Final = 241
+_SHOWN_MAX: Final = 300
+
+
+def meant(error: Exception) -> VantageError:
+    """An engine's error as one of ours. The codes are those of ClickHouse's ``ErrorCodes.cpp``."""
+    text = str(error)
+    found = _CODE.search(text)
+    code = int(found[1]) if found else 0
+    if code in _TIMEOUT:
+        return StoreTimeout("the query took too long: narrow its time range or its filters")
+    if code in _TOO_MANY_ROWS:
+        return InputError(f"the query reads more than {ROWS_READ_MAX} rows: narrow its time range or filters")
+    if code == _MEMORY:
+        return InputError(
+            f"the query needs more than {QUERY_NBYTES_MAX >> 30} GB of memory: "
+            "narrow its time range, its filters or what it groups by"
+        )
+    return StoreUnavailable(f"the ClickHouse engine failed: {text[:_SHOWN_MAX]}")

@@ -1,0 +1,255 @@
+"""Checked queries as ClickHouse SQL.
+
+Columns of the answer are called c0, c1, …; a grouped query names its keys k0 … and its aggregates a0 … in an inner
+query, so that each is printed once. Names and bounds of time stand on the table's own columns, where the primary key
+and the partitions can leave data unread; tags come from the few series, by a join.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from vantage.core.timerange import TimeRange
+from vantage.storage.clickhouse.engine import Statement
+from vantage.storage.clickhouse.expressions import Params, Printer, Scope, Term, grouping_key, is_fixed
+from vantage.vql.check import CheckedSelect
+from vantage.vql.functions import AGGREGATES, SERIES_COLUMNS, SPANS
+from vantage.vql.tree import Call, Column, Expr, TagValue, children, conjuncts
+
+TABLES: Final = {"metrics": "samples", "spans": "spans", "rollups_5m": "rollups_5m", "rollups_1h": "rollups_1h"}
+DATETIME_MS_MAX: Final = 10_413_791_999_999  # 2299-12-31: DateTime64 ends there
+_NS_MAX: Final = (1 << 63) - 1
+# Samples of one moment have no order of their own: the smaller value counts as the earlier.
+_WINDOW: Final = "PARTITION BY series_id ORDER BY timestamp, value ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
+_TIME_MS: Final = Term("toUnixTimestamp64Milli(timestamp)", "time")
+_ROLLED: Final = {
+    "count": Term("toInt64(count)", "int"),
+    "sum": Term("ifNotFinite(sum, NULL)", "float", nullable=True),
+    "min": Term("min", "float"),
+    "max": Term("max", "float"),
+}
+
+
+def print_select(query: CheckedSelect) -> Statement:
+    """The statement that answers a query, with one row more than the limit where there are more. Raises InputError for
+    a number that does not fit 64 bits."""
+    params = Params()
+    rows = _Rows(query, params)
+    text = _grouped(query, params, rows) if query.grouped else _listed(query, params, rows)
+    return Statement(text, params.values)
+
+
+def print_estimate(query: CheckedSelect) -> tuple[Statement, str]:
+    """The statement that tells what a query would read, and the table it is about."""
+    statement = print_select(query)
+    return Statement(f"EXPLAIN ESTIMATE\n{statement.text}", statement.params), TABLES[query.select.table]
+
+
+def bounds(time_range: TimeRange, params: Params, *, spans: bool) -> list[str]:
+    """Conditions on the column that the partitions are made of."""
+    if spans:
+        start = params.bind(min(time_range.start_ms * 1_000_000, _NS_MAX), "Int64")
+        end = params.bind(min(time_range.end_ms * 1_000_000, _NS_MAX), "Int64")
+        return [f"start_ns >= {start}", f"start_ns < {end}"]
+    return [
+        f"timestamp {op} fromUnixTimestamp64Milli({params.bind(min(max(0, at), DATETIME_MS_MAX), 'Int64')}, 'UTC')"
+        for op, at in ((">=", time_range.start_ms), ("<", time_range.end_ms))
+    ]
+
+
+def series_scope(params: Params) -> Scope:
+    """What names stand for in the table of series."""
+
+    def column(name: str) -> Term:
+        return Term(name, SERIES_COLUMNS[name])
+
+    return Scope(column, lambda key: Term(f"tags[{params.bind(key, 'String')}]", "string"))
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The rows that a query is about. Whoever prints in ``scope`` leaves a trace of what the rows must have: ask
+    ``source`` last."""
+
+    query: CheckedSelect
+    params: Params
+    columns: set[str] = field(default_factory=set)
+    tags: dict[str, str] = field(default_factory=dict)
+    whole_tags: bool = False
+
+    @property
+    def scope(self) -> Scope:
+        return Scope(self._column, self._tag)
+
+    def _column(self, name: str) -> Term:
+        table = self.query.select.table
+        if table == "spans":
+            if name == "timestamp":
+                return Term("intDiv(start_ns, 1000000)", "time")
+            return Term(name, SPANS[name])
+        if name == "tags":
+            self.whole_tags = True
+            return Term("tags", "map")
+        self.columns.add(name)
+        if name == "timestamp":
+            return _TIME_MS
+        if table != "metrics" and name in _ROLLED:
+            return _ROLLED[name]
+        return Term(name, "float" if name == "value" else "string")
+
+    def _tag(self, key: str) -> Term:
+        if self.query.select.table == "spans":
+            return Term(f"attributes[{self.params.bind(key, 'String')}]", "string")
+        return Term(self.tags.setdefault(key, f"tag{len(self.tags)}"), "string")
+
+    def source(self) -> str:
+        """FROM and WHERE."""
+        query, table = self.query, TABLES[self.query.select.table]
+        is_spans = query.select.table == "spans"
+        where = bounds(query.time_range, self.params, spans=is_spans)
+        series = conjuncts(query.series_where)
+        names = Printer(self.params, Scope(lambda name: Term(name, SERIES_COLUMNS[name]), self._tag))
+        where += [names.condition(part) for part in series if not _looks_at_tags(part)]
+        if any(map(_looks_at_tags, series)):
+            where.append(f"series_id IN (SELECT series_id FROM series WHERE {self._on_series(series)})")
+        rows = [Printer(self.params, self.scope).condition(part) for part in conjuncts(query.row_where)]
+        grows = any(call.function == "increase" for call in _aggregates(query))
+        joined = bool(self.tags) or self.whole_tags
+        if not joined and not grows:
+            return _from(table, [*where, *rows])
+        if grows:
+            self.columns |= {"timestamp", "value"}
+        held = ", ".join(sorted(self.columns | {"series_id"}))
+        if query.select.table == "rollups_1h" and any(one.function == "sketchQuantile" for one in _aggregates(query)):
+            held += ", sketch"
+        needs_tags = joined and query.row_where is not None and _looks_at_tags(query.row_where)
+        read = f"SELECT {held}\n{_from(table, where if needs_tags else where + rows)}"
+        text = f"FROM (\n{_indented(read)}\n) AS held"
+        if joined:
+            text += f"\n{self._named(self._on_series(series))}"
+        if needs_tags:
+            text += f"\nWHERE {_all(rows)}"
+        return _with_growth(text) if grows else text
+
+    def _on_series(self, parts: list[Expr]) -> str:
+        printer = Printer(self.params, series_scope(self.params))
+        return _all([printer.condition(part) for part in parts])
+
+    def _named(self, on_series: str) -> str:
+        """The join with the tags of series."""
+        tags = [f"tags[{self.params.bind(key, 'String')}] AS {name}" for key, name in self.tags.items()]
+        held = ", ".join(["series_id", *(["tags"] if self.whole_tags else []), *tags])
+        where = f" WHERE {on_series}" if on_series else ""
+        return f"ANY LEFT JOIN (SELECT {held} FROM series{where}) AS named USING (series_id)"
+
+
+def _with_growth(source: str) -> str:
+    """Rows with what each adds to its series' running total: a fall is a reset, after which all is growth."""
+    placed = (
+        f"SELECT *, row_number() OVER growing AS place, lagInFrame(value) OVER growing AS before\n{source}\n"
+        f"WINDOW growing AS ({_WINDOW})"
+    )
+    growth = "if(place = 1, NULL, if(value < before, value, value - before))"
+    grown = f"SELECT *, {growth} AS growth\nFROM (\n{_indented(placed)}\n)"
+    return f"FROM (\n{_indented(grown)}\n)"
+
+
+def _listed(query: CheckedSelect, params: Params, rows: _Rows) -> str:
+    """One row a record."""
+    printer = Printer(params, rows.scope)
+    items = [printer.term(item.expr) for item in query.select.items]
+    order = _order(query, printer, items)
+    return "\n".join([f"SELECT {_named_items(items)}", rows.source(), *order, f"LIMIT {query.limit + 1}"])
+
+
+def _grouped(query: CheckedSelect, params: Params, rows: _Rows) -> str:
+    """One row a group."""
+    inner = Printer(params, rows.scope)
+    keys = [grouping_key(inner.term(key), fixed=is_fixed(key)) for key in query.select.group_by]
+    calls = _aggregates(query)
+    aggregates = [inner.term(call) for call in calls]
+    known: dict[Expr, Term] = {}
+    for letter, exprs, terms in (("k", query.select.group_by, keys), ("a", calls, aggregates)):
+        for number, (expr, term) in enumerate(zip(exprs, terms, strict=True)):
+            known[expr] = Term(f"{letter}{number}", term.type, term.nullable)
+    named = [f"{term.text} AS k{number}" for number, term in enumerate(keys)]
+    named += [f"{_shown(term)} AS a{number}" for number, term in enumerate(aggregates)]
+    groups = [f"GROUP BY {', '.join(f'k{number}' for number in range(len(keys)))}"] if keys else []
+    # A group without keys is there even when no row is: count() makes the engine see an aggregate in any case.
+    text = "\n".join([f"SELECT {', '.join(named or ['count() AS rows'])}", rows.source(), *groups])
+    outer = Printer(params, rows.scope, known)
+    items = [outer.term(item.expr) for item in query.select.items]
+    having = [] if query.select.having is None else [f"WHERE {outer.condition(query.select.having)}"]
+    order = _order(query, outer, items) if keys else []
+    return "\n".join(
+        [
+            f"SELECT {_named_items(items)}",
+            f"FROM (\n{_indented(text)}\n)",
+            *having,
+            *order,
+            f"LIMIT {query.limit + 1}",
+        ]
+    )
+
+
+def _order(query: CheckedSelect, printer: Printer, items: list[Term]) -> list[str]:
+    """The order that was asked for; then every column of the answer, so that LIMIT takes the same rows anywhere."""
+    places = {item.expr: f"c{number}" for number, item in reversed(list(enumerate(query.select.items)))}
+    found: dict[str, str] = {}
+    for order in query.select.order_by:
+        if is_fixed(order.expr):
+            continue
+        text = places.get(order.expr) or printer.term(order.expr).text
+        found.setdefault(text, f"{text} {'DESC' if order.descending else 'ASC'} NULLS LAST")
+    for number, (item, term) in enumerate(zip(query.select.items, items, strict=True)):
+        name = places[item.expr]
+        if is_fixed(item.expr) or name != f"c{number}":
+            continue
+        if term.type == "map":
+            found.setdefault(name, f"mapKeys({name}) ASC, mapValues({name}) ASC")
+        else:
+            found.setdefault(name, f"{name} ASC NULLS LAST")
+    return [f"ORDER BY {', '.join(found.values())}"] if found else []
+
+
+def _named_items(items: list[Term]) -> str:
+    return ", ".join(f"{_shown(term)} AS c{number}" for number, term in enumerate(items))
+
+
+def _shown(term: Term) -> str:
+    return "CAST(NULL AS Nullable(Float64))" if term.type == "null" else term.text
+
+
+def _aggregates(query: CheckedSelect) -> list[Call]:
+    """Every aggregate that the answer needs, once."""
+    select = query.select
+    found: dict[Call, None] = {}
+
+    def look(expr: Expr) -> None:
+        if isinstance(expr, Call) and expr.function in AGGREGATES:
+            found[expr] = None
+            return
+        for part in children(expr):
+            look(part)
+
+    having = [] if select.having is None else [select.having]
+    for expr in (*(item.expr for item in select.items), *having, *(order.expr for order in select.order_by)):
+        look(expr)
+    return list(found)
+
+
+def _looks_at_tags(expr: Expr) -> bool:
+    return isinstance(expr, TagValue) or expr == Column("tags") or any(map(_looks_at_tags, children(expr)))
+
+
+def _from(table: str, where: list[str]) -> str:
+    return f"FROM {table}\nWHERE {_all(where)}"
+
+
+def _all(conditions: list[str]) -> str:
+    return "\n  AND ".join(conditions)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

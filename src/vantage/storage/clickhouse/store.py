@@ -1,0 +1,326 @@
+"""The telemetry store on ClickHouse's engine, inside this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import numpy as np
+import structlog
+
+from vantage.core.batch import BATCH_ID_MEMORY_MAX, BATCH_ID_MEMORY_MS, Batch
+from vantage.core.clock import Clock
+from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavailable
+from vantage.core.timerange import TimeRange
+from vantage.storage.batch_ids import BatchIds
+from vantage.storage.clickhouse.chdb import ChdbEngine
+from vantage.storage.clickhouse.engine import Answer, Statement, limits
+from vantage.storage.clickhouse.finding import Finding
+from vantage.storage.clickhouse.intent import IntentFile
+from vantage.storage.clickhouse.known import KnownSeries
+from vantage.storage.clickhouse.letting_go import LettingGo
+from vantage.storage.clickhouse.rows import read_samples, read_series, read_spans, read_table
+from vantage.storage.clickhouse.schema import make_durable, migrate, migrations
+from vantage.storage.clickhouse.sql import print_estimate, print_select
+from vantage.storage.clickhouse.taken import read_usage
+from vantage.storage.clickhouse.writer import Writer
+from vantage.storage.lock import FolderLock
+from vantage.storage.ports import (
+    Edge,
+    Reclaimed,
+    RetentionPolicy,
+    Selector,
+    SeriesInfo,
+    ServiceSpans,
+    Trace,
+    TraceFilter,
+    TraceSummary,
+    Usage,
+)
+from vantage.telemetry import Telemetry
+from vantage.vql.check import CheckedSelect
+from vantage.vql.table import Table, TableColumn
+
+QUERY_THREADS: Final = 4
+QUERIES_WAITING_MAX: Final = 32
+EXPORTS_MAX: Final = 2
+EXPORTED_MAX: Final = 2000  # samples or spans of a batch
+SEARCH_TIMEOUT_S: Final = 30.0
+ESTIMATE: Final = (TableColumn("tier", "string"), TableColumn("chunks", "int"), TableColumn("rows", "int"))
+T = TypeVar("T")
+
+_log = structlog.get_logger("vantage.storage.clickhouse")
+
+
+class ClickHouseStore:
+    """Keeps telemetry in ``folder``, which it locks: one process a folder, and one such store a process.
+
+    ``write`` returns once the rows are inserted; with ``synchronous`` FULL they are on the disk, with NORMAL the
+    operating system has them. The rows of a commit reach several tables one after the other, and a query may for some
+    milliseconds see its spans and not yet its samples. A process that is killed in between finishes the commit when
+    the folder is opened again: see ``intent``. ``queue_nbytes_max`` bounds what waits for a commit: beyond it ``write``
+    is busy. ``series_max`` bounds the series kept apart.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Clock,
+        telemetry: Telemetry,
+        synchronous: str = "FULL",
+        queue_nbytes_max: int = 64 << 20,
+        series_max: int = 200_000,
+    ) -> None:
+        self.folder = folder
+        self._clock = clock
+        self._telemetry = telemetry
+        self._fsync = synchronous == "FULL"
+        self._engine = ChdbEngine(folder / "engine")
+        self._known = KnownSeries(series_max=series_max)
+        self._ids = BatchIds()
+        self._intent = IntentFile(folder, fsync=self._fsync)
+        self._writer = Writer(
+            self._engine,
+            self._intent,
+            self._known,
+            self._ids,
+            clock=clock,
+            telemetry=telemetry,
+            queue_nbytes_max=queue_nbytes_max,
+        )
+        self._letting_go = LettingGo(self._engine, self._known)
+        self._finding = Finding(self._engine, self._known)
+        self._lock = FolderLock(folder)
+        self._threads: ThreadPoolExecutor | None = None
+        self._streams: ThreadPoolExecutor | None = None
+        self._raw_since_ms = 0
+        self._queries = 0
+        self._exports = 0
+        self._open = False
+
+    # --- opening and closing ---
+
+    async def __aenter__(self) -> Self:
+        """Lock the folder, start the engine, bring the tables up to date, finish what a killed process left. Raises
+        ConfigError when the engine is not installed, DataFolderInUse, FormatTooNew, StartupError."""
+        self._lock.take()
+        self._threads = ThreadPoolExecutor(QUERY_THREADS, "vantage-query")
+        self._streams = ThreadPoolExecutor(EXPORTS_MAX, "vantage-export")
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._start)
+        except BaseException:
+            await self._close()
+            raise
+        self._writer.start()
+        self._open = True
+        self._watch()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        await self._writer.stop()
+        await self._close()
+
+    async def _close(self) -> None:
+        for threads in (self._threads, self._streams):
+            if threads is not None:
+                await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
+        self._threads = self._streams = None
+        await asyncio.to_thread(self._engine.close)
+        self._lock.release()
+
+    def _start(self) -> None:
+        started = time.perf_counter()
+        self._engine.open()
+        applied = migrate(self._engine, migrations())
+        make_durable(self._engine, fsync=self._fsync)
+        left = self._intent.read()
+        for insert in left:
+            self._engine.insert(insert)
+        self._intent.remove()
+        self._known.add(read_series(self._engine.run(Statement("SELECT * FROM series FINAL"))))
+        since_ms = self._clock.now_ms() - BATCH_ID_MEMORY_MS
+        kept = self._engine.run(
+            Statement(
+                "SELECT batch_id, toUnixTimestamp64Milli(kept_at) AS at_ms FROM batch_ids "
+                "WHERE kept_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC') "
+                "ORDER BY kept_at DESC LIMIT {most:UInt64}",
+                {"since": max(0, since_ms), "most": BATCH_ID_MEMORY_MAX},
+            )
+        )
+        for batch_id, at_ms in zip(reversed(kept.plain("batch_id")), reversed(kept.plain("at_ms")), strict=True):
+            self._ids.add(batch_id, at_ms)
+        self._raw_since_ms = self._letting_go.raw_since_ms()
+        _log.info(
+            "store opened",
+            engine="chdb",
+            series=len(self._known),
+            migrations=len(applied),
+            finished=len(left),
+            took_s=round(time.perf_counter() - started, 3),
+        )
+
+    # --- writing ---
+
+    async def write(self, batch: Batch) -> bool:
+        if not self._open:
+            raise StoreUnavailable("the store is closed")
+        return await self._writer.write(batch)
+
+    @property
+    def queued_nbytes(self) -> int:
+        """Bytes of batches waiting to be inserted."""
+        return self._writer.queued_nbytes
+
+    # --- reading ---
+
+    async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
+        statement = print_select(query)
+        return read_table(query, await self._query(statement, deadline_s=deadline_s))
+
+    async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
+        statement, table = print_estimate(query)
+        answer = await self._query(statement, deadline_s=deadline_s)
+        found = [
+            (marks, rows)
+            for name, marks, rows in zip(
+                answer.plain("table"), answer.plain("marks"), answer.plain("rows"), strict=True
+            )
+            if name == table
+        ]
+        marks, rows = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0)
+        return Table(ESTIMATE, ([table], [int(marks)], [int(rows)]))
+
+    async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
+        return await self._search(lambda: self._finding.catalogue(service, metric, since_ms=self._raw_since_ms))
+
+    async def services_with_spans(self) -> Sequence[ServiceSpans]:
+        return await self._search(self._finding.services_with_spans)
+
+    async def trace(self, trace_id: str) -> Trace:
+        return await self._search(lambda: self._finding.trace(trace_id))
+
+    async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
+        return await self._search(lambda: self._finding.traces(wanted))
+
+    async def edges(self, time_range: TimeRange) -> Sequence[Edge]:
+        return await self._search(lambda: self._finding.edges(time_range))
+
+    async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
+        if not self._open or self._streams is None:
+            raise StoreUnavailable("the store is closed")
+        if self._exports >= EXPORTS_MAX:
+            raise BusyError("other exports are under way", retry_after_s=60.0)
+        self._exports += 1
+        loop, threads = asyncio.get_running_loop(), self._streams
+        samples = self._engine.stream(self._finding.exported_samples(selector, time_range))
+        spans = self._engine.stream(self._finding.exported_spans(selector, time_range))
+        try:
+            # Both begin now: what is written from here on is not seen.
+            first = await loop.run_in_executor(threads, next, samples, None)
+            first_spans = await loop.run_in_executor(threads, next, spans, None)
+            while first is not None:
+                for batch in read_samples(first, self._known.by_id, rows_max=EXPORTED_MAX):
+                    yield batch
+                first = await loop.run_in_executor(threads, next, samples, None)
+            while first_spans is not None:
+                for batch in _span_batches(first_spans):
+                    yield batch
+                first_spans = await loop.run_in_executor(threads, next, spans, None)
+        finally:
+            self._exports -= 1
+            await asyncio.shield(loop.run_in_executor(threads, _close_all, [samples, spans]))
+
+    async def usage(self) -> Usage:
+        return await self._search(lambda: read_usage(self._engine, raw_since_ms=self._raw_since_ms))
+
+    async def raw_since_ms(self) -> int:
+        return self._raw_since_ms
+
+    async def _query(self, statement: Statement, *, deadline_s: float) -> Answer:
+        ends_s = time.monotonic() + deadline_s
+
+        def run() -> Answer:
+            return self._engine.run(statement, **limits(ends_s - time.monotonic()))
+
+        return await self._in_thread(run)
+
+    async def _search(self, work: Callable[[], T]) -> T:
+        return await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if not self._open or self._threads is None:
+            raise StoreUnavailable("the store is closed")
+        if self._queries >= QUERY_THREADS + QUERIES_WAITING_MAX:
+            raise BusyError("too many queries are waiting")
+        self._queries += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._queries -= 1
+
+    # --- letting go ---
+
+    async def expire(self, policy: RetentionPolicy) -> Reclaimed:
+        gone = await self._alone(lambda: self._letting_go.expire(policy, self._clock.now_ms()))
+        self._telemetry.store_expired.inc(gone.samples)
+        self._telemetry.store_expired_spans.inc(gone.spans)
+        return gone
+
+    async def forget(self, selector: Selector) -> Reclaimed:
+        if not selector.service and not selector.environment:
+            raise ValueError("forgetting everything is not offered: name a service or an environment")
+        return await self._alone(lambda: self._letting_go.forget(selector))
+
+    async def _alone(self, job: Callable[[], Reclaimed]) -> Reclaimed:
+        if not self._open:
+            raise StoreUnavailable("the store is closed")
+
+        def run() -> Reclaimed:
+            try:
+                return job()
+            except (InputError, StoreTimeout) as error:  # nobody asked for less here
+                raise StoreUnavailable(f"data could not be dropped: {error}") from error
+            finally:
+                self._raw_since_ms = self._letting_go.raw_since_ms()
+
+        return await self._writer.run(run)
+
+    # --- how it is ---
+
+    async def ping(self) -> None:
+        if self._writer.failing:
+            raise StoreUnavailable(self._writer.failing)
+        await self._query(Statement("SELECT 1 AS alive"), deadline_s=SEARCH_TIMEOUT_S)
+
+    def _watch(self) -> None:
+        for name, text, read in (
+            ("series", "Series in the catalogue.", lambda: len(self._known)),
+            (
+                "series_folded",
+                "Series beyond series_max, kept as __other__ (counted up to 100000).",
+                lambda: len(self._known.folded),
+            ),
+            ("queued_bytes", "Batches waiting to be committed.", lambda: self.queued_nbytes),
+        ):
+            self._telemetry.watch(f"vantage_store_{name}", text, read)
+
+
+def _span_batches(answer: Answer) -> Iterator[Batch]:
+    table = read_spans(answer)
+    for start in range(0, len(table), EXPORTED_MAX):
+        rows = np.arange(start, min(start + EXPORTED_MAX, len(table)))
+        yield Batch(spans=tuple(table.spans(rows)))
+
+
+def _close_all(streams: Sequence[Any]) -> None:
+    for stream in streams:
+        stream.close()

@@ -1,0 +1,240 @@
+"""Group commit: whatever waits is inserted together, for an insert takes milliseconds whatever its size.
+
+Inserts come from one thread. One begins at the earliest ``PACE_S`` after the one before: each leaves parts that the
+engine has to merge. A lone request after a pause does not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import structlog
+
+from vantage.core.batch import Batch
+from vantage.core.clock import Clock
+from vantage.core.errors import BusyError, InputError, StoreUnavailable, VantageError
+from vantage.core.series import Series
+from vantage.storage.batch_ids import BatchIds
+from vantage.storage.clickhouse.engine import Engine, Insert
+from vantage.storage.clickhouse.intent import IntentFile
+from vantage.storage.clickhouse.known import KnownSeries
+from vantage.storage.clickhouse.rows import batch_id_columns, sample_columns, series_columns, span_columns
+from vantage.telemetry import Telemetry
+
+PACE_S: Final = 0.05
+COMMIT_BATCHES_MAX: Final = 512
+COMMIT_ROWS_MAX: Final = 250_000
+T = TypeVar("T")
+Outcome = bool | VantageError
+
+_log = structlog.get_logger("vantage.storage.clickhouse")
+
+
+@dataclass(slots=True)
+class _Write:
+    batch: Batch
+    done: asyncio.Future[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    """What one commit puts into the tables, and what is known once it is there."""
+
+    inserts: Sequence[Insert]
+    series: Sequence[Series]
+    batch_ids: Sequence[str]
+    at_ms: int
+
+
+class Writer:
+    """``write`` and ``run`` are called on the event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        intent: IntentFile,
+        known: KnownSeries,
+        ids: BatchIds,
+        *,
+        clock: Clock,
+        telemetry: Telemetry,
+        queue_nbytes_max: int,
+    ) -> None:
+        self._engine = engine
+        self._intent = intent
+        self._known = known
+        self._ids = ids
+        self._clock = clock
+        self._telemetry = telemetry
+        self._queue_nbytes_max = queue_nbytes_max
+        self._queue: asyncio.Queue[_Write] = asyncio.Queue()
+        self._in_flight: dict[str, asyncio.Future[bool]] = {}
+        self._thread: ThreadPoolExecutor | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._unfinished: _Commit | None = None
+        self.queued_nbytes = 0
+        self.failing = ""  # why the last commit failed; empty when it did not
+
+    def start(self) -> None:
+        """Take writes from now on."""
+        self._thread = ThreadPoolExecutor(1, "vantage-insert")
+        self._task = asyncio.create_task(self._commits(), name="vantage inserts")
+
+    async def stop(self) -> None:
+        """What waits is still committed. Nothing may be written meanwhile."""
+        if self._task is None or self._thread is None:
+            return
+        await self._queue.join()
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        await asyncio.to_thread(self._thread.shutdown, wait=True)
+        self._task = self._thread = None
+
+    async def write(self, batch: Batch) -> bool:
+        """As the port's ``write``. When the engine fails half-way the outcome is open: StoreUnavailable is raised, and
+        the commit is finished before the next one, or when the store is opened again. A repeat under the same batch
+        id is then answered as one."""
+        if (batch_id := batch.batch_id) != "":
+            while (under_way := self._in_flight.get(batch_id)) is not None:
+                await asyncio.wait([under_way])
+                if not under_way.cancelled() and under_way.exception() is None:
+                    return False
+            if self._ids.seen(batch_id, self._clock.now_ms()):
+                return False
+        if not batch.samples and not batch.spans:
+            return True
+        nbytes = batch.nbytes
+        if self.queued_nbytes + nbytes > self._queue_nbytes_max:
+            raise BusyError("the queue of batches waiting to be inserted is full")
+        self.queued_nbytes += nbytes
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if batch_id:
+            self._in_flight[batch_id] = done
+        done.add_done_callback(lambda done: self._settled(batch_id, nbytes, done))
+        self._queue.put_nowait(_Write(batch, done))
+        return await asyncio.shield(done)  # a caller that goes away does not take the batch's outcome with it
+
+    def _settled(self, batch_id: str, nbytes: int, done: asyncio.Future[bool]) -> None:
+        self.queued_nbytes -= nbytes
+        if batch_id:
+            self._in_flight.pop(batch_id, None)
+        if not done.cancelled():
+            done.exception()  # looked at, whether or not anybody still waits
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """Run something between two commits."""
+        if self._thread is None:
+            raise StoreUnavailable("the store is closed")
+
+        def alone() -> T:
+            self._finish()
+            return job()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, alone)
+
+    async def _commits(self) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = 0.0
+        while True:
+            group = [await self._queue.get()]
+            await asyncio.sleep(max(0.0, began_s + PACE_S - time.monotonic()))
+            began_s = time.monotonic()
+            rows = _rows(group[0])
+            while len(group) < COMMIT_BATCHES_MAX and rows < COMMIT_ROWS_MAX and not self._queue.empty():
+                group.append(self._queue.get_nowait())
+                rows += _rows(group[-1])
+            outcomes = await loop.run_in_executor(self._thread, self._outcomes, [one.batch for one in group])
+            for one, outcome in zip(group, outcomes, strict=True):
+                if isinstance(outcome, VantageError):
+                    one.done.set_exception(outcome)
+                else:
+                    one.done.set_result(outcome)
+                self._queue.task_done()
+
+    def _outcomes(self, batches: Sequence[Batch]) -> list[Outcome]:
+        started = time.perf_counter()
+        try:
+            outcomes = self._commit(batches)
+            self.failing = ""
+        except VantageError as error:
+            self.failing = str(error)
+            return [error] * len(batches)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            _log.exception("a commit failed")
+            self.failing = str(error)
+            return [StoreUnavailable(f"the batch could not be kept: {error}")] * len(batches)
+        self._telemetry.write_duration.observe(time.perf_counter() - started)
+        self._telemetry.commit_batches.observe(len(batches))
+        self._telemetry.message_processed(len(batches))
+        return outcomes
+
+    def _commit(self, batches: Sequence[Batch]) -> list[Outcome]:
+        self._finish()
+        now_ms = self._clock.now_ms()
+        fresh: dict[int, Series] = {}
+        kept: list[tuple[Batch, Sequence[Series]]] = []
+        outcomes: list[Outcome] = []
+        for batch in batches:
+            if batch.batch_id and self._ids.seen(batch.batch_id, now_ms):  # an unfinished commit held it
+                outcomes.append(False)
+                continue
+            try:
+                kept.append((batch, self._known.resolve(batch.series, fresh)))
+            except ValueError as error:
+                outcomes.append(InputError(str(error)))
+                continue
+            outcomes.append(True)
+        if kept:
+            self._unfinished = self._prepared(kept, list(fresh.values()), now_ms)
+            try:
+                self._intent.write(self._unfinished.inserts)
+            except StoreUnavailable:
+                self._unfinished = None
+                raise
+            self._finish()
+        return outcomes
+
+    def _prepared(self, kept: Sequence[tuple[Batch, Sequence[Series]]], fresh: list[Series], now_ms: int) -> _Commit:
+        """Series come first: nobody may find samples of a series that is not there. The ids of batches come last."""
+        token = secrets.token_hex(12)
+        ids = [batch.batch_id for batch, _ in kept if batch.batch_id]
+        spans = [span for batch, _ in kept for span in batch.spans]
+        columns = {}
+        if fresh:
+            columns["series"] = series_columns(fresh, now_ms=now_ms)
+        if spans:
+            columns["spans"] = span_columns(spans)
+        if any(batch.samples for batch, _ in kept):
+            columns["samples"] = sample_columns(kept)
+        if ids:
+            columns["batch_ids"] = batch_id_columns(ids, now_ms=now_ms)
+        inserts = [self._engine.encode(table, held, token=token) for table, held in columns.items()]
+        return _Commit(inserts, fresh, ids, now_ms)
+
+    def _finish(self) -> None:
+        """Put the commit that is under way into the tables; usually there is none. Raises StoreUnavailable, and then
+        it is still under way."""
+        commit = self._unfinished
+        if commit is None:
+            return
+        for insert in commit.inserts:
+            self._engine.insert(insert)
+        self._unfinished = None
+        self._intent.remove()
+        self._known.add(commit.series)
+        before = self._ids.evicted
+        for batch_id in commit.batch_ids:
+            self._ids.add(batch_id, commit.at_ms)
+        self._telemetry.batch_ids_evicted.inc(self._ids.evicted - before)
+
+
+def _rows(write: _Write) -> int:
+    return write.batch.samples + len(write.batch.spans)

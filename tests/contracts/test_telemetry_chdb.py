@@ -1,0 +1,28 @@
+"""The telemetry contract on ClickHouse's engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.telemetry_contract import TelemetryContract
+from tests.support.world import MovedClock
+from vantage.storage.clickhouse.store import ClickHouseStore
+from vantage.storage.ports import TelemetryStore
+from vantage.telemetry import Telemetry
+
+pytest.importorskip("chdb", reason="pip install 'vantage[chdb]'")
+
+
+@pytest.fixture
+def clock() -> MovedClock:
+    return MovedClock()
+
+
+class TestClickHouseStore(TelemetryContract):
+    @pytest.fixture
+    async def store(self, clock: MovedClock, tmp_path: Path) -> AsyncIterator[TelemetryStore]:
+        async with ClickHouseStore(tmp_path, clock=clock, telemetry=Telemetry()) as store:
+            yield store
