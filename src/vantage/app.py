@@ -74,6 +74,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
         queue_nbytes_max=settings.queue_bytes_max,
         head_nbytes_max=settings.head_bytes_max,
         series_max=settings.series_max,
+        query_samples_max=settings.query_samples_max,
     )
     metadata = open_metadata(settings.metadata_url, data=data, clock=clock)
     access = Access(clock=clock, auth=settings.auth, api_key=settings.api_key)

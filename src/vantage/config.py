@@ -108,6 +108,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _doc("Bytes of telemetry on disk; beyond it the oldest samples and spans leave, then rollups.", ge=1 << 20),
     ] = 10_000_000_000
     query_timeout_s: Annotated[float, _doc("Seconds a query may run.", gt=0, le=30)] = 30.0
+    query_samples_max: Annotated[
+        int, _doc("Samples a query may read, or a tenth as many spans; one that would read more is refused.", ge=1)
+    ] = 50_000_000
     websockets_max: Annotated[int, _doc("Open WebSockets at once.", ge=1)] = 500
     self_telemetry: Annotated[bool, _doc("Whether Vantage watches itself, as the service `vantage`.")] = True
     log_format: Annotated[

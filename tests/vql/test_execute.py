@@ -17,10 +17,10 @@ from vantage.core.errors import InputError, StoreTimeout
 from vantage.core.span import SpanStatus
 from vantage.storage.memory import MemoryStore
 from vantage.vql.check import check
-from vantage.vql.execute import Deadline, execute
+from vantage.vql.execute import Deadline, answer, execute
 from vantage.vql.like import like_matcher
 from vantage.vql.series import SeriesColumns
-from vantage.vql.source import Chunk
+from vantage.vql.source import Chunk, Reading
 from vantage.vql.table import Table
 from vantage.vql.tree import (
     And,
@@ -42,10 +42,12 @@ from vantage.vql.tree import (
     TagValue,
     equals,
 )
+from vantage.vql.vectors import Frame
 
 VALUE, TIME, SERVICE = Column("value"), Column("timestamp"), Column("service_name")
 NULL = Arithmetic("/", Literal(1), Literal(0))
 ODD_NULL = Case(((Compare("=", VALUE, Literal(2)), NULL),), VALUE)  # the value 2 is null
+TEXT_OR_NULL = Case(((Compare("=", VALUE, Literal(2)), TagValue("method")),), Literal(None))
 ROWS = [("a", "GET", 1.0), ("a", "POST", 2.0), ("b", "GET", 4.0), ("b", "GET", 8.0)]
 
 
@@ -96,6 +98,28 @@ async def one(expr: Expr, **parts: Any) -> Any:
         (Call("floor", (Arithmetic("/", VALUE, Literal(3)),)), [0.0, 0.0, 1.0, 2.0]),
         (Call("ceil", (Arithmetic("/", VALUE, Literal(3)),)), [1.0, 1.0, 2.0, 3.0]),
         (Case(((Compare(">", VALUE, Literal(3)), SERVICE),), Literal("low")), ["low", "low", "b", "b"]),
+        (Case(((Compare(">", VALUE, Literal(3)), SERVICE),), Literal(None)), [None, None, "b", "b"]),
+        (Case(((Compare(">", VALUE, Literal(3)), VALUE),), Literal(None)), [None, None, 4.0, 8.0]),
+        (Call("round", (Arithmetic("/", VALUE, Literal(3)), Literal(2))), [0.33, 0.67, 1.33, 2.67]),
+        (Call("round", (Arithmetic("/", VALUE, Literal(4)),)), [0.0, 0.0, 1.0, 2.0]),
+        (Call("round", (Arithmetic("*", VALUE, Literal(25)), Literal(-2))), [0.0, 0.0, 100.0, 200.0]),
+        (Call("log", (VALUE,)), [math.log(v) for v in (1, 2, 4, 8)]),
+        (Call("log", (Literal(0.0),)), [None] * 4),
+        (Call("log", (Literal(-1),)), [None] * 4),
+        (Call("exp", (VALUE,)), [math.exp(v) for v in (1, 2, 4, 8)]),
+        (Call("exp", (Literal(1000),)), [None] * 4),
+        (Arithmetic("*", Literal(1e300), Arithmetic("*", VALUE, Literal(1e300))), [None] * 4),
+        (Arithmetic("-", Literal(7), Literal(9)), [-2] * 4),
+        (Call("concat", (SERVICE, Literal("-"), TagValue("method"))), ["a-GET", "a-POST", "b-GET", "b-GET"]),
+        (Call("concat", (SERVICE, TEXT_OR_NULL)), [None, "aPOST", None, None]),
+        (Call("coalesce", (ODD_NULL, Literal(-1.0))), [1.0, -1.0, 4.0, 8.0]),
+        (Call("coalesce", (TEXT_OR_NULL, SERVICE)), ["a", "POST", "b", "b"]),
+        (Call("coalesce", (Literal(None), TEXT_OR_NULL)), [None, "POST", None, None]),
+        (Call("lower", (TEXT_OR_NULL,)), [None, "post", None, None]),
+        (Call("lower", (Literal("ÄBC"),)), ["Äbc"] * 4),
+        (Call("upper", (Literal("straße"),)), ["STRAßE"] * 4),
+        (Call("toUnixTimestamp", (TIME,)), [(NOW_MS - 1000 + i) // 1000 for i in range(4)]),
+        (Call("toStartOfInterval", (TIME, Literal(4), Literal(1))), [NOW_MS - 1003, *[NOW_MS - 999] * 3]),
         (
             Case(
                 ((Compare("<", VALUE, Literal(2)), Literal(1)), (Compare("<", VALUE, Literal(5)), Literal(2))),
@@ -181,6 +205,23 @@ async def test_where_leaves_the_rows_it_holds_for(condition: Expr, values: list[
         (Call("argMax", (VALUE, ODD_NULL)), 8.0),
         (Call("argMax", (ODD_NULL, VALUE)), 8.0),
         (Call("argMax", (ODD_NULL, Case(((Compare("=", VALUE, Literal(2)), Literal(9)),), Literal(1)))), 1.0),
+        (Call("argMax", (TagValue("method"), VALUE)), "GET"),
+        (Call("argMax", (TagValue("method"), Literal(1))), "GET"),
+        (Call("argMax", (TEXT_OR_NULL, VALUE)), "POST"),
+        (Call("argMax", (TIME, VALUE)), NOW_MS - 997),
+        (Call("argMax", (VALUE, NULL)), None),
+        (Call("stddevPop", (VALUE,)), float(np.std([1, 2, 4, 8]))),
+        (Call("stddevPop", (Arithmetic("+", VALUE, Literal(1e9)),)), float(np.std([1, 2, 4, 8]))),
+        (Call("stddevPop", (Arithmetic("*", VALUE, Literal(1e200)),)), None),
+        (Call("stddevPop", (NULL,)), None),
+        (Call("sum", (Arithmetic("*", VALUE, Literal(1e307)),)), 1.5e308),
+        (Call("sum", (Arithmetic("*", VALUE, Literal(2e307)),)), None),
+        (Call("count", (TEXT_OR_NULL,)), 1),
+        (Call("uniq", (TEXT_OR_NULL,)), 1),
+        (Call("uniq", (Case(((Compare("<", VALUE, Literal(3)), Literal(0.0)),), Literal(-0.0)),)), 1),
+        (Call("any", (TEXT_OR_NULL,)), "POST"),
+        (Call("max", (SERVICE,)), "b"),
+        (Call("min", (Case(((Compare("=", VALUE, Literal(2)), Literal(2**62 + 1)),), Literal(2**62 + 3)),)), 2**62 + 1),
         (Arithmetic("/", Call("sum", (VALUE,)), Call("count")), 3.75),
         (Arithmetic("/", Call("countIf", (equals("service_name", "z"),)), Literal(0)), None),
     ],
@@ -253,6 +294,36 @@ async def test_later_keys_order_what_earlier_ones_leave_equal() -> None:
     assert found == [2.0, 1.0, 8.0, 4.0]
 
 
+async def test_where_rows_are_cut_off_the_items_decide_between_equal_keys() -> None:
+    method = TagValue("method")
+    by_service = (Order(SERVICE),)
+    assert await rows(SERVICE, VALUE, order_by=by_service, limit=1) == [("a", 1.0)]
+    assert await rows(SERVICE, Negate(VALUE), order_by=by_service, limit=1) == [("a", -2.0)]
+    assert await rows(Negate(VALUE), limit=2) == [(-8.0,), (-4.0,)]
+    assert await rows(method, ODD_NULL, order_by=(Order(method),), limit=2) == [("GET", 1.0), ("GET", 4.0)]
+    assert await rows(ODD_NULL, order_by=(Order(NULL),), limit=3) == [(1.0,), (4.0,), (8.0,)]
+    assert await rows(Column("tags"), VALUE, limit=3) == [
+        ({"method": "GET"}, 1.0),
+        ({"method": "GET"}, 4.0),
+        ({"method": "GET"}, 8.0),
+    ]
+    assert await rows(method, Call("count"), group_by=(method,), limit=1) == [("GET", 3)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 1.0, math.nan])), max_size=40), st.integers(0, 45))
+def test_cutting_off_gives_the_first_of_all_rows_in_order(held: list[tuple[int, float]], limit: int) -> None:
+    keys, values = np.array([key for key, _ in held], np.int64), np.array([value for _, value in held], np.float64)
+    frame = Frame(len(held), {"timestamp": lambda: keys, "value": lambda: values})
+    order = (Order(TIME, descending=True),)
+    query = check(Select("metrics", (Item(VALUE, "v"), Item(TIME, "t")), order_by=order, limit=limit), now_ms=NOW_MS)
+    expected = sorted(range(len(held)), key=lambda row: (-held[row][0], math.isnan(held[row][1]), held[row][1]))
+    found = list(answer(query, frame).rows())
+    shown = [(None if math.isnan(held[row][1]) else held[row][1], held[row][0]) for row in expected[:limit]]
+    if limit < len(held):
+        assert found == shown
+    assert sorted(map(repr, found)) == sorted(map(repr, shown))
+
+
 @pytest.mark.parametrize(
     ("limit", "rows_max", "count", "truncated"),
     [(None, 10, 4, False), (None, 3, 3, True), (2, 10, 2, False), (9, 3, 3, True), (4, 4, 4, False), (0, 10, 0, False)],
@@ -316,6 +387,12 @@ class Columns:
     def series(self) -> Any:
         return SeriesColumns([a_series()])
 
+    def rows_at_most(self, table: Any, time_range: Any) -> int:
+        return len(self._chunk.value)
+
+    def plan(self, table: Any, time_range: Any, slots: Any) -> Any:
+        return [Reading("all", 1, len(self._chunk.value))]
+
     def samples(self, time_range: Any, slots: Any, *, links: bool) -> Any:
         yield self._chunk
 
@@ -358,7 +435,7 @@ def test_sums_beyond_the_largest_float_are_null() -> None:
 
 
 def test_more_samples_than_a_query_may_read_are_refused() -> None:
-    with pytest.raises(InputError, match="more than 3 samples"):
+    with pytest.raises(InputError, match="would read 4 samples, at most 3"):
         over([1.0] * 4, Call("count"), samples_max=3)
 
 

@@ -35,10 +35,11 @@ from vantage.storage.ports import (
 )
 from vantage.storage.tracing import count_by_service, latest_summaries, matching_rows
 from vantage.vql.check import CheckedSelect
-from vantage.vql.execute import Deadline, execute
+from vantage.vql.execute import Deadline, execute, explain
 from vantage.vql.series import SeriesColumns
-from vantage.vql.source import Chunk
+from vantage.vql.source import Chunk, Reading
 from vantage.vql.table import Table
+from vantage.vql.tree import TableName
 
 EXPORTED_MAX: Final = 1000  # samples or spans of a batch
 
@@ -81,6 +82,9 @@ class MemoryStore:
 
     async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         return execute(query, _RowSource(self._rows, self._spans), Deadline(deadline_s))
+
+    async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
+        return explain(query, _RowSource(self._rows, self._spans))
 
     async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         times: dict[int, tuple[Series, list[int]]] = {}
@@ -184,6 +188,12 @@ class _RowSource:
 
     def series(self) -> SeriesColumns:
         return self._series
+
+    def rows_at_most(self, table: TableName, time_range: TimeRange) -> int:
+        return len(self._spans if table == "spans" else self._rows)
+
+    def plan(self, table: TableName, time_range: TimeRange, slots: NDArray[np.bool_]) -> list[Reading]:
+        return [Reading("memory", 1, self.rows_at_most(table, time_range))]
 
     def samples(self, time_range: TimeRange, slots: NDArray[np.bool_], *, links: bool) -> Iterator[Chunk]:
         linked = [(row, held[3], held[4]) for row, held in enumerate(self._rows) if held[3] or held[4]]

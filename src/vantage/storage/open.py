@@ -25,6 +25,7 @@ def open_store(
     queue_nbytes_max: int,
     head_nbytes_max: int,
     series_max: int,
+    query_samples_max: int,
 ) -> EmbeddedStore | ClickHouseStore:
     """The telemetry store of a URL, not yet opened. '' is the embedded store in the data folder. Raises ConfigError."""
     if is_chdb(url):
@@ -35,6 +36,7 @@ def open_store(
             synchronous=synchronous,
             queue_nbytes_max=queue_nbytes_max,
             series_max=series_max,
+            query_samples_max=query_samples_max,
         )
     return EmbeddedStore(
         store_folder(url, data=data),
@@ -44,6 +46,7 @@ def open_store(
         queue_nbytes_max=queue_nbytes_max,
         head_nbytes_max=head_nbytes_max,
         series_max=series_max,
+        query_samples_max=query_samples_max,
     )
 
 

@@ -187,8 +187,13 @@ class TelemetryStore(Protocol):
         ...
 
     async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
-        """Answer a query; an empty table, never None. Raises StoreTimeout after ``deadline_s`` seconds, BusyError
-        when too many queries wait, StoreUnavailable."""
+        """Answer a query; an empty table, never None. Raises StoreTimeout after ``deadline_s`` seconds, InputError
+        when it would read too much, BusyError when too many queries wait, StoreUnavailable."""
+        ...
+
+    async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
+        """What answering a query would read, a row for each tier of the store: the columns ``tier`` (text), ``chunks``
+        and ``rows`` (samples or spans, at most twice what is read). Raises what ``select`` raises."""
         ...
 
     async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:

@@ -19,6 +19,9 @@ from vantage.vql.table import Table, TableColumn, null_if_nan
 from vantage.vql.tree import Call, Column, Expr, Order, TagValue, children
 from vantage.vql.vectors import Array, Coded, Frame, Shared, Vector, compressed
 
+QUERY_SAMPLES_MAX: Final = 50_000_000
+SPAN_COSTS: Final = 10
+EXPLAINED: Final = (TableColumn("tier", "string"), TableColumn("chunks", "int"), TableColumn("rows", "int"))
 _CODE_MAX: Final = 1 << 31
 
 
@@ -35,18 +38,27 @@ class Deadline:
             raise StoreTimeout(f"the query took longer than {self._seconds:g} s: narrow its time range or its filters")
 
 
-def execute(query: CheckedSelect, source: Source, deadline: Deadline, *, samples_max: int = 50_000_000) -> Table:
-    """Answer a checked query. Raises StoreTimeout, and InputError when more than ``samples_max`` samples survive."""
+def execute(query: CheckedSelect, source: Source, deadline: Deadline, *, samples_max: int = QUERY_SAMPLES_MAX) -> Table:
+    """Answer a checked query. Raises StoreTimeout, and InputError when more than ``samples_max`` samples would have to
+    be read; a span, which takes more room, counts as ten."""
     table = query.select.table
     if table == "spans":
-        frame = spans_frame(query, source, tick=deadline.check)
+        frame = spans_frame(query, source, tick=deadline.check, rows_max=samples_max // SPAN_COSTS)
     else:
         rows_of = samples_frame if table == "metrics" else rollups_frame
-        frame = rows_of(query, source, tick=deadline.check, samples_max=samples_max)
+        frame = rows_of(query, source, tick=deadline.check, rows_max=samples_max)
     deadline.check()
     if query.row_where is not None:
         frame = _restrict(frame, frame.condition(query.row_where))
-    return _answer(query, _grouped(query, frame, deadline) if query.grouped else frame)
+    return answer(query, _grouped(query, frame, deadline) if query.grouped else frame)
+
+
+def explain(query: CheckedSelect, source: Source) -> Table:
+    """What answering would read, tier by tier: chunks, and the rows in them."""
+    table = query.select.table
+    chosen = np.empty(0, np.bool_) if table == "spans" else source.series().chosen(query.series_where)
+    plan = source.plan(table, query.time_range, chosen)
+    return Table(EXPLAINED, ([one.tier for one in plan], [one.chunks for one in plan], [one.rows for one in plan]))
 
 
 def _restrict(frame: Frame, keep: NDArray[np.bool_]) -> Frame:
@@ -147,7 +159,8 @@ def _aggregates(exprs: list[Expr]) -> list[Call]:
     return list(found)
 
 
-def _answer(query: CheckedSelect, frame: Frame) -> Table:
+def answer(query: CheckedSelect, frame: Frame) -> Table:
+    """The table of a frame that has a row for each row of the answer, or more."""
     rows = _order(query, frame)
     asked = query.select.limit is not None and query.select.limit <= query.limit
     return Table(

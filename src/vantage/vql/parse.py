@@ -147,7 +147,7 @@ def _run(text: str, parse: Any) -> list[Any]:
 
 
 def _of_token_error(text: str, error: TokenError) -> QueryError:
-    if (found := re.search(r"Missing (\S+) from (\d+):(\d+)", str(error))) is not None:
+    if (found := re.search(r"Missing (\S+) from (\d+):(\d+)", f"{error} {error.__cause__}")) is not None:
         at = _offset(text, int(found[2]), int(found[3]))
         return QueryError(f"this is opened and never closed with {found[1]}", at=at)
     return QueryError("the query holds a sign that VQL does not know, or a quote that is not closed")

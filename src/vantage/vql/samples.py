@@ -8,7 +8,6 @@ from typing import Any, Final
 import numpy as np
 
 from vantage.core.batch import U32
-from vantage.core.errors import InputError
 from vantage.core.idhash import Ids
 from vantage.core.link_columns import LinkColumns
 from vantage.core.rollup import Partials, joined_partials
@@ -16,7 +15,7 @@ from vantage.core.spantable import texts_of_ids
 from vantage.vql.check import CheckedSelect
 from vantage.vql.functions import ROLLUP_WIDTHS_MS
 from vantage.vql.series import SeriesColumns
-from vantage.vql.source import Chunk, Source
+from vantage.vql.source import Chunk, Source, affordable
 from vantage.vql.tree import Call, Column, Expr, children
 from vantage.vql.vectors import Array, Coded, Frame, Shared
 
@@ -24,28 +23,15 @@ from vantage.vql.vectors import Array, Coded, Frame, Shared
 ROW_NBYTES: Final = 64
 
 
-class _Room:
-    """How many rows a query may still take. Raises InputError beyond."""
-
-    def __init__(self, rows_max: int) -> None:
-        self._rows_max = rows_max
-        self._rows = 0
-
-    def take(self, rows: int) -> None:
-        self._rows += rows
-        if self._rows > self._rows_max:
-            raise InputError(f"the query reads more than {self._rows_max} samples: narrow its time range or filters")
-
-
-def samples_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None], samples_max: int) -> Frame:
+def samples_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None], rows_max: int) -> Frame:
     """The samples of the query's range and series. ``tick`` is called once a chunk. Raises what it raises, and
-    InputError when more than ``samples_max`` samples are left."""
+    InputError when more than ``rows_max`` samples would have to be read."""
     series = source.series()
     chosen = series.chosen(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
     with_links = not names_in(query)[0].isdisjoint(("trace_id", "span_id"))
+    affordable(source, query, chosen, rows_max=rows_max)
     kept: list[Chunk] = []
-    room = _Room(samples_max)
     for chunk in source.samples(query.time_range, chosen, links=with_links):
         tick()
         keep = chosen[chunk.slot]
@@ -53,7 +39,6 @@ def samples_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], No
             keep = keep & (chunk.time_ms >= start) & (chunk.time_ms < end)
         rows = np.flatnonzero(keep)
         if rows.size:
-            room.take(rows.size)
             if rows.size < len(keep):
                 chunk = chunk.take(rows)
             kept.append(chunk)
@@ -71,21 +56,20 @@ def samples_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], No
     )
 
 
-def rollups_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None], samples_max: int) -> Frame:
+def rollups_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None], rows_max: int) -> Frame:
     """The partials whose buckets begin in the query's range. Raises as ``samples_frame`` does."""
     series = source.series()
     chosen = series.chosen(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
     columns, functions = names_in(query)
     wanted = frozenset(columns & {"sum", "min", "max"} | ({"sketches"} if "sketchQuantile" in functions else set()))
+    affordable(source, query, chosen, rows_max=rows_max)
     kept: list[Partials] = []
-    room = _Room(samples_max)
     width_ms = ROLLUP_WIDTHS_MS[query.select.table]
     for some in source.partials(query.time_range, chosen, width_ms=width_ms, wanted=wanted):
         tick()
         rows = np.flatnonzero(chosen[some.slot] & (some.time_ms >= start) & (some.time_ms < end))
         if rows.size:
-            room.take(rows.size + len(some.sketches.key))
             kept.append(some if rows.size == len(some) else some.take(rows))
     held = joined_partials(kept)
     return Frame(

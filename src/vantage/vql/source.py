@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.batch import F64, I64, U32
+from vantage.core.errors import InputError
 from vantage.core.link_columns import NO_LINK_COLUMNS, LinkColumns
 from vantage.core.rollup import Partials
 from vantage.core.spantable import IDS, SpanTable, Texts, joined_texts, texts_of_ids
@@ -18,6 +19,7 @@ from vantage.core.timerange import TimeRange
 from vantage.vql.check import CheckedSelect
 from vantage.vql.functions import SPANS
 from vantage.vql.series import SeriesColumns
+from vantage.vql.tree import TableName
 from vantage.vql.vectors import Array, Coded, Frame, Vector, coded
 
 
@@ -36,8 +38,25 @@ class Chunk:
         return Chunk(self.slot[rows], self.time_ms[rows], self.value[rows], links)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a query takes up in one tier: how many chunks, and how many rows in them have to be read."""
+
+    tier: str
+    chunks: int
+    rows: int
+
+
 class Source(Protocol):
     """A consistent view of a store's columns, taken for one query."""
+
+    def rows_at_most(self, table: TableName, time_range: TimeRange) -> int:
+        """A quick bound on what any query of the range reads."""
+        ...
+
+    def plan(self, table: TableName, time_range: TimeRange, slots: NDArray[np.bool_]) -> list[Reading]:
+        """What reading the range and the series whose slots are set takes up; ``slots`` tells nothing of spans."""
+        ...
 
     def series(self) -> SeriesColumns:
         """By slot."""
@@ -64,8 +83,23 @@ def _joined(parts: list[Any], dtype: Any) -> Array:
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
-def spans_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None]) -> Frame:
-    """The spans that start in the query's range. ``tick`` is called once a table; raises what it raises."""
+def affordable(source: Source, query: CheckedSelect, slots: NDArray[np.bool_], *, rows_max: int) -> None:
+    """Raises InputError, with the figure, when more than ``rows_max`` rows would have to be read."""
+    table, time_range = query.select.table, query.time_range
+    if source.rows_at_most(table, time_range) <= rows_max:
+        return
+    rows = sum(reading.rows for reading in source.plan(table, time_range, slots))
+    if rows > rows_max:
+        what = "spans" if table == "spans" else "samples" if table == "metrics" else "rows of rollups"
+        raise InputError(
+            f"the query would read {rows} {what}, at most {rows_max} are read: narrow its time range or its filters"
+        )
+
+
+def spans_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None], rows_max: int) -> Frame:
+    """The spans that start in the query's range. ``tick`` is called once a table; raises what it raises, and InputError
+    when more than ``rows_max`` spans would have to be read."""
+    affordable(source, query, np.empty(0, np.bool_), rows_max=rows_max)
     kept: list[tuple[SpanTable, Array]] = []
     for table in source.spans(query.time_range):
         tick()

@@ -26,14 +26,16 @@ from vantage.storage.embedded.chunks import ChunkCodec, Runs, checksum
 from vantage.storage.embedded.head import links_of_trace, overlapping, spans_of_traces
 from vantage.storage.embedded.id_index import find, kept_bits
 from vantage.storage.embedded.part_counts import PartCounts, ServiceCounts, read_counts
-from vantage.storage.embedded.part_index import PartIndexes
+from vantage.storage.embedded.part_index import ChunkIndex, PartIndexes
 from vantage.storage.embedded.pool import Pool
 from vantage.storage.embedded.segment import Part, Segment, is_damage
 from vantage.storage.embedded.trace_links import Linked, TraceLinks, Unclaimed, find_links, unpack_links
 from vantage.storage.embedded.view import Seen
 from vantage.storage.tracing import count_by_service
+from vantage.vql.functions import ROLLUP_WIDTHS_MS
 from vantage.vql.series import SeriesColumns
-from vantage.vql.source import Chunk
+from vantage.vql.source import Chunk, Reading
+from vantage.vql.tree import TableName
 
 T = TypeVar("T")
 BLOCKS_MAX: Final = 16
@@ -41,7 +43,7 @@ NO_SPANS: Final = table_of(())
 _ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
 _CHUNK: Final = "SELECT crc, runs, times, vals FROM chunk WHERE id=?"
 _ROLLUP: Final = "SELECT crc, runs, times, counts, sums, mins, maxs, sketches FROM rollup WHERE id=?"
-_BLOCKS: Final = "SELECT id, first_ms, last_ms, duration_ns_max, services FROM span_block WHERE part_id=?"
+_BLOCKS: Final = "SELECT id, first_ms, last_ms, duration_ns_max, services, spans FROM span_block WHERE part_id=?"
 
 _log = structlog.get_logger("vantage.storage.reading")
 
@@ -88,6 +90,50 @@ class StoreSource:
 
     def series(self) -> SeriesColumns:
         return self._series
+
+    # --- what there is to read ---
+
+    def rows_at_most(self, table: TableName, time_range: TimeRange) -> int:
+        view = self._seen.view
+        if table in ROLLUP_WIDTHS_MS:  # parts do not tell their rows, but no four of them take less than a byte
+            parts = self._parts(view.rollups.values(), time_range)
+            sealed = sum(4 * part.nbytes for _, part in parts)
+        else:
+            parts = self._parts(view.samples.values(), time_range)
+            sealed = sum(part.spans if table == "spans" else part.samples for _, part in parts)
+        if table == "spans":
+            return sealed + sum(len(block.table) for block in self._span_blocks())
+        return sealed + sum(len(block.slot) for block in self._sample_blocks())
+
+    def plan(self, table: TableName, time_range: TimeRange, slots: Mask) -> list[Reading]:
+        time_range = self._floored(time_range)
+        if table == "spans":
+            return self._plan_of_spans(time_range)
+        width_ms = ROLLUP_WIDTHS_MS.get(table, 0)
+        tier = self._seen.view.rollups if width_ms else self._seen.view.samples
+        chunks = rows = 0
+        for segment, part in self._parts(tier.values(), time_range):
+            for index in self._read(segment, self._index, segment, part, width_ms):
+                self._tick()
+                for _, runs, picked in index.wanted(slots, time_range):
+                    chunks += 1
+                    rows += runs.rows if picked is None else int(runs.count[picked].sum())
+        blocks = list(overlapping(self._sample_blocks(), time_range))
+        young = sum(np.count_nonzero(slots[block.slot]) for block in blocks)
+        return [Reading("sealed", chunks, rows), Reading("head", len(blocks), int(young))]
+
+    def _plan_of_spans(self, time_range: TimeRange) -> list[Reading]:
+        blocks = list(overlapping(self._span_blocks(), time_range))
+        chunks = rows = 0
+        for segment, part in self._parts(self._seen.view.samples.values(), time_range):
+            for _, first_ms, last_ms, _, _, spans in self._read(segment, _blocks_of, part.id) if part.spans else ():
+                if last_ms >= time_range.start_ms and first_ms < time_range.end_ms:
+                    chunks, rows = chunks + 1, rows + spans
+        young = sum(len(block.table) for block in blocks)
+        return [Reading("sealed", chunks, rows), Reading("head", len(blocks), young)]
+
+    def _index(self, db: sqlite3.Connection, segment: Segment, part: Part, width_ms: int) -> Iterator[ChunkIndex]:
+        yield self._indexes.of(segment.path, db, part.id, self._codec, width_ms=width_ms)
 
     # --- samples ---
 
@@ -222,7 +268,7 @@ class StoreSource:
         for segment, part in self._parts(self._seen.view.samples.values(), time_range):
             if not part.spans:
                 continue
-            for block_id, first_ms, last_ms, longest_ns, services in self._read(segment, _blocks_of, part.id):
+            for block_id, first_ms, last_ms, longest_ns, services, _ in self._read(segment, _blocks_of, part.id):
                 if last_ms < time_range.start_ms or first_ms >= time_range.end_ms or longest_ns < min_duration_ns:
                     continue
                 if service and service not in json.loads(services):
@@ -377,7 +423,7 @@ class StoreSource:
             self._damage.row(segment, "directory", error)
 
 
-def _blocks_of(db: sqlite3.Connection, part: int) -> Iterator[tuple[int, int, int, int, str]]:
+def _blocks_of(db: sqlite3.Connection, part: int) -> Iterator[tuple[int, int, int, int, str, int]]:
     return iter(db.execute(_BLOCKS, (part,)).fetchall())
 
 

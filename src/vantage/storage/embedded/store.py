@@ -59,7 +59,7 @@ from vantage.storage.ports import (
 )
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
-from vantage.vql.execute import Deadline, execute
+from vantage.vql.execute import QUERY_SAMPLES_MAX, Deadline, execute, explain
 from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 2
@@ -89,6 +89,7 @@ class EmbeddedStore:
         queue_nbytes_max: int = 64 << 20,
         head_nbytes_max: int = 1 << 30,
         series_max: int = 200_000,
+        query_samples_max: int = QUERY_SAMPLES_MAX,
         generation_samples_max: int = GENERATION_SAMPLES_MAX,
         page_count_max: int | None = None,
     ) -> None:
@@ -97,6 +98,7 @@ class EmbeddedStore:
         self._telemetry = telemetry
         self._queue_nbytes_max = queue_nbytes_max
         self._head_nbytes_max = head_nbytes_max
+        self._query_samples_max = query_samples_max
         self._catalogue = Catalogue(series_max=series_max)
         self._head = Head()
         self._views = Views(self._head)
@@ -277,7 +279,14 @@ class EmbeddedStore:
 
         def run() -> Table:
             with self._source(deadline) as source:
-                return execute(query, source, deadline)
+                return execute(query, source, deadline, samples_max=self._query_samples_max)
+
+        return await self._in_thread(run)
+
+    async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
+        def run() -> Table:
+            with self._source(Deadline(deadline_s)) as source:
+                return explain(query, source)
 
         return await self._in_thread(run)
 
