@@ -25,6 +25,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
         raise ConfigError("the server runs on Linux and macOS")
     log.configure(log_format=settings.log_format, log_level="debug" if settings.debug else settings.log_level)
     app = create_app(settings)
+    make_folder(Path(settings.data))  # keys and deployments are there, wherever the telemetry is
     listening = server.listen(settings)
     demo: list[Callable[[], None]] = []
 

@@ -36,6 +36,7 @@ def open_store(
             synchronous=synchronous,
             queue_nbytes_max=queue_nbytes_max,
             series_max=series_max,
+            query_samples_max=query_samples_max,
         )
     return EmbeddedStore(
         store_folder(url, data=data),

@@ -97,7 +97,7 @@ class ChdbEngine:
         try:
             result = connection.query(text, self._format, params=params)
         except RuntimeError as error:
-            raise meant(error) from error
+            raise meant(error, settings) from error
         return self._answer(result)
 
     def encode(self, table: str, columns: Mapping[str, Column], *, token: str) -> Insert:
@@ -144,7 +144,7 @@ class ChdbEngine:
                 yield self._answer(piece)
         except RuntimeError as error:
             under_way = None
-            raise meant(error) from error
+            raise meant(error, settings) from error
         finally:
             if under_way is not None:
                 connection.streaming_cancel_query(under_way)

@@ -16,7 +16,7 @@ from vantage.core.spantable import Texts
 
 Param = str | int | float
 Column = NDArray[Any] | Texts | list[str] | list[dict[str, str]]
-ROWS_READ_MAX: Final = 2_000_000_000
+ROWS_MAX: Final = 2_000_000_000  # read to answer the questions of the port that have no limit of their own
 QUERY_NBYTES_MAX: Final = 2 << 30
 
 
@@ -80,13 +80,13 @@ class Engine(Protocol):
         ...
 
 
-def limits(deadline_s: float) -> dict[str, float]:
+def limits(deadline_s: float, *, rows_max: int = ROWS_MAX) -> dict[str, float]:
     """Settings that bound one query. Raises StoreTimeout when no time is left."""
     if deadline_s <= 0:
         raise StoreTimeout("the query waited for longer than it may take: try again, or ask for less")
     return {
         "max_execution_time": max(0.001, deadline_s),
-        "max_rows_to_read": ROWS_READ_MAX,
+        "max_rows_to_read": rows_max,
         "max_memory_usage": QUERY_NBYTES_MAX,
     }
 
@@ -98,15 +98,18 @@ _MEMORY: Final = 241
 _SHOWN_MAX: Final = 300
 
 
-def meant(error: Exception) -> VantageError:
-    """An engine's error as one of ours. The codes are those of ClickHouse's ``ErrorCodes.cpp``."""
+def meant(error: Exception, settings: Mapping[str, float]) -> VantageError:
+    """An engine's error as one of ours; ``settings`` are those of the statement. The codes are those of ClickHouse's
+    ``ErrorCodes.cpp``."""
     text = str(error)
     found = _CODE.search(text)
     code = int(found[1]) if found else 0
     if code in _TIMEOUT:
         return StoreTimeout("the query took too long: narrow its time range or its filters")
     if code in _TOO_MANY_ROWS:
-        return InputError(f"the query reads more than {ROWS_READ_MAX} rows: narrow its time range or filters")
+        return InputError(
+            f"the query reads more than {settings.get('max_rows_to_read')} rows: narrow its time range or filters"
+        )
     if code == _MEMORY:
         return InputError(
             f"the query needs more than {QUERY_NBYTES_MAX >> 30} GB of memory: "

@@ -19,6 +19,7 @@ from vantage.vql.tree import Call, Column, Expr, TagValue, children, conjuncts
 
 TABLES: Final = {"metrics": "samples", "spans": "spans", "rollups_5m": "rollups_5m", "rollups_1h": "rollups_1h"}
 DATETIME_MS_MAX: Final = 10_413_791_999_999  # 2299-12-31: DateTime64 ends there
+_LINE_MAX: Final = 100
 _NS_MAX: Final = (1 << 63) - 1
 # Samples of one moment have no order of their own: the smaller value counts as the earlier.
 _WINDOW: Final = "PARTITION BY series_id ORDER BY timestamp, value ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
@@ -134,7 +135,7 @@ class _Rows:
 
     def _on_series(self, parts: list[Expr]) -> str:
         printer = Printer(self.params, series_scope(self.params))
-        return _all([printer.condition(part) for part in parts])
+        return " AND ".join(printer.condition(part) for part in parts)
 
     def _named(self, on_series: str) -> str:
         """The join with the tags of series."""
@@ -160,7 +161,7 @@ def _listed(query: CheckedSelect, params: Params, rows: _Rows) -> str:
     printer = Printer(params, rows.scope)
     items = [printer.term(item.expr) for item in query.select.items]
     order = _order(query, printer, items)
-    return "\n".join([f"SELECT {_named_items(items)}", rows.source(), *order, f"LIMIT {query.limit + 1}"])
+    return "\n".join([_select(_named_items(items)), rows.source(), *order, f"LIMIT {query.limit + 1}"])
 
 
 def _grouped(query: CheckedSelect, params: Params, rows: _Rows) -> str:
@@ -177,14 +178,14 @@ def _grouped(query: CheckedSelect, params: Params, rows: _Rows) -> str:
     named += [f"{_shown(term)} AS a{number}" for number, term in enumerate(aggregates)]
     groups = [f"GROUP BY {', '.join(f'k{number}' for number in range(len(keys)))}"] if keys else []
     # A group without keys is there even when no row is: count() makes the engine see an aggregate in any case.
-    text = "\n".join([f"SELECT {', '.join(named or ['count() AS rows'])}", rows.source(), *groups])
+    text = "\n".join([_select(named or ["count() AS rows"]), rows.source(), *groups])
     outer = Printer(params, rows.scope, known)
     items = [outer.term(item.expr) for item in query.select.items]
     having = [] if query.select.having is None else [f"WHERE {outer.condition(query.select.having)}"]
     order = _order(query, outer, items) if keys else []
     return "\n".join(
         [
-            f"SELECT {_named_items(items)}",
+            _select(_named_items(items)),
             f"FROM (\n{_indented(text)}\n)",
             *having,
             *order,
@@ -213,8 +214,14 @@ def _order(query: CheckedSelect, printer: Printer, items: list[Term]) -> list[st
     return [f"ORDER BY {', '.join(found.values())}"] if found else []
 
 
-def _named_items(items: list[Term]) -> str:
-    return ", ".join(f"{_shown(term)} AS c{number}" for number, term in enumerate(items))
+def _named_items(items: list[Term]) -> list[str]:
+    return [f"{_shown(term)} AS c{number}" for number, term in enumerate(items)]
+
+
+def _select(columns: list[str]) -> str:
+    """In one line where it is short."""
+    line = f"SELECT {', '.join(columns)}"
+    return line if len(line) <= _LINE_MAX else "SELECT\n" + ",\n".join(f"    {column}" for column in columns)
 
 
 def _shown(term: Term) -> str:

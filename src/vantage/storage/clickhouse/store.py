@@ -19,7 +19,7 @@ from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavai
 from vantage.core.timerange import TimeRange
 from vantage.storage.batch_ids import BatchIds
 from vantage.storage.clickhouse.chdb import ChdbEngine
-from vantage.storage.clickhouse.engine import Answer, Statement, limits
+from vantage.storage.clickhouse.engine import ROWS_MAX, Answer, Statement, limits
 from vantage.storage.clickhouse.finding import Finding
 from vantage.storage.clickhouse.intent import IntentFile
 from vantage.storage.clickhouse.known import KnownSeries
@@ -44,14 +44,14 @@ from vantage.storage.ports import (
 )
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
-from vantage.vql.table import Table, TableColumn
+from vantage.vql.execute import EXPLAINED, QUERY_SAMPLES_MAX, SPAN_COSTS
+from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 4
 QUERIES_WAITING_MAX: Final = 32
 EXPORTS_MAX: Final = 2
 EXPORTED_MAX: Final = 2000  # samples or spans of a batch
 SEARCH_TIMEOUT_S: Final = 30.0
-ESTIMATE: Final = (TableColumn("tier", "string"), TableColumn("chunks", "int"), TableColumn("rows", "int"))
 T = TypeVar("T")
 
 _log = structlog.get_logger("vantage.storage.clickhouse")
@@ -64,7 +64,8 @@ class ClickHouseStore:
     operating system has them. The rows of a commit reach several tables one after the other, and a query may for some
     milliseconds see its spans and not yet its samples. A process that is killed in between finishes the commit when
     the folder is opened again: see ``intent``. ``queue_nbytes_max`` bounds what waits for a commit: beyond it ``write``
-    is busy. ``series_max`` bounds the series kept apart.
+    is busy. ``series_max`` bounds the series kept apart, ``query_samples_max`` the samples a query may read (a span
+    counts as ten).
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class ClickHouseStore:
         synchronous: str = "FULL",
         queue_nbytes_max: int = 64 << 20,
         series_max: int = 200_000,
+        query_samples_max: int = QUERY_SAMPLES_MAX,
     ) -> None:
         self.folder = folder
         self._clock = clock
         self._telemetry = telemetry
         self._fsync = synchronous == "FULL"
+        self._query_samples_max = query_samples_max
         self._engine = ChdbEngine(folder / "engine")
         self._known = KnownSeries(series_max=series_max)
         self._ids = BatchIds()
@@ -184,7 +187,10 @@ class ClickHouseStore:
 
     async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         statement = print_select(query)
-        return read_table(query, await self._query(statement, deadline_s=deadline_s))
+        rows_max = self._query_samples_max
+        if query.select.table == "spans":
+            rows_max = max(1, rows_max // SPAN_COSTS)
+        return read_table(query, await self._query(statement, deadline_s=deadline_s, rows_max=rows_max))
 
     async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         statement, table = print_estimate(query)
@@ -197,7 +203,7 @@ class ClickHouseStore:
             if name == table
         ]
         marks, rows = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0)
-        return Table(ESTIMATE, ([table], [int(marks)], [int(rows)]))
+        return Table(EXPLAINED, ([table], [int(marks)], [int(rows)]))
 
     async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         return await self._search(lambda: self._finding.catalogue(service, metric, since_ms=self._raw_since_ms))
@@ -245,11 +251,11 @@ class ClickHouseStore:
     async def raw_since_ms(self) -> int:
         return self._raw_since_ms
 
-    async def _query(self, statement: Statement, *, deadline_s: float) -> Answer:
+    async def _query(self, statement: Statement, *, deadline_s: float, rows_max: int = ROWS_MAX) -> Answer:
         ends_s = time.monotonic() + deadline_s
 
         def run() -> Answer:
-            return self._engine.run(statement, **limits(ends_s - time.monotonic()))
+            return self._engine.run(statement, **limits(ends_s - time.monotonic(), rows_max=rows_max))
 
         return await self._in_thread(run)
 

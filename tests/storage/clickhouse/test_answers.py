@@ -1,0 +1,112 @@
+"""The same answers from ClickHouse's engine as from the columns in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.storage.clickhouse.queries import queries
+from tests.support.chance import Chance
+from tests.support.world import MovedClock, a_batch, a_series
+from vantage.core.sample import Kind
+from vantage.core.sketch import RELATIVE_ERROR
+from vantage.storage.clickhouse.store import ClickHouseStore
+from vantage.storage.memory import MemoryStore
+from vantage.storage.ports import TelemetryStore
+from vantage.telemetry import Telemetry
+from vantage.vql.check import CheckedSelect
+from vantage.vql.table import Table
+
+pytest.importorskip("chdb", reason="pip install 'vantage[chdb]'")
+
+SEED = 3
+
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[tuple[TelemetryStore, TelemetryStore]]:
+    """Two stores that were sent the same."""
+    clock, chance = MovedClock(), Chance(SEED)
+    async with (
+        MemoryStore(clock=clock) as memory,
+        ClickHouseStore(tmp_path, clock=clock, telemetry=Telemetry(), synchronous="NORMAL") as clickhouse,
+    ):
+        for _ in range(25):
+            batch = chance.batch()
+            await memory.write(batch)
+            await clickhouse.write(batch)
+        yield memory, clickhouse
+
+
+def differences(query: CheckedSelect, ours: Table, theirs: Table, *, tolerance: float) -> list[tuple[Any, Any]]:
+    """Rows are told apart by their place where some were cut off; otherwise what ORDER BY leaves open is open."""
+    cut = len(ours) == query.limit
+    assert ours.columns == theirs.columns
+    assert ours.truncated == theirs.truncated
+    assert len(ours) == len(theirs)
+    return [
+        (one, other)
+        for one, other in zip(in_order(ours, cut=cut), in_order(theirs, cut=cut), strict=True)
+        if not all(same(a, b, tolerance=tolerance) for a, b in zip(one, other, strict=True))
+    ]
+
+
+def in_order(table: Table, *, cut: bool) -> list[tuple[Any, ...]]:
+    return (
+        list(table.rows())
+        if cut
+        else sorted(table.rows(), key=lambda row: [(one is None, str(type(one)), one_of(one)) for one in row])
+    )
+
+
+def one_of(value: object) -> Any:
+    if isinstance(value, dict):
+        return sorted(value.items())
+    return 0 if value is None else value
+
+
+def same(one: object, other: object, *, tolerance: float) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=tolerance, abs_tol=1e-12)
+    return type(one) is type(other) and one == other
+
+
+async def test_every_query_has_the_same_answer_on_both(stores: tuple[TelemetryStore, TelemetryStore]) -> None:
+    memory, clickhouse = stores
+    wrong = {}
+    for name, query in queries().items():
+        if name == "sketches":  # of few values the two kinds of sketches interpolate differently: see below
+            continue
+        found = await clickhouse.select(query, deadline_s=30)
+        wanted = await memory.select(query, deadline_s=30)
+        if different := differences(query, found, wanted, tolerance=1e-9):
+            wrong[name] = different[:2]
+    assert not wrong, f"seed {SEED}"
+
+
+async def test_explain_tells_what_is_read_of_the_table(stores: tuple[TelemetryStore, TelemetryStore]) -> None:
+    _, clickhouse = stores
+    for name in ("aggregates", "spans", "top_tags"):
+        found = list((await clickhouse.explain(queries()[name], deadline_s=30)).rows())
+        ((tier, chunks, rows),) = found
+        assert tier == ("spans" if name == "spans" else "samples")
+        assert chunks > 0
+        assert rows > 0
+    nobody = await clickhouse.explain(queries()["aggregates_of_nothing"], deadline_s=30)
+    assert list(nobody.rows()) == [("samples", 0, 0)]
+
+
+async def test_a_quantile_of_sketches_is_within_their_error(tmp_path: Path) -> None:
+    values = np.random.default_rng(SEED).lognormal(3, 1, 5000)
+    async with ClickHouseStore(tmp_path, clock=MovedClock(), telemetry=Telemetry()) as store:
+        one = a_series(metric="m1", kind=Kind.HISTOGRAM)
+        for some in np.split(values, 10):  # in several states, which are merged
+            await store.write(a_batch(*some.tolist(), series=one))
+        await store.write(a_batch(1.0, 2.0, series=a_series(metric="m2", kind=Kind.GAUGE)))
+        found = dict((await store.select(queries()["sketches"], deadline_s=30)).rows())
+    assert found["m1"] == pytest.approx(float(np.median(values)), rel=2 * RELATIVE_ERROR)
+    assert found["m2"] is None

@@ -1,0 +1,368 @@
+"""What is particular to the store on ClickHouse's engine: restarts, crashes, letting go, odd texts."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.world import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
+from vantage.core.batch import Batch, Links, batch_of
+from vantage.core.errors import ConfigError, DataFolderInUse, FormatTooNew, InputError, StoreTimeout, StoreUnavailable
+from vantage.core.retention import parse_rule
+from vantage.core.sample import Kind
+from vantage.storage.clickhouse import chdb
+from vantage.storage.clickhouse.engine import Insert, Statement, meant
+from vantage.storage.clickhouse.intent import NAME
+from vantage.storage.clickhouse.schema import Migration, migrate, migrations
+from vantage.storage.clickhouse.store import ClickHouseStore
+from vantage.storage.ports import RetentionPolicy, Selector
+from vantage.telemetry import Telemetry
+from vantage.vql.check import check
+from vantage.vql.text import compile_query
+from vantage.vql.tree import Compare, Item, Literal, Select, TagValue
+
+pytest.importorskip("chdb", reason="pip install 'vantage[chdb]'")
+
+DAY_MS = 24 * HOUR_MS
+Opened = Callable[[], ClickHouseStore]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    """Each call is a store on the same folder, to be entered."""
+    return lambda: ClickHouseStore(tmp_path / "ch", clock=MovedClock(), telemetry=Telemetry())
+
+
+async def counted(store: ClickHouseStore, *, service: str = "api") -> tuple[object, ...]:
+    (row,) = (await store.select(count_query(of_service(service)), deadline_s=30)).rows()
+    return row
+
+
+async def rolled(store: ClickHouseStore) -> list[object]:
+    found = []
+    for table in ("rollups_5m", "rollups_1h"):
+        text = f"SELECT toInt64(sum(count)) AS held FROM {table}"
+        found += (await store._in_thread(lambda text=text: store._engine.run(Statement(text)))).plain("held")  # type: ignore[misc]
+    return found
+
+
+async def test_what_was_written_is_there_after_a_restart(opened: Opened) -> None:
+    links = Links(np.array([1], np.uint32), ["t1"], ["s1"])
+    one = a_series(tags={"k": "ü"})
+    async with opened() as store:
+        await store.write(batch_of([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], links=links, batch_id="b1"))
+        await store.write(Batch(spans=(a_span(attributes={"z": "1", "a": "2"}),), batch_id="b2"))
+    async with opened() as store:
+        assert await counted(store) == (2, 3.0)
+        trace = await store.trace("t1")
+        assert [span.attributes for span in trace.spans] == [{"z": "1", "a": "2"}]
+        assert [sample.value for sample in trace.samples] == [2.0]
+        assert await store.write(a_batch(5.0, batch_id="b1")) is False
+        assert await store.write(Batch(spans=(a_span(),), batch_id="b2")) is False
+        assert [info.series.tags for info in await store.catalogue()] == [(("k", "ü"),)]
+
+
+@pytest.mark.parametrize("inserted", [0, 1, 2, 3, 4])
+async def test_a_commit_that_was_cut_short_is_finished_once(opened: Opened, inserted: int) -> None:
+    """The process dies after some of its tables were inserted into, or all and the file was not removed yet."""
+    batch = a_batch(1.0, 2.0, batch_id="b1")
+    batch = Batch(batch.series, batch.index, batch.time_ms, batch.value, spans=(a_span(),), batch_id="b1")
+    async with opened() as store:
+        whole = store._engine.insert
+        left: list[Insert] = []
+
+        def dying(insert: Insert) -> None:
+            left.append(insert)
+            if len(left) > inserted:
+                raise StoreUnavailable("killed")
+            whole(insert)
+
+        store._engine.insert = dying  # type: ignore[method-assign]
+        if inserted == 4:
+            store._intent.remove = lambda: None  # type: ignore[method-assign]
+            await store.write(batch)
+        else:
+            with pytest.raises(StoreUnavailable):
+                await store.write(batch)
+    assert (store.folder / NAME).exists()
+    async with opened() as store:
+        assert await counted(store) == (2, 3.0)
+        assert await rolled(store) == [2, 2]
+        assert len((await store.trace("t1")).spans) == 1
+        assert await store.write(batch) is False
+        assert not (store.folder / NAME).exists()
+
+
+async def test_a_failed_commit_is_finished_before_the_next(opened: Opened) -> None:
+    async with opened() as store:
+        whole = store._engine.insert
+        fails = iter([False, True])
+
+        def failing(insert: Insert) -> None:
+            if next(fails, False):
+                raise StoreUnavailable("the disk is full")
+            whole(insert)
+
+        store._engine.insert = failing  # type: ignore[method-assign]
+        with pytest.raises(StoreUnavailable, match="disk is full"):
+            await store.write(a_batch(1.0, batch_id="b1"))
+        with pytest.raises(StoreUnavailable, match="disk is full"):
+            await store.ping()
+        assert await store.write(a_batch(1.0, batch_id="b1")) is False
+        await store.ping()
+        assert await store.write(a_batch(2.0, batch_id="b2")) is True
+        assert await counted(store) == (2, 3.0)
+        assert await rolled(store) == [2, 2]
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from tests.support.world import MovedClock, a_batch
+from vantage.storage.clickhouse.store import ClickHouseStore
+from vantage.telemetry import Telemetry
+
+async def main():
+    async with ClickHouseStore(Path(sys.argv[1]), clock=MovedClock(), telemetry=Telemetry()) as store:
+        print("ready", flush=True)
+        for number in range(10_000):
+            await store.write(a_batch(1.0, batch_id=f"b{number}"))
+            print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_process_loses_nothing_it_had_told(opened: Opened, tmp_path: Path) -> None:
+    folder = tmp_path / "ch"
+    for round_ in range(2):
+        with subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", KILLED, str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=Path(__file__).resolve().parents[3],
+        ) as process:
+            assert process.stdout is not None
+            told = -1
+            for line in process.stdout:
+                if line.strip().isdigit():
+                    told = int(line)
+                if told >= 8 + round_:
+                    process.kill()
+                    break
+            for line in process.stdout:
+                if line.strip().isdigit():
+                    told = int(line)
+        async with opened() as store:
+            held, total = await counted(store)
+            assert total == held
+            assert told + 1 <= int(str(held)) <= told + 2  # one may have been kept and not told of yet
+            assert await rolled(store) == [held, held]
+            assert await store.write(a_batch(1.0, batch_id=f"b{told}")) is False
+
+
+async def test_a_second_process_is_told_that_the_folder_is_in_use(opened: Opened) -> None:
+    async with opened() as store:
+        with pytest.raises(DataFolderInUse):
+            async with opened():
+                pass
+        await store.ping()
+
+
+async def test_without_the_package_the_message_names_it(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> object:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(chdb.importlib, "import_module", missing)
+    with pytest.raises(ConfigError, match=r"pip install 'vantage\[server,chdb\]'"):
+        async with opened():
+            pass
+
+
+async def test_tables_of_a_newer_version_are_left_alone(opened: Opened) -> None:
+    async with opened() as store:
+
+        def newer() -> list[str]:
+            assert migrate(store._engine, migrations()) == []
+            return migrate(store._engine, [*migrations(), Migration(9999, "9999_later", "SELECT 1")])
+
+        assert await store._in_thread(newer) == ["9999_later"]
+    with pytest.raises(FormatTooNew, match="9999"):
+        async with opened():
+            pass
+
+
+ODD = [
+    "it's",
+    "back\\slash",
+    "tab\there",
+    "line\nbreak",
+    "\r\b\f",
+    "{p0:String}",
+    "\\N",
+    "",
+    "%_",
+    "ü🙂",
+    "'",
+    "\\'",
+    "\\x41",
+]
+
+
+@pytest.mark.parametrize("text", ODD)
+async def test_odd_texts_are_found_as_they_are(opened: Opened, text: str) -> None:
+    async with opened() as store:
+        await store.write(a_batch(1.0, series=a_series(tags={"k": text or "-"})))
+        await store.write(a_batch(2.0, series=a_series(tags={"k": "other"})))
+        found = await store.select(count_query(Compare("=", TagValue("k"), Literal(text))), deadline_s=30)
+        assert list(found.rows()) == [(1, 1.0) if text else (0, None)]
+        select = Select("metrics", (Item(TagValue("k"), "k"), Item(Literal(text), "same")))
+        rows = list((await store.select(check(select, now_ms=NOW_MS), deadline_s=30)).rows())
+        assert rows == sorted([(text or "-", text), ("other", text)], key=lambda row: row[0].encode())
+
+
+async def test_samples_beyond_the_series_limit_are_folded(tmp_path: Path) -> None:
+    async with ClickHouseStore(tmp_path, clock=MovedClock(), telemetry=Telemetry(), series_max=2) as store:
+        for number in range(5):
+            await store.write(a_batch(1.0, series=a_series(tags={"n": str(number)})))
+        assert await counted(store) == (5, 5.0)
+        assert sorted(info.samples for info in await store.catalogue()) == [1, 1, 3]
+
+
+async def test_a_query_that_reads_too_much_is_refused_with_the_figure(tmp_path: Path) -> None:
+    async with ClickHouseStore(tmp_path, clock=MovedClock(), telemetry=Telemetry(), query_samples_max=5) as store:
+        await store.write(a_batch(*map(float, range(20))))
+        with pytest.raises(InputError, match="more than 5 rows"):
+            await counted(store)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Code: 159. DB::Exception: Timeout exceeded", StoreTimeout),
+        ("Code: 158. DB::Exception: Limit for rows", InputError),
+        ("Code: 241. DB::Exception: Memory limit exceeded", InputError),
+        ("Code: 243. DB::Exception: Cannot reserve 1 MiB, not enough space", StoreUnavailable),
+        ("the library went away", StoreUnavailable),
+    ],
+)
+def test_errors_of_the_engine_have_a_meaning(text: str, kind: type[Exception]) -> None:
+    assert type(meant(RuntimeError(text), {"max_rows_to_read": 7})) is kind
+
+
+async def test_days_are_dropped_with_their_rollups_and_series(opened: Opened) -> None:
+    old, new = a_series(metric="old"), a_series(metric="new")
+    async with opened() as store:
+        await store.write(batch_of([(old, NOW_MS - 400 * DAY_MS, 1.0), (old, NOW_MS - 10 * DAY_MS, 2.0)]))
+        await store.write(batch_of([(new, NOW_MS - 10 * DAY_MS, 4.0), (new, NOW_MS, 8.0)]))
+        await store.write(Batch(spans=(a_span("t1", start_ms=NOW_MS - 10 * DAY_MS), a_span("t2"))))
+        gone = await store.expire(RetentionPolicy(days=7))
+        assert (gone.samples, gone.spans, gone.series) == (3, 1, 1)
+        assert await counted(store) == (1, 8.0)
+        assert await rolled(store) == [1, 1]
+        assert [info.series.metric for info in await store.catalogue()] == ["new"]
+        assert (await store.trace("t1")).spans == ()
+        assert (await store.expire(RetentionPolicy(days=7))).samples == 0
+        assert await store.write(a_batch(1.0, series=old)) is True
+        assert await counted(store) == (2, 9.0)
+    async with opened() as store:
+        assert await counted(store) == (2, 9.0)
+
+
+async def test_a_rule_is_for_the_services_and_metrics_it_names(opened: Opened) -> None:
+    async with opened() as store:
+        for service, metric in (("api", "debug.x"), ("api", "m"), ("worker", "debug.y")):
+            await store.write(a_batch(1.0, series=a_series(service, metric), at_ms=NOW_MS - 5 * DAY_MS))
+        await store.write(Batch(spans=(a_span(start_ms=NOW_MS - 5 * DAY_MS),)))
+        gone = await store.expire(RetentionPolicy(rules=(parse_rule("*/debug.*=2"),)))
+        assert (gone.samples, gone.spans) == (2, 0)
+        assert await counted(store) == (1, 1.0)
+        gone = await store.expire(RetentionPolicy(rules=(parse_rule("api/*=2"),)))
+        assert (gone.samples, gone.spans) == (1, 1)
+        assert await store.catalogue() == []
+
+
+async def test_beyond_the_budget_the_oldest_samples_leave_before_rollups(opened: Opened) -> None:
+    rng = np.random.default_rng(1)
+    one = a_series(kind=Kind.GAUGE)
+    async with opened() as store:
+        for months in (3, 2, 1, 0):
+            times = NOW_MS - months * 31 * DAY_MS - np.arange(20_000) * 10_000
+            await store.write(
+                Batch((one,), np.zeros(20_000, np.uint32), times.astype(np.int64), rng.standard_normal(20_000))
+            )
+        assert await store.raw_since_ms() == 0
+        files = (await store.usage()).files
+        gone = await store.expire(RetentionPolicy(budget_bytes=sum(files.values()) - files["samples"] // 2))
+        assert 40_000 <= gone.samples < 70_000
+        assert gone.nbytes > 0
+        since_ms = await store.raw_since_ms()
+        assert NOW_MS - 70 * DAY_MS < since_ms < NOW_MS
+        assert (await rolled(store))[1] == 80_000
+        assert sum((await store.usage()).files.values()) <= sum(files.values()) - files["samples"] // 2
+        held, _ = await counted(store)
+        assert held == 80_000 - gone.samples
+    async with opened() as store:
+        assert await store.raw_since_ms() == since_ms
+
+
+async def test_usage_counts_metrics_and_services(opened: Opened) -> None:
+    async with opened() as store:
+        await store.write(a_batch(1.0, 2.0, series=a_series(tags={"k": "1"})))
+        await store.write(a_batch(1.0, series=a_series(tags={"k": "2"})))
+        await store.write(Batch(spans=(a_span(),)))
+        usage = await store.usage()
+        rows = {(row.service, row.metric, row.tier): (row.items, row.series) for row in usage.rows}
+        assert rows == {("api", "m", "samples"): (3, 2), ("api", "m", "rollups"): (0, 2), ("api", "", "spans"): (1, 0)}
+        assert all(row.nbytes > 0 for row in usage.rows)
+        assert usage.damaged == ()
+
+
+async def test_forgetting_reaches_rollups_links_and_times(opened: Opened) -> None:
+    async with opened() as store:
+        await store.write(
+            batch_of([(a_series("gone"), NOW_MS, 1.0)], links=Links(np.zeros(1, np.uint32), ["t1"], [""]))
+        )
+        await store.write(Batch(spans=(a_span("t1", service="gone"),)))
+        await store.forget(Selector(service="gone"))
+        for table in ("samples", "series", "trace_links", "rollups_5m", "rollups_1h", "spans", "span_times"):
+            text = f"SELECT toInt64(count()) AS held FROM {table}"
+            found = await store._in_thread(lambda text=text: store._engine.run(Statement(text)))  # type: ignore[misc]
+            assert found.plain("held") == [0], table
+
+
+async def test_writers_at_once_share_commits(opened: Opened) -> None:
+    async with opened() as store:
+        await store.write(a_batch(0.0))
+        outcomes = await asyncio.gather(*(store.write(a_batch(1.0, batch_id=f"b{n}")) for n in range(200)))
+        assert all(outcomes)
+        assert store._telemetry.value("vantage_store_commit_batches_count") < 20
+        assert await counted(store) == (201, 200.0)
+
+
+async def test_the_view_metrics_has_the_columns_that_others_expect(opened: Opened) -> None:
+    async with opened() as store:
+        await store.write(a_batch(1.5, series=a_series(tags={"k": "v"})))
+        found = await store._in_thread(lambda: store._engine.run(Statement("SELECT * FROM metrics")))
+        names = (
+            "timestamp", "service_name", "environment", "metric_name", "metric_type", "value", "tags", "trace_id",
+            "span_id",
+        )  # fmt: skip
+        row = [found.plain(name)[0] for name in names[1:]]
+        assert row == ["api", "test", "m", "gauge", 1.5, {"k": "v"}, "", ""]
+
+
+async def test_queries_of_the_text_run_as_well(opened: Opened) -> None:
+    async with opened() as store:
+        await store.write(a_batch(1.0, 3.0))
+        query = compile_query(
+            "SELECT avg(value) AS mean FROM metrics WHERE service_name = :s", now_ms=NOW_MS, params={"s": "api"}
+        )
+        assert list((await store.select(query.query, deadline_s=30)).rows()) == [(2.0,)]
