@@ -19,8 +19,8 @@ _RIGHT: Final = ("int", "float")
 
 
 def grid(table: Table, *, width: int) -> Iterator[str]:
-    """A head, a rule and a line a row, each at most ``width`` cells wide where that can be. Numbers stand to the right;
-    what is too long ends with an ellipsis, the widest columns being cut first."""
+    """A head, a rule and a line a row, at most ``width`` cells wide. Numbers stand to the right; what is too long ends
+    with an ellipsis, the widest columns being cut first. Where not even that fits, a row is a list of its columns."""
     texts = [
         [_text(value, column) for value in values] for column, values in zip(table.columns, table.data, strict=True)
     ]
@@ -28,12 +28,24 @@ def grid(table: Table, *, width: int) -> Iterator[str]:
     wanted = [
         min(CELL_WIDTH_MAX, max([cells(head), *map(cells, column)])) for head, column in zip(heads, texts, strict=True)
     ]
-    widths = _fitting(wanted, width - len(_GAP) * (len(wanted) - 1))
+    room = width - len(_GAP) * (len(wanted) - 1)
+    if sum(min(one, CELL_WIDTH_MIN) for one in wanted) > room:
+        yield from _lists(heads, texts, width)
+        return
+    widths = _fitting(wanted, room)
     rights = [column.type in _RIGHT for column in table.columns]
     yield _line(heads, widths, rights)
     yield _GAP.join("─" * one for one in widths)
     for row in zip(*texts, strict=True):
         yield _line(row, widths, rights)
+
+
+def _lists(heads: Sequence[str], texts: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+    name_width = min(max(map(cells, heads)), max(1, width // 2))
+    for number, row in enumerate(zip(*texts, strict=True), 1):
+        yield f"── row {number} ".ljust(width, "─")
+        for head, text in zip(heads, row, strict=True):
+            yield _line([head, text], [name_width, max(1, width - name_width - len(_GAP))], [False, False])
 
 
 def cells(text: str) -> int:

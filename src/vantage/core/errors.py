@@ -64,7 +64,7 @@ class QueryError(InputError):
 
     def __str__(self) -> str:
         place = f" (line {self.line}, column {self.column})" if self.line is not None else ""
-        return f"{self.field}: {self.reason}{place}" if self.field else f"{self.reason}{place}"
+        return f"{self.reason}{place}" if self.field in ("", "query") else f"{self.field}: {self.reason}{place}"
 
 
 class ForbiddenError(VantageError):

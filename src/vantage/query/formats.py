@@ -19,7 +19,7 @@ CSV: Final = "csv"
 NDJSON: Final = "ndjson"
 PARQUET: Final = "parquet"
 MEDIA_TYPES: Final[Mapping[str, str]] = {
-    CSV: "text/csv; charset=utf-8; header=present",
+    CSV: "text/csv",
     NDJSON: "application/x-ndjson",
     PARQUET: "application/vnd.apache.parquet",
 }

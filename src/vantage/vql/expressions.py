@@ -166,7 +166,10 @@ class Expressions:
             return self.alias(name)
         if (quoted := unquoted(self._text, at, name, self.types)) is not None:
             raise QueryError(f"unknown column {name[:80]!r}", at=at, suggestion=quoted)
-        raise unknown("column", name, {**self.types, **self._aliases}, at=at)
+        error = unknown("column", name, {**self.types, **self._aliases}, at=at)
+        if not error.suggestion:
+            raise QueryError(error.reason, at=at, suggestion=f"a tag is written {_MAPS[self._table]}['{name[:80]}']")
+        raise error
 
     def alias(self, name: str) -> Expr:
         if name in self._expanding:

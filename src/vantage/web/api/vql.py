@@ -103,7 +103,7 @@ def _format(asked: str, accept: str) -> str:
             raise InputError(f"is none of {', '.join(FORMATS)}", field="format")
         return asked
     named = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    kinds = {text.partition(";")[0]: kind for kind, text in MEDIA_TYPES.items()}
+    kinds = {text: kind for kind, text in MEDIA_TYPES.items()}
     return next((kinds[name] for name in named if name in kinds), JSON)
 
 
@@ -129,7 +129,7 @@ def _told(answer: VqlAnswer) -> dict[str, str]:
         "Vantage-Range": f"{answer.time_range.start_ms}-{answer.time_range.end_ms}",
     }
     if answer.warnings:
-        headers["Vantage-Warnings"] = "; ".join(answer.warnings)
+        headers["Vantage-Warnings"] = "; ".join(answer.warnings).encode("ascii", "replace").decode()
     return headers
 
 
