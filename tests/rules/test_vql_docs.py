@@ -40,9 +40,8 @@ def tables(*header: str) -> list[list[str]]:
     return rows
 
 
-EXAMPLES = [
-    (example.strip("`"), gives.strip("`")) for _, _, example, gives in tables("function", "", "example", "gives")
-]
+FUNCTIONS = tables("function", "", "example", "gives")
+EXAMPLES = [(example.strip("`"), gives.strip("`")) for _, _, example, gives in FUNCTIONS]
 
 
 async def a_store() -> MemoryStore:

@@ -82,11 +82,15 @@ def _avg(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 
 def _stddev(call: Call, frame: Frame, groups: Groups) -> Vector:
-    """Of the whole population, in two passes: no square of a large mean is taken from another."""
+    """Of the whole population, in two passes over the distances to one of each group's values: equal values have none,
+    and no square of a large mean is taken from another."""
     numbers, left = _values(call, frame, groups)
     counts = _counts(left)
-    means = np.bincount(left.ids, weights=numbers, minlength=left.count) / counts
-    apart = numbers - means[left.ids]
+    one = np.zeros(left.count)
+    one[left.ids] = numbers  # the last of each group
+    apart = numbers - one[left.ids]
+    means = np.bincount(left.ids, weights=apart, minlength=left.count) / counts
+    apart -= means[left.ids]
     found: Array = np.sqrt(np.bincount(left.ids, weights=apart * apart, minlength=left.count) / counts)
     return found
 
@@ -172,15 +176,11 @@ def _arg_max(call: Call, frame: Frame, groups: Groups) -> Vector:
     order = np.lexsort((values[rows], -keys[rows], left.ids))
     held, first = np.unique(left.ids[order], return_index=True)
     chosen = values[rows[order[first]]]
-    if isinstance(vector, Coded):
-        codes = np.full(groups.count, len(texts), np.int64)
-        codes[held] = chosen
-        return Coded(codes, [*texts, None])
-    if len(held) == groups.count:
+    if len(held) == groups.count and not isinstance(vector, Coded):
         return chosen
-    found = np.full(groups.count, np.nan)
-    found[held] = chosen
-    return found
+    codes = np.full(groups.count, len(chosen), np.int64)
+    codes[held] = np.arange(len(held))
+    return Coded(codes, [*(texts[rank] for rank in chosen.tolist()), None] if texts else [*chosen.tolist(), None])
 
 
 def _increase(call: Call, frame: Frame, groups: Groups) -> Vector:

@@ -52,13 +52,22 @@ class TagValue(_Node):
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Literal(_Node):
     """A constant; None is NULL. Times are epoch milliseconds, and ``meaning`` says that a number is one, or a length of
-    time in milliseconds."""
+    time in milliseconds. Unlike in Python 1, 1.0 and true are different constants, and so are 0.0 and -0.0."""
 
     value: str | int | float | bool | None
     meaning: OneOf["", "time", "interval"] = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Literal) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[str, str]:
+        return (self.value if isinstance(self.value, str) else repr(self.value), f"{type(self.value)}{self.meaning}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,8 @@ def _common_type(exprs: list[Expr], types: Types, where: str) -> ColumnType:
     if len(found) == 1:
         (one,) = found
         assert one != "null"
-        return one
+        # Columns of 64-bit integers have no room for NULL.
+        return "float" if one == "int" and null is not None else one
     if set(found) <= set(NUMBERS):
         return "float"
     raise QueryError(f"{where} have different types", at=next(iter(found.values())).at)

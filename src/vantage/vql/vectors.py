@@ -298,12 +298,11 @@ def _picked(conditions: list[NDArray[np.bool_]], texts: list[Coded], rows_count:
 
 def _coalesce(frame: Frame, args: tuple[Expr, ...]) -> Vector:
     vectors = [frame.vector(arg) for arg in args]
-    if not any(isinstance(vector, Coded) for vector in vectors):
-        numbers = [np.asarray(vector) for vector in vectors]
-        found = numbers[0]
-        for other in numbers[1:]:
-            if found.dtype.kind == "f":
-                found = np.where(np.isnan(found), other, found)
+    numbers = [vector for vector in vectors if not isinstance(vector, Coded)]
+    if len(numbers) == len(vectors):
+        found = numbers[-1]
+        for vector in reversed(numbers[:-1]):  # np.where makes floats of integers beside floats
+            found = np.where(np.isnan(vector), found, vector)
         return found
     held = [_with_text(vector) for vector in vectors]
     present = [one.test(lambda value: value is not None) for one in held]

@@ -165,8 +165,8 @@ class Printer:
             if term.type != "float" and all(isinstance(value, int) for value in numbers):
                 bound = [self._whole(int(value)) for value in numbers]
             else:
-                term = _real(term)
-                bound = [self._params.bind(float(value), "Float64") for value in numbers]
+                term = Term(_one_zero(_real(term)), "float", term.nullable)  # sets are compared bit by bit
+                bound = [self._params.bind(float(value) + 0.0, "Float64") for value in numbers]
         if not bound:
             return Term("false", "bool")
         return self._two_valued(term, f"IN ({', '.join(bound)})")
@@ -319,8 +319,9 @@ def _arithmetic(op: str, left: Term, right: Term) -> Term:
 
 
 def _alike(terms: list[Term]) -> list[Term]:
-    """Integers beside floats become floats."""
-    return [_real(term) for term in terms] if any(term.type == "float" for term in terms) else terms
+    """Integers beside floats or NULL become floats, as they do on columns that have no room for NULL."""
+    kinds = {term.type for term in terms}
+    return [_real(term) for term in terms] if "float" in kinds or kinds == {"int", "null"} else terms
 
 
 def _type_of(terms: Sequence[Term]) -> TermType:
