@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 DATABASE: Final = "vantage"
 # Of samples that were sent late or imported, one insert may reach any number of months.
-_INSERT_SETTINGS: Final = "max_partitions_per_insert_block = 0, deduplicate_blocks_in_dependent_materialized_views = 1"
+# One thread: an insert is small, and handing its blocks about took longer than sorting them.
+_INSERT_SETTINGS: Final = (
+    "max_partitions_per_insert_block = 0, deduplicate_blocks_in_dependent_materialized_views = 1, "
+    "max_threads = 1, max_insert_threads = 1"
+)
 # ClickHouse reads the value of a parameter as a field of its TabSeparated format:
 # https://clickhouse.com/docs/interfaces/formats/TabSeparated
 _ESCAPES: Final = str.maketrans(
