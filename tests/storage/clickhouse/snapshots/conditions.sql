@@ -8,7 +8,7 @@ FROM (
       AND (service_name LIKE {p5:String})
       AND series_id IN (SELECT series_id FROM series WHERE ((service_name != {p2:String}) OR NOT ((metric_name IN ({p3:String}, {p4:String})))) AND (service_name LIKE {p5:String}) AND NOT ((tags[{p6:String}] LIKE {p7:String})))
       AND NOT (((value > toFloat64({p8:Int64})) AND ((value >= toFloat64({p9:Int64})) AND (value <= toFloat64({p10:Int64})))))
-      AND NOT ((value IN ({p11:Float64}, {p12:Float64})))
+      AND NOT (((value + 0.) IN ({p11:Float64}, {p12:Float64})))
 )
 LIMIT 10001
 -- p0 = 1577836800000
