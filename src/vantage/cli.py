@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     keys = commands.add_parser("keys", help="API keys")
     for folder in (migrate, config, doctor, backup, restore, keys):
         _folder_options(folder)
+    _query_command(commands)
     _moving_commands(commands)
     _keys_commands(keys)
     return parser
@@ -115,6 +116,19 @@ def _folder_options(parser: argparse.ArgumentParser, *, inner: bool = True) -> N
 def _client_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default=None, help=f"the server (as the settings say: {DEFAULT_URL})")
     parser.add_argument("--api-key", default=None, help="API key (or VANTAGE_API_KEY)")
+
+
+def _query_command(commands: Any) -> None:
+    query = commands.add_parser("query", help="ask a query (VQL) of a running server, or of a data folder")
+    query.add_argument("query", metavar="QUERY", help="such as 'SELECT count() FROM metrics'; -: from stdin")
+    _client_options(query)
+    query.add_argument("--data", metavar="DIR", default=None, help="a data folder that no server holds")
+    query.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings")
+    query.add_argument("--format", choices=["table", "json", "csv", "ndjson", "parquet"], default="table")
+    query.add_argument("--output", metavar="FILE", default="-", help="where to write the answer (-: stdout)")
+    query.add_argument(
+        "--param", metavar="NAME=VALUE", action="append", default=[], help="value of {NAME:Type} or :NAME; may repeat"
+    )
 
 
 def _moving_commands(commands: Any) -> None:

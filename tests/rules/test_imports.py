@@ -38,7 +38,7 @@ HOMES = {
     "alembic": ["vantage.storage.metadata"],
     "sqlalchemy": ["vantage.storage.metadata"],
     "chdb": ["vantage.storage.clickhouse.chdb"],
-    "pyarrow": ["vantage.storage.clickhouse.arrow"],
+    "pyarrow": ["vantage.query.formats", "vantage.storage.clickhouse.arrow"],
     "clickhouse_driver": ["vantage.storage.clickhouse.native"],
     "confluent_kafka": ["vantage.stream.kafka"],
     "scipy": ["vantage.analysis"],
@@ -49,6 +49,7 @@ HOMES = {
     "jinja2_fragments": ["vantage.web", "vantage.app", "vantage.alerting"],
     "markupsafe": ["vantage.web", "vantage.app", "vantage.alerting"],
     "uvicorn": ["vantage.server"],
+    "wcwidth": ["vantage.commands.grid"],
     "dotenv": ["vantage.config"],
     "prometheus_client": ["vantage.telemetry"],
     # at home everywhere

@@ -20,6 +20,7 @@ _HOMES: Final = {
     "keys": "keys",
     "backup": "backups",
     "restore": "backups",
+    "query": "query",
     "export": "moving_out",
     "import": "moving_in",
 }

@@ -18,6 +18,7 @@ from vantage.core.errors import (
     ForbiddenError,
     InputError,
     NotFoundError,
+    QueryError,
     StoreTimeout,
     UnauthorizedError,
     UnavailableError,
@@ -92,18 +93,19 @@ class Client:
     def close(self) -> None:
         self._connection.close()
 
-    def ask(self, path: str) -> Any:
-        """The decoded answer to a GET."""
+    def ask(self, path: str, body: bytes | None = None) -> Any:
+        """The decoded answer to a GET, or to one POST of a JSON body."""
         try:
-            return _decoded(self.stream(path).read(ANSWER_NBYTES_MAX))
+            return _decoded(self.stream(path, body).read(ANSWER_NBYTES_MAX))
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise self._away(error) from error
 
-    def stream(self, path: str) -> http.client.HTTPResponse:
-        """The answer to a GET, of which nothing is read yet."""
+    def stream(self, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
+        """The answer to a GET, or to one POST of a JSON body, of which nothing is read yet."""
+        method, headers = ("GET", {}) if body is None else ("POST", {"Content-Type": "application/json"})
         try:
-            answer = self._exchange("GET", path, None, {})
+            answer = self._exchange(method, path, body, headers)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise self._away(error) from error
@@ -169,10 +171,20 @@ def _retry_after_s(answer: http.client.HTTPResponse) -> float:
         return 5.0
 
 
+def _query_error(problem: Mapping[str, Any]) -> QueryError:
+    error = QueryError(str(problem.get("detail")))
+    for name in ("line", "column"):
+        if isinstance(problem.get(name), int):
+            setattr(error, name, problem[name])
+    return error
+
+
 def refusal(status: int, text: bytes, url: str) -> VantageError:
     """The error of a status, with what the server's problem details say."""
     try:
         problem = json.loads(text)
+        if status == 400 and problem.get("field") == "query":
+            return _query_error(problem)
         field = f"{problem['field']}: " if problem.get("field") else ""
         detail = field + str(problem.get("detail") or problem.get("title") or status)
     except (ValueError, AttributeError, KeyError):

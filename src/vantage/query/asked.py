@@ -17,7 +17,8 @@ Source = Literal["raw", "5m", "1h", "mixed"]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question. ``step_ms`` of None: about 300 points. ``tags`` are pairs that must all hold."""
+    """A question. ``step_ms`` of None: about 300 points. ``tags`` are pairs that must all hold, as ``where`` must, a
+    condition on the samples."""
 
     service: str
     metric: str
@@ -26,6 +27,7 @@ class Asked:
     step_ms: int | None = None
     group_by: tuple[str, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
+    where: Expr | None = None
 
 
 class Point(NamedTuple):
@@ -59,6 +61,7 @@ def where_of(asked: Asked, start_ms: int, end_ms: int) -> Expr:
             equals("service_name", asked.service),
             equals("metric_name", asked.metric),
             *(Compare("=", _key(name), Constant(value)) for name, value in asked.tags),
+            *([] if asked.where is None else [asked.where]),
             Compare(">=", Column("timestamp"), Constant(start_ms)),
             Compare("<", Column("timestamp"), Constant(end_ms)),
         )

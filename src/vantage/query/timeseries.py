@@ -16,6 +16,7 @@ from vantage.query.asked import BUCKETS_MAX, ROWS_MAX, Asked, Point, Points, Sou
 from vantage.query.reads import Reads
 from vantage.query.rolled import WIDTH_NAMES, choose_tier, from_rollups, rollups_for
 from vantage.storage.ports import SeriesInfo
+from vantage.vql.functions import series_only
 from vantage.vql.tree import Arithmetic, Call, Column, Expr, Item, Literal, Order, Select
 
 AGGREGATIONS: Final = ("avg", "min", "max", "sum", "count", "rate", "last", "p50", "p75", "p90", "p95", "p99")
@@ -61,7 +62,8 @@ async def timeseries(reads: Reads, asked: Asked) -> Timeseries:
     found = await reads.store.catalogue(service=asked.service, metric=asked.metric)
     kind, unit = _kind_and_unit(asked, found, warnings)
     raw_since_ms = await reads.store.raw_since_ms()
-    can = rollups_for(asked.agg, kind)
+    # Rollups have no single samples to look at.
+    can = rollups_for(asked.agg, kind) if asked.where is None or series_only(asked.where) else ()
     step_ms = asked.step_ms or _auto_step_ms(asked.time_range, raw_since_ms, can)
     if step_ms > STEP_MS_MAX:
         raise InputError(f"is longer than {STEP_MS_MAX // 86_400_000} days", field="step")

@@ -14,6 +14,7 @@ from vantage.core.errors import (
     ForbiddenError,
     InputError,
     NotFoundError,
+    QueryError,
     StoreTimeout,
     UnauthorizedError,
     UnavailableError,
@@ -34,9 +35,14 @@ class MethodNotAllowed(VantageError):
         self.allowed = allowed
 
 
+class NotAcceptable(VantageError):
+    """The answer cannot be had in the format that was asked for."""
+
+
 # The first class that fits gives the status and a short title.
 _STATUS: Final[tuple[tuple[type[VantageError], int, str], ...]] = (
     (MethodNotAllowed, 405, "Method not allowed"),
+    (NotAcceptable, 406, "Not acceptable"),
     (BodyTooLarge, 413, "Body too large"),
     (UnknownEncoding, 415, "Unsupported content encoding"),
     (UnknownMediaType, 415, "Unsupported media type"),
@@ -61,12 +67,14 @@ class Problem:
     detail: str
     field: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    more: tuple[tuple[str, str | int], ...] = ()  # members of its own kind
 
     def body(self, request_id: str) -> bytes:
         content: dict[str, Any] = {"type": "about:blank", "title": self.title, "status": self.status}
         content["detail"] = self.detail
         if self.field:
             content["field"] = self.field
+        content.update(self.more)
         if request_id:
             content["request_id"] = request_id
         return msgspec.json.encode(content)
@@ -85,8 +93,16 @@ def problem_of(error: VantageError) -> Problem:
     if status == 500:
         return Problem(500, "Internal error", "something went wrong inside Vantage; the log has the details")
     if isinstance(error, InputError):
-        return Problem(status, title, error.reason, error.field, tuple(headers))
+        return Problem(status, title, error.reason, error.field, tuple(headers), _place(error))
     return Problem(status, title, str(error), "", tuple(headers))
+
+
+def _place(error: InputError) -> tuple[tuple[str, str | int], ...]:
+    """Where in a query, and what was perhaps meant."""
+    if not isinstance(error, QueryError):
+        return ()
+    members = (("line", error.line), ("column", error.column), ("suggestion", error.suggestion))
+    return tuple((name, value) for name, value in members if value)
 
 
 def reason_of(error: VantageError) -> str:

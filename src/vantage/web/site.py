@@ -35,6 +35,7 @@ from vantage.web.api import (
     sessions,
     storage,
     traces,
+    vql,
 )
 from vantage.web.guard import Admission, admitted
 from vantage.web.render import Renderer
@@ -85,7 +86,7 @@ def make_site(
     guarded: list[Any] = []
     opened: list[Any] = [*health.handlers]
     if Routes.API in routes:
-        for resource in (services, metrics, traces, edges, deployments, storage, data, export):
+        for resource in (services, metrics, traces, edges, deployments, storage, data, export, vql):
             guarded += resource.handlers
         opened += live.handlers
     if Routes.PAGES in routes:

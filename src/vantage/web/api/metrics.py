@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Literal
 
 import msgspec
@@ -9,15 +10,18 @@ from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import Parameter
 
-from vantage.core.errors import InputError
+from vantage.core.errors import InputError, QueryError
 from vantage.core.timerange import parse_duration_ms
 from vantage.query import catalogue
 from vantage.query.asked import Asked
 from vantage.query.reads import Reads
 from vantage.query.timeseries import AGGREGATIONS, timeseries
+from vantage.vql.text import compile_condition
+from vantage.vql.tree import Expr
 from vantage.web.api.shapes import End, Metric, Service, Start, examples, pair, problems, time_range
 
 LIST_LENGTH_MAX = 32
+WHERE_LENGTH_MAX = 4096
 
 
 class MetricOut(msgspec.Struct):
@@ -136,6 +140,14 @@ async def get_timeseries(
             examples=examples(["method:GET"]),
         ),
     ] = None,
+    where: Annotated[
+        str,
+        Parameter(
+            description="A VQL condition on the samples, such as `tags['method'] != 'GET' AND value > 5`.",
+            max_length=WHERE_LENGTH_MAX,
+            examples=examples("tags['method'] LIKE 'P%'"),
+        ),
+    ] = "",
 ) -> TimeseriesOut:
     """Buckets of a step, one series a group. An empty bucket is null, never 0."""
     asked = Asked(
@@ -146,6 +158,7 @@ async def get_timeseries(
         step_ms=_step_ms(step),
         group_by=tuple(key for part in group_by or [] for key in part.split(",") if key),
         tags=tuple(pair(text, field="tag") for text in tag or []),
+        where=await _condition(where, now_ms=reads.clock.now_ms()),
     )
     found = await timeseries(reads, asked)
     return TimeseriesOut(
@@ -167,6 +180,16 @@ async def get_timeseries(
         approximate=found.approximate,
         warnings=found.warnings,
     )
+
+
+async def _condition(text: str, *, now_ms: int) -> Expr | None:
+    if not text.strip():
+        return None
+    try:
+        return await asyncio.to_thread(compile_condition, text, now_ms=now_ms)
+    except QueryError as error:
+        error.field = "where"
+        raise
 
 
 def _step_ms(step: str) -> int | None:

@@ -15,13 +15,17 @@ from vantage.web.problems import MEDIA_TYPE
 
 
 class ProblemDetails(msgspec.Struct):
-    """RFC 9457 problem details; ``field`` is the path of the offending field."""
+    """RFC 9457 problem details; ``field`` is the path of the offending field. Of a query ``line`` and ``column`` (from
+    1) say where, and ``suggestion`` what was perhaps meant."""
 
     title: str
     status: int
     detail: str
     type: str = "about:blank"
     field: str | None = None
+    line: int | None = None
+    column: int | None = None
+    suggestion: str | None = None
     request_id: str | None = None
 
 
@@ -32,6 +36,7 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
         401: "A key is needed.",
         403: "The key lacks the scope.",
         404: "It does not exist.",
+        406: "The format asked for cannot be had.",
         409: "It exists already.",
         429: "Too many requests; see Retry-After.",
         503: "A component is away; see Retry-After.",

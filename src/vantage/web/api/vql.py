@@ -1,0 +1,141 @@
+"""``/vql``: queries as text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Request, post
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import JSONBody
+from litestar.response import Response
+
+from vantage.core.errors import InputError
+from vantage.query.formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, has_parquet, pieces
+from vantage.query.reads import Reads
+from vantage.query.vql import VqlAnswer, run_vql
+from vantage.web.api.shapes import problems
+from vantage.web.problems import NotAcceptable
+from vantage.web.streaming import UNCOMPRESSED, Streamed
+
+PARAMS_MAX: Final = 100
+JSON: Final = "json"
+FORMATS: Final = (JSON, *MEDIA_TYPES)
+ParamIn = str | int | float | bool | list[str | int | float]
+
+
+class VqlIn(msgspec.Struct):
+    """``params`` are the values of ``{name:Type}`` and ``:name`` in the query. ``format`` is json, csv, ndjson or
+    parquet; what the Accept header says when absent."""
+
+    query: str
+    params: Annotated[dict[str, ParamIn], msgspec.Meta(max_length=PARAMS_MAX)] = {}
+    format: str = ""
+
+
+class ColumnOut(msgspec.Struct):
+    """``type`` is string, float, int, time (epoch milliseconds), bool or map."""
+
+    name: str
+    type: str
+
+
+class RangeOut(msgspec.Struct):
+    """Epoch milliseconds; ``end`` is exclusive."""
+
+    start: int
+    end: int
+
+
+class VqlOut(msgspec.Struct):
+    """The answer. ``truncated``: there are more rows than are ever given, and the query did not limit them itself."""
+
+    columns: list[ColumnOut]
+    rows: list[list[Any]]
+    row_count: int
+    truncated: bool
+    range: RangeOut
+    warnings: list[str]
+    elapsed_ms: float
+    cached: bool
+
+
+@post(
+    "/vql/execute",
+    summary="Ask a query",
+    status_code=200,
+    responses={
+        200: ResponseSpec(
+            VqlOut,
+            generate_examples=False,
+            description=(
+                "The table. As CSV, NDJSON or Parquet when asked for; `Vantage-Truncated`, `Vantage-Range` and "
+                "`Vantage-Warnings` then say what JSON says beside the rows."
+            ),
+        ),
+        **problems(406),
+    },
+    tags=["vql"],
+    opt={UNCOMPRESSED: True},
+)
+async def execute(
+    request: Request[Any, Any, Any], reads: NamedDependency[Reads], data: JSONBody[VqlIn]
+) -> Response[Any]:
+    """Run a SELECT over `metrics` or `spans`; `EXPLAIN SELECT` tells what it would read. See docs/vql.md."""
+    kind = _format(data.format, request.headers.get("accept", ""))
+    if kind == PARQUET and not has_parquet():
+        raise NotAcceptable(PARQUET_MISSING)
+    answer = await run_vql(reads, data.query, data.params)
+    if kind == JSON:
+        return Response(await asyncio.to_thread(_json, answer), media_type="application/json")
+    streamed = Streamed(_streamed(pieces(answer.table, kind)), media_type=MEDIA_TYPES[kind])
+    streamed.headers.update(_told(answer))
+    return streamed
+
+
+def _format(asked: str, accept: str) -> str:
+    """What the body asks for, or else the first of ours that the Accept header names."""
+    if asked:
+        if asked not in FORMATS:
+            raise InputError(f"is none of {', '.join(FORMATS)}", field="format")
+        return asked
+    named = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    kinds = {text.partition(";")[0]: kind for kind, text in MEDIA_TYPES.items()}
+    return next((kinds[name] for name in named if name in kinds), JSON)
+
+
+def _json(answer: VqlAnswer) -> bytes:
+    table = answer.table
+    return msgspec.json.encode(
+        VqlOut(
+            columns=[ColumnOut(column.name, column.type) for column in table.columns],
+            rows=[list(row) for row in table.rows()],
+            row_count=len(table),
+            truncated=table.truncated,
+            range=RangeOut(answer.time_range.start_ms, answer.time_range.end_ms),
+            warnings=list(answer.warnings),
+            elapsed_ms=answer.elapsed_ms,
+            cached=answer.cached,
+        )
+    )
+
+
+def _told(answer: VqlAnswer) -> dict[str, str]:
+    headers = {
+        "Vantage-Truncated": "true" if answer.table.truncated else "false",
+        "Vantage-Range": f"{answer.time_range.start_ms}-{answer.time_range.end_ms}",
+    }
+    if answer.warnings:
+        headers["Vantage-Warnings"] = "; ".join(answer.warnings)
+    return headers
+
+
+async def _streamed(made: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    while (piece := await asyncio.to_thread(next, made, b"")) != b"":
+        yield piece
+
+
+handlers = [execute]
