@@ -1,4 +1,8 @@
-"""Vantage's embedded store, in process, through its port."""
+"""Vantage's stores, in process, through their port: the embedded one, and ClickHouse's engine.
+
+What people ask is asked as text (VQL), parsing and checking included. ``day`` is what a chart asks, of rollups, which
+have no name in the text.
+"""
 
 from __future__ import annotations
 
@@ -17,31 +21,31 @@ from vantage.app import SWITCH_INTERVAL_S
 from vantage.core.batch import Batch, Links
 from vantage.core.clock import SystemClock
 from vantage.query.reads import Reads
+from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.metadata.store import SqlMetadataStore
 from vantage.storage.open import open_metadata, open_store
 from vantage.telemetry import Telemetry
-from vantage.vql.tree import (
-    And,
-    Arithmetic,
-    Call,
-    Column,
-    Compare,
-    Expr,
-    Item,
-    Literal,
-    Order,
-    Select,
-    TagValue,
-    equals,
-)
+from vantage.vql.text import ParamValue, compile_query
+from vantage.vql.tree import And, Arithmetic, Call, Column, Compare, Item, Literal, Select, equals
 
 SEAL_SAMPLES: Final = 2_000_000  # at the end as well
+ROWS_MAX: Final = 200_000
+ENGINE_TABLES: Final = ("samples", "trace_links", "rollups_5m", "rollups_1h", "series")
 _TIME: Final = Column("timestamp")
-_VALUE: Final = Column("value")
 _SERVICE: Final = Column("service_name")
-_ROUTE: Final = TagValue("route")
-_P95: Final = Call("quantile", (_VALUE,), 0.95)
-_AVG: Final = Call("avg", (_VALUE,))
+_TEXTS: Final = {
+    "hour": """
+        SELECT toStartOfMinute(timestamp) AS minute, avg(value), quantile(0.95)(value) FROM metrics
+        WHERE metric_name = :metric AND service_name = :service AND timestamp >= :start AND timestamp < :end
+        GROUP BY minute ORDER BY minute""",
+    "day raw": """
+        SELECT service_name, toStartOfFiveMinutes(timestamp) AS bucket, avg(value) FROM metrics
+        WHERE metric_name = :metric AND timestamp >= :start AND timestamp < :end GROUP BY service_name, bucket""",
+    "top": f"""
+        SELECT service_name, tags['route'] AS route, quantile(0.95)(value) AS p95 FROM metrics
+        WHERE metric_name = :metric AND timestamp >= :start AND timestamp < :end
+        GROUP BY service_name, route ORDER BY p95 DESC LIMIT {TOP}""",
+}
 _ROLLUP_AVG: Final = Arithmetic("/", Call("sum", (Column("sum"),)), Call("sum", (Column("count"),)))
 
 
@@ -52,8 +56,8 @@ class Embedded:
         self._folder = folder
         self._clock = SystemClock()
         self._telemetry = Telemetry()
-        self._store = open_store(
-            "",
+        self._store: Any = open_store(
+            self.url_of(folder),
             data=folder,
             clock=self._clock,
             telemetry=self._telemetry,
@@ -61,10 +65,15 @@ class Embedded:
             queue_nbytes_max=64 << 20,
             head_nbytes_max=1 << 30,
             series_max=200_000,
+            query_samples_max=200_000_000,  # the day of a hundred million samples is asked of samples too
         )
         self._series = all_series()
         sys.setswitchinterval(SWITCH_INTERVAL_S)  # as the server does: threads hand over within half a millisecond
         self._runner = asyncio.Runner()
+
+    @staticmethod
+    def url_of(folder: Path) -> str:
+        return ""
 
     def load(self, plan: Plan) -> Loaded:
         self._folder.mkdir(parents=True)
@@ -111,36 +120,30 @@ class Embedded:
     def ask(self, question: Question) -> Any:
         if question.name == "trace":
             return self._runner.run(self._store.trace(question.trace_id))
-        return self._runner.run(self._reads.select(question.name, self._query(question.name), rows_max=200_000))
+        if question.name == "day":
+            return self._runner.run(self._reads.select("day", self._day(), rows_max=ROWS_MAX))
+        return self._runner.run(self._text(question.name))
 
-    def _query(self, name: str) -> Select:
+    async def _text(self, name: str) -> Any:
+        start_ms = self._range.day_ms if name == "day raw" else self._range.hour_ms
+        params: dict[str, ParamValue] = {
+            "metric": METRIC_OF[name.partition(" ")[0]],
+            "start": start_ms,
+            "end": self._range.end_ms,
+        }
         if name == "hour":
-            bucket = Call("toStartOfInterval", (_TIME, Literal(60_000)))
-            items = (Item(bucket, "minute"), Item(_AVG, "avg"), Item(_P95, "p95"))
-            where = self._where("hour", equals("service_name", SERVICE))
-            return Select("metrics", items, where=where, group_by=(bucket,), order_by=(Order(bucket),))
-        if name == "top":
-            items = (Item(_SERVICE, "service"), Item(_ROUTE, "route"), Item(_P95, "p95"))
-            return Select(
-                "metrics",
-                items,
-                where=self._where("top"),
-                group_by=(_SERVICE, _ROUTE),
-                order_by=(Order(_P95, descending=True),),
-                limit=TOP,
-            )
-        if name == "day raw":
-            return self._day("metrics", Call("toStartOfInterval", (_TIME, Literal(300_000))), _AVG)
-        return self._day("rollups_5m", _TIME, _ROLLUP_AVG)
+            params["service"] = SERVICE
+        compiled = compile_query(_TEXTS[name], now_ms=self._clock.now_ms(), params=params, rows_max=ROWS_MAX)
+        return await self._store.select(compiled.query, deadline_s=60.0)
 
-    def _day(self, table: Any, bucket: Expr, average: Expr) -> Select:
-        items = (Item(_SERVICE, "service"), Item(bucket, "bucket"), Item(average, "avg"))
-        return Select(table, items, where=self._where("day"), group_by=(_SERVICE, bucket))
-
-    def _where(self, name: str, *others: Expr) -> Expr:
-        start_ms = self._range.day_ms if "day" in name else self._range.hour_ms
-        times = (Compare(">=", _TIME, Literal(start_ms)), Compare("<", _TIME, Literal(self._range.end_ms)))
-        return And((equals("metric_name", METRIC_OF[name]), *times, *others))
+    def _day(self) -> Select:
+        times = (Compare(">=", _TIME, Literal(self._range.day_ms)), Compare("<", _TIME, Literal(self._range.end_ms)))
+        return Select(
+            "rollups_5m",
+            (Item(_SERVICE, "service"), Item(_TIME, "bucket"), Item(_ROLLUP_AVG, "avg")),
+            where=And((equals("metric_name", METRIC_OF["day"]), *times)),
+            group_by=(_SERVICE, _TIME),
+        )
 
     def answer(self, question: Question, raw: Any) -> Answer:
         if question.name == "trace":
@@ -150,6 +153,48 @@ class Embedded:
     def close(self) -> None:
         self._runner.run(self._store.__aexit__(None, None, None))
         self._runner.close()
+
+
+class OnClickHouse(Embedded):
+    """The same on ClickHouse's engine. It commits in groups: a window's batches are sent side by side."""
+
+    @staticmethod
+    def url_of(folder: Path) -> str:
+        return f"chdb:///{folder.absolute()}"
+
+    async def _load(self, plan: Plan) -> Loaded:
+        insert = Stopwatch()
+        async with self._store as store:
+            for window in windows(plan):
+                batches = [self._batch(columns) for columns in window.batches()]
+                with insert:
+                    await asyncio.gather(*map(store.write, batches))
+            finish = Stopwatch()
+            with finish:
+                await store._writer.run(lambda: [self._merge(table) for table in ENGINE_TABLES])
+            found = await store._writer.run(self._sizes)
+        return Loaded(
+            insert.wall_s, insert.cpu_s, finish.wall_s, finish.cpu_s, found, "merged whole before it is asked"
+        )
+
+    def _merge(self, table: str) -> None:
+        self._store._engine.run(Statement(f"OPTIMIZE TABLE {table} FINAL"))
+
+    def _sizes(self) -> dict[str, int]:
+        """Ids are columns of their samples, and once more in the table that is sorted by them."""
+        rows = self._store._engine.run(
+            Statement(
+                "SELECT table, column, toInt64(sum(column_bytes_on_disk)) AS size FROM system.parts_columns "
+                "WHERE active AND database = currentDatabase() GROUP BY table, column"
+            )
+        )
+        found = dict.fromkeys(("total", "samples", "trace links", "rollups", "journal"), 0)
+        for table, column, size in zip(*(rows.plain(name) for name in ("table", "column", "size")), strict=True):
+            part = "rollups" if table.startswith("rollups") else "samples"
+            part = "trace links" if table == "trace_links" or column in ("trace_id", "span_id") else part
+            found["total"] += size
+            found[part] += size
+        return found
 
 
 def sizes(folder: Path) -> dict[str, int]:

@@ -26,6 +26,12 @@ def _vantage(folder: Path) -> Store:
     return Embedded(folder)
 
 
+def _on_clickhouse(folder: Path) -> Store:
+    from benchmarks.storage.embedded import OnClickHouse
+
+    return OnClickHouse(folder)
+
+
 def _rows(folder: Path) -> Store:
     from benchmarks.storage.row_sqlite import RowTable
 
@@ -58,6 +64,7 @@ def _prometheus(folder: Path) -> Store:
 
 STORES: Final[dict[str, Callable[[Path], Store]]] = {
     "vantage": _vantage,
+    "vantage-chdb": _on_clickhouse,
     "rows": _rows,
     "clickhouse": _usual,
     "clickhouse-lean": _lean,

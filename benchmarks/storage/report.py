@@ -157,9 +157,25 @@ def targets(runs: Sequence[Run]) -> None:
         _target("6 24 h, all services, VictoriaMetrics = 1", _ratio(ours, peer, "day"), 3, 1)
         _target("6 top 10 by p95, VictoriaMetrics = 1", _ratio(ours, peer, "top"), 1, 0.5)
     _target("6 trace id, ms", ours.median_ms("trace"), 5, 2)
+    _on_clickhouse(run)
     if first is not last:
         for question in _HEADINGS:
             _history(question, first, last)
+
+
+def _on_clickhouse(run: Run) -> None:
+    """Beside the usual table, with as many ids in it."""
+    ours, usual = run.results.get("vantage-chdb"), run.results.get("clickhouse")
+    if ours is None:
+        return
+    _target("8 bytes/sample of metric columns, ClickHouse", ours.loaded.sizes["samples"] / run.plan.samples, 5, 4)
+    if usual is None:
+        return
+    for question, name, must, aim in (("day", "24 h, all services", 4, 6), ("trace", "trace id", 50, 200)):
+        slower = _ratio(usual, ours, question)
+        _target(f"8 {name}, ClickHouse: times as fast as the usual table", slower, must, aim, least=True)
+    raw = usual.median_ms("day") / ours.median_ms("day raw")
+    _target("8 the same of samples", raw, 4, 6, least=True)
 
 
 def _history(question: str, first: Run, last: Run) -> None:

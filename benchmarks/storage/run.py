@@ -57,8 +57,15 @@ ROWS: Final = Peer("rows", "row table in SQLite", slow=True)
 VICTORIA: Final = Peer(
     "victoria", "VictoriaMetrics", _package("victoria-metrics"), exact=False, questions=("hour", "day", "top")
 )
+ON_CLICKHOUSE: Final = Peer(
+    "vantage-chdb",
+    "Vantage on ClickHouse (chdb)",
+    _module("chdb"),
+    questions=("hour", "day", "day raw", "top", "trace"),
+)
 PEERS: Final = (
     VANTAGE,
+    ON_CLICKHOUSE,
     ROWS,
     Peer("clickhouse", "ClickHouse, usual table", _module("chdb"), slow=True),
     Peer("clickhouse-lean", "ClickHouse, lean tables", _module("chdb")),
@@ -166,7 +173,8 @@ def measure(plan: Plan, work: Path) -> Run:
     finally:
         for child in children:
             child.end()
-    answers["day"]["vantage, of samples"] = answers.pop("day raw")["vantage"]
+    for name, answer in answers.pop("day raw").items():
+        answers["day"][f"{name}, of samples"] = answer
     for question, given in answers.items():
         _compare(question, given)
     return run
