@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 DATABASE: Final = "vantage"
 # Of samples that were sent late or imported, one insert may reach any number of months.
-_INSERT_SETTINGS: Final = "max_partitions_per_insert_block = 0, deduplicate_blocks_in_dependent_materialized_views = 1"
+# One thread makes the same blocks of the same rows, which is what tokens go by when an insert is repeated; inserts of a
+# commit's size were no slower for it.
+_INSERT_SETTINGS: Final = (
+    "max_partitions_per_insert_block = 0, deduplicate_blocks_in_dependent_materialized_views = 1, "
+    "max_threads = 1, max_insert_threads = 1"
+)
 # ClickHouse reads the value of a parameter as a field of its TabSeparated format:
 # https://clickhouse.com/docs/interfaces/formats/TabSeparated
 _ESCAPES: Final = str.maketrans(

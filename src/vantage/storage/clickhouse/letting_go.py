@@ -6,10 +6,10 @@ in whole days of UTC, so that a month is rewritten once a day at most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from vantage.core.batch import BATCH_ID_MEMORY_MS
 from vantage.core.rollup import HOUR_MS
@@ -22,6 +22,8 @@ DAY_MS: Final = 86_400_000
 SPARE: Final = 0.02  # of the budget, freed beyond need: or the next sample would drop something again
 RAW: Final = ("samples", "trace_links", "spans", "span_times")
 ROLLED: Final = ("rollups_5m", "rollups_1h")
+NAMES_MAX: Final = 1000
+T = TypeVar("T")
 _IN_NS: Final = ("spans", "span_times")
 
 
@@ -108,26 +110,22 @@ class LettingGo:
         gone = 0
         tables = ("samples", "trace_links", *ROLLED) if table == "samples" else ("spans", "span_times")
         for each in tables:
-            where = _before(each, limit_ms, params)
-            rows = self._count(each, where, params)
-            if rows:
-                self._delete(each, where, params)
-                gone += rows if each == table else 0
+            rows = self._delete_some(each, _before(each, limit_ms, params), params)
+            gone += rows if each == table else 0
         return gone
 
     # --- by rule ---
 
     def _delete_metrics(self, names: Sequence[tuple[str, str]], limit_ms: int) -> int:
-        if not names:
-            return 0
-        params = Params()
-        pairs = ", ".join(f"({params.bind(one, 'String')}, {params.bind(metric, 'String')})" for one, metric in names)
         gone = 0
-        for table in ("samples", "trace_links", *ROLLED):
-            where = f"(service_name, metric_name) IN ({pairs}) AND {_before(table, limit_ms, params)}"
-            rows = self._count(table, where, params)
-            if rows:
-                self._delete(table, where, params)
+        for some in _at_once(names):
+            params = Params()
+            pairs = ", ".join(
+                f"({params.bind(one, 'String')}, {params.bind(metric, 'String')})" for one, metric in some
+            )
+            for table in ("samples", "trace_links", *ROLLED):
+                where = f"(service_name, metric_name) IN ({pairs}) AND {_before(table, limit_ms, params)}"
+                rows = self._delete_some(table, where, params)
                 gone += rows if table == "samples" else 0
         return gone
 
@@ -136,16 +134,13 @@ class LettingGo:
         return found.plain("service_name")
 
     def _delete_spans(self, services: Sequence[str], limit_ms: int) -> int:
-        if not services:
-            return 0
-        params = Params()
-        bound = ", ".join(params.bind(one, "String") for one in services)
         gone = 0
-        for table in ("spans", "span_times"):
-            where = f"service_name IN ({bound}) AND {_before(table, limit_ms, params)}"
-            rows = self._count(table, where, params)
-            if rows:
-                self._delete(table, where, params)
+        for some in _at_once(services):
+            params = Params()
+            bound = ", ".join(params.bind(one, "String") for one in some)
+            for table in ("spans", "span_times"):
+                where = f"service_name IN ({bound}) AND {_before(table, limit_ms, params)}"
+                rows = self._delete_some(table, where, params)
                 gone += rows if table == "spans" else 0
         return gone
 
@@ -195,11 +190,7 @@ class LettingGo:
         samples = spans = 0
         for one in partitions:
             params = Params()
-            where = _before(one.table, limit_ms, params)
-            rows = self._count(one.table, where, params)
-            if not rows:
-                continue
-            self._delete(one.table, where, params)
+            rows = self._delete_some(one.table, _before(one.table, limit_ms, params), params)
             samples += rows if one.table == "samples" else 0
             spans += rows if one.table == "spans" else 0
         if samples:
@@ -258,8 +249,21 @@ class LettingGo:
         found = self._engine.run(_bound(f"SELECT toInt64(count()) AS held FROM {table} WHERE {where}", params))
         return int(found.plain("held")[0])
 
+    def _delete_some(self, table: str, where: str, params: Params) -> int:
+        """Delete rows where there are any: a deletion that finds none would still be written down; how many."""
+        rows = self._count(table, where, params)
+        if rows:
+            self._delete(table, where, params)
+        return rows
+
     def _delete(self, table: str, where: str, params: Params) -> None:
         self._engine.run(_bound(f"ALTER TABLE {table} DELETE WHERE {where}", params), mutations_sync=1)
+
+
+def _at_once(names: Sequence[T]) -> Iterator[Sequence[T]]:
+    """As many as a statement can name: the engine takes 256 kB of text."""
+    for start in range(0, len(names), NAMES_MAX):
+        yield names[start : start + NAMES_MAX]
 
 
 def _bound(text: str, params: Params) -> Statement:
