@@ -10,7 +10,7 @@ import msgspec
 from litestar import Request, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import JSONBody, Parameter
+from litestar.params import JSONBody, Parameter, QueryParameter
 from litestar.response import Response
 
 from vantage.core.errors import InputError
@@ -120,8 +120,8 @@ async def completions(
     reads: NamedDependency[Reads],
     text: Annotated[
         str,
-        Parameter(
-            query="query",  # the framework keeps that name for itself
+        QueryParameter(
+            name="query",  # the framework keeps that name for itself
             description="The query as far as it is written.",
             max_length=TEXT_NBYTES_MAX,
             examples=examples("SELECT avg(value) FROM metrics WHERE metric_name = 'http"),
