@@ -7,17 +7,19 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Annotated, Any, Final
 
 import msgspec
-from litestar import Request, post
+from litestar import Request, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import JSONBody
+from litestar.params import JSONBody, Parameter, QueryParameter
 from litestar.response import Response
 
 from vantage.core.errors import InputError
+from vantage.query import completion
 from vantage.query.formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, has_parquet, pieces
 from vantage.query.reads import Reads
 from vantage.query.vql import VqlAnswer, run_vql
-from vantage.web.api.shapes import problems
+from vantage.vql.parse import TEXT_NBYTES_MAX
+from vantage.web.api.shapes import examples, problems
 from vantage.web.problems import NotAcceptable
 from vantage.web.streaming import UNCOMPRESSED, Streamed
 
@@ -96,6 +98,46 @@ async def execute(
     return streamed
 
 
+class CompletionOut(msgspec.Struct):
+    """``kind`` is column, function, keyword, table, metric, service, environment, tag or value; ``insert`` is what to
+    write for it, with what VQL wants escaped."""
+
+    label: str
+    insert: str
+    kind: str
+
+
+class CompletionsOut(msgspec.Struct):
+    """The likeliest first. Each replaces the characters from ``start`` up to ``end``."""
+
+    start: int
+    end: int
+    items: list[CompletionOut]
+
+
+@get("/vql/completions", summary="What may be written next", responses=problems(), tags=["vql"])
+async def completions(
+    reads: NamedDependency[Reads],
+    text: Annotated[
+        str,
+        QueryParameter(
+            name="query",  # the framework keeps that name for itself
+            description="The query as far as it is written.",
+            max_length=TEXT_NBYTES_MAX,
+            examples=examples("SELECT avg(value) FROM metrics WHERE metric_name = 'http"),
+        ),
+    ] = "",
+    position: Annotated[
+        int | None,
+        Parameter(description="Where the cursor stands, in characters (code points); the end when absent.", ge=0),
+    ] = None,
+) -> CompletionsOut:
+    """For editors: columns, functions, keywords, and the metrics, services, tags and values that are held."""
+    found = await completion.complete(reads, text, len(text) if position is None else position)
+    items = [CompletionOut(one.label, one.insert, one.kind) for one in found.items]
+    return CompletionsOut(found.start, found.end, items)
+
+
 def _format(asked: str, accept: str) -> str:
     """What the body asks for, or else the first of ours that the Accept header names."""
     if asked:
@@ -138,4 +180,4 @@ async def _streamed(made: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
         yield piece
 
 
-handlers = [execute]
+handlers = [execute, completions]
