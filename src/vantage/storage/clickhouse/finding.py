@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from vantage.core.errors import InputError
+from vantage.core.span import Span
 from vantage.core.spantable import SpanTable
 from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.engine import Answer, Engine, Statement, limits
@@ -22,7 +23,6 @@ from vantage.storage.ports import (
     Selector,
     SeriesInfo,
     ServiceSpans,
-    Trace,
     TraceFilter,
     TraceSummary,
 )
@@ -74,7 +74,8 @@ class Finding:
         columns = (found.plain(name) for name in (*names, "held", "first_ms", "last_ms"))
         return [ServiceSpans(*row) for row in zip(*columns, strict=True)]
 
-    def trace(self, trace_id: str) -> Trace:
+    def linked(self, trace_id: str) -> list[LinkedSample]:
+        """The samples of a trace, by time."""
         params = Params()
         wanted = params.bind(trace_id, "String")
         linked = self._ask(
@@ -83,24 +84,26 @@ class Finding:
             params,
         )
         columns = (linked.plain(name) for name in ("series_id", "time_ms", "value", "span_id"))
-        samples = tuple(
+        return [
             LinkedSample(one, time_ms, value, trace_id, span_id)
             for series_id, time_ms, value, span_id in zip(*columns, strict=True)
             if (one := self._known.by_id.get(series_id)) is not None
-        )
+        ]
+
+    def spans(self, trace_id: str) -> list[Span]:
+        """The spans of a trace, by start."""
         table = self._spans_of([trace_id])
-        spans = table.spans(np.lexsort((table.span_id, table.start_ns)))
-        return Trace(trace_id, tuple(spans), samples)
+        return table.spans(np.lexsort((table.span_id, table.start_ns)))
 
     def _spans_of(self, trace_ids: Sequence[str]) -> SpanTable:
         """All spans of some traces: the small table tells when they were, the index of ids the rest."""
         params = Params()
         ids = ", ".join(params.bind(one, "String") for one in trace_ids)
-        times = f"FROM span_times WHERE trace_id IN ({ids})"
         return read_spans(
             self._ask(
+                f"WITH (SELECT (min(start_ns), max(last_ns)) FROM span_times WHERE trace_id IN ({ids})) AS within "
                 f"SELECT {SPANS_SELECTED} FROM spans WHERE trace_id IN ({ids}) "
-                f"AND start_ns >= (SELECT min(start_ns) {times}) AND start_ns <= (SELECT max(last_ns) {times})",
+                "AND start_ns >= within.1 AND start_ns <= within.2",
                 params,
             )
         )

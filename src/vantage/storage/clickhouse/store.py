@@ -212,7 +212,11 @@ class ClickHouseStore:
         return await self._search(self._finding.services_with_spans)
 
     async def trace(self, trace_id: str) -> Trace:
-        return await self._search(lambda: self._finding.trace(trace_id))
+        # Side by side: each statement takes a few milliseconds, whatever it finds.
+        samples, spans = await asyncio.gather(
+            self._search(lambda: self._finding.linked(trace_id)), self._search(lambda: self._finding.spans(trace_id))
+        )
+        return Trace(trace_id, tuple(spans), tuple(samples))
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         return await self._search(lambda: self._finding.traces(wanted))
