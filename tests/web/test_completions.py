@@ -1,10 +1,9 @@
-"""``GET /vql/completions``: what stands before the cursor decides, and no text is too broken to be answered."""
+"""``POST /vql/completions``: what stands before the cursor decides, and no text is too broken to be answered."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
@@ -14,6 +13,8 @@ from tests.vql.attacks import ATTACKS
 from vantage.core.clock import SystemClock
 from vantage.query.completion import COMPLETIONS_MAX
 from vantage.vql.parse import TEXT_NBYTES_MAX
+
+URL = "/vql/completions"
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def ask(server: Server, marked: str) -> Any:
     """The bar in the text is the cursor."""
     position = marked.index("|")
-    asked = {"query": marked.replace("|", "", 1), "position": position}
-    answer = server.get("/vql/completions?" + urlencode(asked, errors="surrogatepass"))
+    answer = server.send({"query": marked.replace("|", "", 1), "position": position}, URL)
     assert answer.status == 200, answer
     return answer.json()
 
@@ -80,13 +80,13 @@ def test_what_is_inserted_is_escaped_and_replaces_what_is_written(server: Server
 
 
 def test_a_position_behind_the_end_is_the_end_and_a_negative_one_is_refused(server: Server) -> None:
-    assert server.get("/vql/completions?query=sel&position=99").json()["end"] == 3
-    assert server.get("/vql/completions?query=sel").json()["items"][0]["label"] == "SELECT"
-    assert server.get("/vql/completions?query=sel&position=-1").status == 400
+    assert server.send({"query": "sel", "position": 99}, URL).json()["end"] == 3
+    assert server.send({"query": "sel"}, URL).json()["items"][0]["label"] == "SELECT"
+    assert server.send({"query": "sel", "position": -1}, URL).json()["field"] == "position"
 
 
 def test_a_text_longer_than_a_query_may_be_is_refused(server: Server) -> None:
-    assert server.get("/vql/completions?query=" + "(" * (TEXT_NBYTES_MAX + 1)).status == 400
+    assert server.send({"query": "(" * (TEXT_NBYTES_MAX + 1)}, URL).status == 400
     ask(server, "/*'" * (TEXT_NBYTES_MAX // 3) + "|")
 
 

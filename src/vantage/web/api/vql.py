@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Annotated, Any, Final
 
 import msgspec
-from litestar import Request, get, post
+from litestar import Request, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import JSONBody, Parameter, QueryParameter
+from litestar.params import JSONBody
 from litestar.response import Response
 
 from vantage.core.errors import InputError
@@ -19,7 +19,7 @@ from vantage.query.formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, has_par
 from vantage.query.reads import Reads
 from vantage.query.vql import VqlAnswer, run_vql
 from vantage.vql.parse import TEXT_NBYTES_MAX
-from vantage.web.api.shapes import examples, problems
+from vantage.web.api.shapes import problems
 from vantage.web.problems import NotAcceptable
 from vantage.web.streaming import UNCOMPRESSED, Streamed
 
@@ -33,7 +33,7 @@ class VqlIn(msgspec.Struct):
     """``params`` are the values of ``{name:Type}`` and ``:name`` in the query. ``format`` is json, csv, ndjson or
     parquet; what the Accept header says when absent."""
 
-    query: str
+    query: Annotated[str, msgspec.Meta(examples=["SELECT count() FROM metrics WHERE service_name = 'my-api'"])]
     params: Annotated[dict[str, ParamIn], msgspec.Meta(max_length=PARAMS_MAX)] = {}
     format: str = ""
 
@@ -115,25 +115,19 @@ class CompletionsOut(msgspec.Struct):
     items: list[CompletionOut]
 
 
-@get("/vql/completions", summary="What may be written next", responses=problems(), tags=["vql"])
-async def completions(
-    reads: NamedDependency[Reads],
-    text: Annotated[
-        str,
-        QueryParameter(
-            name="query",  # the framework keeps that name for itself
-            description="The query as far as it is written.",
-            max_length=TEXT_NBYTES_MAX,
-            examples=examples("SELECT avg(value) FROM metrics WHERE metric_name = 'http"),
-        ),
-    ] = "",
-    position: Annotated[
-        int | None,
-        Parameter(description="Where the cursor stands, in characters (code points); the end when absent.", ge=0),
-    ] = None,
-) -> CompletionsOut:
+class CompletionsIn(msgspec.Struct):
+    """``position`` is where the cursor stands, in characters (code points); the end when absent."""
+
+    query: Annotated[
+        str, msgspec.Meta(max_length=TEXT_NBYTES_MAX, examples=["SELECT avg(value) FROM metrics WHERE metric_name = 'ht"])
+    ]
+    position: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+@post("/vql/completions", summary="What may be written next", status_code=200, responses=problems(), tags=["vql"])
+async def completions(reads: NamedDependency[Reads], data: JSONBody[CompletionsIn]) -> CompletionsOut:
     """For editors: columns, functions, keywords, and the metrics, services, tags and values that are held."""
-    found = await completion.complete(reads, text, len(text) if position is None else position)
+    found = await completion.complete(reads, data.query, len(data.query) if data.position is None else data.position)
     items = [CompletionOut(one.label, one.insert, one.kind) for one in found.items]
     return CompletionsOut(found.start, found.end, items)
 
