@@ -50,10 +50,8 @@ async def with_settled(reads: Reads, asked: Asked, reading: Reading) -> Points:
     start_ms, end_ms = reading.aligned.start_ms, _settled_ms(asked, reading, reads.clock.now_ms())
     if not cache.enabled or end_ms <= start_ms:
         return await reading.since(start_ms)
-    # Windows that move on by steps have one key as long as they share buckets.
-    place = start_ms // reading.aligned.length_ms if reading.joins else (start_ms, asked.time_range.end_ms)
     question = replace(asked, time_range=_ANY, step_ms=reading.step_ms)
-    key = ("timeseries", question, reading.aligned.length_ms, place, reading.source, reading.determines)
+    key = ("timeseries", question, _place(asked.time_range, reading), reading.source, reading.determines)
     kept: _Settled | None = cache.get(key)
     if kept is not None and (found := await _continued(kept, asked, reading, end_ms)) is not None:
         return found
@@ -62,6 +60,13 @@ async def with_settled(reads: Reads, asked: Asked, reading: Reading) -> Points:
         rows = _between(points.rows, start_ms, end_ms)
         cache.put(key, _Settled(start_ms, end_ms, tuple(rows)), nbytes=_nbytes(rows), generation=generation)
     return points
+
+
+def _place(time_range: TimeRange, reading: Reading) -> Hashable:
+    """The range, but a window that moves on has one key for about as long as it shares buckets with where it was."""
+    if not reading.joins:
+        return time_range
+    return time_range.length_ms, time_range.start_ms // time_range.length_ms
 
 
 def _settled_ms(asked: Asked, reading: Reading, now_ms: int) -> int:
