@@ -7,7 +7,7 @@ minutes. A window that moves on finds the buckets it shares with the one before,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Final
 
 from vantage.core.timerange import TimeRange
@@ -28,6 +28,7 @@ class Reading:
 
     aligned: TimeRange
     step_ms: int
+    _: KW_ONLY
     source: Source
     determines: Hashable
     joins: bool

@@ -82,12 +82,12 @@ async def timeseries(reads: Reads, asked: Asked) -> Timeseries:
             return _from_samples(reads, asked, kind, step_ms, part)
         return from_rollups(reads, asked, tier, kind, step_ms, part)
 
+    # Series that are new, and history that is sent now, are seen at once.
+    determines = (kind, raw_since_ms, len(found), min((info.first_ms for info in found), default=0))
     # The growth in a series' first bucket is told by its last sample before, however long ago that was.
     joins = not (asked.agg == "rate" and kind is Kind.CUMULATIVE)
-    source: Source = "raw" if tier is None else tier
-    points = await with_settled(
-        reads, asked, Reading(aligned, step_ms, source, (kind, raw_since_ms), joins=joins, since=since)
-    )
+    reading = Reading(aligned, step_ms, source=tier or "raw", determines=determines, joins=joins, since=since)
+    points = await with_settled(reads, asked, reading)
     if points.truncated:
         warnings.append("there are more points than can be given: narrow the range or group by fewer tags")
     return Timeseries(
