@@ -175,6 +175,24 @@ async def test_a_window_that_moves_on_finds_the_buckets_it_shares(both: Both) ->
     assert both.hits == 9
 
 
+async def test_a_window_that_moves_back_finds_what_lies_before(both: Both) -> None:
+    one, end_ms = a_series(), NOW_MS // HOUR_MS * HOUR_MS - HOUR_MS // 4
+    await write(both.store, *((one, end_ms - i * STEP_MS, 1.0) for i in range(120)))
+    for back_ms in (0, 5 * STEP_MS, 10 * STEP_MS, 0):
+        found = await both.same(asked_of(HOUR_MS, end_ms - back_ms))
+        assert found.groups[0].points == [1] * 60
+
+
+async def test_a_metric_that_turns_out_to_be_of_another_kind_is_another_question(both: Both) -> None:
+    kinds = [a_series(kind=kind) for kind in (Kind.COUNTER, Kind.HISTOGRAM)]
+    for one, values in zip(kinds, ((60.0, 60.0), (600.0,)), strict=True):
+        await write(both.store, *((one, NOW_MS - HOUR_MS // 2, value) for value in values))
+    asked = asked_of(HOUR_MS, NOW_MS, "rate")
+    await both.same(asked)
+    await write(both.store, *((kinds[1], NOW_MS - 1, 600.0) for _ in range(5)))
+    await both.same(asked)
+
+
 async def test_a_range_that_is_settled_is_not_read_again(both: Both) -> None:
     await write(both.store, (a_series(), NOW_MS - HOUR_MS, 1.0))
     whole = asked_of(HOUR_MS, NOW_MS // STEP_MS * STEP_MS - 600_000)
