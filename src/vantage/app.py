@@ -26,7 +26,7 @@ from vantage.query.live import Live
 from vantage.query.reads import Reads
 from vantage.roles import ROLES, Loop, Role, Routes
 from vantage.storage.open import open_metadata, open_store
-from vantage.storage.ports import RetentionPolicy
+from vantage.storage.ports import Reclaimed, RetentionPolicy
 from vantage.telemetry import Telemetry
 from vantage.web.api.health import Vitals
 from vantage.web.api.ingest import IngestApp
@@ -86,6 +86,9 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
         TokenBuckets(settings.api_rate_limit * SESSION_RATE_FACTOR),
         TokenBuckets(LOGINS_PER_MINUTE),
     )
+    reads = Reads(
+        store, metadata, clock, telemetry, settings.query_timeout_s, cache_nbytes_max=settings.query_cache_bytes
+    )
     live = Live(clock=clock, telemetry=telemetry)
     deployments = DeploymentWatch(metadata, clock=clock, telemetry=telemetry)
     sink = StoreSink(store, (live.offer, deployments.watch))
@@ -104,7 +107,13 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
     async def expire() -> None:
         while True:
             await clock.sleep(RETENTION_EVERY_S)
-            gone = await store.expire(policy)
+            gone = None
+            try:
+                gone = await store.expire(policy)
+            finally:
+                # What has outlived its days is hidden long before it is removed and counted.
+                if policy.days is not None or gone != Reclaimed():
+                    reads.cache.clear()
             if gone.samples or gone.spans:
                 _log.info("expired", samples=gone.samples, spans=gone.spans, series=gone.series, bytes=gone.nbytes)
 
@@ -145,7 +154,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
 
     site = make_site(
         routes=role.routes,
-        reads=Reads(store, metadata, clock, telemetry, settings.query_timeout_s),
+        reads=reads,
         live_updates=live,
         telemetry=telemetry,
         vitals=Vitals(__version__, settings.role, {"store": store.ping, "metadata": metadata.ping}),

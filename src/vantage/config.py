@@ -111,6 +111,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     query_samples_max: Annotated[
         int, _doc("Samples a query may read, or a tenth as many spans; one that would read more is refused.", ge=1)
     ] = 50_000_000
+    query_cache_bytes: Annotated[
+        int, _doc("Memory for answers that are given again for up to 5 minutes; 0: none are.", ge=0)
+    ] = 32 << 20
     websockets_max: Annotated[int, _doc("Open WebSockets at once.", ge=1)] = 500
     self_telemetry: Annotated[bool, _doc("Whether Vantage watches itself, as the service `vantage`.")] = True
     log_format: Annotated[

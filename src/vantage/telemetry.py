@@ -59,6 +59,12 @@ class Telemetry:
         self.query_duration = Histogram(
             "vantage_api_query_duration_seconds", "Time of one query.", ["query"], buckets=_FAST, registry=r
         )
+        self.cache_hits = Counter("vantage_query_cache_hits", "Answers found in the cache.", registry=r)
+        self.cache_misses = Counter("vantage_query_cache_misses", "Answers not found in the cache.", registry=r)
+        self.cache_evictions = Counter(
+            "vantage_query_cache_evictions", "Answers that left the cache early to make room.", registry=r
+        )
+        self.cache_bytes = Gauge("vantage_query_cache_bytes", "What the cache of answers holds.", registry=r)
         self.http_requests = Counter(
             "vantage_http_requests", "Requests by route template.", ["route", "method", "status"], registry=r
         )

@@ -216,6 +216,24 @@ def ask_for_the_sample(command: str, checkout: Path, server: Server) -> None:
     assert points == [123.45, None]
 
 
+def ask_by_a_query(command: str, checkout: Path, server: Server) -> None:
+    _, answer = curl(command, server.url)
+    assert answer["row_count"] == 1
+    assert answer["rows"][0][1:6] == ["my-api", "production", "http.request.duration", "histogram", 123.45]
+
+
+def ask_from_the_shell(command: str, checkout: Path, server: Server) -> None:
+    ran = subprocess.run(
+        [*shlex.split(command), "--url", server.url, "--format", "csv"],
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        env=environment(),
+        timeout=60,
+    )
+    assert ran.stdout.splitlines() == ["timestamp,value,endpoint", "1703001234567,123.45,/api/users"], ran.stderr
+
+
 def ask_for_the_trace(command: str, checkout: Path, server: Server) -> None:
     _, answer = curl(command, server.url)
     assert (answer[0]["service"], answer[0]["span_id"], answer[0]["duration"]) == ("my-api", "span001", 123.45)
@@ -294,6 +312,8 @@ COMMANDS: dict[str, Callable[[str, Path, Server], None]] = {
     "curl -sS http://127.0.0.1:8000/v1/metrics": send_a_sample,
     "curl -sS 'http://127.0.0.1:8000/api/metrics/timeseries": ask_for_the_sample,
     "curl -sS 'http://127.0.0.1:8000/traces/": ask_for_the_trace,
+    "curl -sS http://127.0.0.1:8000/vql/execute": ask_by_a_query,
+    ".venv/bin/vantage query": ask_from_the_shell,
     "pip install": install_the_agent,
     "make demo": make_demo,
     ".venv/bin/vantage demo --remove": is_run_by_make_demo,

@@ -185,6 +185,15 @@ async def test_of_very_many_groups_those_with_the_most_samples_are_given(store: 
     assert any(str(GROUPS_MAX) in warning for warning in found.warnings)
 
 
+async def test_of_groups_with_equally_many_samples_the_first_by_name_are_given(
+    store: TelemetryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vantage.query.timeseries.GROUPS_MAX", 2)
+    for name in ("c", "b", "a"):
+        await write(store, a_series(tags={"n": name}), VALUES)
+    assert [group.tags["n"] for group in (await ask(store, group_by=("n",))).groups] == ["a", "b"]
+
+
 # ---- steps
 
 

@@ -12,7 +12,8 @@ from vantage.vql.tree import Literal as Constant
 BUCKETS_MAX: Final = 11_000
 ROWS_MAX: Final = BUCKETS_MAX * 20
 _COLUMNS: Final = frozenset({"environment", "metric_type", "unit"})
-Source = Literal["raw", "5m", "1h", "mixed"]
+Tier = Literal["5m", "1h"]
+Source = Tier | Literal["raw", "mixed"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from vantage.core.clock import Clock
+from vantage.query.cache import Cache
 from vantage.storage.ports import MetadataStore, TelemetryStore
 from vantage.telemetry import Telemetry
 from vantage.vql.check import check
@@ -20,8 +21,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """The stores, the clock and the time limit of one query. ``_kept``: answers by question, and when they were given
-    (monotonic seconds)."""
+    """The stores, the clock and the time limit of one query. ``cache_nbytes_max`` bounds ``cache``; 0: nothing is kept
+    there. ``_kept``: answers by question, and when they were given (monotonic seconds)."""
 
     store: TelemetryStore
     metadata: MetadataStore
@@ -29,7 +30,13 @@ class Reads:
     telemetry: Telemetry
     timeout_s: float = 30.0
     rows_max: int = 10_000
+    cache_nbytes_max: int = 0
+    cache: Cache = field(init=False)
     _kept: dict[tuple[Any, ...], tuple[float, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        cache = Cache(self.cache_nbytes_max, clock=self.clock, telemetry=self.telemetry)
+        object.__setattr__(self, "cache", cache)  # frozen: nobody puts another in its place
 
     async def select(self, name: str, query: Select, *, rows_max: int | None = None) -> Table:
         """Check and run a query; ``name`` is the label its duration is counted under. Raises what the store raises,

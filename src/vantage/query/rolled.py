@@ -12,7 +12,7 @@ from typing import Final
 from vantage.core.rollup import WIDTHS_MS
 from vantage.core.sample import Kind
 from vantage.core.timerange import TimeRange
-from vantage.query.asked import ROWS_MAX, Asked, Point, Points, Source, group_keys, where_of
+from vantage.query.asked import ROWS_MAX, Asked, Point, Points, Source, Tier, group_keys, where_of
 from vantage.query.reads import Reads
 from vantage.storage.ports import SeriesInfo
 from vantage.vql.table import Table
@@ -24,7 +24,7 @@ WIDTH_NAMES: Final = {"5m": "5 minutes", "1h": "hours"}
 _EXACT: Final = ("avg", "min", "max", "sum", "count")
 
 
-def rollups_for(agg: str, kind: Kind) -> tuple[str, ...]:
+def rollups_for(agg: str, kind: Kind) -> tuple[Tier, ...]:
     """Which rollups can tell an aggregate, the widest first; of running totals they know neither growth nor last
     values."""
     if agg in _EXACT or (agg == "rate" and kind in (Kind.COUNTER, Kind.HISTOGRAM)):
@@ -33,13 +33,13 @@ def rollups_for(agg: str, kind: Kind) -> tuple[str, ...]:
 
 
 def choose_tier(
-    can: Sequence[str],
+    can: Sequence[Tier],
     step_ms: int,
     aligned: TimeRange,
     time_range: TimeRange,
     found: Sequence[SeriesInfo],
     raw_since_ms: int,
-) -> str | None:
+) -> Tier | None:
     """The widest rollup that fits into the step; None for samples."""
     fitting = [width for width in can if step_ms % WIDTHS_MS[width] == 0]
     if not fitting:
@@ -60,7 +60,7 @@ def _samples_within(found: Sequence[SeriesInfo], time_range: TimeRange) -> float
     return total
 
 
-async def from_rollups(reads: Reads, asked: Asked, tier: str, kind: Kind, step_ms: int, aligned: TimeRange) -> Points:
+async def from_rollups(reads: Reads, asked: Asked, tier: Tier, kind: Kind, step_ms: int, aligned: TimeRange) -> Points:
     """The points of a range. Where it ends within a bucket, its end is read from samples."""
     width_ms = WIDTHS_MS[tier]
     if asked.agg.startswith("p"):
@@ -69,7 +69,7 @@ async def from_rollups(reads: Reads, asked: Asked, tier: str, kind: Kind, step_m
     cut_ms = max(end_ms // width_ms * width_ms, aligned.start_ms)
     parts: dict[tuple[tuple[str, ...], int], list[float]] = {}
     truncated = False
-    source: Source = "1h" if tier == "1h" else "5m"
+    source: Source = tier
     if cut_ms > aligned.start_ms:
         calls = (Call("sum", (Column("count"),)), *(Call(name, (Column(name),)) for name in ("sum", "min", "max")))
         table = await _read(reads, asked, TABLES[tier], calls, step_ms, aligned.start_ms, cut_ms)

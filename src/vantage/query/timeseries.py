@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -15,6 +15,7 @@ from vantage.core.timerange import TimeRange, auto_step_ms
 from vantage.query.asked import BUCKETS_MAX, ROWS_MAX, Asked, Point, Points, Source, group_keys, where_of
 from vantage.query.reads import Reads
 from vantage.query.rolled import WIDTH_NAMES, choose_tier, from_rollups, rollups_for
+from vantage.query.settled import Reading, with_settled
 from vantage.storage.ports import SeriesInfo
 from vantage.vql.functions import series_only
 from vantage.vql.tree import Arithmetic, Call, Column, Expr, Item, Literal, Order, Select
@@ -74,11 +75,21 @@ async def timeseries(reads: Reads, asked: Asked) -> Timeseries:
     tier = choose_tier(can, step_ms, aligned, asked.time_range, found, raw_since_ms)
     if tier is None and asked.time_range.start_ms < raw_since_ms:
         warnings.append(_left(raw_since_ms, can))
-    points = await (
-        _from_samples(reads, asked, kind, step_ms, aligned, warnings)
-        if tier is None
-        else from_rollups(reads, asked, tier, kind, step_ms, aligned)
-    )
+    if kind is Kind.CUMULATIVE and tier is None and asked.agg not in ("rate", "last"):
+        warnings.append("the metric is a running total: agg=rate gives its growth")
+
+    def since(start_ms: int) -> Awaitable[Points]:
+        part = TimeRange(start_ms, aligned.end_ms)
+        if tier is None:
+            return _from_samples(reads, asked, kind, step_ms, part)
+        return from_rollups(reads, asked, tier, kind, step_ms, part)
+
+    # Series that are new, and history that is sent now, are seen at once.
+    determines = (kind, raw_since_ms, len(found), min((info.first_ms for info in found), default=0))
+    # The growth in a series' first bucket is told by its last sample before, however long ago that was.
+    joins = not (asked.agg == "rate" and kind is Kind.CUMULATIVE)
+    reading = Reading(aligned, step_ms, source=tier or "raw", determines=determines, joins=joins, since=since)
+    points = await with_settled(reads, asked, reading)
     if points.truncated:
         warnings.append("there are more points than can be given: narrow the range or group by fewer tags")
     return Timeseries(
@@ -115,9 +126,8 @@ def _laid_out(
     weight: Counter[tuple[str, ...]] = Counter()
     for row in rows:
         weight[row.group] += row.samples
-    groups: dict[tuple[str, ...], list[float | None]] = {
-        group: [None] * buckets for group, _ in weight.most_common(GROUPS_MAX)
-    }
+    heaviest = sorted(weight, key=lambda group: (-weight[group], group))[:GROUPS_MAX]
+    groups: dict[tuple[str, ...], list[float | None]] = {group: [None] * buckets for group in heaviest}
     for row in rows:
         if row.group in groups:
             groups[row.group][(row.at_ms - aligned.start_ms) // step_ms] = row.value
@@ -126,10 +136,8 @@ def _laid_out(
     return [Group(dict(zip(asked.group_by, group, strict=True)), groups[group]) for group in sorted(groups)]
 
 
-async def _from_samples(
-    reads: Reads, asked: Asked, kind: Kind, step_ms: int, aligned: TimeRange, warnings: list[str]
-) -> Points:
-    value, lookback_ms = _value(asked.agg, kind, step_ms, warnings)
+async def _from_samples(reads: Reads, asked: Asked, kind: Kind, step_ms: int, aligned: TimeRange) -> Points:
+    value, lookback_ms = _value(asked.agg, kind, step_ms)
     keys = group_keys(asked)
     bucket = Call("toStartOfInterval", (_TIME, Literal(step_ms)))
     select = Select(
@@ -168,7 +176,7 @@ def _kind_and_unit(asked: Asked, found: Sequence[SeriesInfo], warnings: list[str
     return kinds.most_common(1)[0][0], units.most_common(1)[0][0]
 
 
-def _value(agg: str, kind: Kind, step_ms: int, warnings: list[str]) -> tuple[Expr, int]:
+def _value(agg: str, kind: Kind, step_ms: int) -> tuple[Expr, int]:
     """The aggregate of one bucket, and how far before the range it must look."""
     if agg == "rate":
         seconds = Literal(step_ms / 1000)
@@ -178,8 +186,6 @@ def _value(agg: str, kind: Kind, step_ms: int, warnings: list[str]) -> tuple[Exp
             return Arithmetic("/", Call("increase"), seconds), max(step_ms, _LOOKBACK_MS)
         total = Call("sum", (_VALUE,)) if kind is Kind.COUNTER else Call("count")
         return Arithmetic("/", total, seconds), 0
-    if kind is Kind.CUMULATIVE and agg != "last":
-        warnings.append("the metric is a running total: agg=rate gives its growth")
     if agg == "last":
         return Call("argMax", (_VALUE, _TIME)), 0
     if agg.startswith("p"):

@@ -53,7 +53,10 @@ async def forget(
     if not service and not environment:
         raise InputError("is missing: name a service, an environment, or both", field="service")
     selector = Selector(service, environment)
-    gone = await reads.store.forget(selector)
+    try:
+        gone = await reads.store.forget(selector)
+    finally:  # also when it is not known what is gone
+        reads.cache.clear()
     actor = request.state.principal.id
     deployments = await reads.metadata.remove_deployments(selector, actor=actor)
     after_forget.tell()

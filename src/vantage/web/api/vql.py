@@ -119,7 +119,8 @@ class CompletionsIn(msgspec.Struct):
     """``position`` is where the cursor stands, in characters (code points); the end when absent."""
 
     query: Annotated[
-        str, msgspec.Meta(max_length=TEXT_NBYTES_MAX, examples=["SELECT avg(value) FROM metrics WHERE metric_name = 'ht"])
+        str,
+        msgspec.Meta(max_length=TEXT_NBYTES_MAX, examples=["SELECT avg(value) FROM metrics WHERE unit = 'm"]),
     ]
     position: Annotated[int, msgspec.Meta(ge=0)] | None = None
 

@@ -1,0 +1,147 @@
+"""The cache of answers: bounded in bytes and in time, and empty at once when data is forgotten."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.support.world import MovedClock
+from vantage.query.cache import ENTRY_NBYTES, LIFE_S, Cache
+from vantage.telemetry import Telemetry
+
+ROOM = 10 * (ENTRY_NBYTES + 100)
+
+
+class Kept:
+    """A cache, its clock and what it counts."""
+
+    def __init__(self, nbytes_max: int = ROOM) -> None:
+        self.clock, self.telemetry = MovedClock(), Telemetry()
+        self.cache = Cache(nbytes_max, clock=self.clock, telemetry=self.telemetry)
+
+    def put(self, key: str, value: object = "v", nbytes: int = 100) -> None:
+        self.cache.put(key, value, nbytes=nbytes, generation=self.cache.generation)
+
+    def move(self, seconds: float) -> None:
+        self.clock.now += int(seconds * 1000)
+
+    def count(self, what: str) -> float:
+        return self.telemetry.value(f"vantage_query_cache_{what}")
+
+
+def test_what_was_put_is_given_again_and_counted() -> None:
+    kept = Kept()
+    assert kept.cache.get("k") is None
+    kept.put("k", [1])
+    assert kept.cache.get("k") == [1]
+    assert (kept.count("hits_total"), kept.count("misses_total")) == (1, 1)
+    assert kept.count("bytes") == ENTRY_NBYTES + 100
+
+
+def test_an_answer_is_given_for_five_minutes_and_no_longer() -> None:
+    kept = Kept()
+    kept.put("k")
+    kept.move(LIFE_S - 1)
+    assert kept.cache.get("k") == "v"
+    kept.move(1)
+    assert kept.cache.get("k") is None
+    assert (kept.count("bytes"), kept.count("evictions_total")) == (0, 0)
+
+
+def test_being_asked_for_does_not_lengthen_a_life() -> None:
+    kept = Kept()
+    kept.put("k")
+    for _ in range(10):
+        kept.cache.get("k")
+        kept.move(LIFE_S / 10)
+    assert kept.cache.get("k") is None
+
+
+def test_the_least_recently_used_leaves_first() -> None:
+    kept = Kept()
+    for n in range(10):
+        kept.put(f"k{n}")
+    kept.cache.get("k0")
+    kept.put("new")
+    assert kept.cache.get("k1") is None
+    assert kept.cache.get("k0") == kept.cache.get("new") == "v"
+    assert kept.count("evictions_total") == 1
+
+
+def test_what_is_too_old_is_not_counted_as_evicted() -> None:
+    kept = Kept()
+    for n in range(10):
+        kept.put(f"k{n}")
+    kept.move(LIFE_S)
+    kept.put("new")
+    assert kept.count("evictions_total") == 0
+
+
+def test_one_large_answer_is_not_kept_and_takes_no_place() -> None:
+    kept = Kept()
+    kept.put("k")
+    kept.put("large", nbytes=ROOM)
+    assert kept.cache.get("large") is None
+    assert kept.cache.get("k") == "v"
+
+
+def test_a_second_value_takes_the_place_of_the_first() -> None:
+    kept = Kept()
+    kept.put("k", 1, nbytes=500)
+    kept.put("k", 2)
+    assert kept.cache.get("k") == 2
+    assert kept.count("bytes") == ENTRY_NBYTES + 100
+
+
+def test_a_cache_of_no_bytes_keeps_nothing_and_counts_nothing() -> None:
+    kept = Kept(0)
+    kept.put("k", nbytes=0)
+    assert kept.cache.get("k") is None
+    assert not kept.cache.enabled
+    assert (kept.count("misses_total"), kept.count("bytes")) == (0, 0)
+
+
+def test_clearing_lets_go_of_everything() -> None:
+    kept = Kept()
+    kept.put("k")
+    kept.cache.clear()
+    assert kept.cache.get("k") is None
+    assert kept.count("bytes") == 0
+
+
+def test_an_answer_that_was_under_way_when_the_cache_was_cleared_is_not_kept() -> None:
+    kept = Kept()
+    before = kept.cache.generation
+    kept.cache.clear()
+    kept.cache.put("k", "of before", nbytes=1, generation=before)
+    assert kept.cache.get("k") is None
+    kept.put("k", "of after")
+    assert kept.cache.get("k") == "of after"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_a_dictionary_that_forgets(seed: int) -> None:
+    """Held against a model: whatever is found is what was put last, is young, and all of it fits."""
+    chance, kept = random.Random(seed), Kept()
+    model: dict[str, tuple[int, int]] = {}
+    for step in range(400):
+        key = f"k{chance.randrange(15)}"
+        match chance.choice("ggpppm" if step % 100 else "c"):
+            case "g":
+                found = kept.cache.get(key)
+                if found is not None:
+                    value, at_ms = model[key]
+                    assert found == value
+                    assert kept.clock.now - at_ms < LIFE_S * 1000
+            case "p":
+                kept.put(key, step, nbytes=chance.choice([0, 50, 700, 4000]))
+                model[key] = (step, kept.clock.now)
+                assert kept.cache.get(key) == step
+            case "m":
+                kept.move(chance.randrange(60))
+            case "c":
+                kept.cache.clear()
+                model.clear()
+        held = kept.cache._entries
+        assert kept.count("bytes") == sum(entry.nbytes for entry in held.values()) <= ROOM
