@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from vantage.core.timerange import TimeRange
 from vantage.query.reads import Reads
+from vantage.query.settled import UNSETTLED_MS_MIN
 from vantage.vql.table import Table
-from vantage.vql.text import Params, compile_query
+from vantage.vql.text import Compiled, Params, compile_query
+
+CELL_NBYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,33 @@ async def run_vql(reads: Reads, text: str, params: Params) -> VqlAnswer:
         compiled = await asyncio.to_thread(
             compile_query, text, now_ms=reads.clock.now_ms(), params=params, rows_max=reads.rows_max
         )
-        ask = reads.store.explain if compiled.explain else reads.store.select
-        table = await ask(compiled.query, deadline_s=reads.timeout_s)
+        table, cached = await _answered(reads, compiled)
     finally:
         elapsed_s = time.perf_counter() - began_s
         reads.telemetry.query_duration.labels("vql").observe(elapsed_s)
     warnings = compiled.query.warnings
     if table.truncated:
         warnings = (*warnings, f"only the first {len(table)} rows are given: narrow the query or say LIMIT")
-    return VqlAnswer(table, compiled.query.time_range, warnings, round(elapsed_s * 1000, 3))
+    return VqlAnswer(table, compiled.query.time_range, warnings, round(elapsed_s * 1000, 3), cached)
+
+
+async def _answered(reads: Reads, compiled: Compiled) -> tuple[Table, bool]:
+    """The table, and whether it was kept. Kept are answers about a past that is settled: the tree and the range, where
+    ``now()`` is a number already, are the whole question."""
+    query, cache = compiled.query, reads.cache
+    if compiled.explain:
+        return await reads.store.explain(query, deadline_s=reads.timeout_s), False
+    if not cache.enabled or query.time_range.end_ms > reads.clock.now_ms() - UNSETTLED_MS_MIN:
+        return await reads.store.select(query, deadline_s=reads.timeout_s), False
+    key, generation = ("vql", query), cache.generation
+    kept: Table | None = cache.get(key)
+    if kept is not None:
+        return kept, True
+    table = await reads.store.select(query, deadline_s=reads.timeout_s)
+    cache.put(key, table, nbytes=_nbytes(table), generation=generation)
+    return table, False
+
+
+def _nbytes(table: Table) -> int:
+    texts = sum(len(str(cell)) for cells in table.data for cell in cells if isinstance(cell, (str, dict)))
+    return CELL_NBYTES * len(table) * len(table.columns) + 2 * texts
