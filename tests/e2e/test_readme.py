@@ -218,7 +218,6 @@ def ask_for_the_sample(command: str, checkout: Path, server: Server) -> None:
 
 def ask_by_a_query(command: str, checkout: Path, server: Server) -> None:
     _, answer = curl(command, server.url)
-    assert answer["row_count"] == 1
     assert answer["rows"][0][1:6] == ["my-api", "production", "http.request.duration", "histogram", 123.45]
 
 
@@ -231,7 +230,8 @@ def ask_from_the_shell(command: str, checkout: Path, server: Server) -> None:
         env=environment(),
         timeout=60,
     )
-    assert ran.stdout.splitlines() == ["timestamp,value,endpoint", "1703001234567,123.45,/api/users"], ran.stderr
+    # Others may have sent the README's sample as well.
+    assert ran.stdout.splitlines()[:2] == ["timestamp,value,endpoint", "1703001234567,123.45,/api/users"], ran.stderr
 
 
 def ask_for_the_trace(command: str, checkout: Path, server: Server) -> None:

@@ -94,7 +94,11 @@ def test_there_are_at_most_fifty(server: Server) -> None:
     assert len(labels(server, "WHERE service_name = 'many' AND metric_name = '|")) == COMPLETIONS_MAX
 
 
-@pytest.mark.parametrize("text", [*ATTACKS.values(), "'", "\\", "tags[", "]'", "= '", "'a' = '", "] = '"])
+# JSON cannot carry half a character.
+BROKEN = [text for text in ATTACKS.values() if text.isascii() or text.encode(errors="ignore").decode() == text]
+
+
+@pytest.mark.parametrize("text", [*BROKEN, "'", "\\", "tags[", "]'", "= '", "'a' = '", "] = '"])
 def test_broken_text_is_answered(server: Server, text: Any) -> None:
     written = str(text)[:4000].replace("|", "")
     ask(server, written + "|")
