@@ -25,7 +25,7 @@ from vantage.ingest.store_sink import StoreSink
 from vantage.query.live import Live
 from vantage.query.reads import Reads
 from vantage.roles import ROLES, Loop, Role, Routes
-from vantage.storage.open import open_metadata, open_store
+from vantage.storage.open import open_metadata, store_of
 from vantage.storage.ports import Reclaimed, RetentionPolicy
 from vantage.telemetry import Telemetry
 from vantage.web.api.health import Vitals
@@ -65,17 +65,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
     data = Path(settings.data)
     telemetry = Telemetry()
     requests = Requests(telemetry)
-    store = open_store(
-        settings.store_url,
-        data=data,
-        clock=clock,
-        telemetry=telemetry,
-        synchronous=settings.synchronous,
-        queue_nbytes_max=settings.queue_bytes_max,
-        head_nbytes_max=settings.head_bytes_max,
-        series_max=settings.series_max,
-        query_samples_max=settings.query_samples_max,
-    )
+    store = store_of(settings, clock=clock, telemetry=telemetry)
     metadata = open_metadata(settings.metadata_url, data=data, clock=clock)
     access = Access(clock=clock, auth=settings.auth, api_key=settings.api_key)
     proxies = TrustedProxies(settings.trusted_proxies)

@@ -28,7 +28,7 @@ from vantage.core.timerange import TimeRange
 from vantage.query.formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, has_parquet, pieces
 from vantage.query.reads import Reads
 from vantage.query.vql import VqlAnswer, run_vql
-from vantage.storage.open import open_metadata, open_store
+from vantage.storage.open import open_metadata, store_of
 from vantage.telemetry import Telemetry
 from vantage.vql.table import Table, TableColumn
 
@@ -121,17 +121,7 @@ def _ask_folder(arguments: argparse.Namespace, asked: _Asked) -> VqlAnswer:
         raise StartupError(f"{data} is no folder")
     log.configure(log_format="console", log_level="error")
     clock, telemetry = SystemClock(), Telemetry()
-    store = open_store(
-        settings.store_url,
-        data=data,
-        clock=clock,
-        telemetry=telemetry,
-        synchronous=settings.synchronous,
-        queue_nbytes_max=settings.queue_bytes_max,
-        head_nbytes_max=settings.head_bytes_max,
-        series_max=settings.series_max,
-        query_samples_max=settings.query_samples_max,
-    )
+    store = store_of(settings, clock=clock, telemetry=telemetry)
 
     async def ask() -> VqlAnswer:
         metadata = open_metadata(settings.metadata_url, data=data, clock=clock)  # asked nothing, so not opened

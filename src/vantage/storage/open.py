@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vantage.config import Settings
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError
 from vantage.storage.clickhouse.store import ClickHouseStore
@@ -47,6 +48,21 @@ def open_store(
         head_nbytes_max=head_nbytes_max,
         series_max=series_max,
         query_samples_max=query_samples_max,
+    )
+
+
+def store_of(settings: Settings, *, clock: Clock, telemetry: Telemetry) -> EmbeddedStore | ClickHouseStore:
+    """The telemetry store that the settings name, not yet opened. Raises ConfigError."""
+    return open_store(
+        settings.store_url,
+        data=Path(settings.data),
+        clock=clock,
+        telemetry=telemetry,
+        synchronous=settings.synchronous,
+        queue_nbytes_max=settings.queue_bytes_max,
+        head_nbytes_max=settings.head_bytes_max,
+        series_max=settings.series_max,
+        query_samples_max=settings.query_samples_max,
     )
 
 

@@ -122,6 +122,23 @@ def aggregate_in(expr: Expr) -> Call | None:
     return next(filter(None, map(aggregate_in, children(expr))), None)
 
 
+def aggregates_of(select: Select) -> list[Call]:
+    """Every aggregate that the answer needs, once."""
+    found: dict[Call, None] = {}
+
+    def look(expr: Expr) -> None:
+        if isinstance(expr, Call) and expr.function in AGGREGATES:
+            found[expr] = None
+            return
+        for part in children(expr):
+            look(part)
+
+    having = [] if select.having is None else [select.having]
+    for expr in (*(item.expr for item in select.items), *having, *(order.expr for order in select.order_by)):
+        look(expr)
+    return list(found)
+
+
 def _fits(select: Select, aggregated: list[Expr]) -> None:
     """Two aggregates know one table alone, and no limit is negative."""
     if select.limit is not None and select.limit < 0:

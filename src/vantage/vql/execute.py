@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from vantage.core.errors import StoreTimeout
 from vantage.vql.aggregate import Groups, aggregate
-from vantage.vql.check import CheckedSelect
-from vantage.vql.functions import AGGREGATES, series_only
+from vantage.vql.check import CheckedSelect, aggregates_of
+from vantage.vql.functions import series_only
 from vantage.vql.samples import rollups_frame, samples_frame
 from vantage.vql.source import Source, spans_frame
 from vantage.vql.table import Table, TableColumn, null_if_nan
-from vantage.vql.tree import Call, Column, Expr, Order, TagValue, children
+from vantage.vql.tree import Column, Expr, Order, TagValue
 from vantage.vql.vectors import Array, Coded, Frame, Shared, Vector, compressed
 
 QUERY_SAMPLES_MAX: Final = 50_000_000
@@ -90,10 +90,7 @@ def _grouped(query: CheckedSelect, frame: Frame, deadline: Deadline) -> Frame:
     result = Frame(groups.count, {})
     for expr, vector in zip(query.select.group_by, keys, strict=True):
         result.know(expr, vector)
-    having = [query.select.having] if query.select.having is not None else []
-    for call in _aggregates(
-        [*(item.expr for item in query.select.items), *having, *(order.expr for order in query.select.order_by)]
-    ):
+    for call in aggregates_of(query.select):
         deadline.check()
         result.know(call, aggregate(call, frame, groups))
     if query.select.having is not None:
@@ -142,21 +139,6 @@ def _dense(key: Array) -> Array:
     if key.dtype.kind == "b":
         return key.astype(np.int64)
     return np.unique(key, return_inverse=True)[1]
-
-
-def _aggregates(exprs: list[Expr]) -> list[Call]:
-    found: dict[Call, None] = {}
-
-    def look(expr: Expr) -> None:
-        if isinstance(expr, Call) and expr.function in AGGREGATES:
-            found[expr] = None
-            return
-        for part in children(expr):
-            look(part)
-
-    for expr in exprs:
-        look(expr)
-    return list(found)
 
 
 def answer(query: CheckedSelect, frame: Frame) -> Table:

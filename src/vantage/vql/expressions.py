@@ -15,6 +15,7 @@ from sqlglot import exp
 from sqlglot.tokenizer_core import Token
 
 from vantage.core.errors import QueryError
+from vantage.vql.check import aggregate_in
 from vantage.vql.constants import folded, interval_of, number_of, param_of, time_of
 from vantage.vql.functions import AGGREGATES, FUNCTIONS, SPELLINGS, TABLES, TEXT_FUNCTIONS
 from vantage.vql.parse import place_of_call, place_of_word
@@ -158,7 +159,7 @@ class Expressions:
         is_alias = name in self._aliases and name not in self._expanding
         if scope in ("group", "having", "order") and is_alias:
             found = self.alias(name)
-            if scope != "group" or name not in self.types or not _aggregates(found):
+            if scope != "group" or name not in self.types or aggregate_in(found) is None:
                 return found
         if name in self.types:
             return Column(name, at=at)
@@ -419,10 +420,6 @@ def at_of(node: exp.Expression) -> int | None:
         if at is not None:
             return int(at)
     return None
-
-
-def _aggregates(expr: Expr) -> bool:
-    return (isinstance(expr, Call) and expr.function in AGGREGATES) or any(map(_aggregates, children(expr)))
 
 
 def _extent(expr: Expr) -> tuple[int, int]:

@@ -13,9 +13,9 @@ from typing import Final
 from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.clickhouse.expressions import Params, Printer, Scope, Term, grouping_key, is_fixed
-from vantage.vql.check import CheckedSelect
-from vantage.vql.functions import AGGREGATES, SERIES_COLUMNS, SPANS
-from vantage.vql.tree import Call, Column, Expr, TagValue, children, conjuncts
+from vantage.vql.check import CheckedSelect, aggregates_of
+from vantage.vql.functions import SERIES_COLUMNS, SPANS
+from vantage.vql.tree import Column, Expr, TagValue, children, conjuncts
 
 TABLES: Final = {"metrics": "samples", "spans": "spans", "rollups_5m": "rollups_5m", "rollups_1h": "rollups_1h"}
 DATETIME_MS_MAX: Final = 10_413_791_999_999  # 2299-12-31: DateTime64 ends there
@@ -115,14 +115,14 @@ class _Rows:
         if any(map(_looks_at_tags, series)):
             where.append(f"series_id IN (SELECT series_id FROM series WHERE {self._on_series(series)})")
         rows = [Printer(self.params, self.scope).condition(part) for part in conjuncts(query.row_where)]
-        grows = any(call.function == "increase" for call in _aggregates(query))
+        grows = any(call.function == "increase" for call in aggregates_of(query.select))
         joined = bool(self.tags) or self.whole_tags
         if not joined and not grows:
             return _from(table, [*where, *rows])
         if grows:
             self.columns |= {"timestamp", "value"}
         held = ", ".join(sorted(self.columns | {"series_id"}))
-        if query.select.table == "rollups_1h" and any(one.function == "sketchQuantile" for one in _aggregates(query)):
+        if any(one.function == "sketchQuantile" for one in aggregates_of(query.select)):
             held += ", sketch"
         needs_tags = joined and query.row_where is not None and _looks_at_tags(query.row_where)
         read = f"SELECT {held}\n{_from(table, where if needs_tags else where + rows)}"
@@ -168,7 +168,7 @@ def _grouped(query: CheckedSelect, params: Params, rows: _Rows) -> str:
     """One row a group."""
     inner = Printer(params, rows.scope)
     keys = [grouping_key(inner.term(key), fixed=is_fixed(key)) for key in query.select.group_by]
-    calls = _aggregates(query)
+    calls = aggregates_of(query.select)
     aggregates = [inner.term(call) for call in calls]
     known: dict[Expr, Term] = {}
     for letter, exprs, terms in (("k", query.select.group_by, keys), ("a", calls, aggregates)):
@@ -226,24 +226,6 @@ def _select(columns: list[str]) -> str:
 
 def _shown(term: Term) -> str:
     return "CAST(NULL AS Nullable(Float64))" if term.type == "null" else term.text
-
-
-def _aggregates(query: CheckedSelect) -> list[Call]:
-    """Every aggregate that the answer needs, once."""
-    select = query.select
-    found: dict[Call, None] = {}
-
-    def look(expr: Expr) -> None:
-        if isinstance(expr, Call) and expr.function in AGGREGATES:
-            found[expr] = None
-            return
-        for part in children(expr):
-            look(part)
-
-    having = [] if select.having is None else [select.having]
-    for expr in (*(item.expr for item in select.items), *having, *(order.expr for order in select.order_by)):
-        look(expr)
-    return list(found)
 
 
 def _looks_at_tags(expr: Expr) -> bool:
