@@ -1,4 +1,5 @@
-"""``make bench``: accepting, storing, the embedded store, and servers at rest. ``ARGS=--quick`` for a short look.
+"""``make bench``: accepting, storing, queries as text, the embedded store, and servers at rest. ``ARGS=--quick`` for a
+short look.
 
 Rate limits are raised on every server that has any: here it is the work that counts, not the limit.
 """
@@ -20,8 +21,21 @@ from benchmarks.payloads import PACKED, RATES, packed, payload, request, uvicorn
 from benchmarks.rounds import CONNECTIONS, PYTHON, Contestant, Loader, Running, interleave
 from benchmarks.storage.holding import bench_holding
 from benchmarks.storage.run import bench_embedded
+from vantage.vql.text import compile_query
 
-PARTS = ("accepting", "storing", "embedded", "holding", "idle")
+PARTS = ("accepting", "storing", "vql", "embedded", "holding", "idle")
+SEED_QUERY = """-- Get average response time for an endpoint over last hour
+SELECT
+    avg(value) as avg_response_time,
+    toStartOfMinute(timestamp) as minute
+FROM metrics
+WHERE
+    service_name = 'my-api'
+    AND metric_name = 'http.request.duration'
+    AND timestamp >= now() - INTERVAL 1 HOUR
+GROUP BY minute
+ORDER BY minute DESC
+"""
 
 
 def table(title: str, contestants: list[Contestant], base: Contestant) -> None:
@@ -110,6 +124,19 @@ def bench_idle(seconds: float, work: Path) -> None:
     print(f"{resident / 1e6:.0f} MB resident, {share:.2%} of a core")
 
 
+def bench_vql(rounds: int) -> None:
+    """Parsing and checking alone."""
+    took_ms = []
+    for _ in range(50 * rounds + 1):
+        began_s = time.perf_counter()
+        compile_query(SEED_QUERY, now_ms=1_795_000_000_000)
+        took_ms.append((time.perf_counter() - began_s) * 1000)
+    first_ms, rest = took_ms[0], sorted(took_ms[1:])
+    print("\n### A query's text, parsed and checked\n")
+    print(f"median {statistics.median(rest):.2f} ms, p99 {rest[len(rest) * 99 // 100]:.2f} ms (must: 3)", end="")
+    print(f"; the first one, which loads the parser, {first_ms:.0f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
@@ -129,6 +156,8 @@ def main() -> None:
             bench_accepting(rounds, seconds, work)
         if "storing" in parts:
             bench_storing(rounds, seconds, work)
+        if "vql" in parts:
+            bench_vql(rounds)
         if "embedded" in parts:
             bench_embedded(arguments.samples, work, quick=arguments.quick)
         if "holding" in parts:

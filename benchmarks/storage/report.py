@@ -171,11 +171,27 @@ def _on_clickhouse(run: Run) -> None:
     _target("8 bytes/sample of metric columns, ClickHouse", ours.loaded.sizes["samples"] / run.plan.samples, 5, 4)
     if usual is None:
         return
-    for question, name, must, aim in (("day", "24 h, all services", 4, 6), ("trace", "trace id", 50, 200)):
-        slower = _ratio(usual, ours, question)
-        _target(f"8 {name}, ClickHouse: times as fast as the usual table", slower, must, aim, least=True)
+    _target("8 24 h, ClickHouse: times as fast as the usual table", _ratio(usual, ours, "day"), 4, 6, least=True)
     raw = usual.median_ms("day") / ours.median_ms("day raw")
     _target("8 the same of samples", raw, 4, 6, least=True)
+
+
+def traced(run: Run) -> None:
+    """Of samples that all have an id of their own."""
+    ours, usual = run.results.get("vantage-chdb"), run.results.get("clickhouse")
+    print(f"\n### 8 A trace among {million(run.plan.samples)} samples that all have one\n")
+    if ours is None or usual is None:
+        print("Not measured: " + "; ".join(f"{title} ({reason})" for title, reason in run.left_out.items()))
+        return
+    _heading("bytes/sample in all", "of which samples", "trace id, ms")
+    for result in (ours, usual):
+        sizes = result.loaded.sizes
+        parts = [_each(sizes[part], run.plan) if part in sizes else "–" for part in ("total", "samples")]
+        _row(result.peer.title, *parts, _took(result, "trace"))
+    print()
+    _row("target", "must", "aim", "this run")
+    _row(*["---"] * 4)
+    _target("8 trace id: times as fast as the usual table", _ratio(usual, ours, "trace"), 50, 200, least=True)
 
 
 def _history(question: str, first: Run, last: Run) -> None:

@@ -63,11 +63,12 @@ ON_CLICKHOUSE: Final = Peer(
     _module("chdb"),
     questions=("hour", "day", "day raw", "top", "trace"),
 )
+USUAL: Final = Peer("clickhouse", "ClickHouse, usual table", _module("chdb"), slow=True)
 PEERS: Final = (
     VANTAGE,
     ON_CLICKHOUSE,
     ROWS,
-    Peer("clickhouse", "ClickHouse, usual table", _module("chdb"), slow=True),
+    USUAL,
     Peer("clickhouse-lean", "ClickHouse, lean tables", _module("chdb")),
     VICTORIA,
     Peer(
@@ -146,10 +147,12 @@ def load(peer: Peer, plan: Plan, work: Path) -> Loaded:
     return Loaded(**found)
 
 
-def measure(plan: Plan, work: Path) -> Run:
+def measure(
+    plan: Plan, work: Path, *, peers: Sequence[Peer] = PEERS, questions: Sequence[str] = VANTAGE.questions
+) -> Run:
     """All contestants that are here and not too slow."""
     run = Run(plan, {}, {})
-    for peer in PEERS:
+    for peer in peers:
         if missing := peer.missing():
             run.left_out[peer.title] = missing
         elif peer.slow and plan.samples > SLOW_SAMPLES_MAX:
@@ -166,14 +169,14 @@ def measure(plan: Plan, work: Path) -> Run:
             result.open_ms = child.order("open", plan=plan.json())["ms"]
         answers = {
             question: _ask(question, plan, run, [child for child in children if question in child.peer.questions])
-            for question in VANTAGE.questions
+            for question in questions
         }
         for child in children:
             child.order("close")
     finally:
         for child in children:
             child.end()
-    for name, answer in answers.pop("day raw").items():
+    for name, answer in answers.pop("day raw", {}).items():
         answers["day"][f"{name}, of samples"] = answer
     for question, given in answers.items():
         _compare(question, given)
@@ -247,7 +250,15 @@ def bench_embedded(samples: int | None, work: Path, *, quick: bool) -> None:
         plan = Plan(count, end_ms, traced=traced)
         variants.append((plan, load(VANTAGE, plan, folder)))
         shutil.rmtree(folder)
+    # Most of the usual table's ids are empty above, and quickly looked through: here every sample has one.
+    folder = work / "traced-clickhouse"
+    folder.mkdir()
+    traced = measure(
+        Plan(runs[-1].plan.samples, end_ms, traced=1.0), folder, peers=(ON_CLICKHOUSE, USUAL), questions=("trace",)
+    )
+    shutil.rmtree(folder)
     for run in runs:
         report.tables(run)
     report.variants([*((run.plan, run.results["vantage"].loaded) for run in runs), *variants])
     report.targets(runs)
+    report.traced(traced)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, ClassVar, Final
 
@@ -21,6 +22,8 @@ from vantage.core.errors import QueryError
 TEXT_NBYTES_MAX: Final = 16_384
 TOKENS_MAX: Final = 2000
 DEPTH_MAX: Final = 24
+KEPT_MAX: Final = 64
+KEPT_LENGTH_MAX: Final = 1024  # a tree takes some hundred times its text
 _OPEN: Final = frozenset({TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE})
 _CLOSE: Final = frozenset({TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END})
 
@@ -61,6 +64,16 @@ class ParsedCondition:
 
 def parse(text: str) -> Parsed:
     """One SELECT, perhaps explained. Raises QueryError, with its place as an offset."""
+    # Dashboards ask the same again and again, and parsing is most of what a text costs. Nothing changes a tree.
+    return _kept(text) if len(text) <= KEPT_LENGTH_MAX else _parsed(text)
+
+
+@lru_cache(maxsize=KEPT_MAX)
+def _kept(text: str) -> Parsed:
+    return _parsed(text)
+
+
+def _parsed(text: str) -> Parsed:
     tokens = _tokens(text)
     explain = bool(tokens) and tokens[0].text.upper() == "EXPLAIN"
     if explain:
