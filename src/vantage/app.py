@@ -81,7 +81,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
     )
     live = Live(clock=clock, telemetry=telemetry)
     deployments = DeploymentWatch(metadata, clock=clock, telemetry=telemetry)
-    sink = StoreSink(store, (live.offer, deployments.watch))
+    sink = StoreSink(store, (live.offer, deployments.watch, reads.written))
     receiver = Receiver(sink, clock=clock, telemetry=telemetry, retention_days=settings.retention_days)
     watch = SelfTelemetry(
         sink,

@@ -20,8 +20,8 @@ class Kept:
         self.clock, self.telemetry = MovedClock(), Telemetry()
         self.cache = Cache(nbytes_max, clock=self.clock, telemetry=self.telemetry)
 
-    def put(self, key: str, value: object = "v", nbytes: int = 100) -> None:
-        self.cache.put(key, value, nbytes=nbytes, generation=self.cache.generation)
+    def put(self, key: str, value: object = "v", nbytes: int = 100, until_ms: int = 0) -> None:
+        self.cache.put(key, value, nbytes=nbytes, generation=self.cache.generation, until_ms=until_ms)
 
     def move(self, seconds: float) -> None:
         self.clock.now += int(seconds * 1000)
@@ -114,7 +114,7 @@ def test_an_answer_that_was_under_way_when_the_cache_was_cleared_is_not_kept() -
     kept = Kept()
     before = kept.cache.generation
     kept.cache.clear()
-    kept.cache.put("k", "of before", nbytes=1, generation=before)
+    kept.cache.put("k", "of before", nbytes=1, generation=before, until_ms=0)
     assert kept.cache.get("k") is None
     kept.put("k", "of after")
     assert kept.cache.get("k") == "of after"
@@ -145,3 +145,17 @@ def test_it_is_a_dictionary_that_forgets(seed: int) -> None:
                 model.clear()
         held = kept.cache._entries
         assert kept.count("bytes") == sum(entry.nbytes for entry in held.values()) <= ROOM
+
+
+def test_late_data_takes_what_tells_of_its_time() -> None:
+    kept = Kept()
+    now_ms = kept.clock.now_ms()
+    kept.put("older", until_ms=now_ms - 900_000)
+    kept.put("newer", until_ms=now_ms - 300_000)
+    before = kept.cache.generation
+    kept.cache.came(now_ms - 1000)  # on time
+    assert (kept.cache.get("older"), kept.cache.get("newer"), kept.cache.generation) == ("v", "v", before)
+    kept.cache.came(now_ms - 900_000)
+    assert (kept.cache.get("older"), kept.cache.get("newer")) == ("v", None)
+    kept.cache.put("newer", "under way meanwhile", nbytes=1, generation=before, until_ms=now_ms)
+    assert kept.cache.get("newer") is None

@@ -14,6 +14,7 @@ from vantage.core.clock import Clock
 from vantage.telemetry import Telemetry
 
 LIFE_S: Final = 300.0
+UNSETTLED_MS_MIN: Final = 120_000  # senders collect for seconds, and send again for minutes
 ENTRY_NBYTES: Final = 1024  # beside the value: the key and the places it is kept in, which bounds small entries too
 
 
@@ -21,6 +22,7 @@ class _Entry(NamedTuple):
     value: Any
     put_s: float
     nbytes: int
+    until_ms: int
 
 
 class Cache:
@@ -58,10 +60,10 @@ class Cache:
         self._telemetry.cache_hits.inc()
         return entry.value
 
-    def put(self, key: Hashable, value: Any, *, nbytes: int, generation: int) -> None:
-        """Keep a value in place of what its key had; others leave for it. One that would take more than all there is
-        is not kept, and neither is one of an earlier ``generation``: its answer was under way while data was forgotten,
-        and may still hold it."""
+    def put(self, key: Hashable, value: Any, *, nbytes: int, generation: int, until_ms: int) -> None:
+        """Keep a value in place of what its key had; others leave for it. It tells of nothing at or after ``until_ms``.
+        One that would take more than all there is is not kept, and neither is one of an earlier ``generation``: its
+        answer was under way while data was forgotten or came late, and may be of before."""
         nbytes += ENTRY_NBYTES
         if generation != self._generation or nbytes > self._nbytes_max:
             return
@@ -73,9 +75,18 @@ class Cache:
             self._drop(oldest)
             if now_s - entry.put_s < LIFE_S:  # what was of no use any more is no loss
                 self._telemetry.cache_evictions.inc()
-        self._entries[key] = _Entry(value, now_s, nbytes)
+        self._entries[key] = _Entry(value, now_s, nbytes, until_ms)
         self._nbytes += nbytes
         self._telemetry.cache_bytes.set(self._nbytes)
+
+    def came(self, at_ms: int) -> None:
+        """Data of such a time was written by this process: what tells of that time is let go of, answers that are
+        under way included. Data that is on time touches nothing."""
+        if at_ms > self._clock.now_ms() - UNSETTLED_MS_MIN:
+            return
+        self._generation += 1
+        for key in [key for key, entry in self._entries.items() if entry.until_ms > at_ms]:
+            self._drop(key)
 
     def clear(self) -> None:
         """Let go of everything, answers that are under way included."""

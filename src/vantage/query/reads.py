@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.query.cache import Cache
 from vantage.storage.ports import MetadataStore, TelemetryStore
@@ -37,6 +38,13 @@ class Reads:
     def __post_init__(self) -> None:
         cache = Cache(self.cache_nbytes_max, clock=self.clock, telemetry=self.telemetry)
         object.__setattr__(self, "cache", cache)  # frozen: nobody puts another in its place
+
+    def written(self, batch: Batch) -> None:
+        """A batch is in the store: answers that it changes are kept no longer."""
+        times = [] if not batch.samples else [int(batch.time_ms.min())]
+        times += [span.start_ms for span in batch.spans]
+        if times:
+            self.cache.came(min(times))
 
     async def select(self, name: str, query: Select, *, rows_max: int | None = None) -> Table:
         """Check and run a query; ``name`` is the label its duration is counted under. Raises what the store raises,

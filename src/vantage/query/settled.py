@@ -12,10 +12,10 @@ from typing import Final
 
 from vantage.core.timerange import TimeRange
 from vantage.query.asked import ROWS_MAX, Asked, Point, Points, Source
+from vantage.query.cache import UNSETTLED_MS_MIN
 from vantage.query.reads import Reads
 
 UNSETTLED_STEPS: Final = 2
-UNSETTLED_MS_MIN: Final = 120_000
 ROW_NBYTES: Final = 200  # a point's tuple and its numbers; the texts of a group are counted once
 _ANY: Final = TimeRange(0, 1)
 
@@ -59,7 +59,9 @@ async def with_settled(reads: Reads, asked: Asked, reading: Reading) -> Points:
     points = await reading.since(start_ms)
     if not points.truncated:
         rows = _between(points.rows, start_ms, end_ms)
-        cache.put(key, _Settled(start_ms, end_ms, tuple(rows)), nbytes=_nbytes(rows), generation=generation)
+        cache.put(
+            key, _Settled(start_ms, end_ms, tuple(rows)), nbytes=_nbytes(rows), generation=generation, until_ms=end_ms
+        )
     return points
 
 

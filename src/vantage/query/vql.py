@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from vantage.core.timerange import TimeRange
+from vantage.query.cache import UNSETTLED_MS_MIN
 from vantage.query.reads import Reads
-from vantage.query.settled import UNSETTLED_MS_MIN
 from vantage.vql.table import Table
 from vantage.vql.text import Compiled, Params, compile_query
 
@@ -58,7 +58,7 @@ async def _answered(reads: Reads, compiled: Compiled) -> tuple[Table, bool]:
     if kept is not None:
         return kept, True
     table = await reads.store.select(query, deadline_s=reads.timeout_s)
-    cache.put(key, table, nbytes=_nbytes(table), generation=generation)
+    cache.put(key, table, nbytes=_nbytes(table), generation=generation, until_ms=query.time_range.end_ms)
     return table, False
 
 
