@@ -76,8 +76,8 @@
     opened.addEventListener("open", () => {
       heard();
       retryMs = RETRY_MS_MIN;
-      if (wasConnected || isStale) plan(); // something may have been missed
       wasConnected = true;
+      plan(); // something may have been missed, even since this page was made
       show();
     });
     opened.addEventListener("message", (event) => {
