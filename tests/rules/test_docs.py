@@ -26,6 +26,7 @@ from vantage.ingest.wire import received
 from vantage.query import asked, edges, live, rolled, timeseries
 from vantage.query import storage as query_storage
 from vantage.storage import edges as storage_edges
+from vantage.storage import query_threads
 from vantage.storage.embedded import (
     backup,
     blocks,
@@ -211,7 +212,7 @@ LIMITS = [
     ("docs/storage.md", f"once the log has {writer.WAL_NBYTES_CHECKPOINT >> 20} MiB"),
     ("docs/storage.md", f"From {writer.WAL_NBYTES_MAX >> 20} MiB on the writer"),
     ("docs/storage.md", f"| batches in one commit | {writer.COMMIT_BATCHES_MAX} |"),
-    ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {store.QUERIES_WAITING_MAX} waiting |"),
+    ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {query_threads.WAITING_MAX} waiting |"),
     (
         "docs/storage.md",
         (f"{merge.PARTS_MIN} at a time: once nothing was sealed or asked for {upkeep.CALM_S:.0f} seconds, "

@@ -166,6 +166,8 @@ async def test_both_engines_give_the_same_answers(tmp_path: Path) -> None:
                 unstable += 1
             answered += 1
             empty += not ours
+            if answered % 5000 == 0:
+                print(f"{answered} queries", flush=True)
     print(f"{answered} queries, {empty} without rows, {unstable} depend on the order of additions")
     print("productions:", dict(sorted(grammar.used.items())))
     print("nodes and functions:", dict(sorted(seen.items())))

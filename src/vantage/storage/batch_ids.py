@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
+from typing import Any
 
 from vantage.core.batch import BATCH_ID_MEMORY_MAX, BATCH_ID_MEMORY_MS
+from vantage.core.clock import Clock
 
 
 class BatchIds:
@@ -12,6 +15,7 @@ class BatchIds:
 
     def __init__(self, *, ids_max: int = BATCH_ID_MEMORY_MAX) -> None:
         self._at_ms: OrderedDict[str, int] = OrderedDict()
+        self._under_way: dict[str, asyncio.Future[Any]] = {}
         self._ids_max = ids_max
         self.evicted = 0
 
@@ -33,3 +37,17 @@ class BatchIds:
                 break
             del self._at_ms[first]
         return batch_id in self._at_ms
+
+    async def repeated(self, batch_id: str, clock: Clock) -> bool:
+        """Whether the batch was committed before; one of that id that is under way is waited for. After False the
+        caller may ``begin`` the batch before anyone else can, if it awaits nothing in between."""
+        while (under_way := self._under_way.get(batch_id)) is not None:
+            await asyncio.wait([under_way])
+            if not under_way.cancelled() and under_way.exception() is None:
+                return True
+        return self.seen(batch_id, clock.now_ms())
+
+    def begin(self, batch_id: str, done: asyncio.Future[Any]) -> None:
+        """The batch is under way until ``done``, which fails when it was not committed."""
+        self._under_way[batch_id] = done
+        done.add_done_callback(lambda _: self._under_way.pop(batch_id, None))

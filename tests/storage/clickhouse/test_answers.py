@@ -12,7 +12,7 @@ import pytest
 
 from tests.storage.clickhouse.queries import queries
 from tests.support.chance import Chance
-from tests.support.world import MovedClock, a_batch, a_series
+from tests.support.world import NOW_MS, MovedClock, a_batch, a_series
 from vantage.core.sample import Kind
 from vantage.core.sketch import RELATIVE_ERROR
 from vantage.storage.clickhouse.store import ClickHouseStore
@@ -21,6 +21,7 @@ from vantage.storage.ports import TelemetryStore
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
 from vantage.vql.table import Table
+from vantage.vql.text import compile_query
 
 pytest.importorskip("chdb", reason="pip install 'vantage[chdb]'")
 
@@ -110,3 +111,24 @@ async def test_a_quantile_of_sketches_is_within_their_error(tmp_path: Path) -> N
         found = dict((await store.select(queries()["sketches"], deadline_s=30)).rows())
     assert found["m1"] == pytest.approx(float(np.median(values)), rel=RELATIVE_ERROR)
     assert found["m2"] is None
+
+
+@pytest.mark.parametrize(
+    ("expression", "answer"),
+    [
+        ("count() + 9223372036854775807", -(1 << 63) + 1),
+        ("0 - 9223372036854775807 - count()", (1 << 63) - 1),
+        ("-(0 - 9223372036854775806 - count())", -(1 << 63)),
+        ("abs(0 - 9223372036854775806 - count())", -(1 << 63)),
+    ],
+)
+async def test_integers_wrap_around_beyond_64_bits(tmp_path: Path, expression: str, answer: int) -> None:
+    query = compile_query(f"SELECT {expression} FROM metrics WHERE timestamp >= 0", now_ms=NOW_MS).query
+    clock = MovedClock()
+    async with (
+        MemoryStore(clock=clock) as memory,
+        ClickHouseStore(tmp_path, clock=clock, telemetry=Telemetry()) as ours,
+    ):
+        for store in (memory, ours):
+            await store.write(a_batch(1.0, 2.0))
+            assert list((await store.select(query, deadline_s=30)).rows()) == [(answer,)]

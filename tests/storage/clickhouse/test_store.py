@@ -20,6 +20,7 @@ from vantage.storage.clickhouse import chdb
 from vantage.storage.clickhouse.engine import Insert, Statement, meant
 from vantage.storage.clickhouse.intent import NAME
 from vantage.storage.clickhouse.schema import Migration, migrate, migrations
+from vantage.storage.clickhouse.sql import print_select
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.ports import RetentionPolicy, Selector
 from vantage.telemetry import Telemetry
@@ -125,6 +126,7 @@ KILLED = """
 import asyncio, sys
 from pathlib import Path
 from tests.support.world import MovedClock, a_batch
+from vantage.storage.clickhouse.sql import print_select
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.telemetry import Telemetry
 
@@ -239,8 +241,42 @@ async def test_samples_beyond_the_series_limit_are_folded(tmp_path: Path) -> Non
 async def test_a_query_that_reads_too_much_is_refused_with_the_figure(tmp_path: Path) -> None:
     async with ClickHouseStore(tmp_path, clock=MovedClock(), telemetry=Telemetry(), query_samples_max=5) as store:
         await store.write(a_batch(*map(float, range(20))))
-        with pytest.raises(InputError, match="more than 5 rows"):
+        with pytest.raises(InputError, match=r"would read 20\.00 rows, at most 5 are read: narrow"):
             await counted(store)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "metrics WHERE timestamp >= now() - INTERVAL 30 DAY",
+        "metrics WHERE timestamp >= now() - INTERVAL 30 DAY AND service_name = 's1'",
+        "metrics WHERE timestamp >= now() - INTERVAL 30 DAY AND tags['n'] = '7'",
+        "metrics WHERE timestamp BETWEEN now() - INTERVAL 10 DAY AND now() - INTERVAL 9 DAY AND metric_name = 'm0'",
+        "spans WHERE timestamp >= now() - INTERVAL 30 DAY",
+    ],
+)
+async def test_a_plan_is_at_most_twice_what_is_read(opened: Opened, where: str) -> None:
+    series = [a_series(f"s{n % 4}", f"m{n % 2}", tags={"n": str(n)}) for n in range(40)]
+    async with opened() as store:
+        for day in range(20):
+            first = NOW_MS - (20 - day) * DAY_MS
+            times = range(first, first + DAY_MS, HOUR_MS // 6)
+            await store.write(batch_of([(one, at, float(at % 7)) for at in times for one in series]))
+            await store.write(
+                Batch(spans=tuple(a_span(f"t{day}-{n}", start_ms=first + n * HOUR_MS) for n in range(20)))
+            )
+        compiled = compile_query(f"EXPLAIN SELECT sum(1) FROM {where}", now_ms=NOW_MS)
+        (planned,) = (await store.explain(compiled.query, deadline_s=30)).column("rows")
+        statement = print_select(compiled.query)
+        params = {name: chdb.param_text(value) for name, value in statement.params.items()}
+
+        def rows_read() -> int:
+            found = store._engine._own().query(statement.text, "Null", params=params)
+            return int(found.storage_rows_read())
+
+        read = await store._in_thread(rows_read)
+        assert read / 2 <= planned <= 2 * read
+        assert planned > 0
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def limits(deadline_s: float, *, rows_max: int = ROWS_MAX) -> dict[str, float]:
 
 _CODE: Final = re.compile(r"Code: (\d+)\.")
 _TOO_MANY_ROWS: Final = (158, 396)
+_CURRENT_ROWS: Final = re.compile(r"current rows: ([0-9]+(?:\.[0-9]+)?(?: [a-z]+)?)")
 _TIMEOUT: Final = (159, 160)
 _MEMORY: Final = 241
 _SHOWN_MAX: Final = 300
@@ -107,8 +108,10 @@ def meant(error: Exception, settings: Mapping[str, float]) -> VantageError:
     if code in _TIMEOUT:
         return StoreTimeout("the query took too long: narrow its time range or its filters")
     if code in _TOO_MANY_ROWS:
+        figure = _CURRENT_ROWS.search(text)
         return InputError(
-            f"the query reads more than {settings.get('max_rows_to_read')} rows: narrow its time range or filters"
+            f"the query would read {figure[1] if figure else 'too many'} rows, at most "
+            f"{settings.get('max_rows_to_read')} are read: narrow its time range or filters"
         )
     if code == _MEMORY:
         return InputError(

@@ -80,13 +80,13 @@ class Finding:
         wanted = params.bind(trace_id, "String")
         linked = self._ask(
             "SELECT series_id, toUnixTimestamp64Milli(timestamp) AS time_ms, value, span_id FROM trace_links "
-            f"WHERE trace_id = {wanted} ORDER BY timestamp, series_id, value, span_id",
+            f"WHERE trace_id = {wanted}",
             params,
         )
-        columns = (linked.plain(name) for name in ("series_id", "time_ms", "value", "span_id"))
+        columns = (linked.plain(name) for name in ("time_ms", "series_id", "value", "span_id"))
         return [
             LinkedSample(one, time_ms, value, trace_id, span_id)
-            for series_id, time_ms, value, span_id in zip(*columns, strict=True)
+            for time_ms, series_id, value, span_id in sorted(zip(*columns, strict=True))
             if (one := self._known.by_id.get(series_id)) is not None
         ]
 

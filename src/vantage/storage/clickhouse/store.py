@@ -42,13 +42,13 @@ from vantage.storage.ports import (
     TraceSummary,
     Usage,
 )
+from vantage.storage.query_threads import QueryThreads
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
 from vantage.vql.execute import EXPLAINED, QUERY_SAMPLES_MAX, SPAN_COSTS
 from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 4
-QUERIES_WAITING_MAX: Final = 32
 EXPORTS_MAX: Final = 2
 EXPORTED_MAX: Final = 2000  # samples or spans of a batch
 SEARCH_TIMEOUT_S: Final = 30.0
@@ -100,10 +100,9 @@ class ClickHouseStore:
         self._letting_go = LettingGo(self._engine, self._known)
         self._finding = Finding(self._engine, self._known)
         self._lock = FolderLock(folder)
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads = QueryThreads(QUERY_THREADS)
         self._streams: ThreadPoolExecutor | None = None
         self._raw_since_ms = 0
-        self._queries = 0
         self._exports = 0
         self._open = False
 
@@ -113,10 +112,10 @@ class ClickHouseStore:
         """Lock the folder, start the engine, bring the tables up to date, finish what a killed process left. Raises
         ConfigError when the engine is not installed, DataFolderInUse, FormatTooNew, StartupError."""
         self._lock.take()
-        self._threads = ThreadPoolExecutor(QUERY_THREADS, "vantage-query")
+        self._threads.start()
         self._streams = ThreadPoolExecutor(EXPORTS_MAX, "vantage-export")
         try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._start)
+            await self._threads.run(self._start)
         except BaseException:
             await self._close()
             raise
@@ -133,10 +132,10 @@ class ClickHouseStore:
         await self._close()
 
     async def _close(self) -> None:
-        for threads in (self._threads, self._streams):
-            if threads is not None:
-                await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
-        self._threads = self._streams = None
+        await self._threads.stop()
+        if self._streams is not None:
+            await asyncio.to_thread(self._streams.shutdown, wait=True, cancel_futures=True)
+        self._streams = None
         await asyncio.to_thread(self._engine.close)
         self._lock.release()
 
@@ -206,23 +205,24 @@ class ClickHouseStore:
         return Table(EXPLAINED, ([table], [int(marks)], [int(rows)]))
 
     async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
-        return await self._search(lambda: self._finding.catalogue(service, metric, since_ms=self._raw_since_ms))
+        return await self._in_thread(lambda: self._finding.catalogue(service, metric, since_ms=self._raw_since_ms))
 
     async def services_with_spans(self) -> Sequence[ServiceSpans]:
-        return await self._search(self._finding.services_with_spans)
+        return await self._in_thread(self._finding.services_with_spans)
 
     async def trace(self, trace_id: str) -> Trace:
         # Side by side: each statement takes a few milliseconds, whatever it finds.
         samples, spans = await asyncio.gather(
-            self._search(lambda: self._finding.linked(trace_id)), self._search(lambda: self._finding.spans(trace_id))
+            self._in_thread(lambda: self._finding.linked(trace_id)),
+            self._in_thread(lambda: self._finding.spans(trace_id)),
         )
         return Trace(trace_id, tuple(spans), tuple(samples))
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
-        return await self._search(lambda: self._finding.traces(wanted))
+        return await self._in_thread(lambda: self._finding.traces(wanted))
 
     async def edges(self, time_range: TimeRange) -> Sequence[Edge]:
-        return await self._search(lambda: self._finding.edges(time_range))
+        return await self._in_thread(lambda: self._finding.edges(time_range))
 
     async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
         if not self._open or self._streams is None:
@@ -250,7 +250,7 @@ class ClickHouseStore:
             await asyncio.shield(loop.run_in_executor(threads, _close_all, [samples, spans]))
 
     async def usage(self) -> Usage:
-        return await self._search(lambda: read_usage(self._engine, raw_since_ms=self._raw_since_ms))
+        return await self._in_thread(lambda: read_usage(self._engine, raw_since_ms=self._raw_since_ms))
 
     async def raw_since_ms(self) -> int:
         return self._raw_since_ms
@@ -263,19 +263,10 @@ class ClickHouseStore:
 
         return await self._in_thread(run)
 
-    async def _search(self, work: Callable[[], T]) -> T:
-        return await self._in_thread(work)
-
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        if not self._open or self._threads is None:
+        if not self._open:
             raise StoreUnavailable("the store is closed")
-        if self._queries >= QUERY_THREADS + QUERIES_WAITING_MAX:
-            raise BusyError("too many queries are waiting")
-        self._queries += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._queries -= 1
+        return await self._threads.run(work)
 
     # --- letting go ---
 

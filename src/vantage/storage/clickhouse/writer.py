@@ -75,7 +75,6 @@ class Writer:
         self._telemetry = telemetry
         self._queue_nbytes_max = queue_nbytes_max
         self._queue: asyncio.Queue[_Write] = asyncio.Queue()
-        self._in_flight: dict[str, asyncio.Future[bool]] = {}
         self._thread: ThreadPoolExecutor | None = None
         self._task: asyncio.Task[None] | None = None
         self._unfinished: _Commit | None = None
@@ -102,13 +101,9 @@ class Writer:
         """As the port's ``write``. When the engine fails half-way the outcome is open: StoreUnavailable is raised, and
         the commit is finished before the next one, or when the store is opened again. A repeat under the same batch
         id is then answered as one."""
-        if (batch_id := batch.batch_id) != "":
-            while (under_way := self._in_flight.get(batch_id)) is not None:
-                await asyncio.wait([under_way])
-                if not under_way.cancelled() and under_way.exception() is None:
-                    return False
-            if self._ids.seen(batch_id, self._clock.now_ms()):
-                return False
+        batch_id = batch.batch_id
+        if batch_id and await self._ids.repeated(batch_id, self._clock):
+            return False
         if not batch.samples and not batch.spans:
             return True
         nbytes = batch.nbytes
@@ -117,15 +112,13 @@ class Writer:
         self.queued_nbytes += nbytes
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if batch_id:
-            self._in_flight[batch_id] = done
-        done.add_done_callback(lambda done: self._settled(batch_id, nbytes, done))
+            self._ids.begin(batch_id, done)
+        done.add_done_callback(lambda done: self._settled(nbytes, done))
         self._queue.put_nowait(_Write(batch, done))
         return await asyncio.shield(done)  # a caller that goes away does not take the batch's outcome with it
 
-    def _settled(self, batch_id: str, nbytes: int, done: asyncio.Future[bool]) -> None:
+    def _settled(self, nbytes: int, done: asyncio.Future[bool]) -> None:
         self.queued_nbytes -= nbytes
-        if batch_id:
-            self._in_flight.pop(batch_id, None)
         if not done.cancelled():
             done.exception()  # looked at, whether or not anybody still waits
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -57,13 +56,13 @@ from vantage.storage.ports import (
     TraceSummary,
     Usage,
 )
+from vantage.storage.query_threads import QueryThreads
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
 from vantage.vql.execute import QUERY_SAMPLES_MAX, Deadline, execute, explain
 from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 2
-QUERIES_WAITING_MAX: Final = 32
 EXPORTS_MAX: Final = 2
 SEARCH_TIMEOUT_S: Final = 30.0
 T = TypeVar("T")
@@ -126,12 +125,10 @@ class EmbeddedStore:
         )
         self._upkeep.finish_forgetting = self._letting_go.finish_forgetting
         self._forgetting = False
-        self._in_flight: dict[str, asyncio.Future[None]] = {}
         self._queued_nbytes = 0
         self._open = False
         self._lock = FolderLock(folder)
-        self._threads: ThreadPoolExecutor | None = None
-        self._queries = 0
+        self._threads = QueryThreads(QUERY_THREADS, initializer=lambda: stand_back(niceness.QUERIES))
         self._exports = 0
 
     # --- opening and closing ---
@@ -148,9 +145,7 @@ class EmbeddedStore:
             self._pool.close()
             self._lock.release()
             raise
-        self._threads = ThreadPoolExecutor(
-            QUERY_THREADS, "vantage-query", initializer=stand_back, initargs=(niceness.QUERIES,)
-        )
+        self._threads.start()
         self._upkeep.start()
         self._open = True
         self._watch()
@@ -164,8 +159,7 @@ class EmbeddedStore:
         self._open = False
         await asyncio.to_thread(self._upkeep.stop)
         await self._writer.stop()
-        if self._threads is not None:
-            await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        await self._threads.stop()
         self._pool.close()
         self._lock.release()
 
@@ -226,13 +220,8 @@ class EmbeddedStore:
         if not self._open:
             raise StoreUnavailable("the store is closed")
         batch_id = batch.batch_id
-        if batch_id:
-            while (under_way := self._in_flight.get(batch_id)) is not None:
-                await asyncio.wait([under_way])
-                if not under_way.cancelled() and under_way.exception() is None:
-                    return False
-            if self._ids.seen(batch_id, self._clock.now_ms()):
-                return False
+        if batch_id and await self._ids.repeated(batch_id, self._clock):
+            return False
         if not batch.samples and not batch.spans:
             return True
         nbytes = batch.nbytes
@@ -243,7 +232,7 @@ class EmbeddedStore:
         self._queued_nbytes += nbytes
         done = self._writer.write(batch)
         if batch_id:
-            self._in_flight[batch_id] = done
+            self._ids.begin(batch_id, done)
         done.add_done_callback(lambda done: self._settled(batch_id, nbytes, done))
         await asyncio.shield(done)  # a caller that goes away does not take the batch's outcome with it
         return True
@@ -251,12 +240,10 @@ class EmbeddedStore:
     def _settled(self, batch_id: str, nbytes: int, done: asyncio.Future[None]) -> None:
         self._queued_nbytes -= nbytes
         failed = done.cancelled() or done.exception() is not None
-        if batch_id:
-            self._in_flight.pop(batch_id, None)
-            if not failed:
-                before = self._ids.evicted
-                self._ids.add(batch_id, self._clock.now_ms())
-                self._telemetry.batch_ids_evicted.inc(self._ids.evicted - before)
+        if batch_id and not failed:
+            before = self._ids.evicted
+            self._ids.add(batch_id, self._clock.now_ms())
+            self._telemetry.batch_ids_evicted.inc(self._ids.evicted - before)
 
     def _committed(self, seq: int) -> None:
         self._upkeep.committed(seq)
@@ -343,7 +330,7 @@ class EmbeddedStore:
         return await self._in_thread(run)
 
     async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
-        if not self._open or self._threads is None:
+        if not self._open:
             raise StoreUnavailable("the store is closed")
         if self._exports >= EXPORTS_MAX:
             raise BusyError("other exports are under way", retry_after_s=60.0)
@@ -351,7 +338,7 @@ class EmbeddedStore:
         try:
             # Pinned until the end: meanwhile parts may be merged, and are deleted later.
             with self._source(Deadline(float("inf"))) as source:
-                async with aclosing(in_steps(exported(source, selector, time_range), self._threads)) as batches:
+                async with aclosing(in_steps(exported(source, selector, time_range), self._threads.pool)) as batches:
                     async for batch in batches:
                         yield batch
         finally:
@@ -393,16 +380,10 @@ class EmbeddedStore:
             self._codecs.append(codec)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        if not self._open or self._threads is None:
+        if not self._open:
             raise StoreUnavailable("the store is closed")
-        if self._queries >= QUERY_THREADS + QUERIES_WAITING_MAX:
-            raise BusyError("too many queries are waiting")
-        self._queries += 1
         self._upkeep.asked()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._queries -= 1
+        return await self._threads.run(work)
 
     # --- letting go ---
 
