@@ -1,5 +1,6 @@
-"""``make bench``: accepting, storing, queries as text, the embedded store, and servers at rest. ``ARGS=--quick`` for a
-short look.
+"""``make bench``: accepting, storing, queries as text, the embedded store, servers at rest, and agents.
+
+``ARGS=--quick`` for a short look.
 
 Rate limits are raised on every server that has any: here it is the work that counts, not the limit.
 """
@@ -17,13 +18,14 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.agents.run import bench_agent
 from benchmarks.payloads import PACKED, RATES, packed, payload, request, uvicorn, vantage
 from benchmarks.rounds import CONNECTIONS, PYTHON, Contestant, Loader, Running, interleave
 from benchmarks.storage.holding import bench_holding
 from benchmarks.storage.run import bench_embedded
 from vantage.vql.text import compile_query
 
-PARTS = ("accepting", "storing", "vql", "embedded", "holding", "idle")
+PARTS = ("accepting", "storing", "vql", "embedded", "holding", "idle", "agent")
 SEED_QUERY = """-- Get average response time for an endpoint over last hour
 SELECT
     avg(value) as avg_response_time,
@@ -162,6 +164,8 @@ def main() -> None:
             bench_embedded(arguments.samples, work, quick=arguments.quick)
         if "holding" in parts:
             bench_holding(work, quick=arguments.quick)
+        if "agent" in parts:
+            bench_agent(quick=arguments.quick)
         if "idle" in parts:
             bench_idle(60.0 if not arguments.quick else 15.0, work)
     finally:

@@ -15,11 +15,19 @@ import atexit
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+from vantage_agent import _spans
 from vantage_agent._agent import Agent
-from vantage_agent._config import make_config
+from vantage_agent._asgi import call_asgi
+from vantage_agent._asgi import no_route as no_asgi_route
+from vantage_agent._config import PREFIX, make_config
+from vantage_agent._spans import SpanScope, Timer
+from vantage_agent._tracer import tracer
+from vantage_agent._wsgi import call_wsgi
+from vantage_agent._wsgi import no_route as no_wsgi_route
+from vantage_agent.instrumentation import Instrumentations
 
 __all__ = [
     "counter",
@@ -27,13 +35,19 @@ __all__ = [
     "gauge",
     "histogram",
     "init_agent",
+    "instrument_asgi",
+    "instrument_wsgi",
     "record_metric",
     "record_span",
+    "set_tags",
     "shutdown",
+    "span",
+    "timer",
 ]
 
 _log = logging.getLogger("vantage_agent")
 _agent: Agent | None = None
+_instrumentations: Instrumentations | None = None
 _hooked = False
 
 
@@ -45,7 +59,11 @@ def init_agent(
     environment: str | None = None,
     service_version: str | None = None,
     instance: str | None = None,
-    auto_instrument: Iterable[str] = (),
+    auto_instrument: str | Iterable[str] | None = None,
+    trace_sample_rate: float | None = None,
+    tags: Mapping[str, Any] | None = None,
+    allowed_tags: Iterable[str] | None = None,
+    redact: Callable[[dict[str, str]], Mapping[str, Any] | None] | None = None,
     flush_interval_s: float = 5.0,
 ) -> None:
     """Start the agent; a second call changes nothing until ``shutdown``.
@@ -53,7 +71,7 @@ def init_agent(
     What is not given is read from ``VANTAGE_AGENT_SERVICE_NAME``, ``_COLLECTOR_URL``, ``_API_KEY``, ``_ENVIRONMENT``,
     ``_SERVICE_VERSION`` and ``_INSTANCE``. A setting that cannot be used is one warning, and the agent stays off.
     """
-    global _agent, _hooked  # noqa: PLW0603  # one agent a process, as there is one exit and one fork hook
+    global _agent, _hooked, _instrumentations  # noqa: PLW0603  # one agent a process, as there is one exit and one fork hook
     try:
         if _agent is not None:
             return
@@ -65,12 +83,20 @@ def init_agent(
             environment=environment,
             service_version=service_version,
             instance=instance,
+            trace_sample_rate=trace_sample_rate,
+            tags=tags,
+            allowed_tags=allowed_tags,
+            redact=redact,
             flush_interval_s=flush_interval_s,
         )
-        names = [auto_instrument] if isinstance(auto_instrument, str) else [str(name) for name in auto_instrument or ()]
-        if names:
-            _log.warning("vantage_agent cannot instrument these yet, they are ignored: %s", ", ".join(names))
+        if auto_instrument is None:
+            auto_instrument = os.environ.get(PREFIX + "AUTO_INSTRUMENT", "")
+        if isinstance(auto_instrument, str):
+            auto_instrument = auto_instrument.split(",")
+        names = [name for name in (str(one).strip() for one in auto_instrument) if name]
         _agent = Agent(config)
+        _instrumentations = Instrumentations(names)
+        _instrumentations.install()
         if not _hooked:
             _hooked = True
             atexit.register(shutdown)
@@ -132,6 +158,56 @@ def record_span(
         _agent.record_span(name, trace_id, span_id, start_ns, duration_ns, parent_span_id, kind, status, attributes)
 
 
+def span(name: str, *, kind: str = "internal", attributes: Mapping[str, Any] | None = None) -> SpanScope:
+    """An operation: ``with span("render"):``, ``async with span("render"):``, or ``@span("render")`` for a function.
+
+    It becomes a part of the trace that is under way, or begins one. An exception that leaves it marks it as failed.
+    ``kind`` is internal, server, client, producer or consumer.
+    """
+    return SpanScope(name, kind, attributes)
+
+
+def timer(name: str, *, tags: Mapping[str, str] | None = None) -> Timer:
+    """Measures what is inside, as one observation in milliseconds: ``with timer("render.duration"):`` or
+    ``@timer("render.duration")``. An exception adds the tag ``error_type``."""
+
+    def record(took_ms: float, found: Mapping[str, str] | None) -> None:
+        record_metric(name, took_ms, metric_type="histogram", unit="ms", tags=found)
+
+    return Timer(record, tags)
+
+
+def set_tags(tags: Mapping[str, Any]) -> None:
+    """Tags of the request or span that runs: of its span, and of the sample of its duration. Few values a tag: each
+    combination is a series."""
+    try:
+        _spans.set_tags(tags)
+    except Exception:
+        pass
+
+
+def instrument_asgi(app: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """An ASGI application around ``app`` that records its requests, for frameworks that are not known by name."""
+
+    async def wrapper(scope: Any, receive: Any, send: Any) -> Any:
+        if not tracer.on:
+            return await app(scope, receive, send)
+        return await call_asgi(app, scope, receive, send, no_asgi_route)
+
+    return wrapper
+
+
+def instrument_wsgi(app: Callable[..., Any]) -> Callable[..., Any]:
+    """A WSGI application around ``app`` that records its requests, for frameworks that are not known by name."""
+
+    def wrapper(environ: Any, start_response: Any) -> Any:
+        if not tracer.on:
+            return app(environ, start_response)
+        return call_wsgi(app, environ, start_response, no_wsgi_route)
+
+    return wrapper
+
+
 def flush(timeout_s: float = 2.0) -> bool:
     """Send what is recorded now. True when it was sent, or given up and counted, within ``timeout_s``."""
     try:
@@ -142,9 +218,12 @@ def flush(timeout_s: float = 2.0) -> bool:
 
 def shutdown(timeout_s: float = 2.0) -> None:
     """Send what is left, for at most ``timeout_s``, and stop. Runs by itself when the interpreter exits."""
-    global _agent
+    global _agent, _instrumentations
     agent, _agent = _agent, None
+    instrumentations, _instrumentations = _instrumentations, None
     try:
+        if instrumentations is not None:
+            instrumentations.uninstall()
         if agent is not None:
             agent.shutdown(timeout_s)
     except Exception:

@@ -11,24 +11,28 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from vantage_agent._batch import RECORDED_SAMPLE, RECORDED_SPAN, TAG_VALUE_LENGTH_MAX, TAGS_MAX
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
+from vantage_agent._context import seed_ids
+from vantage_agent._counts import counts
 from vantage_agent._exporter import Exporter
+from vantage_agent._tracer import tracer
 
 KINDS = frozenset(("counter", "gauge", "histogram", "cumulative"))
 SPAN_KINDS = frozenset(("internal", "server", "client", "producer", "consumer"))
 SPAN_STATUSES = frozenset(("unset", "ok", "error"))
 NAME_LENGTH_MAX = 255
 UNIT_LENGTH_MAX = 63
-TAGS_MAX = 32
 TAG_KEY_LENGTH_MAX = 64
-TAG_VALUE_LENGTH_MAX = 512  # longer values are cut
 SPAN_NAME_LENGTH_MAX = 512
 ATTRIBUTES_MAX = 64
 ATTRIBUTE_KEY_LENGTH_MAX = 128
 ATTRIBUTE_VALUE_LENGTH_MAX = 2048  # longer values are cut
 INT64_MAX = 2**63 - 1
-WAKE_SHARE = 0.5  # a buffer this full is sent before the interval is over
+SAMPLE_NBYTES = 300  # of memory, without tags
+SPAN_NBYTES = 900
+PAIR_NBYTES = 150
 
 _log = logging.getLogger("vantage_agent")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -48,12 +52,16 @@ class Agent:
 
     def reset_after_fork(self) -> None:
         """Begin anew: the thread and the locks' owners are the parent's, and so is what is recorded: it sends that."""
-        self._buffer = Buffer(items_max=self._config.items_max)
+        config = self._config
+        self._buffer = Buffer(items_max=config.items_max, nbytes_max=config.nbytes_max)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         # A SimpleQueue may be put into from a signal handler, which the locks inside an Event do not survive.
         self._wake: queue.SimpleQueue[threading.Event | None] = queue.SimpleQueue()
         self._flushes: list[threading.Event] = []  # touched by the thread alone
+        seed_ids()
+        counts.reset(self._ensure_thread)
+        tracer.attach(self._keep, self._buffer.count_loss, sample_rate=config.trace_sample_rate)
 
     def record_metric(
         self,
@@ -81,7 +89,9 @@ class Agent:
                 raise ValueError("not a sample")
             trace = "" if trace_id is None else _identifier(trace_id)
             span = "" if span_id is None else _identifier(span_id)
-            self._keep((name, kind, str(unit), _tags(tags) if tags else (), time_ms, number, trace, span))
+            pairs = _tags(tags) if tags else ()
+            nbytes = SAMPLE_NBYTES + sum([PAIR_NBYTES + len(key) + len(text) for key, text in pairs])
+            self._keep(nbytes, RECORDED_SAMPLE, (name, kind, str(unit), pairs, time_ms, number, trace, span))
         except Exception:
             self._buffer.count_loss("invalid")
 
@@ -118,19 +128,23 @@ class Agent:
                 raise ValueError("not a span")
             if parent_span_id is not None and (parent := _identifier(parent_span_id)):
                 span["parent_span_id"] = parent
+            nbytes = SPAN_NBYTES
             if attributes:
-                span["attributes"] = {
+                kept = span["attributes"] = {
                     str(key)[:ATTRIBUTE_KEY_LENGTH_MAX]: str(value)[:ATTRIBUTE_VALUE_LENGTH_MAX]
                     for key, value in list(attributes.items())[:ATTRIBUTES_MAX]
                 }
-            self._keep(span)
+                nbytes += sum([PAIR_NBYTES + len(key) + len(text) for key, text in kept.items()])
+            self._keep(nbytes, RECORDED_SPAN, span)
         except Exception:
             self._buffer.count_loss("invalid")
 
     def flush(self, timeout_s: float) -> bool:
         """True when what is recorded now was sent, or lost and counted, within ``timeout_s``."""
-        if self._thread is None and not len(self._buffer):
-            return True
+        if self._thread is None:
+            self._gather()
+            if not len(self._buffer):
+                return True
         self._ensure_thread()
         done = threading.Event()
         self._wake.put(done)
@@ -138,6 +152,8 @@ class Agent:
 
     def shutdown(self, timeout_s: float) -> None:
         """Send what is left for at most ``timeout_s``, then leave the thread behind: it is a daemon."""
+        self._gather()
+        tracer.detach()
         self._stopping = True
         if len(self._buffer):
             self._ensure_thread()
@@ -145,12 +161,18 @@ class Agent:
             self._wake.put(None)
             self._thread.join(timeout_s)
 
-    def _keep(self, item: Any) -> None:
-        held = self._buffer.append(item)
+    def _keep(self, nbytes: int, what: int, item: Any) -> None:
+        if self._buffer.append(nbytes, what, item):
+            self._wake.put(None)
         if self._thread is None:
             self._ensure_thread()
-        if held == int(self._config.items_max * WAKE_SHARE):
-            self._wake.put(None)
+
+    def _gather(self) -> None:
+        """What was held back for the end of the interval goes into the buffer."""
+        tracer.take_slowest()
+        time_ms = time.time_ns() // 1_000_000
+        for (metric, tags), (count, trace_id, span_id) in counts.take().items():
+            self._keep(SAMPLE_NBYTES, RECORDED_SAMPLE, (metric, "counter", "", tags, time_ms, count, trace_id, span_id))
 
     def _ensure_thread(self) -> None:
         # Whoever finds the lock taken leaves: another thread, or the code this one interrupted, is starting it.
@@ -170,6 +192,7 @@ class Agent:
                 self._wait()
             asked, self._flushes = self._flushes, []
             try:
+                self._gather()
                 exporter.send_all()
             except Exception:  # counted where it happened; the thread must live
                 _log.debug("vantage_agent: a batch could not be made", exc_info=True)

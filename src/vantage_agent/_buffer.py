@@ -1,4 +1,4 @@
-"""What is recorded and not yet sent: bounded, the oldest lost first, every loss counted."""
+"""What is recorded and not yet sent: bounded in count and bytes, the oldest lost first, every loss counted."""
 
 from __future__ import annotations
 
@@ -6,38 +6,75 @@ import threading
 from collections import deque
 from typing import Any
 
+WAKE_SHARE = 0.5  # a buffer this full is sent before the interval is over
+
 
 class Buffer:
-    """A bounded queue of samples (tuples) and spans (dicts) between the application and the exporter.
+    """A bounded queue of ``(nbytes, what, item)`` between the application and the exporter.
 
     The lock is reentrant because a signal handler may record while the code it interrupted is recording.
     """
 
-    def __init__(self, *, items_max: int) -> None:
+    def __init__(self, *, items_max: int, nbytes_max: int) -> None:
         self._items_max = items_max
+        self._nbytes_max = nbytes_max
+        self._items_wake = items_max * WAKE_SHARE
+        self._nbytes_wake = nbytes_max * WAKE_SHARE
         self._lock = threading.RLock()
-        self._items: deque[Any] = deque()
+        self._items: deque[tuple[int, int, Any]] = deque()
+        self._nbytes_in = 0
+        self._nbytes_out = 0  # touched by the exporter alone
+        self._is_filling = False
         self._losses: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def append(self, item: Any) -> int:
-        """Add an item, and lose the oldest when there is no room. Returns how many are held."""
-        with self._lock:
-            self._items.append(item)
-            held = len(self._items)
-            if held > self._items_max and self.take() is not None:
-                self.count_loss("buffer_full")
-                held -= 1
-            return held
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is held, by estimate."""
+        return self._nbytes_in - self._nbytes_out
 
-    def take(self) -> Any | None:
-        """The oldest item, or None. Takes no lock: the exporter never keeps the application waiting."""
+    def append(self, nbytes: int, what: int, item: Any) -> bool:
+        """Add an item, and lose the oldest where there is no room. True when it should be sent soon; that is said
+        once until ``take`` has emptied the buffer."""
+        items = self._items
+        with self._lock:
+            items.append((nbytes, what, item))
+            held_nbytes = self._nbytes_in = self._nbytes_in + nbytes
+            held_nbytes -= self._nbytes_out
+            held = len(items)
+            if held > self._items_max or held_nbytes > self._nbytes_max:
+                self._make_room()
+            if self._is_filling or (
+                held < self._items_max * WAKE_SHARE and held_nbytes < self._nbytes_max * WAKE_SHARE
+            ):
+                return False
+            self._is_filling = True
+            return True
+
+    def _make_room(self) -> None:
+        lost = 0
+        while len(self._items) > self._items_max or (self._items and self.nbytes > self._nbytes_max):
+            try:
+                nbytes, _, _ = self._items.popleft()
+            except IndexError:  # the exporter was faster
+                break
+            self._nbytes_in -= nbytes
+            lost += 1
+        if lost:
+            self.count_loss("buffer_full", lost)
+
+    def take(self) -> tuple[int, Any] | None:
+        """What the oldest item is, and the item; None when there is none. Takes no lock: the exporter never keeps the
+        application waiting."""
         try:
-            return self._items.popleft()
+            nbytes, what, item = self._items.popleft()
         except IndexError:
+            self._is_filling = False
             return None
+        self._nbytes_out += nbytes
+        return what, item
 
     def count_loss(self, reason: str, count: int = 1) -> None:
         with self._lock:

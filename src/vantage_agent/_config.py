@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -31,6 +31,11 @@ class Config:
     flush_interval_s: float = 5.0
     request_timeout_s: float = 10.0
     items_max: int = 10_000  # samples and spans kept while they cannot be sent
+    nbytes_max: int = 8 << 20  # of memory, by estimate
+    trace_sample_rate: float = 1.0
+    tags: Mapping[str, str] = field(default_factory=dict)  # of every sample
+    allowed_tags: frozenset[str] | None = None  # None: all
+    redact: Callable[[dict[str, str]], Mapping[str, Any] | None] | None = None
 
     @property
     def resource(self) -> dict[str, str]:
@@ -44,7 +49,16 @@ class Config:
         return {name: text for name, text in named.items() if text}
 
 
-def make_config(environ: Mapping[str, str], *, flush_interval_s: float = 5.0, **given: Any) -> Config:
+def make_config(
+    environ: Mapping[str, str],
+    *,
+    flush_interval_s: float = 5.0,
+    trace_sample_rate: float | None = None,
+    tags: Mapping[str, Any] | None = None,
+    allowed_tags: Iterable[str] | None = None,
+    redact: Callable[[dict[str, str]], Mapping[str, Any] | None] | None = None,
+    **given: Any,
+) -> Config:
     """Raises ValueError with one sentence when a setting cannot be used."""
 
     def setting(name: str, default: str = "") -> str:
@@ -63,6 +77,15 @@ def make_config(environ: Mapping[str, str], *, flush_interval_s: float = 5.0, **
     api_key = setting("api_key")
     if not api_key.isascii():
         raise ValueError("api_key holds characters that no HTTP header can carry")
+    rate = setting("trace_sample_rate", "1") if trace_sample_rate is None else trace_sample_rate
+    try:
+        sample_rate = float(rate)
+    except (TypeError, ValueError):
+        sample_rate = -1.0
+    if not 0 <= sample_rate <= 1:
+        raise ValueError(f"trace_sample_rate must be a number from 0 to 1, not {rate!r}")
+    if redact is not None and not callable(redact):
+        raise ValueError("redact must be a function of a dictionary")
     return Config(
         service_name=setting("service_name", _program_name()),
         scheme=parts.scheme,
@@ -74,6 +97,10 @@ def make_config(environ: Mapping[str, str], *, flush_interval_s: float = 5.0, **
         instance=setting("instance", _host_name()),
         api_key=api_key,
         flush_interval_s=max(float(flush_interval_s), FLUSH_INTERVAL_S_MIN),
+        trace_sample_rate=sample_rate,
+        tags={str(key): str(value) for key, value in (tags or {}).items()},
+        allowed_tags=None if allowed_tags is None else frozenset(map(str, allowed_tags)),
+        redact=redact,
     )
 
 

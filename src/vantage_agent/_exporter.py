@@ -9,17 +9,14 @@ import json
 import logging
 import random
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from vantage_agent._batch import BatchMaker
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
-from vantage_agent._pack import MEDIA_TYPE, pack_batch
+from vantage_agent._pack import MEDIA_TYPE
 
-BATCH_ITEMS_MAX = 5000
-BATCH_NBYTES_MAX = 512 << 10  # estimated, before compression; the server takes 1 MB packed and 8 MB unpacked
 RETRY_S_MAX = 30 * 60  # half as long as the server remembers a batch id, so that a retry is never stored twice
 BACKOFF_S_FIRST = 1.0
 BACKOFF_S_MAX = 60.0
@@ -66,6 +63,7 @@ class Exporter:
         self._config = config
         self._buffer = buffer
         self._pause = pause
+        self._maker = BatchMaker(config, buffer)
         self._warned_s: float | None = None
 
     def send_all(self) -> None:
@@ -80,48 +78,14 @@ class Exporter:
             self._deliver(batch)
 
     def _next_batch(self) -> Packed | None:
-        places: dict[tuple[Any, ...], int] = {}
-        columns: list[tuple[list[int], list[float], list[tuple[int, str, str]]]] = []
-        spans: list[dict[str, Any]] = []
-        items = nbytes = 0
-        while items < BATCH_ITEMS_MAX and nbytes < BATCH_NBYTES_MAX:
-            item = self._buffer.take()
-            if item is None:
-                break
-            items += 1
-            if isinstance(item, dict):
-                spans.append(item)
-                nbytes += 300 + sum(len(key) + len(str(value)) for key, value in item.get("attributes", {}).items())
-                continue
-            *identity, time_ms, value, trace_id, span_id = item
-            key = tuple(identity)
-            place = places.get(key)
-            if place is None:
-                place = places[key] = len(columns)
-                columns.append(([], [], []))
-                nbytes += len(key[0]) + 20 + sum(4 * len(name) + 4 * len(text) for name, text in key[3])
-            times, values, links = columns[place]
-            if trace_id:
-                links.append((len(times), trace_id, span_id))
-                nbytes += 4 + len(trace_id) + len(span_id)
-            times.append(time_ms)
-            values.append(value)
-            nbytes += 18
-        if not items:
+        batch = self._maker.next()
+        if batch is None:
             return None
-        losses = self._buffer.take_losses()
         try:
-            packed = pack_batch(
-                batch_id=uuid.uuid4().hex,
-                resource=self._config.resource,
-                series=[(name, kind, unit, dict(sorted(tags))) for name, kind, unit, tags in places],
-                samples=[(place, *column) for place, column in enumerate(columns)],
-                spans=spans,
-                dropped=losses,
-            )
-            return Packed(gzip.compress(packed, 6, mtime=0), items, losses)
+            packed = batch.packed(self._config.resource)
+            return Packed(gzip.compress(packed, 6, mtime=0), batch.items, batch.losses)
         except Exception:
-            self._lose(Packed(b"", items, losses), "internal_error")
+            self._lose(Packed(b"", batch.items, batch.losses), "internal_error")
             raise
 
     def _deliver(self, batch: Packed) -> None:

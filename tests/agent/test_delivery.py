@@ -10,6 +10,7 @@ import pytest
 
 from tests.agent.receiver import ACCEPTED, Receiver
 from vantage_agent import _exporter
+from vantage_agent._batch import RECORDED_SAMPLE
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import make_config
 from vantage_agent._exporter import Exporter
@@ -21,7 +22,7 @@ class Delivery:
     def __init__(self, url: str) -> None:
         self.pauses: list[float] = []
         self.stop_after: int | None = None
-        self.buffer = Buffer(items_max=10)
+        self.buffer = Buffer(items_max=10, nbytes_max=1 << 20)
         config = make_config({}, service_name="s", collector_url=url, instance="i")
         self.exporter = Exporter(config, self.buffer, self._pause)
 
@@ -30,7 +31,7 @@ class Delivery:
         return self.stop_after is None or len(self.pauses) < self.stop_after
 
     def record(self, value: float = 1) -> None:
-        self.buffer.append(("m", "gauge", "", (), 1_703_001_234_567, value, "", ""))
+        self.buffer.append(300, RECORDED_SAMPLE, ("m", "gauge", "", (), 1_703_001_234_567, value, "", ""))
 
     def send(self, *values: float) -> None:
         for value in values or (1,):

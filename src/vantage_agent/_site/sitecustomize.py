@@ -24,8 +24,7 @@ def _start_agent() -> None:
                 import vantage_agent
             finally:
                 sys.path.remove(home)
-        names = os.environ.get("VANTAGE_AGENT_AUTO_INSTRUMENT", "")
-        vantage_agent.init_agent(auto_instrument=[name.strip() for name in names.split(",") if name.strip()])
+        vantage_agent.init_agent(auto_instrument=os.environ.get("VANTAGE_AGENT_AUTO_INSTRUMENT", "all"))
     except Exception as error:
         print(f"vantage-agent: not started: {error}", file=sys.stderr)  # noqa: T201  # nothing is configured to log yet
 

@@ -1,0 +1,171 @@
+"""Row 9: microseconds that an agent adds to one request or call.
+
+Each agent runs the same calls in a process of its own; rounds of all of them take turns, and a round's difference to
+the process without an agent is one measurement. Peers live in an environment of their own, made on first use: they
+and what they bring shall not mix with what Vantage is developed with.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Final
+
+from benchmarks.agents.agents import NAMES
+from benchmarks.agents.applications import FRAMEWORKS, SERVERS
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+VENV: Final = ROOT / ".cache" / "agents"
+PACKAGES: Final = (
+    "flask",
+    "fastapi",
+    "requests",
+    "httpx",
+    *(f"opentelemetry-instrumentation-{name}" for name in FRAMEWORKS),
+    "opentelemetry-sdk",
+)
+OPTIONAL: Final = ("sentry-sdk", "elastic-apm", "ddtrace")
+CALLS, ROUNDS = 1000, 21
+MUST_US: Final = 15.0
+AIM_US: Final = {True: 8.0, False: 12.0}
+PEER_SHARE: Final = {True: 1 / 10, False: 1 / 6}  # of what OpenTelemetry adds
+
+
+@dataclass
+class Child:
+    """One framework under one agent."""
+
+    agent: str
+    process: subprocess.Popen[str]
+    took_us: list[float] = field(default_factory=list)
+    peak_kb: int = 0
+
+    def run(self, calls: int) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{calls}\n")
+        self.process.stdin.flush()
+        took_s, peak_kb = self.process.stdout.readline().split()
+        self.took_us.append(float(took_s) / calls * 1e6)
+        self.peak_kb = int(peak_kb)
+
+
+@contextmanager
+def taking_anything() -> Iterator[str]:
+    """A server that agents may send to; its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = b'{"accepted":1,"rejected":0,"errors":[]}'
+            self.send_response(202)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_PUT = do_POST  # noqa: N815  # names that http.server looks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def made_environment() -> tuple[Path, list[str]]:
+    """The Python that has the peers, and the names of those that could not be had."""
+    python = VENV / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, *PACKAGES], check=True)
+    missing = [name for name in OPTIONAL if subprocess.run([*install, name], capture_output=True).returncode]
+    return python, missing
+
+
+def start(python: Path, framework: str, agent: str, url: str) -> Child | None:
+    """None when the agent has nothing for this framework."""
+    command = [str(python), "-m", "benchmarks.agents.child", framework, agent, url]
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ
+    )
+    assert process.stdout is not None
+    # Peers may print while they start.
+    while line := process.stdout.readline():
+        if line.strip() == "ready":
+            return Child(agent, process)
+    process.wait()
+    return None
+
+
+def measure(python: Path, framework: str, url: str, *, calls: int, rounds: int) -> dict[str, Child]:
+    children = [child for name in NAMES if (child := start(python, framework, name, url)) is not None]
+    try:
+        for _ in range(rounds):
+            for child in random.sample(children, len(children)):
+                child.run(calls)
+    finally:
+        for child in children:
+            child.process.terminate()
+            child.process.wait()
+    return {child.agent: child for child in children}
+
+
+def added_us(child: Child, plain: Child) -> float:
+    return statistics.median(one - other for one, other in zip(child.took_us, plain.took_us, strict=True))
+
+
+def bench_agent(*, quick: bool) -> None:
+    calls, rounds = (300, 5) if quick else (CALLS, ROUNDS)
+    python, missing = made_environment()
+    rows: dict[str, dict[str, float]] = {name: {} for name in NAMES}
+    plain_us: dict[str, float] = {}
+    with taking_anything() as url:
+        for framework in FRAMEWORKS:
+            found = measure(python, framework, url, calls=calls, rounds=rounds)
+            plain_us[framework] = statistics.median(found["none"].took_us)
+            for name, child in found.items():
+                rows[name][framework] = added_us(child, found["none"])
+    print("\n### 9 Agents: µs added to one request or call\n")
+    print(f"| | {' | '.join(FRAMEWORKS)} |")
+    print("| --- |" + " --- |" * len(FRAMEWORKS))
+    print(f"| a request without any | {' | '.join(f'{plain_us[name]:.0f}' for name in FRAMEWORKS)} |")
+    for name in NAMES[1:]:
+        cells = (f"{rows[name][framework]:.1f}" if framework in rows[name] else "–" for framework in FRAMEWORKS)
+        print(f"| {name} | {' | '.join(cells)} |")
+    if missing:
+        print(f"\nCould not be installed: {', '.join(missing)}.")
+    print("\n| target | must | aim | this run |")
+    print("| --- | --- | --- | --- |")
+    for framework in FRAMEWORKS:
+        is_server = framework in SERVERS
+        ours, share = rows["vantage"][framework], PEER_SHARE[is_server]
+        print(
+            f"| 9 {framework}, µs | {judged(MUST_US, ours)} | {judged(AIM_US[is_server], ours)} | {ours:.1f} |\n"
+            f"| 9 {framework}, OpenTelemetry = 1 | {judged(share, ours / rows['opentelemetry'][framework])} | – "
+            f"| {ours / rows['opentelemetry'][framework]:.3f} |"
+        )
+    print(f"\n{rounds} rounds of {calls} calls; medians of a round's difference to the process without an agent.")
+
+
+def judged(limit: float, value: float) -> str:
+    return f"≤ {limit:.3g}: {'met' if value <= limit else '**missed**'}"

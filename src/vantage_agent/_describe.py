@@ -1,0 +1,74 @@
+"""What is told of a request or call: names after OpenTelemetry's semantic conventions, metrics as Vantage reads them.
+
+Runs in the exporter's thread. https://opentelemetry.io/docs/specs/semconv/http/
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from vantage_agent._span import Described, Span
+
+SERVER_METRIC = "http.request.duration"
+CLIENT_METRIC = "http.client.request.duration"
+DATABASE_METRIC = "db.client.operation.duration"
+NO_ROUTE = "unmatched"  # never the path: it holds whatever was asked for
+OTHER_METHOD = "_OTHER"
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "QUERY"))
+_PORTS = {"http": 80, "https": 443}
+
+
+def http_server(span: Span) -> Described:
+    """A request that the application answered."""
+    method = span.method if span.method in _METHODS else OTHER_METHOD
+    tags = {"method": method}
+    attributes = {"http.request.method": method}
+    name = method
+    if span.route:
+        tags["endpoint"] = attributes["http.route"] = span.route
+        name = f"{method} {span.route}"
+    elif span.route is not None:
+        tags["endpoint"] = NO_ROUTE
+    return _finished(span, name, attributes, SERVER_METRIC, tags)
+
+
+def http_client(span: Span) -> Described:
+    """A request that the application sent."""
+    method = span.method.upper()
+    method = method if method in _METHODS else OTHER_METHOD
+    tags = {"method": method}
+    attributes = {"http.request.method": method}
+    host, port = address_of(span.peer)
+    name = method
+    if host:
+        tags["peer"] = host if port is None else f"{host}:{port}"
+        name = f"{method} {host}"
+        attributes["server.address"] = host
+        if port is not None:
+            attributes["server.port"] = str(port)
+    return _finished(span, name, attributes, CLIENT_METRIC, tags)
+
+
+def _finished(span: Span, name: str, attributes: dict[str, str], metric: str, tags: dict[str, str]) -> Described:
+    if span.status_code:
+        tags["status"] = attributes["http.response.status_code"] = str(span.status_code)
+    if span.error_type:
+        tags["error_type"] = attributes["error.type"] = span.error_type
+    if span.failed and not span.status_code:
+        tags["error"] = "true"
+    if span.tags:
+        tags = {**tags, **span.tags}
+        attributes.update(span.tags)
+    if span.attributes:
+        attributes.update(span.attributes)
+    return Described(name, attributes, metric, tags)
+
+
+def address_of(url: str) -> tuple[str, int | None]:
+    """Host, and port unless it is the scheme's own. Whatever else a URL holds is nobody's business."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "", None
+    return host[:255], None if port == _PORTS.get(parts.scheme) else port

@@ -1,0 +1,40 @@
+"""Functions of other people's classes, wrapped and put back as they were."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+_MARK = "__vantage_agent__"
+_INHERITED = object()
+
+
+class Patches:
+    """What was wrapped, in order."""
+
+    def __init__(self) -> None:
+        self._wrapped: list[tuple[Any, str, Any, Any]] = []
+
+    def wrap(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        """Put ``make(original)`` in the place of ``owner.name``. Nothing happens where it is missing or wrapped."""
+        original = getattr(owner, name, None)
+        if original is None or getattr(original, _MARK, False):
+            return
+        before = vars(owner).get(name, _INHERITED)
+        wrapper = functools.wraps(original)(make(original))
+        setattr(wrapper, _MARK, True)
+        setattr(owner, name, wrapper)
+        self._wrapped.append((owner, name, before, wrapper))
+
+    def undo(self) -> None:
+        """Put everything back. Where somebody wrapped our wrapper meanwhile it stays, and does nothing without an
+        agent."""
+        while self._wrapped:
+            owner, name, before, wrapper = self._wrapped.pop()
+            if vars(owner).get(name) is not wrapper:
+                continue
+            if before is _INHERITED:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)

@@ -1,0 +1,110 @@
+"""One operation while it runs. What is said of it is worked out later, by the exporter's thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import Token
+
+HELD_MAX = 200  # spans kept of a trace whose fate is open; the further ones are counted as lost
+SPAN_NBYTES = 700  # of memory, without texts
+PAIR_NBYTES = 120
+
+perf_ns = time.perf_counter_ns
+clock_ns = time.time_ns
+
+
+class Described:
+    """What the server is told of a span: its name and attributes, and the sample that is made of its duration."""
+
+    __slots__ = ("attributes", "metric", "name", "tags")
+
+    def __init__(self, name: str, attributes: dict[str, str], metric: str = "", tags: dict[str, str] | None = None):
+        self.name = name
+        self.attributes = attributes
+        self.metric = metric  # empty: no sample
+        self.tags = tags if tags is not None else {}
+
+
+class Span:
+    """``describe`` turns it into names, attributes and tags, in the exporter's thread.
+
+    ``root`` is the first span of this trace in this process: when it ends, it is known whether the trace is kept.
+    Times are nanoseconds; ``start_ns`` is since the epoch, ``began_ns`` of the clock that never jumps.
+    """
+
+    __slots__ = (
+        "attributes",
+        "began_ns",
+        "describe",
+        "duration_ns",
+        "error_type",
+        "failed",
+        "held",
+        "kept",
+        "kind",
+        "method",
+        "name",
+        "parent_id",
+        "peer",
+        "root",
+        "route",
+        "sampled",
+        "span_id",
+        "start_ns",
+        "status_code",
+        "tags",
+        "token",
+        "trace_id",
+        "tracestate",
+    )
+
+    trace_id: str
+    span_id: str
+
+    def __init__(self, describe: Callable[[Span], Described], kind: str) -> None:
+        self.describe = describe
+        self.kind = kind
+        self.parent_id = ""
+        self.tracestate = ""
+        self.root: Span = self
+        self.held: list[Span] | None = None
+        self.kept = False
+        self.sampled = False
+        self.failed = False
+        self.error_type = ""
+        self.name = ""  # where ``describe`` does not make one up
+        self.method = ""
+        self.route: str | None = None  # None: this kind of server has none; empty: none matched
+        self.peer = ""  # a client's address: a URL, from which only host and port are told
+        self.status_code = 0
+        self.tags: dict[str, str] | None = None  # of the sample and of the span
+        self.attributes: dict[str, str] | None = None  # of the span alone
+        self.token: Token[Span | None] | None = None
+        self.duration_ns = -1  # it runs
+        self.start_ns = clock_ns()
+        self.began_ns = perf_ns()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, by estimate."""
+        total = SPAN_NBYTES + len(self.peer)
+        for pairs in (self.tags, self.attributes):
+            if pairs:
+                total += sum(PAIR_NBYTES + len(name) + len(text) for name, text in pairs.items())
+        return total
+
+    def fail(self, error: BaseException | str) -> None:
+        self.failed = True
+        self.error_type = error if isinstance(error, str) else type_name(error)
+
+
+def type_name(error: BaseException) -> str:
+    """As tracebacks write it: with its module, unless that is ``builtins``."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def internal(span: Span) -> Described:
+    """A span of the application's own: a name, and no sample."""
+    return Described(span.name, {**(span.attributes or {}), **(span.tags or {})})

@@ -1,0 +1,180 @@
+"""Begins and ends spans, and decides which are kept. What instrumentations record with.
+
+There is one tracer a process, and wrapped functions outlive agents: without an agent it is ``off`` and keeps nothing.
+
+A trace is kept when its id is among the ``trace_sample_rate`` sampled ones, or when its caller sampled it. Of the
+others are kept those with an error, and of each kind of request the slowest of each interval. Durations are recorded
+of every request, kept or not.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from vantage_agent._context import (
+    current,
+    format_traceparent,
+    new_span_id,
+    new_trace_id,
+    parse_traceparent,
+    usable_tracestate,
+)
+from vantage_agent._span import HELD_MAX, SPAN_NBYTES, Described, Span, perf_ns
+
+# What is to be made of a span in the buffer.
+SAMPLE, SPAN, BOTH = 1, 2, 3
+SLOWEST_MAX = 100  # kinds of requests of which the slowest is looked for
+
+
+class Tracer:
+    """``on`` while there is an agent. Methods are called in the application's threads and must stay cheap."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self._keep: Callable[[int, int, Any], None] = _keep_nothing
+        self._count_loss: Callable[[str], None] = _count_nothing
+        self._sampled_below = 1 << 56
+        self._lock = threading.Lock()
+        self._slowest: dict[tuple[Any, ...], Span] = {}
+
+    def attach(
+        self, keep: Callable[[int, int, Any], None], count_loss: Callable[[str], None], *, sample_rate: float
+    ) -> None:
+        """``keep(nbytes, what, span)`` puts a span that ended into the buffer."""
+        self._sampled_below = int(sample_rate * (1 << 56))
+        self._lock = threading.Lock()  # after a fork the old one may be held by a thread that is no more
+        self._slowest = {}
+        self._keep = keep
+        self._count_loss = count_loss
+        self.on = True
+
+    def detach(self) -> None:
+        self.on = False
+        self._keep = _keep_nothing
+        self._count_loss = _count_nothing
+        self._slowest = {}
+
+    def begin(
+        self, describe: Callable[[Span], Described], kind: str, traceparent: str | None = None, tracestate: str = ""
+    ) -> Span:
+        """A span that begins now, as a child of the one that ``traceparent`` names, or else of the running one.
+        ``enter`` makes it the running one."""
+        span = Span(describe, kind)
+        span.span_id = new_span_id()
+        if traceparent and (found := parse_traceparent(traceparent)) is not None:
+            span.trace_id, span.parent_id, span.sampled = found
+            if tracestate:
+                span.tracestate = usable_tracestate(tracestate)
+            return span
+        parent = current.get()
+        if parent is None:
+            trace_id = span.trace_id = new_trace_id()
+            # By the id, so that whoever decides for this trace decides alike.
+            span.sampled = int(trace_id[-14:], 16) < self._sampled_below
+            return span
+        span.trace_id = parent.trace_id
+        span.parent_id = parent.span_id
+        span.sampled = parent.sampled
+        span.tracestate = parent.tracestate
+        if kind != "server":
+            span.root = parent.root
+        return span
+
+    def enter(self, span: Span) -> None:
+        span.token = current.set(span)
+
+    def leave(self, span: Span) -> None:
+        token, span.token = span.token, None
+        if token is not None:
+            try:
+                current.reset(token)
+            except ValueError:  # it ends in another context than it began in, whose running span is not this one
+                pass
+
+    def end(self, span: Span, *, measured: bool = True) -> None:
+        """The span ends now, unless its ``duration_ns`` was set before. With ``measured`` its duration is a sample."""
+        if span.duration_ns < 0:
+            span.duration_ns = perf_ns() - span.began_ns
+        root = span.root
+        if span.sampled:
+            span.kept = True
+            self._keep(span.nbytes if span.attributes or span.tags else SPAN_NBYTES, BOTH if measured else SPAN, span)
+        elif root is span:
+            self._end_root(span, measured=measured)
+        else:
+            self._end_child(span, root, measured=measured)
+
+    def finish(self, span: Span) -> None:
+        """``leave`` and ``end``, whatever happens: nothing is raised."""
+        try:
+            self.leave(span)
+            self.end(span)
+        except Exception:
+            self._count_loss("internal_error")
+
+    def _end_root(self, root: Span, *, measured: bool) -> None:
+        """Of a trace that was not sampled: is it worth keeping after all?"""
+        held = root.held or ()
+        if root.failed or any(span.failed for span in held):
+            root.kept = True
+            self._keep(root.nbytes, BOTH if measured else SPAN, root)
+            for span in held:
+                span.kept = True
+                self._keep(span.nbytes, SPAN, span)
+            root.held = None
+            return
+        if measured:
+            self._keep(SPAN_NBYTES, SAMPLE, root)
+        # The names of spans are worked out later: what they are made of tells kinds of requests apart as well.
+        key = (root.describe, root.name, root.method, root.route)
+        with self._lock:
+            before = self._slowest.get(key)
+            if before.duration_ns < root.duration_ns if before is not None else len(self._slowest) < SLOWEST_MAX:
+                self._slowest[key] = root
+            else:
+                root.held = None
+
+    def _end_child(self, span: Span, root: Span, *, measured: bool) -> None:
+        if root.kept:
+            span.kept = True
+            self._keep(span.nbytes, BOTH if measured else SPAN, span)
+            return
+        if measured:
+            self._keep(SPAN_NBYTES, SAMPLE, span)
+        if root.duration_ns >= 0:
+            return  # it was not worth keeping, or is the slowest so far: what comes after it is not held
+        held = root.held
+        if held is None:
+            root.held = [span]
+        elif len(held) < HELD_MAX:
+            held.append(span)
+        else:
+            self._count_loss("trace_too_large")
+
+    def take_slowest(self) -> None:
+        """Keep the slowest of the interval that ends. The exporter calls it."""
+        with self._lock:
+            slowest, self._slowest = self._slowest, {}
+        for root in slowest.values():
+            held, root.held = root.held or (), None
+            root.kept = True
+            for span in (root, *held):
+                span.kept = True
+                self._keep(span.nbytes, SPAN, span)
+
+
+def traceparent_of(span: Span) -> str:
+    return format_traceparent(span.trace_id, span.span_id, sampled=span.sampled)
+
+
+def _keep_nothing(nbytes: int, what: int, span: Any) -> None:
+    """There is no agent."""
+
+
+def _count_nothing(reason: str) -> None:
+    """There is no agent."""
+
+
+tracer = Tracer()

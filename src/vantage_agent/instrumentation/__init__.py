@@ -1,0 +1,70 @@
+"""Which libraries can be instrumented, and by which file of this folder.
+
+Each file has ``patch(patches, module)``, called when one of its modules has been imported; it imports nothing of the
+library itself. What it wraps is taken back by ``Instrumentations.uninstall``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Iterable
+from types import ModuleType
+
+from vantage_agent._imports import ImportWatch
+from vantage_agent._patch import Patches
+
+# Name for ``auto_instrument`` -> the modules that are waited for.
+MODULES: dict[str, tuple[str, ...]] = {
+    "requests": ("requests.sessions",),
+    "httpx": ("httpx",),
+    "flask": ("flask.app",),
+    "fastapi": ("fastapi.applications",),
+    "starlette": ("starlette.applications",),
+    "litestar": ("litestar.app",),
+    "logging": ("logging",),
+}
+# What carries the running span into threads comes with any of them.
+ALWAYS: dict[str, tuple[str, ...]] = {"futures": ("concurrent.futures.thread",)}
+
+_log = logging.getLogger("vantage_agent")
+
+
+class Instrumentations:
+    """The libraries of ``names`` (``all`` for every one that is known), as soon as the application imports them."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        asked = list(dict.fromkeys(names))
+        unknown = sorted(name for name in asked if name not in MODULES and name != "all")
+        if unknown:
+            _log.warning(
+                "vantage_agent cannot instrument %s; it knows %s", ", ".join(unknown), ", ".join(sorted(MODULES))
+            )
+        chosen = {name: modules for name, modules in MODULES.items() if "all" in asked or name in asked}
+        if chosen:
+            chosen.update(ALWAYS)
+        self._name_of = {module: name for name, modules in chosen.items() for module in modules}
+        self._patches = Patches()
+        self._watch: ImportWatch | None = None
+        self.installed: list[str] = []  # names whose libraries were imported
+
+    def install(self) -> None:
+        if self._name_of:
+            self._watch = ImportWatch(tuple(self._name_of), self._patch)
+            self._watch.install()
+
+    def uninstall(self) -> None:
+        """Every library as it was."""
+        if self._watch is not None:
+            self._watch.uninstall()
+            self._watch = None
+        self._patches.undo()
+        self.installed.clear()
+
+    def _patch(self, module_name: str, module: ModuleType) -> None:
+        name = self._name_of[module_name]
+        try:
+            importlib.import_module(f"{__name__}.{name}").patch(self._patches, module)
+            self.installed.append(name)
+        except Exception as error:
+            _log.warning("vantage_agent could not instrument %s: %s: %s", name, type(error).__name__, error)

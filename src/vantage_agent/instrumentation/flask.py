@@ -1,0 +1,45 @@
+"""Flask: each request, by the rule that matched it."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from vantage_agent._context import current
+from vantage_agent._describe import http_server
+from vantage_agent._patch import Patches
+from vantage_agent._tracer import tracer
+from vantage_agent._wsgi import call_wsgi
+
+
+def patch(patches: Patches, module: ModuleType) -> None:
+    """``flask.app``."""
+
+    def make(wsgi_app: Any) -> Any:
+        def wrapper(self: Any, environ: Any, start_response: Any) -> Any:
+            if not tracer.on:
+                return wsgi_app(self, environ, start_response)
+            return call_wsgi(wsgi_app.__get__(self), environ, start_response, _rule)
+
+        return wrapper
+
+    def make_handler(handle_exception: Any) -> Any:
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                span = current.get()
+                if span is not None and span.describe is http_server and isinstance(args[-1], BaseException):
+                    span.fail(args[-1])
+            except Exception:
+                pass
+            return handle_exception(self, *args, **kwargs)
+
+        return wrapper
+
+    patches.wrap(module.Flask, "wsgi_app", make)
+    patches.wrap(module.Flask, "handle_exception", make_handler)
+
+
+def _rule(environ: dict[str, Any]) -> str:
+    request = environ.get("werkzeug.request")
+    rule = getattr(request, "url_rule", None)
+    return "" if rule is None else str(rule.rule)

@@ -1,0 +1,34 @@
+"""logging: how many records of each level there were, the latest of them with its trace."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from vantage_agent._context import current
+from vantage_agent._counts import counts
+from vantage_agent._patch import Patches
+from vantage_agent._tracer import tracer
+
+METRIC = "log.records"
+OWN_LOGGER = "vantage_agent"
+
+
+def patch(patches: Patches, module: ModuleType) -> None:
+    """``logging``. Inside a span a record gets ``trace_id`` and ``span_id``, for formatters that want them."""
+
+    def make(handle: Any) -> Any:
+        def wrapper(self: Any, record: Any) -> Any:
+            if tracer.on and record.name != OWN_LOGGER:
+                try:
+                    span = current.get()
+                    if span is not None and not hasattr(record, "trace_id"):
+                        record.trace_id, record.span_id = span.trace_id, span.span_id
+                    counts.add(METRIC, (("level", record.levelname),), span)
+                except Exception:
+                    pass
+            return handle(self, record)
+
+        return wrapper
+
+    patches.wrap(module.Logger, "handle", make)

@@ -1,0 +1,36 @@
+"""requests: each call of a session, with its redirects."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from vantage_agent._client import begin_call, end_call, forget_call
+from vantage_agent._patch import Patches
+
+
+def patch(patches: Patches, module: ModuleType) -> None:
+    """``requests.sessions``."""
+
+    def make(send: Any) -> Any:
+        def wrapper(self: Any, request: Any, **kwargs: Any) -> Any:
+            try:
+                span = begin_call(request.method, request.url, request.headers)
+            except Exception:  # no prepared request: requests has the words for it
+                span = None
+            if span is None:
+                return send(self, request, **kwargs)
+            try:
+                response = send(self, request, **kwargs)
+            except BaseException as error:
+                end_call(span, request.headers, 0, error)
+                raise
+            end_call(span, request.headers, getattr(response, "status_code", 0), None)
+            if getattr(response, "history", None):
+                for one in (response, *response.history):  # redirected requests copy the headers of the first
+                    forget_call(span, one.request.headers)
+            return response
+
+        return wrapper
+
+    patches.wrap(module.Session, "send", make)
