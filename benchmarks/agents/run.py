@@ -1,4 +1,4 @@
-"""Row 9: microseconds that an agent adds to one request or call.
+"""Row 9: microseconds of processor time that an agent adds to one request or call, its own threads included.
 
 Each agent runs the same calls in a process of its own; rounds of all of them take turns, and a round's difference to
 the process without an agent is one measurement. Peers live in an environment of their own, made on first use: they
@@ -47,16 +47,13 @@ class Child:
     agent: str
     process: subprocess.Popen[str]
     took_us: list[float] = field(default_factory=list)
-    peak_kb: int = 0
 
     def run(self, calls: int) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{calls}\n")
         self.process.stdin.flush()
-        took_s, peak_kb = self.process.stdout.readline().split()
-        self.took_us.append(float(took_s) / calls * 1e6)
-        self.peak_kb = int(peak_kb)
+        self.took_us.append(float(self.process.stdout.readline()) / calls * 1e6)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from typing import Any
 
 MEDIA_TYPE = "application/vnd.vantage.v1+msgpack"
 
+KNOWN_MAX = 2000
+
 _float64 = struct.Struct(">Bd").pack
 _u8 = struct.Struct(">BB").pack
 _u16 = struct.Struct(">BH").pack
@@ -21,6 +23,10 @@ _i8 = struct.Struct(">Bb").pack
 _i16 = struct.Struct(">Bh").pack
 _i32 = struct.Struct(">Bi").pack
 _i64 = struct.Struct(">Bq").pack
+
+
+class Packed(bytes):
+    """A value in its packed form, for one that is said many times."""
 
 
 def pack_batch(
@@ -56,34 +62,69 @@ def pack_batch(
 def pack(value: Any) -> bytes:
     """Dicts, lists, tuples, texts, numbers, booleans and None, in the shortest form; floats in 64 bits."""
     out: list[bytes] = []
-    _pack_into(value, out)
+    _pack_into(value, out, {})
     return b"".join(out)
 
 
-def _pack_into(value: Any, out: list[bytes]) -> None:
-    if isinstance(value, str):
-        raw = value.encode("utf-8", "replace")
-        out.append(_head(len(raw), 0xA0, 31, (0xD9, 0xDA, 0xDB)))
-        out.append(raw)
-    elif isinstance(value, float):
+def _pack_into(value: Any, out: list[bytes], known: dict[Any, bytes]) -> None:
+    """``known`` holds what is said often: the keys of maps, by their text."""
+    kind = type(value)
+    if kind is str:
+        out.append(_text(value))
+    elif kind is int:
+        out.append(_integer(value))
+    elif kind is float:
         out.append(_float64(0xCB, value))
-    elif value is None:
+    elif kind is list or kind is tuple:
+        out.append(_head(len(value), 0x90, 15, (0, 0xDC, 0xDD)))
+        for item in value:
+            _pack_into(item, out, known)
+    elif kind is dict:
+        _pack_map(value, out, known)
+    elif kind is Packed:
+        out.append(value)
+    else:
+        _pack_other(value, out, known)
+
+
+def _pack_map(value: Mapping[str, Any], out: list[bytes], known: dict[Any, bytes]) -> None:
+    out.append(_head(len(value), 0x80, 15, (0, 0xDE, 0xDF)))
+    for key, item in value.items():
+        packed = known.get(key)
+        if packed is None:
+            packed = _text(key)
+            if len(known) < KNOWN_MAX:
+                known[key] = packed
+        out.append(packed)
+        if type(item) is str:
+            out.append(_text(item))
+        else:
+            _pack_into(item, out, known)
+
+
+def _pack_other(value: Any, out: list[bytes], known: dict[Any, bytes]) -> None:
+    """What is rare: None, booleans, other mappings, and classes made of those above."""
+    if value is None:
         out.append(b"\xc0")
     elif isinstance(value, bool):
         out.append(b"\xc3" if value else b"\xc2")
+    elif isinstance(value, Mapping):
+        _pack_map(value, out, known)
+    elif isinstance(value, str):
+        out.append(_text(value))
     elif isinstance(value, int):
         out.append(_integer(value))
-    elif isinstance(value, Mapping):
-        out.append(_head(len(value), 0x80, 15, (0, 0xDE, 0xDF)))
-        for key, item in value.items():
-            _pack_into(key, out)
-            _pack_into(item, out)
+    elif isinstance(value, float):
+        out.append(_float64(0xCB, value))
     elif isinstance(value, (list, tuple)):
-        out.append(_head(len(value), 0x90, 15, (0, 0xDC, 0xDD)))
-        for item in value:
-            _pack_into(item, out)
+        _pack_into(list(value), out, known)
     else:
         raise TypeError(f"MessagePack has no form for {type(value).__name__}")
+
+
+def _text(value: str) -> bytes:
+    raw = value.encode("utf-8", "replace")
+    return _head(len(raw), 0xA0, 31, (0xD9, 0xDA, 0xDB)) + raw
 
 
 def _head(length: int, short: int, short_max: int, forms: tuple[int, int, int]) -> bytes:
