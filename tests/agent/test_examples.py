@@ -1,0 +1,120 @@
+"""Every application of examples/ runs as it stands, and what it records arrives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.agent.receiver import Receiver
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+URL = "http://127.0.0.1:8000"
+SERVERS = {
+    "flask_app": ["-m", "gunicorn", "-b", "127.0.0.1:{port}", "flask_app:app"],
+    "fastapi_app": ["-m", "uvicorn", "--port", "{port}", "fastapi_app:app"],
+    "starlette_app": ["-m", "uvicorn", "--port", "{port}", "starlette_app:app"],
+    "litestar_app": ["-m", "uvicorn", "--port", "{port}", "litestar_app:app"],
+    "any_asgi": ["-m", "uvicorn", "--port", "{port}", "any_asgi:app"],
+    "any_wsgi": ["-m", "gunicorn", "-b", "127.0.0.1:{port}", "any_wsgi:app"],
+}
+ROUTES = {
+    "flask_app": "/orders/<int:order_id>",
+    "fastapi_app": "/orders/{order_id}",
+    "starlette_app": "/orders/{order_id}",
+    "litestar_app": "/orders/{order_id:int}",
+}
+
+
+def copied(name: str, folder: Path, receiver: Receiver, **replaced: str) -> Path:
+    """An example that sends to the receiver: the addresses in it are those of a reader's machine."""
+    text = (EXAMPLES / f"{name}.py").read_text()
+    assert URL in text
+    for old, new in {URL: receiver.url, **replaced}.items():
+        text = text.replace(old, new)
+    path = folder / f"{name}.py"
+    path.write_text(text)
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(name: str, folder: Path) -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, *(argument.format(port=port) for argument in SERVERS[name])]
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{folder}"}
+    process = subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+
+
+def series(receiver: Receiver) -> list[list[Any]]:
+    return [one for sent in receiver.sent for one in sent.packed["series"]]
+
+
+def spans(receiver: Receiver) -> list[dict[str, Any]]:
+    return [one for sent in receiver.sent for one in sent.packed.get("spans", [])]
+
+
+def test_every_example_is_tried() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SERVERS, "script"}
+
+
+@pytest.mark.parametrize("name", sorted(SERVERS))
+def test_the_agent_takes_three_lines_at_most(name: str) -> None:
+    lines = re.findall(
+        r"^.*(?:vantage_agent|init_agent|instrument_\w+)\b.*$", (EXAMPLES / f"{name}.py").read_text(), re.M
+    )
+    assert 2 <= len(lines) <= 3
+
+
+@pytest.mark.parametrize("name", sorted(SERVERS))
+def test_an_application_sends_what_it_answered(name: str, receiver: Receiver, tmp_path: Path) -> None:
+    copied(name, tmp_path, receiver, **{"http://127.0.0.1:8001": "http://127.0.0.1:9"})
+    with running(name, tmp_path) as url, contextlib.suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{url}/orders/7?token=secret", timeout=10).read()
+    found = {one[0]: one[3] for one in series(receiver)}
+    assert found["http.request.duration"].get("endpoint") == ROUTES.get(name)
+    if name == "fastapi_app":
+        assert found["http.request.duration"]["tier"] == "gold"
+        assert found["http.client.request.duration"]["peer"] == "127.0.0.1:9"
+        inner, outer = spans(receiver)
+        assert (inner["kind"], outer["kind"], inner["parent_span_id"]) == ("client", "server", outer["span_id"])
+    assert not [sent for sent in receiver.sent if b"secret" in sent.body]
+
+
+def test_a_script_sends_its_metrics_and_spans(receiver: Receiver, tmp_path: Path) -> None:
+    path = copied("script", tmp_path, receiver)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, path], env=environ, check=True, timeout=30)
+    assert {"report.render", "report.rows", "reports.made", "log.records"} <= {one[0] for one in series(receiver)}
+    inner, outer = spans(receiver)
+    assert (inner["name"], outer["name"], inner["parent_span_id"]) == ("read", "report", outer["span_id"])
+    assert outer["attributes"] == {"kind": "sales", "characters": "3889"}
