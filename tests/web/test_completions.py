@@ -30,6 +30,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ):
             sample = {"metric_name": metric, "metric_type": "gauge", "value": 1.0, "timestamp": now_ms, "tags": tags}
             server.send({"service_name": service, "environment": "prod", "metrics": [sample]})
+        spans = [
+            {"trace_id": "t", "span_id": str(n), "name": name, "start_ns": now_ms * 1_000_000, "duration_ns": 5,
+             "kind": "client", "attributes": {key: "it's"}}
+            for n, (name, key) in enumerate([("pay", "peer"), ("pay", "peer"), ("ship", "route")])
+        ]  # fmt: skip
+        assert server.send({"service_name": "shop", "spans": spans}, "/v1/spans").status == 202
         yield server
         assert "Traceback" not in server.output, server.output
 
@@ -57,6 +63,12 @@ def labels(server: Server, marked: str) -> list[str]:
         ("WHERE service_name = 'mail' AND tags['|", ["queue"]),
         ("WHERE tags['queue'] = '|", ["fast"]),
         ("WHERE tags['queue'] IN ('x', '|", ["fast"]),
+        ("SELECT 1 FROM spans WHERE attributes['|", ["peer", "route"]),
+        ("SELECT 1 FROM spans WHERE attributes['peer'] = '|", ["it's"]),
+        ("SELECT 1 FROM spans WHERE service_name = 'mail' AND attributes['peer'] = '|", []),
+        ("SELECT 1 FROM spans WHERE name IN ('ship', '|", ["pay", "ship"]),
+        ("SELECT 1 FROM spans WHERE kind = '|", ["client"]),
+        ("SELECT 1 FROM spans WHERE duration_ns = '|", []),
         ("SELECT 1 -- service_name = '|", []),
         ("SELECT dur| FROM spans", ["duration_ns"]),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,6 +13,7 @@ from typing import Final
 from vantage.query.reads import Reads
 from vantage.storage.ports import SeriesInfo
 from vantage.vql.functions import METRICS, SPANS, TEXT_FUNCTIONS, TEXT_TABLES
+from vantage.vql.tree import And, Call, Column, Compare, Expr, Item, Literal, Order, Select, TagValue, equals
 
 COMPLETIONS_MAX: Final = 50
 KEYWORDS: Final = (
@@ -31,6 +34,9 @@ _BEFORE_EXPRESSIONS: Final = frozenset(
 )
 _WORD: Final = re.compile(r"[^\W\d]\w*")
 _MAPS: Final = ("tags", "attributes")
+_KINDS: Final = {"service_name": "service", "metric_name": "metric", "environment": "environment"}
+SPANS_AGE_MS: Final = 3_600_000
+SPANS_READ_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,30 +108,71 @@ def _in_comment(token: _Token, position: int) -> bool:
 
 
 async def _names(reads: Reads, tokens: Sequence[_Token], text: str) -> tuple[str, list[str]]:
-    """The kind and the names that the open string may be, those with most samples first."""
+    """The kind and the names that the open string may be, those with most samples or spans first."""
     before = [token.text for token in tokens[:-1]]
-    if before[-1:] == ["["] and before[-2:-1] and before[-2] in _MAPS:
-        found = await _series(reads, text)
-        return "tag", _ranked((key, info.samples) for info in found for key, _ in info.series.tags)
-    subject, key = _compared(tokens[:-1])
-    if subject in _MAPS:
-        found = await _series(reads, text)
-        return "value", _ranked((info.series.tag(key), info.samples) for info in found)
+    is_key = before[-1:] == ["["] and before[-2:-1] != [] and before[-2] in _MAPS
+    subject, key = (before[-2], "") if is_key else _compared(tokens[:-1])
+    kind = "tag" if is_key else _KINDS.get(subject, "value")
     if subject == "service_name":
-        spans = await reads.store.services_with_spans()
-        held = [(info.series.service, info.samples) for info in await reads.store.catalogue()]
-        return "service", _ranked([*held, *((one.service, one.spans) for one in spans)])
-    if subject == "metric_name":
-        service = _equal_to(text, "service_name")
-        return "metric", _ranked((i.series.metric, i.samples) for i in await reads.store.catalogue(service=service))
-    if subject == "environment":
-        return "environment", _ranked((i.series.environment, i.samples) for i in await _series(reads, text))
-    return "value", []
+        series, spans = await reads.store.catalogue(), await reads.store.services_with_spans()
+        counted: Iterable[tuple[str, int]] = itertools.chain(
+            ((info.series.service, info.samples) for info in series), ((one.service, one.spans) for one in spans)
+        )
+    elif _is_about_spans(text):
+        counted = await _of_spans(reads, "" if is_key else subject, key, text)
+    else:
+        found = await _series(reads, text, subject)
+        counted = ((name, info.samples) for info in found for name in _of_series(info, subject, key, is_key=is_key))
+    # A catalogue may be long: it is gone through in a thread, not on the event loop.
+    return kind, await asyncio.to_thread(_ranked, counted)
 
 
-async def _series(reads: Reads, text: str) -> Sequence[SeriesInfo]:
+def _of_series(info: SeriesInfo, subject: str, key: str, *, is_key: bool) -> Iterable[str]:
+    one = info.series
+    if subject in _MAPS:
+        return (name for name, _ in one.tags) if is_key else (one.tag(key),)
+    return {"metric_name": (one.metric,), "environment": (one.environment,)}.get(subject, ())
+
+
+async def _of_spans(reads: Reads, column: str, key: str, text: str) -> Iterable[tuple[str, int]]:
+    """Of the latest spans: the keys of their attributes, without a ``column``; else its values, or those of one
+    attribute. What is no column of texts has none."""
+    where: list[Expr] = [Compare(">=", Column("timestamp"), Literal(reads.clock.now_ms() - SPANS_AGE_MS))]
+    if service := _equal_to(text, "service_name"):
+        where.append(equals("service_name", service))
+    if not column:
+        latest = Select(
+            "spans",
+            (Item(Column("attributes"), "held"),),
+            where=And(tuple(where)),
+            order_by=(Order(Column("timestamp"), descending=True),),
+            limit=SPANS_READ_MAX,
+        )
+        table = await reads.select("completions", latest)
+        return ((name, 1) for held in table.column("held") for name in held)
+    if column not in _MAPS and SPANS.get(column) != "string":
+        return ()
+    value = TagValue(key) if column in _MAPS else Column(column)
+    counts = Select(
+        "spans",
+        (Item(value, "held"), Item(Call("count"), "spans")),
+        where=And(tuple(where)),
+        group_by=(value,),
+        order_by=(Order(Call("count"), descending=True),),
+        limit=SPANS_READ_MAX,
+    )
+    table = await reads.select("completions", counts)
+    return zip(table.column("held"), table.column("spans"), strict=True)
+
+
+def _is_about_spans(text: str) -> bool:
+    return re.search(r"\bFROM\s+spans\b", text, re.IGNORECASE) is not None
+
+
+async def _series(reads: Reads, text: str, subject: str) -> Sequence[SeriesInfo]:
     """Those of the service and the metric that the text names, all when it names none."""
-    return await reads.store.catalogue(service=_equal_to(text, "service_name"), metric=_equal_to(text, "metric_name"))
+    metric = "" if subject == "metric_name" else _equal_to(text, "metric_name")
+    return await reads.store.catalogue(service=_equal_to(text, "service_name"), metric=metric)
 
 
 def _compared(tokens: Sequence[_Token]) -> tuple[str, str]:
@@ -172,7 +219,7 @@ def _escaped(name: str) -> str:
 
 def _words(before: Sequence[_Token], word: str, text: str) -> list[Completion]:
     previous = before[-1].text.upper() if before else ""
-    columns = SPANS if re.search(r"\bFROM\s+spans\b", text, re.IGNORECASE) else METRICS
+    columns = SPANS if _is_about_spans(text) else METRICS
     tables = [Completion(name, name, "table") for name in TEXT_TABLES]
     names = [Completion(name, name, "column") for name in columns]
     functions = [Completion(name, f"{name}(", "function") for name in TEXT_FUNCTIONS]
