@@ -29,6 +29,14 @@ from tests.support.server import Server, serving, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "http://127.0.0.1:8000"
+APPLICATION = """
+from flask import Flask
+
+app = Flask("shop")
+app.get("/orders/<int:order>")(lambda order: str(order))
+with app.test_client() as client, client.get("/orders/7") as answer:
+    assert answer.data == b"7"
+"""
 READY = re.compile(r"is ready: (http://127\.0\.0\.1:\d+)")
 pytestmark = pytest.mark.timeout(600)
 
@@ -251,10 +259,12 @@ def install_the_agent(command: str, checkout: Path, server: Server) -> None:
 
 
 def record_with_the_agent(installed: Path, server: Server) -> None:
+    """The README's two lines, in front of an application that answers one request."""
     (program,) = blocks("README.md", "python")
     assert HERE in program
-    run(f"{sys.executable} -c {shlex.quote(program.replace(HERE, server.url))}", installed, PYTHONPATH=str(installed))
-    assert server.total("my-app", "orders.placed") == (1, 1.0)
+    program = program.replace(HERE, server.url).replace("my-api", "two-lines") + APPLICATION
+    run(f"{sys.executable} -c {shlex.quote(program)}", installed, PYTHONPATH=str(installed))
+    assert server.total("two-lines", "http.request.duration")[0] == 1
 
 
 def make_a_key(command: str, checkout: Path, server: Server) -> None:

@@ -157,7 +157,7 @@ def test_variables_of_the_agent_are_those_it_reads() -> None:
     _config.make_config(environ)
     read = re.compile(r"environ\.get\(\"(VANTAGE_AGENT_\w+)\"")
     elsewhere = {name for path in AGENT.rglob("*.py") for name in read.findall(path.read_text())}
-    written = {codes(cells[0])[0] for cells in rows(section("docs/agent.md", "Settings"))}
+    written = {codes(cells[1])[0] for cells in rows(section("docs/agent.md", "Settings")) if codes(cells[1])}
     assert written == environ.names | elsewhere
     assert f"`{_config.COLLECTOR_URL_DEFAULT}`" in section("docs/agent.md", "Settings")
 
@@ -175,7 +175,7 @@ def test_reasons_for_which_the_agent_drops_are_listed() -> None:
 
 
 def test_functions_of_the_agent_are_listed() -> None:
-    table = rows(section("docs/agent.md", "Use"))
+    table = rows(section("docs/agent.md", "Of your own"))
     assert {re.split(r"\(", code)[0] for cells in table for code in codes(cells[0])} == set(vantage_agent.__all__)
 
 
