@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.storage.clickhouse.queries import queries
+from tests.support.environments import python_with
 from tests.support.world import NOW_MS
 from vantage.storage.clickhouse.chdb import param_text
 from vantage.storage.clickhouse.schema import migrations
@@ -24,10 +24,7 @@ from vantage.storage.clickhouse.sql import print_select
 
 pytest.importorskip("chdb", reason="pip install 'vantage[chdb]'")
 
-ROOT = Path(__file__).resolve().parents[3]
-VENV = ROOT / ".cache" / "chdb-1.4.1"
 SCRIPT = Path(__file__).parent / "engine_run.py"
-INSTALL = [sys.executable, "-m", "venv", str(VENV)], [str(VENV / "bin" / "pip"), "install", "-q", "chdb==1.4.1"]
 
 MADE_AT = f"fromUnixTimestamp64Milli(toInt64({NOW_MS} - number * 700000), 'UTC')"
 SERIES_ROWS = (
@@ -51,17 +48,7 @@ SPAN_ROWS = (
 @pytest.fixture(scope="module")
 def old_python() -> Path:
     """A Python that has the old engine."""
-    python = VENV / "bin" / "python"
-    if subprocess.run([python, "-c", "import chdb"], capture_output=True).returncode if python.exists() else True:
-        for command in INSTALL:
-            made = subprocess.run(command, capture_output=True, text=True, timeout=240)
-            if made.returncode:
-                command_line = " && ".join(" ".join(one) for one in INSTALL)
-                reason = f"chdb 1.4.1 cannot be installed: {command_line}: {made.stderr.strip()[-300:]}"
-                if os.environ.get("CI") == "true":
-                    pytest.fail(reason)
-                pytest.skip(reason)
-    return python
+    return python_with("chdb-1.4.1", "chdb==1.4.1")
 
 
 def ask(python: Path | str, wanted: dict[str, Any]) -> dict[str, Any]:

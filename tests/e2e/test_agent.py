@@ -1,0 +1,86 @@
+"""Two unchanged applications, run by ``vantage-agent run``: their requests are one trace in a real Vantage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support.environments import python_with
+from tests.support.load import NO_RATES
+from tests.support.server import Server, serving
+
+AGENT = Path(__file__).resolve().parents[2] / "src"
+FRONT = """
+import httpx
+from fastapi import FastAPI
+
+app = FastAPI()
+
+
+@app.get("/orders/{order_id}")
+async def order(order_id: int) -> dict[str, int]:
+    async with httpx.AsyncClient() as client:
+        answer = await client.get("http://127.0.0.1:PORT/anything/pay", params={"card": "4711"})
+    return {"order": order_id, "payment": answer.status_code}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(python: Path, name: str, server: Server, folder: Path, port: int, *program: str) -> Iterator[None]:
+    """A program under the agent, until it has ended as a supervisor would end it."""
+    command = [str(python), "-m", "vantage_agent", "run", "--service-name", name, "--collector-url", server.url, "--"]
+    environ = {**os.environ, "PYTHONPATH": str(AGENT)}
+    process = subprocess.Popen([*command, str(python), "-m", *program], cwd=folder, env=environ)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert process.poll() is None, f"{program[0]} did not start"
+            time.sleep(0.05)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def test_a_request_through_two_programs_is_one_trace(tmp_path: Path) -> None:
+    python = python_with("httpbin", "httpbin", "gunicorn", "fastapi", "uvicorn", "httpx")
+    front, back = free_port(), free_port()
+    (tmp_path / "front.py").write_text(FRONT.replace("PORT", str(back)))
+    with serving(tmp_path / "data", environ={**NO_RATES, "VANTAGE_SELF_TELEMETRY": "false"}) as server:
+        with (
+            running(python, "payments", server, tmp_path, back, "gunicorn", "-b", f"127.0.0.1:{back}", "httpbin:app"),
+            running(python, "shop", server, tmp_path, front, "uvicorn", "--port", str(front), "front:app"),
+        ):
+            urllib.request.urlopen(f"http://127.0.0.1:{front}/orders/7", timeout=30).read()
+        (found,) = server.get("/api/traces?service=shop").json()["traces"]
+        trace = server.get(f"/api/traces/{found['trace_id']}").json()
+        told = [(one["service"], one["name"], one["kind"], one["depth"], one["status"]) for one in trace["spans"]]
+        assert told == [
+            ("shop", "GET /orders/{order_id}", "server", 0, "unset"),
+            ("shop", "GET 127.0.0.1", "client", 1, "unset"),
+            ("payments", "GET /anything/<path:anything>", "server", 2, "unset"),
+        ]
+        starts = [one["start_ns"] for one in trace["spans"]]
+        assert starts == sorted(starts)
+        assert "4711" not in str(trace)
+        edges = server.get("/api/edges?start=now-1h&end=now").json()["edges"]
+        assert [(edge["caller"], edge["callee"]) for edge in edges] == [("shop", "payments")]
+        metrics: dict[str, Any] = {name: server.total(name, "http.request.duration") for name in ("shop", "payments")}
+        assert {name: count for name, (count, _) in metrics.items()} == {"shop": 1, "payments": 1}
+        assert server.total("shop", "http.client.request.duration")[0] == 1
