@@ -244,20 +244,22 @@ class Agent:
 
     def _wait(self, end_s: float) -> bool:
         """Until ``end_s``, or earlier when somebody flushes, the buffer fills, or the agent stops: then False."""
-        while True:
-            try:
-                left_s = min(end_s, self._measure_s) - time.monotonic()
-                message = self._wake.get(timeout=max(left_s, 0.0))
-            except queue.Empty:
-                if self._stopping:
-                    return False
-                if time.monotonic() >= end_s:
-                    return True
-                self._tick()
-            else:
-                if message is not None:
-                    self._flushes.append(message)
+        while not self._is_woken(min(end_s, self._measure_s) - time.monotonic()):
+            if self._stopping:
                 return False
+            if time.monotonic() >= end_s:
+                return True
+            self._tick()
+        return False
+
+    def _is_woken(self, timeout_s: float) -> bool:
+        try:
+            message = self._wake.get(timeout=max(timeout_s, 0.0))
+        except queue.Empty:
+            return False
+        if message is not None:
+            self._flushes.append(message)
+        return True
 
     def _pause(self, seconds: float) -> bool:
         """Wait between two attempts; False when the agent stops. A flush meanwhile waits for the next round."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,10 @@ class Sent:
         return msgspec.msgpack.decode(self.body)
 
     @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
     def received(self) -> Received:
         """As the server reads it."""
         return PackedFormat(SeriesCache()).receive(self.body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
@@ -40,6 +45,10 @@ class Sent:
     @property
     def values(self) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {}
+        if self.headers["Content-Type"] == "application/json":
+            for one in self.json.get("metrics", []):
+                found.setdefault(one["metric_name"], []).append(one["value"])
+            return found
         packed = self.packed
         for index, _, values, *_ in packed["samples"]:
             found.setdefault(packed["series"][index][0], []).extend(values)
@@ -48,9 +57,10 @@ class Sent:
 
 @dataclass
 class Receiver:
-    """``answers`` are given one after the other, then 202."""
+    """``answers`` are given one after the other, then 202. ``connections`` counts those that were opened."""
 
     url: str = ""
+    connections: int = 0
     sent: list[Sent] = field(default_factory=list)
     answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
     arrived: threading.Condition = field(default_factory=threading.Condition)
@@ -63,12 +73,28 @@ class Receiver:
     def values(self, name: str) -> list[float]:
         return [value for sent in self.sent for value in sent.values.get(name, [])]
 
+    def spans(self, name: str = "") -> list[Any]:
+        """Those called ``name``, or all."""
+        spans = [span for sent in self.sent for span in sent.packed.get("spans", [])]
+        return [span for span in spans if not name or span["name"] == name]
+
+    def tags(self, name: str) -> list[dict[str, str]]:
+        """Of each series of a metric."""
+        return [tags for sent in self.sent for metric, _, _, tags in sent.packed["series"] if metric == name]
+
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            with receiver.arrived:
+                receiver.connections += 1
+
         def do_POST(self) -> None:
             body = gzip.decompress(self.rfile.read(int(self.headers["Content-Length"])))
             with receiver.arrived:

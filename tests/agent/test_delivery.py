@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from email.utils import formatdate
 from time import time
 
@@ -40,8 +41,10 @@ class Delivery:
 
 
 @pytest.fixture
-def delivery(receiver: Receiver) -> Delivery:
-    return Delivery(receiver.url)
+def delivery(receiver: Receiver) -> Iterator[Delivery]:
+    one = Delivery(receiver.url)
+    yield one
+    one.exporter.close()
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -92,7 +95,7 @@ def test_retries_come_ever_more_slowly_and_with_jitter(receiver: Receiver, deliv
     assert len(set(delivery.pauses)) == 10
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 415, 301])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 301])
 def test_a_refusal_is_not_repeated_but_counted_and_reported(
     receiver: Receiver, delivery: Delivery, status: int
 ) -> None:
