@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -121,3 +122,64 @@ def receiving() -> Iterator[Receiver]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@dataclass
+class Misbehaving:
+    """A server that does with each connection what ``behave(connection, nth)`` does, and closes it after."""
+
+    url: str
+    connections: int = 0
+
+
+@contextmanager
+def misbehaving(behave: Callable[[socket.socket, int], None]) -> Iterator[Misbehaving]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Misbehaving(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    threads: list[threading.Thread] = []
+
+    def serve(connection: socket.socket, nth: int) -> None:
+        with connection, suppress(OSError):  # the other side left first
+            behave(connection, nth)
+
+    def listen() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threads.append(threading.Thread(target=serve, args=(connection, server.connections)))
+            server.connections += 1
+            threads[-1].start()
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    try:
+        yield server
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)  # wakes the accept
+        listener.close()
+        thread.join()
+        for one in threads:
+            one.join()
+
+
+def read_request(connection: socket.socket) -> bytes:
+    """The body of one request, unpacked; empty when the other side closed instead."""
+    held = b""
+    while b"\r\n\r\n" not in held:
+        more = connection.recv(65536)
+        if not more:
+            return b""
+        held += more
+    head, _, body = held.partition(b"\r\n\r\n")
+    length = next(
+        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+    )
+    while len(body) < length:
+        body += connection.recv(65536)
+    return gzip.decompress(body)
+
+
+def answer(connection: socket.socket, status: str = "202 Accepted", body: bytes = b"{}") -> None:
+    connection.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(body), body))
