@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,11 @@ __all__ = [
     "timer",
 ]
 
-_agent: Agent | None = None
+_running: Agent | None = None  # not called as the module is, which Python would put in its place
 _ending: Agent | None = None  # it still sends what is left
 _instrumentations: Instrumentations | None = None
 _hooked = False
+_starting = threading.Lock()
 
 
 def init_agent(
@@ -71,8 +73,8 @@ def init_agent(
     ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``. A setting that cannot be used is one warning, and the agent
     stays off.
     """
-    global _agent, _instrumentations  # noqa: PLW0603  # one agent a process, as there is one exit and one fork hook
-    if _agent is not None:
+    global _running, _instrumentations  # noqa: PLW0603  # one agent a process, as there is one exit and one fork hook
+    if _running is not None or not _starting.acquire(blocking=False):
         return
     try:
         from vantage_agent._agent import Agent
@@ -95,13 +97,15 @@ def init_agent(
             runtime_metrics=runtime_metrics,
             flush_interval_s=flush_interval_s,
         )
-        _agent = Agent(config)
+        _running = Agent(config)
         _instrumentations = Instrumentations(config.auto_instrument)
         _instrumentations.install()
         _hook_exits()
     except Exception as error:
         shutdown(0)
         _warn_off(error)
+    finally:
+        _starting.release()
 
 
 def record_metric(
@@ -119,8 +123,9 @@ def record_metric(
 
     A sample that makes no sense (a value that is no finite number, more than 32 tags, …) is counted and left out.
     """
-    if _agent is not None:
-        _agent.record_metric(name, value, metric_type, tags, unit, timestamp_ms, trace_id, span_id)
+    agent = _running  # another thread may end it
+    if agent is not None:
+        agent.record_metric(name, value, metric_type, tags, unit, timestamp_ms, trace_id, span_id)
 
 
 def counter(name: str, value: float = 1, **details: Any) -> None:
@@ -151,8 +156,9 @@ def record_span(
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Record a finished span; ``start_ns`` is nanoseconds since the epoch."""
-    if _agent is not None:
-        _agent.record_span(name, trace_id, span_id, start_ns, duration_ns, parent_span_id, kind, status, attributes)
+    agent = _running
+    if agent is not None:
+        agent.record_span(name, trace_id, span_id, start_ns, duration_ns, parent_span_id, kind, status, attributes)
 
 
 def span(name: str, *, kind: str = "internal", attributes: Mapping[str, Any] | None = None) -> SpanScope:
@@ -210,16 +216,17 @@ def instrument_wsgi(app: Callable[..., Any]) -> Callable[..., Any]:
 def flush(timeout_s: float = 2.0) -> bool:
     """Send what is recorded now. True when it was sent, or given up and counted, within ``timeout_s``."""
     try:
-        return True if _agent is None else _agent.flush(timeout_s)
+        agent = _running
+        return True if agent is None else agent.flush(timeout_s)
     except Exception:
         return False
 
 
 def shutdown(timeout_s: float = 2.0) -> None:
     """Send what is left, for at most ``timeout_s``, and stop. Runs by itself when the interpreter exits."""
-    global _agent, _ending, _instrumentations  # noqa: PLW0603
+    global _running, _ending, _instrumentations  # noqa: PLW0603
     # A signal handler may come while it runs: then that waits for the same agent.
-    agent, _agent = _agent or _ending, None
+    agent, _running = _running or _ending, None
     _ending = agent
     instrumentations, _instrumentations = _instrumentations, None
     try:
@@ -258,11 +265,11 @@ def _hook_exits() -> None:
 
 def _after_fork() -> None:
     try:
-        if _agent is not None:
-            _agent.reset_after_fork()
+        if _running is not None:
+            _running.reset_after_fork()
             util = sys.modules.get("multiprocessing.util")
             if util is not None:  # it forgets all finalizers in a new child, then calls those registered like this
-                util.register_after_fork(_agent, lambda _: _finish_with_multiprocessing())
+                util.register_after_fork(_running, lambda _: _finish_with_multiprocessing())
     except Exception:
         pass
 

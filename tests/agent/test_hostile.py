@@ -218,7 +218,7 @@ def test_an_agent_is_never_started_into_an_exception(
 ) -> None:
     callbacks_before = len(gc.callbacks)
     vantage_agent.init_agent(**{argument: Spiteful() if nonsense is Spiteful else nonsense})
-    is_on = vantage_agent._agent is not None
+    is_on = vantage_agent._running is not None
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) <= 1
     assert is_on or warnings
@@ -250,9 +250,24 @@ def test_a_setting_of_the_wrong_kind_is_one_warning_that_names_it(
     given: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     vantage_agent.init_agent(**given)
-    assert vantage_agent._agent is None
+    assert vantage_agent._running is None
     (record,) = caplog.records
     assert next(iter(given)) in record.getMessage()
+
+
+def test_a_process_whose_agent_could_not_start_records_without_harm() -> None:
+    code = """
+        import vantage_agent as v
+        v.init_agent("s", "nonsense")
+        v.gauge("a", 1)
+        with v.span("b"), v.timer("c"):
+            v.set_tags({"d": "e"})
+        print(v.flush())
+        v.shutdown()
+    """
+    done = python(code)
+    assert (done.returncode, done.stdout.strip()) == (0, "True")
+    assert len(done.stderr.splitlines()) == 1
 
 
 class Refusing(logging.Handler):

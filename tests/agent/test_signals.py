@@ -288,7 +288,7 @@ def test_an_agent_started_in_another_thread_sets_no_handler(receiver: Receiver) 
     thread = threading.Thread(target=vantage_agent.init_agent, args=("s", receiver.url))
     thread.start()
     thread.join()
-    assert vantage_agent._agent is not None
+    assert vantage_agent._running is not None
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
