@@ -138,7 +138,10 @@ class SpanScope(_Around):
 
     def set_attribute(self, name: str, value: Any) -> None:
         """Say something about the operation that runs."""
-        self.set_attributes({name: value})
+        try:
+            self.set_attributes({name: value})
+        except Exception:  # a name that can be no key
+            pass
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         try:
