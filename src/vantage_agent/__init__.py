@@ -11,23 +11,22 @@ The agent is a guest: nothing here raises into the application or waits for the 
 
 from __future__ import annotations
 
-import atexit
-import logging
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vantage_agent import _spans
-from vantage_agent._agent import Agent
-from vantage_agent._asgi import call_asgi
-from vantage_agent._asgi import no_route as no_asgi_route
-from vantage_agent._config import PREFIX, make_config
 from vantage_agent._spans import SpanScope, Timer
+from vantage_agent._terminate import terminate
 from vantage_agent._tracer import tracer
-from vantage_agent._wsgi import call_wsgi
-from vantage_agent._wsgi import no_route as no_wsgi_route
-from vantage_agent.instrumentation import Instrumentations
+
+# What only a started agent needs is imported by ``init_agent``: not with this module, which libraries may import for
+# its own sake, and not later, when a fork, a signal or the exit could come in between.
+if TYPE_CHECKING:
+    from vantage_agent._agent import Agent
+    from vantage_agent.instrumentation import Instrumentations
 
 __all__ = [
     "counter",
@@ -45,10 +44,11 @@ __all__ = [
     "timer",
 ]
 
-_log = logging.getLogger("vantage_agent")
-_agent: Agent | None = None
+_running: Agent | None = None  # not called as the module is, which Python would put in its place
+_ending: Agent | None = None  # it still sends what is left
 _instrumentations: Instrumentations | None = None
 _hooked = False
+_starting = threading.Lock()
 
 
 def init_agent(
@@ -64,17 +64,23 @@ def init_agent(
     tags: Mapping[str, Any] | None = None,
     allowed_tags: Iterable[str] | None = None,
     redact: Callable[[dict[str, str]], Mapping[str, Any] | None] | None = None,
-    flush_interval_s: float = 5.0,
+    runtime_metrics: bool | None = None,
+    flush_interval_s: float | None = None,
 ) -> None:
     """Start the agent; a second call changes nothing until ``shutdown``.
 
-    What is not given is read from ``VANTAGE_AGENT_SERVICE_NAME``, ``_COLLECTOR_URL``, ``_API_KEY``, ``_ENVIRONMENT``,
-    ``_SERVICE_VERSION`` and ``_INSTANCE``. A setting that cannot be used is one warning, and the agent stays off.
+    What is not given is read from the environment: ``VANTAGE_AGENT_SERVICE_NAME`` and so on, then
+    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``. A setting that cannot be used is one warning, and the agent
+    stays off.
     """
-    global _agent, _hooked, _instrumentations  # noqa: PLW0603  # one agent a process, as there is one exit and one fork hook
+    global _running, _instrumentations  # noqa: PLW0603  # one agent a process, as there is one exit and one fork hook
+    if _running is not None or not _starting.acquire(blocking=False):
+        return
     try:
-        if _agent is not None:
-            return
+        from vantage_agent._agent import Agent
+        from vantage_agent._config import make_config
+        from vantage_agent.instrumentation import Instrumentations
+
         config = make_config(
             os.environ,
             service_name=service_name,
@@ -83,28 +89,23 @@ def init_agent(
             environment=environment,
             service_version=service_version,
             instance=instance,
+            auto_instrument=auto_instrument,
             trace_sample_rate=trace_sample_rate,
             tags=tags,
             allowed_tags=allowed_tags,
             redact=redact,
+            runtime_metrics=runtime_metrics,
             flush_interval_s=flush_interval_s,
         )
-        if auto_instrument is None:
-            auto_instrument = os.environ.get(PREFIX + "AUTO_INSTRUMENT", "")
-        if isinstance(auto_instrument, str):
-            auto_instrument = auto_instrument.split(",")
-        names = [name for name in (str(one).strip() for one in auto_instrument) if name]
-        _agent = Agent(config)
-        _instrumentations = Instrumentations(names)
+        _running = Agent(config)
+        _instrumentations = Instrumentations(config.auto_instrument)
         _instrumentations.install()
-        if not _hooked:
-            _hooked = True
-            atexit.register(shutdown)
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_after_fork)
-            _finish_with_multiprocessing()
+        _hook_exits()
     except Exception as error:
-        _log.warning("vantage_agent stays off: %s", error)
+        shutdown(0)
+        _warn_off(error)
+    finally:
+        _starting.release()
 
 
 def record_metric(
@@ -122,8 +123,9 @@ def record_metric(
 
     A sample that makes no sense (a value that is no finite number, more than 32 tags, …) is counted and left out.
     """
-    if _agent is not None:
-        _agent.record_metric(name, value, metric_type, tags, unit, timestamp_ms, trace_id, span_id)
+    agent = _running  # another thread may end it
+    if agent is not None:
+        agent.record_metric(name, value, metric_type, tags, unit, timestamp_ms, trace_id, span_id)
 
 
 def counter(name: str, value: float = 1, **details: Any) -> None:
@@ -154,8 +156,9 @@ def record_span(
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Record a finished span; ``start_ns`` is nanoseconds since the epoch."""
-    if _agent is not None:
-        _agent.record_span(name, trace_id, span_id, start_ns, duration_ns, parent_span_id, kind, status, attributes)
+    agent = _running
+    if agent is not None:
+        agent.record_span(name, trace_id, span_id, start_ns, duration_ns, parent_span_id, kind, status, attributes)
 
 
 def span(name: str, *, kind: str = "internal", attributes: Mapping[str, Any] | None = None) -> SpanScope:
@@ -188,22 +191,24 @@ def set_tags(tags: Mapping[str, Any]) -> None:
 
 def instrument_asgi(app: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """An ASGI application around ``app`` that records its requests, for frameworks that are not known by name."""
+    from vantage_agent._asgi import call_asgi, no_route
 
     async def wrapper(scope: Any, receive: Any, send: Any) -> Any:
         if not tracer.on:
             return await app(scope, receive, send)
-        return await call_asgi(app, scope, receive, send, no_asgi_route)
+        return await call_asgi(app, scope, receive, send, no_route)
 
     return wrapper
 
 
 def instrument_wsgi(app: Callable[..., Any]) -> Callable[..., Any]:
     """A WSGI application around ``app`` that records its requests, for frameworks that are not known by name."""
+    from vantage_agent._wsgi import call_wsgi, no_route
 
     def wrapper(environ: Any, start_response: Any) -> Any:
         if not tracer.on:
             return app(environ, start_response)
-        return call_wsgi(app, environ, start_response, no_wsgi_route)
+        return call_wsgi(app, environ, start_response, no_route)
 
     return wrapper
 
@@ -211,32 +216,60 @@ def instrument_wsgi(app: Callable[..., Any]) -> Callable[..., Any]:
 def flush(timeout_s: float = 2.0) -> bool:
     """Send what is recorded now. True when it was sent, or given up and counted, within ``timeout_s``."""
     try:
-        return True if _agent is None else _agent.flush(timeout_s)
+        agent = _running
+        return True if agent is None else agent.flush(timeout_s)
     except Exception:
         return False
 
 
 def shutdown(timeout_s: float = 2.0) -> None:
     """Send what is left, for at most ``timeout_s``, and stop. Runs by itself when the interpreter exits."""
-    global _agent, _instrumentations
-    agent, _agent = _agent, None
+    global _running, _ending, _instrumentations  # noqa: PLW0603
+    # A signal handler may come while it runs: then that waits for the same agent.
+    agent, _running = _running or _ending, None
+    _ending = agent
     instrumentations, _instrumentations = _instrumentations, None
     try:
         if instrumentations is not None:
             instrumentations.uninstall()
         if agent is not None:
             agent.shutdown(timeout_s)
+            terminate.uninstall()
     except Exception:
         pass
+    finally:
+        _ending = None
+
+
+def _warn_off(error: Exception) -> None:
+    try:
+        import logging
+
+        logging.getLogger("vantage_agent").warning("vantage_agent stays off: %s", error)
+    except Exception:  # a handler of the application's
+        pass
+
+
+def _hook_exits() -> None:
+    global _hooked  # noqa: PLW0603
+    import atexit
+
+    terminate.install(shutdown)
+    if not _hooked:
+        _hooked = True
+        atexit.register(shutdown)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_after_fork)
+        _finish_with_multiprocessing()
 
 
 def _after_fork() -> None:
     try:
-        if _agent is not None:
-            _agent.reset_after_fork()
+        if _running is not None:
+            _running.reset_after_fork()
             util = sys.modules.get("multiprocessing.util")
             if util is not None:  # it forgets all finalizers in a new child, then calls those registered like this
-                util.register_after_fork(_agent, lambda _: _finish_with_multiprocessing())
+                util.register_after_fork(_running, lambda _: _finish_with_multiprocessing())
     except Exception:
         pass
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import queue
 import re
@@ -17,6 +16,7 @@ from vantage_agent._config import Config
 from vantage_agent._context import seed_ids
 from vantage_agent._counts import counts
 from vantage_agent._exporter import Exporter
+from vantage_agent._runtime import RuntimeMetrics
 from vantage_agent._tracer import tracer
 
 KINDS = frozenset(("counter", "gauge", "histogram", "cumulative"))
@@ -33,8 +33,8 @@ INT64_MAX = 2**63 - 1
 SAMPLE_NBYTES = 300  # of memory, without tags
 SPAN_NBYTES = 900
 PAIR_NBYTES = 150
+RUNTIME_INTERVAL_S = 15.0
 
-_log = logging.getLogger("vantage_agent")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -48,20 +48,29 @@ class Agent:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stopping = False
+        self._stop_s = 0.0  # when the time that ``shutdown`` was given is over
+        self._exporter: Exporter | None = None  # the thread's
+        self._runtime = RuntimeMetrics(self._keep_runtime) if config.runtime_metrics else None
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
         """Begin anew: the thread and the locks' owners are the parent's, and so is what is recorded: it sends that."""
         config = self._config
+        before, self._exporter = self._exporter, None
         self._buffer = Buffer(items_max=config.items_max, nbytes_max=config.nbytes_max)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         # A SimpleQueue may be put into from a signal handler, which the locks inside an Event do not survive.
         self._wake: queue.SimpleQueue[threading.Event | None] = queue.SimpleQueue()
-        self._flushes: list[threading.Event] = []  # touched by the thread alone
+        self._flushes: list[threading.Event] = []  # touched by the thread alone, as the two below
+        self._gather_s = self._measure_s = 0.0  # when it is time to
         seed_ids()
-        counts.reset(self._ensure_thread)
+        counts.reset(self._ensure_thread, self._buffer.count_loss)
         tracer.attach(self._keep, self._buffer.count_loss, sample_rate=config.trace_sample_rate)
+        if self._runtime is not None:
+            self._runtime.start()
+        if before is not None:
+            before.abandon()
 
     def record_metric(
         self,
@@ -152,20 +161,30 @@ class Agent:
 
     def shutdown(self, timeout_s: float) -> None:
         """Send what is left for at most ``timeout_s``, then leave the thread behind: it is a daemon."""
-        self._gather()
-        tracer.detach()
-        self._stopping = True
+        if not self._stopping:
+            self._gather()
+            tracer.detach()
+            counts.stop()
+            if self._runtime is not None:
+                self._runtime.stop()
+            self._stop_s = time.monotonic() + timeout_s
+            self._stopping = True
         if len(self._buffer):
             self._ensure_thread()
-        if self._thread is not None:
+        thread = self._thread
+        if thread is not None:
             self._wake.put(None)
-            self._thread.join(timeout_s)
+            thread.join(timeout_s)
 
     def _keep(self, nbytes: int, what: int, item: Any) -> None:
         if self._buffer.append(nbytes, what, item):
             self._wake.put(None)
         if self._thread is None:
             self._ensure_thread()
+
+    def _keep_runtime(self, name: str, kind: str, unit: str, value: float) -> None:
+        time_ms = time.time_ns() // 1_000_000
+        self._keep(SAMPLE_NBYTES, RECORDED_SAMPLE, (name, kind, unit, (), time_ms, value, "", ""))
 
     def _gather(self) -> None:
         """What was held back for the end of the interval goes into the buffer."""
@@ -182,50 +201,80 @@ class Agent:
                     thread = threading.Thread(target=self._run, name="vantage-agent", daemon=True)
                     thread.start()
                     self._thread = thread
+            except RuntimeError:  # the system has no thread to give: the next thing recorded asks again
+                pass
             finally:
                 self._starting.release()
 
     def _run(self) -> None:
-        exporter = Exporter(self._config, self._buffer, self._pause)
+        exporter = self._exporter = Exporter(self._config, self._buffer, self._pause, self._left_s)
+        self._gather_s = time.monotonic() + self._config.flush_interval_s
+        self._measure_s = time.monotonic() + RUNTIME_INTERVAL_S
         while True:
-            if not self._stopping:
-                self._wait()
+            if not self._stopping and not self._flushes:
+                self._wait(self._gather_s)
             asked, self._flushes = self._flushes, []
             try:
-                self._gather()
+                self._gather_s = 0.0
+                self._tick()
                 exporter.send_all()
-            except Exception:  # counted where it happened; the thread must live
-                _log.debug("vantage_agent: a batch could not be made", exc_info=True)
+            except Exception:  # the thread must live
+                self._buffer.count_loss("internal_error")
+            self._buffer.rearm()
             for done in asked:
                 done.set()
-            if self._stopping and not len(self._buffer):
+            if self._stopping and (not len(self._buffer) or self._left_s() <= 0):
+                exporter.close()
                 return
 
-    def _wait(self) -> None:
-        """Until the interval is over, or somebody flushes, or the buffer fills, or the agent stops."""
-        if self._flushes:
-            return
+    def _tick(self) -> None:
+        """Do what is due by the clock, also while the server is away: otherwise the figures of an hour would become
+        one sample."""
+        now_s = time.monotonic()
         try:
-            message = self._wake.get(timeout=self._config.flush_interval_s)
+            if now_s >= self._gather_s:
+                self._gather_s = now_s + self._config.flush_interval_s
+                self._gather()
+            if now_s >= self._measure_s:
+                self._measure_s = now_s + RUNTIME_INTERVAL_S
+                if self._runtime is not None and not self._stopping:
+                    self._runtime.measure()
+        except Exception:
+            self._buffer.count_loss("internal_error")
+
+    def _wait(self, end_s: float) -> bool:
+        """Until ``end_s``, or earlier when somebody flushes, the buffer fills, or the agent stops: then False."""
+        while not self._is_woken(min(end_s, self._measure_s) - time.monotonic()):
+            if self._stopping:
+                return False
+            if time.monotonic() >= end_s:
+                return True
+            self._tick()
+        return False
+
+    def _is_woken(self, timeout_s: float) -> bool:
+        try:
+            message = self._wake.get(timeout=max(timeout_s, 0.0))
         except queue.Empty:
-            return
+            return False
         if message is not None:
             self._flushes.append(message)
+        return True
 
     def _pause(self, seconds: float) -> bool:
         """Wait between two attempts; False when the agent stops. A flush meanwhile waits for the next round."""
         end_s = time.monotonic() + seconds
         while not self._stopping:
-            left_s = end_s - time.monotonic()
-            if left_s <= 0:
+            now_s = time.monotonic()
+            if now_s >= end_s:
                 return True
-            try:
-                message = self._wake.get(timeout=left_s)
-            except queue.Empty:
-                return not self._stopping
-            if message is not None:
-                self._flushes.append(message)
+            self._tick()
+            self._wait(min(end_s, self._gather_s))
         return False
+
+    def _left_s(self) -> float:
+        """What an attempt may take."""
+        return self._stop_s - time.monotonic() if self._stopping else self._config.request_timeout_s
 
 
 def _identifier(value: Any) -> str:

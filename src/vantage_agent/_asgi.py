@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from vantage_agent._describe import http_server
+from vantage_agent._lifespan import call_lifespan
+from vantage_agent._runtime import watch_loop
 from vantage_agent._span import Span, perf_ns
 from vantage_agent._tracer import tracer
 
@@ -24,6 +26,8 @@ async def call_asgi(
     template: empty when none matched, None when it cannot be known."""
     span = _begin(scope)
     if span is None:
+        if scope.get("type") == "lifespan":
+            return await call_lifespan(app, scope, receive, send)
         return await app(scope, receive, send)
     is_open = True
 
@@ -61,6 +65,7 @@ def _begin(scope: Any) -> Span | None:
     try:
         if not tracer.on or scope["type"] != "http" or _MARK in scope:
             return None
+        watch_loop()
         traceparent = tracestate = ""
         for name, value in scope["headers"]:
             if name == b"traceparent":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ from vantage_agent._tracer import SPAN as SPAN_ALONE
 RECORDED_SAMPLE, RECORDED_SPAN = 0, 4  # what the application recorded itself; 1 to 3 are the tracer's
 BATCH_ITEMS_MAX = 5000
 BATCH_NBYTES_MAX = 512 << 10  # estimated, before compression; the server takes 1 MB packed and 8 MB unpacked
+BATCH_NBYTES_MIN = 16 << 10  # however little a server or proxy takes
+LOSSES_METRIC = "vantage_agent.dropped"  # where the packed format is not understood
 TAGS_MAX = 32
 TAG_VALUE_LENGTH_MAX = 512
 NAME_LENGTH_MAX = 512
@@ -40,6 +43,12 @@ class Column:
     def all_links(self) -> list[tuple[int, str, str]]:
         return self.links if self.exemplar is None else [*self.links, self.exemplar]
 
+    def cut(self, part: slice) -> Column:
+        """The samples of ``part``, with their links."""
+        places = range(len(self.values))[part]
+        links = [(place - places.start, trace, span) for place, trace, span in self.all_links if place in places]
+        return Column(self.times_ms[part], self.values[part], links)
+
 
 @dataclass
 class Batch:
@@ -49,7 +58,7 @@ class Batch:
     losses: dict[str, int] = field(default_factory=dict)
     columns: dict[Identity, Column] = field(default_factory=dict)
     spans: list[dict[str, Any]] = field(default_factory=list)
-    batch_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    batch_id: str = field(default_factory=lambda: os.urandom(16).hex())
 
     def packed(self, resource: Mapping[str, str]) -> bytes:
         """In the packed format. Raises what ``pack_batch`` raises."""
@@ -65,21 +74,76 @@ class Batch:
             dropped=self.losses,
         )
 
-    def json(self, resource: Mapping[str, str]) -> bytes:
-        """The same for a server that knows JSON alone; the id goes into a header, and losses are not told."""
-        metrics = []
+    def samples_as_json(self, resource: Mapping[str, str]) -> bytes:
+        """As ``POST /v1/metrics`` takes them. That form has no place for losses, so they are samples of a counter."""
+        metrics: list[dict[str, Any]] = []
         for (name, kind, unit, tags), column in self.columns.items():
             links = {place: (trace_id, span_id) for place, trace_id, span_id in column.all_links}
+            common: dict[str, Any] = {"metric_name": name, "metric_type": kind}
+            if unit:
+                common["unit"] = unit
+            if tags:
+                common["tags"] = dict(tags)
             for place, (time_ms, value) in enumerate(zip(column.times_ms, column.values)):
-                one: dict[str, Any] = {"metric_name": name, "metric_type": kind, "timestamp": time_ms, "value": value}
-                if unit:
-                    one["unit"] = unit
-                if tags:
-                    one["tags"] = dict(tags)
+                one = {**common, "timestamp": time_ms, "value": value}
                 if place in links:
                     one["trace_id"], one["span_id"] = links[place]
                 metrics.append(one)
-        return json.dumps({**resource, "metrics": metrics, "spans": self.spans}, separators=(",", ":")).encode()
+        now_ms = time.time_ns() // 1_000_000
+        metrics += [
+            {
+                "metric_name": LOSSES_METRIC,
+                "metric_type": "counter",
+                "timestamp": now_ms,
+                "value": count,
+                "tags": {"reason": reason},
+            }
+            for reason, count in self.losses.items()
+        ]
+        return _json({**resource, "metrics": metrics})
+
+    def spans_as_json(self, resource: Mapping[str, str]) -> bytes:
+        """As ``POST /v1/spans`` takes them."""
+        return _json({**resource, "spans": self.spans})
+
+    @property
+    def json_nbytes(self) -> int:
+        """By estimate: unlike the packed format, JSON says the tags again with each sample."""
+        spans = sum(
+            300 + sum(len(key) + len(text) for key, text in one.get("attributes", {}).items()) for one in self.spans
+        )
+        return spans + sum(
+            len(column.values) * (150 + len(name) + sum(6 + len(key) + len(text) for key, text in tags))
+            for (name, _, _, tags), column in self.columns.items()
+        )
+
+    @property
+    def size(self) -> int:
+        """Samples and spans in it."""
+        return len(self.spans) + sum(len(column.values) for column in self.columns.values())
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The same in two batches, with ids of their own; the first one tells the losses."""
+        first, second = Batch(losses=self.losses), Batch()
+        room = self.size // 2
+        for identity, column in self.columns.items():
+            for half, part in ((first, slice(0, room)), (second, slice(room, None))):
+                if len(column.values[part]):
+                    half.columns[identity] = column.cut(part)
+            room = max(0, room - len(column.values))
+        first.spans, second.spans = self.spans[:room], self.spans[room:]
+        first.items = min(first.size, self.items)
+        second.items = self.items - first.items
+        return first, second
+
+    def kinds(self) -> Iterator[Batch]:
+        """Samples and spans apart, where one request cannot carry both."""
+        if not self.spans or not (self.columns or self.losses):
+            yield self
+            return
+        items = min(len(self.spans), self.items)
+        yield Batch(items=self.items - items, losses=self.losses, columns=self.columns)
+        yield Batch(items=items, spans=self.spans)
 
 
 class BatchMaker:
@@ -88,13 +152,18 @@ class BatchMaker:
     def __init__(self, config: Config, buffer: Buffer) -> None:
         self._config = config
         self._buffer = buffer
+        self._nbytes_max = BATCH_NBYTES_MAX
+
+    def take_less(self) -> None:
+        """A batch was too large for the server: the next ones are half as large."""
+        self._nbytes_max = max(self._nbytes_max // 2, BATCH_NBYTES_MIN)
 
     def next(self) -> Batch | None:
         """The oldest items as one batch; None when there are none. An item that no batch can be made of is counted."""
         batch = Batch()
         nbytes = 0
         known: dict[Identity, Column] = {}  # before redaction, so that it is asked once a series
-        while batch.items < BATCH_ITEMS_MAX and nbytes < BATCH_NBYTES_MAX:
+        while batch.items < BATCH_ITEMS_MAX and nbytes < self._nbytes_max:
             taken = self._buffer.take()
             if taken is None:
                 break
@@ -185,3 +254,8 @@ class BatchMaker:
         except Exception:
             self._buffer.count_loss("redaction_failed")
             return {}
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    # Half of a surrogate pair is no text for any reader: it becomes a question mark.
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

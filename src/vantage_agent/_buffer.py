@@ -37,7 +37,7 @@ class Buffer:
 
     def append(self, nbytes: int, what: int, item: Any) -> bool:
         """Add an item, and lose the oldest where there is no room. True when it should be sent soon; that is said
-        once until ``take`` has emptied the buffer."""
+        once until ``rearm``."""
         items = self._items
         with self._lock:
             items.append((nbytes, what, item))
@@ -46,9 +46,7 @@ class Buffer:
             held = len(items)
             if held > self._items_max or held_nbytes > self._nbytes_max:
                 self._make_room()
-            if self._is_filling or (
-                held < self._items_max * WAKE_SHARE and held_nbytes < self._nbytes_max * WAKE_SHARE
-            ):
+            if self._is_filling or (held < self._items_wake and held_nbytes < self._nbytes_wake):
                 return False
             self._is_filling = True
             return True
@@ -71,10 +69,14 @@ class Buffer:
         try:
             nbytes, what, item = self._items.popleft()
         except IndexError:
-            self._is_filling = False
             return None
         self._nbytes_out += nbytes
         return what, item
+
+    def rearm(self) -> None:
+        """What could be sent was sent: ``append`` tells again when the buffer is filling. Also when more came in
+        meanwhile than the half: waiting for the end of the interval would lose it."""
+        self._is_filling = False
 
     def count_loss(self, reason: str, count: int = 1) -> None:
         with self._lock:

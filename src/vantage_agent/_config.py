@@ -1,18 +1,37 @@
-"""Settings of the agent: arguments first, then ``VANTAGE_AGENT_*``, then defaults."""
+"""Settings of the agent: arguments first, then ``VANTAGE_AGENT_*``, then OpenTelemetry's variables, then defaults."""
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
+
+from vantage_agent._git import commit_of
 
 PREFIX = "VANTAGE_AGENT_"
 COLLECTOR_URL_DEFAULT = "http://127.0.0.1:8000"
+FLUSH_INTERVAL_S_DEFAULT = 5.0
 FLUSH_INTERVAL_S_MIN = 0.05
+FLUSH_INTERVAL_S_MAX = 3600.0
+TAGS_MAX = 16  # of every sample, beside its own
+RESERVED_TAGS = frozenset(("instance", "service_version"))
+TEXT_LENGTH_MAX = 2048
+# Names of OpenTelemetry's resource, the newer ones first.
+OTEL_NAMES = {
+    "service_name": ("service.name",),
+    "service_version": ("service.version",),
+    "instance": ("service.instance.id",),
+    "environment": ("deployment.environment.name", "deployment.environment"),
+}
+
+_log = logging.getLogger("vantage_agent")
 
 
 @dataclass(frozen=True)
@@ -28,11 +47,13 @@ class Config:
     service_version: str = ""
     instance: str = ""
     api_key: str = field(default="", repr=False)
-    flush_interval_s: float = 5.0
+    auto_instrument: tuple[str, ...] = ()
+    flush_interval_s: float = FLUSH_INTERVAL_S_DEFAULT
     request_timeout_s: float = 10.0
     items_max: int = 10_000  # samples and spans kept while they cannot be sent
     nbytes_max: int = 8 << 20  # of memory, by estimate
     trace_sample_rate: float = 1.0
+    runtime_metrics: bool = True
     tags: Mapping[str, str] = field(default_factory=dict)  # of every sample
     allowed_tags: frozenset[str] | None = None  # None: all
     redact: Callable[[dict[str, str]], Mapping[str, Any] | None] | None = None
@@ -49,59 +70,163 @@ class Config:
         return {name: text for name, text in named.items() if text}
 
 
-def make_config(
-    environ: Mapping[str, str],
-    *,
-    flush_interval_s: float = 5.0,
-    trace_sample_rate: float | None = None,
-    tags: Mapping[str, Any] | None = None,
-    allowed_tags: Iterable[str] | None = None,
-    redact: Callable[[dict[str, str]], Mapping[str, Any] | None] | None = None,
-    **given: Any,
-) -> Config:
-    """Raises ValueError with one sentence when a setting cannot be used."""
+def make_config(environ: Mapping[str, str], **given: Any) -> Config:
+    """``given`` are the arguments of ``init_agent``, None where it was not told.
 
-    def setting(name: str, default: str = "") -> str:
-        value = given.get(name)
-        if value is None or value == "":
-            value = environ.get(PREFIX + name.upper(), "")
-        text = str(value).strip() or default
-        if not text.isprintable():
-            raise ValueError(f"{name} holds control characters")
-        return text
-
-    url = setting("collector_url", COLLECTOR_URL_DEFAULT)
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"collector_url must look like http://host:8000, not {url!r}")
-    api_key = setting("api_key")
+    Raises ValueError with one sentence when a setting cannot be used.
+    """
+    settings = _Settings(environ, given)
+    url = settings.text("collector_url", COLLECTOR_URL_DEFAULT)
+    scheme, host, port, path = _address(url)
+    api_key = settings.text("api_key")
     if not api_key.isascii():
         raise ValueError("api_key holds characters that no HTTP header can carry")
-    rate = setting("trace_sample_rate", "1") if trace_sample_rate is None else trace_sample_rate
-    try:
-        sample_rate = float(rate)
-    except (TypeError, ValueError):
-        sample_rate = -1.0
-    if not 0 <= sample_rate <= 1:
-        raise ValueError(f"trace_sample_rate must be a number from 0 to 1, not {rate!r}")
+    redact = given.get("redact")
     if redact is not None and not callable(redact):
         raise ValueError("redact must be a function of a dictionary")
+    allowed = settings.names("allowed_tags")
     return Config(
-        service_name=setting("service_name", _program_name()),
-        scheme=parts.scheme,
-        host=parts.hostname,
-        port=parts.port or (443 if parts.scheme == "https" else 80),
-        path=parts.path.rstrip("/") + "/v1/metrics",
-        environment=setting("environment"),
-        service_version=setting("service_version"),
-        instance=setting("instance", _host_name()),
+        service_name=settings.text("service_name") or _program_name(),
+        scheme=scheme,
+        host=host,
+        port=port,
+        path=path + "/v1/metrics",
+        environment=settings.text("environment"),
+        service_version=settings.text("service_version") or commit_of(_working_directory()),
+        instance=settings.text("instance") or _host_name(),
         api_key=api_key,
-        flush_interval_s=max(float(flush_interval_s), FLUSH_INTERVAL_S_MIN),
-        trace_sample_rate=sample_rate,
-        tags={str(key): str(value) for key, value in (tags or {}).items()},
-        allowed_tags=None if allowed_tags is None else frozenset(map(str, allowed_tags)),
+        auto_instrument=settings.names("auto_instrument") or (),
+        flush_interval_s=settings.number(
+            "flush_interval_s", FLUSH_INTERVAL_S_DEFAULT, least=FLUSH_INTERVAL_S_MIN, most=FLUSH_INTERVAL_S_MAX
+        ),
+        trace_sample_rate=settings.number("trace_sample_rate", 1.0, least=0.0, most=1.0),
+        runtime_metrics=settings.switch("runtime_metrics"),
+        tags=settings.tags(),
+        allowed_tags=None if allowed is None else frozenset(allowed),
         redact=redact,
     )
+
+
+class _Settings:
+    """Where each setting comes from. Every method raises ValueError."""
+
+    def __init__(self, environ: Mapping[str, str], given: Mapping[str, Any]) -> None:
+        self._environ = environ
+        self._given = given
+        self._otel = self._resource_of_otel()
+
+    def _variable(self, name: str) -> str:
+        return self._environ.get(PREFIX + name.upper(), "").strip()
+
+    def text(self, name: str, default: str = "") -> str:
+        value = self._given.get(name)
+        if value is None or value == "":
+            value = self._variable(name) or self._otel.get(name, "") or default
+        if not isinstance(value, str):
+            raise ValueError(f"{name} must be text, not {type(value).__name__}")  # noqa: TRY004  # as the others
+        text = value.strip() or default
+        if not text.isprintable() or len(text) > TEXT_LENGTH_MAX:
+            raise ValueError(f"{name} holds control characters, or more than {TEXT_LENGTH_MAX} characters")
+        return text
+
+    def number(self, name: str, default: float, *, least: float, most: float) -> float:
+        value = self._given.get(name)
+        if value is None:
+            value = self._variable(name) or default
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not least <= number <= most:
+            raise ValueError(f"{name} must be a number from {least:g} to {most:g}, not {value!r:.100}")
+        return number
+
+    def switch(self, name: str) -> bool:
+        """On unless it is told otherwise."""
+        value = self._given.get(name)
+        if isinstance(value, bool):
+            return value
+        text = self._variable(name).lower() if value is None else "?"
+        if text in ("", "1", "true", "yes", "on"):
+            return True
+        if text in ("0", "false", "no", "off"):
+            return False
+        raise ValueError(f"{name} must be true or false")
+
+    def names(self, name: str) -> tuple[str, ...] | None:
+        """Names, in a text separated by commas; None when nothing was said."""
+        value = self._given.get(name)
+        if value is None:
+            value = self._variable(name) or None
+        if value is None:
+            return None
+        if isinstance(value, str):
+            value = value.split(",")
+        found: list[Any] = [None]
+        if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
+            found = list(value)
+        if not all(isinstance(one, str) for one in found):
+            raise ValueError(f"{name} must be a list of names")
+        return tuple(dict.fromkeys(one.strip() for one in found if one.strip()))
+
+    def tags(self) -> dict[str, str]:
+        value = self._given.get("tags")
+        if value is None:
+            value = _pairs(self._variable("tags"))
+            if value is None:
+                raise ValueError(f"{PREFIX}TAGS must look like name=value,name=value")
+        if not isinstance(value, Mapping):
+            raise ValueError("tags must be a dictionary")  # noqa: TRY004
+        found = {str(key): str(text) for key, text in value.items()}
+        if len(found) > TAGS_MAX or not all(0 < len(key) <= 64 for key in found):
+            raise ValueError(f"tags must be at most {TAGS_MAX}, with names of 1 to 64 characters")
+        if not RESERVED_TAGS.isdisjoint(found):
+            raise ValueError(f"tags cannot be called {' or '.join(sorted(RESERVED_TAGS))}: these have settings")
+        return found
+
+    def _resource_of_otel(self) -> dict[str, str]:
+        """https://opentelemetry.io/docs/specs/otel/resource/sdk/: a list with a fault is left out as a whole, and
+        the service's own variable wins."""
+        pairs = _pairs(self._environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+        if pairs is None:
+            _log.warning("vantage_agent: OTEL_RESOURCE_ATTRIBUTES must look like name=value,name=value: left out")
+            pairs = {}
+        found = {name: next((pairs[one] for one in names if pairs.get(one)), "") for name, names in OTEL_NAMES.items()}
+        service = self._environ.get("OTEL_SERVICE_NAME", "").strip()
+        return {**found, "service_name": service} if service else found
+
+
+def _pairs(text: str) -> dict[str, str] | None:
+    """``name=value,name=value`` with percent escapes, as in W3C's baggage; None when it is no such list."""
+    found = {}
+    for one in text.split(","):
+        if not one.strip():
+            continue
+        name, equals, value = one.partition("=")
+        try:
+            name, value = unquote(name.strip(), errors="strict"), unquote(value.strip(), errors="strict")
+        except UnicodeDecodeError:
+            return None
+        if not equals or not name:
+            return None
+        found[name] = value
+    return found
+
+
+def _address(url: str) -> tuple[str, str, int, str]:
+    """Scheme, host, port and path without a slash at its end."""
+    wrong = f"collector_url must look like http://host:8000, not {url!r:.200}"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError:
+        raise ValueError(wrong) from None
+    if parts.scheme not in ("http", "https") or not host or " " in host or port == 0:
+        raise ValueError(wrong)
+    # What a request's first line cannot carry as it is, is escaped; what is escaped already stays.
+    path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+    return parts.scheme, host, port or (443 if parts.scheme == "https" else 80), path
 
 
 def _program_name() -> str:
@@ -113,5 +238,12 @@ def _program_name() -> str:
 def _host_name() -> str:
     try:
         return socket.gethostname()
+    except OSError:
+        return ""
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109  # it may be gone, which is no reason to stay off
     except OSError:
         return ""

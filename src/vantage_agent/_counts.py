@@ -20,12 +20,18 @@ class Counts:
         self._lock = threading.RLock()
         self._held: dict[Key, tuple[int, str, str]] = {}
         self.on_first: Callable[[], None] = _do_nothing  # called with the first one of an interval
+        self.count_loss: Callable[[str], None] = _count_nothing
 
-    def reset(self, on_first: Callable[[], None]) -> None:
+    def stop(self) -> None:
+        """For an agent that ends: nothing of it is held on to."""
+        self.reset(_do_nothing, _count_nothing)
+
+    def reset(self, on_first: Callable[[], None], count_loss: Callable[[str], None]) -> None:
         """For an agent that begins, also after a fork."""
         self._lock = threading.RLock()
         self._held = {}
         self.on_first = on_first
+        self.count_loss = count_loss
 
     def add(self, metric: str, tags: tuple[tuple[str, str], ...], span: Span | None) -> None:
         """One more. The last trace that is sampled becomes the exemplar."""
@@ -37,6 +43,8 @@ class Counts:
                 trace_id, span_id = span.trace_id, span.span_id
             if count or len(self._held) < COUNTS_MAX:
                 self._held[key] = (count + 1, trace_id, span_id)
+            else:
+                self.count_loss("too_many_counts")
         if is_first:
             self.on_first()
 
@@ -48,6 +56,10 @@ class Counts:
 
 
 def _do_nothing() -> None:
+    """There is no agent."""
+
+
+def _count_nothing(reason: str) -> None:
     """There is no agent."""
 
 

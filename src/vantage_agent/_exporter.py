@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import email.utils
+import encodings.idna  # noqa: F401  # getaddrinfo imports it at its first use, which may be at exit
 import gzip
 import http.client
 import json
 import logging
+import os
 import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vantage_agent._batch import BatchMaker
+from vantage_agent._batch import Batch, BatchMaker
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
 from vantage_agent._pack import MEDIA_TYPE
@@ -23,17 +26,18 @@ BACKOFF_S_MAX = 60.0
 RETRY_AFTER_S_MAX = 300.0  # whatever the server asks for: its mind or its clock may change
 WARNING_INTERVAL_S = 60.0
 ANSWER_NBYTES_MAX = 64 << 10
+JSON_NBYTES_MAX = 4 << 20  # estimated, before compression; the server takes 8 MB
 
 _log = logging.getLogger("vantage_agent")
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A batch ready to send: every attempt sends exactly this."""
+class Request:
+    """Ready to send: every attempt sends exactly this."""
 
+    path: str
+    headers: dict[str, str]
     body: bytes
-    items: int
-    losses: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,20 @@ class Answer:
 class Exporter:
     """Sends what the buffer holds. Used by one thread.
 
-    ``pause(seconds)`` waits and answers False when the agent is stopping: then there is no further attempt.
+    ``pause(seconds)`` waits and answers False when the agent is stopping: then there is one further attempt, within
+    ``left_s()`` seconds.
     """
 
-    def __init__(self, config: Config, buffer: Buffer, pause: Callable[[float], bool]) -> None:
+    def __init__(
+        self, config: Config, buffer: Buffer, pause: Callable[[float], bool], left_s: Callable[[], float] | None = None
+    ) -> None:
         self._config = config
         self._buffer = buffer
         self._pause = pause
+        self._left_s = left_s or (lambda: config.request_timeout_s)
         self._maker = BatchMaker(config, buffer)
+        self._connection: http.client.HTTPConnection | None = None
+        self._speaks_json = False
         self._warned_s: float | None = None
 
     def send_all(self) -> None:
@@ -71,76 +81,149 @@ class Exporter:
         # What is recorded meanwhile waits for the next round: a flush must end however busy the application is.
         left = len(self._buffer)
         while left > 0:
-            batch = self._next_batch()
+            batch = self._maker.next()
             if batch is None:
                 return
             left -= batch.items
             self._deliver(batch)
 
-    def _next_batch(self) -> Packed | None:
-        batch = self._maker.next()
-        if batch is None:
-            return None
-        try:
-            packed = batch.packed(self._config.resource)
-            return Packed(gzip.compress(packed, 6, mtime=0), batch.items, batch.losses)
-        except Exception:
-            self._lose(Packed(b"", batch.items, batch.losses), "internal_error")
-            raise
+    def close(self) -> None:
+        """Close the connection, if it is open. It opens again when it is needed."""
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except Exception:
+                pass
 
-    def _deliver(self, batch: Packed) -> None:
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's connection without a word to the server, and without the locks
+        that the parent's thread may have held."""
+        sock = None if self._connection is None else self._connection.sock
+        if sock is not None:
+            os.close(sock.detach())
+
+    def _deliver(self, batch: Batch, *, may_halve: bool = True) -> None:
+        if self._speaks_json and batch.json_nbytes > JSON_NBYTES_MAX and batch.size > 1:
+            for half in batch.halves():
+                self._deliver(half, may_halve=may_halve)
+            return
+        for part in batch.kinds() if self._speaks_json else (batch,):
+            try:
+                request = self._json_request(part) if self._speaks_json else self._packed_request(part)
+            except Exception:
+                self._lose(part, "internal_error")
+                continue
+            answer = self._send(part, request)
+            if answer is not None:
+                self._settle(part, answer, may_halve=may_halve)
+
+    def _settle(self, batch: Batch, answer: Answer, *, may_halve: bool) -> None:
+        """Do what a final answer asks for."""
+        if answer.is_accepted:
+            if answer.detail:
+                self._warn(f"the server rejected samples: {answer.detail}")
+        elif answer.status == 415 and not self._speaks_json:
+            self._speaks_json = True  # an older server, or another one with the same JSON
+            self._deliver(batch, may_halve=may_halve)
+        elif answer.status == 413 and may_halve and batch.size > 1:
+            self._maker.take_less()
+            for half in batch.halves():
+                self._deliver(half, may_halve=False)
+        else:
+            self._warn(f"{batch.items} samples lost, the server answered {answer.status}: {answer.detail}")
+            self._lose(batch, f"refused_{answer.status}")
+
+    def _lose(self, batch: Batch, reason: str) -> None:
+        self._buffer.put_back_losses(batch.losses)
+        self._buffer.count_loss(reason, batch.items)
+
+    def _packed_request(self, batch: Batch) -> Request:
+        return self._request(self._config.path, MEDIA_TYPE, batch, batch.packed(self._config.resource))
+
+    def _json_request(self, batch: Batch) -> Request:
+        path = self._config.path
+        if not batch.spans:
+            return self._request(path, "application/json", batch, batch.samples_as_json(self._config.resource))
+        path = path.rpartition("/")[0] + "/spans"
+        return self._request(path, "application/json", batch, batch.spans_as_json(self._config.resource))
+
+    def _request(self, path: str, media_type: str, batch: Batch, body: bytes) -> Request:
+        headers = {
+            "Content-Type": media_type,
+            "Content-Encoding": "gzip",
+            "Idempotency-Key": batch.batch_id,
+            "User-Agent": "vantage-agent",
+        }
+        if self._config.api_key:
+            headers["X-API-Key"] = self._config.api_key
+        return Request(path, headers, gzip.compress(body, 6, mtime=0))
+
+    def _send(self, batch: Batch, request: Request) -> Answer | None:
+        """Attempt until there is an answer that is final. None when the batch was lost for want of one."""
         give_up_s = time.monotonic() + RETRY_S_MAX
         backoff_s = BACKOFF_S_FIRST
         while True:
-            answer = self._attempt(batch)
-            if answer.is_accepted:
-                if answer.detail:
-                    self._warn(f"the server rejected samples: {answer.detail}")
-                return
+            answer = self._attempt(request)
             if not answer.may_be_repeated:
-                self._warn(f"{batch.items} samples lost, the server answered {answer.status}: {answer.detail}")
-                self._lose(batch, f"refused_{answer.status}")
-                return
+                return answer
             self._warn(f"cannot send, will retry: {answer.detail or f'the server answered {answer.status}'}")
             # Jitter, so that many agents do not come back at the same moment.
             wait_s = max(answer.retry_after_s, backoff_s * random.uniform(0.5, 1.0))
             backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
             if time.monotonic() + wait_s > give_up_s:
                 self._lose(batch, "retries_exhausted")
-                return
+                return None
             if not self._pause(wait_s):
-                answer = self._attempt(batch)  # stopping: one last try
-                if not answer.is_accepted:
-                    self._lose(batch, "shutdown")
-                return
+                answer = self._attempt(request)  # stopping: one last try
+                if not answer.may_be_repeated:
+                    return answer
+                self._lose(batch, "shutdown")
+                return None
 
-    def _lose(self, batch: Packed, reason: str) -> None:
-        self._buffer.put_back_losses(batch.losses)
-        self._buffer.count_loss(reason, batch.items)
-
-    def _attempt(self, batch: Packed) -> Answer:
-        headers = {"Content-Type": MEDIA_TYPE, "Content-Encoding": "gzip", "User-Agent": "vantage-agent"}
-        if self._config.api_key:
-            headers["X-API-Key"] = self._config.api_key
-        # A connection a batch: the server closes idle ones about when the next batch is due, and a write into a
-        # closing connection fails.
-        kind = http.client.HTTPSConnection if self._config.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._config.host, self._config.port, timeout=self._config.request_timeout_s)
+    def _attempt(self, request: Request) -> Answer:
+        is_reused = self._connection is not None and self._connection.sock is not None
         try:
-            connection.request("POST", self._config.path, batch.body, headers)
-            response = connection.getresponse()
-            text = response.read(ANSWER_NBYTES_MAX)
-            return Answer(response.status, _detail(response.status, text), _retry_after_s(response))
+            try:
+                return self._exchange(request)
+            except socket.timeout:
+                raise
+            except Exception:
+                self.close()
+                if not is_reused:
+                    raise
+                # The server closed the connection while it was idle. It knows batches by their ids, should it have
+                # read this one before.
+                return self._exchange(request)
         except Exception as error:  # whatever it is, the batch may go through later
+            self.close()
             return Answer(0, f"{self._config.host}:{self._config.port}: {str(error) or type(error).__name__}")
-        finally:
-            connection.close()
+
+    def _exchange(self, request: Request) -> Answer:
+        timeout_s = min(self._config.request_timeout_s, self._left_s())
+        if timeout_s <= 0:
+            raise TimeoutError("no time is left")
+        connection = self._connection
+        if connection is None:
+            kind = http.client.HTTPSConnection if self._config.scheme == "https" else http.client.HTTPConnection
+            connection = self._connection = kind(self._config.host, self._config.port)
+        connection.timeout = timeout_s
+        if connection.sock is not None:
+            connection.sock.settimeout(timeout_s)
+        connection.request("POST", request.path, request.body, request.headers)
+        response = connection.getresponse()
+        text = response.read(ANSWER_NBYTES_MAX)
+        if not response.isclosed():  # there is more, which nobody wants to wait for
+            self.close()
+        return Answer(response.status, _detail(response.status, text), _retry_after_s(response))
 
     def _warn(self, message: str) -> None:
         now_s = time.monotonic()
         if self._warned_s is None or now_s - self._warned_s >= WARNING_INTERVAL_S:
             self._warned_s = now_s
-            _log.warning("vantage_agent: %s", message)
+            try:
+                _log.warning("vantage_agent: %s", message)
+            except Exception:  # a handler of the application's
+                pass
 
 
 def _retry_after_s(response: http.client.HTTPResponse) -> float:

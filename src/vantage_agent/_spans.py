@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Callable, TypeVar
@@ -22,9 +21,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class _Around:
     """A context manager, plain and async, and a decorator of functions, coroutines and generators. One operation at a
-    time: a decorated function makes another object for each call."""
+    time, or one inside another: a decorated function makes another object for each call."""
 
     _begun: Any = None
+    _outer: Any = None  # those that were begun with this object and have not ended: pairs, the inner ones first
 
     def _begin(self) -> Any:
         raise NotImplementedError
@@ -36,6 +36,8 @@ class _Around:
         raise NotImplementedError
 
     def __enter__(self) -> Any:
+        if self._begun is not None:
+            self._outer = (self._begun, self._outer)
         try:
             self._begun = self._begin()
         except Exception:
@@ -46,6 +48,8 @@ class _Around:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         begun, self._begun = self._begun, None
+        if self._outer is not None:
+            self._begun, self._outer = self._outer
         if begun is not None:
             try:
                 self._end(begun, error)
@@ -61,7 +65,10 @@ class _Around:
         self.__exit__(kind, error, trace)
 
     def __call__(self, function: F) -> F:
-        """Each call of ``function`` is one operation; a generator's lasts until it is exhausted or closed."""
+        """Each call of ``function`` is one operation; a generator's lasts until it is exhausted or closed. Classes and
+        asynchronous generators stay as they are."""
+        import inspect  # too much for those who decorate nothing
+
         wrapper: Any
         if inspect.iscoroutinefunction(function):
 
@@ -76,7 +83,7 @@ class _Around:
                 with self._another(is_current=False):
                     return (yield from function(*args, **kwargs))
 
-        elif inspect.isasyncgenfunction(function):
+        elif inspect.isasyncgenfunction(function) or inspect.isclass(function):
             return function  # delegating to it in full takes more than a guest should put in between
 
         else:
@@ -131,7 +138,10 @@ class SpanScope(_Around):
 
     def set_attribute(self, name: str, value: Any) -> None:
         """Say something about the operation that runs."""
-        self.set_attributes({name: value})
+        try:
+            self.set_attributes({name: value})
+        except Exception:  # a name that can be no key
+            pass
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         try:

@@ -26,6 +26,7 @@ from vantage_agent._span import HELD_MAX, SPAN_NBYTES, Described, Span, perf_ns
 # What is to be made of a span in the buffer.
 SAMPLE, SPAN, BOTH = 1, 2, 3
 SLOWEST_MAX = 100  # kinds of requests of which the slowest is looked for
+SLOWEST_SPANS_MAX = 2000  # held for them in all, beside the buffer
 
 
 class Tracer:
@@ -36,16 +37,18 @@ class Tracer:
         self._keep: Callable[[int, int, Any], None] = _keep_nothing
         self._count_loss: Callable[[str], None] = _count_nothing
         self._sampled_below = 1 << 56
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may end a span, or the agent
         self._slowest: dict[tuple[Any, ...], Span] = {}
+        self._slowest_spans = 0
 
     def attach(
         self, keep: Callable[[int, int, Any], None], count_loss: Callable[[str], None], *, sample_rate: float
     ) -> None:
         """``keep(nbytes, what, span)`` puts a span that ended into the buffer."""
         self._sampled_below = int(sample_rate * (1 << 56))
-        self._lock = threading.Lock()  # after a fork the old one may be held by a thread that is no more
+        self._lock = threading.RLock()  # after a fork the old one may be held by a thread that is no more
         self._slowest = {}
+        self._slowest_spans = 0
         self._keep = keep
         self._count_loss = count_loss
         self.on = True
@@ -132,6 +135,13 @@ class Tracer:
         with self._lock:
             before = self._slowest.get(key)
             if before.duration_ns < root.duration_ns if before is not None else len(self._slowest) < SLOWEST_MAX:
+                if before is not None:
+                    self._slowest_spans -= len(before.held or ())
+                    before.held = None
+                if self._slowest_spans + len(held) > SLOWEST_SPANS_MAX:
+                    root.held = None
+                    self._count_loss("trace_too_large")
+                self._slowest_spans += len(root.held or ())
                 self._slowest[key] = root
             else:
                 root.held = None
@@ -157,6 +167,7 @@ class Tracer:
         """Keep the slowest of the interval that ends. The exporter calls it."""
         with self._lock:
             slowest, self._slowest = self._slowest, {}
+            self._slowest_spans = 0
         for root in slowest.values():
             held, root.held = root.held or (), None
             root.kept = True

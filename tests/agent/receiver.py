@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,6 +35,10 @@ class Sent:
         return msgspec.msgpack.decode(self.body)
 
     @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
     def received(self) -> Received:
         """As the server reads it."""
         return PackedFormat(SeriesCache()).receive(self.body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
@@ -40,6 +46,10 @@ class Sent:
     @property
     def values(self) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {}
+        if self.headers["Content-Type"] == "application/json":
+            for one in self.json.get("metrics", []):
+                found.setdefault(one["metric_name"], []).append(one["value"])
+            return found
         packed = self.packed
         for index, _, values, *_ in packed["samples"]:
             found.setdefault(packed["series"][index][0], []).extend(values)
@@ -48,9 +58,10 @@ class Sent:
 
 @dataclass
 class Receiver:
-    """``answers`` are given one after the other, then 202."""
+    """``answers`` are given one after the other, then 202. ``connections`` counts those that were opened."""
 
     url: str = ""
+    connections: int = 0
     sent: list[Sent] = field(default_factory=list)
     answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
     arrived: threading.Condition = field(default_factory=threading.Condition)
@@ -63,12 +74,28 @@ class Receiver:
     def values(self, name: str) -> list[float]:
         return [value for sent in self.sent for value in sent.values.get(name, [])]
 
+    def spans(self, name: str = "") -> list[Any]:
+        """Those called ``name``, or all."""
+        spans = [span for sent in self.sent for span in sent.packed.get("spans", [])]
+        return [span for span in spans if not name or span["name"] == name]
+
+    def tags(self, name: str) -> list[dict[str, str]]:
+        """Of each series of a metric."""
+        return [tags for sent in self.sent for metric, _, _, tags in sent.packed["series"] if metric == name]
+
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            with receiver.arrived:
+                receiver.connections += 1
+
         def do_POST(self) -> None:
             body = gzip.decompress(self.rfile.read(int(self.headers["Content-Length"])))
             with receiver.arrived:
@@ -95,3 +122,64 @@ def receiving() -> Iterator[Receiver]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@dataclass
+class Misbehaving:
+    """A server that does with each connection what ``behave(connection, nth)`` does, and closes it after."""
+
+    url: str
+    connections: int = 0
+
+
+@contextmanager
+def misbehaving(behave: Callable[[socket.socket, int], None]) -> Iterator[Misbehaving]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Misbehaving(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    threads: list[threading.Thread] = []
+
+    def serve(connection: socket.socket, nth: int) -> None:
+        with connection, suppress(OSError):  # the other side left first
+            behave(connection, nth)
+
+    def listen() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threads.append(threading.Thread(target=serve, args=(connection, server.connections)))
+            server.connections += 1
+            threads[-1].start()
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    try:
+        yield server
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)  # wakes the accept
+        listener.close()
+        thread.join()
+        for one in threads:
+            one.join()
+
+
+def read_request(connection: socket.socket) -> bytes:
+    """The body of one request, unpacked; empty when the other side closed instead."""
+    held = b""
+    while b"\r\n\r\n" not in held:
+        more = connection.recv(65536)
+        if not more:
+            return b""
+        held += more
+    head, _, body = held.partition(b"\r\n\r\n")
+    length = next(
+        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+    )
+    while len(body) < length:
+        body += connection.recv(65536)
+    return gzip.decompress(body)
+
+
+def answer(connection: socket.socket, status: str = "202 Accepted", body: bytes = b"{}") -> None:
+    connection.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(body), body))

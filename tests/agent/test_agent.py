@@ -223,7 +223,9 @@ def test_a_large_backlog_is_sent_in_batches_below_the_limits(receiver: Receiver)
     for i in range(10_000):
         sample = (f"m{i}", "gauge", "", (("tag", "ü" * 500),), 1_703_001_234_567, float(i), "", "")
         buffer.append(1000, RECORDED_SAMPLE, sample)
-    Exporter(config, buffer, lambda _: False).send_all()
+    exporter = Exporter(config, buffer, lambda _: False)
+    exporter.send_all()
+    exporter.close()
     assert sum(sent.received.accepted for sent in receiver.sent) == 10_000
     assert all(len(sent.body) < 8 << 20 for sent in receiver.sent)
     assert all(len(gzip.compress(sent.body)) < 1 << 20 for sent in receiver.sent)

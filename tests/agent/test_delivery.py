@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import random
+import socket
+from collections.abc import Iterator
 from email.utils import formatdate
-from time import time
+from time import sleep, time
 
 import pytest
 
-from tests.agent.receiver import ACCEPTED, Receiver
+from tests.agent.receiver import ACCEPTED, NOW_MS, Receiver, answer, misbehaving, read_request
+from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.wire.native import NativeFormat
 from vantage_agent import _exporter
-from vantage_agent._batch import RECORDED_SAMPLE
+from vantage_agent._batch import BATCH_NBYTES_MAX, BATCH_NBYTES_MIN, RECORDED_SAMPLE, RECORDED_SPAN, Batch, BatchMaker
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import make_config
 from vantage_agent._exporter import Exporter
+from vantage_agent._pack import MEDIA_TYPE
 
 
 class Delivery:
@@ -40,8 +46,10 @@ class Delivery:
 
 
 @pytest.fixture
-def delivery(receiver: Receiver) -> Delivery:
-    return Delivery(receiver.url)
+def delivery(receiver: Receiver) -> Iterator[Delivery]:
+    one = Delivery(receiver.url)
+    yield one
+    one.exporter.close()
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -92,7 +100,7 @@ def test_retries_come_ever_more_slowly_and_with_jitter(receiver: Receiver, deliv
     assert len(set(delivery.pauses)) == 10
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 415, 301])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 301])
 def test_a_refusal_is_not_repeated_but_counted_and_reported(
     receiver: Receiver, delivery: Delivery, status: int
 ) -> None:
@@ -166,3 +174,169 @@ def test_an_answer_nobody_understands_does_no_harm(receiver: Receiver, delivery:
     delivery.send()
     delivery.send()
     assert len(receiver.sent) == 2
+
+
+def test_batches_share_a_connection(receiver: Receiver, delivery: Delivery) -> None:
+    for status in (202, 503, 400, 202):
+        receiver.answers.append((status, {}, b"{}"))
+    for _ in range(3):
+        delivery.send()
+    assert (len(receiver.sent), receiver.connections) == (4, 1)
+
+
+def test_a_connection_that_was_closed_while_idle_costs_no_pause() -> None:
+    bodies = []
+
+    def behave(connection: socket.socket, nth: int) -> None:
+        bodies.append(read_request(connection))
+        answer(connection)
+
+    with misbehaving(behave) as server:
+        delivery = Delivery(server.url)
+        for value in range(3):
+            delivery.send(value)
+            sleep(0.05)  # until the server has closed its side
+        delivery.exporter.close()
+    assert delivery.pauses == []
+    assert delivery.buffer.take_losses() == {}
+    assert len(bodies) == 3
+    assert len(set(bodies)) == 3
+
+
+def test_a_batch_whose_answer_was_cut_off_is_sent_again_at_once_as_it_was() -> None:
+    bodies = []
+
+    def behave(connection: socket.socket, nth: int) -> None:
+        bodies.append(read_request(connection))
+        answer(connection)
+        if nth == 0:
+            bodies.append(read_request(connection))  # and closes without a word
+
+    with misbehaving(behave) as server:
+        delivery = Delivery(server.url)
+        delivery.send(1)
+        delivery.send(2)
+        delivery.exporter.close()
+    assert delivery.pauses == []
+    assert len(bodies) == 3
+    assert bodies[1] == bodies[2] != bodies[0]
+
+
+def test_a_server_that_knows_json_alone_gets_json_for_good(receiver: Receiver, delivery: Delivery) -> None:
+    receiver.answers = [(415, {}, b"")]
+    delivery.buffer.count_loss("invalid", 3)
+    delivery.buffer.append(
+        300, RECORDED_SAMPLE, ("n", "counter", "ms", (("k", "é\ud800"),), 1_703_001_234_567, 2.0, "t1", "s1")
+    )
+    span = {"trace_id": "t", "span_id": "s", "name": "n", "start_ns": 1, "duration_ns": 2, "kind": "server"}
+    delivery.buffer.append(300, RECORDED_SPAN, {**span, "status": "unset", "attributes": {"a": "b"}})
+    delivery.send(7)
+    delivery.send(8)
+    first, metrics, spans, later = receiver.sent
+    assert [sent.headers["Content-Type"] for sent in receiver.sent] == [MEDIA_TYPE] + ["application/json"] * 3
+    assert [sent.path for sent in receiver.sent] == ["/v1/metrics", "/v1/metrics", "/v1/spans", "/v1/metrics"]
+    ids = [sent.headers["Idempotency-Key"] for sent in receiver.sent]
+    assert len(set(ids)) == 4
+    assert first.packed["batch"] == ids[0]
+    as_read = NativeFormat("json", SeriesCache()).receive(metrics.body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
+    assert (as_read.accepted, as_read.errors) == (3, [])
+    one, two, lost = metrics.json["metrics"]
+    assert one == {
+        "metric_name": "n",
+        "metric_type": "counter",
+        "unit": "ms",
+        "tags": {"k": "é?"},
+        "timestamp": 1_703_001_234_567,
+        "value": 2.0,
+        "trace_id": "t1",
+        "span_id": "s1",
+    }
+    assert (two["metric_name"], two["value"]) == ("m", 7)
+    assert (lost["metric_name"], lost["value"], lost["tags"]) == ("vantage_agent.dropped", 3, {"reason": "invalid"})
+    assert metrics.json["service_name"] == spans.json["service_name"] == "s"
+    assert spans.json["spans"] == [{**span, "status": "unset", "attributes": {"a": "b"}}]
+    assert later.values == {"m": [8]}
+
+
+def test_json_that_says_the_same_tags_again_and_again_is_sent_in_parts(receiver: Receiver) -> None:
+    delivery = Delivery(receiver.url)
+    delivery.buffer = Buffer(items_max=5000, nbytes_max=1 << 30)
+    delivery.exporter = Exporter(delivery.exporter._config, delivery.buffer, delivery._pause)
+    receiver.answers = [(415, {}, b"")]
+    tags = tuple((f"tag{i}", "x" * 500) for i in range(8))
+    for i in range(5000):
+        delivery.buffer.append(300, RECORDED_SAMPLE, ("m", "gauge", "", tags, 1, float(i), "", ""))
+    delivery.exporter.send_all()
+    delivery.exporter.close()
+    sent = receiver.sent[1:]
+    assert max(len(one.body) for one in sent) < 8 << 20
+    assert [value for one in sent for value in one.values["m"]] == list(range(5000))
+    assert len({one.headers["Idempotency-Key"] for one in sent}) == len(sent) > 1
+
+
+def test_a_batch_that_is_too_large_is_halved_once_and_the_next_ones_are_smaller(
+    receiver: Receiver, delivery: Delivery
+) -> None:
+    too_large = (413, {}, b"")
+    receiver.answers = [too_large, ACCEPTED, too_large]
+    delivery.buffer.count_loss("invalid", 2)
+    delivery.send(1, 2, 3, 4, 5)
+    whole, first, second = receiver.sent
+    assert [one.values["m"] for one in (whole, first, second)] == [[1, 2, 3, 4, 5], [1, 2], [3, 4, 5]]
+    assert len({one.packed["batch"] for one in receiver.sent}) == 3
+    assert [one.packed.get("dropped") for one in receiver.sent] == [{"invalid": 2}, {"invalid": 2}, None]
+    assert delivery.buffer.take_losses() == {"refused_413": 3}
+    assert delivery.exporter._maker._nbytes_max == BATCH_NBYTES_MAX // 2
+    for _ in range(20):
+        delivery.exporter._maker.take_less()
+    assert delivery.exporter._maker._nbytes_max == BATCH_NBYTES_MIN
+
+
+def test_the_size_of_batches_follows_what_the_maker_may_take() -> None:
+    buffer = Buffer(items_max=5000, nbytes_max=1 << 30)
+    maker = BatchMaker(make_config({}), buffer)
+
+    def sizes() -> list[int]:
+        for i in range(3000):
+            buffer.append(300, RECORDED_SAMPLE, (f"m{i}", "gauge", "", (("t", "x" * 300),), 1, 1.0, "", ""))
+        batches = []
+        while (batch := maker.next()) is not None:
+            batches.append(batch.size)
+        return batches
+
+    before = sizes()
+    maker.take_less()
+    assert len(sizes()) == pytest.approx(2 * len(before), abs=1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_halves_hold_everything_once(seed: int) -> None:
+    chance = random.Random(seed)
+    buffer = Buffer(items_max=5000, nbytes_max=1 << 30)
+    for i in range(chance.randint(2, 60)):
+        if chance.random() < 0.3:
+            span = {"trace_id": "t", "span_id": f"s{i}", "name": "n", "start_ns": 1, "duration_ns": 2}
+            buffer.append(1, RECORDED_SPAN, span)
+        else:
+            name, link = f"m{chance.randint(0, 3)}", f"t{i}" if chance.random() < 0.5 else ""
+            buffer.append(1, RECORDED_SAMPLE, (name, "gauge", "", (), i, float(i), link, ""))
+    batch = BatchMaker(make_config({}), buffer).next()
+    assert batch is not None
+    halves = batch.halves()
+
+    def content(*batches: Batch) -> list[object]:
+        found: list[object] = []
+        for one in batches:
+            found += [span["span_id"] for span in one.spans]
+            for identity, column in one.columns.items():
+                links = {place: trace for place, trace, _ in column.all_links}
+                found += [
+                    (identity[0], time_ms, value, links.get(place))
+                    for place, (time_ms, value) in enumerate(zip(column.times_ms, column.values, strict=True))
+                ]
+                assert set(links) <= set(range(len(column.values)))
+        return sorted(found, key=repr)
+
+    assert content(*halves) == content(batch)
+    assert abs(halves[0].size - halves[1].size) <= 1
+    assert halves[0].items + halves[1].items == batch.items
