@@ -11,7 +11,7 @@ from typing import Any
 
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
-from vantage_agent._pack import pack_batch
+from vantage_agent._pack import Packed, pack, pack_batch
 from vantage_agent._span import Span
 from vantage_agent._tracer import SAMPLE
 from vantage_agent._tracer import SPAN as SPAN_ALONE
@@ -70,7 +70,7 @@ class Batch:
                 (place, column.times_ms, column.values, column.all_links)
                 for place, column in enumerate(self.columns.values())
             ],
-            spans=self.spans,
+            spans=_sharing(self.spans),
             dropped=self.losses,
         )
 
@@ -146,6 +146,26 @@ class Batch:
         yield Batch(items=items, spans=self.spans)
 
 
+class _Told:
+    """What is told of a span, after redaction."""
+
+    __slots__ = ("attributes", "metric", "name", "tags")
+
+    def __init__(self, name: str, metric: str, tags: tuple[tuple[str, str], ...], attributes: dict[str, str]) -> None:
+        self.name = name
+        self.metric = metric
+        self.tags = tags
+        self.attributes = attributes  # shared by the records of many spans
+
+
+class _Known:
+    """What one batch has worked out already, by what it was made of: before redaction, which is so asked once."""
+
+    def __init__(self) -> None:
+        self.columns: dict[Identity, Column] = {}
+        self.told: dict[tuple[Any, ...], _Told] = {}
+
+
 class BatchMaker:
     """Makes batches of what ``buffer`` holds, in the exporter's thread."""
 
@@ -161,8 +181,8 @@ class BatchMaker:
     def next(self) -> Batch | None:
         """The oldest items as one batch; None when there are none. An item that no batch can be made of is counted."""
         batch = Batch()
+        known = _Known()
         nbytes = 0
-        known: dict[Identity, Column] = {}  # before redaction, so that it is asked once a series
         while batch.items < BATCH_ITEMS_MAX and nbytes < self._nbytes_max:
             taken = self._buffer.take()
             if taken is None:
@@ -177,9 +197,10 @@ class BatchMaker:
         batch.losses = self._buffer.take_losses()
         return batch
 
-    def _add(self, batch: Batch, known: dict[Identity, Column], what: int, item: Any) -> int:
+    def _add(self, batch: Batch, known: _Known, what: int, item: Any) -> int:
         """Returns by how many bytes the batch grew, by estimate."""
         if what == RECORDED_SPAN:
+            item["attributes"] = self._attributes(item.get("attributes") or {})
             return self._add_span(batch, item)
         if what == RECORDED_SAMPLE:
             *identity, time_ms, value, trace_id, span_id = item
@@ -192,12 +213,11 @@ class BatchMaker:
             return nbytes + 18
         return self._add_traced(batch, known, what, item)
 
-    def _add_traced(self, batch: Batch, known: dict[Identity, Column], what: int, span: Span) -> int:
-        told = span.describe(span)
+    def _add_traced(self, batch: Batch, known: _Known, what: int, span: Span) -> int:
+        told = self._told(known, span)
         nbytes = 0
         if what != SPAN_ALONE and told.metric:
-            tags = tuple(told.tags.items())
-            column, nbytes = self._column(batch, known, (told.metric, "histogram", "ms", tags))
+            column, nbytes = self._column(batch, known, (told.metric, "histogram", "ms", told.tags))
             value = span.duration_ns / 1_000_000
             if span.kept and (column.exemplar is None or value > column.values[column.exemplar[0]]):
                 column.exemplar = (len(column.values), span.trace_id, span.span_id)
@@ -209,7 +229,7 @@ class BatchMaker:
             record: dict[str, Any] = {
                 "trace_id": span.trace_id,
                 "span_id": span.span_id,
-                "name": told.name[:NAME_LENGTH_MAX] or "unnamed",
+                "name": told.name,
                 "start_ns": span.start_ns,
                 "duration_ns": span.duration_ns,
                 "kind": span.kind,
@@ -221,24 +241,50 @@ class BatchMaker:
             nbytes += self._add_span(batch, record)
         return nbytes
 
-    def _add_span(self, batch: Batch, record: dict[str, Any]) -> int:
-        attributes = record.pop("attributes", None)
-        if attributes:
-            allowed = list(self._allowed(attributes).items())[:ATTRIBUTES_MAX]
-            if allowed:
-                record["attributes"] = {key: value[:ATTRIBUTE_VALUE_LENGTH_MAX] for key, value in allowed}
-        batch.spans.append(record)
-        return 300 + sum(len(key) + len(value) for key, value in record.get("attributes", {}).items())
+    def _told(self, known: _Known, span: Span) -> _Told:
+        """Worked out once a batch for all spans of which the same is to be told."""
+        if span.tags or span.attributes:
+            return self._described(span)
+        key = (
+            span.describe,
+            span.name,
+            span.method,
+            span.route,
+            *span.peer.split("/", 3)[:3],  # of a URL scheme and host
+            span.status_code,
+            span.error_type,
+            span.failed,
+        )
+        told = known.told.get(key)
+        if told is None:
+            told = known.told[key] = self._described(span)
+        return told
 
-    def _column(self, batch: Batch, known: dict[Identity, Column], asked: Any) -> tuple[Column, int]:
-        column = known.get(asked)
+    def _described(self, span: Span) -> _Told:
+        found = span.describe(span)
+        name = found.name[:NAME_LENGTH_MAX] or "unnamed"
+        return _Told(name, found.metric, tuple(found.tags.items()), self._attributes(found.attributes))
+
+    def _attributes(self, attributes: Mapping[str, str]) -> dict[str, str]:
+        allowed = list(self._allowed(attributes).items())[:ATTRIBUTES_MAX]
+        return {key: value[:ATTRIBUTE_VALUE_LENGTH_MAX] for key, value in allowed}
+
+    def _add_span(self, batch: Batch, record: dict[str, Any]) -> int:
+        attributes = record["attributes"]
+        if not attributes:
+            del record["attributes"]
+        batch.spans.append(record)
+        return 300 + sum([len(key) + len(value) for key, value in attributes.items()])
+
+    def _column(self, batch: Batch, known: _Known, asked: Any) -> tuple[Column, int]:
+        column = known.columns.get(asked)
         if column is not None:
             return column, 0
         name, kind, unit, pairs = asked
         tags = {**self._config.tags, **dict(pairs)}
         cut = ((key, value[:TAG_VALUE_LENGTH_MAX]) for key, value in list(self._allowed(tags).items())[:TAGS_MAX])
         identity: Identity = (name, kind, unit, tuple(cut))
-        column = known[asked] = batch.columns.setdefault(identity, Column())
+        column = known.columns[asked] = batch.columns.setdefault(identity, Column())
         return column, len(name) + 20 + sum(4 * len(key) + 4 * len(value) for key, value in identity[3])
 
     def _allowed(self, pairs: Mapping[str, str]) -> Mapping[str, str]:
@@ -254,6 +300,22 @@ class BatchMaker:
         except Exception:
             self._buffer.count_loss("redaction_failed")
             return {}
+
+
+def _sharing(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, with attributes that several of them share packed once."""
+    packed: dict[int, Packed] = {}  # by identity: the spans keep them alive
+    shared = []
+    for span in spans:
+        attributes = span.get("attributes")
+        if attributes is not None:
+            key = id(attributes)
+            form = packed.get(key)
+            if form is None:
+                form = packed[key] = Packed(pack(attributes))
+            span = {**span, "attributes": form}
+        shared.append(span)
+    return shared
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

@@ -25,6 +25,7 @@ BACKOFF_S_FIRST = 1.0
 BACKOFF_S_MAX = 60.0
 RETRY_AFTER_S_MAX = 300.0  # whatever the server asks for: its mind or its clock may change
 WARNING_INTERVAL_S = 60.0
+COMPRESSION = 1  # a tenth larger than with 6, in less than half of the host's time
 ANSWER_NBYTES_MAX = 64 << 10
 JSON_NBYTES_MAX = 4 << 20  # estimated, before compression; the server takes 8 MB
 
@@ -156,7 +157,7 @@ class Exporter:
         }
         if self._config.api_key:
             headers["X-API-Key"] = self._config.api_key
-        return Request(path, headers, gzip.compress(body, 6, mtime=0))
+        return Request(path, headers, gzip.compress(body, COMPRESSION, mtime=0))
 
     def _send(self, batch: Batch, request: Request) -> Answer | None:
         """Attempt until there is an answer that is final. None when the batch was lost for want of one."""
