@@ -11,7 +11,7 @@ from typing import Any
 
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
-from vantage_agent._pack import Packed, pack, pack_batch
+from vantage_agent._pack import pack_batch
 from vantage_agent._span import Span
 from vantage_agent._tracer import SAMPLE
 from vantage_agent._tracer import SPAN as SPAN_ALONE
@@ -70,7 +70,7 @@ class Batch:
                 (place, column.times_ms, column.values, column.all_links)
                 for place, column in enumerate(self.columns.values())
             ],
-            spans=_sharing(self.spans),
+            spans=self.spans,
             dropped=self.losses,
         )
 
@@ -300,22 +300,6 @@ class BatchMaker:
         except Exception:
             self._buffer.count_loss("redaction_failed")
             return {}
-
-
-def _sharing(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same, with attributes that several of them share packed once."""
-    packed: dict[int, Packed] = {}  # by identity: the spans keep them alive
-    shared = []
-    for span in spans:
-        attributes = span.get("attributes")
-        if attributes is not None:
-            key = id(attributes)
-            form = packed.get(key)
-            if form is None:
-                form = packed[key] = Packed(pack(attributes))
-            span = {**span, "attributes": form}
-        shared.append(span)
-    return shared
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

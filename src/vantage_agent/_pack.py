@@ -26,7 +26,7 @@ _i64 = struct.Struct(">Bq").pack
 
 
 class Packed(bytes):
-    """A value in its packed form, for one that is said many times."""
+    """A value in its packed form."""
 
 
 def pack_batch(
@@ -53,7 +53,8 @@ def pack_batch(
         ],
     }
     if spans:
-        body["spans"] = spans
+        known: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
+        body["spans"] = [_pack_span(span, known) for span in spans]
     if dropped:
         body["dropped"] = dropped
     return pack(body)
@@ -64,6 +65,35 @@ def pack(value: Any) -> bytes:
     out: list[bytes] = []
     _pack_into(value, out, {})
     return b"".join(out)
+
+
+def _pack_span(span: Mapping[str, Any], known: dict[tuple[Any, ...], tuple[bytes, bytes]]) -> Packed:
+    """A span as a map. ``known`` holds the fields in which many spans are alike: attributes by their identity, which
+    the spans of the batch keep alive."""
+    key = (span.get("name"), span.get("kind"), span.get("status"), id(span.get("attributes")))
+    alike = known.get(key)
+    if alike is None:
+        name, *rest = (
+            _text(field) + pack(span[field]) if field in span else b""
+            for field in ("name", "kind", "status", "attributes")
+        )
+        alike = known[key] = name, b"".join(rest)
+    parent_span_id = span.get("parent_span_id")
+    pieces = (
+        _head(len(span), 0x80, 15, (0, 0xDE, 0xDF)),
+        _TRACE_ID,
+        _text(span["trace_id"]),
+        _SPAN_ID,
+        _text(span["span_id"]),
+        alike[0],
+        _START_NS,
+        _integer(span["start_ns"]),
+        _DURATION_NS,
+        _integer(span["duration_ns"]),
+        b"" if parent_span_id is None else _PARENT_SPAN_ID + _text(parent_span_id),
+        alike[1],
+    )
+    return Packed(b"".join(pieces))
 
 
 def _pack_into(value: Any, out: list[bytes], known: dict[Any, bytes]) -> None:
@@ -156,3 +186,7 @@ def _integer(value: int) -> bytes:
         if value >= -(1 << 63):
             return _i64(0xD3, value)
     raise OverflowError("MessagePack integers have 64 bits")
+
+
+_TRACE_ID, _SPAN_ID, _PARENT_SPAN_ID = _text("trace_id"), _text("span_id"), _text("parent_span_id")
+_START_NS, _DURATION_NS = _text("start_ns"), _text("duration_ns")
