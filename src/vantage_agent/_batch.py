@@ -30,14 +30,16 @@ ATTRIBUTE_VALUE_LENGTH_MAX = 2048
 Identity = tuple[str, str, str, "tuple[tuple[str, str], ...]"]  # metric, kind, unit, tags
 
 
-@dataclass
 class Column:
     """Samples of one series. ``exemplar`` is the largest value of a trace that is kept: place, trace and span."""
 
-    times_ms: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    links: list[tuple[int, str, str]] = field(default_factory=list)
-    exemplar: tuple[int, str, str] | None = None
+    __slots__ = ("exemplar", "links", "times_ms", "values")
+
+    def __init__(self) -> None:
+        self.times_ms: list[int] = []
+        self.values: list[float] = []
+        self.links: list[tuple[int, str, str]] = []
+        self.exemplar: tuple[int, str, str] | None = None
 
     @property
     def all_links(self) -> list[tuple[int, str, str]]:
@@ -46,8 +48,10 @@ class Column:
     def cut(self, part: slice) -> Column:
         """The samples of ``part``, with their links."""
         places = range(len(self.values))[part]
-        links = [(place - places.start, trace, span) for place, trace, span in self.all_links if place in places]
-        return Column(self.times_ms[part], self.values[part], links)
+        cut = Column()
+        cut.times_ms, cut.values = self.times_ms[part], self.values[part]
+        cut.links = [(place - places.start, trace, span) for place, trace, span in self.all_links if place in places]
+        return cut
 
 
 @dataclass

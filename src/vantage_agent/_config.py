@@ -51,7 +51,7 @@ class Config:
     flush_interval_s: float = FLUSH_INTERVAL_S_DEFAULT
     request_timeout_s: float = 10.0
     items_max: int = 10_000  # samples and spans kept while they cannot be sent
-    nbytes_max: int = 8 << 20  # of memory, by estimate
+    nbytes_max: int = 6 << 20  # of memory, by estimate
     trace_sample_rate: float = 1.0
     runtime_metrics: bool = True
     tags: Mapping[str, str] = field(default_factory=dict)  # of every sample

@@ -62,9 +62,9 @@ def pack_batch(
 
 def pack(value: Any) -> bytes:
     """Dicts, lists, tuples, texts, numbers, booleans and None, in the shortest form; floats in 64 bits."""
-    out: list[bytes] = []
+    out = bytearray()  # a list of pieces would take ten times the memory
     _pack_into(value, out, {})
-    return b"".join(out)
+    return bytes(out)
 
 
 def _pack_span(span: Mapping[str, Any], known: dict[tuple[Any, ...], tuple[bytes, bytes]]) -> Packed:
@@ -96,56 +96,56 @@ def _pack_span(span: Mapping[str, Any], known: dict[tuple[Any, ...], tuple[bytes
     return Packed(b"".join(pieces))
 
 
-def _pack_into(value: Any, out: list[bytes], known: dict[Any, bytes]) -> None:
+def _pack_into(value: Any, out: bytearray, known: dict[Any, bytes]) -> None:
     """``known`` holds what is said often: the keys of maps, by their text."""
     kind = type(value)
     if kind is str:
-        out.append(_text(value))
+        out += _text(value)
     elif kind is int:
-        out.append(_integer(value))
+        out += _integer(value)
     elif kind is float:
-        out.append(_float64(0xCB, value))
+        out += _float64(0xCB, value)
     elif kind is list or kind is tuple:
-        out.append(_head(len(value), 0x90, 15, (0, 0xDC, 0xDD)))
+        out += _head(len(value), 0x90, 15, (0, 0xDC, 0xDD))
         for item in value:
             _pack_into(item, out, known)
     elif kind is dict:
         _pack_map(value, out, known)
     elif kind is Packed:
-        out.append(value)
+        out += value
     else:
         _pack_other(value, out, known)
 
 
-def _pack_map(value: Mapping[str, Any], out: list[bytes], known: dict[Any, bytes]) -> None:
-    out.append(_head(len(value), 0x80, 15, (0, 0xDE, 0xDF)))
+def _pack_map(value: Mapping[str, Any], out: bytearray, known: dict[Any, bytes]) -> None:
+    out += _head(len(value), 0x80, 15, (0, 0xDE, 0xDF))
     for key, item in value.items():
         packed = known.get(key)
         if packed is None:
             packed = _text(key)
             if len(known) < KNOWN_MAX:
                 known[key] = packed
-        out.append(packed)
+        out += packed
         if type(item) is str:
-            out.append(_text(item))
+            out += _text(item)
         else:
             _pack_into(item, out, known)
 
 
-def _pack_other(value: Any, out: list[bytes], known: dict[Any, bytes]) -> None:
+def _pack_other(value: Any, out: bytearray, known: dict[Any, bytes]) -> None:
     """What is rare: None, booleans, other mappings, and classes made of those above."""
     if value is None:
-        out.append(b"\xc0")
+        out += b"\xc0"
     elif isinstance(value, bool):
-        out.append(b"\xc3" if value else b"\xc2")
+        out += b"\xc3" if value else b"\xc2"
     elif isinstance(value, Mapping):
         _pack_map(value, out, known)
     elif isinstance(value, str):
-        out.append(_text(value))
+        out += _text(value)
     elif isinstance(value, int):
-        out.append(_integer(value))
+        out += _integer(value)
     elif isinstance(value, float):
-        out.append(_float64(0xCB, value))
+        out += _float64(0xCB, value)
     elif isinstance(value, (list, tuple)):
         _pack_into(list(value), out, known)
     else:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextvars import Token
 
 HELD_MAX = 200  # spans kept of a trace whose fate is open; the further ones are counted as lost
-SPAN_NBYTES = 700  # of memory, without texts
-PAIR_NBYTES = 120
+SPAN_NBYTES = 560  # of memory, without texts
+PAIR_NBYTES = 150
 
 perf_ns = time.perf_counter_ns
 clock_ns = time.time_ns
@@ -29,7 +29,8 @@ class Described:
 class Span:
     """``describe`` turns it into names, attributes and tags, in the exporter's thread.
 
-    ``root`` is the first span of this trace in this process: when it ends, it is known whether the trace is kept.
+    ``root`` is the first span of this trace in this process, None in that span itself: when it ends, it is known
+    whether the trace is kept.
     Times are nanoseconds; ``start_ns`` is since the epoch, ``began_ns`` of the clock that never jumps.
     """
 
@@ -67,7 +68,7 @@ class Span:
         self.kind = kind
         self.parent_id = ""
         self.tracestate = ""
-        self.root: Span = self
+        self.root: Span | None = None  # None: itself, which as a cycle would wait for the collector
         self.held: list[Span] | None = None
         self.kept = False
         self.sampled = False

@@ -82,7 +82,7 @@ class Tracer:
         span.sampled = parent.sampled
         span.tracestate = parent.tracestate
         if kind != "server":
-            span.root = parent.root
+            span.root = parent.root or parent
         return span
 
     def enter(self, span: Span) -> None:
@@ -104,7 +104,7 @@ class Tracer:
         if span.sampled:
             span.kept = True
             self._keep(span.nbytes if span.attributes or span.tags else SPAN_NBYTES, BOTH if measured else SPAN, span)
-        elif root is span:
+        elif root is None:
             self._end_root(span, measured=measured)
         else:
             self._end_child(span, root, measured=measured)
