@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import vantage_agent
 from tests.agent.receiver import Receiver
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,3 +119,23 @@ def test_a_script_sends_its_metrics_and_spans(receiver: Receiver, tmp_path: Path
     inner, outer = spans(receiver)
     assert (inner["name"], outer["name"], inner["parent_span_id"]) == ("read", "report", outer["span_id"])
     assert outer["attributes"] == {"kind": "sales", "characters": "3889"}
+
+
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "agent.md").read_text(), re.S)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_a_snippet_of_the_reference_runs(
+    snippet: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("VANTAGE_AGENT_COLLECTOR_URL", receiver.url)
+    if "init_agent(" not in snippet:
+        vantage_agent.init_agent("snippet")
+    found: dict[str, Any] = {"app": lambda environ, start_response: [b""]}
+    exec(snippet.replace("http://localhost:8000", receiver.url), found)
+    if "report" in found:
+        found["report"]()
+    vantage_agent.counter("ran")
+    assert vantage_agent.flush(10)
+    assert receiver.values("ran") == [1]
+    assert not [record for record in caplog.records if record.name == "vantage_agent"]
