@@ -73,10 +73,11 @@ class Buffer:
         self._nbytes_out += nbytes
         return what, item
 
-    def rearm(self) -> None:
-        """What could be sent was sent: ``append`` tells again when the buffer is filling. Also when more came in
-        meanwhile than the half: waiting for the end of the interval would lose it."""
+    def rearm(self) -> bool:
+        """What could be sent was sent: ``append`` tells again when the buffer is filling. True when it is already, by
+        what came in meanwhile."""
         self._is_filling = False
+        return len(self._items) >= self._items_wake or self.nbytes >= self._nbytes_wake
 
     def count_loss(self, reason: str, count: int = 1) -> None:
         with self._lock:
