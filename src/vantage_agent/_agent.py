@@ -235,12 +235,14 @@ class Agent:
         one sample."""
         now_s = time.monotonic()
         try:
+            if self._stopping:  # ``shutdown`` has gathered, perhaps in a signal handler that holds the locks it needs
+                return
             if now_s >= self._gather_s:
                 self._gather_s = now_s + self._config.flush_interval_s
                 self._gather()
             if now_s >= self._measure_s:
                 self._measure_s = now_s + RUNTIME_INTERVAL_S
-                if self._runtime is not None and not self._stopping:
+                if self._runtime is not None:
                     self._runtime.measure()
         except Exception:
             self._buffer.count_loss("internal_error")

@@ -220,6 +220,25 @@ def test_a_forked_child_has_no_part_in_its_parents_connection(receiver: Receiver
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_forked_child_gives_ids_of_its_own(receiver: Receiver) -> None:
+    code = """
+        import os, warnings, vantage_agent as v
+        warnings.simplefilter("ignore", DeprecationWarning)
+        v.init_agent("s", flush_interval_s=600)
+        child = os.fork()
+        with v.span("parent" if child else "child"):
+            pass
+        if child:
+            os.waitpid(child, 0)
+    """
+    assert python(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url).returncode == 0
+    (parent,), (child,) = receiver.spans("parent"), receiver.spans("child")
+    assert parent["trace_id"] != child["trace_id"]
+    assert parent["span_id"] != child["span_id"]
+    assert len({sent.packed["batch"] for sent in receiver.sent}) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_forks_while_threads_record_and_the_agent_sends_lose_and_double_nothing(receiver: Receiver) -> None:
     code = """
         import os, threading, time, warnings, vantage_agent as v
