@@ -65,12 +65,14 @@ class Agent:
         self._flushes: list[threading.Event] = []  # touched by the thread alone, as the two below
         self._gather_s = self._measure_s = 0.0  # when it is time to
         seed_ids()
+        if before is not None:
+            before.abandon()
+        if self._stopping:
+            return
         counts.reset(self._ensure_thread, self._buffer.count_loss)
         tracer.attach(self._keep, self._buffer.count_loss, sample_rate=config.trace_sample_rate)
         if self._runtime is not None:
             self._runtime.start()
-        if before is not None:
-            before.abandon()
 
     def record_metric(
         self,
@@ -220,7 +222,8 @@ class Agent:
                 exporter.send_all()
             except Exception:  # the thread must live
                 self._buffer.count_loss("internal_error")
-            self._buffer.rearm()
+            if self._buffer.rearm():
+                self._wake.put(None)
             for done in asked:
                 done.set()
             if self._stopping and (not len(self._buffer) or self._left_s() <= 0):
@@ -232,12 +235,14 @@ class Agent:
         one sample."""
         now_s = time.monotonic()
         try:
+            if self._stopping:  # ``shutdown`` has gathered, perhaps in a signal handler that holds the locks it needs
+                return
             if now_s >= self._gather_s:
                 self._gather_s = now_s + self._config.flush_interval_s
                 self._gather()
             if now_s >= self._measure_s:
                 self._measure_s = now_s + RUNTIME_INTERVAL_S
-                if self._runtime is not None and not self._stopping:
+                if self._runtime is not None:
                     self._runtime.measure()
         except Exception:
             self._buffer.count_loss("internal_error")

@@ -7,6 +7,9 @@ from collections import deque
 from typing import Any
 
 WAKE_SHARE = 0.5  # a buffer this full is sent before the interval is over
+# Whoever holds the lock may have been interrupted by a signal handler that waits for the exporter to send what is left:
+# then the exporter goes on without it.
+LOCK_S_MAX = 0.1
 
 
 class Buffer:
@@ -73,20 +76,29 @@ class Buffer:
         self._nbytes_out += nbytes
         return what, item
 
-    def rearm(self) -> None:
-        """What could be sent was sent: ``append`` tells again when the buffer is filling. Also when more came in
-        meanwhile than the half: waiting for the end of the interval would lose it."""
+    def rearm(self) -> bool:
+        """What could be sent was sent: ``append`` tells again when the buffer is filling. True when it is already, by
+        what came in meanwhile."""
         self._is_filling = False
+        return len(self._items) >= self._items_wake or self.nbytes >= self._nbytes_wake
 
     def count_loss(self, reason: str, count: int = 1) -> None:
-        with self._lock:
+        is_held = self._lock.acquire(timeout=LOCK_S_MAX)
+        try:
             self._losses[reason] = self._losses.get(reason, 0) + count
+        finally:
+            if is_held:
+                self._lock.release()
 
     def take_losses(self) -> dict[str, int]:
         """The losses since the last call; whoever takes them reports them or counts them again."""
-        with self._lock:
+        if not self._lock.acquire(timeout=LOCK_S_MAX):
+            return {}
+        try:
             losses, self._losses = self._losses, {}
             return losses
+        finally:
+            self._lock.release()
 
     def put_back_losses(self, losses: dict[str, int]) -> None:
         for reason, count in losses.items():

@@ -21,7 +21,7 @@ def commit_of(folder: str) -> str:
     none can be told."""
     try:
         here = Path(folder).resolve()
-        for parent in (here, *here.parents[:PARENTS_MAX]):
+        for parent in [here, *here.parents][:PARENTS_MAX]:
             marker = parent / ".git"
             if marker.exists():
                 return _head_of(_git_folder(marker))[:COMMIT_LENGTH]

@@ -137,6 +137,7 @@ def misbehaving(behave: Callable[[socket.socket, int], None]) -> Iterator[Misbeh
     listener = socket.create_server(("127.0.0.1", 0))
     server = Misbehaving(f"http://127.0.0.1:{listener.getsockname()[1]}")
     threads: list[threading.Thread] = []
+    open_ones: set[socket.socket] = set()
 
     def serve(connection: socket.socket, nth: int) -> None:
         with connection, suppress(OSError):  # the other side left first
@@ -160,6 +161,9 @@ def misbehaving(behave: Callable[[socket.socket, int], None]) -> Iterator[Misbeh
         listener.shutdown(socket.SHUT_RDWR)  # wakes the accept
         listener.close()
         thread.join()
+        for connection in list(open_ones):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         for one in threads:
             one.join()
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import vantage_agent
-from tests.agent.receiver import Receiver
+from tests.agent.receiver import Receiver, answer, misbehaving, read_request
 from vantage_agent import _exporter
 from vantage_agent._batch import RECORDED_SAMPLE
 from vantage_agent._buffer import Buffer
@@ -101,6 +103,46 @@ def test_a_buffer_that_fills_is_sent_before_the_interval_is_over(receiver: Recei
     for i in range(6000):
         vantage_agent.gauge("a", i)
     receiver.wait_for(1)
+
+
+def test_a_buffer_that_fills_while_a_batch_is_sent_is_sent_right_after() -> None:
+    bodies = []
+
+    def behave(connection: socket.socket, nth: int) -> None:
+        while body := read_request(connection):
+            bodies.append(body)
+            time.sleep(0.3)
+            answer(connection)
+
+    with misbehaving(behave) as server:
+        vantage_agent.init_agent("my-api", server.url, flush_interval_s=600)
+        for i in range(5000):
+            vantage_agent.gauge("a", i)
+        wait_for(lambda: bodies)
+        for i in range(6000):
+            vantage_agent.gauge("a", i)
+        wait_for(lambda: len(bodies) >= 3)
+        vantage_agent.shutdown()
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 10) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_losses_are_counted_and_sent_where_the_buffer_drops(receiver: Receiver) -> None:
+    receiver.answers = [(503, {"Retry-After": "1"}, b"")]
+    start(receiver, flush_interval_s=0.05)
+    vantage_agent.gauge("a", -1)
+    receiver.wait_for(1)
+    for i in range(12_000):
+        vantage_agent.gauge("a", i)
+    receiver.wait_for(3)
+    assert vantage_agent.flush(5)
+    assert receiver.sent[2].packed["dropped"] == {"buffer_full": 2000}
+    assert sorted(receiver.values("a")) == [-1, -1, *range(2000, 12_000)]
 
 
 def test_a_second_start_changes_nothing(receiver: Receiver) -> None:

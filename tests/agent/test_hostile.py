@@ -180,6 +180,27 @@ def test_no_server_holds_up_the_exit(fault: Callable[[socket.socket], None]) -> 
         assert time.monotonic() - started < 2 + 3
 
 
+def test_the_thread_ends_with_the_time_that_shutdown_was_given() -> None:
+    def behave(connection: socket.socket, nth: int) -> None:
+        read_request(connection)
+        answer(connection)
+        never_answer(connection)
+
+    with misbehaving(behave) as server:
+        vantage_agent.init_agent("s", server.url, flush_interval_s=600)
+        vantage_agent.gauge("a", 1)
+        assert vantage_agent.flush(5)
+        agent = vantage_agent._running
+        assert agent is not None
+        vantage_agent.gauge("a", 2)
+        thread = agent._thread
+        assert thread is not None
+        vantage_agent.shutdown(0.3)
+        thread.join(3)  # much less than the time of one request
+        assert not thread.is_alive()
+        assert agent._buffer.take_losses() == {"shutdown": 1}
+
+
 NONSENSE: list[Any] = [5, b"x", object(), [1], {"a": object()}, math.nan, "\x00", "x" * 10_000, float("inf"), (), True]
 ARGUMENTS = [
     "service_name",

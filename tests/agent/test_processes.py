@@ -186,3 +186,115 @@ def test_help_is_shown() -> None:
 )
 def test_a_service_without_a_name_is_called_after_its_program(program: list[str], name: str) -> None:
     assert program_name(program) == name
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are read from /proc")
+def test_a_forked_child_has_no_part_in_its_parents_connection(receiver: Receiver) -> None:
+    code = """
+        import os, stat, warnings, vantage_agent as v
+        warnings.simplefilter("ignore", DeprecationWarning)
+        FILES = "/proc/self/fd/"
+
+        def sockets():
+            files = [FILES + fd for fd in os.listdir(FILES)]
+            return sum(stat.S_ISSOCK(os.stat(file).st_mode) for file in files if os.path.exists(file))
+
+        v.init_agent("s", flush_interval_s=600)
+        v.gauge("a", 1)
+        before = sockets()
+        assert v.flush()
+        assert sockets() == before + 1
+        child = os.fork()
+        if child == 0:
+            assert sockets() == before
+        v.gauge("a", 2)
+        assert v.flush()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            v.gauge("a", 3)
+    """
+    done = python(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(receiver.values("a")) == [1, 2, 2, 3]
+    assert receiver.connections == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_forked_child_gives_ids_of_its_own(receiver: Receiver) -> None:
+    code = """
+        import os, warnings, vantage_agent as v
+        warnings.simplefilter("ignore", DeprecationWarning)
+        v.init_agent("s", flush_interval_s=600)
+        child = os.fork()
+        with v.span("parent" if child else "child"):
+            pass
+        if child:
+            os.waitpid(child, 0)
+    """
+    assert python(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url).returncode == 0
+    (parent,), (child,) = receiver.spans("parent"), receiver.spans("child")
+    assert parent["trace_id"] != child["trace_id"]
+    assert parent["span_id"] != child["span_id"]
+    assert len({sent.packed["batch"] for sent in receiver.sent}) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_forks_while_threads_record_and_the_agent_sends_lose_and_double_nothing(receiver: Receiver) -> None:
+    code = """
+        import os, threading, time, warnings, vantage_agent as v
+        warnings.simplefilter("ignore", DeprecationWarning)
+        v.init_agent("s", flush_interval_s=0.05, trace_sample_rate=0.5)
+        done = threading.Event()
+
+        def work():
+            while not done.is_set():
+                with v.span("s"):
+                    v.counter("noise")
+                time.sleep(0.0005)
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for i in range(25):
+            child = os.fork()
+            if child == 0:
+                for _ in range(20):
+                    v.counter("child")
+                raise SystemExit
+            v.counter("parent")
+            assert os.waitpid(child, 0)[1] == 0, i
+        done.set()
+        for thread in threads:
+            thread.join()
+    """
+    done = python(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sum(receiver.values("child")) == 25 * 20
+    assert sum(receiver.values("parent")) == 25
+
+
+def test_importing_the_agent_imports_next_to_nothing() -> None:
+    code = """
+        import sys, vantage_agent
+        heavy = {"asyncio", "email", "http", "inspect", "json", "logging", "socket", "ssl", "urllib", "uuid"}
+        print(*sorted(heavy & set(sys.modules)))
+    """
+    done = run([sys.executable, "-IS", "-c", f"import sys; sys.path.insert(0, {HOME!r})\n" + textwrap.dedent(code)])
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_nothing_is_imported_for_the_first_time_at_the_exit_or_by_a_signal(receiver: Receiver, scheme: str) -> None:
+    url = receiver.url if scheme == "http" else "https://localhost:9"
+    code = """
+        import sys, vantage_agent as v
+        v.init_agent("s", flush_interval_s=600)
+        before = set(sys.modules)
+        v.gauge("a", 1)
+        with v.span("b"):
+            v.set_tags({"c": "d"})
+        v.shutdown(1)
+        print(*sorted(set(sys.modules) - before))
+    """
+    done = python(code, VANTAGE_AGENT_COLLECTOR_URL=url)
+    assert (done.returncode, done.stdout.strip()) == (0, "")

@@ -20,7 +20,7 @@ import pytest
 
 import vantage_agent
 from tests.agent.receiver import Receiver, misbehaving
-from tests.agent.test_processes import AGENT, HOME
+from tests.agent.test_processes import AGENT, HOME, python
 from vantage_agent._terminate import terminate
 
 APP = """
@@ -247,6 +247,44 @@ def test_sigterm_in_the_middle_of_recording_and_of_a_shutdown_is_survived(receiv
         status, _, took_s = terminated(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
         assert status == -signal.SIGTERM
         assert took_s < 2 + 1.5
+
+
+LOCKS = ["v._running._buffer._lock", "tracer._lock", "counts._lock", "loops._lock"]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("ends", ["a span", "the agent"])
+def test_a_signal_handler_may_record_whatever_it_interrupts(receiver: Receiver, lock: str, ends: str) -> None:
+    code = f"""
+        import asyncio, os, signal, time, vantage_agent as v
+        from vantage_agent._counts import counts
+        from vantage_agent._runtime import _loops as loops, watch_loop
+        from vantage_agent._tracer import tracer
+
+        loop = asyncio.new_event_loop()
+
+        def handle(*_):
+            if {ends == "the agent"}:
+                started = time.monotonic()
+                v.shutdown(5)
+                assert time.monotonic() - started < 3
+            with v.span("s"):
+                v.gauge("a", 1)
+            counts.add("c", (), None)
+            counts.take()
+            loops.watch(loop)
+
+        v.init_agent("s", flush_interval_s=600, trace_sample_rate=0)
+        v.gauge("a", 1)
+        signal.signal(signal.SIGUSR1, handle)
+        with {lock}:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        print(v.flush(5))
+        loop.close()
+    """
+    done = python(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+    assert receiver.values("a") == ([1, 1] if ends == "a span" else [1])
 
 
 def test_a_signal_during_the_shutdown_waits_for_what_is_being_sent(receiver: Receiver) -> None:

@@ -103,7 +103,7 @@ FILL = """
 
 @pytest.mark.parametrize(
     ("kind", "rate"),
-    [("sample", 1), ("long_tags", 1), ("span", 1), ("finished", 1), ("request", 1), ("span", 0), ("request", 0)],
+    [("sample", 1), ("long_tags", 1), ("span", 1), ("span", 0), ("finished", 1), ("request", 1), ("request", 0)],
 )
 def test_a_full_buffer_and_a_batch_under_way_take_less_than_15_megabytes(kind: str, rate: int) -> None:
     with misbehaving(busy) as server:

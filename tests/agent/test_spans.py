@@ -170,21 +170,24 @@ def test_a_decorated_method_that_calls_itself_is_a_span_a_call(receiver: Receive
 
 async def test_a_decorated_coroutine_may_run_many_times_at_once(receiver: Receiver, start: Callable[..., None]) -> None:
     start()
-    inside: list[str] = []
+    slept_ns: dict[str, int] = {}
 
     @span("work")
     async def work(i: int) -> int:
         running = current.get()
         assert running is not None
-        inside.append(running.span_id)
-        await asyncio.sleep(0.01 * (i % 3))
+        before_ns = time.perf_counter_ns()
+        await asyncio.sleep(0.02 * (i % 3))
+        slept_ns[running.span_id] = time.perf_counter_ns() - before_ns
         assert current.get() is running
         return i
 
     assert await asyncio.gather(*(work(i) for i in range(20))) == list(range(20))
     assert vantage_agent.flush()
-    assert {one["span_id"] for one in receiver.spans("work")} == set(inside)
-    assert len(set(inside)) == 20
+    assert {one["span_id"] for one in receiver.spans("work")} == set(slept_ns)
+    assert len(slept_ns) == 20
+    for one in receiver.spans("work"):
+        assert 0 <= one["duration_ns"] - slept_ns[one["span_id"]] < 15_000_000
 
 
 def test_a_decorated_generator_is_lazy_and_lasts_until_its_end(receiver: Receiver, start: Callable[..., None]) -> None:
