@@ -18,19 +18,26 @@ def call_wsgi(
     start_response: Callable[..., Any],
     route_of: Callable[[dict[str, Any]], str | None],
 ) -> Any:
-    """``app(environ, start_response)`` as a span. ``route_of(environ)`` is asked at the end for the route's template:
-    empty when none matched, None when it does not know."""
-    span = _begin(environ)
+    """``app(environ, start_response)`` as a span. ``route_of(environ)`` is asked for the route's template when the answer
+    begins, and at the end where none did: empty when none matched, None when it does not know."""
+    around: Span | None = environ.get(MARK)
+    # Where it is measured outside already, the route may not be known there.
+    span = _begin(environ) if around is None else around
     if span is None:
         return app(environ, start_response)
 
     def start(status: str, *args: Any, **kwargs: Any) -> Any:
         try:
             span.status_code = int(status[:3])
-        except (ValueError, TypeError):
+            route = route_of(environ)
+            if route is not None:
+                span.route = route
+        except Exception:
             pass
         return start_response(status, *args, **kwargs)
 
+    if span is around:
+        return app(environ, start)
     try:
         answer = app(environ, start)
     except BaseException as error:
@@ -107,7 +114,7 @@ class _Answer:
 
 def _begin(environ: dict[str, Any]) -> Span | None:
     try:
-        if not tracer.on or MARK in environ:
+        if not tracer.on:
             return None
         span = tracer.begin(http_server, "server", environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE", ""))
         span.method = environ.get("REQUEST_METHOD", "")
@@ -135,9 +142,8 @@ def _leave(span: Span) -> None:
 def _end(span: Span, environ: dict[str, Any], route_of: Callable[..., str | None]) -> None:
     try:
         environ.pop(MARK, None)
-        route = route_of(environ)
-        if route is not None:
-            span.route = route
+        if span.route is None:
+            span.route = route_of(environ)
         if span.status_code >= 500 and not span.failed:
             span.fail(str(span.status_code))
     except Exception:

@@ -64,7 +64,7 @@ def upstream_server() -> Iterator[Upstream]:
             with suppress(ConnectionError):  # the client may have given up
                 self.wfile.write(body)
 
-        do_GET = do_POST = do_HEAD = do_PUT = answer
+        do_GET = do_POST = do_HEAD = do_PUT = answer  # noqa: N815  # the standard library calls them so
 
         def log_message(self, *_: Any) -> None:
             pass
