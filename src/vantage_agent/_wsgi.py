@@ -18,8 +18,8 @@ def call_wsgi(
     start_response: Callable[..., Any],
     route_of: Callable[[dict[str, Any]], str | None],
 ) -> Any:
-    """``app(environ, start_response)`` as a span. ``route_of(environ)`` is asked for the route's template when the answer
-    begins, and at the end where none did: empty when none matched, None when it does not know."""
+    """``app(environ, start_response)`` as a span. ``route_of(environ)`` is asked for the route's template when the
+    answer begins, and at the end where none did: empty when none matched, None when it does not know."""
     around: Span | None = environ.get(MARK)
     # Where it is measured outside already, the route may not be known there.
     span = _begin(environ) if around is None else around

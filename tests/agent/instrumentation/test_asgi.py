@@ -15,6 +15,7 @@ import requests
 import starlette.background
 import starlette.middleware
 from litestar.background_tasks import BackgroundTask as LitestarBackgroundTask
+from litestar.params import FromPath
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -88,12 +89,12 @@ def fastapi_app(**more: Any) -> fastapi.FastAPI:
     users = fastapi.APIRouter(prefix="/users")
     deeper = fastapi.APIRouter()
 
-    @app.api_route("/users/{id}", methods=["GET", "POST"])
-    async def user(id: int) -> str:
+    @app.api_route("/users/{user_id}", methods=["GET", "POST"])
+    async def user(user_id: int) -> str:
         return running_trace()
 
-    @app.get("/sync/{id}")
-    def sync(id: int) -> str:
+    @app.get("/sync/{user_id}")
+    def sync(user_id: int) -> str:
         return running_trace()
 
     @app.get("/fails")
@@ -108,24 +109,24 @@ def fastapi_app(**more: Any) -> fastapi.FastAPI:
     async def redirects() -> RedirectResponse:
         return RedirectResponse("/users/1")
 
-    @users.get("/{id}/orders")
-    async def orders(id: int) -> int:
-        return id
+    @users.get("/{user_id}/orders")
+    async def orders(user_id: int) -> int:
+        return user_id
 
     @deeper.get("/{order}/lines")
     async def lines(order: int) -> int:
         return order
 
-    deeper.add_route("/plain/{id}", ok)
+    deeper.add_route("/plain/{user_id}", ok)
     deeper.mount("/below", Starlette(routes=[Route("/{x}", ok)]))
     users.include_router(deeper, prefix="/orders")
     app.include_router(users, prefix="/v2")
     sub = fastapi.FastAPI()
     sub.include_router(users, prefix="/v3")
 
-    @sub.get("/users/{id}")
-    async def sub_user(id: int) -> int:
-        return id
+    @sub.get("/users/{user_id}")
+    async def sub_user(user_id: int) -> int:
+        return user_id
 
     app.mount("/api", sub)
     app.mount("/static", StaticFiles(packages=[("starlette", ".")]))
@@ -133,12 +134,12 @@ def fastapi_app(**more: Any) -> fastapi.FastAPI:
 
 
 def litestar_app() -> litestar.Litestar:
-    @litestar.route("/users/{id:int}", http_method=["GET", "POST"], status_code=200)
-    async def user(id: int) -> str:
+    @litestar.route("/users/{user_id:int}", http_method=["GET", "POST"], status_code=200)
+    async def user(user_id: FromPath[int]) -> str:
         return running_trace()
 
-    @litestar.get("/sync/{id:int}", sync_to_thread=True)
-    def sync(id: int) -> str:
+    @litestar.get("/sync/{user_id:int}", sync_to_thread=True)
+    def sync(user_id: FromPath[int]) -> str:
         return running_trace()
 
     @litestar.get("/fails")
@@ -154,7 +155,7 @@ def litestar_app() -> litestar.Litestar:
         return litestar.response.Redirect("/users/1", status_code=307)
 
     @litestar.get("/{name:str}/lines")
-    async def lines(name: str) -> str:
+    async def lines(name: FromPath[str]) -> str:
         return name
 
     below = litestar.Router("/shop/{shop:str}", route_handlers=[lines])
@@ -172,24 +173,24 @@ STARLETTE = [
     ("DELETE", "/users/7", "/users/{id:int}", "405"),
 ]
 FASTAPI = [
-    ("GET", "/users/7", "/users/{id}", "200"),
-    ("GET", "/sync/7", "/sync/{id}", "200"),
-    ("GET", "/users/secret", "/users/{id}", "422"),
-    ("GET", "/v2/users/7/orders", "/v2/users/{id}/orders", "200"),
+    ("GET", "/users/7", "/users/{user_id}", "200"),
+    ("GET", "/sync/7", "/sync/{user_id}", "200"),
+    ("GET", "/users/secret", "/users/{user_id}", "422"),
+    ("GET", "/v2/users/7/orders", "/v2/users/{user_id}/orders", "200"),
     ("GET", "/v2/users/orders/7/lines", "/v2/users/orders/{order}/lines", "200"),
-    ("GET", "/v2/users/orders/plain/7", "/v2/users/orders/plain/{id}", "200"),
+    ("GET", "/v2/users/orders/plain/7", "/v2/users/orders/plain/{user_id}", "200"),
     ("GET", "/v2/users/orders/below/7", "/v2/users/orders/below/{x}", "200"),
-    ("GET", "/api/users/7", "/api/users/{id}", "200"),
-    ("GET", "/api/v3/users/7/orders", "/api/v3/users/{id}/orders", "200"),
+    ("GET", "/api/users/7", "/api/users/{user_id}", "200"),
+    ("GET", "/api/v3/users/7/orders", "/api/v3/users/{user_id}/orders", "200"),
     ("GET", "/api/v3/users/orders/7/lines", "/api/v3/users/orders/{order}/lines", "200"),
     ("GET", "/api/secret", "unmatched", "404"),
     ("GET", "/static/secret.css", "/static/{path}", "404"),
-    ("DELETE", "/users/7", "/users/{id}", "405"),
-    ("DELETE", "/v2/users/7/orders", "/v2/users/{id}/orders", "405"),
+    ("DELETE", "/users/7", "/users/{user_id}", "405"),
+    ("DELETE", "/v2/users/7/orders", "/v2/users/{user_id}/orders", "405"),
 ]
 LITESTAR = [
-    ("GET", "/users/7", "/users/{id}", "200"),
-    ("GET", "/sync/7", "/sync/{id}", "200"),
+    ("GET", "/users/7", "/users/{user_id}", "200"),
+    ("GET", "/sync/7", "/sync/{user_id}", "200"),
     ("GET", "/shop/secret/secret/lines", "/shop/{shop}/{name}/lines", "200"),
     ("DELETE", "/users/7", "unmatched", "405"),
 ]
@@ -215,7 +216,7 @@ def test_a_request_is_told_by_its_template(
     start: Start, framework: str, method: str, path: str, endpoint: str | None, status: str | None
 ) -> None:
     if endpoint is None:
-        endpoint, status = ("/users/{id:int}" if framework == "starlette" else "/users/{id}"), "200"
+        endpoint, status = ("/users/{id:int}" if framework == "starlette" else "/users/{user_id}"), "200"
     told = start(framework)
     with serving_asgi(APPS[framework]()) as url:
         requests.request(
@@ -238,7 +239,7 @@ def test_a_host_that_routes_is_told_by_the_route(start: Start) -> None:
 @pytest.mark.parametrize("middleware", [CopiesTheScope, DoesNothing])
 def test_middleware_does_not_hide_the_route_or_the_error(start: Start, middleware: Any) -> None:
     told = start("starlette", "fastapi")
-    for make, template in ((starlette_app, "/api/users/{id:int}"), (fastapi_app, "/api/users/{id}")):
+    for make, template in ((starlette_app, "/api/users/{id:int}"), (fastapi_app, "/api/users/{user_id}")):
         with serving_asgi(make(middleware=[starlette.middleware.Middleware(middleware)])) as url:
             requests.get(f"{url}/api/users/7", timeout=5)
             requests.get(f"{url}/fails", timeout=5)
@@ -422,7 +423,7 @@ def test_a_request_inside_several_wrappers_is_told_once(start: Start) -> None:
     app = vantage_agent.instrument_asgi(vantage_agent.instrument_asgi(fastapi_app()))
     with serving_asgi(app) as url:
         requests.get(f"{url}/users/7", timeout=5)
-    assert [tags["endpoint"] for tags in told.server] == ["/users/{id}"]
+    assert [tags["endpoint"] for tags in told.server] == ["/users/{user_id}"]
 
 
 def test_what_comes_through_without_a_scope_of_http_is_passed_on(start: Start) -> None:

@@ -144,7 +144,8 @@ def test_a_trace_that_its_caller_did_not_sample_is_measured_and_not_kept(start: 
 @pytest.mark.parametrize(
     "header",
     ["", "nonsense", f"00-{'0' * 32}-{CALLER}-01", f"00-{TRACE}-{'0' * 16}-01", f"ff-{TRACE}-{CALLER}-01",
-     f"00-{TRACE.upper()}-{CALLER}-01", f"00-{TRACE}-{CALLER}-01-more", f"00-{TRACE}-{CALLER}-01,00-{TRACE}-{CALLER}-01"],
+     f"00-{TRACE.upper()}-{CALLER}-01", f"00-{TRACE}-{CALLER}-01-more",
+     f"00-{TRACE}-{CALLER}-01,00-{TRACE}-{CALLER}-01"],
 )  # fmt: skip
 def test_a_header_that_is_not_valid_begins_a_new_trace(start: Start, app: flask.Flask, header: str) -> None:
     told = start("flask")
