@@ -12,7 +12,7 @@ from vantage_agent._runtime import watch_loop
 from vantage_agent._span import Span, perf_ns
 from vantage_agent._tracer import tracer
 
-_MARK = "vantage_agent.span"  # in the scope: the request is measured already
+MARK = "vantage_agent.span"  # in the scope: the request is measured already, by this span
 
 
 async def call_asgi(
@@ -23,7 +23,7 @@ async def call_asgi(
     route_of: Callable[[Any], str | None],
 ) -> Any:
     """``await app(scope, receive, send)`` as a span. ``route_of(scope)`` is asked at the end for the route's
-    template: empty when none matched, None when it cannot be known."""
+    template: empty when none matched, None when it does not know."""
     span = _begin(scope)
     if span is None:
         if scope.get("type") == "lifespan":
@@ -48,34 +48,34 @@ async def call_asgi(
         return send(message)
 
     try:
-        result = await app(scope, receive, sending)
+        return await app(scope, receive, sending)
     except BaseException as error:
         if is_open:
             span.fail(error)
         raise
     finally:
-        tracer.leave(span)
         if is_open:
             is_open = False
             _end(span, scope, route_of)
-    return result
+        _leave(span)
 
 
 def _begin(scope: Any) -> Span | None:
     try:
-        if not tracer.on or scope["type"] != "http" or _MARK in scope:
+        if not tracer.on or scope["type"] != "http" or MARK in scope:
             return None
         watch_loop()
         traceparent = tracestate = ""
         for name, value in scope["headers"]:
             if name == b"traceparent":
-                traceparent = value.decode("latin-1")
+                # Given twice it is as good as none: joined like this it is not valid.
+                traceparent = f"{traceparent},{value.decode('latin-1')}" if traceparent else value.decode("latin-1")
             elif name == b"tracestate":
-                tracestate = value.decode("latin-1")
+                tracestate = f"{tracestate},{value.decode('latin-1')}" if tracestate else value.decode("latin-1")
         span = tracer.begin(http_server, "server", traceparent, tracestate)
         span.method = scope["method"]
-        scope[_MARK] = span
         tracer.enter(span)
+        scope[MARK] = span
         return span
     except Exception:
         return None
@@ -83,10 +83,23 @@ def _begin(scope: Any) -> Span | None:
 
 def _end(span: Span, scope: Any, route_of: Callable[[Any], str | None]) -> None:
     try:
-        span.route = route_of(scope)
-        if span.status_code >= 500 and not span.failed:
-            span.fail(str(span.status_code))
+        route = route_of(scope)
+        if route is not None:
+            span.route = route
+        if not span.failed:
+            if span.status_code >= 500:
+                span.fail(span.error_type or str(span.status_code))
+            else:
+                span.error_type = ""
+        scope.pop(MARK, None)
         tracer.end(span)
+    except Exception:
+        pass
+
+
+def _leave(span: Span) -> None:
+    try:
+        tracer.leave(span)
     except Exception:
         pass
 

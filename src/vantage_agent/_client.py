@@ -10,23 +10,25 @@ from vantage_agent._describe import http_client
 from vantage_agent._span import Span
 from vantage_agent._tracer import traceparent_of, tracer
 
-PEER_LENGTH_MAX = 300  # of a URL: host and port are within
+PEER_LENGTH_MAX = 300
 
 
-def begin_call(method: str, url: str, headers: MutableMapping[str, str]) -> Span | None:
+def begin_call(method: str, url: str, headers: MutableMapping[str, Any]) -> Span | None:
     """None when there is nothing to do: no agent, or a call inside a call (a redirect, or a library on top of
-    another). A ``traceparent`` of the application's own is left as it is."""
+    another). A ``traceparent`` of the application's own is left as it is. Of ``url`` only host and port are told."""
     try:
         if not tracer.on:
             return None
         around = current.get()
-        if around is not None and around.describe is http_client:
+        if around is not None and around.describe is http_client and around.duration_ns < 0:
             return None
         span = tracer.begin(http_client, "client")
         span.method = method
-        span.peer = url[:PEER_LENGTH_MAX]
+        # Cut behind the host, never within what stands before it: that may be a password.
+        span.peer = url if len(url) <= PEER_LENGTH_MAX else "/".join(url.split("/", 3)[:3])
         if "traceparent" not in headers:
             headers["traceparent"] = traceparent_of(span)
+            span.gave_header = True
             if span.tracestate:
                 headers["tracestate"] = span.tracestate
         tracer.enter(span)
@@ -35,10 +37,16 @@ def begin_call(method: str, url: str, headers: MutableMapping[str, str]) -> Span
         return None
 
 
-def end_call(span: Span, headers: MutableMapping[str, str], status_code: int, error: BaseException | None) -> None:
+def end_call(span: Span, headers: MutableMapping[str, Any], status_code: int, error: BaseException | None) -> None:
     """The headers lose what they were given: the request is the application's, to look at and to send again."""
     try:
-        forget_call(span, headers)
+        if span.gave_header:
+            del headers["traceparent"]
+            if span.tracestate:
+                del headers["tracestate"]
+    except Exception:  # the application took it out meanwhile
+        pass
+    try:
         span.status_code = status_code
         if error is not None:
             span.fail(error)
@@ -49,8 +57,15 @@ def end_call(span: Span, headers: MutableMapping[str, str], status_code: int, er
     tracer.finish(span)
 
 
-def forget_call(span: Span, headers: MutableMapping[str, Any]) -> None:
-    if headers.get("traceparent") == traceparent_of(span):
-        del headers["traceparent"]
-        if span.tracestate:
-            headers.pop("tracestate", None)
+def forget_redirects(span: Span, response: Any) -> None:
+    """Redirected requests copied the headers of the first."""
+    try:
+        given = traceparent_of(span)
+        for one in (response, *response.history):
+            headers = one.request.headers
+            if headers.get("traceparent") == given:
+                del headers["traceparent"]
+                if span.tracestate:
+                    headers.pop("tracestate", None)
+    except Exception:
+        pass

@@ -54,7 +54,7 @@ def _finished(span: Span, name: str, attributes: dict[str, str], metric: str, ta
         tags["status"] = attributes["http.response.status_code"] = str(span.status_code)
     if span.error_type:
         tags["error_type"] = attributes["error.type"] = span.error_type
-    if span.failed and not span.status_code:
+    if span.failed and span.status_code < 500:  # an answer that broke off began with a status of success
         tags["error"] = "true"
     if span.tags:
         tags = {**tags, **span.tags}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
+from threading import get_ident
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,7 @@ class ImportWatch:
     def __init__(self, names: Sequence[str], found: Callable[[str, ModuleType], None]) -> None:
         self._waiting = set(names)
         self._found = found
-        self._looking = False
+        self._looking: set[tuple[str, int]] = set()  # name and thread: finders may ask in turn, also each other
 
     def install(self) -> None:
         for name in sorted(self._waiting):
@@ -36,11 +37,12 @@ class ImportWatch:
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Asked by Python for each import of something new."""
-        if name not in self._waiting or self._looking:
+        key = (name, get_ident())
+        if name not in self._waiting or key in self._looking:
             return None
-        self._looking = True
+        self._looking.add(key)
         try:
-            for finder in sys.meta_path:
+            for finder in list(sys.meta_path):
                 find: Any = getattr(finder, "find_spec", None)
                 if finder is self or find is None:
                     continue
@@ -50,7 +52,7 @@ class ImportWatch:
                     return spec
             return None
         finally:
-            self._looking = False
+            self._looking.discard(key)
 
     def _follow(self, name: str, loader: Any) -> None:
         """Be called when ``loader`` has executed the module. The loader itself stays: others look at its type."""

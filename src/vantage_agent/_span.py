@@ -41,10 +41,12 @@ class Span:
         "duration_ns",
         "error_type",
         "failed",
+        "gave_header",
         "held",
         "kept",
         "kind",
         "method",
+        "mount",
         "name",
         "parent_id",
         "peer",
@@ -77,7 +79,9 @@ class Span:
         self.name = ""  # where ``describe`` does not make one up
         self.method = ""
         self.route: str | None = None  # None: this kind of server has none; empty: none matched
+        self.mount = ""  # the template of the paths that the application which answers is mounted under
         self.peer = ""  # a client's address: a URL, from which only host and port are told
+        self.gave_header = False  # the request carries a traceparent of ours
         self.status_code = 0
         self.tags: dict[str, str] | None = None  # of the sample and of the span
         self.attributes: dict[str, str] | None = None  # of the span alone

@@ -112,8 +112,10 @@ class Tracer:
     def finish(self, span: Span) -> None:
         """``leave`` and ``end``, whatever happens: nothing is raised."""
         try:
-            self.leave(span)
-            self.end(span)
+            try:
+                self.leave(span)
+            finally:
+                self.end(span)
         except Exception:
             self._count_loss("internal_error")
 

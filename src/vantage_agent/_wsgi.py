@@ -9,7 +9,7 @@ from vantage_agent._describe import http_server
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
 
-_MARK = "vantage_agent.span"  # in the environ: the request is measured already
+MARK = "vantage_agent.span"  # in the environ: the request is measured already, by this span
 
 
 def call_wsgi(
@@ -18,19 +18,26 @@ def call_wsgi(
     start_response: Callable[..., Any],
     route_of: Callable[[dict[str, Any]], str | None],
 ) -> Any:
-    """``app(environ, start_response)`` as a span. ``route_of(environ)`` is asked at the end for the route's template:
-    empty when none matched, None when it cannot be known."""
-    span = _begin(environ)
+    """``app(environ, start_response)`` as a span. ``route_of(environ)`` is asked for the route's template when the
+    answer begins, and at the end where none did: empty when none matched, None when it does not know."""
+    around: Span | None = environ.get(MARK)
+    # Where it is measured outside already, the route may not be known there.
+    span = _begin(environ) if around is None else around
     if span is None:
         return app(environ, start_response)
 
     def start(status: str, *args: Any, **kwargs: Any) -> Any:
         try:
             span.status_code = int(status[:3])
-        except (ValueError, TypeError):
+            route = route_of(environ)
+            if route is not None:
+                span.route = route
+        except Exception:
             pass
         return start_response(status, *args, **kwargs)
 
+    if span is around:
+        return app(environ, start)
     try:
         answer = app(environ, start)
     except BaseException as error:
@@ -38,9 +45,10 @@ def call_wsgi(
         _end(span, environ, route_of)
         raise
     try:
-        # A list is complete; a file wrapper is given to the server as it is, which may send the file by itself.
+        # What has a length is complete, and the server may look at it; a file wrapper is given to the server as it
+        # is, which may send the file by itself.
         file_wrapper = environ.get("wsgi.file_wrapper")
-        if isinstance(answer, (list, tuple)) or (isinstance(file_wrapper, type) and isinstance(answer, file_wrapper)):
+        if hasattr(answer, "__len__") or (isinstance(file_wrapper, type) and isinstance(answer, file_wrapper)):
             _end(span, environ, route_of)
             return answer
         tracer.leave(span)
@@ -50,58 +58,92 @@ def call_wsgi(
 
 
 class _Answer:
-    """The application's answer, still lazy: the server takes each piece from the application's own iterator."""
+    """The application's answer, still lazy: the server takes each piece from the application's own iterator. What
+    the application does to make a piece is a part of the span; what the server does with it is not."""
 
     def __init__(
         self, answer: Iterable[bytes], span: Span, environ: dict[str, Any], route_of: Callable[..., str | None]
     ) -> None:
         self._answer = answer
+        self._pieces: Iterator[bytes] | None = None
         self._span: Span | None = span
         self._environ = environ
         self._route_of = route_of
 
     def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        pieces = self._pieces
+        span = self._span
+        if span is not None:
+            _enter(span)
         try:
-            yield from self._answer
-        except GeneratorExit:
+            if pieces is None:
+                pieces = self._pieces = iter(self._answer)
+            return next(pieces)
+        except StopIteration:
+            self._finish(None)
             raise
         except BaseException as error:
-            if self._span is not None:
-                self._span.fail(error)
+            self._finish(error)
             raise
+        finally:
+            if span is not None:
+                _leave(span)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._answer, name)
 
     def close(self) -> None:
-        """Servers call it at the end of every answer (PEP 3333)."""
-        span, self._span = self._span, None
+        """Servers call it at the end of every answer (PEP 3333), also of one that breaks off."""
         try:
             close = getattr(self._answer, "close", None)
             if close is not None:
                 close()
         finally:
-            if span is not None:
-                _end(span, self._environ, self._route_of)
+            self._finish(None)
+
+    def _finish(self, error: BaseException | None) -> None:
+        span, self._span = self._span, None
+        if span is not None:
+            if error is not None:
+                span.fail(error)
+            _end(span, self._environ, self._route_of)
 
 
 def _begin(environ: dict[str, Any]) -> Span | None:
     try:
-        if not tracer.on or _MARK in environ:
+        if not tracer.on:
             return None
         span = tracer.begin(http_server, "server", environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE", ""))
         span.method = environ.get("REQUEST_METHOD", "")
-        environ[_MARK] = span
         tracer.enter(span)
+        environ[MARK] = span
         return span
     except Exception:
         return None
 
 
+def _enter(span: Span) -> None:
+    try:
+        tracer.enter(span)
+    except Exception:
+        pass
+
+
+def _leave(span: Span) -> None:
+    try:
+        tracer.leave(span)
+    except Exception:
+        pass
+
+
 def _end(span: Span, environ: dict[str, Any], route_of: Callable[..., str | None]) -> None:
     try:
-        environ.pop(_MARK, None)
-        span.route = route_of(environ)
+        environ.pop(MARK, None)
+        if span.route is None:
+            span.route = route_of(environ)
         if span.status_code >= 500 and not span.failed:
             span.fail(str(span.status_code))
     except Exception:

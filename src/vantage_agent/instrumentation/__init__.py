@@ -19,9 +19,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "requests": ("requests.sessions",),
     "httpx": ("httpx",),
     "flask": ("flask.app",),
-    "fastapi": ("fastapi.applications",),
-    "starlette": ("starlette.applications",),
-    "litestar": ("litestar.app",),
+    "fastapi": ("fastapi.applications", "fastapi.routing", "starlette.routing"),
+    "starlette": ("starlette.applications", "starlette.routing"),
+    "litestar": ("litestar.app", "litestar.middleware._internal.exceptions.middleware"),
     "logging": ("logging",),
 }
 # What carries the running span into threads comes with any of them.
@@ -43,14 +43,17 @@ class Instrumentations:
         chosen = {name: modules for name, modules in MODULES.items() if "all" in asked or name in asked}
         if chosen:
             chosen.update(ALWAYS)
-        self._name_of = {module: name for name, modules in chosen.items() for module in modules}
+        self._names_of: dict[str, list[str]] = {}
+        for name, modules in chosen.items():
+            for module in modules:
+                self._names_of.setdefault(module, []).append(name)
         self._patches = Patches()
         self._watch: ImportWatch | None = None
         self.installed: list[str] = []  # names whose libraries were imported
 
     def install(self) -> None:
-        if self._name_of:
-            self._watch = ImportWatch(tuple(self._name_of), self._patch)
+        if self._names_of:
+            self._watch = ImportWatch(tuple(self._names_of), self._patch)
             self._watch.install()
 
     def uninstall(self) -> None:
@@ -62,9 +65,13 @@ class Instrumentations:
         self.installed.clear()
 
     def _patch(self, module_name: str, module: ModuleType) -> None:
-        name = self._name_of[module_name]
+        for name in self._names_of[module_name]:
+            self._patch_for(name, module)
+
+    def _patch_for(self, name: str, module: ModuleType) -> None:
         try:
             importlib.import_module(f"{__name__}.{name}").patch(self._patches, module)
-            self.installed.append(name)
+            if name not in self.installed:
+                self.installed.append(name)
         except Exception as error:
             _log.warning("vantage_agent could not instrument %s: %s: %s", name, type(error).__name__, error)

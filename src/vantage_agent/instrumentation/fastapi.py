@@ -5,9 +5,14 @@ from __future__ import annotations
 from types import ModuleType
 
 from vantage_agent._patch import Patches
-from vantage_agent.instrumentation.starlette import wrap_application
+from vantage_agent.instrumentation import starlette
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``fastapi.applications``."""
-    wrap_application(patches, module.FastAPI)
+    """``fastapi.applications``, ``fastapi.routing`` and ``starlette.routing``."""
+    if module.__name__ == "fastapi.applications":
+        starlette.wrap_application(patches, module.FastAPI)
+    elif module.__name__ == "fastapi.routing":
+        starlette.wrap_route(patches, module.APIRoute)
+    else:
+        starlette.patch(patches, module)

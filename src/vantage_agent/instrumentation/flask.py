@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +30,8 @@ def patch(patches: Patches, module: ModuleType) -> None:
                 span = current.get()
                 if span is not None and span.describe is http_server and isinstance(args[-1], BaseException):
                     span.fail(args[-1])
+                    # It may leave the application from here, and then no answer begins.
+                    span.route = _text(sys.modules["flask.globals"].request)
             except Exception:
                 pass
             return handle_exception(self, *args, **kwargs)
@@ -40,6 +43,9 @@ def patch(patches: Patches, module: ModuleType) -> None:
 
 
 def _rule(environ: dict[str, Any]) -> str:
-    request = environ.get("werkzeug.request")
+    return _text(environ.get("werkzeug.request"))
+
+
+def _text(request: Any) -> str:
     rule = getattr(request, "url_rule", None)
     return "" if rule is None else str(rule.rule)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextvars import copy_context
 from types import ModuleType
 from typing import Any
 
 from vantage_agent._context import current
 from vantage_agent._patch import Patches
+from vantage_agent._span import Span
+from vantage_agent._tracer import tracer
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
@@ -15,10 +16,20 @@ def patch(patches: Patches, module: ModuleType) -> None:
 
     def make(submit: Any) -> Any:
         def wrapper(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-            if current.get() is None:
+            span = current.get() if tracer.on else None
+            if span is None:
                 return submit(self, fn, *args, **kwargs)
-            return submit(self, copy_context().run, fn, *args, **kwargs)
+            return submit(self, _run, span, fn, args, kwargs)
 
         return wrapper
 
     patches.wrap(module.ThreadPoolExecutor, "submit", make)
+
+
+def _run(span: Span, fn: Any, args: Any, kwargs: Any) -> Any:
+    """The span alone goes along: variables of the application's own are where it put them."""
+    token = current.set(span)
+    try:
+        return fn(*args, **kwargs)
+    finally:
+        current.reset(token)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._client import begin_call, end_call, forget_call
+from vantage_agent._client import begin_call, end_call, forget_redirects
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
+from vantage_agent._tracer import tracer
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
@@ -48,8 +49,11 @@ def patch(patches: Patches, module: ModuleType) -> None:
 
 
 def _begin(request: Any) -> Span | None:
+    if not tracer.on:
+        return None
     try:
-        return begin_call(request.method, str(request.url), request.headers)
+        # Host and port are cheaper to ask for than the whole URL; a port that is the scheme's own is not in it.
+        return begin_call(request.method, f"//{request.url.netloc.decode()}", request.headers)
     except Exception:  # no request: httpx has the words for it
         return None
 
@@ -57,5 +61,4 @@ def _begin(request: Any) -> Span | None:
 def _end(span: Span, request: Any, response: Any) -> None:
     end_call(span, request.headers, getattr(response, "status_code", 0), None)
     if getattr(response, "history", None):
-        for one in (response, *response.history):
-            forget_call(span, one.request.headers)
+        forget_redirects(span, response)

@@ -5,24 +5,41 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._asgi import call_asgi
+from vantage_agent._asgi import MARK, call_asgi
 from vantage_agent._patch import Patches
+from vantage_agent._span import type_name
 from vantage_agent._tracer import tracer
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``litestar.app``."""
+    """``litestar.app``, and the module of the middleware that makes answers of exceptions."""
+    if module.__name__ == "litestar.app":
+        patches.wrap(module.Litestar, "__call__", _make_application)
+    else:
+        patches.wrap(module.ExceptionHandlerMiddleware, "handle_request_exception", _make_handler)
 
-    def make(call: Any) -> Any:
-        async def wrapper(self: Any, scope: Any, receive: Any, send: Any) -> Any:
-            if not tracer.on:
-                return await call(self, scope, receive, send)
-            return await call_asgi(call.__get__(self), scope, receive, send, _template)
 
-        return wrapper
+def _make_application(call: Any) -> Any:
+    async def wrapper(self: Any, scope: Any, receive: Any, send: Any) -> Any:
+        if not tracer.on:
+            return await call(self, scope, receive, send)
+        return await call_asgi(call.__get__(self), scope, receive, send, _template)
 
-    patches.wrap(module.Litestar, "__call__", make)
+    return wrapper
 
 
 def _template(scope: Any) -> str:
     return scope.get("path_template") or ""
+
+
+def _make_handler(handle: Any) -> Any:
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            span = kwargs["scope"].get(MARK)
+            if span is not None:
+                span.error_type = type_name(kwargs["exc"])  # it counts when the answer turns out to be an error
+        except Exception:
+            pass
+        return handle(self, *args, **kwargs)
+
+    return wrapper

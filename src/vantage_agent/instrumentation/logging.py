@@ -1,4 +1,4 @@
-"""logging: how many records of each level there were, the latest of them with its trace."""
+"""logging: how many records of each level were emitted, the latest of them with its trace."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ OWN_LOGGER = "vantage_agent"
 def patch(patches: Patches, module: ModuleType) -> None:
     """``logging``. Inside a span a record gets ``trace_id`` and ``span_id``, for formatters that want them."""
 
-    def make(handle: Any) -> Any:
+    def make(call_handlers: Any) -> Any:
         def wrapper(self: Any, record: Any) -> Any:
-            if tracer.on and record.name != OWN_LOGGER:
+            if tracer.on:
                 try:
-                    span = current.get()
-                    if span is not None and not hasattr(record, "trace_id"):
-                        record.trace_id, record.span_id = span.trace_id, span.span_id
-                    counts.add(METRIC, (("level", record.levelname),), span)
+                    if record.name != OWN_LOGGER:
+                        span = current.get()
+                        if span is not None and not hasattr(record, "trace_id"):
+                            record.trace_id, record.span_id = span.trace_id, span.span_id
+                        counts.add(METRIC, (("level", record.levelname),), span)
                 except Exception:
                     pass
-            return handle(self, record)
+            return call_handlers(self, record)
 
         return wrapper
 
-    patches.wrap(module.Logger, "handle", make)
+    # Called with what the logger's own level and filters let through.
+    patches.wrap(module.Logger, "callHandlers", make)

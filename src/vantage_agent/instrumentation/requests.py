@@ -1,11 +1,11 @@
-"""requests: each call of a session, with its redirects."""
+"""requests: each call of a session, with its redirects. A streamed answer counts up to its headers."""
 
 from __future__ import annotations
 
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._client import begin_call, end_call, forget_call
+from vantage_agent._client import begin_call, end_call, forget_redirects
 from vantage_agent._patch import Patches
 
 
@@ -27,8 +27,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
                 raise
             end_call(span, request.headers, getattr(response, "status_code", 0), None)
             if getattr(response, "history", None):
-                for one in (response, *response.history):  # redirected requests copy the headers of the first
-                    forget_call(span, one.request.headers)
+                forget_redirects(span, response)
             return response
 
         return wrapper

@@ -1,0 +1,33 @@
+"""An agent with instrumentations, and a server for clients to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import vantage_agent
+from tests.agent.instrumentation.servers import Upstream, upstream_server
+from tests.agent.instrumentation.told import Told
+from tests.agent.receiver import Receiver
+
+
+@pytest.fixture
+def start(receiver: Receiver) -> Callable[..., Told]:
+    def init(*names: str, **more: Any) -> Told:
+        vantage_agent.init_agent(
+            "my-api",
+            receiver.url,
+            auto_instrument=names,
+            **{"trace_sample_rate": 1.0, "flush_interval_s": 600, **more},
+        )
+        return Told(receiver)
+
+    return init
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with upstream_server() as one:
+        yield one

@@ -1,0 +1,312 @@
+"""requests and httpx: what is told of a call, what the call carries, and that the application never notices."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+
+import httpx
+import pytest
+import requests
+
+import vantage_agent
+from tests.agent.instrumentation.servers import Upstream
+from tests.agent.instrumentation.told import Told
+from vantage_agent._tracer import tracer
+
+Start = Callable[..., Told]
+Ask = Callable[..., Any]
+
+
+def with_requests(method: str, url: str, **more: Any) -> requests.Response:
+    return requests.request(method, url, timeout=more.pop("timeout", 5), **more)
+
+
+def with_httpx(method: str, url: str, **more: Any) -> httpx.Response:
+    return httpx.request(method, url, trust_env=False, timeout=more.pop("timeout", 5), **_for_httpx(more))
+
+
+def with_async_httpx(method: str, url: str, **more: Any) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(trust_env=False, timeout=more.pop("timeout", 5)) as client:
+            return await client.request(method, url, **_for_httpx(more))
+
+    return asyncio.run(ask())
+
+
+def _for_httpx(more: dict[str, Any]) -> dict[str, Any]:
+    return {"follow_redirects": more.pop("allow_redirects", True), **more}
+
+
+CLIENTS = [
+    pytest.param("requests", with_requests, id="requests"),
+    pytest.param("httpx", with_httpx, id="httpx"),
+    pytest.param("httpx", with_async_httpx, id="httpx-async"),
+]
+
+
+@pytest.mark.parametrize(("name", "ask"), CLIENTS)
+class TestEachClient:
+    def test_a_call_is_a_span_and_a_duration(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+        told = start(name)
+        assert ask("POST", f"{upstream.url}/users/7").status_code == 200
+        assert told.client == [{"method": "POST", "peer": upstream.address, "status": "200"}]
+        (span,) = told.spans
+        assert (span["name"], span["kind"], span["status"]) == ("POST 127.0.0.1", "client", "unset")
+        assert span["attributes"]["server.port"] == upstream.address.partition(":")[2]
+        ((_, _, value_ms),) = [one for one in told.samples if one[0] == "http.client.request.duration"]
+        assert value_ms == span["duration_ns"] / 1e6
+        assert 0 < value_ms < 5000
+
+    @pytest.mark.parametrize(("status", "span_status"), [(404, "error"), (500, "error"), (204, "unset")])
+    def test_the_status_is_told(
+        self, start: Start, upstream: Upstream, name: str, ask: Ask, status: int, span_status: str
+    ) -> None:
+        told = start(name)
+        ask("GET", f"{upstream.url}/status/{status}")
+        (tags,) = told.client
+        assert tags["status"] == str(status)
+        assert tags.get("error_type") == ("500" if status == 500 else None)
+        assert told.spans[0]["status"] == span_status
+
+    def test_the_call_carries_the_trace(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+        told = start(name)
+        with vantage_agent.span("outer") as outer:
+            trace_id, span_id = outer.trace_id, outer.span_id
+            response = ask("GET", upstream.url)
+        client = next(span for span in told.spans if span["kind"] == "client")
+        assert upstream.traceparents == [f"00-{trace_id}-{client['span_id']}-01"]
+        assert (client["trace_id"], client["parent_span_id"]) == (trace_id, span_id)
+        assert "traceparent" not in response.request.headers
+
+    def test_a_trace_that_is_not_sampled_says_so(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+        start(name, trace_sample_rate=0)
+        ask("GET", upstream.url)
+        assert upstream.traceparents[0].endswith("-00")
+
+    def test_a_traceparent_of_the_applications_own_is_kept(
+        self, start: Start, upstream: Upstream, name: str, ask: Ask
+    ) -> None:
+        start(name)
+        own = f"00-{'ab' * 16}-{'cd' * 8}-01"
+        response = ask("GET", f"{upstream.url}/redirect", headers={"TraceParent": own})
+        assert upstream.traceparents == [own, own]
+        assert response.request.headers["traceparent"] == own
+
+    def test_redirects_are_one_call(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+        told = start(name)
+        response = ask("GET", f"{upstream.url}/redirect")
+        assert [path for _, path, _ in upstream.asked] == ["/redirect", "/status/200"]
+        assert [tags["status"] for tags in told.client] == ["200"]
+        assert len(set(upstream.traceparents)) == 1
+        assert all(upstream.traceparents)
+        assert not any("traceparent" in one.request.headers for one in (response, *response.history))
+
+    def test_a_redirect_that_is_not_followed_is_told_as_such(
+        self, start: Start, upstream: Upstream, name: str, ask: Ask
+    ) -> None:
+        told = start(name)
+        ask("GET", f"{upstream.url}/redirect", allow_redirects=False)
+        assert [tags["status"] for tags in told.client] == ["302"]
+
+    def test_head_is_told(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+        told = start(name)
+        ask("HEAD", upstream.url)
+        assert told.client[0]["method"] == "HEAD"
+
+    def test_a_method_nobody_knows_makes_no_series(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+        told = start(name)
+        ask("BREW", upstream.url)
+        assert told.client[0]["method"] == "_OTHER"
+
+    def test_a_refused_connection_is_an_error_with_its_type(self, start: Start, name: str, ask: Ask) -> None:
+        told = start(name)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+            with pytest.raises((requests.ConnectionError, httpx.ConnectError)) as caught:
+                ask("GET", f"http://127.0.0.1:{port}/")
+        (tags,) = told.client
+        kind = f"{type(caught.value).__module__}.{type(caught.value).__qualname__}"
+        assert tags == {"method": "GET", "peer": f"127.0.0.1:{port}", "error_type": kind, "error": "true"}
+        assert told.spans[0]["status"] == "error"
+
+    def test_a_timeout_is_an_error_with_its_type(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+        told = start(name)
+        with pytest.raises((requests.Timeout, httpx.TimeoutException)):
+            ask("GET", f"{upstream.url}/hang", timeout=0.1)
+        assert told.client[0]["error_type"].endswith("ReadTimeout")
+        assert "status" not in told.client[0]
+
+    def test_nothing_of_the_request_but_its_method_and_address_is_sent(
+        self, start: Start, upstream: Upstream, name: str, ask: Ask
+    ) -> None:
+        told = start(name)
+        url = f"http://user:secret1@{upstream.address}/secret2/{'x' * 400}?a=secret3"
+        ask("POST", url, headers={"X-Key": "secret4"}, data={"b": "secret5"})
+        assert len(upstream.asked) == 1
+        assert len(told.client) == 1
+        assert "secret" not in told.text
+        assert "xxx" not in told.text
+
+    def test_a_password_longer_than_an_address_is_not_taken_for_one(
+        self, start: Start, upstream: Upstream, name: str, ask: Ask
+    ) -> None:
+        told = start(name)
+        ask("GET", f"http://{'u' * 400}:pw@{upstream.address}/")
+        assert told.client[0]["peer"] == upstream.address
+        assert "uuu" not in told.text
+
+    def test_faults_of_the_agent_do_not_reach_the_application(
+        self, start: Start, upstream: Upstream, name: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("a fault of the agent's")
+
+        start(name)
+        for method in ("begin", "end", "enter", "leave"):
+            with monkeypatch.context() as patch:
+                patch.setattr(tracer, method, broken)
+                # A span that cannot be left stays the running one of its context.
+                assert copy_context().run(ask, "GET", upstream.url).status_code == 200
+                with pytest.raises((requests.ConnectionError, httpx.ConnectError)):
+                    copy_context().run(ask, "GET", "http://127.0.0.1:1/")
+
+    def test_after_the_end_of_the_agent_calls_are_plain(
+        self, start: Start, upstream: Upstream, name: str, ask: Ask
+    ) -> None:
+        start(name)
+        vantage_agent.shutdown()
+        ask("GET", upstream.url)
+        assert upstream.traceparents == [""]
+
+    def test_the_end_of_the_agent_in_the_middle_of_a_call_harms_nothing(
+        self, start: Start, upstream: Upstream, name: str, ask: Ask
+    ) -> None:
+        start(name)
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.append(ask("GET", f"{upstream.url}/hang").status_code))
+        thread.start()
+        while not upstream.asked:
+            thread.join(0.01)
+        vantage_agent.shutdown()
+        upstream.hold.set()
+        thread.join()
+        assert found == [200]
+
+
+@pytest.mark.parametrize("name", ["requests", "httpx"])
+def test_nonsense_fails_as_it_does_without_an_agent(start: Start, name: str) -> None:
+    def attempt(action: Callable[[], Any]) -> tuple[type, str]:
+        with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is what is compared
+            action()
+        return type(caught.value), str(caught.value)
+
+    session, client = requests.Session(), httpx.Client()
+    actions: list[Callable[[], Any]] = [
+        lambda: session.get("nonsense"),
+        lambda: session.send(requests.Request("GET", "http://127.0.0.1:1/")),  # type: ignore[arg-type]
+        lambda: session.send(None),  # type: ignore[arg-type]
+        lambda: client.get("nonsense"),
+        lambda: client.send(None),  # type: ignore[arg-type]
+    ]
+    without = [attempt(action) for action in actions]
+    start(name)
+    assert [attempt(action) for action in actions] == without
+
+
+def test_a_prepared_request_sent_twice_is_two_calls(start: Start, upstream: Upstream) -> None:
+    told = start("requests")
+    with requests.Session() as session:
+        prepared = session.prepare_request(requests.Request("GET", upstream.url, headers={"X-A": "1"}))
+        before = dict(prepared.headers)
+        for _ in range(2):
+            session.send(prepared)
+            assert dict(prepared.headers) == before
+    assert len({*upstream.traceparents}) == 2
+    assert len(told.client) == 2
+
+
+def test_a_request_of_httpx_sent_twice_is_two_calls(start: Start, upstream: Upstream) -> None:
+    told = start("httpx")
+    with httpx.Client(trust_env=False) as client:
+        request = client.build_request("GET", upstream.url)
+        before = request.headers.raw
+        for _ in range(2):
+            client.send(request)
+            assert request.headers.raw == before
+    assert len({*upstream.traceparents}) == 2
+    assert len(told.client) == 2
+
+
+def test_a_streamed_answer_stays_lazy(start: Start, upstream: Upstream) -> None:
+    told = start("requests", "httpx")
+    with requests.get(f"{upstream.url}/stream", stream=True, timeout=5) as response:
+        pieces = response.iter_content(1)
+        assert next(pieces) == b"a"  # the second is not sent before
+        upstream.hold.set()
+        assert next(pieces) == b"b"
+    upstream.hold.clear()
+    with httpx.stream("GET", f"{upstream.url}/stream", trust_env=False) as streamed:
+        parts = streamed.iter_raw()
+        assert next(parts) == b"a"
+        upstream.hold.set()
+        assert next(parts) == b"b"
+    assert len(told.client) == 2
+
+
+async def test_async_calls_side_by_side_are_children_of_the_same_span(start: Start, upstream: Upstream) -> None:
+    told = start("httpx")
+    async with httpx.AsyncClient(trust_env=False) as client:
+        with vantage_agent.span("outer") as outer:
+            span_id = outer.span_id
+            await asyncio.gather(*(client.get(upstream.url) for _ in range(5)))
+    spans = await asyncio.to_thread(lambda: told.spans)
+    clients = [span for span in spans if span["kind"] == "client"]
+    assert [span["parent_span_id"] for span in clients] == [span_id] * 5
+    assert len({*upstream.traceparents}) == 5
+
+
+async def test_a_cancelled_call_is_cancelled(start: Start, upstream: Upstream) -> None:
+    told = start("httpx")
+    async with httpx.AsyncClient(trust_env=False) as client:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.get(f"{upstream.url}/hang"), 0.2)
+    assert (await asyncio.to_thread(lambda: told.client))[0]["error_type"].endswith("CancelledError")
+
+
+async def test_a_task_begun_inside_a_call_that_outlives_it_is_measured(start: Start, upstream: Upstream) -> None:
+    told = start("httpx")
+    later: list[asyncio.Task[Any]] = []
+    go = asyncio.Event()
+
+    async def after() -> None:
+        await go.wait()
+        await client.get(upstream.url)
+
+    async def hook(request: httpx.Request) -> None:
+        if not later:
+            later.append(asyncio.create_task(after()))
+
+    async with httpx.AsyncClient(trust_env=False, event_hooks={"request": [hook]}) as client:
+        await client.get(upstream.url)
+        go.set()
+        await later[0]
+    assert len(await asyncio.to_thread(lambda: told.client)) == 2
+
+
+def test_the_error_is_the_applications_own(start: Start) -> None:
+    start("httpx")
+    error = ZeroDivisionError("mine")
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise error
+
+    with httpx.Client(transport=httpx.MockTransport(handler)) as client, pytest.raises(ZeroDivisionError) as caught:
+        client.get("http://x/")
+    assert caught.value is error
+    assert caught.traceback[-1].name == "handler"
