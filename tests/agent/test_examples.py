@@ -36,7 +36,7 @@ ROUTES = {
     "flask_app": "/orders/<int:order_id>",
     "fastapi_app": "/orders/{order_id}",
     "starlette_app": "/orders/{order_id}",
-    "litestar_app": "/orders/{order_id:int}",
+    "litestar_app": "/orders/{order_id}",
 }
 
 
