@@ -44,12 +44,12 @@ class Buffer:
         items = self._items
         with self._lock:
             items.append((nbytes, what, item))
-            held_nbytes = self._nbytes_in = self._nbytes_in + nbytes
-            held_nbytes -= self._nbytes_out
-            held = len(items)
-            if held > self._items_max or held_nbytes > self._nbytes_max:
+            self._nbytes_in = nbytes_in = self._nbytes_in + nbytes
+            if len(items) < self._items_wake and nbytes_in - self._nbytes_out < self._nbytes_wake:
+                return False
+            if len(items) > self._items_max or self.nbytes > self._nbytes_max:
                 self._make_room()
-            if self._is_filling or (held < self._items_wake and held_nbytes < self._nbytes_wake):
+            if self._is_filling:
                 return False
             self._is_filling = True
             return True

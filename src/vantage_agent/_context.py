@@ -29,12 +29,14 @@ def seed_ids() -> None:
     _random.seed()
 
 
-def new_trace_id() -> str:
-    return f"{_random.getrandbits(128) or 1:032x}"
+def new_ids() -> tuple[str, str]:
+    """Of a trace and of its first span. That either is zero, which it must not be, is as likely as that it repeats."""
+    digits = _random.randbytes(24).hex()
+    return digits[:32], digits[32:]
 
 
 def new_span_id() -> str:
-    return f"{_random.getrandbits(64) or 1:016x}"
+    return _random.randbytes(8).hex()
 
 
 def parse_traceparent(text: str) -> tuple[str, str, bool] | None:

@@ -34,59 +34,33 @@ class Span:
     Times are nanoseconds; ``start_ns`` is since the epoch, ``began_ns`` of the clock that never jumps.
     """
 
-    __slots__ = (
-        "attributes",
-        "began_ns",
-        "describe",
-        "duration_ns",
-        "error_type",
-        "failed",
-        "gave_header",
-        "held",
-        "kept",
-        "kind",
-        "method",
-        "mount",
-        "name",
-        "parent_id",
-        "peer",
-        "root",
-        "route",
-        "sampled",
-        "span_id",
-        "start_ns",
-        "status_code",
-        "tags",
-        "token",
-        "trace_id",
-        "tracestate",
-    )
-
+    # Defaults are the class's: what a span does not need is not set, and setting takes half of what a span costs.
     trace_id: str
     span_id: str
+    parent_id: str = ""
+    tracestate: str = ""
+    root: Span | None = None  # None: itself, which as a cycle would wait for the collector
+    held: list[Span] | None = None
+    kept: bool = False
+    sampled: bool = False
+    failed: bool = False
+    error_type: str = ""
+    name: str = ""  # where ``describe`` does not make one up
+    method: str = ""
+    route: str | None = None  # None: this kind of server has none; empty: none matched
+    mount: str = ""  # the template of the paths that the application which answers is mounted under
+    peer: str = ""  # a client's address: a URL, from which only host and port are told
+    gave_header: bool = False  # the request carries a traceparent of ours
+    is_complete: bool = False  # of a server: the answer is there in one piece
+    status_code: int = 0
+    tags: dict[str, str] | None = None  # of the sample and of the span
+    attributes: dict[str, str] | None = None  # of the span alone
+    token: Token[Span | None] | None = None
+    duration_ns: int = -1  # it runs
 
     def __init__(self, describe: Callable[[Span], Described], kind: str) -> None:
         self.describe = describe
         self.kind = kind
-        self.parent_id = ""
-        self.tracestate = ""
-        self.root: Span | None = None  # None: itself, which as a cycle would wait for the collector
-        self.held: list[Span] | None = None
-        self.kept = False
-        self.sampled = False
-        self.failed = False
-        self.error_type = ""
-        self.name = ""  # where ``describe`` does not make one up
-        self.method = ""
-        self.route: str | None = None  # None: this kind of server has none; empty: none matched
-        self.mount = ""  # the template of the paths that the application which answers is mounted under
-        self.peer = ""  # a client's address: a URL, from which only host and port are told
-        self.gave_header = False  # the request carries a traceparent of ours
-        self.status_code = 0
-        self.tags: dict[str, str] | None = None  # of the sample and of the span
-        self.attributes: dict[str, str] | None = None  # of the span alone
-        self.token: Token[Span | None] | None = None
-        self.duration_ns = -1  # it runs
         self.start_ns = clock_ns()
         self.began_ns = perf_ns()
 

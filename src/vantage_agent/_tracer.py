@@ -16,8 +16,8 @@ from typing import Any
 from vantage_agent._context import (
     current,
     format_traceparent,
+    new_ids,
     new_span_id,
-    new_trace_id,
     parse_traceparent,
     usable_tracestate,
 )
@@ -36,6 +36,7 @@ class Tracer:
         self.on = False
         self._keep: Callable[[int, int, Any], None] = _keep_nothing
         self._count_loss: Callable[[str], None] = _count_nothing
+        self._samples_all = True
         self._sampled_below = 1 << 56
         self._lock = threading.RLock()  # a signal handler may end a span, or the agent
         self._slowest: dict[tuple[Any, ...], Span] = {}
@@ -45,6 +46,7 @@ class Tracer:
         self, keep: Callable[[int, int, Any], None], count_loss: Callable[[str], None], *, sample_rate: float
     ) -> None:
         """``keep(nbytes, what, span)`` puts a span that ended into the buffer."""
+        self._samples_all = sample_rate >= 1
         self._sampled_below = int(sample_rate * (1 << 56))
         self._lock = threading.RLock()  # after a fork the old one may be held by a thread that is no more
         self._slowest = {}
@@ -65,22 +67,24 @@ class Tracer:
         """A span that begins now, as a child of the one that ``traceparent`` names, or else of the running one.
         ``enter`` makes it the running one."""
         span = Span(describe, kind)
-        span.span_id = new_span_id()
         if traceparent and (found := parse_traceparent(traceparent)) is not None:
             span.trace_id, span.parent_id, span.sampled = found
+            span.span_id = new_span_id()
             if tracestate:
                 span.tracestate = usable_tracestate(tracestate)
             return span
         parent = current.get()
         if parent is None:
-            trace_id = span.trace_id = new_trace_id()
+            span.trace_id, span.span_id = new_ids()
             # By the id, so that whoever decides for this trace decides alike.
-            span.sampled = int(trace_id[-14:], 16) < self._sampled_below
+            span.sampled = self._samples_all or int(span.trace_id[-14:], 16) < self._sampled_below
             return span
+        span.span_id = new_span_id()
         span.trace_id = parent.trace_id
         span.parent_id = parent.span_id
         span.sampled = parent.sampled
-        span.tracestate = parent.tracestate
+        if parent.tracestate:
+            span.tracestate = parent.tracestate
         if kind != "server":
             span.root = parent.root or parent
         return span

@@ -48,13 +48,22 @@ def call_wsgi(
         # What has a length is complete, and the server may look at it; a file wrapper is given to the server as it
         # is, which may send the file by itself.
         file_wrapper = environ.get("wsgi.file_wrapper")
-        if hasattr(answer, "__len__") or (isinstance(file_wrapper, type) and isinstance(answer, file_wrapper)):
+        if (
+            span.is_complete
+            or hasattr(answer, "__len__")
+            or (isinstance(file_wrapper, type) and isinstance(answer, file_wrapper))
+        ):
             _end(span, environ, route_of)
             return answer
         tracer.leave(span)
         return _Answer(answer, span, environ, route_of)
     except Exception:
         return answer
+
+
+def _is_file(answer: Any, environ: dict[str, Any]) -> bool:
+    file_wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(file_wrapper, type) and isinstance(answer, file_wrapper)
 
 
 class _Answer:

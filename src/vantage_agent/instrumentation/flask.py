@@ -38,7 +38,22 @@ def patch(patches: Patches, module: ModuleType) -> None:
 
         return wrapper
 
+    def make_last(process_response: Any) -> Any:
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+            response = process_response(self, *args, **kwargs)
+            try:
+                span = current.get()
+                if span is not None and span.describe is http_server:
+                    # What is there in one piece need not be followed while the server sends it.
+                    span.is_complete = not response.is_streamed
+            except Exception:
+                pass
+            return response
+
+        return wrapper
+
     patches.wrap(module.Flask, "wsgi_app", make)
+    patches.wrap(module.Flask, "process_response", make_last)
     patches.wrap(module.Flask, "handle_exception", make_handler)
 
 

@@ -22,7 +22,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
             try:
                 response = send(self, request, **kwargs)
             except BaseException as error:
-                end_call(span, request.headers, 0, error)
+                end_call(span, _headers(request), 0, error)
                 raise
             _end(span, request, response)
             return response
@@ -37,7 +37,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
             try:
                 response = await send(self, request, **kwargs)
             except BaseException as error:
-                end_call(span, request.headers, 0, error)
+                end_call(span, _headers(request), 0, error)
                 raise
             _end(span, request, response)
             return response
@@ -48,17 +48,44 @@ def patch(patches: Patches, module: ModuleType) -> None:
     patches.wrap(module.AsyncClient, "send", make_async)
 
 
+class _Headers:
+    """What is done to ``httpx.Headers`` here, done to the list it keeps: (name, name in lower case, value), in bytes.
+    Its own methods encode and look through everything each time, which takes longer than all the rest."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: list[tuple[bytes, bytes, bytes]]) -> None:
+        self._items = items
+
+    def __contains__(self, name: str) -> bool:
+        wanted = name.encode()
+        return wanted in [lower for _, lower, _ in self._items]
+
+    def __setitem__(self, name: str, value: str) -> None:
+        raw = name.encode()
+        self._items.append((raw, raw, value.encode()))
+
+    def __delitem__(self, name: str) -> None:
+        wanted = name.encode()
+        self._items[:] = [item for item in self._items if item[1] != wanted]
+
+
+def _headers(request: Any) -> Any:
+    items = getattr(request.headers, "_list", None)
+    return _Headers(items) if type(items) is list else request.headers
+
+
 def _begin(request: Any) -> Span | None:
     if not tracer.on:
         return None
     try:
         # Host and port are cheaper to ask for than the whole URL; a port that is the scheme's own is not in it.
-        return begin_call(request.method, f"//{request.url.netloc.decode()}", request.headers)
+        return begin_call(request.method, f"//{request.url.netloc.decode()}", _headers(request))
     except Exception:  # no request: httpx has the words for it
         return None
 
 
 def _end(span: Span, request: Any, response: Any) -> None:
-    end_call(span, request.headers, getattr(response, "status_code", 0), None)
+    end_call(span, _headers(request), getattr(response, "status_code", 0), None)
     if getattr(response, "history", None):
         forget_redirects(span, response)
