@@ -140,8 +140,10 @@ def misbehaving(behave: Callable[[socket.socket, int], None]) -> Iterator[Misbeh
     open_ones: set[socket.socket] = set()
 
     def serve(connection: socket.socket, nth: int) -> None:
+        open_ones.add(connection)
         with connection, suppress(OSError):  # the other side left first
             behave(connection, nth)
+        open_ones.discard(connection)
 
     def listen() -> None:
         while True:
