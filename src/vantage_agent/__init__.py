@@ -217,7 +217,7 @@ def flush(timeout_s: float = 2.0) -> bool:
     """Send what is recorded now. True when it was sent, or given up and counted, within ``timeout_s``."""
     try:
         agent = _running
-        return True if agent is None else agent.flush(timeout_s)
+        return True if agent is None else agent.flush(_seconds(timeout_s))
     except Exception:
         return False
 
@@ -233,12 +233,21 @@ def shutdown(timeout_s: float = 2.0) -> None:
         if instrumentations is not None:
             instrumentations.uninstall()
         if agent is not None:
-            agent.shutdown(timeout_s)
+            agent.shutdown(_seconds(timeout_s))
             terminate.uninstall()
     except Exception:
         pass
     finally:
         _ending = None
+
+
+def _seconds(timeout_s: Any) -> float:
+    """What a wait can be told, whatever it is given."""
+    try:
+        seconds = float(timeout_s)
+    except Exception:
+        return 2.0
+    return min(max(seconds, 0.0), 3600.0) if seconds == seconds else 2.0
 
 
 def _warn_off(error: Exception) -> None:

@@ -140,8 +140,10 @@ def misbehaving(behave: Callable[[socket.socket, int], None]) -> Iterator[Misbeh
     open_ones: set[socket.socket] = set()
 
     def serve(connection: socket.socket, nth: int) -> None:
+        open_ones.add(connection)
         with connection, suppress(OSError):  # the other side left first
             behave(connection, nth)
+        open_ones.discard(connection)
 
     def listen() -> None:
         while True:
@@ -181,7 +183,10 @@ def read_request(connection: socket.socket) -> bytes:
         int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
     )
     while len(body) < length:
-        body += connection.recv(65536)
+        more = connection.recv(65536)
+        if not more:
+            return b""
+        body += more
     return gzip.decompress(body)
 
 

@@ -201,9 +201,9 @@ def test_without_a_commit_there_is_no_version(tmp_path: Path) -> None:
     assert commit_of(str(tmp_path)) == ""
 
 
-@pytest.mark.parametrize("head", ["", "x" * 40, "ref: ../../secret", "ref: refs/../../secret", "ref:", "\x00\xff"])
+@pytest.mark.parametrize("head", ["", "x" * 40, "ref: ../secret", "ref: refs/../../secret", "ref:", "\x00\xff"])
 def test_a_head_that_is_none_is_no_version(tmp_path: Path, head: str) -> None:
-    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "refs").mkdir(parents=True)
     (tmp_path / ".git" / "HEAD").write_text(head, encoding="latin-1")
     (tmp_path / "secret").write_text("a" * 40)
     assert commit_of(str(tmp_path)) == ""

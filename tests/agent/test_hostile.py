@@ -247,6 +247,21 @@ def test_an_agent_is_never_started_into_an_exception(
     assert len(gc.callbacks) == callbacks_before
 
 
+@pytest.mark.parametrize("nonsense", [None, "soon", math.nan, math.inf, -1, 10**400, object()], ids=repr)
+def test_a_wait_of_nonsense_still_sends_and_stops(receiver: Receiver, nonsense: Any) -> None:
+    vantage_agent.init_agent("s", receiver.url, flush_interval_s=600)
+    vantage_agent.gauge("a", 1)
+    agent = vantage_agent._running
+    assert agent is not None
+    vantage_agent.flush(nonsense)
+    vantage_agent.gauge("a", 2)
+    vantage_agent.shutdown(nonsense)
+    assert agent._stopping
+    assert agent._thread is not None
+    agent._thread.join(5)
+    assert not agent._thread.is_alive()
+
+
 @pytest.mark.parametrize(
     "given",
     [

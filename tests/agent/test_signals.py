@@ -160,12 +160,15 @@ def test_requests_of_an_application_without_a_change_are_recorded(
 ) -> None:
     command, code = FRAMEWORKS[name]
     (tmp_path / "app.py").write_text(code)
-    command = [*AGENT, "run", "--", sys.executable, "-m", *command]
-    with running(command, tmp_path, VANTAGE_AGENT_COLLECTOR_URL=receiver.url) as (process, url):
+    program, *arguments = command
+    command = [*AGENT, "run", "--", str(Path(sys.executable).with_name(program)), *arguments]
+    environ = {"PYTHONPATH": os.pathsep.join((HOME, str(tmp_path)))}  # unlike python -m, the command adds nothing
+    with running(command, tmp_path, VANTAGE_AGENT_COLLECTOR_URL=receiver.url, **environ) as (process, url):
         for i in range(5):
             get(f"{url}/{i}")
         stop(process)
     assert len(receiver.values("http.request.duration")) == 5
+    assert {sent.packed["resource"]["service_name"] for sent in receiver.sent} == {program}
 
 
 def terminated(code: str, **environ: str) -> tuple[int, str, float]:
