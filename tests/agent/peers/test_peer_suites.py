@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -28,11 +28,11 @@ SUITES = {
     "requests": ("requests[socks]", "2.34.2"),
 }
 THEIR_TOOLS = [
-    "pytest==8.3.4", "pytest-timeout==2.4.0", "pytest-mock==3.14.0", "pytest-httpbin==2.1.0", "httpbin==0.10.2",
-    "trustme==1.2.1", "uvicorn==0.32.1", "trio==0.27.0", "chardet==5.2.0", "cryptography", "click<8.2",
-]  # fmt: skip
-# They connect to an address that never answers, and take until the time limit where there is no network at all.
-NEEDS_A_NETWORK = "not test_connect_timeout and not test_total_timeout_connect"
+    "pytest==8.3.4", "pytest-timeout==2.4.0", "pytest-mock==3.17.0", "pytest-httpbin==2.1.0", "httpbin==0.10.4",
+    "trustme==1.2.1", "uvicorn==0.32.1", "trio==0.27.0", "chardet==5.2.0", "cryptography", ]  # fmt: skip
+# The first two connect to an address that never answers, and take until the time limit where there is no network at
+# all. The third is expected to fail, and passes when its answer happens to arrive in one piece.
+LEFT_OUT = "not test_connect_timeout and not test_total_timeout_connect and not test_response_iter_lines_reentrant"
 MEASURED = {
     "flask": "http.request.duration",
     "httpx": "http.client.request.duration",
@@ -73,14 +73,14 @@ def outcomes(folder: Path, report: Path, *before: str, **environ: str) -> dict[s
     """How each test of the suite in ``folder`` came out. ``before`` is what the interpreter is run by."""
     command = [
         *before, str(PYTHON), "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:randomly",
-        "--timeout=20", "-k", NEEDS_A_NETWORK, f"--junit-xml={report}", "tests",
+        "--timeout=20", "-k", LEFT_OUT, f"--junit-xml={report}", "tests",
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **environ}, capture_output=True, text=True, timeout=240
     )
     assert report.exists(), done.stdout[-2000:] + done.stderr[-2000:]
     found: dict[str, str] = {}
-    for case in ElementTree.parse(report).iter("testcase"):
+    for case in ET.parse(report).iter("testcase"):
         parts = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
         found[f"{case.get('classname')}::{case.get('name')}"] = " ".join(parts) or "passed"
     return found
