@@ -1,4 +1,4 @@
-"""Code nobody here wrote: the suites of Flask, httpx and requests come out with the agent exactly as without.
+"""Code nobody here wrote: each test of Flask's, httpx's and requests' suites comes out with the agent as without.
 
 Each suite runs from its source distribution in a Python environment of its own, kept in an ignored folder. Where that
 cannot be made the test is skipped; in CI it fails.
@@ -33,6 +33,8 @@ THEIR_TOOLS = [
 # The first two connect to an address that never answers, and take until the time limit where there is no network at
 # all. The third is expected to fail, and passes when its answer happens to arrive in one piece.
 LEFT_OUT = "not test_connect_timeout and not test_total_timeout_connect and not test_response_iter_lines_reentrant"
+# httpx's command line prints what goes over the wire, which with an agent is one header more.
+SHOW_THE_WIRE = {"tests.test_main::test_verbose", "tests.test_main::test_auth"}
 MEASURED = {
     "flask": "http.request.duration",
     "httpx": "http.client.request.duration",
@@ -86,6 +88,7 @@ def outcomes(folder: Path, report: Path, *before: str, **environ: str) -> dict[s
     return found
 
 
+@pytest.mark.timeout(900)  # the environment is made within the first
 @pytest.mark.parametrize("name", SUITES)
 def test_a_suite_comes_out_with_the_agent_as_without(
     peers: Path, receiver: Receiver, tmp_path: Path, name: str
@@ -100,6 +103,6 @@ def test_a_suite_comes_out_with_the_agent_as_without(
         for test in without.keys() | having.keys()
         if without.get(test) != having.get(test)
     }
-    assert differing == {}
+    assert differing.keys() == (SHOW_THE_WIRE if name == "httpx" else set()), differing
     assert list(without.values()).count("passed") > 400
     assert receiver.values(MEASURED[name]), "the agent took no part"
