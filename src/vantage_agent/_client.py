@@ -13,9 +13,9 @@ from vantage_agent._tracer import traceparent_of, tracer
 PEER_LENGTH_MAX = 300
 
 
-def begin_call(method: str, url: str, headers: MutableMapping[str, Any]) -> Span | None:
+def begin_call(method: str, url: str) -> Span | None:
     """None when there is nothing to do: no agent, or a call inside a call (a redirect, or a library on top of
-    another). A ``traceparent`` of the application's own is left as it is. Of ``url`` only host and port are told."""
+    another). Of ``url`` only host and port are told."""
     try:
         if not tracer.on:
             return None
@@ -26,26 +26,37 @@ def begin_call(method: str, url: str, headers: MutableMapping[str, Any]) -> Span
         span.method = method
         # Cut behind the host, never within what stands before it: that may be a password.
         span.peer = url if len(url) <= PEER_LENGTH_MAX else "/".join(url.split("/", 3)[:3])
-        if "traceparent" not in headers:
-            headers["traceparent"] = traceparent_of(span)
-            span.gave_header = True
-            if span.tracestate:
-                headers["tracestate"] = span.tracestate
         tracer.enter(span)
         return span
     except Exception:
         return None
 
 
-def end_call(span: Span, headers: MutableMapping[str, Any], status_code: int, error: BaseException | None) -> None:
-    """The headers lose what they were given: the request is the application's, to look at and to send again."""
+def give_header(span: Span, headers: MutableMapping[str, Any]) -> None:
+    """A ``traceparent`` of the application's own is left as it is."""
     try:
-        if span.gave_header:
+        if "traceparent" not in headers:
+            headers["traceparent"] = traceparent_of(span)
+            span.gave_header = True
+            if span.tracestate:
+                headers["tracestate"] = span.tracestate
+    except Exception:
+        pass
+
+
+def take_header(span: Span, headers: MutableMapping[str, Any]) -> None:
+    """The headers lose what they were given: the request is the application's, to look at and to send again."""
+    if span.gave_header:
+        span.gave_header = False
+        try:
             del headers["traceparent"]
             if span.tracestate:
                 del headers["tracestate"]
-    except Exception:  # the application took it out meanwhile
-        pass
+        except Exception:  # the application took it out meanwhile
+            pass
+
+
+def end_call(span: Span, status_code: int, error: BaseException | None) -> None:
     try:
         span.status_code = status_code
         if error is not None:

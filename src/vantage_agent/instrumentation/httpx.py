@@ -1,11 +1,17 @@
-"""httpx: each call of a client, plain and async, with its redirects. A streamed answer counts up to its headers."""
+"""httpx: each call of a client, plain and async, with its redirects. A streamed answer counts up to its headers.
+
+The client is measured, and the transport below it gives the header: what hooks, authentication and mocked transports
+see of a request is the application's own.
+"""
 
 from __future__ import annotations
 
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._client import begin_call, end_call, forget_redirects
+from vantage_agent._client import begin_call, end_call, give_header, take_header
+from vantage_agent._context import current
+from vantage_agent._describe import http_client
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
@@ -13,39 +19,75 @@ from vantage_agent._tracer import tracer
 
 def patch(patches: Patches, module: ModuleType) -> None:
     """``httpx``."""
+    patches.wrap(module.Client, "send", _make_send)
+    patches.wrap(module.AsyncClient, "send", _make_async_send)
+    patches.wrap(module.HTTPTransport, "handle_request", _make_handle)
+    patches.wrap(module.AsyncHTTPTransport, "handle_async_request", _make_async_handle)
 
-    def make(send: Any) -> Any:
-        def wrapper(self: Any, request: Any, **kwargs: Any) -> Any:
-            span = _begin(request)
-            if span is None:
-                return send(self, request, **kwargs)
-            try:
-                response = send(self, request, **kwargs)
-            except BaseException as error:
-                end_call(span, _headers(request), 0, error)
-                raise
-            _end(span, request, response)
-            return response
 
-        return wrapper
+def _make_send(send: Any) -> Any:
+    def wrapper(self: Any, request: Any, **kwargs: Any) -> Any:
+        span = _begin(request)
+        if span is None:
+            return send(self, request, **kwargs)
+        try:
+            response = send(self, request, **kwargs)
+        except BaseException as error:
+            end_call(span, 0, error)
+            raise
+        end_call(span, getattr(response, "status_code", 0), None)
+        return response
 
-    def make_async(send: Any) -> Any:
-        async def wrapper(self: Any, request: Any, **kwargs: Any) -> Any:
-            span = _begin(request)
-            if span is None:
-                return await send(self, request, **kwargs)
-            try:
-                response = await send(self, request, **kwargs)
-            except BaseException as error:
-                end_call(span, _headers(request), 0, error)
-                raise
-            _end(span, request, response)
-            return response
+    return wrapper
 
-        return wrapper
 
-    patches.wrap(module.Client, "send", make)
-    patches.wrap(module.AsyncClient, "send", make_async)
+def _make_async_send(send: Any) -> Any:
+    async def wrapper(self: Any, request: Any, **kwargs: Any) -> Any:
+        span = _begin(request)
+        if span is None:
+            return await send(self, request, **kwargs)
+        try:
+            response = await send(self, request, **kwargs)
+        except BaseException as error:
+            end_call(span, 0, error)
+            raise
+        end_call(span, getattr(response, "status_code", 0), None)
+        return response
+
+    return wrapper
+
+
+def _make_handle(handle: Any) -> Any:
+    def wrapper(self: Any, request: Any) -> Any:
+        span = _running_call()
+        if span is None:
+            return handle(self, request)
+        give_header(span, _headers(request))
+        try:
+            return handle(self, request)
+        finally:
+            take_header(span, _headers(request))
+
+    return wrapper
+
+
+def _make_async_handle(handle: Any) -> Any:
+    async def wrapper(self: Any, request: Any) -> Any:
+        span = _running_call()
+        if span is None:
+            return await handle(self, request)
+        give_header(span, _headers(request))
+        try:
+            return await handle(self, request)
+        finally:
+            take_header(span, _headers(request))
+
+    return wrapper
+
+
+def _running_call() -> Span | None:
+    span = current.get() if tracer.on else None
+    return span if span is not None and span.describe is http_client and span.duration_ns < 0 else None
 
 
 class _Headers:
@@ -80,12 +122,6 @@ def _begin(request: Any) -> Span | None:
         return None
     try:
         # Host and port are cheaper to ask for than the whole URL; a port that is the scheme's own is not in it.
-        return begin_call(request.method, f"//{request.url.netloc.decode()}", _headers(request))
+        return begin_call(request.method, f"//{request.url.netloc.decode()}")
     except Exception:  # no request: httpx has the words for it
         return None
-
-
-def _end(span: Span, request: Any, response: Any) -> None:
-    end_call(span, _headers(request), getattr(response, "status_code", 0), None)
-    if getattr(response, "history", None):
-        forget_redirects(span, response)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._client import begin_call, end_call, forget_redirects
+from vantage_agent._client import begin_call, end_call, forget_redirects, give_header, take_header
 from vantage_agent._patch import Patches
 
 
@@ -15,17 +15,20 @@ def patch(patches: Patches, module: ModuleType) -> None:
     def make(send: Any) -> Any:
         def wrapper(self: Any, request: Any, **kwargs: Any) -> Any:
             try:
-                span = begin_call(request.method, request.url, request.headers)
+                span = begin_call(request.method, request.url)
             except Exception:  # no prepared request: requests has the words for it
                 span = None
             if span is None:
                 return send(self, request, **kwargs)
+            give_header(span, request.headers)
             try:
                 response = send(self, request, **kwargs)
             except BaseException as error:
-                end_call(span, request.headers, 0, error)
+                take_header(span, request.headers)
+                end_call(span, 0, error)
                 raise
-            end_call(span, request.headers, getattr(response, "status_code", 0), None)
+            take_header(span, request.headers)
+            end_call(span, getattr(response, "status_code", 0), None)
             if getattr(response, "history", None):
                 forget_redirects(span, response)
             return response
