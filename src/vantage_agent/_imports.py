@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
-from threading import get_ident
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +16,7 @@ class ImportWatch:
     def __init__(self, names: Sequence[str], found: Callable[[str, ModuleType], None]) -> None:
         self._waiting = set(names)
         self._found = found
-        self._looking: set[tuple[str, int]] = set()  # name and thread: finders may ask in turn, also each other
+        self._looking = False  # one flag is enough: Python asks finders under a lock of the whole process
 
     def install(self) -> None:
         for name in sorted(self._waiting):
@@ -37,10 +36,9 @@ class ImportWatch:
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Asked by Python for each import of something new."""
-        key = (name, get_ident())
-        if name not in self._waiting or key in self._looking:
+        if name not in self._waiting or self._looking:
             return None
-        self._looking.add(key)
+        self._looking = True
         try:
             for finder in list(sys.meta_path):
                 find: Any = getattr(finder, "find_spec", None)
@@ -52,7 +50,7 @@ class ImportWatch:
                     return spec
             return None
         finally:
-            self._looking.discard(key)
+            self._looking = False
 
     def _follow(self, name: str, loader: Any) -> None:
         """Be called when ``loader`` has executed the module. The loader itself stays: others look at its type."""

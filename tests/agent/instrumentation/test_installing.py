@@ -170,43 +170,6 @@ def test_an_import_that_fails_fails_as_it_does_without_an_agent(tmp_path: Path, 
     assert python(code, receiver) == "<module> False\n" * 2
 
 
-def test_threads_that_import_at_the_same_time_are_both_seen(tmp_path: Path) -> None:
-    import threading
-
-    from vantage_agent._imports import ImportWatch
-
-    names = [f"slow_module_{number}" for number in range(6)]
-    for name in names:
-        (tmp_path / f"{name}.py").write_text("import time; time.sleep(0.01)\n")
-    seen: list[str] = []
-
-    class Slow:
-        """Is asked after the watch, and takes its time."""
-
-        @staticmethod
-        def find_spec(name: str, path: Any = None, target: Any = None) -> None:
-            if name in names:
-                threading.Event().wait(0.05)
-
-    watch = ImportWatch(names, lambda name, _: seen.append(name))
-    sys.meta_path.insert(0, Slow)  # type: ignore[arg-type]
-    sys.path.insert(0, str(tmp_path))
-    watch.install()
-    try:
-        threads = [threading.Thread(target=importlib.import_module, args=[name]) for name in names]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        watch.uninstall()
-        sys.meta_path.remove(Slow)  # type: ignore[arg-type]
-        sys.path.remove(str(tmp_path))
-        for name in names:
-            sys.modules.pop(name, None)
-    assert sorted(seen) == names
-
-
 class TestLogging:
     def test_records_are_counted_by_level(self, start: Start) -> None:
         told = start("logging")
