@@ -31,8 +31,17 @@ THEIR_TOOLS = [
     "pytest==8.3.4", "pytest-timeout==2.4.0", "pytest-mock==3.17.0", "pytest-httpbin==2.1.0", "httpbin==0.10.4",
     "trustme==1.2.1", "uvicorn==0.32.1", "trio==0.27.0", "chardet==5.2.0", "cryptography", ]  # fmt: skip
 # The first two connect to an address that never answers, and take until the time limit where there is no network at
-# all. The third is expected to fail, and passes when its answer happens to arrive in one piece.
-LEFT_OUT = "not test_connect_timeout and not test_total_timeout_connect and not test_response_iter_lines_reentrant"
+# all. The third is expected to fail, and passes when its answer happens to arrive in one piece. The fourth races
+# against a microsecond, and loses now and then without an agent too.
+LEFT_OUT = " and ".join(
+    f"not {name}"
+    for name in (
+        "test_connect_timeout",
+        "test_total_timeout_connect",
+        "test_response_iter_lines_reentrant",
+        "test_write_timeout",
+    )
+)
 # httpx's command line prints what goes over the wire, which with an agent is one header more.
 SHOW_THE_WIRE = {"tests.test_main::test_verbose", "tests.test_main::test_auth"}
 MEASURED = {
