@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.environments import python_with
 from tests.support.load import NO_RATES
 from tests.support.server import Server, serving
@@ -58,6 +60,7 @@ def running(python: Path, name: str, server: Server, folder: Path, port: int, *p
         process.wait(30)
 
 
+@pytest.mark.timeout(600)  # the environment is made within
 def test_a_request_through_two_programs_is_one_trace(tmp_path: Path) -> None:
     python = python_with("httpbin", "httpbin", "gunicorn", "fastapi", "uvicorn", "httpx")
     front, back = free_port(), free_port()

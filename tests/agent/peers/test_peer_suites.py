@@ -103,15 +103,21 @@ def test_a_suite_comes_out_with_the_agent_as_without(
     peers: Path, receiver: Receiver, tmp_path: Path, name: str
 ) -> None:
     folder = peers / f"{name}-{SUITES[name][1]}"
-    without = outcomes(folder, tmp_path / "without.xml")
     agent = str(Path(vantage_agent.__file__).parents[1])
     run = [str(PYTHON), "-m", "vantage_agent", "run", "--service-name", name, "--collector-url", receiver.url, "--"]
-    having = outcomes(folder, tmp_path / "with.xml", *run, PYTHONPATH=agent)
-    differing = {
-        test: (without.get(test), having.get(test))
-        for test in without.keys() | having.keys()
-        if without.get(test) != having.get(test)
-    }
-    assert differing.keys() == (SHOW_THE_WIRE if name == "httpx" else set()), differing
+    expected = SHOW_THE_WIRE if name == "httpx" else set()
+    differing: dict[str, tuple[str | None, str | None]] | None = None
+    for attempt in range(3):  # theirs have races too: what differs by chance does not do so each time
+        without = outcomes(folder, tmp_path / f"without{attempt}.xml")
+        having = outcomes(folder, tmp_path / f"with{attempt}.xml", *run, PYTHONPATH=agent)
+        differing = {
+            test: (without.get(test), having.get(test))
+            for test in without.keys() | having.keys()
+            if without.get(test) != having.get(test) and (differing is None or test in differing)
+        }
+        if differing.keys() == expected:
+            break
+    assert differing is not None
+    assert differing.keys() == expected, differing
     assert list(without.values()).count("passed") > 400
     assert receiver.values(MEASURED[name]), "the agent took no part"
