@@ -133,6 +133,13 @@ class TelemetryContract:
         assert [(sample.value, sample.span_id) for sample in trace.samples] == [(2.0, "s1")]
         assert (await store.trace("unknown")).spans == ()
 
+    async def test_the_samples_of_a_trace_are_in_order_of_time(self, store: TelemetryStore) -> None:
+        one = a_series()
+        for at_ms in (NOW_MS, NOW_MS - 20, NOW_MS - 10):
+            links = Links(np.array([0], np.uint32), ["t1"], ["s1"])
+            await store.write(batch_of([(one, at_ms, float(NOW_MS - at_ms))], links=links))
+        assert [sample.value for sample in (await store.trace("t1")).samples] == [20.0, 10.0, 0.0]
+
     async def test_traces_are_found_by_each_condition(self, store: TelemetryStore) -> None:
         slow = a_span("slow", start_ms=NOW_MS - 50, duration_ms=900, attributes={"user": "Zoë", "http.route": "/pay"})
         failed = a_span("failed", start_ms=NOW_MS - 40, status=SpanStatus.ERROR, name="POST /pay")
