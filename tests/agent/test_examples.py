@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +17,7 @@ import pytest
 
 import vantage_agent
 from tests.agent.receiver import Receiver
+from tests.support.programs import free_port, listening
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -51,29 +49,13 @@ def copied(name: str, folder: Path, receiver: Receiver, **replaced: str) -> Path
     return path
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def running(name: str, folder: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, *(argument.format(port=port) for argument in SERVERS[name])]
-    environ = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{folder}"}
-    process = subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True)
-    try:
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert process.poll() is None, process.stderr.read() if process.stderr else ""
-            time.sleep(0.05)
+    path = f"{ROOT / 'src'}{os.pathsep}{folder}"
+    with listening(command, port, folder=folder, environ={"PYTHONPATH": path}):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
 
 
 def series(receiver: Receiver) -> list[list[Any]]:

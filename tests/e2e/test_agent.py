@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import time
 import urllib.request
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +11,7 @@ import pytest
 
 from tests.support.environments import python_with
 from tests.support.load import NO_RATES
+from tests.support.programs import free_port, listening
 from tests.support.server import Server, serving
 
 AGENT = Path(__file__).resolve().parents[2] / "src"
@@ -35,29 +30,13 @@ async def order(order_id: int) -> dict[str, int]:
 """
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def running(python: Path, name: str, server: Server, folder: Path, port: int, *program: str) -> Iterator[None]:
-    """A program under the agent, until it has ended as a supervisor would end it."""
+def running(
+    python: Path, name: str, server: Server, folder: Path, port: int, *program: str
+) -> AbstractContextManager[None]:
+    """A program under the agent."""
     command = [str(python), "-m", "vantage_agent", "run", "--service-name", name, "--collector-url", server.url, "--"]
-    environ = {**os.environ, "PYTHONPATH": str(AGENT)}
-    process = subprocess.Popen([*command, str(python), "-m", *program], cwd=folder, env=environ)
-    try:
-        for _ in range(300):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert process.poll() is None, f"{program[0]} did not start"
-            time.sleep(0.05)
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+    environ = {"PYTHONPATH": str(AGENT)}
+    return listening([*command, str(python), "-m", *program], port, folder=folder, environ=environ)
 
 
 @pytest.mark.timeout(600)  # the environment is made within
