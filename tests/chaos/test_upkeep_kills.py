@@ -52,7 +52,8 @@ write_part.SLICE_NBYTES = 2000  # many slices: many moments to be killed at
 DAY_MS = 86_400_000
 
 def say(*words):
-    print(*words, flush=True)
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")
+    sys.stdout.flush()
 
 def batch(service, n, back_ms=0):
     now_ms = int(time.time() * 1000) - back_ms
@@ -157,8 +158,8 @@ def killed(data: Path, step: str, first: int, chance: random.Random) -> Told:
         raise AssertionError(f"the process ended by itself: {process.stderr.read()}")
     time.sleep(chance.uniform(0, took_s))  # as long as the step took the last time
     process.kill()
-    for line in process.stdout:  # what it said in the meantime
-        if line.startswith(("kept", "begin", "end")):
+    for line in process.stdout:  # what it said in the meantime, of which the last line may be cut short
+        if line.startswith(("kept", "begin", "end")) and line.endswith("\n"):
             told.hear(line)
     process.wait()
     process.stdout.close()
