@@ -242,7 +242,7 @@ def test_the_oldest_samples_give_way_and_are_counted() -> None:
     buffer = Buffer(items_max=3, nbytes_max=1 << 20)
     for i in range(5):
         buffer.append(1, RECORDED_SAMPLE, i)
-    assert [buffer.take() for _ in range(4)] == [(RECORDED_SAMPLE, i) for i in (2, 3, 4)] + [None]
+    assert [buffer.take() for _ in range(4)] == [*[(1, RECORDED_SAMPLE, i) for i in (2, 3, 4)], None]
     assert buffer.take_losses() == {"buffer_full": 2}
     assert buffer.take_losses() == {}
 
