@@ -44,6 +44,19 @@ def give_header(span: Span, headers: MutableMapping[str, Any]) -> None:
         pass
 
 
+def with_header(span: Span, headers: Any) -> Any:
+    """A copy of ``headers`` that carries the trace, for clients that only read them; the same ones where one of the
+    application's own is among them, in whatever case. Raises where they cannot be copied."""
+    for name in headers:
+        if len(name) == 11 and name.lower() in ("traceparent", b"traceparent"):
+            return headers
+    copied = headers.copy()
+    copied["traceparent"] = traceparent_of(span)
+    if span.tracestate:
+        copied["tracestate"] = span.tracestate
+    return copied
+
+
 def take_header(span: Span, headers: MutableMapping[str, Any]) -> None:
     """The headers lose what they were given: the request is the application's, to look at and to send again."""
     if span.gave_header:

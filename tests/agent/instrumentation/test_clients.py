@@ -1,4 +1,4 @@
-"""requests and httpx: what is told of a call, what the call carries, and that the application never notices."""
+"""The HTTP clients: what is told of a call, what the call carries, and that the application never notices."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import socket
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
 import requests
+import urllib3
 
 import vantage_agent
 from tests.agent.instrumentation.servers import Upstream
 from tests.agent.instrumentation.told import Told
+from vantage_agent._describe import http_server
 from vantage_agent._tracer import tracer
 
 Start = Callable[..., Told]
@@ -38,6 +42,33 @@ def with_async_httpx(method: str, url: str, **more: Any) -> httpx.Response:
     return asyncio.run(ask())
 
 
+def with_urllib3(method: str, url: str, **more: Any) -> SimpleNamespace:
+    with urllib3.PoolManager() as manager:
+        return _ask_urllib3(manager, method, url, more)
+
+
+def with_a_pool(method: str, url: str, **more: Any) -> SimpleNamespace:
+    with urllib3.connection_from_url(url) as pool:
+        return _ask_urllib3(pool, method, f"/{url.partition('//')[2].partition('/')[2]}", more)
+
+
+def _ask_urllib3(client: Any, method: str, url: str, more: dict[str, Any]) -> SimpleNamespace:
+    headers = {"X-A": "1", **more.get("headers", {})}
+    before = dict(headers)
+    retries = urllib3.Retry(connect=1, read=False, redirect=2)
+    timeout, redirect = more.get("timeout", 5), more.get("allow_redirects", True)
+    body = urlencode(more.get("data", {})) or None
+    response = client.urlopen(
+        method, url, body=body, headers=headers, retries=retries, redirect=redirect, timeout=timeout
+    )
+    assert headers == before
+    return _answered(response.status, {name.lower(): value for name, value in headers.items()})
+
+
+def _answered(status: int, headers: Any) -> SimpleNamespace:
+    return SimpleNamespace(status_code=status, request=SimpleNamespace(headers=headers), history=())
+
+
 def _for_httpx(more: dict[str, Any]) -> dict[str, Any]:
     return {"follow_redirects": more.pop("allow_redirects", True), **more}
 
@@ -46,7 +77,15 @@ CLIENTS = [
     pytest.param("requests", with_requests, id="requests"),
     pytest.param("httpx", with_httpx, id="httpx"),
     pytest.param("httpx", with_async_httpx, id="httpx-async"),
+    pytest.param("urllib3", with_urllib3, id="urllib3"),
+    pytest.param("urllib3", with_a_pool, id="urllib3-pool"),
 ]
+REFUSED = (requests.ConnectionError, httpx.ConnectError, urllib3.exceptions.MaxRetryError)
+TIMED_OUT = (requests.Timeout, httpx.TimeoutException, urllib3.exceptions.ReadTimeoutError)
+
+
+def kind_of(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 @pytest.mark.parametrize(("name", "ask"), CLIENTS)
@@ -128,18 +167,18 @@ class TestEachClient:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
-            with pytest.raises((requests.ConnectionError, httpx.ConnectError)) as caught:
+            with pytest.raises(REFUSED) as caught:
                 ask("GET", f"http://127.0.0.1:{port}/")
         (tags,) = told.client
-        kind = f"{type(caught.value).__module__}.{type(caught.value).__qualname__}"
+        kind = kind_of(caught.value)
         assert tags == {"method": "GET", "peer": f"127.0.0.1:{port}", "error_type": kind, "error": "true"}
         assert told.spans[0]["status"] == "error"
 
     def test_a_timeout_is_an_error_with_its_type(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
         told = start(name)
-        with pytest.raises((requests.Timeout, httpx.TimeoutException)):
+        with pytest.raises(TIMED_OUT) as caught:
             ask("GET", f"{upstream.url}/hang", timeout=0.1)
-        assert told.client[0]["error_type"].endswith("ReadTimeout")
+        assert told.client[0]["error_type"] == kind_of(caught.value)
         assert "status" not in told.client[0]
 
     def test_nothing_of_the_request_but_its_method_and_address_is_sent(
@@ -173,7 +212,7 @@ class TestEachClient:
                 patch.setattr(tracer, method, broken)
                 # A span that cannot be left stays the running one of its context.
                 assert copy_context().run(ask, "GET", upstream.url).status_code == 200
-                with pytest.raises((requests.ConnectionError, httpx.ConnectError)):
+                with pytest.raises(REFUSED):
                     copy_context().run(ask, "GET", "http://127.0.0.1:1/")
 
     def test_after_the_end_of_the_agent_calls_are_plain(
@@ -199,24 +238,33 @@ class TestEachClient:
         assert found == [200]
 
 
-@pytest.mark.parametrize("name", ["requests", "httpx"])
+@pytest.mark.parametrize("name", ["requests", "httpx", "urllib3"])
 def test_nonsense_fails_as_it_does_without_an_agent(start: Start, name: str) -> None:
     def attempt(action: Callable[[], Any]) -> tuple[type, str]:
         with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is what is compared
             action()
         return type(caught.value), str(caught.value)
 
-    session, client = requests.Session(), httpx.Client()
+    session, client, manager = requests.Session(), httpx.Client(), urllib3.PoolManager()
+    pool = urllib3.HTTPConnectionPool("127.0.0.1", 1)
     actions: list[Callable[[], Any]] = [
         lambda: session.get("nonsense"),
         lambda: session.send(requests.Request("GET", "http://127.0.0.1:1/")),  # type: ignore[arg-type]
         lambda: session.send(None),  # type: ignore[arg-type]
         lambda: client.get("nonsense"),
         lambda: client.send(None),  # type: ignore[arg-type]
+        lambda: manager.urlopen("GET", None),  # type: ignore[arg-type]
+        lambda: manager.urlopen("GET", b"http://127.0.0.1:1/"),  # type: ignore[arg-type]
+        lambda: manager.urlopen("GET", "nonsense://x"),
+        lambda: manager.urlopen("GET", "http://127.0.0.1:1/", retries=False, headers=7),
+        lambda: pool.urlopen("GET", "http://elsewhere/"),
+        lambda: pool.urlopen(None, "/", retries=False),  # type: ignore[arg-type]
+        lambda: pool.urlopen("GET"),  # type: ignore[call-arg]
     ]
     without = [attempt(action) for action in actions]
-    start(name)
+    told = start(name)
     assert [attempt(action) for action in actions] == without
+    assert "internal_error" not in told.text
 
 
 def test_a_prepared_request_sent_twice_is_two_calls(start: Start, upstream: Upstream) -> None:
@@ -310,3 +358,106 @@ def test_the_error_is_the_applications_own(start: Start) -> None:
         client.get("http://x/")
     assert caught.value is error
     assert caught.traceback[-1].name == "handler"
+
+
+class TestUrllib3:
+    """What it has besides: headers from several places, retries, and libraries on top of it."""
+
+    def test_headers_that_are_somebodys_else_are_copied(self, start: Start, upstream: Upstream) -> None:
+        start("urllib3")
+        pool = urllib3.connection_from_url(upstream.url, headers={"X-Pool": "1"})
+        manager = urllib3.PoolManager(headers=urllib3.HTTPHeaderDict({"X-Manager": "1"}))
+        several = urllib3.HTTPHeaderDict([("X-A", "1"), ("X-A", "2")])
+        with pool, manager:
+            pool.urlopen("GET", "/")
+            pool.urlopen("GET", "/", None, None)
+            assert pool.urlopen("GET", "/redirect", None, several, 1, False).status == 302
+            manager.urlopen("GET", upstream.url)
+            manager.urlopen("GET", upstream.url, headers=several)
+            manager.urlopen("GET", upstream.url, headers=None)
+            assert dict(pool.headers) == {"X-Pool": "1"}
+            assert dict(manager.headers) == {"X-Manager": "1"}
+        assert several.getlist("X-A") == ["1", "2"]
+        assert "traceparent" not in several
+        assert len({*upstream.traceparents}) == 6
+        assert all(upstream.traceparents)
+        asked = [headers for _, _, headers in upstream.asked]
+        assert [headers.get("x-pool") for headers in asked] == ["1", "1", None, None, None, None]
+        assert [headers.get("x-manager") for headers in asked] == [None, None, None, "1", None, None]
+
+    def test_a_traceparent_in_bytes_or_of_the_pools_own_is_kept(self, start: Start, upstream: Upstream) -> None:
+        start("urllib3")
+        own = f"00-{'ab' * 16}-{'cd' * 8}-01"
+        with urllib3.connection_from_url(upstream.url, headers={"Traceparent": own}) as pool:
+            pool.urlopen("GET", "/")
+            pool.urlopen("GET", "/", headers={b"TraceParent": own})  # type: ignore[dict-item]
+        assert upstream.traceparents == [own, own]
+
+    def test_the_state_of_the_trace_goes_along(self, start: Start, upstream: Upstream) -> None:
+        start("urllib3")
+        span = tracer.begin(http_server, "server", f"00-{'ab' * 16}-{'cd' * 8}-01", "a=1")
+        tracer.enter(span)
+        with urllib3.PoolManager() as manager:
+            manager.request("GET", upstream.url)
+        tracer.finish(span)
+        ((_, _, headers),) = upstream.asked
+        assert headers["tracestate"] == "a=1"
+        assert headers["traceparent"][3:35] == "ab" * 16
+
+    def test_retries_are_one_call(self, start: Start, upstream: Upstream) -> None:
+        told = start("urllib3")
+        retries = urllib3.Retry(2, status_forcelist=[503], raise_on_status=False)
+        with urllib3.PoolManager() as manager:
+            manager.request("GET", f"{upstream.url}/status/503", retries=retries)
+        assert len(upstream.asked) == 3
+        assert len({*upstream.traceparents}) == 1
+        assert [tags["status"] for tags in told.client] == ["503"]
+
+    @pytest.mark.parametrize("ask", [with_requests, with_urllib3])
+    def test_a_library_on_top_is_one_call(self, start: Start, upstream: Upstream, ask: Ask) -> None:
+        told = start("all")
+        ask("GET", f"{upstream.url}/redirect")
+        assert len({*upstream.traceparents}) == 1
+        assert len(told.client) == 1
+        (span,) = [span for span in told.spans if span["kind"] == "client"]
+        assert span["span_id"] in upstream.traceparents[0]
+
+    def test_requests_that_is_not_instrumented_is_measured_below(self, start: Start, upstream: Upstream) -> None:
+        told = start("urllib3")
+        response = with_requests("GET", upstream.url)
+        assert all(upstream.traceparents)
+        assert "traceparent" not in response.request.headers
+        assert told.client == [{"method": "GET", "peer": upstream.address, "status": "200"}]
+
+    def test_through_a_proxy_the_peer_is_who_is_asked(self, start: Start, upstream: Upstream) -> None:
+        told = start("urllib3")
+        with urllib3.ProxyManager(upstream.url) as proxy:
+            proxy.request("GET", "http://far.example:81/x")
+            proxy.connection_from_host("far.example", 81, "http").urlopen(
+                "GET", "http://far.example:81/x", assert_same_host=False
+            )
+        assert [path for _, path, _ in upstream.asked] == ["http://far.example:81/x"] * 2
+        assert [tags["peer"] for tags in told.client] == ["far.example:81"] * 2
+
+    def test_the_address_of_a_pool_is_told_as_in_a_url(self, start: Start) -> None:
+        told = start("urllib3")
+        pools = [
+            urllib3.HTTPConnectionPool("::1", 1),
+            urllib3.HTTPConnectionPool("[::1]"),
+            urllib3.HTTPSConnectionPool("127.0.0.1", 443),
+        ]
+        for pool in pools:
+            pool.close()
+            with pytest.raises(urllib3.exceptions.ClosedPoolError):
+                pool.urlopen("GET", "/")
+        assert [tags["peer"] for tags in told.client] == ["::1:1", "::1", "127.0.0.1"]
+
+    def test_a_streamed_answer_stays_lazy(self, start: Start, upstream: Upstream) -> None:
+        told = start("urllib3")
+        with urllib3.PoolManager() as manager:
+            response = manager.request("GET", f"{upstream.url}/stream", preload_content=False, timeout=5)
+            assert response.read(1) == b"a"  # the second is not sent before
+            assert len(told.client) == 1
+            upstream.hold.set()
+            assert response.read(1) == b"b"
+            response.release_conn()

@@ -30,6 +30,8 @@ WRAPPED = [
     ("httpx", "AsyncClient", "send"),
     ("httpx", "HTTPTransport", "handle_request"),
     ("httpx", "AsyncHTTPTransport", "handle_async_request"),
+    ("urllib3.connectionpool", "HTTPConnectionPool", "urlopen"),
+    ("urllib3.poolmanager", "PoolManager", "urlopen"),
     ("flask.app", "Flask", "wsgi_app"),
     ("flask.app", "Flask", "handle_exception"),
     ("fastapi.applications", "FastAPI", "__call__"),
@@ -131,6 +133,7 @@ def test_all_imports_nothing_that_the_application_does_not(receiver: Receiver) -
     [
         ("requests", "requests", "requests.Session.send"),
         ("httpx", "httpx", "httpx.AsyncClient.send"),
+        ("urllib3", "urllib3", "urllib3.HTTPConnectionPool.urlopen"),
         ("flask", "flask", "flask.Flask.wsgi_app"),
         ("fastapi", "fastapi", "fastapi.FastAPI.__call__"),
         ("starlette.applications", "starlette", "starlette.applications.Starlette.__call__"),
