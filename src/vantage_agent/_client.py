@@ -33,6 +33,12 @@ def begin_call(method: str, peer: str | tuple[str, int | None]) -> Span | None:
         return None
 
 
+def running_call() -> Span | None:
+    """The call that this code is a part of, for clients that give the header further down than they are measured."""
+    span = current.get() if tracer.on else None
+    return span if span is not None and span.describe is http_client and span.duration_ns < 0 else None
+
+
 def give_header(span: Span, headers: MutableMapping[str, Any], made: Callable[[str, str], Any] | None = None) -> None:
     """A ``traceparent`` of the application's own is left as it is. ``made`` turns name and value into what
     ``headers`` holds, where that is not the value."""
@@ -45,6 +51,19 @@ def give_header(span: Span, headers: MutableMapping[str, Any], made: Callable[[s
                 headers["tracestate"] = span.tracestate if made is None else made("tracestate", span.tracestate)
     except Exception:
         pass
+
+
+def with_header(span: Span, headers: Any) -> Any:
+    """A copy of ``headers`` that carries the trace, for clients that only read them; the same ones where one of the
+    application's own is among them, in whatever case. Raises where they cannot be copied."""
+    for name in headers:
+        if len(name) == 11 and name.lower() in ("traceparent", b"traceparent"):
+            return headers
+    copied = headers.copy()
+    copied["traceparent"] = traceparent_of(span)
+    if span.tracestate:
+        copied["tracestate"] = span.tracestate
+    return copied
 
 
 def take_header(span: Span, headers: MutableMapping[str, Any]) -> None:

@@ -10,9 +10,7 @@ from operator import itemgetter
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._client import begin_call, end_call, give_header, take_header
-from vantage_agent._context import current
-from vantage_agent._describe import http_client
+from vantage_agent._client import begin_call, end_call, give_header, running_call, take_header
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 from vantage_agent._tracer import traceparent_of, tracer
@@ -60,7 +58,7 @@ def _make_async_send(send: Any) -> Any:
 
 def _make_handle(handle: Any) -> Any:
     def wrapper(self: Any, request: Any) -> Any:
-        span = _running_call()
+        span = running_call()
         if span is None:
             return handle(self, request)
         headers = request.headers
@@ -75,7 +73,7 @@ def _make_handle(handle: Any) -> Any:
 
 def _make_async_handle(handle: Any) -> Any:
     async def wrapper(self: Any, request: Any) -> Any:
-        span = _running_call()
+        span = running_call()
         if span is None:
             return await handle(self, request)
         headers = request.headers
@@ -86,11 +84,6 @@ def _make_async_handle(handle: Any) -> Any:
             _take(span, headers, held)
 
     return wrapper
-
-
-def _running_call() -> Span | None:
-    span = current.get() if tracer.on else None
-    return span if span is not None and span.describe is http_client and span.duration_ns < 0 else None
 
 
 Held = tuple[bytes, bytes, bytes]  # name, name in lower case, value
