@@ -255,6 +255,8 @@ class BatchMaker:
             span.method,
             span.route,
             *span.peer.split("/", 3)[:3],  # of a URL scheme and host
+            span.database,
+            span.statement,
             span.status_code,
             span.error_type,
             span.failed,

@@ -50,6 +50,9 @@ class Span:
     route: str | None = None  # None: this kind of server has none; empty: none matched
     mount: str = ""  # the template of the paths that the application which answers is mounted under
     peer: str = ""  # a client's address: a URL, from which only host and port are told
+    # Of a call of a database: system, host, port and the database's name.
+    database: tuple[str, str | None, int | None, str | None] | None = None
+    statement: str | bytes = ""  # its beginning; of it an operation and a table are told
     gave_header: bool = False  # the request carries a traceparent of ours
     is_complete: bool = False  # of a server: the answer is there in one piece
     status_code: int = 0
@@ -67,7 +70,7 @@ class Span:
     @property
     def nbytes(self) -> int:
         """Memory, by estimate."""
-        total = SPAN_NBYTES + len(self.peer)
+        total = SPAN_NBYTES + len(self.peer) + len(self.statement)
         for pairs in (self.tags, self.attributes):
             if pairs:
                 total += sum(PAIR_NBYTES + len(name) + len(text) for name, text in pairs.items())

@@ -107,7 +107,8 @@ class Tracer:
         root = span.root
         if span.sampled:
             span.kept = True
-            self._keep(span.nbytes if span.attributes or span.tags else SPAN_NBYTES, BOTH if measured else SPAN, span)
+            nbytes = span.nbytes if span.attributes or span.tags or span.statement else SPAN_NBYTES
+            self._keep(nbytes, BOTH if measured else SPAN, span)
         elif root is None:
             self._end_root(span, measured=measured)
         else:

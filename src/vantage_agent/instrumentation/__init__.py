@@ -22,6 +22,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "fastapi": ("fastapi.applications", "fastapi.routing", "starlette.routing"),
     "starlette": ("starlette.applications", "starlette.routing"),
     "litestar": ("litestar.app", "litestar.middleware._internal.exceptions.middleware"),
+    "sqlalchemy": ("sqlalchemy.engine.base",),
     "logging": ("logging",),
 }
 # What carries the running span into threads comes with any of them.

@@ -39,6 +39,7 @@ WRAPPED = [
     ("starlette.routing", "Mount", "handle"),
     ("litestar.app", "Litestar", "__call__"),
     ("litestar.middleware._internal.exceptions.middleware", "ExceptionHandlerMiddleware", "handle_request_exception"),
+    ("sqlalchemy.engine.base", "Connection", "_execute_context"),
     ("logging", "Logger", "callHandlers"),
     ("concurrent.futures.thread", "ThreadPoolExecutor", "submit"),
 ]
@@ -135,6 +136,7 @@ def test_all_imports_nothing_that_the_application_does_not(receiver: Receiver) -
         ("fastapi", "fastapi", "fastapi.FastAPI.__call__"),
         ("starlette.applications", "starlette", "starlette.applications.Starlette.__call__"),
         ("litestar", "litestar", "litestar.Litestar.__call__"),
+        ("sqlalchemy", "sqlalchemy", "sqlalchemy.engine.Connection._execute_context"),
         ("concurrent.futures.thread", "requests", "concurrent.futures.ThreadPoolExecutor.submit"),
     ],
 )

@@ -1,0 +1,44 @@
+"""What the libraries of databases have in common: a span around a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Optional
+
+from vantage_agent._context import current
+from vantage_agent._describe import database
+from vantage_agent._span import Span
+from vantage_agent._sql import STATEMENT_LENGTH_MAX
+from vantage_agent._tracer import tracer
+
+# System, host, port and the database's name.
+Database = tuple[str, Optional[str], Optional[int], Optional[str]]
+
+
+def begin_query(statement: Any, database_of: Callable[[Any], Database], owner: Any) -> Span | None:
+    """None when there is nothing to do: no agent, or a call inside a call (a library on top of another).
+    ``database_of(owner)`` tells where the statement goes. Of ``statement`` the beginning is remembered; what is no text
+    has none that could be told."""
+    try:
+        if not tracer.on:
+            return None
+        around = current.get()
+        if around is not None and around.describe is database and around.duration_ns < 0:
+            return None
+        span = tracer.begin(database, "client")
+        span.database = database_of(owner)
+        if isinstance(statement, (str, bytes)):
+            span.statement = statement[:STATEMENT_LENGTH_MAX]
+        tracer.enter(span)
+        return span
+    except Exception:
+        return None
+
+
+def end_query(span: Span, error: BaseException | None) -> None:
+    try:
+        if error is not None:
+            span.fail(error)
+    except Exception:
+        pass
+    tracer.finish(span)
