@@ -23,6 +23,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "starlette": ("starlette.applications", "starlette.routing"),
     "litestar": ("litestar.app", "litestar.middleware._internal.exceptions.middleware"),
     "sqlalchemy": ("sqlalchemy.engine.base",),
+    "sqlite3": ("sqlite3",),
     "logging": ("logging",),
 }
 # What carries the running span into threads comes with any of them.

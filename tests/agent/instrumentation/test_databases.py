@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -65,6 +66,32 @@ class WithAsyncSqlalchemy:
         return self.runner.run(run(), context=contextvars.copy_context())
 
 
+class WithSqlite3:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def ask(self, statement: str, parameters: Any = None) -> Any:
+        many = isinstance(parameters, list)
+        cursor = (self.connection.executemany if many else self.connection.execute)(statement, parameters or {})
+        return cursor.fetchall() if cursor.description else None
+
+
+class WithSqlite3Cursor(WithSqlite3):
+    def ask(self, statement: str, parameters: Any = None) -> Any:
+        cursor = self.connection.cursor()
+        (cursor.executemany if isinstance(parameters, list) else cursor.execute)(statement, parameters or {})
+        return cursor.fetchall() if cursor.description else None
+
+
+def sqlite3_by(kind: type[WithSqlite3]) -> Callable[[int], contextlib.AbstractContextManager[Connected]]:
+    @contextlib.contextmanager
+    def connect(port: int) -> Iterator[Connected]:
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            yield kind(connection)
+
+    return connect
+
+
 def sqlalchemy_on(url: str) -> Callable[[int], contextlib.AbstractContextManager[Connected]]:
     @contextlib.contextmanager
     def connect(port: int) -> Iterator[Connected]:
@@ -110,6 +137,8 @@ LIBRARIES = {
         INTEGRITY,
         "postgres",
     ),
+    "sqlite3": Library("sqlite3", "sqlite", sqlite3_by(WithSqlite3), "sqlite3.IntegrityError", ":memory:"),
+    "sqlite3-cursor": Library("sqlite3", "sqlite", sqlite3_by(WithSqlite3Cursor), "sqlite3.IntegrityError", ":memory:"),
 }
 
 
@@ -276,6 +305,24 @@ def test_the_same_statement_to_two_databases_is_told_as_of_each(start: Start, tm
         "one.db",
         "two.db",
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["sqlalchemy-sqlite", "sqlalchemy-aiosqlite", "sqlalchemy-psycopg", "sqlalchemy-psycopg-async"]
+)
+def test_a_call_inside_a_call_is_told_once(start: Start, name: str, request: pytest.FixtureRequest) -> None:
+    library = LIBRARIES[name]
+    told = start("all")
+    with library.connect(request.getfixturevalue("postgres") if library.system == "postgresql" else 0) as one:
+        told.forget()
+        one.ask("SELECT 1")
+        assert [span["name"] for span in told.spans] == ["SELECT"]
+        assert len(told.database) == 1
+        told.forget()
+        with pytest.raises(sqlalchemy.exc.DBAPIError):
+            one.ask("nonsense")
+        (tags,) = told.database
+        assert tags["error_type"].startswith("sqlalchemy.exc.")
 
 
 @pytest.mark.parametrize(
