@@ -15,19 +15,29 @@ from vantage_agent._tracer import tracer
 Database = tuple[str, Optional[str], Optional[int], Optional[str]]
 
 
-def begin_query(statement: Any, database_of: Callable[[Any], Database], owner: Any) -> Span | None:
+def begin_query(
+    statement: Any, database_of: Callable[[Any], Database], owner: Any, *, command: str = ""
+) -> Span | None:
     """None when there is nothing to do: no agent, or a call inside a call (a library on top of another).
     ``database_of(owner)`` tells where the statement goes. Of ``statement`` the beginning is remembered; what is no text
-    has none that could be told."""
+    has none that could be told. ``command`` stands for it where there is no SQL."""
     try:
         if not tracer.on:
             return None
+        where = database_of(owner)
         around = current.get()
-        if around is not None and around.describe is database and around.duration_ns < 0:
+        if (
+            around is not None
+            and around.describe is database
+            and around.duration_ns < 0
+            and bool(around.method) is bool(command)
+        ):
             return None
         span = tracer.begin(database, "client")
-        span.database = database_of(owner)
-        if isinstance(statement, (str, bytes)):
+        span.database = where
+        if command:
+            span.method = command
+        elif isinstance(statement, (str, bytes)):
             span.statement = statement[:STATEMENT_LENGTH_MAX]
         tracer.enter(span)
         return span

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from vantage_agent._redis import command_name
 from vantage_agent._span import Described, Span
 from vantage_agent._sql import summary
 
@@ -58,7 +59,10 @@ def database(span: Span) -> Described:
     """A statement or command that the application sent to a database."""
     system, host, port, namespace = span.database or ("", None, None, None)
     statement = span.statement
-    operation, table = summary(statement if isinstance(statement, str) else statement.decode("utf-8", "replace"))
+    if span.method:
+        operation, table = command_name(span.method), ""
+    else:
+        operation, table = summary(statement if isinstance(statement, str) else statement.decode("utf-8", "replace"))
     system = _SYSTEMS.get(system, system)
     tags = {"db.system.name": system}
     attributes = {"db.system.name": system}

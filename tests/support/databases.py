@@ -56,6 +56,18 @@ def running_postgres() -> Iterator[int]:
             yield port
 
 
+@contextlib.contextmanager
+def running_redis() -> Iterator[int]:
+    """Its port. It keeps nothing on disk."""
+    program = shutil.which("redis-server")
+    if program is None:
+        cannot("redis-server is not installed")
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"]
+    with tempfile.TemporaryDirectory() as name, listening(command, port, folder=Path(name), environ={}):
+        yield port
+
+
 def _ordinary_user() -> str | None:
     """PostgreSQL refuses to run as root. None: as whoever we are."""
     if os.geteuid() != 0:

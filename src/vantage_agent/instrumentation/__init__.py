@@ -24,6 +24,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "litestar": ("litestar.app", "litestar.middleware._internal.exceptions.middleware"),
     "sqlalchemy": ("sqlalchemy.engine.base",),
     "sqlite3": ("sqlite3",),
+    "redis": ("redis.client", "redis.asyncio.client"),
     "logging": ("logging",),
 }
 # What carries the running span into threads comes with any of them.

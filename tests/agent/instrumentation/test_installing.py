@@ -42,6 +42,12 @@ WRAPPED = [
     ("sqlalchemy.engine.base", "Connection", "_execute_context"),
     ("sqlite3", "", "connect"),
     ("sqlite3.dbapi2", "", "connect"),
+    ("redis.client", "Redis", "execute_command"),
+    ("redis.client", "Pipeline", "immediate_execute_command"),
+    ("redis.client", "Pipeline", "execute"),
+    ("redis.asyncio.client", "Redis", "execute_command"),
+    ("redis.asyncio.client", "Pipeline", "immediate_execute_command"),
+    ("redis.asyncio.client", "Pipeline", "execute"),
     ("logging", "Logger", "callHandlers"),
     ("concurrent.futures.thread", "ThreadPoolExecutor", "submit"),
 ]
@@ -144,6 +150,7 @@ def test_all_imports_nothing_that_the_application_does_not(receiver: Receiver) -
         ("sqlalchemy", "sqlalchemy", "sqlalchemy.engine.Connection._execute_context"),
         ("sqlite3", "sqlite3", "sqlite3.connect"),
         ("sqlite3.dbapi2", "sqlite3", "sqlite3.dbapi2.connect"),
+        ("redis", "redis", "redis.asyncio.Redis.execute_command"),
         ("concurrent.futures.thread", "requests", "concurrent.futures.ThreadPoolExecutor.submit"),
     ],
 )
