@@ -271,6 +271,8 @@ class BatchMaker:
             span.method,
             span.route,
             known.origin_of(span.peer) if span.peer else "",
+            span.database,
+            span.statement,
             span.status_code,
             span.error_type,
             span.failed,

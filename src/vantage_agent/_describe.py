@@ -1,13 +1,15 @@
 """What is told of a request or call: names after OpenTelemetry's semantic conventions, metrics as Vantage reads them.
 
-Runs in the exporter's thread. https://opentelemetry.io/docs/specs/semconv/http/
+Runs in the exporter's thread. https://opentelemetry.io/docs/specs/semconv/http/, …/semconv/database/
 """
 
 from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from vantage_agent._redis import command_name
 from vantage_agent._span import Described, Span
+from vantage_agent._sql import summary
 
 SERVER_METRIC = "http.request.duration"
 CLIENT_METRIC = "http.client.request.duration"
@@ -16,6 +18,10 @@ NO_ROUTE = "unmatched"  # never the path: it holds whatever was asked for
 OTHER_METHOD = "_OTHER"
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "QUERY"))
 _PORTS = {"http": 80, "https": 443}
+# What libraries call a system, where that is not its name.
+_SYSTEMS = {"oracle": "oracle.db", "mssql": "microsoft.sql_server"}
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "redis": 6379}
+NAMESPACE_LENGTH_MAX = 100
 
 
 def http_server(span: Span) -> Described:
@@ -47,6 +53,41 @@ def http_client(span: Span) -> Described:
         if port is not None:
             attributes["server.port"] = str(port)
     return _finished(span, name, attributes, CLIENT_METRIC, tags)
+
+
+def database(span: Span) -> Described:
+    """A statement or command that the application sent to a database."""
+    system, host, port, namespace = span.database or ("", None, None, None)
+    statement = span.statement
+    if span.method:
+        operation, table = command_name(span.method), ""
+    else:
+        operation, table = summary(statement if isinstance(statement, str) else statement.decode("utf-8", "replace"))
+    system = _SYSTEMS.get(system, system)
+    tags = {"db.system.name": system}
+    attributes = {"db.system.name": system}
+    if operation:
+        tags["operation"] = attributes["db.operation.name"] = operation
+    if namespace := _namespace(system, namespace):
+        attributes["db.namespace"] = namespace
+    # A socket in the file system has a path of this machine's own.
+    if host and not host.startswith("/"):
+        port = port or _DATABASE_PORTS.get(system)
+        tags["peer"] = host[:255] if port is None else f"{host[:255]}:{port}"
+        attributes["server.address"] = host[:255]
+        if port is not None:
+            attributes["server.port"] = str(port)
+    name = f"{operation} {table}" if table else operation
+    return _finished(span, name or system or "database", attributes, DATABASE_METRIC, tags)
+
+
+def _namespace(system: str, name: str | None) -> str:
+    """The database's name; of a file its name without the folders, and of a URI without what is asked behind."""
+    if not name:
+        return ""
+    if system == "sqlite":
+        name = name.partition("?")[0].replace("\\", "/").rpartition("/")[2]
+    return name[:NAMESPACE_LENGTH_MAX]
 
 
 def _finished(span: Span, name: str, attributes: dict[str, str], metric: str, tags: dict[str, str]) -> Described:

@@ -53,6 +53,9 @@ class Span:
     mount: str = ""  # the template of the paths that the application which answers is mounted under
     # A client's: host and port, or a URL, of which no more is told.
     peer: str | tuple[str, int | None] = ""
+    # Of a call of a database: system, host, port and the database's name.
+    database: tuple[str, str | None, int | None, str | None] | None = None
+    statement: str | bytes = ""  # its beginning; of it an operation and a table are told
     gave_header: bool = False  # the request carries a traceparent of ours
     is_complete: bool = False  # of a server: the answer is there in one piece
     status_code: int = 0
@@ -71,7 +74,7 @@ class Span:
     @property
     def nbytes(self) -> int:
         """Memory, by estimate."""
-        total = PLAIN_NBYTES
+        total = PLAIN_NBYTES + len(self.statement)
         for pairs in (self.tags, self.attributes):
             if pairs:
                 total += sum(PAIR_NBYTES + len(name) + len(text) for name, text in pairs.items())

@@ -6,11 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"  # ignored by git, kept between runs
 INSTALL_TIMEOUT_S = 400
+
+
+def cannot(reason: str) -> NoReturn:
+    """What a test needs is not there: it is skipped; in CI it fails."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def python_with(name: str, *requirements: str) -> Path:
@@ -25,9 +33,6 @@ def python_with(name: str, *requirements: str) -> Path:
     for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], install):
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
         if done.returncode:
-            reason = f"cannot be made: {' '.join(command)}: {done.stderr.strip()[-300:]}"
-            if os.environ.get("CI"):
-                pytest.fail(reason)
-            pytest.skip(reason)
+            cannot(f"cannot be made: {' '.join(command)}: {done.stderr.strip()[-300:]}")
     made.write_text(wanted)
     return python

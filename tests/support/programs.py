@@ -23,9 +23,17 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def listening(command: Sequence[str], port: int, *, folder: Path, environ: Mapping[str, str]) -> Iterator[None]:
+def listening(
+    command: Sequence[str],
+    port: int,
+    *,
+    folder: Path,
+    environ: Mapping[str, str],
+    user: str | None = None,
+    stop: signal.Signals = signal.SIGTERM,
+) -> Iterator[None]:
     """A program that listens on ``port``, until it has ended as a supervisor would end it."""
-    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environ})
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environ}, user=user)
     try:
         end_s = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end_s:
@@ -35,5 +43,5 @@ def listening(command: Sequence[str], port: int, *, folder: Path, environ: Mappi
             time.sleep(0.05)
         yield
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(stop)
         process.wait(STOP_TIMEOUT_S)

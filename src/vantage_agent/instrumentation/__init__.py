@@ -24,6 +24,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "fastapi": ("fastapi.applications", "fastapi.routing", "starlette.routing"),
     "starlette": ("starlette.applications", "starlette.routing"),
     "litestar": ("litestar.app", "litestar.middleware._internal.exceptions.middleware"),
+    "sqlalchemy": ("sqlalchemy.engine.base",),
+    "sqlite3": ("sqlite3",),
+    "redis": ("redis.client", "redis.asyncio.client"),
     "logging": ("logging",),
 }
 # What carries the running span into threads comes with any of them.

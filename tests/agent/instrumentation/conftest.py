@@ -11,6 +11,7 @@ import vantage_agent
 from tests.agent.instrumentation.servers import Upstream, upstream_server
 from tests.agent.instrumentation.told import Told
 from tests.agent.receiver import Receiver
+from tests.support.databases import running_postgres, running_redis
 
 
 @pytest.fixture
@@ -31,3 +32,16 @@ def start(receiver: Receiver) -> Callable[..., Told]:
 def upstream() -> Iterator[Upstream]:
     with upstream_server() as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[int]:
+    """The port of a server that is empty, or where others left their own behind."""
+    with running_postgres() as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def redis_port() -> Iterator[int]:
+    with running_redis() as port:
+        yield port

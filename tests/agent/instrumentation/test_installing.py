@@ -43,16 +43,28 @@ WRAPPED = [
     ("starlette.routing", "Mount", "handle"),
     ("litestar.app", "Litestar", "__call__"),
     ("litestar.middleware._internal.exceptions.middleware", "ExceptionHandlerMiddleware", "handle_request_exception"),
+    ("sqlalchemy.engine.base", "Connection", "_execute_context"),
+    ("sqlite3", "", "connect"),
+    ("sqlite3.dbapi2", "", "connect"),
+    ("redis.client", "Redis", "execute_command"),
+    ("redis.client", "Pipeline", "immediate_execute_command"),
+    ("redis.client", "Pipeline", "execute"),
+    ("redis.asyncio.client", "Redis", "execute_command"),
+    ("redis.asyncio.client", "Pipeline", "immediate_execute_command"),
+    ("redis.asyncio.client", "Pipeline", "execute"),
     ("logging", "Logger", "callHandlers"),
     ("concurrent.futures.thread", "ThreadPoolExecutor", "submit"),
 ]
 
 
+def owner_of(module: str, owner: str) -> Any:
+    """The class, or the module itself."""
+    found = importlib.import_module(module)
+    return getattr(found, owner) if owner else found
+
+
 def found() -> dict[tuple[str, str, str], Any]:
-    return {
-        (module, owner, name): vars(getattr(importlib.import_module(module), owner)).get(name)
-        for module, owner, name in WRAPPED
-    }
+    return {(module, owner, name): vars(owner_of(module, owner)).get(name) for module, owner, name in WRAPPED}
 
 
 def test_everything_is_wrapped_once_and_put_back(start: Start) -> None:
@@ -70,7 +82,7 @@ def test_everything_is_wrapped_once_and_put_back(start: Start) -> None:
 
 def test_nothing_else_of_the_libraries_changes(start: Start) -> None:
     def attributes() -> dict[tuple[str, str], Any]:
-        owners = [getattr(importlib.import_module(module), owner) for module, owner, _ in WRAPPED]
+        owners = [owner_of(module, owner) for module, owner, _ in WRAPPED]
         return {(str(owner), name): value for owner in owners for name, value in vars(owner).items()}
 
     before = attributes()
@@ -141,6 +153,10 @@ def test_all_imports_nothing_that_the_application_does_not(receiver: Receiver) -
         ("fastapi", "fastapi", "fastapi.FastAPI.__call__"),
         ("starlette.applications", "starlette", "starlette.applications.Starlette.__call__"),
         ("litestar", "litestar", "litestar.Litestar.__call__"),
+        ("sqlalchemy", "sqlalchemy", "sqlalchemy.engine.Connection._execute_context"),
+        ("sqlite3", "sqlite3", "sqlite3.connect"),
+        ("sqlite3.dbapi2", "sqlite3", "sqlite3.dbapi2.connect"),
+        ("redis", "redis", "redis.asyncio.Redis.execute_command"),
         ("concurrent.futures.thread", "requests", "concurrent.futures.ThreadPoolExecutor.submit"),
     ],
 )

@@ -54,6 +54,15 @@ class Told:
         return self.tags("http.client.request.duration")
 
     @property
+    def database(self) -> list[dict[str, str]]:
+        return self.tags("db.client.operation.duration")
+
+    def forget(self) -> None:
+        """What arrived so far."""
+        self._flush()
+        self.receiver.sent.clear()
+
+    @property
     def text(self) -> str:
         """All that was sent."""
         self._flush()

@@ -1,0 +1,56 @@
+"""What the libraries of databases have in common: a span around a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Optional
+
+from vantage_agent._context import current
+from vantage_agent._describe import database
+from vantage_agent._span import Span
+from vantage_agent._sql import STATEMENT_LENGTH_MAX
+from vantage_agent._tracer import tracer
+
+PLAIN_LENGTH_MAX = 100  # a longer statement counts among what the buffer holds
+# System, host, port and the database's name.
+Database = tuple[str, Optional[str], Optional[int], Optional[str]]
+
+
+def begin_query(
+    statement: Any, database_of: Callable[[Any], Database], owner: Any, *, command: str = ""
+) -> Span | None:
+    """None when there is nothing to do: no agent, or a call inside a call (a library on top of another).
+    ``database_of(owner)`` tells where the statement goes. Of ``statement`` the beginning is remembered; what is no text
+    has none that could be told. ``command`` stands for it where there is no SQL."""
+    try:
+        if not tracer.on:
+            return None
+        where = database_of(owner)
+        around = current.get()
+        if (
+            around is not None
+            and around.describe is database
+            and around.duration_ns < 0
+            and bool(around.method) is bool(command)
+        ):
+            return None
+        span = tracer.begin(database, "client")
+        span.database = where
+        if command:
+            span.method = command
+        elif isinstance(statement, (str, bytes)):
+            span.statement = statement[:STATEMENT_LENGTH_MAX]
+            if len(statement) > PLAIN_LENGTH_MAX:
+                span.is_plain = False
+        return span
+    except Exception:
+        return None
+
+
+def end_query(span: Span, error: BaseException | None) -> None:
+    try:
+        if error is not None:
+            span.fail(error)
+    except Exception:
+        pass
+    tracer.finish(span)

@@ -1,0 +1,122 @@
+"""redis: each command and each pipeline, plain and async.
+
+Commands that wait for somebody else are left alone, as are subscriptions: how long they take says nothing. Clients of a
+cluster send on ways of their own and are not measured.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from vantage_agent._database import Database, begin_query, end_query
+from vantage_agent._patch import Patches
+from vantage_agent._span import Span
+from vantage_agent._tracer import tracer
+
+PIPELINE = "PIPELINE"
+COMMAND_LENGTH_MAX = 64
+_WAITING = frozenset(
+    ("BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP", "WAIT", "WAITAOF", "MONITOR")
+)
+_WAITING_IF_TOLD = frozenset(("XREAD", "XREADGROUP"))
+
+
+def patch(patches: Patches, module: ModuleType) -> None:
+    """``redis.client`` or ``redis.asyncio.client``."""
+    is_async = module.__name__ == "redis.asyncio.client"
+    command, pipeline = (_make_async_command, _make_async_pipeline) if is_async else (_make_command, _make_pipeline)
+    patches.wrap(module.Redis, "execute_command", command)
+    patches.wrap(module.Pipeline, "immediate_execute_command", command)
+    patches.wrap(module.Pipeline, "execute", pipeline)
+
+
+def _make_command(execute: Any) -> Any:
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        span = _begin_command(self, args)
+        if span is None:
+            return execute(self, *args, **kwargs)
+        try:
+            result = execute(self, *args, **kwargs)
+        except BaseException as error:
+            end_query(span, error)
+            raise
+        end_query(span, None)
+        return result
+
+    return wrapper
+
+
+def _make_async_command(execute: Any) -> Any:
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        span = _begin_command(self, args)
+        if span is None:
+            return await execute(self, *args, **kwargs)
+        try:
+            result = await execute(self, *args, **kwargs)
+        except BaseException as error:
+            end_query(span, error)
+            raise
+        end_query(span, None)
+        return result
+
+    return wrapper
+
+
+def _make_pipeline(execute: Any) -> Any:
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        span = _begin_pipeline(self)
+        if span is None:
+            return execute(self, *args, **kwargs)
+        try:
+            result = execute(self, *args, **kwargs)
+        except BaseException as error:
+            end_query(span, error)
+            raise
+        end_query(span, None)
+        return result
+
+    return wrapper
+
+
+def _make_async_pipeline(execute: Any) -> Any:
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        span = _begin_pipeline(self)
+        if span is None:
+            return await execute(self, *args, **kwargs)
+        try:
+            result = await execute(self, *args, **kwargs)
+        except BaseException as error:
+            end_query(span, error)
+            raise
+        end_query(span, None)
+        return result
+
+    return wrapper
+
+
+def _begin_command(client: Any, args: tuple[Any, ...]) -> Span | None:
+    if not tracer.on:
+        return None
+    try:
+        name = args[0]
+        if type(name) is bytes:
+            name = name.decode("ascii", "replace")
+        name = name[:COMMAND_LENGTH_MAX].upper()
+        if name in _WAITING or (name in _WAITING_IF_TOLD and b"BLOCK" in args):
+            return None
+    except Exception:  # no command: redis has the words for it
+        return None
+    return begin_query(None, _database, client, command=name)
+
+
+def _begin_pipeline(pipeline: Any) -> Span | None:
+    # An empty one asks nothing.
+    return (
+        begin_query(None, _database, pipeline, command=PIPELINE) if getattr(pipeline, "command_stack", None) else None
+    )
+
+
+def _database(client: Any) -> Database:
+    settings = client.connection_pool.connection_kwargs
+    return "redis", settings.get("host"), settings.get("port"), str(settings.get("db") or 0)

@@ -1,0 +1,445 @@
+"""Libraries of databases: what is told of a statement, that nothing else is, and that the application never notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pytest
+import sqlalchemy
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+import vantage_agent
+from tests.agent.instrumentation.told import Told
+from vantage_agent._buffer import PLAIN_NBYTES
+from vantage_agent._describe import database
+from vantage_agent._span import Span
+from vantage_agent._tracer import tracer
+
+Start = Callable[..., Told]
+TABLE = "CREATE TEMPORARY TABLE things (a INTEGER PRIMARY KEY, b VARCHAR(100))"
+
+
+class Connected(Protocol):
+    """A connection of any library. Parameters are given by name, ``:name`` in the statement."""
+
+    def ask(self, statement: str, parameters: Any = None) -> Any:
+        """The rows; None where there are none. A list of parameters is a statement for many."""
+
+
+@dataclass(frozen=True)
+class Library:
+    name: str  # for ``auto_instrument``
+    system: str
+    connect: Callable[[int], contextlib.AbstractContextManager[Connected]]  # the port, of a server
+    duplicate: str  # the error of a second row with the same key
+    namespace: str | None
+
+    def peer(self, port: int) -> dict[str, str]:
+        return {"peer": f"127.0.0.1:{port}"} if self.system == "postgresql" else {}
+
+
+class WithSqlalchemy:
+    def __init__(self, connection: sqlalchemy.Connection) -> None:
+        self.connection = connection
+
+    def ask(self, statement: str, parameters: Any = None) -> Any:
+        result = self.connection.execute(sqlalchemy.text(statement), parameters)
+        return [tuple(row) for row in result] if result.returns_rows else None
+
+
+class WithAsyncSqlalchemy:
+    def __init__(self, runner: asyncio.Runner, connection: Any) -> None:
+        self.runner, self.connection = runner, connection
+
+    def ask(self, statement: str, parameters: Any = None) -> Any:
+        async def run() -> Any:
+            result = await self.connection.execute(sqlalchemy.text(statement), parameters)
+            return [tuple(row) for row in result] if result.returns_rows else None
+
+        return self.runner.run(run(), context=contextvars.copy_context())
+
+
+class WithSqlite3:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def ask(self, statement: str, parameters: Any = None) -> Any:
+        many = isinstance(parameters, list)
+        cursor = (self.connection.executemany if many else self.connection.execute)(statement, parameters or {})
+        return cursor.fetchall() if cursor.description else None
+
+
+class WithSqlite3Cursor(WithSqlite3):
+    def ask(self, statement: str, parameters: Any = None) -> Any:
+        cursor = self.connection.cursor()
+        (cursor.executemany if isinstance(parameters, list) else cursor.execute)(statement, parameters or {})
+        return cursor.fetchall() if cursor.description else None
+
+
+def sqlite3_by(kind: type[WithSqlite3]) -> Callable[[int], contextlib.AbstractContextManager[Connected]]:
+    @contextlib.contextmanager
+    def connect(port: int) -> Iterator[Connected]:
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            yield kind(connection)
+
+    return connect
+
+
+def sqlalchemy_on(url: str) -> Callable[[int], contextlib.AbstractContextManager[Connected]]:
+    @contextlib.contextmanager
+    def connect(port: int) -> Iterator[Connected]:
+        engine = sqlalchemy.create_engine(url.format(port=port))
+        try:
+            with engine.connect() as connection:
+                yield WithSqlalchemy(connection)
+        finally:
+            engine.dispose()
+
+    return connect
+
+
+def async_sqlalchemy_on(url: str) -> Callable[[int], contextlib.AbstractContextManager[Connected]]:
+    @contextlib.contextmanager
+    def connect(port: int) -> Iterator[Connected]:
+        with asyncio.Runner() as runner:
+            engine = create_async_engine(url.format(port=port))
+            connection = runner.run(engine.connect().start())
+            try:
+                yield WithAsyncSqlalchemy(runner, connection)
+            finally:
+                runner.run(connection.close())
+                runner.run(engine.dispose())
+
+    return connect
+
+
+POSTGRES = "127.0.0.1:{port}/postgres"
+INTEGRITY = "sqlalchemy.exc.IntegrityError"
+LIBRARIES = {
+    "sqlalchemy-sqlite": Library("sqlalchemy", "sqlite", sqlalchemy_on("sqlite://"), INTEGRITY, None),
+    "sqlalchemy-aiosqlite": Library(
+        "sqlalchemy", "sqlite", async_sqlalchemy_on("sqlite+aiosqlite:///:memory:"), INTEGRITY, ":memory:"
+    ),
+    "sqlalchemy-psycopg": Library(
+        "sqlalchemy", "postgresql", sqlalchemy_on(f"postgresql+psycopg://vantage@{POSTGRES}"), INTEGRITY, "postgres"
+    ),
+    "sqlalchemy-psycopg-async": Library(
+        "sqlalchemy",
+        "postgresql",
+        async_sqlalchemy_on(f"postgresql+psycopg://vantage@{POSTGRES}"),
+        INTEGRITY,
+        "postgres",
+    ),
+    "sqlite3": Library("sqlite3", "sqlite", sqlite3_by(WithSqlite3), "sqlite3.IntegrityError", ":memory:"),
+    "sqlite3-cursor": Library("sqlite3", "sqlite", sqlite3_by(WithSqlite3Cursor), "sqlite3.IntegrityError", ":memory:"),
+}
+
+
+@pytest.fixture(params=LIBRARIES.values(), ids=LIBRARIES)
+def library(request: pytest.FixtureRequest) -> Library:
+    found: Library = request.param
+    return found
+
+
+@pytest.fixture
+def port(library: Library, request: pytest.FixtureRequest) -> int:
+    found: int = request.getfixturevalue("postgres") if library.system == "postgresql" else 0
+    return found
+
+
+class TestEachLibrary:
+    @pytest.fixture
+    def connected(self, start: Start, library: Library, port: int) -> Iterator[tuple[Told, Connected]]:
+        """An agent, and a connection with an empty table of its own, of which nothing was told yet."""
+        told = start(library.name)
+        with library.connect(port) as one:
+            one.ask(TABLE)
+            told.forget()
+            yield told, one
+
+    def test_a_statement_is_a_span_and_a_duration(
+        self, connected: tuple[Told, Connected], library: Library, port: int
+    ) -> None:
+        told, one = connected
+        assert one.ask("SELECT a, b FROM things WHERE a = :a", {"a": 7}) == []
+        peer = library.peer(port)
+        assert told.database == [{"db.system.name": library.system, "operation": "SELECT", **peer}]
+        (span,) = told.spans
+        assert (span["name"], span["kind"], span["status"]) == ("SELECT things", "client", "unset")
+        where = {"server.address": "127.0.0.1", "server.port": str(port)} if peer else {}
+        namespace = {"db.namespace": library.namespace} if library.namespace else {}
+        assert span["attributes"] == {
+            "db.system.name": library.system,
+            "db.operation.name": "SELECT",
+            **where,
+            **namespace,
+        }
+        ((_, _, value_ms),) = [sample for sample in told.samples if sample[0] == "db.client.operation.duration"]
+        assert value_ms == span["duration_ns"] / 1e6
+        assert 0 < value_ms < 5000
+
+    def test_each_statement_is_told_by_what_it_does(self, connected: tuple[Told, Connected]) -> None:
+        told, one = connected
+        one.ask("INSERT INTO things VALUES (1, 'x')")
+        one.ask("UPDATE things SET b = 'y'")
+        assert one.ask("SELECT b FROM things") == [("y",)]
+        one.ask("DELETE FROM things")
+        one.ask("DROP TABLE things")
+        verbs = ["INSERT", "UPDATE", "SELECT", "DELETE", "DROP"]
+        assert [span["name"] for span in told.spans] == [f"{verb} things" for verb in verbs]
+        assert sorted(tags["operation"] for tags in told.database) == sorted(verbs)
+
+    def test_a_statement_for_many_is_one_call(self, connected: tuple[Told, Connected]) -> None:
+        told, one = connected
+        one.ask("INSERT INTO things VALUES (:a, :b)", [{"a": number, "b": "x"} for number in range(5)])
+        assert [span["name"] for span in told.spans] == ["INSERT things"]
+        assert one.ask("SELECT count(*) FROM things") == [(5,)]
+
+    def test_an_error_is_told_with_its_type_and_is_the_applications_own(
+        self, connected: tuple[Told, Connected], library: Library
+    ) -> None:
+        told, one = connected
+        one.ask("INSERT INTO things VALUES (1, 'x')")
+        told.forget()
+        with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is looked at
+            one.ask("INSERT INTO things VALUES (1, 'secret')")
+        assert f"{type(caught.value).__module__}.{type(caught.value).__qualname__}" == library.duplicate
+        (tags,) = told.database
+        assert (tags["error_type"], tags["error"]) == (library.duplicate, "true")
+        (span,) = told.spans
+        assert (span["status"], span["attributes"]["error.type"]) == ("error", library.duplicate)
+        assert "secret" not in told.text
+
+    def test_statements_are_parts_of_the_span_around_them(self, connected: tuple[Told, Connected]) -> None:
+        told, one = connected
+        with vantage_agent.span("outer") as outer:
+            trace_id, span_id = outer.trace_id, outer.span_id
+            one.ask("SELECT 1")
+            with vantage_agent.span("beside"):
+                pass
+        spans = {span["name"]: span for span in told.spans}
+        assert [(span["trace_id"], span["parent_span_id"]) for name, span in spans.items() if name != "outer"] == [
+            (trace_id, span_id)
+        ] * 2
+
+    def test_nothing_of_a_statement_but_what_it_does_is_sent(self, connected: tuple[Told, Connected]) -> None:
+        told, one = connected
+        one.ask("/* secret1 */ INSERT INTO things VALUES (1, 'FROM secret2') -- secret3")
+        one.ask("INSERT INTO things VALUES (:a, :b)", {"a": 2, "b": "secret4"})
+        one.ask("SELECT a AS \"FROM secret5\" FROM things WHERE b = 'secret6'")
+        one.ask(f"SELECT b AS secret7 FROM things WHERE b IN ({', '.join(['98765432109876 || b'] * 300)})")
+        one.ask("SELECT b, 'FROM secret8' FROM things")
+        for wrong in ("secret9 FROM secret", "SELECT secret10 FROM things", "SELECT 'secret11"):
+            with pytest.raises(Exception):  # noqa: B017, PT011  # each library has its own
+                one.ask(wrong)
+        assert {tags["operation"] for tags in told.database} == {"INSERT", "SELECT", "_OTHER"}
+        assert "things" in told.text
+        assert "secret" not in told.text
+        assert "9876543210" not in told.text
+
+    def test_faults_of_the_agent_do_not_reach_the_application(
+        self, connected: tuple[Told, Connected], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("a fault of the agent's")
+
+        _, one = connected
+        for method in ("begin", "end", "enter", "leave"):
+            with monkeypatch.context() as patch:
+                patch.setattr(tracer, method, broken)
+                assert contextvars.copy_context().run(one.ask, "SELECT 1") == [(1,)]
+
+    def test_after_the_end_of_the_agent_statements_are_plain(self, connected: tuple[Told, Connected]) -> None:
+        told, one = connected
+        vantage_agent.shutdown()
+        sent = len(told.receiver.sent)
+        assert one.ask("SELECT 1") == [(1,)]
+        vantage_agent.init_agent("my-api", told.receiver.url)
+        vantage_agent.flush(5)
+        assert not [one for one in told.receiver.sent[sent:] if one.packed.get("spans")]
+
+    def test_an_agent_that_ends_in_the_middle_of_a_statement_harms_nothing(
+        self, connected: tuple[Told, Connected], library: Library
+    ) -> None:
+        _, one = connected
+        original = tracer.begin
+        begun = threading.Event()
+
+        def begin(*args: Any, **kwargs: Any) -> Any:
+            span = original(*args, **kwargs)
+            vantage_agent.shutdown()  # from now on its libraries are as they were
+            begun.set()
+            return span
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tracer, "begin", begin)
+            assert one.ask("SELECT 1") == [(1,)]
+        assert begun.is_set()
+        assert one.ask("SELECT 1") == [(1,)]
+
+
+def test_a_long_statement_counts_in_the_buffer(start: Start) -> None:
+    told = start("sqlalchemy")
+    kept: list[int] = []
+    with pytest.MonkeyPatch.context() as patch, sqlalchemy_on("sqlite://")(0) as one:
+        patch.setattr(tracer, "_keep", lambda nbytes, what, span: kept.append(nbytes))
+        one.ask("SELECT 1")
+        one.ask(f"SELECT 1 AS {'x' * 5000}")
+    assert kept == [PLAIN_NBYTES + 1000]
+    assert len(told.spans) == 1  # the short one, which takes no more than any span
+
+
+def test_the_same_statement_to_two_databases_is_told_as_of_each(start: Start, tmp_path: Any) -> None:
+    told = start("sqlalchemy")
+    for name in ("one.db", "two.db"):
+        with sqlalchemy_on(f"sqlite:///{tmp_path}/{name}")(0) as one:
+            one.ask("SELECT 1 AS mine")
+    assert [span["attributes"]["db.namespace"] for span in told.spans if span["name"] == "SELECT"] == [
+        "one.db",
+        "two.db",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["sqlalchemy-sqlite", "sqlalchemy-aiosqlite", "sqlalchemy-psycopg", "sqlalchemy-psycopg-async"]
+)
+def test_a_call_inside_a_call_is_told_once(start: Start, name: str, request: pytest.FixtureRequest) -> None:
+    library = LIBRARIES[name]
+    told = start("all")
+    with library.connect(request.getfixturevalue("postgres") if library.system == "postgresql" else 0) as one:
+        told.forget()
+        one.ask("SELECT 1")
+        assert [span["name"] for span in told.spans] == ["SELECT"]
+        assert len(told.database) == 1
+        told.forget()
+        with pytest.raises(sqlalchemy.exc.DBAPIError):
+            one.ask("nonsense")
+        (tags,) = told.database
+        assert tags["error_type"].startswith("sqlalchemy.exc.")
+
+
+@pytest.mark.parametrize(
+    ("where", "peer"),
+    [
+        (("postgresql", "db.internal", None, "shop"), "db.internal:5432"),
+        (("postgresql", "db.internal", 6000, "shop"), "db.internal:6000"),
+        (("strange", "db.internal", None, "shop"), "db.internal"),
+        (("postgresql", "/run/secret", None, "shop"), None),
+        (("postgresql", None, None, None), None),
+    ],
+)
+def test_the_peer_is_host_and_port(where: Any, peer: str | None) -> None:
+    span = Span(database, "client")
+    span.database = where
+    told = database(span)
+    assert told.tags.get("peer") == peer
+    assert "secret" not in repr(told.attributes)
+    assert told.name == where[0]
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    customer: Mapped[str]
+
+
+class TestSqlalchemy:
+    def test_the_errors_of_others_pass_through(self, start: Start) -> None:
+        told = start("sqlalchemy")
+        error = ZeroDivisionError("mine")
+
+        def handler(*_: Any) -> None:
+            raise error
+
+        engine = sqlalchemy.create_engine("sqlite://")
+        sqlalchemy.event.listen(engine, "before_cursor_execute", handler)
+        with engine.connect() as connection, pytest.raises(ZeroDivisionError) as caught:
+            connection.execute(sqlalchemy.text("SELECT 1"))
+        engine.dispose()
+        assert caught.value is error
+        assert told.database[-1]["error_type"] == "ZeroDivisionError"
+
+    def test_objects_of_the_orm_are_told_by_their_table(self, start: Start) -> None:
+        told = start("sqlalchemy")
+        engine = sqlalchemy.create_engine("sqlite://", poolclass=sqlalchemy.pool.StaticPool)
+        Base.metadata.create_all(engine)
+        told.forget()
+        with Session(engine) as session:
+            session.add_all([Order(customer="secret1"), Order(customer="secret2")])
+            session.commit()
+            session.scalars(sqlalchemy.select(Order).where(Order.customer == "secret1")).one().customer = "secret3"
+            session.commit()
+        engine.dispose()
+        # Of the second commit: what was committed is read anew.
+        assert [span["name"] for span in told.spans] == ["INSERT orders", "SELECT orders", "UPDATE orders"]
+        assert "secret" not in told.text
+
+    def test_the_name_of_a_file_is_told_without_its_folders(self, start: Start, tmp_path: Any) -> None:
+        told = start("sqlalchemy")
+        (tmp_path / "secret").mkdir()
+        with sqlalchemy_on(f"sqlite:///file:{tmp_path}/secret/shop.db?mode=rwc&uri=true")(0) as one:
+            one.ask("SELECT 1")
+        assert {span["attributes"]["db.namespace"] for span in told.spans} == {"shop.db"}
+        assert "secret" not in told.text
+
+    def test_a_password_is_not_told(self, start: Start, postgres: int) -> None:
+        told = start("sqlalchemy")
+        with sqlalchemy_on(f"postgresql+psycopg://vantage:secret@127.0.0.1:{postgres}/postgres")(0) as one:
+            one.ask("SELECT 1")
+        assert told.database
+        assert "secret" not in told.text
+
+    def test_a_streamed_result_stays_lazy(self, start: Start, postgres: int) -> None:
+        told = start("sqlalchemy")
+        engine = sqlalchemy.create_engine(f"postgresql+psycopg://vantage@127.0.0.1:{postgres}/postgres")
+        with engine.connect() as connection:
+            told.forget()
+            # The whole of it would take years.
+            rows = connection.execution_options(yield_per=2).execute(
+                sqlalchemy.text("SELECT generate_series(1, 1000000000)")
+            )
+            assert [row[0] for row in rows.fetchmany(3)] == [1, 2, 3]
+            rows.close()
+        engine.dispose()
+        assert [span["name"] for span in told.spans] == ["SELECT"]
+
+    async def test_statements_of_tasks_side_by_side_are_parts_of_the_same_span(
+        self, start: Start, postgres: int
+    ) -> None:
+        told = start("sqlalchemy")
+        engine = create_async_engine(f"postgresql+psycopg://vantage@127.0.0.1:{postgres}/postgres")
+
+        async def ask() -> None:
+            async with engine.connect() as connection:
+                await connection.execute(sqlalchemy.text("SELECT 1 AS mine"))
+
+        async with engine.connect():  # what it asks of a new server is asked
+            await asyncio.to_thread(told.forget)
+        with vantage_agent.span("outer") as outer:
+            span_id = outer.span_id
+            await asyncio.gather(*(ask() for _ in range(4)))
+        await engine.dispose()
+        spans = [span for span in await asyncio.to_thread(lambda: told.spans) if span["name"] == "SELECT"]
+        assert [span["parent_span_id"] for span in spans] == [span_id] * 4
+
+    async def test_a_cancelled_statement_is_cancelled(self, start: Start, postgres: int) -> None:
+        told = start("sqlalchemy")
+        engine = create_async_engine(f"postgresql+psycopg://vantage@127.0.0.1:{postgres}/postgres")
+        async with engine.connect() as connection:
+            await asyncio.to_thread(told.forget)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(connection.execute(sqlalchemy.text("SELECT pg_sleep(20)")), 0.2)
+        await engine.dispose()
+        assert (await asyncio.to_thread(lambda: told.database))[0]["error_type"].endswith("CancelledError")

@@ -1,0 +1,310 @@
+"""redis, plain and async: what is told of a command, that nothing else is, and that the application never notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import pytest
+import redis
+import redis.asyncio
+import sqlalchemy
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+import vantage_agent
+from tests.agent.instrumentation.told import Told
+from tests.support.programs import free_port
+from vantage_agent._redis import command_name
+from vantage_agent._tracer import tracer
+
+Start = Callable[..., Told]
+NO_RETRY = Retry(NoBackoff(), 0)
+
+
+class Asked(Protocol):
+    def do(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """``client.method(...)``."""
+
+    def pipeline(self, *commands: tuple[Any, ...], transaction: bool = True, watch: str = "") -> Any:
+        """The answers. What is watched is got before."""
+
+
+class Plain:
+    def __init__(self, url: str) -> None:
+        self.client = redis.Redis.from_url(url)
+
+    def do(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.client, method)(*args, **kwargs)
+
+    def pipeline(self, *commands: tuple[Any, ...], transaction: bool = True, watch: str = "") -> Any:
+        with self.client.pipeline(transaction=transaction) as pipeline:
+            if watch:
+                pipeline.watch(watch)
+                pipeline.get(watch)
+                pipeline.multi()
+            for name, *args in commands:
+                getattr(pipeline, name)(*args)
+            return pipeline.execute()
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class Async:
+    def __init__(self, url: str) -> None:
+        self.runner = asyncio.Runner()
+        self.client = redis.asyncio.Redis.from_url(url)
+
+    def do(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        async def call() -> Any:
+            return await getattr(self.client, method)(*args, **kwargs)
+
+        return self.runner.run(call(), context=contextvars.copy_context())
+
+    def pipeline(self, *commands: tuple[Any, ...], transaction: bool = True, watch: str = "") -> Any:
+        async def call() -> Any:
+            async with self.client.pipeline(transaction=transaction) as pipeline:
+                if watch:
+                    await pipeline.watch(watch)
+                    await pipeline.get(watch)
+                    pipeline.multi()
+                for name, *args in commands:
+                    getattr(pipeline, name)(*args)
+                return await pipeline.execute()
+
+        return self.runner.run(call(), context=contextvars.copy_context())
+
+    def close(self) -> None:
+        self.runner.run(self.client.aclose())
+        self.runner.close()
+
+
+@pytest.fixture(params=[Plain, Async], ids=["plain", "async"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def one(kind: Any, redis_port: int) -> Iterator[Asked]:
+    with contextlib.closing(kind(f"redis://127.0.0.1:{redis_port}/3")) as asked:
+        asked.do("flushdb")
+        yield asked
+
+
+def test_a_command_is_a_span_and_a_duration(start: Start, one: Asked, redis_port: int) -> None:
+    told = start("redis")
+    assert one.do("set", "a", "b") is True
+    assert one.do("get", "a") == b"b"
+    peer = {"db.system.name": "redis", "peer": f"127.0.0.1:{redis_port}"}
+    assert told.database == [{**peer, "operation": "SET"}, {**peer, "operation": "GET"}]
+    first, second = told.spans
+    assert (first["name"], second["name"], first["kind"], first["status"]) == ("SET", "GET", "client", "unset")
+    assert first["attributes"] == {
+        "db.system.name": "redis",
+        "db.operation.name": "SET",
+        "db.namespace": "3",
+        "server.address": "127.0.0.1",
+        "server.port": str(redis_port),
+    }
+    values_ms = [value for name, _, value in told.samples if name == "db.client.operation.duration"]
+    assert values_ms == [span["duration_ns"] / 1e6 for span in (first, second)]
+
+
+def test_commands_are_parts_of_the_span_around_them(start: Start, one: Asked) -> None:
+    told = start("redis")
+    with vantage_agent.span("outer") as outer:
+        trace_id, span_id = outer.trace_id, outer.span_id
+        one.do("get", "a")
+        one.pipeline(("get", "a"))
+    inner = [span for span in told.spans if span["name"] != "outer"]
+    assert [(span["trace_id"], span["parent_span_id"]) for span in inner] == [(trace_id, span_id)] * 2
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+def test_a_pipeline_is_one_call(start: Start, one: Asked, *, transaction: bool) -> None:
+    told = start("redis")
+    assert one.pipeline(("set", "a", "1"), ("incr", "a"), ("get", "a"), transaction=transaction) == [True, 2, b"2"]
+    assert one.pipeline(transaction=transaction) == []  # asks nothing
+    assert [span["name"] for span in told.spans] == ["PIPELINE"]
+
+
+def test_what_a_pipeline_asks_at_once_is_told(start: Start, one: Asked) -> None:
+    told = start("redis")
+    assert one.pipeline(("set", "a", "1"), watch="a") == [True]
+    assert [span["name"] for span in told.spans] == ["WATCH", "GET", "PIPELINE"]
+
+
+def test_a_script_is_one_call_inside_a_pipeline_too(start: Start, one: Asked) -> None:
+    told = start("redis")
+    assert one.do("eval", "return 'secret'", 0) == b"secret"
+    assert [span["name"] for span in told.spans] == ["EVAL"]
+    assert "secret" not in told.text
+
+
+def test_an_error_of_the_server_is_told_with_its_type(start: Start, one: Asked) -> None:
+    told = start("redis")
+    one.do("set", "secret1", "secret2")
+    with pytest.raises(redis.ResponseError):
+        one.do("lpush", "secret1", "secret3")
+    with pytest.raises(redis.ResponseError):
+        one.pipeline(("incr", "secret1"))
+    assert [tags.get("error_type") for tags in told.database] == [None, *["redis.exceptions.ResponseError"] * 2]
+    assert [span["status"] for span in told.spans] == ["unset", "error", "error"]
+    assert "secret" not in told.text
+
+
+def test_a_server_that_is_not_there_is_an_error(start: Start, kind: Any) -> None:
+    told = start("redis")
+    port = free_port()
+    with contextlib.closing(kind(f"redis://127.0.0.1:{port}/0")) as asked, pytest.raises(redis.ConnectionError):
+        asked.do("get", "a")
+    (tags,) = told.database
+    assert (tags["peer"], tags["error_type"]) == (f"127.0.0.1:{port}", "redis.exceptions.ConnectionError")
+
+
+def test_nothing_of_a_command_but_its_name_is_sent(start: Start, one: Asked, kind: Any, redis_port: int) -> None:
+    told = start("redis")
+    with contextlib.closing(kind(f"redis://:secret0@127.0.0.1:{redis_port}/3")) as asked:
+        asked.do("get", "a")
+    with contextlib.closing(kind(f"redis://127.0.0.1:{redis_port}/3")) as asked:
+        asked.do("hset", "secret1", mapping={"secret2": "secret3"})
+        asked.do("execute_command", "GET secret4")
+        asked.do("execute_command", b"get", "secret5")
+        asked.do("config_get", "secret6")
+        asked.pipeline(("set", "secret7", "secret8"), ("mget", ["secret9"]))
+        for wrong in ("secret10", "SECRET11 a", "get\nsecret12", "s" * 100):
+            with contextlib.suppress(redis.RedisError):
+                asked.do("execute_command", wrong)
+    operations = [span["name"] for span in told.spans]
+    assert {tags["operation"] for tags in told.database} == {*operations}
+    assert operations[:6] == ["GET", "HSET", "GET", "GET", "CONFIG", "PIPELINE"]
+    assert operations[6:] == ["_OTHER", "_OTHER", "GET", "_OTHER"]
+    assert "secret" not in told.text.lower()
+    assert "sss" not in told.text.lower()
+
+
+def test_commands_that_wait_and_subscriptions_are_left_alone(start: Start, one: Asked, redis_port: int) -> None:
+    one.do("rpush", "list", "1", "2")
+    one.do("xadd", "stream", {"a": "b"})
+    told = start("redis")
+    assert list(one.do("blpop", ["list"], timeout=1)) == [b"list", b"1"]
+    assert one.do("execute_command", "brpop", "list", 1)
+    assert one.do("xread", {"stream": 0}, block=10)
+    assert one.do("xread", {"stream": 0})
+    with redis.Redis(port=redis_port) as client, client.pubsub() as subscription:
+        subscription.subscribe("secret")
+        assert (subscription.get_message(timeout=5) or {})["type"] == "subscribe"
+    assert [tags["operation"] for tags in told.database] == ["XREAD"]
+    assert "secret" not in told.text
+
+
+def test_a_command_inside_a_statement_is_another_call(start: Start, one: Asked) -> None:
+    told = start("redis", "sqlalchemy")
+    engine = sqlalchemy.create_engine("sqlite://")
+    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *_: one.do("get", "a"))
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT 1"))
+    engine.dispose()
+    outer, inner = told.spans[-2:]
+    assert (outer["name"], inner["name"], inner["parent_span_id"]) == ("SELECT", "GET", outer["span_id"])
+
+
+def test_nonsense_fails_as_it_does_without_an_agent(start: Start, one: Asked) -> None:
+    def attempt(*args: Any) -> tuple[type, str]:
+        with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is what is compared
+            one.do("execute_command", *args)
+        return type(caught.value), str(caught.value)
+
+    wrong: list[tuple[Any, ...]] = [(), (None,), (object(),), ("SET", "a", object()), ("XREAD", object())]
+    without = [attempt(*args)[0] for args in wrong]
+    start("redis")
+    assert [attempt(*args)[0] for args in wrong] == without
+
+
+def test_faults_of_the_agent_do_not_reach_the_application(
+    start: Start, one: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a fault of the agent's")
+
+    start("redis")
+    for method in ("begin", "end", "enter", "leave"):
+        with monkeypatch.context() as patch:
+            patch.setattr(tracer, method, broken)
+            assert contextvars.copy_context().run(one.do, "get", "a") is None
+            assert contextvars.copy_context().run(one.pipeline, ("get", "a")) == [None]
+            with pytest.raises(redis.ResponseError):
+                contextvars.copy_context().run(one.do, "execute_command", "NONSENSE")
+
+
+def test_after_the_end_of_the_agent_commands_are_plain(start: Start, one: Asked) -> None:
+    told = start("redis")
+    vantage_agent.shutdown()
+    assert one.do("get", "a") is None
+    assert one.pipeline(("get", "a")) == [None]
+    vantage_agent.init_agent("my-api", told.receiver.url)
+    assert told.database == []
+
+
+def test_an_agent_that_ends_while_a_command_runs_harms_nothing(start: Start, one: Asked, redis_port: int) -> None:
+    start("redis")
+    found: list[Any] = []
+    with contextlib.closing(redis.Redis(port=redis_port)) as other:
+        other.execute_command("CLIENT PAUSE", 60_000, "WRITE")
+        thread = threading.Thread(target=lambda: found.append(one.do("set", "a", "b")))
+        thread.start()
+        thread.join(0.1)
+        assert found == []
+        vantage_agent.shutdown()
+        other.execute_command("CLIENT UNPAUSE")
+    thread.join()
+    assert found == [True]
+
+
+async def test_commands_of_tasks_side_by_side_are_parts_of_the_same_span(start: Start, redis_port: int) -> None:
+    told = start("redis")
+    async with redis.asyncio.Redis(port=redis_port) as client:
+        with vantage_agent.span("outer") as outer:
+            span_id = outer.span_id
+            await asyncio.gather(*(client.get("a") for _ in range(5)))
+            await client.execute_command("CLIENT PAUSE", 60_000, "WRITE")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.set("a", "b"), 0.05)
+            await client.execute_command("CLIENT UNPAUSE")
+    spans = [span for span in await asyncio.to_thread(lambda: told.spans) if span["kind"] == "client"]
+    assert [span["parent_span_id"] for span in spans if span["name"] == "GET"] == [span_id] * 5
+    (cancelled,) = [span for span in spans if span["name"] == "SET"]
+    assert cancelled["attributes"]["error.type"] == "asyncio.exceptions.CancelledError"
+
+
+def test_the_default_address_and_a_socket_in_the_file_system(start: Start) -> None:
+    told = start("redis")
+    for client in (
+        redis.Redis(port=free_port(), retry=NO_RETRY),
+        redis.Redis(unix_socket_path="/nowhere/secret.sock", retry=NO_RETRY),
+    ):
+        with contextlib.closing(client), pytest.raises(redis.ConnectionError):
+            client.get("a")
+    assert [tags.get("peer", "").partition(":")[0] for tags in told.database] == ["localhost", ""]
+    assert {span["attributes"]["db.namespace"] for span in told.spans} == {"0"}
+    assert "secret" not in told.text
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("GET", "GET"),
+        ("get", "GET"),
+        ("CONFIG GET", "CONFIG"),
+        ("JSON.GET", "JSON.GET"),
+        ("secret", "_OTHER"),
+        (" ", "_OTHER"),
+    ],
+)
+def test_the_name_of_a_command_is_of_a_closed_list(command: str, told: str) -> None:
+    assert command_name(command) == told

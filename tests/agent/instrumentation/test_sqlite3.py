@@ -1,0 +1,199 @@
+"""sqlite3 gets classes of the agent's under the same names: everything else about them is as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+import pickle
+import sqlite3
+import sqlite3.dbapi2
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import aiosqlite
+
+import vantage_agent
+from tests.agent.instrumentation.told import Told
+
+Start = Callable[..., Told]
+
+
+def outcome(action: Callable[[], Any]) -> Any:
+    """What comes back, or what is raised."""
+    try:
+        return action()
+    except Exception as error:  # noqa: BLE001  # which one is what is compared
+        return type(error), str(error)
+
+
+def exercised(folder: pathlib.Path) -> list[Any]:
+    """The results of all that a connection can do."""
+    found: list[Any] = []
+    one = sqlite3.connect(":memory:", detect_types=sqlite3.PARSE_DECLTYPES, isolation_level="IMMEDIATE")
+    other = sqlite3.dbapi2.connect(folder / "other.db")
+    cursor = one.cursor()
+    other.backup(one)
+    found += [isinstance(one, sqlite3.Connection), isinstance(cursor, sqlite3.Cursor), cursor.connection is one]
+    found += [repr(one).partition(" at ")[0], repr(cursor).partition(" at ")[0], one.isolation_level]
+    found += [type(one).__name__, type(one).__module__, type(one).__doc__, type(cursor).__qualname__]
+    found.append(one.executescript("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT, c BLOB); SELECT 1;").description)
+    with one:
+        inserted = one.execute("INSERT INTO t (b, c) VALUES (?, ?)", ("x", bytes(4)))
+        found += [inserted.lastrowid, inserted.rowcount, one.in_transaction]
+    with contextlib.suppress(ZeroDivisionError), one:
+        one.executemany("INSERT INTO t (b) VALUES (:b)", ({"b": str(n)} for n in range(3)))
+        found += [one.in_transaction, one.total_changes]
+        raise ZeroDivisionError
+    found.append(one.execute("SELECT count(*) FROM t").fetchone())
+    one.create_function("twice", 1, lambda value: value * 2, deterministic=True)
+    found.append(list(cursor.execute("SELECT twice(a), b FROM t")))
+    found.append(cursor.execute("SELECT a, b FROM t") is cursor)
+    found.append([column[0] for column in cursor.description])
+    found.append(list(one.iterdump()))
+    one.row_factory = sqlite3.Row
+    found += [dict(one.execute("SELECT a, b FROM t").fetchone()), one.cursor().row_factory is sqlite3.Row]
+    one.text_factory = bytes
+    found.append(tuple(one.execute("SELECT b FROM t").fetchone()))
+    one.text_factory = str
+    with one.blobopen("t", "c", 1) as blob:
+        blob.write(b"ab")
+        found.append(len(blob))
+    one.backup(other)
+    found.append(other.execute("SELECT a, b, c FROM t").fetchall())
+    rows = one.execute("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n")
+    found.append([next(rows)[0], next(rows)[0]])  # there is no end to it
+    rows.close()
+    traced: list[str] = []
+    one.set_trace_callback(traced.append)
+    one.execute("SELECT 1").fetchall()
+    found += [traced, one.interrupt(), one.commit(), one.rollback()]
+    wrong: list[Callable[[], Any]] = [
+        lambda: one.execute("nonsense"),
+        one.execute,
+        lambda: one.execute(7),  # type: ignore[arg-type]
+        lambda: one.execute("SELECT ?", (object(),)),
+        lambda: one.execute("SELECT 1; SELECT 2"),
+        lambda: one.executemany("SELECT 1", [()]),
+        lambda: one.executescript(None),  # type: ignore[arg-type]
+        lambda: cursor.execute(sql="SELECT 1"),  # type: ignore[call-arg]
+        lambda: one.cursor(7),  # type: ignore[call-overload]
+        lambda: one.cursor(None),  # type: ignore[call-overload]
+        lambda: pickle.dumps(one) and None,
+        lambda: setattr(one, "mine", 1),
+        lambda: setattr(cursor, "mine", 1),
+        sqlite3.connect,
+        lambda: sqlite3.connect(7),  # type: ignore[call-overload]
+        lambda: sqlite3.connect(":memory:", nonsense=1),  # type: ignore[call-overload]
+        lambda: sqlite3.connect(folder / "no" / "folder.db"),
+        lambda: sqlite3.connect(f"file:{folder}/none.db?mode=ro", uri=True),
+    ]
+    found += [outcome(action) for action in wrong]
+    elsewhere: list[Any] = []
+    thread = threading.Thread(target=lambda: elsewhere.append(outcome(lambda: one.execute("SELECT 1"))))
+    thread.start()
+    thread.join()
+    found.append(elsewhere[0][0])
+    for connection in (one, other):
+        connection.close()
+    found += [
+        outcome(lambda: one.execute("SELECT 1")),
+        outcome(one.cursor),
+        outcome(lambda: cursor.execute("SELECT 1")),
+    ]
+    return [without_names(one) for one in found]
+
+
+def without_names(result: Any) -> Any:
+    """Python calls a class of an extension by its module in some messages."""
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str):
+        return result[0], result[1].replace("sqlite3.C", "C")
+    return result
+
+
+def test_everything_else_is_as_it_was(start: Start, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "without").mkdir()
+    (tmp_path / "within").mkdir()
+    without = exercised(tmp_path / "without")
+    told = start("sqlite3")
+    within = exercised(tmp_path / "within")
+    assert str(within).replace("within", "without") == str(without)
+    assert len(told.database) > 20
+
+
+def test_who_asks_for_a_class_gets_that_class(start: Start) -> None:
+    class Mine(sqlite3.Connection):
+        pass
+
+    class MyCursor(sqlite3.Cursor):
+        pass
+
+    told = start("sqlite3")
+    for connection in (
+        sqlite3.connect(":memory:", factory=Mine),
+        sqlite3.connect(":memory:", 5.0, 0, None, True, Mine),
+    ):
+        assert type(connection) is Mine
+        connection.execute("SELECT 1")
+        connection.close()
+    with contextlib.closing(sqlite3.connect(":memory:")) as one:
+        assert type(one.cursor(MyCursor)) is type(one.cursor(factory=MyCursor)) is MyCursor
+        one.cursor(MyCursor).execute("SELECT 1")
+    assert told.database == []
+
+
+def test_connections_from_before_stay_and_those_from_meanwhile_end_with_the_agent(start: Start) -> None:
+    with contextlib.closing(sqlite3.connect(":memory:")) as before:
+        told = start("sqlite3")
+        before.execute("SELECT 1")
+        assert type(before) is sqlite3.Connection
+        remembered = sqlite3.connect
+        with contextlib.closing(sqlite3.connect(":memory:")) as meanwhile:
+            vantage_agent.shutdown()
+            assert meanwhile.execute("SELECT 1").fetchall() == [(1,)]
+    for connect in (sqlite3.connect, remembered):
+        with contextlib.closing(connect(":memory:")) as after:
+            assert type(after) is sqlite3.Connection
+    assert not [sent for sent in told.receiver.sent if sent.packed.get("spans")]
+
+
+def test_the_file_is_told_by_its_name_alone(start: Start, tmp_path: pathlib.Path) -> None:
+    told = start("sqlite3")
+    folder = tmp_path / "secret"
+    folder.mkdir()
+    asked: list[tuple[Any, bool]] = [
+        (folder / "path.db", False),
+        (str(folder / "text.db"), False),
+        (bytes(folder / "bytes.db"), False),
+        (f"file:{folder}/uri.db?mode=rwc&password=secret", True),
+        ("", False),
+    ]
+    for database, uri in asked:
+        with contextlib.closing(sqlite3.connect(database, uri=uri)) as one:
+            one.execute("SELECT 1")
+    with contextlib.closing(sqlite3.connect(database=":memory:")) as one:
+        one.execute("SELECT 1")
+    names = [span["attributes"].get("db.namespace") for span in told.spans]
+    assert names == ["path.db", "text.db", "bytes.db", "uri.db", None, ":memory:"]
+    assert "secret" not in told.text
+
+
+def test_statements_of_a_script_are_one_call(start: Start) -> None:
+    told = start("sqlite3")
+    with contextlib.closing(sqlite3.connect(":memory:")) as one:
+        one.executescript("CREATE TABLE things (a); INSERT INTO things VALUES ('secret');")
+    assert [span["name"] for span in told.spans] == ["CREATE things"]
+    assert "secret" not in told.text
+
+
+def test_aiosqlite_is_left_alone(start: Start) -> None:
+    async def ask() -> Any:
+        async with aiosqlite.connect(":memory:") as connection:
+            assert type(connection._conn) is sqlite3.Connection
+            async with connection.execute("SELECT 1") as cursor:
+                return await cursor.fetchall()
+
+    told = start("sqlite3")
+    assert asyncio.run(ask()) == [(1,)]
+    assert told.database == []
