@@ -7,6 +7,7 @@ import pytest
 
 import vantage_agent
 from tests.agent.receiver import Receiver, receiving
+from vantage_agent._context import current
 
 
 @pytest.fixture
@@ -23,3 +24,11 @@ def no_agent_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     vantage_agent.shutdown(0)
     yield
     vantage_agent.shutdown(2)
+
+
+@pytest.fixture(autouse=True)
+def no_span_is_left() -> Iterator[None]:
+    yield
+    left = current.get()
+    current.set(None)  # one test alone shall fail for it
+    assert left is None

@@ -28,12 +28,6 @@ def start(receiver: Receiver) -> Callable[..., None]:
     return begin
 
 
-@pytest.fixture(autouse=True)
-def no_span_is_left() -> Iterator[None]:
-    yield
-    assert current.get() is None
-
-
 def sent_spans(receiver: Receiver) -> dict[str, dict[str, Any]]:
     """By name."""
     assert vantage_agent.flush(5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,18 +22,34 @@ def cannot(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def run_or_cannot(*command: str) -> None:
+    """Run what makes a thing that a test needs."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
+    if done.returncode:
+        cannot(f"cannot be made: {' '.join(command)}: {done.stderr.strip()[-300:]}")
+
+
 def python_with(name: str, *requirements: str) -> Path:
     """The interpreter of the environment ``name``, which has ``requirements``. Where it cannot be made the test is
     skipped; in CI it fails."""
     folder = CACHE / name
     python, made = folder / "bin" / "python", folder / "made"
-    wanted = "\n".join(requirements)
+    wanted = "\n".join((sys.version, *requirements))
     if made.exists() and made.read_text() == wanted:
         return python
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
-    for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], install):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
-        if done.returncode:
-            cannot(f"cannot be made: {' '.join(command)}: {done.stderr.strip()[-300:]}")
+    run_or_cannot(sys.executable, "-m", "venv", "--clear", str(folder))
+    run_or_cannot(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
     made.write_text(wanted)
     return python
+
+
+def source_of(name: str, version: str) -> Path:
+    """The unpacked source distribution of a package."""
+    folder = CACHE / "sources" / f"{name}-{version}"
+    if not folder.exists():
+        parent = folder.parent
+        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps")
+        run_or_cannot(*pip, "--no-binary", name, "-d", str(parent), f"{name}=={version}")
+        with tarfile.open(parent / f"{folder.name}.tar.gz") as source:
+            source.extractall(parent, filter="data")
+    return folder

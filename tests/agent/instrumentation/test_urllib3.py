@@ -53,7 +53,6 @@ def test_a_traceparent_in_bytes_or_of_the_pools_own_is_kept(start: Start, upstre
 def test_the_state_of_the_trace_goes_along(start: Start, upstream: Upstream) -> None:
     start("urllib3")
     span = tracer.begin(http_server, "server", f"00-{'ab' * 16}-{'cd' * 8}-01", "a=1")
-    tracer.enter(span)
     with urllib3.PoolManager() as manager:
         manager.request("GET", upstream.url)
     tracer.finish(span)

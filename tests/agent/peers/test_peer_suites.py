@@ -7,10 +7,8 @@ cannot be made the test is skipped; in CI it fails.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
-import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -18,10 +16,8 @@ import pytest
 
 import vantage_agent
 from tests.agent.receiver import Receiver
+from tests.support.environments import python_with, source_of
 
-ROOT = Path(__file__).resolve().parents[3]
-HOME = ROOT / ".cache" / "peers"
-PYTHON = HOME / "venv" / "bin" / "python"
 SUITES = {
     "flask": ("flask[async,dotenv]", "3.1.3"),
     "httpx": ("httpx[http2,cli,brotli,zstd,socks]", "0.28.1"),
@@ -51,39 +47,10 @@ MEASURED = {
 }
 
 
-@pytest.fixture(scope="module")
-def peers() -> Path:
-    """The folder that holds an environment with the libraries, and their source distributions unpacked."""
-    done = HOME / "complete"
-    wanted = repr((SUITES, THEIR_TOOLS, sys.version))
-    if done.exists() and done.read_text() == wanted:
-        return HOME
-    shutil.rmtree(HOME, ignore_errors=True)
-    pip = [str(PYTHON), "-m", "pip"]
-    libraries = [f"{extras}=={version}" for extras, version in SUITES.values()]
-    sources = [f"{name}=={version}" for name, (_, version) in SUITES.items()]
-    for command in (
-        [sys.executable, "-m", "venv", str(HOME / "venv")],
-        [*pip, "install", "-q", *libraries, *THEIR_TOOLS],
-        [*pip, "download", "-q", "--no-deps", "--no-binary", ",".join(SUITES), "-d", str(HOME / "sdist"), *sources],
-    ):
-        made = subprocess.run(command, capture_output=True, text=True, timeout=240)
-        if made.returncode:
-            reason = f"the peers cannot be installed: {' '.join(command)}: {made.stderr.strip()[-300:]}"
-            if os.environ.get("CI") == "true":
-                pytest.fail(reason)
-            pytest.skip(reason)
-    for archive in (HOME / "sdist").glob("*.tar.gz"):
-        with tarfile.open(archive) as source:
-            source.extractall(HOME, filter="data")
-    done.write_text(wanted)
-    return HOME
-
-
-def outcomes(folder: Path, report: Path, *before: str, **environ: str) -> dict[str, str]:
-    """How each test of the suite in ``folder`` came out. ``before`` is what the interpreter is run by."""
+def outcomes(folder: Path, report: Path, *python: str, **environ: str) -> dict[str, str]:
+    """How each test of the suite in ``folder`` came out. ``python`` is the interpreter, and what it is run by."""
     command = [
-        *before, str(PYTHON), "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:randomly",
+        *python, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:randomly",
         "--timeout=20", "-k", LEFT_OUT, f"--junit-xml={report}", "tests",
     ]  # fmt: skip
     done = subprocess.run(
@@ -99,17 +66,19 @@ def outcomes(folder: Path, report: Path, *before: str, **environ: str) -> dict[s
 
 @pytest.mark.timeout(900)  # the environment is made within the first
 @pytest.mark.parametrize("name", SUITES)
-def test_a_suite_comes_out_with_the_agent_as_without(
-    peers: Path, receiver: Receiver, tmp_path: Path, name: str
-) -> None:
-    folder = peers / f"{name}-{SUITES[name][1]}"
+def test_a_suite_comes_out_with_the_agent_as_without(receiver: Receiver, tmp_path: Path, name: str) -> None:
+    python = str(python_with("peers", *(f"{what}=={version}" for what, version in SUITES.values()), *THEIR_TOOLS))
+    folder = source_of(name, SUITES[name][1])
     agent = str(Path(vantage_agent.__file__).parents[1])
-    run = [str(PYTHON), "-m", "vantage_agent", "run", "--service-name", name, "--collector-url", receiver.url, "--"]
+    run = [python, "-m", "vantage_agent", "run", "--service-name", name, "--collector-url", receiver.url, "--", python]
     expected = SHOW_THE_WIRE if name == "httpx" else set()
     differing: dict[str, tuple[str | None, str | None]] | None = None
     for attempt in range(3):  # theirs have races too: what differs by chance does not do so each time
-        without = outcomes(folder, tmp_path / f"without{attempt}.xml")
-        having = outcomes(folder, tmp_path / f"with{attempt}.xml", *run, PYTHONPATH=agent)
+        # Side by side, as they wait more than they work; httpx's has a server on one port, and takes turns.
+        with ThreadPoolExecutor(1 if name == "httpx" else 2) as both:
+            first = both.submit(outcomes, folder, tmp_path / f"without{attempt}.xml", python)
+            second = both.submit(outcomes, folder, tmp_path / f"with{attempt}.xml", *run, PYTHONPATH=agent)
+        without, having = first.result(), second.result()
         differing = {
             test: (without.get(test), having.get(test))
             for test in without.keys() | having.keys()
