@@ -25,6 +25,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "sqlalchemy": ("sqlalchemy.engine.base",),
     "sqlite3": ("sqlite3",),
     "redis": ("redis.client", "redis.asyncio.client"),
+    "psycopg": ("psycopg",),
     "logging": ("logging",),
 }
 # What carries the running span into threads comes with any of them.

@@ -48,6 +48,12 @@ WRAPPED = [
     ("redis.asyncio.client", "Redis", "execute_command"),
     ("redis.asyncio.client", "Pipeline", "immediate_execute_command"),
     ("redis.asyncio.client", "Pipeline", "execute"),
+    ("psycopg", "Cursor", "execute"),
+    ("psycopg", "Cursor", "executemany"),
+    ("psycopg", "ServerCursor", "execute"),
+    ("psycopg", "AsyncCursor", "execute"),
+    ("psycopg", "AsyncCursor", "executemany"),
+    ("psycopg", "AsyncServerCursor", "execute"),
     ("logging", "Logger", "callHandlers"),
     ("concurrent.futures.thread", "ThreadPoolExecutor", "submit"),
 ]
@@ -151,6 +157,7 @@ def test_all_imports_nothing_that_the_application_does_not(receiver: Receiver) -
         ("sqlite3", "sqlite3", "sqlite3.connect"),
         ("sqlite3.dbapi2", "sqlite3", "sqlite3.dbapi2.connect"),
         ("redis", "redis", "redis.asyncio.Redis.execute_command"),
+        ("psycopg", "psycopg", "psycopg.Cursor.execute"),
         ("concurrent.futures.thread", "requests", "concurrent.futures.ThreadPoolExecutor.submit"),
     ],
 )
