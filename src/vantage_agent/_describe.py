@@ -5,6 +5,7 @@ Runs in the exporter's thread. https://opentelemetry.io/docs/specs/semconv/http/
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from vantage_agent._redis import command_name
@@ -14,6 +15,8 @@ from vantage_agent._sql import summary
 SERVER_METRIC = "http.request.duration"
 CLIENT_METRIC = "http.client.request.duration"
 DATABASE_METRIC = "db.client.operation.duration"
+TASK_METRIC = "celery.task.duration"
+TASK_SENT_METRIC = "celery.publish.duration"
 NO_ROUTE = "unmatched"  # never the path: it holds whatever was asked for
 OTHER_METHOD = "_OTHER"
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "QUERY"))
@@ -22,6 +25,8 @@ _PORTS = {"http": 80, "https": 443}
 _SYSTEMS = {"oracle": "oracle.db", "mssql": "microsoft.sql_server"}
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "redis": 6379}
 NAMESPACE_LENGTH_MAX = 100
+OTHER_TASK = "_OTHER"
+_TASK_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,199}")
 
 
 def http_server(span: Span) -> Described:
@@ -79,6 +84,25 @@ def database(span: Span) -> Described:
             attributes["server.port"] = str(port)
     name = f"{operation} {table}" if table else operation
     return _finished(span, name or system or "database", attributes, DATABASE_METRIC, tags)
+
+
+def task_sent(span: Span) -> Described:
+    """A task that the application handed to Celery."""
+    return _task(span, "send", TASK_SENT_METRIC)
+
+
+def task_run(span: Span) -> Described:
+    """A task that a worker of Celery ran."""
+    return _task(span, "process", TASK_METRIC)
+
+
+def _task(span: Span, operation: str, metric: str) -> Described:
+    name = span.name if _TASK_NAME.fullmatch(span.name) else OTHER_TASK
+    tags = {"task": name}
+    attributes = {"messaging.system": "celery", "messaging.operation.type": operation, "celery.task_name": name}
+    if span.method:
+        tags["state"] = attributes["celery.state"] = span.method
+    return _finished(span, f"{operation} {name}", attributes, metric, tags)
 
 
 def _namespace(system: str, name: str | None) -> str:

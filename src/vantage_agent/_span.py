@@ -46,7 +46,7 @@ class Span:
     failed: bool = False
     error_type: str = ""
     name: str = ""  # where ``describe`` does not make one up
-    method: str = ""
+    method: str = ""  # of a task: how it ended
     route: str | None = None  # None: this kind of server has none; empty: none matched
     mount: str = ""  # the template of the paths that the application which answers is mounted under
     peer: str = ""  # a client's address: a URL, from which only host and port are told

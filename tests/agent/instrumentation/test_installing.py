@@ -54,6 +54,11 @@ WRAPPED = [
     ("psycopg", "AsyncCursor", "execute"),
     ("psycopg", "AsyncCursor", "executemany"),
     ("psycopg", "AsyncServerCursor", "execute"),
+    ("kombu.transport.redis", "Channel", "_get_pool"),
+    ("celery.app.base", "Celery", "send_task"),
+    ("celery.app.trace", "", "build_tracer"),
+    ("celery.worker.consumer.consumer", "", "build_tracer"),
+    ("celery.concurrency.prefork", "", "process_destructor"),
     ("logging", "Logger", "callHandlers"),
     ("concurrent.futures.thread", "ThreadPoolExecutor", "submit"),
 ]
@@ -158,6 +163,7 @@ def test_all_imports_nothing_that_the_application_does_not(receiver: Receiver) -
         ("sqlite3.dbapi2", "sqlite3", "sqlite3.dbapi2.connect"),
         ("redis", "redis", "redis.asyncio.Redis.execute_command"),
         ("psycopg", "psycopg", "psycopg.Cursor.execute"),
+        ("celery.worker.consumer.consumer", "celery", "celery.worker.consumer.consumer.build_tracer"),
         ("concurrent.futures.thread", "requests", "concurrent.futures.ThreadPoolExecutor.submit"),
     ],
 )
