@@ -191,12 +191,12 @@ def set_tags(tags: Mapping[str, Any]) -> None:
 
 def instrument_asgi(app: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """An ASGI application around ``app`` that records its requests, for frameworks that are not known by name."""
-    from vantage_agent._asgi import call_asgi, no_route
+    from vantage_agent._asgi import call_plainly, measured
+
+    call = measured(call_plainly)
 
     async def wrapper(scope: Any, receive: Any, send: Any) -> Any:
-        if not tracer.on:
-            return await app(scope, receive, send)
-        return await call_asgi(app, scope, receive, send, no_route)
+        return await call(app, scope, receive, send)
 
     return wrapper
 

@@ -70,7 +70,7 @@ class Agent:
         if self._stopping:
             return
         counts.reset(self._ensure_thread, self._buffer.count_loss)
-        tracer.attach(self._keep, self._buffer.count_loss, sample_rate=config.trace_sample_rate)
+        tracer.attach(self._buffer, self._keep, self._look, sample_rate=config.trace_sample_rate)
         if self._runtime is not None:
             self._runtime.start()
 
@@ -184,6 +184,12 @@ class Agent:
         if self._thread is None:
             self._ensure_thread()
 
+    def _look(self) -> None:
+        if self._buffer.look():
+            self._wake.put(None)
+        if self._thread is None:
+            self._ensure_thread()
+
     def _keep_runtime(self, name: str, kind: str, unit: str, value: float) -> None:
         time_ms = time.time_ns() // 1_000_000
         self._keep(SAMPLE_NBYTES, RECORDED_SAMPLE, (name, kind, unit, (), time_ms, value, "", ""))
@@ -204,7 +210,7 @@ class Agent:
                     thread.start()
                     self._thread = thread
             except RuntimeError:  # the system has no thread to give: the next thing recorded asks again
-                pass
+                self._buffer.look_at = 0
             finally:
                 self._starting.release()
 

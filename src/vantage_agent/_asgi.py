@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from vantage_agent._describe import http_server
-from vantage_agent._lifespan import call_lifespan
+from vantage_agent._lifespan import call_unmeasured
 from vantage_agent._runtime import watch_loop
 from vantage_agent._span import Span, perf_ns
 from vantage_agent._tracer import tracer
@@ -15,95 +15,94 @@ from vantage_agent._tracer import tracer
 MARK = "vantage_agent.span"  # in the scope: the request is measured already, by this span
 
 
-async def call_asgi(
-    app: Callable[..., Awaitable[Any]],
-    scope: Any,
-    receive: Any,
-    send: Any,
-    route_of: Callable[[Any], str | None],
-) -> Any:
-    """``await app(scope, receive, send)`` as a span. ``route_of(scope)`` is asked at the end for the route's
-    template: empty when none matched, None when it does not know."""
-    span = _begin(scope)
-    if span is None:
-        if scope.get("type") == "lifespan":
-            return await call_lifespan(app, scope, receive, send)
-        return await app(scope, receive, send)
-    is_open = True
+def measured(
+    call: Callable[..., Awaitable[Any]],
+    *,
+    route: str | None = None,
+    route_of: Callable[[Any], str] | None = None,
+) -> Callable[..., Awaitable[Any]]:
+    """``call(app, scope, receive, send)``, each HTTP request as a span.
 
-    def sending(message: Any) -> Any:
-        nonlocal is_open
-        if is_open:
-            try:
-                kind = message["type"]
-                if kind == "http.response.start":
-                    span.status_code = message["status"]
-                elif kind == "http.response.body" and not message.get("more_body", False):
-                    span.duration_ns = perf_ns() - span.began_ns
-                    if span.status_code < 500:  # otherwise the exception behind it may follow
-                        is_open = False
-                        _end(span, scope, route_of)
-            except Exception:
-                pass
-        return send(message)
+    The route's template is ``route`` until somebody sets another in the span at ``scope[MARK]``, or what
+    ``route_of(scope)`` says at the end. Empty: none matched. None: it is not known.
+    """
 
-    try:
-        return await app(scope, receive, sending)
-    except BaseException as error:
-        if is_open:
-            span.fail(error)
-        raise
-    finally:
-        if is_open:
-            is_open = False
-            _end(span, scope, route_of)
-        _leave(span)
+    async def wrapper(app: Any, scope: Any, receive: Any, send: Any) -> Any:
+        span = _begin(scope, route)
+        if span is None:
+            return await call_unmeasured(call, app, scope, receive, send)
+        is_open = True
+
+        def sending(message: Any) -> Any:
+            nonlocal is_open
+            if is_open:
+                try:
+                    kind = message["type"]
+                    if kind == "http.response.start":
+                        span.status_code = message["status"]
+                    elif kind == "http.response.body" and not message.get("more_body"):
+                        span.duration_ns = perf_ns() - span.began_ns
+                        if span.status_code < 500:  # otherwise the exception behind it may follow
+                            is_open = False
+                            _end(span, scope, route_of)
+                except Exception:
+                    pass
+            return send(message)
+
+        try:
+            return await call(app, scope, receive, sending)
+        except BaseException as error:
+            if is_open:
+                span.fail(error)
+            raise
+        finally:
+            if is_open:
+                is_open = False
+                _end(span, scope, route_of)
+            tracer.leave(span)
+
+    return wrapper
 
 
-def _begin(scope: Any) -> Span | None:
+def _begin(scope: Any, route: str | None) -> Span | None:
     try:
         if not tracer.on or scope["type"] != "http" or MARK in scope:
             return None
+        method = scope["method"]
         watch_loop()
-        traceparent = tracestate = ""
-        for name, value in scope["headers"]:
-            if name == b"traceparent":
-                # Given twice it is as good as none: joined like this it is not valid.
-                traceparent = f"{traceparent},{value.decode('latin-1')}" if traceparent else value.decode("latin-1")
-            elif name == b"tracestate":
-                tracestate = f"{tracestate},{value.decode('latin-1')}" if tracestate else value.decode("latin-1")
-        span = tracer.begin(http_server, "server", traceparent, tracestate)
-        span.method = scope["method"]
-        tracer.enter(span)
+        if b"traceparent" in dict(scope["headers"]):
+            traceparent, tracestate = _value(scope, b"traceparent"), _value(scope, b"tracestate")
+            span = tracer.begin(http_server, "server", traceparent, tracestate)
+        else:
+            span = tracer.begin(http_server, "server")
+        span.method = method
+        span.route = route
         scope[MARK] = span
         return span
     except Exception:
         return None
 
 
-def _end(span: Span, scope: Any, route_of: Callable[[Any], str | None]) -> None:
+def _value(scope: Any, wanted: bytes) -> str:
+    """Given twice a header is as good as none: joined like this it is not valid."""
+    return ",".join([value.decode("latin-1") for name, value in scope["headers"] if name == wanted])
+
+
+def _end(span: Span, scope: Any, route_of: Callable[[Any], str] | None) -> None:
     try:
-        route = route_of(scope)
-        if route is not None:
-            span.route = route
+        if route_of is not None:
+            span.route = route_of(scope)
         if not span.failed:
             if span.status_code >= 500:
                 span.fail(span.error_type or str(span.status_code))
-            else:
+            elif span.error_type:
                 span.error_type = ""
-        scope.pop(MARK, None)
+        del scope[MARK]
         tracer.end(span)
     except Exception:
         pass
 
 
-def _leave(span: Span) -> None:
-    try:
-        tracer.leave(span)
-    except Exception:
-        pass
-
-
-def no_route(scope: Any) -> str | None:
-    """Of an application whose router is not known."""
-    return None
+def call_plainly(app: Callable[..., Awaitable[Any]], scope: Any, receive: Any, send: Any) -> Awaitable[Any]:
+    """For ``measured``: an application that is nothing but a function."""
+    return app(scope, receive, send)

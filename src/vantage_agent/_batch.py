@@ -11,9 +11,9 @@ from typing import Any
 
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
-from vantage_agent._pack import pack_batch
+from vantage_agent._pack import Alike, SpanRecord, pack_batch, span_fields
 from vantage_agent._span import Span
-from vantage_agent._tracer import SAMPLE
+from vantage_agent._tracer import BOTH, SAMPLE
 from vantage_agent._tracer import SPAN as SPAN_ALONE
 
 RECORDED_SAMPLE, RECORDED_SPAN = 0, 4  # what the application recorded itself; 1 to 3 are the tracer's
@@ -61,7 +61,7 @@ class Batch:
     items: int = 0
     losses: dict[str, int] = field(default_factory=dict)
     columns: dict[Identity, Column] = field(default_factory=dict)
-    spans: list[dict[str, Any]] = field(default_factory=list)
+    spans: list[SpanRecord] = field(default_factory=list)
     batch_id: str = field(default_factory=lambda: os.urandom(16).hex())
 
     def packed(self, resource: Mapping[str, str]) -> bytes:
@@ -108,13 +108,14 @@ class Batch:
 
     def spans_as_json(self, resource: Mapping[str, str]) -> bytes:
         """As ``POST /v1/spans`` takes them."""
-        return _json({**resource, "spans": self.spans})
+        return _json({**resource, "spans": [span_fields(span) for span in self.spans]})
 
     @property
     def json_nbytes(self) -> int:
         """By estimate: unlike the packed format, JSON says the tags again with each sample."""
         spans = sum(
-            300 + sum(len(key) + len(text) for key, text in one.get("attributes", {}).items()) for one in self.spans
+            300 + sum(len(key) + len(text) for key, text in alike.fields.get("attributes", {}).items())
+            for *_, alike in self.spans
         )
         return spans + sum(
             len(column.values) * (150 + len(name) + sum(6 + len(key) + len(text) for key, text in tags))
@@ -151,15 +152,16 @@ class Batch:
 
 
 class _Told:
-    """What is told of a span, after redaction."""
+    """What is told of a span, after redaction: shared by the records of many."""
 
-    __slots__ = ("attributes", "metric", "name", "tags")
+    __slots__ = ("alike", "column", "metric", "nbytes", "tags")
 
-    def __init__(self, name: str, metric: str, tags: tuple[tuple[str, str], ...], attributes: dict[str, str]) -> None:
-        self.name = name
+    def __init__(self, alike: Alike, metric: str, tags: tuple[tuple[str, str], ...]) -> None:
+        self.alike = alike
         self.metric = metric
         self.tags = tags
-        self.attributes = attributes  # shared by the records of many spans
+        self.column: Column | None = None  # of the batch, once there is one
+        self.nbytes = _span_nbytes(alike)
 
 
 class _Known:
@@ -168,6 +170,14 @@ class _Known:
     def __init__(self) -> None:
         self.columns: dict[Identity, Column] = {}
         self.told: dict[tuple[Any, ...], _Told] = {}
+        self._origins: dict[Any, Any] = {}
+
+    def origin_of(self, peer: Any) -> Any:
+        """Of a URL no more than scheme and host: no more is told, and what follows differs with each."""
+        origin = self._origins.get(peer)
+        if origin is None:
+            origin = self._origins[peer] = "/".join(peer.split("/", 3)[:3]) if type(peer) is str else peer
+        return origin
 
 
 class BatchMaker:
@@ -188,12 +198,16 @@ class BatchMaker:
         known = _Known()
         nbytes = 0
         while batch.items < BATCH_ITEMS_MAX and nbytes < self._nbytes_max:
-            taken = self._buffer.take()
-            if taken is None:
+            entry = self._buffer.take()
+            if entry is None:
                 break
             batch.items += 1
             try:
-                nbytes += self._add(batch, known, *taken)
+                if type(entry) is Span:
+                    nbytes += self._add_traced(batch, known, BOTH, entry)
+                else:
+                    _, what, item = entry
+                    nbytes += self._add(batch, known, what, item)
             except Exception:
                 self._buffer.count_loss("internal_error")
         if not batch.items:
@@ -204,8 +218,7 @@ class BatchMaker:
     def _add(self, batch: Batch, known: _Known, what: int, item: Any) -> int:
         """Returns by how many bytes the batch grew, by estimate."""
         if what == RECORDED_SPAN:
-            item["attributes"] = self._attributes(item.get("attributes") or {})
-            return self._add_span(batch, item)
+            return self._add_recorded_span(batch, item)
         if what == RECORDED_SAMPLE:
             *identity, time_ms, value, trace_id, span_id = item
             column, nbytes = self._column(batch, known, (*identity,))
@@ -217,44 +230,47 @@ class BatchMaker:
             return nbytes + 18
         return self._add_traced(batch, known, what, item)
 
+    def _add_recorded_span(self, batch: Batch, span: dict[str, Any]) -> int:
+        fields = {"kind": span["kind"], "status": span["status"]}
+        alike = Alike(span["name"], self._with_attributes(fields, span.get("attributes") or {}))
+        parent_id = span.get("parent_span_id", "")
+        own = (span["trace_id"], span["span_id"], parent_id, span["start_ns"], span["duration_ns"])
+        batch.spans.append((*own, alike))
+        return _span_nbytes(alike)
+
     def _add_traced(self, batch: Batch, known: _Known, what: int, span: Span) -> int:
         told = self._told(known, span)
+        start_ns, duration_ns = span.start_ns, span.duration_ns
         nbytes = 0
         if what != SPAN_ALONE and told.metric:
-            column, nbytes = self._column(batch, known, (told.metric, "histogram", "ms", told.tags))
-            value = span.duration_ns / 1_000_000
-            if span.kept and (column.exemplar is None or value > column.values[column.exemplar[0]]):
+            column = told.column
+            if column is None:
+                column, nbytes = self._column(batch, known, (told.metric, "histogram", "ms", told.tags))
+                told.column = column
+            value = duration_ns / 1_000_000
+            if (span.sampled or span.is_kept) and (
+                column.exemplar is None or value > column.values[column.exemplar[0]]
+            ):
                 column.exemplar = (len(column.values), span.trace_id, span.span_id)
-            column.times_ms.append((span.start_ns + span.duration_ns) // 1_000_000)
+            column.times_ms.append((start_ns + duration_ns) // 1_000_000)
             column.values.append(value)
             nbytes += 18
         if what != SAMPLE:
-            is_error = span.failed or (span.kind == "client" and span.status_code >= 400)
-            record: dict[str, Any] = {
-                "trace_id": span.trace_id,
-                "span_id": span.span_id,
-                "name": told.name,
-                "start_ns": span.start_ns,
-                "duration_ns": span.duration_ns,
-                "kind": span.kind,
-                "status": "error" if is_error else "unset",
-                "attributes": told.attributes,
-            }
-            if span.parent_id:
-                record["parent_span_id"] = span.parent_id
-            nbytes += self._add_span(batch, record)
+            batch.spans.append((span.trace_id, span.span_id, span.parent_id, start_ns, duration_ns, told.alike))
+            nbytes += told.nbytes
         return nbytes
 
     def _told(self, known: _Known, span: Span) -> _Told:
         """Worked out once a batch for all spans of which the same is to be told."""
-        if span.tags or span.attributes:
+        if not span.is_plain and (span.tags or span.attributes):
             return self._described(span)
         key = (
             span.describe,
+            span.kind,
             span.name,
             span.method,
             span.route,
-            *span.peer.split("/", 3)[:3],  # of a URL scheme and host
+            known.origin_of(span.peer) if span.peer else "",
             span.database,
             span.statement,
             span.status_code,
@@ -268,19 +284,16 @@ class BatchMaker:
 
     def _described(self, span: Span) -> _Told:
         found = span.describe(span)
-        name = found.name[:NAME_LENGTH_MAX] or "unnamed"
-        return _Told(name, found.metric, tuple(found.tags.items()), self._attributes(found.attributes))
+        is_error = span.failed or (span.kind == "client" and span.status_code >= 400)
+        fields = {"kind": span.kind, "status": "error" if is_error else "unset"}
+        alike = Alike(found.name[:NAME_LENGTH_MAX] or "unnamed", self._with_attributes(fields, found.attributes))
+        return _Told(alike, found.metric, tuple(found.tags.items()))
 
-    def _attributes(self, attributes: Mapping[str, str]) -> dict[str, str]:
+    def _with_attributes(self, fields: dict[str, Any], attributes: Mapping[str, str]) -> dict[str, Any]:
         allowed = list(self._allowed(attributes).items())[:ATTRIBUTES_MAX]
-        return {key: value[:ATTRIBUTE_VALUE_LENGTH_MAX] for key, value in allowed}
-
-    def _add_span(self, batch: Batch, record: dict[str, Any]) -> int:
-        attributes = record["attributes"]
-        if not attributes:
-            del record["attributes"]
-        batch.spans.append(record)
-        return 300 + sum([len(key) + len(value) for key, value in attributes.items()])
+        if allowed:
+            fields["attributes"] = {key: value[:ATTRIBUTE_VALUE_LENGTH_MAX] for key, value in allowed}
+        return fields
 
     def _column(self, batch: Batch, known: _Known, asked: Any) -> tuple[Column, int]:
         column = known.columns.get(asked)
@@ -306,6 +319,11 @@ class BatchMaker:
         except Exception:
             self._buffer.count_loss("redaction_failed")
             return {}
+
+
+def _span_nbytes(alike: Alike) -> int:
+    """Of a record, packed, by estimate."""
+    return 300 + sum([len(key) + len(value) for key, value in alike.fields.get("attributes", {}).items()])
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

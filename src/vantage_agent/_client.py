@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from vantage_agent._context import current
@@ -10,38 +10,60 @@ from vantage_agent._describe import http_client
 from vantage_agent._span import Span
 from vantage_agent._tracer import traceparent_of, tracer
 
-PEER_LENGTH_MAX = 300
+PEER_LENGTH_MAX = 120
 
 
-def begin_call(method: str, url: str) -> Span | None:
+def begin_call(method: str, peer: str | tuple[str, int | None]) -> Span | None:
     """None when there is nothing to do: no agent, or a call inside a call (a redirect, or a library on top of
-    another). Of ``url`` only host and port are told."""
+    another). ``peer`` is host and port, or a URL, of which no more is told."""
     try:
         if not tracer.on:
             return None
         around = current.get()
         if around is not None and around.describe is http_client and around.duration_ns < 0:
             return None
+        # Cut behind the host, never within what stands before it: that may be a password.
+        if type(peer) is str and len(peer) > PEER_LENGTH_MAX:
+            peer = "/".join(peer.split("/", 3)[:3])
         span = tracer.begin(http_client, "client")
         span.method = method
-        # Cut behind the host, never within what stands before it: that may be a password.
-        span.peer = url if len(url) <= PEER_LENGTH_MAX else "/".join(url.split("/", 3)[:3])
-        tracer.enter(span)
+        span.peer = peer
         return span
     except Exception:
         return None
 
 
-def give_header(span: Span, headers: MutableMapping[str, Any]) -> None:
-    """A ``traceparent`` of the application's own is left as it is."""
+def running_call() -> Span | None:
+    """The call that this code is a part of, for clients that give the header further down than they are measured."""
+    span = current.get() if tracer.on else None
+    return span if span is not None and span.describe is http_client and span.duration_ns < 0 else None
+
+
+def give_header(span: Span, headers: MutableMapping[str, Any], made: Callable[[str, str], Any] | None = None) -> None:
+    """A ``traceparent`` of the application's own is left as it is. ``made`` turns name and value into what
+    ``headers`` holds, where that is not the value."""
     try:
         if "traceparent" not in headers:
-            headers["traceparent"] = traceparent_of(span)
+            value = traceparent_of(span)
+            headers["traceparent"] = value if made is None else made("traceparent", value)
             span.gave_header = True
             if span.tracestate:
-                headers["tracestate"] = span.tracestate
+                headers["tracestate"] = span.tracestate if made is None else made("tracestate", span.tracestate)
     except Exception:
         pass
+
+
+def with_header(span: Span, headers: Any) -> Any:
+    """A copy of ``headers`` that carries the trace, for clients that only read them; the same ones where one of the
+    application's own is among them, in whatever case. Raises where they cannot be copied."""
+    for name in headers:
+        if len(name) == 11 and name.lower() in ("traceparent", b"traceparent"):
+            return headers
+    copied = headers.copy()
+    copied["traceparent"] = traceparent_of(span)
+    if span.tracestate:
+        copied["tracestate"] = span.tracestate
+    return copied
 
 
 def take_header(span: Span, headers: MutableMapping[str, Any]) -> None:

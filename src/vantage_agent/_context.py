@@ -22,21 +22,29 @@ _INVALID_TRACE = "0" * 32
 _INVALID_SPAN = "0" * 16
 
 _random = Random()  # an application that seeds the module's own generator must not repeat ids
+_bits = _random.getrandbits
+
+
+def new_span_id() -> str:
+    """That it is zero, which it must not be, is as likely as that it repeats."""
+    return _bits(64).to_bytes(8, "big").hex()
+
+
+_half = new_span_id()  # of the ids of all traces that begin in this process
+
+
+def new_ids() -> tuple[str, str]:
+    """Of a trace and of its first span, which is the trace's other half: what is drawn once and said twice takes less
+    time, and less room once it is compressed."""
+    span_id = _bits(64).to_bytes(8, "big").hex()
+    return _half + span_id, span_id
 
 
 def seed_ids() -> None:
     """A forked child must not give the ids that its parent gives."""
+    global _half  # noqa: PLW0603
     _random.seed()
-
-
-def new_ids() -> tuple[str, str]:
-    """Of a trace and of its first span. That either is zero, which it must not be, is as likely as that it repeats."""
-    digits = _random.randbytes(24).hex()
-    return digits[:32], digits[32:]
-
-
-def new_span_id() -> str:
-    return _random.randbytes(8).hex()
+    _half = new_span_id()
 
 
 def parse_traceparent(text: str) -> tuple[str, str, bool] | None:
@@ -48,10 +56,6 @@ def parse_traceparent(text: str) -> tuple[str, str, bool] | None:
     if version == "ff" or (version == "00" and more) or trace_id == _INVALID_TRACE or span_id == _INVALID_SPAN:
         return None
     return trace_id, span_id, bool(int(flags, 16) & 1)
-
-
-def format_traceparent(trace_id: str, span_id: str, *, sampled: bool) -> str:
-    return f"00-{trace_id}-{span_id}-{'01' if sampled else '00'}"
 
 
 def usable_tracestate(text: str) -> str:

@@ -11,6 +11,7 @@ from vantage_agent._span import Span
 from vantage_agent._sql import STATEMENT_LENGTH_MAX
 from vantage_agent._tracer import tracer
 
+PLAIN_LENGTH_MAX = 100  # a longer statement counts among what the buffer holds
 # System, host, port and the database's name.
 Database = tuple[str, Optional[str], Optional[int], Optional[str]]
 
@@ -39,7 +40,8 @@ def begin_query(
             span.method = command
         elif isinstance(statement, (str, bytes)):
             span.statement = statement[:STATEMENT_LENGTH_MAX]
-        tracer.enter(span)
+            if len(statement) > PLAIN_LENGTH_MAX:
+                span.is_plain = False
         return span
     except Exception:
         return None

@@ -49,7 +49,7 @@ def http_client(span: Span) -> Described:
     method = method if method in _METHODS else OTHER_METHOD
     tags = {"method": method}
     attributes = {"http.request.method": method}
-    host, port = address_of(span.peer)
+    host, port = address_of(span.peer) if isinstance(span.peer, str) else span.peer
     name = method
     if host:
         tags["peer"] = host if port is None else f"{host}:{port}"

@@ -7,11 +7,18 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from vantage_agent._tracer import tracer
+
 END_S = 2.0
 
 
-async def call_lifespan(app: Callable[..., Awaitable[Any]], scope: Any, receive: Any, send: Any) -> Any:
-    """``await app(scope, receive, send)``, whose last message waits for what is left, for at most two seconds."""
+def call_unmeasured(
+    call: Callable[..., Awaitable[Any]], app: Any, scope: Any, receive: Any, send: Any
+) -> Awaitable[Any]:
+    """``call(app, scope, receive, send)``. The last message of a lifespan waits for what is left, for at most two
+    seconds."""
+    if not tracer.on or scope.get("type") != "lifespan":
+        return call(app, scope, receive, send)
 
     async def sending(message: Any) -> Any:
         try:
@@ -21,7 +28,7 @@ async def call_lifespan(app: Callable[..., Awaitable[Any]], scope: Any, receive:
             pass
         return await send(message)
 
-    return await app(scope, receive, sending)
+    return call(app, scope, receive, sending)
 
 
 async def _flush() -> None:

@@ -7,7 +7,8 @@ Reference: https://github.com/msgpack/msgpack/blob/master/spec.md. The server re
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 MEDIA_TYPE = "application/vnd.vantage.v1+msgpack"
@@ -23,10 +24,52 @@ _i8 = struct.Struct(">Bb").pack
 _i16 = struct.Struct(">Bh").pack
 _i32 = struct.Struct(">Bi").pack
 _i64 = struct.Struct(">Bq").pack
+# A struct packs many in one call, and one by one takes most of the time.
+_MANY = 64
+_many_u64 = struct.Struct(">" + "BQ" * _MANY).pack
+_many_float64 = struct.Struct(">" + "Bd" * _MANY).pack
+_u64_u32 = struct.Struct(">10sQ13sI").pack
 
 
 class Packed(bytes):
     """A value in its packed form."""
+
+
+class Alike:
+    """What many spans of a batch have in common: a name, and the fields that follow what each has of its own."""
+
+    __slots__ = ("fields", "name", "packed")
+
+    def __init__(self, name: str, fields: Mapping[str, Any]) -> None:
+        self.name = name
+        self.fields = fields
+        self.packed: tuple[bytes, bytes, bytes, bytes] | None = None
+
+    def pack(self) -> tuple[bytes, bytes, bytes, bytes]:
+        """The map's header without and with a parent's id, the name, and the further fields."""
+        if self.packed is None:
+            count = 5 + len(self.fields)
+            self.packed = (
+                _head(count, 0x80, 15, (0, 0xDE, 0xDF)),
+                _head(count + 1, 0x80, 15, (0, 0xDE, 0xDF)),
+                _text("name") + _text(self.name),
+                b"".join([_text(name) + pack(value) for name, value in self.fields.items()]),
+            )
+        return self.packed
+
+
+# Trace id, span id, the parent's id or '', start and duration in ns.
+SpanRecord = tuple[str, str, str, int, int, Alike]
+
+
+def span_fields(span: SpanRecord) -> dict[str, Any]:
+    """The span as a map, as it is in JSON."""
+    trace_id, span_id, parent_span_id, start_ns, duration_ns, alike = span
+    own: dict[str, Any] = {"trace_id": trace_id, "span_id": span_id, "name": alike.name}
+    own.update(start_ns=start_ns, duration_ns=duration_ns)
+    if parent_span_id:
+        own["parent_span_id"] = parent_span_id
+    return {**own, **alike.fields}
 
 
 def pack_batch(
@@ -35,7 +78,7 @@ def pack_batch(
     resource: Mapping[str, str],
     series: Sequence[tuple[str, str, str, Mapping[str, str]]],
     samples: Sequence[tuple[int, Sequence[int], Sequence[float], Sequence[tuple[int, str, str]]]],
-    spans: Sequence[Mapping[str, Any]] = (),
+    spans: Sequence[SpanRecord] = (),
     dropped: Mapping[str, int] | None = None,
 ) -> bytes:
     """One batch. ``series`` are (metric, kind, unit, tags); ``samples`` (series index, times in ms, values, links).
@@ -48,13 +91,12 @@ def pack_batch(
         "series": series,
         "samples": [
             # Values are always float64: the reader's type is float, and the column compresses as well.
-            (index, times, [float(value) for value in values], *([links] if links else []))
+            (index, _pack_times(times), _pack_values(values), *([links] if links else []))
             for index, times, values, links in samples
         ],
     }
     if spans:
-        known: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
-        body["spans"] = [_pack_span(span, known) for span in spans]
+        body["spans"] = Packed(_head(len(spans), 0x90, 15, (0, 0xDC, 0xDD)) + b"".join(map(_pack_span, spans)))
     if dropped:
         body["dropped"] = dropped
     return pack(body)
@@ -67,32 +109,43 @@ def pack(value: Any) -> bytes:
     return bytes(out)
 
 
-def _pack_span(span: Mapping[str, Any], known: dict[tuple[Any, ...], tuple[bytes, bytes]]) -> Packed:
-    """A span as a map. ``known`` holds the fields in which many spans are alike: attributes by their identity, which
-    the spans of the batch keep alive."""
-    key = (span.get("name"), span.get("kind"), span.get("status"), id(span.get("attributes")))
-    alike = known.get(key)
-    if alike is None:
-        name, *rest = (
-            _text(field) + pack(span[field]) if field in span else b""
-            for field in ("name", "kind", "status", "attributes")
-        )
-        alike = known[key] = name, b"".join(rest)
-    parent_span_id = span.get("parent_span_id")
-    pieces = (
-        _head(len(span), 0x80, 15, (0, 0xDE, 0xDF)),
-        _TRACE_ID,
-        _text(span["trace_id"]),
-        _SPAN_ID,
-        _text(span["span_id"]),
-        alike[0],
-        _START_NS,
-        _integer(span["start_ns"]),
-        _DURATION_NS,
-        _integer(span["duration_ns"]),
-        b"" if parent_span_id is None else _PARENT_SPAN_ID + _text(parent_span_id),
-        alike[1],
-    )
+def _pack_span(span: SpanRecord) -> bytes:
+    trace_id, span_id, parent_span_id, start_ns, duration_ns, alike = span
+    head, head_with_parent, name, rest = alike.packed or alike.pack()
+    if 0xFFFF < duration_ns <= 0xFFFFFFFF < start_ns < 1 << 64:  # as nearly always
+        times = _u64_u32(_START_NS_U64, start_ns, _DURATION_NS_U32, duration_ns)
+    else:
+        times = b"".join((_START_NS, _integer(start_ns), _DURATION_NS, _integer(duration_ns)))
+    trace, own = trace_id.encode(), span_id.encode()
+    if len(trace) == 32 and len(own) == 16:  # as in W3C's format
+        ids = (_TRACE_ID_32, trace, _SPAN_ID_16, own)
+    else:
+        ids = (_TRACE_ID, _text(trace_id), _SPAN_ID, _text(span_id))
+    if parent_span_id:
+        return b"".join((head_with_parent, *ids, name, times, _PARENT_SPAN_ID, _text(parent_span_id), rest))
+    return b"".join((head, *ids, name, times, rest))
+
+
+def _pack_times(times_ms: Sequence[int]) -> Packed:
+    if len(times_ms) >= _MANY and min(times_ms) > 0xFFFFFFFF and max(times_ms) < 1 << 64:  # as nearly always
+        return _pack_column(times_ms, 0xCF, _many_u64, _u64)
+    return Packed(pack(times_ms))
+
+
+def _pack_values(values: Sequence[float]) -> Packed:
+    # Always float64: the reader's type is float, and the column compresses as well.
+    return _pack_column(values, 0xCB, _many_float64, _float64)
+
+
+def _pack_column(
+    values: Sequence[Any], marker: int, many: Callable[..., bytes], one: Callable[[int, Any], bytes]
+) -> Packed:
+    """A list of numbers in the form of ``marker``."""
+    whole = len(values) // _MANY * _MANY
+    parts = (values[begin : begin + _MANY] for begin in range(0, whole, _MANY))
+    pieces = [_head(len(values), 0x90, 15, (0, 0xDC, 0xDD))]
+    pieces += [many(*chain.from_iterable(zip(repeat(marker), part))) for part in parts]
+    pieces += [one(marker, value) for value in values[whole:]]
     return Packed(b"".join(pieces))
 
 
@@ -154,7 +207,10 @@ def _pack_other(value: Any, out: bytearray, known: dict[Any, bytes]) -> None:
 
 def _text(value: str) -> bytes:
     raw = value.encode("utf-8", "replace")
-    return _head(len(raw), 0xA0, 31, (0xD9, 0xDA, 0xDB)) + raw
+    length = len(raw)
+    if length <= 31:
+        return _SHORT_TEXTS[length] + raw
+    return _head(length, 0xA0, 31, (0xD9, 0xDA, 0xDB)) + raw
 
 
 def _head(length: int, short: int, short_max: int, forms: tuple[int, int, int]) -> bytes:
@@ -188,5 +244,8 @@ def _integer(value: int) -> bytes:
     raise OverflowError("MessagePack integers have 64 bits")
 
 
+_SHORT_TEXTS = [bytes((0xA0 | length,)) for length in range(32)]
 _TRACE_ID, _SPAN_ID, _PARENT_SPAN_ID = _text("trace_id"), _text("span_id"), _text("parent_span_id")
+_TRACE_ID_32, _SPAN_ID_16 = _TRACE_ID + b"\xd9\x20", _SPAN_ID + b"\xb0"
 _START_NS, _DURATION_NS = _text("start_ns"), _text("duration_ns")
+_START_NS_U64, _DURATION_NS_U32 = _START_NS + b"\xcf", _DURATION_NS + b"\xce"

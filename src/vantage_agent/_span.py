@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from contextvars import Token
 
+from vantage_agent._buffer import PLAIN_NBYTES
+
 HELD_MAX = 200  # spans kept of a trace whose fate is open; the further ones are counted as lost
-SPAN_NBYTES = 560  # of memory, without texts
-PAIR_NBYTES = 150
+PAIR_NBYTES = 150  # of memory, without its texts
 
 perf_ns = time.perf_counter_ns
 clock_ns = time.time_ns
@@ -34,22 +35,24 @@ class Span:
     Times are nanoseconds; ``start_ns`` is since the epoch, ``began_ns`` of the clock that never jumps.
     """
 
-    # Defaults are the class's: what a span does not need is not set, and setting takes half of what a span costs.
+    # Defaults are the class's: setting them all would take half of what a span costs. Reading one takes longer than
+    # reading what was set, so ``__init__`` sets what is read of every span.
     trace_id: str
     span_id: str
     parent_id: str = ""
     tracestate: str = ""
     root: Span | None = None  # None: itself, which as a cycle would wait for the collector
     held: list[Span] | None = None
-    kept: bool = False
-    sampled: bool = False
+    is_kept: bool = False  # though it is not sampled
+    sampled: bool = True
     failed: bool = False
     error_type: str = ""
     name: str = ""  # where ``describe`` does not make one up
     method: str = ""  # of a task: how it ended
     route: str | None = None  # None: this kind of server has none; empty: none matched
     mount: str = ""  # the template of the paths that the application which answers is mounted under
-    peer: str = ""  # a client's address: a URL, from which only host and port are told
+    # A client's: host and port, or a URL, of which no more is told.
+    peer: str | tuple[str, int | None] = ""
     # Of a call of a database: system, host, port and the database's name.
     database: tuple[str, str | None, int | None, str | None] | None = None
     statement: str | bytes = ""  # its beginning; of it an operation and a table are told
@@ -59,18 +62,19 @@ class Span:
     tags: dict[str, str] | None = None  # of the sample and of the span
     attributes: dict[str, str] | None = None  # of the span alone
     token: Token[Span | None] | None = None
-    duration_ns: int = -1  # it runs
 
     def __init__(self, describe: Callable[[Span], Described], kind: str) -> None:
         self.describe = describe
         self.kind = kind
+        self.duration_ns = -1  # it runs
+        self.is_plain = True  # sampled, and without texts of its own
         self.start_ns = clock_ns()
         self.began_ns = perf_ns()
 
     @property
     def nbytes(self) -> int:
         """Memory, by estimate."""
-        total = SPAN_NBYTES + len(self.peer) + len(self.statement)
+        total = PLAIN_NBYTES + len(self.statement)
         for pairs in (self.tags, self.attributes):
             if pairs:
                 total += sum(PAIR_NBYTES + len(name) + len(text) for name, text in pairs.items())

@@ -112,12 +112,13 @@ class SpanScope(_Around):
     def _begin(self) -> Span | None:
         if not tracer.on:
             return None
+        name = str(self._name)[:NAME_LENGTH_MAX]
+        attributes = added(None, self._attributes) if self._attributes else None
         span = tracer.begin(internal, self._kind if self._kind in KINDS else "internal")
-        span.name = str(self._name)[:NAME_LENGTH_MAX]
-        if self._attributes:
-            span.attributes = added(None, self._attributes)
-        if self._is_current:
-            tracer.enter(span)
+        span.name = name
+        span.attributes = attributes
+        if not self._is_current:
+            tracer.leave(span)
         return span
 
     def _end(self, begun: Span, error: BaseException | None) -> None:
@@ -182,6 +183,7 @@ def set_tags(tags: Mapping[str, Any]) -> None:
     """Tags of the request or span that runs: of its span, and of the sample of its duration."""
     span = current.get()
     if span is not None:
+        span.is_plain = False
         span.tags = added(span.tags, tags)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
 from typing import Any
 
 from vantage_agent._describe import http_server
@@ -20,23 +21,34 @@ def call_wsgi(
 ) -> Any:
     """``app(environ, start_response)`` as a span. ``route_of(environ)`` is asked for the route's template when the
     answer begins, and at the end where none did: empty when none matched, None when it does not know."""
-    around: Span | None = environ.get(MARK)
-    # Where it is measured outside already, the route may not be known there.
-    span = _begin(environ) if around is None else around
-    if span is None:
+    try:
+        around: Span | None = environ.get(MARK)
+        if around is None:
+            traceparent = environ.get("HTTP_TRACEPARENT")
+            if traceparent is None:
+                span = tracer.begin(http_server, "server")
+            else:
+                span = tracer.begin(http_server, "server", traceparent, environ.get("HTTP_TRACESTATE", ""))
+            span.method = environ.get("REQUEST_METHOD", "")
+            environ[MARK] = span
+        else:  # where it is measured outside already, the route may not be known there
+            span = around
+    except Exception:
         return app(environ, start_response)
 
-    def start(status: str, *args: Any, **kwargs: Any) -> Any:
+    def start(status: str, headers: Any = None, *args: Any, **kwargs: Any) -> Any:
         try:
-            span.status_code = int(status[:3])
+            span.status_code = _CODES.get(status) or _code_of(status)
             route = route_of(environ)
             if route is not None:
                 span.route = route
         except Exception:
             pass
-        return start_response(status, *args, **kwargs)
+        if headers is None or args or kwargs:
+            return start_response(status, *(() if headers is None else (headers,)), *args, **kwargs)
+        return start_response(status, headers)
 
-    if span is around:
+    if around is not None:
         return app(environ, start)
     try:
         answer = app(environ, start)
@@ -45,14 +57,7 @@ def call_wsgi(
         _end(span, environ, route_of)
         raise
     try:
-        # What has a length is complete, and the server may look at it; a file wrapper is given to the server as it
-        # is, which may send the file by itself.
-        file_wrapper = environ.get("wsgi.file_wrapper")
-        if (
-            span.is_complete
-            or hasattr(answer, "__len__")
-            or (isinstance(file_wrapper, type) and isinstance(answer, file_wrapper))
-        ):
+        if span.is_complete or _is_complete(answer, environ):
             _end(span, environ, route_of)
             return answer
         tracer.leave(span)
@@ -61,7 +66,18 @@ def call_wsgi(
         return answer
 
 
-def _is_file(answer: Any, environ: dict[str, Any]) -> bool:
+_CODES = {f"{status.value} {status.phrase}": status.value for status in HTTPStatus}
+
+
+def _code_of(status: str) -> int:
+    return int(status[:3])
+
+
+def _is_complete(answer: Any, environ: dict[str, Any]) -> bool:
+    """What has a length is, and the server may look at it; a file wrapper is given to the server as it is, which may
+    send the file by itself."""
+    if hasattr(answer, "__len__"):
+        return True
     file_wrapper = environ.get("wsgi.file_wrapper")
     return isinstance(file_wrapper, type) and isinstance(answer, file_wrapper)
 
@@ -121,19 +137,6 @@ class _Answer:
             _end(span, self._environ, self._route_of)
 
 
-def _begin(environ: dict[str, Any]) -> Span | None:
-    try:
-        if not tracer.on:
-            return None
-        span = tracer.begin(http_server, "server", environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE", ""))
-        span.method = environ.get("REQUEST_METHOD", "")
-        tracer.enter(span)
-        environ[MARK] = span
-        return span
-    except Exception:
-        return None
-
-
 def _enter(span: Span) -> None:
     try:
         tracer.enter(span)
@@ -150,11 +153,11 @@ def _leave(span: Span) -> None:
 
 def _end(span: Span, environ: dict[str, Any], route_of: Callable[..., str | None]) -> None:
     try:
-        environ.pop(MARK, None)
         if span.route is None:
             span.route = route_of(environ)
         if span.status_code >= 500 and not span.failed:
             span.fail(str(span.status_code))
+        del environ[MARK]
     except Exception:
         pass
     tracer.finish(span)

@@ -7,7 +7,6 @@ import logging
 import math
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -236,27 +235,6 @@ def test_without_an_agent_recording_does_nothing() -> None:
     vantage_agent.record_span("a", trace_id="t", span_id="s", start_ns=1, duration_ns=1)
     assert vantage_agent.flush()
     vantage_agent.shutdown()
-
-
-def test_the_oldest_samples_give_way_and_are_counted() -> None:
-    buffer = Buffer(items_max=3, nbytes_max=1 << 20)
-    for i in range(5):
-        buffer.append(1, RECORDED_SAMPLE, i)
-    assert [buffer.take() for _ in range(4)] == [(RECORDED_SAMPLE, i) for i in (2, 3, 4)] + [None]
-    assert buffer.take_losses() == {"buffer_full": 2}
-    assert buffer.take_losses() == {}
-
-
-def test_the_buffer_loses_exactly_what_it_counts_under_many_threads() -> None:
-    buffer = Buffer(items_max=100, nbytes_max=1 << 20)
-    threads = [
-        threading.Thread(target=lambda: [buffer.append(1, RECORDED_SAMPLE, i) for i in range(5000)]) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(buffer) + buffer.take_losses()["buffer_full"] == 20_000
 
 
 def test_a_large_backlog_is_sent_in_batches_below_the_limits(receiver: Receiver) -> None:

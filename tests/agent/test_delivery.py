@@ -327,7 +327,7 @@ def test_halves_hold_everything_once(seed: int) -> None:
     def content(*batches: Batch) -> list[object]:
         found: list[object] = []
         for one in batches:
-            found += [span["span_id"] for span in one.spans]
+            found += [span[1] for span in one.spans]
             for identity, column in one.columns.items():
                 links = {place: trace for place, trace, _ in column.all_links}
                 found += [

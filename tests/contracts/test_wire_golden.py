@@ -37,9 +37,15 @@ def encoded(described: Any) -> bytes:
         resource=sent["resource"],
         series=sent["series"],
         samples=[(*entry, []) if len(entry) == 3 else tuple(entry) for entry in sent["samples"]],
-        spans=sent.get("spans", ()),
+        spans=[record(**span) for span in sent.get("spans", ())],
         dropped=sent.get("dropped"),
     )
+
+
+def record(
+    *, trace_id: str, span_id: str, name: str, start_ns: int, duration_ns: int, parent_span_id: str = "", **fields: Any
+) -> _pack.SpanRecord:
+    return trace_id, span_id, parent_span_id, start_ns, duration_ns, _pack.Alike(name, fields)
 
 
 def test_there_is_a_file_of_bytes_for_every_description() -> None:

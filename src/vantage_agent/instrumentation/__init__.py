@@ -18,6 +18,8 @@ from vantage_agent._patch import Patches
 MODULES: dict[str, tuple[str, ...]] = {
     "requests": ("requests.sessions",),
     "httpx": ("httpx",),
+    "urllib3": ("urllib3.connectionpool", "urllib3.poolmanager"),
+    "aiohttp": ("aiohttp.client", "aiohttp.client_reqrep"),
     "flask": ("flask.app",),
     "fastapi": ("fastapi.applications", "fastapi.routing", "starlette.routing"),
     "starlette": ("starlette.applications", "starlette.routing"),

@@ -96,7 +96,6 @@ def _begin(describe: Any, kind: str, name: Any, request: Any) -> Span | None:
             traceparent, tracestate = request.get("traceparent"), request.get("tracestate")
         span = tracer.begin(describe, kind, traceparent, tracestate or "")
         span.name = name
-        tracer.enter(span)
         return span
     except Exception:
         return None

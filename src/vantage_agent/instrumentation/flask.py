@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 from vantage_agent._context import current
@@ -20,7 +20,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
         def wrapper(self: Any, environ: Any, start_response: Any) -> Any:
             if not tracer.on:
                 return wsgi_app(self, environ, start_response)
-            return call_wsgi(wsgi_app.__get__(self), environ, start_response, _rule)
+            return call_wsgi(MethodType(wsgi_app, self), environ, start_response, _rule)
 
         return wrapper
 
@@ -31,7 +31,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
                 if span is not None and span.describe is http_server and isinstance(args[-1], BaseException):
                     span.fail(args[-1])
                     # It may leave the application from here, and then no answer begins.
-                    span.route = _text(sys.modules["flask.globals"].request)
+                    span.route = _rule(sys.modules["flask.globals"].request.environ)
             except Exception:
                 pass
             return handle_exception(self, *args, **kwargs)
@@ -45,7 +45,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
                 span = current.get()
                 if span is not None and span.describe is http_server:
                     # What is there in one piece need not be followed while the server sends it.
-                    span.is_complete = not response.is_streamed
+                    span.is_complete = type(response.response) is list or not response.is_streamed
             except Exception:
                 pass
             return response
@@ -58,9 +58,6 @@ def patch(patches: Patches, module: ModuleType) -> None:
 
 
 def _rule(environ: dict[str, Any]) -> str:
-    return _text(environ.get("werkzeug.request"))
-
-
-def _text(request: Any) -> str:
-    rule = getattr(request, "url_rule", None)
-    return "" if rule is None else str(rule.rule)
+    request = environ.get("werkzeug.request")
+    rule = None if request is None else request.url_rule
+    return "" if rule is None else rule.rule

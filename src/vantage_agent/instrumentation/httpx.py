@@ -6,15 +6,14 @@ see of a request is the application's own.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._client import begin_call, end_call, give_header, take_header
-from vantage_agent._context import current
-from vantage_agent._describe import http_client
+from vantage_agent._client import begin_call, end_call, give_header, running_call, take_header
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
-from vantage_agent._tracer import tracer
+from vantage_agent._tracer import traceparent_of, tracer
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
@@ -59,69 +58,75 @@ def _make_async_send(send: Any) -> Any:
 
 def _make_handle(handle: Any) -> Any:
     def wrapper(self: Any, request: Any) -> Any:
-        span = _running_call()
+        span = running_call()
         if span is None:
             return handle(self, request)
-        give_header(span, _headers(request))
+        headers = request.headers
+        held = _give(span, headers)
         try:
             return handle(self, request)
         finally:
-            take_header(span, _headers(request))
+            _take(span, headers, held)
 
     return wrapper
 
 
 def _make_async_handle(handle: Any) -> Any:
     async def wrapper(self: Any, request: Any) -> Any:
-        span = _running_call()
+        span = running_call()
         if span is None:
             return await handle(self, request)
-        give_header(span, _headers(request))
+        headers = request.headers
+        held = _give(span, headers)
         try:
             return await handle(self, request)
         finally:
-            take_header(span, _headers(request))
+            _take(span, headers, held)
 
     return wrapper
 
 
-def _running_call() -> Span | None:
-    span = current.get() if tracer.on else None
-    return span if span is not None and span.describe is http_client and span.duration_ns < 0 else None
+Held = tuple[bytes, bytes, bytes]  # name, name in lower case, value
+_lower = itemgetter(1)
 
 
-class _Headers:
-    """What is done to ``httpx.Headers`` here, done to the list it keeps: (name, name in lower case, value), in bytes.
-    Its own methods encode and look through everything each time, which takes longer than all the rest."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: list[tuple[bytes, bytes, bytes]]) -> None:
-        self._items = items
-
-    def __contains__(self, name: str) -> bool:
-        wanted = name.encode()
-        return wanted in [lower for _, lower, _ in self._items]
-
-    def __setitem__(self, name: str, value: str) -> None:
-        raw = name.encode()
-        self._items.append((raw, raw, value.encode()))
-
-    def __delitem__(self, name: str) -> None:
-        wanted = name.encode()
-        self._items[:] = [item for item in self._items if item[1] != wanted]
+def _give(span: Span, headers: Any) -> tuple[Held, ...]:
+    """Done to the list that ``httpx.Headers`` keeps, and what was put there. Their own methods encode and look through
+    everything each time, which takes longer than all the rest."""
+    items = getattr(headers, "_list", None)
+    if type(items) is not list:
+        give_header(span, headers)
+        return ()
+    try:
+        if b"traceparent" in map(_lower, items):
+            return ()
+        held: tuple[Held, ...] = ((b"traceparent", b"traceparent", traceparent_of(span).encode()),)
+        if span.tracestate:
+            held += ((b"tracestate", b"tracestate", span.tracestate.encode()),)
+        items.extend(held)
+        return held
+    except Exception:
+        return ()
 
 
-def _headers(request: Any) -> Any:
-    items = getattr(request.headers, "_list", None)
-    return _Headers(items) if type(items) is list else request.headers
+def _take(span: Span, headers: Any, held: tuple[Held, ...]) -> None:
+    try:
+        for item in held:
+            headers._list.remove(item)  # noqa: SLF001
+    except Exception:  # the application took it out meanwhile
+        pass
+    take_header(span, headers)
 
 
 def _begin(request: Any) -> Span | None:
     if not tracer.on:
         return None
     try:
-        # Host and port are cheaper to ask for than the whole URL; a port that is the scheme's own is not in it.
-        return begin_call(request.method, f"//{request.url.netloc.decode()}")
+        url = request.url
+        try:
+            parts = url._uri_reference  # noqa: SLF001  # the public parts are made anew each time
+            return begin_call(request.method, (parts.host, parts.port))
+        except AttributeError:
+            return begin_call(request.method, f"//{url.netloc.decode()}")
     except Exception:  # no request: httpx has the words for it
         return None

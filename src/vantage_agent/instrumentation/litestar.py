@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._asgi import MARK, call_asgi
+from vantage_agent._asgi import MARK, measured
 from vantage_agent._patch import Patches
 from vantage_agent._span import type_name
-from vantage_agent._tracer import tracer
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
     """``litestar.app``, and the module of the middleware that makes answers of exceptions."""
     if module.__name__ == "litestar.app":
-        patches.wrap(module.Litestar, "__call__", _make_application)
+        patches.wrap(module.Litestar, "__call__", partial(measured, route_of=_template))
     else:
         patches.wrap(module.ExceptionHandlerMiddleware, "handle_request_exception", _make_handler)
-
-
-def _make_application(call: Any) -> Any:
-    async def wrapper(self: Any, scope: Any, receive: Any, send: Any) -> Any:
-        if not tracer.on:
-            return await call(self, scope, receive, send)
-        return await call_asgi(call.__get__(self), scope, receive, send, _template)
-
-    return wrapper
 
 
 def _template(scope: Any) -> str:

@@ -38,6 +38,10 @@ def upstream_server() -> Iterator[Upstream]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # the client may hang up
+                super().handle()
+
         def answer(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             self.rfile.read(length)
@@ -55,7 +59,7 @@ def upstream_server() -> Iterator[Upstream]:
             if path == "/hang":
                 one.hold.wait(10)
             status = 302 if path == "/redirect" else int(path.rpartition("/")[2]) if "/status/" in path else 200
-            body = b"" if self.command == "HEAD" else b"ok"
+            body = b"" if self.command == "HEAD" or status == 204 else b"ok"
             self.send_response(status)
             if path == "/redirect":
                 self.send_header("Location", "/status/200")
@@ -64,7 +68,7 @@ def upstream_server() -> Iterator[Upstream]:
             with suppress(ConnectionError):  # the client may have given up
                 self.wfile.write(body)
 
-        do_GET = do_POST = do_HEAD = do_PUT = answer  # noqa: N815  # the standard library calls them so
+        do_GET = do_POST = do_HEAD = do_PUT = do_CONNECT = answer  # noqa: N815  # the standard library calls them so
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -1,17 +1,21 @@
-"""requests and httpx: what is told of a call, what the call carries, and that the application never notices."""
+"""The HTTP clients: what is told of a call, what the call carries, and that the application never notices."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
+import aiohttp
 import httpx
 import pytest
 import requests
+import urllib3
 
 import vantage_agent
 from tests.agent.instrumentation.servers import Upstream
@@ -38,6 +42,47 @@ def with_async_httpx(method: str, url: str, **more: Any) -> httpx.Response:
     return asyncio.run(ask())
 
 
+def with_urllib3(method: str, url: str, **more: Any) -> SimpleNamespace:
+    with urllib3.PoolManager() as manager:
+        return _ask_urllib3(manager, method, url, more)
+
+
+def with_a_pool(method: str, url: str, **more: Any) -> SimpleNamespace:
+    with urllib3.connection_from_url(url) as pool:
+        return _ask_urllib3(pool, method, f"/{url.partition('//')[2].partition('/')[2]}", more)
+
+
+def _ask_urllib3(client: Any, method: str, url: str, more: dict[str, Any]) -> SimpleNamespace:
+    headers = {"X-A": "1", **more.get("headers", {})}
+    before = dict(headers)
+    retries = urllib3.Retry(connect=1, read=False, redirect=2)
+    timeout, redirect = more.get("timeout", 5), more.get("allow_redirects", True)
+    body = urlencode(more.get("data", {})) or None
+    response = client.urlopen(
+        method, url, body=body, headers=headers, retries=retries, redirect=redirect, timeout=timeout
+    )
+    assert headers == before
+    return _answered(response.status, {name.lower(): value for name, value in headers.items()})
+
+
+def with_aiohttp(method: str, url: str, **more: Any) -> SimpleNamespace:
+    async def ask() -> SimpleNamespace:
+        timeout = aiohttp.ClientTimeout(sock_read=more.pop("timeout", 5))
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.request(method, url, **more) as response,
+        ):
+            await response.read()
+            before = [_answered(one.status, one.request_info.headers) for one in response.history]
+            return _answered(response.status, response.request_info.headers, before)
+
+    return asyncio.run(ask())
+
+
+def _answered(status: int, headers: Any, history: Sequence[Any] = ()) -> SimpleNamespace:
+    return SimpleNamespace(status_code=status, request=SimpleNamespace(headers=headers), history=history)
+
+
 def _for_httpx(more: dict[str, Any]) -> dict[str, Any]:
     return {"follow_redirects": more.pop("allow_redirects", True), **more}
 
@@ -46,7 +91,16 @@ CLIENTS = [
     pytest.param("requests", with_requests, id="requests"),
     pytest.param("httpx", with_httpx, id="httpx"),
     pytest.param("httpx", with_async_httpx, id="httpx-async"),
+    pytest.param("urllib3", with_urllib3, id="urllib3"),
+    pytest.param("urllib3", with_a_pool, id="urllib3-pool"),
+    pytest.param("aiohttp", with_aiohttp, id="aiohttp"),
 ]
+REFUSED = (requests.ConnectionError, httpx.ConnectError, urllib3.exceptions.MaxRetryError, aiohttp.ClientConnectorError)
+TIMED_OUT = (requests.Timeout, httpx.TimeoutException, urllib3.exceptions.ReadTimeoutError, aiohttp.ServerTimeoutError)
+
+
+def kind_of(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 @pytest.mark.parametrize(("name", "ask"), CLIENTS)
@@ -128,18 +182,18 @@ class TestEachClient:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
-            with pytest.raises((requests.ConnectionError, httpx.ConnectError)) as caught:
+            with pytest.raises(REFUSED) as caught:
                 ask("GET", f"http://127.0.0.1:{port}/")
         (tags,) = told.client
-        kind = f"{type(caught.value).__module__}.{type(caught.value).__qualname__}"
+        kind = kind_of(caught.value)
         assert tags == {"method": "GET", "peer": f"127.0.0.1:{port}", "error_type": kind, "error": "true"}
         assert told.spans[0]["status"] == "error"
 
     def test_a_timeout_is_an_error_with_its_type(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
         told = start(name)
-        with pytest.raises((requests.Timeout, httpx.TimeoutException)):
+        with pytest.raises(TIMED_OUT) as caught:
             ask("GET", f"{upstream.url}/hang", timeout=0.1)
-        assert told.client[0]["error_type"].endswith("ReadTimeout")
+        assert told.client[0]["error_type"] == kind_of(caught.value)
         assert "status" not in told.client[0]
 
     def test_nothing_of_the_request_but_its_method_and_address_is_sent(
@@ -173,7 +227,7 @@ class TestEachClient:
                 patch.setattr(tracer, method, broken)
                 # A span that cannot be left stays the running one of its context.
                 assert copy_context().run(ask, "GET", upstream.url).status_code == 200
-                with pytest.raises((requests.ConnectionError, httpx.ConnectError)):
+                with pytest.raises(REFUSED):
                     copy_context().run(ask, "GET", "http://127.0.0.1:1/")
 
     def test_after_the_end_of_the_agent_calls_are_plain(
@@ -199,24 +253,33 @@ class TestEachClient:
         assert found == [200]
 
 
-@pytest.mark.parametrize("name", ["requests", "httpx"])
+@pytest.mark.parametrize("name", ["requests", "httpx", "urllib3"])
 def test_nonsense_fails_as_it_does_without_an_agent(start: Start, name: str) -> None:
     def attempt(action: Callable[[], Any]) -> tuple[type, str]:
         with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is what is compared
             action()
         return type(caught.value), str(caught.value)
 
-    session, client = requests.Session(), httpx.Client()
+    session, client, manager = requests.Session(), httpx.Client(), urllib3.PoolManager()
+    pool = urllib3.HTTPConnectionPool("127.0.0.1", 1)
     actions: list[Callable[[], Any]] = [
         lambda: session.get("nonsense"),
         lambda: session.send(requests.Request("GET", "http://127.0.0.1:1/")),  # type: ignore[arg-type]
         lambda: session.send(None),  # type: ignore[arg-type]
         lambda: client.get("nonsense"),
         lambda: client.send(None),  # type: ignore[arg-type]
+        lambda: manager.urlopen("GET", None),  # type: ignore[arg-type]
+        lambda: manager.urlopen("GET", b"http://127.0.0.1:1/"),  # type: ignore[arg-type]
+        lambda: manager.urlopen("GET", "nonsense://x"),
+        lambda: manager.urlopen("GET", "http://127.0.0.1:1/", retries=False, headers=7),
+        lambda: pool.urlopen("GET", "http://elsewhere/"),
+        lambda: pool.urlopen(None, "/", retries=False),  # type: ignore[arg-type]
+        lambda: pool.urlopen("GET"),  # type: ignore[call-arg]
     ]
     without = [attempt(action) for action in actions]
-    start(name)
+    told = start(name)
     assert [attempt(action) for action in actions] == without
+    assert "internal_error" not in told.text
 
 
 def test_a_prepared_request_sent_twice_is_two_calls(start: Start, upstream: Upstream) -> None:

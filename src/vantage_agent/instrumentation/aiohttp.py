@@ -1,0 +1,78 @@
+"""aiohttp's client: each call of a session, with its redirects. A streamed answer counts up to its headers. WebSockets
+are left alone.
+
+The session is measured, and the request gives the header while it writes its own: what traces, middlewares and the
+answer see of it is the application's own.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from vantage_agent._client import begin_call, end_call, give_header, running_call, take_header
+from vantage_agent._patch import Patches
+from vantage_agent._span import Span
+from vantage_agent._tracer import tracer
+
+_SOCKET = "Sec-WebSocket-Key"  # of a handshake
+
+
+def patch(patches: Patches, module: ModuleType) -> None:
+    """``aiohttp.client`` and ``aiohttp.client_reqrep``."""
+    if module.__name__ == "aiohttp.client":
+        patches.wrap(module.ClientSession, "_request", _make_request)
+    else:
+        patches.wrap(module.ClientRequest, "send", _make_send)
+
+
+def _make_request(request: Any) -> Any:
+    async def wrapper(self: Any, method: Any, str_or_url: Any, **kwargs: Any) -> Any:
+        span = _begin(self, method, str_or_url, kwargs)
+        if span is None:
+            return await request(self, method, str_or_url, **kwargs)
+        try:
+            response = await request(self, method, str_or_url, **kwargs)
+        except BaseException as error:
+            end_call(span, _status_of(error), error)
+            raise
+        end_call(span, getattr(response, "status", 0), None)
+        return response
+
+    return wrapper
+
+
+def _make_send(send: Any) -> Any:
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        span = running_call()
+        # A proxy is asked for a tunnel first, which is not the application's request.
+        if span is None or self.method == "CONNECT" or _SOCKET in self.headers:
+            return await send(self, *args, **kwargs)
+        give_header(span, self.headers)
+        try:
+            return await send(self, *args, **kwargs)
+        finally:
+            take_header(span, self.headers)
+
+    return wrapper
+
+
+def _begin(session: Any, method: Any, url: Any, kwargs: dict[str, Any]) -> Span | None:
+    try:
+        if not tracer.on or not isinstance(method, str):
+            return None
+        headers: Any = kwargs.get("headers")
+        # Of a socket they are aiohttp's own kind; others may be there to be read once.
+        if hasattr(headers, "getall") and _SOCKET in headers:
+            return None
+        if getattr(session, "_base_url", None) is not None:
+            url = session._build_url(url)  # noqa: SLF001  # its own way to put the two together
+        return begin_call(method, str(url))
+    except Exception:  # aiohttp has the words for it
+        return None
+
+
+def _status_of(error: BaseException) -> int:
+    """Of an answer that ``raise_for_status`` made an exception of."""
+    status = getattr(error, "status", 0)
+    return status if isinstance(status, int) else 0
