@@ -25,7 +25,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "starlette": ("starlette.applications", "starlette.routing"),
     "litestar": ("litestar.app", "litestar.middleware._internal.exceptions.middleware"),
     "sqlalchemy": ("sqlalchemy.engine.base",),
-    "sqlite3": ("sqlite3",),
+    "sqlite3": ("sqlite3", "django.db.backends.sqlite3.base"),
     "redis": ("redis.client", "redis.asyncio.client", "kombu.transport.redis"),
     "psycopg": ("psycopg",),
     "celery": (

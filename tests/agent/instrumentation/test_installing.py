@@ -46,6 +46,8 @@ WRAPPED = [
     ("sqlalchemy.engine.base", "Connection", "_execute_context"),
     ("sqlite3", "", "connect"),
     ("sqlite3.dbapi2", "", "connect"),
+    ("django.db.backends.sqlite3.base", "SQLiteCursorWrapper", "execute"),
+    ("django.db.backends.sqlite3.base", "SQLiteCursorWrapper", "executemany"),
     ("redis.client", "Redis", "execute_command"),
     ("redis.client", "Pipeline", "immediate_execute_command"),
     ("redis.client", "Pipeline", "execute"),
