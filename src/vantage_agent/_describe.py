@@ -73,7 +73,7 @@ def database(span: Span) -> Described:
     attributes = {"db.system.name": system}
     if operation:
         tags["operation"] = attributes["db.operation.name"] = operation
-    if namespace := _namespace(system, namespace):
+    if namespace := _namespace(namespace):
         attributes["db.namespace"] = namespace
     # A socket in the file system has a path of this machine's own.
     if host and not host.startswith("/"):
@@ -105,13 +105,11 @@ def _task(span: Span, operation: str, metric: str) -> Described:
     return _finished(span, f"{operation} {name}", attributes, metric, tags)
 
 
-def _namespace(system: str, name: str | None) -> str:
+def _namespace(name: str | None) -> str:
     """The database's name; of a file its name without the folders, and of a URI without what is asked behind."""
     if not name:
         return ""
-    if system == "sqlite":
-        name = name.partition("?")[0].replace("\\", "/").rpartition("/")[2]
-    return name[:NAMESPACE_LENGTH_MAX]
+    return name.partition("?")[0].replace("\\", "/").rpartition("/")[2][:NAMESPACE_LENGTH_MAX]
 
 
 def _finished(span: Span, name: str, attributes: dict[str, str], metric: str, tags: dict[str, str]) -> Described:

@@ -386,6 +386,7 @@ def test_a_call_inside_a_call_is_told_once(start: Start, name: str, request: pyt
         (("postgresql", "db.internal", 6000, "shop"), "db.internal:6000"),
         (("strange", "db.internal", None, "shop"), "db.internal"),
         (("postgresql", "/run/secret", None, "shop"), None),
+        (("duckdb", None, None, "C:\\secret\\shop"), None),
         (("postgresql", None, None, None), None),
     ],
 )
@@ -395,6 +396,7 @@ def test_the_peer_is_host_and_port(where: Any, peer: str | None) -> None:
     told = database(span)
     assert told.tags.get("peer") == peer
     assert "secret" not in repr(told.attributes)
+    assert told.attributes.get("db.namespace") in ("shop", None)
     assert told.name == where[0]
 
 
