@@ -5,6 +5,7 @@ Runs in the exporter's thread. https://opentelemetry.io/docs/specs/semconv/http/
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from vantage_agent._redis import command_name
@@ -14,6 +15,8 @@ from vantage_agent._sql import summary
 SERVER_METRIC = "http.request.duration"
 CLIENT_METRIC = "http.client.request.duration"
 DATABASE_METRIC = "db.client.operation.duration"
+TASK_METRIC = "celery.task.duration"
+TASK_SENT_METRIC = "celery.publish.duration"
 NO_ROUTE = "unmatched"  # never the path: it holds whatever was asked for
 OTHER_METHOD = "_OTHER"
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "QUERY"))
@@ -22,6 +25,8 @@ _PORTS = {"http": 80, "https": 443}
 _SYSTEMS = {"oracle": "oracle.db", "mssql": "microsoft.sql_server"}
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "redis": 6379}
 NAMESPACE_LENGTH_MAX = 100
+OTHER_TASK = "_OTHER"
+_TASK_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,199}")
 
 
 def http_server(span: Span) -> Described:
@@ -68,7 +73,7 @@ def database(span: Span) -> Described:
     attributes = {"db.system.name": system}
     if operation:
         tags["operation"] = attributes["db.operation.name"] = operation
-    if namespace := _namespace(system, namespace):
+    if namespace := _namespace(namespace):
         attributes["db.namespace"] = namespace
     # A socket in the file system has a path of this machine's own.
     if host and not host.startswith("/"):
@@ -81,13 +86,30 @@ def database(span: Span) -> Described:
     return _finished(span, name or system or "database", attributes, DATABASE_METRIC, tags)
 
 
-def _namespace(system: str, name: str | None) -> str:
+def task_sent(span: Span) -> Described:
+    """A task that the application handed to Celery."""
+    return _task(span, "send", TASK_SENT_METRIC)
+
+
+def task_run(span: Span) -> Described:
+    """A task that a worker of Celery ran."""
+    return _task(span, "process", TASK_METRIC)
+
+
+def _task(span: Span, operation: str, metric: str) -> Described:
+    name = span.name if _TASK_NAME.fullmatch(span.name) else OTHER_TASK
+    tags = {"task": name}
+    attributes = {"messaging.system": "celery", "messaging.operation.type": operation, "celery.task_name": name}
+    if span.method:
+        tags["state"] = attributes["celery.state"] = span.method
+    return _finished(span, f"{operation} {name}", attributes, metric, tags)
+
+
+def _namespace(name: str | None) -> str:
     """The database's name; of a file its name without the folders, and of a URI without what is asked behind."""
     if not name:
         return ""
-    if system == "sqlite":
-        name = name.partition("?")[0].replace("\\", "/").rpartition("/")[2]
-    return name[:NAMESPACE_LENGTH_MAX]
+    return name.partition("?")[0].replace("\\", "/").rpartition("/")[2][:NAMESPACE_LENGTH_MAX]
 
 
 def _finished(span: Span, name: str, attributes: dict[str, str], metric: str, tags: dict[str, str]) -> Described:

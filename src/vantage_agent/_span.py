@@ -48,7 +48,7 @@ class Span:
     failed: bool = False
     error_type: str = ""
     name: str = ""  # where ``describe`` does not make one up
-    method: str = ""
+    method: str = ""  # of a task: how it ended
     route: str | None = None  # None: this kind of server has none; empty: none matched
     mount: str = ""  # the template of the paths that the application which answers is mounted under
     # A client's: host and port, or a URL, of which no more is told.

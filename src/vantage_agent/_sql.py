@@ -1,8 +1,8 @@
 """What an SQL statement does, and to which table: the two things that are told of it.
 
 Nothing of a statement but a keyword of a closed list and an identifier may leave the process. Dialects disagree on
-where a string or a comment ends (backslashes in MySQL, nested comments in PostgreSQL, ``--`` without a blank, ``#``):
-at the first such place the reading stops, and what was found by then is all.
+where a string or a comment ends (backslashes in MySQL, nested comments in PostgreSQL, ``--`` without a blank, a lone
+carriage return, ``#``): at the first such place the reading stops, and what was found by then is all.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _BEFORE_TABLE = {
 _FILLERS = frozenset(("ONLY", "OR", "ROLLBACK", "ABORT", "REPLACE", "FAIL", "IGNORE", "IF", "NOT", "EXISTS", "TABLE"))
 _QUOTED = r'"[A-Za-z0-9_.$]+"|`[A-Za-z0-9_.$]+`|\[[A-Za-z_][A-Za-z0-9_.$]*\]'
 _TOKEN = re.compile(
-    r"(?P<blank>\s+|--[ \t][^\n]*|/\*(?:(?!/\*|\*/)[\s\S])*\*/)"
-    r"|(?P<parameter>[:@]+\w+|\$\w+(?![\w$])|%\(\w+\)s|%s)"
+    r"(?P<blank>\s+|--[ \t][^\r\n]*(?:\r?\n|\Z)|/\*(?:(?!/\*|\*/)[\s\S])*\*/)"
+    r"|(?P<parameter>[:@]+\w+|\$\w+|%\(\w+\)s|%s)"
     rf"|(?P<name>(?:[^\W\d]\w*(?:\$\w*)*|{_QUOTED})(?:\.(?:[^\W\d]\w*(?:\$\w*)*|{_QUOTED}))*)"
     r"|(?P<number>\d+(?:\.\d*)?)"
     r"|(?P<mark>/(?!\*)|-(?!-)|[^\s'\"`\\#$/-])"

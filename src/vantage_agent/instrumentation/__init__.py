@@ -25,8 +25,15 @@ MODULES: dict[str, tuple[str, ...]] = {
     "starlette": ("starlette.applications", "starlette.routing"),
     "litestar": ("litestar.app", "litestar.middleware._internal.exceptions.middleware"),
     "sqlalchemy": ("sqlalchemy.engine.base",),
-    "sqlite3": ("sqlite3",),
-    "redis": ("redis.client", "redis.asyncio.client"),
+    "sqlite3": ("sqlite3", "django.db.backends.sqlite3.base"),
+    "redis": ("redis.client", "redis.asyncio.client", "kombu.transport.redis"),
+    "psycopg": ("psycopg",),
+    "celery": (
+        "celery.app.base",
+        "celery.app.trace",
+        "celery.worker.consumer.consumer",
+        "celery.concurrency.prefork",
+    ),
     "logging": ("logging",),
 }
 # What carries the running span into threads comes with any of them.

@@ -1,13 +1,15 @@
 """redis: each command and each pipeline, plain and async.
 
 Commands that wait for somebody else are left alone, as are subscriptions: how long they take says nothing. Clients of a
-cluster send on ways of their own and are not measured.
+cluster send on ways of their own and are not measured. What kombu does to carry messages, Celery's among them, is its
+own affair: a worker asks all the time, as a part of nothing.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
 from vantage_agent._database import Database, begin_query, end_query
 from vantage_agent._patch import Patches
@@ -20,10 +22,14 @@ _WAITING = frozenset(
     ("BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP", "WAIT", "WAITAOF", "MONITOR")
 )
 _WAITING_IF_TOLD = frozenset(("XREAD", "XREADGROUP"))
+_pools_of_kombu: WeakSet[Any] = WeakSet()
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``redis.client`` or ``redis.asyncio.client``."""
+    """``redis.client``, ``redis.asyncio.client`` or ``kombu.transport.redis``."""
+    if module.__name__ == "kombu.transport.redis":
+        patches.wrap(module.Channel, "_get_pool", _make_get_pool)
+        return
     is_async = module.__name__ == "redis.asyncio.client"
     command, pipeline = (_make_async_command, _make_async_pipeline) if is_async else (_make_command, _make_pipeline)
     patches.wrap(module.Redis, "execute_command", command)
@@ -95,6 +101,22 @@ def _make_async_pipeline(execute: Any) -> Any:
     return wrapper
 
 
+def _make_get_pool(get_pool: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        pool = get_pool(*args, **kwargs)
+        try:
+            _pools_of_kombu.add(pool)
+        except Exception:
+            pass
+        return pool
+
+    return wrapper
+
+
+def _is_of_kombu(client: Any) -> bool:
+    return bool(_pools_of_kombu) and client.connection_pool in _pools_of_kombu
+
+
 def _begin_command(client: Any, args: tuple[Any, ...]) -> Span | None:
     if not tracer.on:
         return None
@@ -103,7 +125,7 @@ def _begin_command(client: Any, args: tuple[Any, ...]) -> Span | None:
         if type(name) is bytes:
             name = name.decode("ascii", "replace")
         name = name[:COMMAND_LENGTH_MAX].upper()
-        if name in _WAITING or (name in _WAITING_IF_TOLD and b"BLOCK" in args):
+        if name in _WAITING or (name in _WAITING_IF_TOLD and b"BLOCK" in args) or _is_of_kombu(client):
             return None
     except Exception:  # no command: redis has the words for it
         return None
@@ -111,10 +133,13 @@ def _begin_command(client: Any, args: tuple[Any, ...]) -> Span | None:
 
 
 def _begin_pipeline(pipeline: Any) -> Span | None:
-    # An empty one asks nothing.
-    return (
-        begin_query(None, _database, pipeline, command=PIPELINE) if getattr(pipeline, "command_stack", None) else None
-    )
+    try:
+        # An empty one asks nothing.
+        if not tracer.on or not pipeline.command_stack or _is_of_kombu(pipeline):
+            return None
+    except Exception:
+        return None
+    return begin_query(None, _database, pipeline, command=PIPELINE)
 
 
 def _database(client: Any) -> Database:

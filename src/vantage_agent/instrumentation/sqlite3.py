@@ -1,8 +1,9 @@
 """sqlite3: each statement of the connections that are opened meanwhile. It counts up to its first row.
 
 Classes of an extension cannot be wrapped. ``connect`` gives a class of ours instead, without a dictionary, under the
-same name. Who asks for a class of his own, of connections or of cursors, gets that and is not measured. Nor is
-aiosqlite, which asks in a thread of its own: its statements would have no parent, and under SQLAlchemy be told twice.
+same name. Who asks for a class of his own, of connections or of cursors, gets that and is not measured; but Django's
+is known. Nor is aiosqlite, which asks in a thread of its own: its statements would have no parent, and under SQLAlchemy
+be told twice.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ _FACTORY_PLACE = 5  # among the arguments of ``connect``
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``sqlite3``. It took its functions from ``sqlite3.dbapi2``, where others look for them."""
+    """``sqlite3``, which took its functions from ``sqlite3.dbapi2``, where others look for them; or Django's."""
+    if module.__name__ == "django.db.backends.sqlite3.base":
+        patches.wrap(module.SQLiteCursorWrapper, "execute", _measured)
+        patches.wrap(module.SQLiteCursorWrapper, "executemany", _measured)
+        return
     connection_class = _connection_class(module)
 
     def make(connect: Any) -> Any:

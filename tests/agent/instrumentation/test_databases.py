@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import psycopg
 import pytest
 import sqlalchemy
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -84,6 +86,55 @@ class WithSqlite3Cursor(WithSqlite3):
         return cursor.fetchall() if cursor.description else None
 
 
+class WithPsycopg:
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self.connection = connection
+
+    def ask(self, statement: str, parameters: Any = None) -> Any:
+        statement = re.sub(r":(\w+)", r"%(\1)s", statement)
+        if isinstance(parameters, list):
+            with self.connection.cursor() as many:
+                many.executemany(statement, parameters)
+            return None
+        cursor = self.connection.execute(statement, parameters)
+        return cursor.fetchall() if cursor.description else None
+
+
+class WithAsyncPsycopg:
+    def __init__(self, runner: asyncio.Runner, connection: psycopg.AsyncConnection) -> None:
+        self.runner, self.connection = runner, connection
+
+    def ask(self, statement: str, parameters: Any = None) -> Any:
+        statement = re.sub(r":(\w+)", r"%(\1)s", statement)
+
+        async def run() -> Any:
+            cursor = self.connection.cursor()
+            if isinstance(parameters, list):
+                await cursor.executemany(statement, parameters)
+                return None
+            await cursor.execute(statement, parameters)
+            return await cursor.fetchall() if cursor.description else None
+
+        return self.runner.run(run(), context=contextvars.copy_context())
+
+
+@contextlib.contextmanager
+def psycopg_on(port: int) -> Iterator[Connected]:
+    with contextlib.closing(psycopg.connect(f"postgresql://vantage@127.0.0.1:{port}/postgres")) as connection:
+        yield WithPsycopg(connection)
+
+
+@contextlib.contextmanager
+def async_psycopg_on(port: int) -> Iterator[Connected]:
+    with asyncio.Runner() as runner:
+        connect = psycopg.AsyncConnection.connect(f"postgresql://vantage@127.0.0.1:{port}/postgres")
+        connection = runner.run(connect)
+        try:
+            yield WithAsyncPsycopg(runner, connection)
+        finally:
+            runner.run(connection.close())
+
+
 def sqlite3_by(kind: type[WithSqlite3]) -> Callable[[int], contextlib.AbstractContextManager[Connected]]:
     @contextlib.contextmanager
     def connect(port: int) -> Iterator[Connected]:
@@ -140,6 +191,8 @@ LIBRARIES = {
     ),
     "sqlite3": Library("sqlite3", "sqlite", sqlite3_by(WithSqlite3), "sqlite3.IntegrityError", ":memory:"),
     "sqlite3-cursor": Library("sqlite3", "sqlite", sqlite3_by(WithSqlite3Cursor), "sqlite3.IntegrityError", ":memory:"),
+    "psycopg": Library("psycopg", "postgresql", psycopg_on, "psycopg.errors.UniqueViolation", "postgres"),
+    "psycopg-async": Library("psycopg", "postgresql", async_psycopg_on, "psycopg.errors.UniqueViolation", "postgres"),
 }
 
 
@@ -309,7 +362,7 @@ def test_the_same_statement_to_two_databases_is_told_as_of_each(start: Start, tm
 
 
 @pytest.mark.parametrize(
-    "name", ["sqlalchemy-sqlite", "sqlalchemy-aiosqlite", "sqlalchemy-psycopg", "sqlalchemy-psycopg-async"]
+    "name", ["sqlalchemy-sqlite", "sqlalchemy-aiosqlite", "sqlalchemy-psycopg", "sqlalchemy-psycopg-async", "psycopg"]
 )
 def test_a_call_inside_a_call_is_told_once(start: Start, name: str, request: pytest.FixtureRequest) -> None:
     library = LIBRARIES[name]
@@ -320,10 +373,10 @@ def test_a_call_inside_a_call_is_told_once(start: Start, name: str, request: pyt
         assert [span["name"] for span in told.spans] == ["SELECT"]
         assert len(told.database) == 1
         told.forget()
-        with pytest.raises(sqlalchemy.exc.DBAPIError):
+        with pytest.raises((sqlalchemy.exc.DBAPIError, psycopg.Error)):
             one.ask("nonsense")
         (tags,) = told.database
-        assert tags["error_type"].startswith("sqlalchemy.exc.")
+        assert tags["error_type"].startswith(f"{library.name}.")
 
 
 @pytest.mark.parametrize(
@@ -333,6 +386,7 @@ def test_a_call_inside_a_call_is_told_once(start: Start, name: str, request: pyt
         (("postgresql", "db.internal", 6000, "shop"), "db.internal:6000"),
         (("strange", "db.internal", None, "shop"), "db.internal"),
         (("postgresql", "/run/secret", None, "shop"), None),
+        (("duckdb", None, None, "C:\\secret\\shop"), None),
         (("postgresql", None, None, None), None),
     ],
 )
@@ -342,6 +396,7 @@ def test_the_peer_is_host_and_port(where: Any, peer: str | None) -> None:
     told = database(span)
     assert told.tags.get("peer") == peer
     assert "secret" not in repr(told.attributes)
+    assert told.attributes.get("db.namespace") in ("shop", None)
     assert told.name == where[0]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aiosqlite
+from django.db.backends.sqlite3.base import SQLiteCursorWrapper
 
 import vantage_agent
 from tests.agent.instrumentation.told import Told
@@ -185,6 +186,24 @@ def test_statements_of_a_script_are_one_call(start: Start) -> None:
         one.executescript("CREATE TABLE things (a); INSERT INTO things VALUES ('secret');")
     assert [span["name"] for span in told.spans] == ["CREATE things"]
     assert "secret" not in told.text
+
+
+def test_the_cursors_of_django_are_told(start: Start) -> None:
+    told = start("sqlite3")
+    with contextlib.closing(sqlite3.connect(":memory:")) as one:
+        cursor = one.cursor(factory=SQLiteCursorWrapper)
+        assert type(cursor) is SQLiteCursorWrapper
+        cursor.execute("CREATE TABLE things (a)")
+        cursor.executemany("INSERT INTO things VALUES (%s)", [("secret",), ("secret",)])
+        assert cursor.execute("SELECT count(*) FROM things WHERE a = %s", ("secret",)).fetchall() == [(2,)]
+        vantage_agent.flush(5)
+        vantage_agent.shutdown()
+        assert cursor.execute("SELECT 1").fetchall() == [(1,)]
+    spans = [span for sent in told.receiver.sent for span in sent.packed.get("spans", ())]
+    names = [span["name"] for span in sorted(spans, key=lambda span: span["start_ns"])]
+    assert names == ["CREATE things", "INSERT things", "SELECT things"]
+    assert {span["attributes"]["db.namespace"] for span in spans} == {":memory:"}
+    assert "secret" not in repr([sent.packed for sent in told.receiver.sent])
 
 
 def test_aiosqlite_is_left_alone(start: Start) -> None:

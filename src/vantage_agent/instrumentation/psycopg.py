@@ -1,0 +1,103 @@
+"""psycopg 3: each statement of a cursor, plain and async. A cursor of the server's side counts up to its declaration.
+
+In a pipeline a statement counts until it is sent. ``copy`` and ``stream`` are left alone: how long they take is for the
+application's own reading to say.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from vantage_agent._database import Database, begin_query, end_query
+from vantage_agent._patch import Patches
+from vantage_agent._span import Span
+from vantage_agent._sql import STATEMENT_LENGTH_MAX
+
+# Asking a connection takes longer than all the rest, and one that is closed does not answer.
+_databases: WeakKeyDictionary[Any, Database] = WeakKeyDictionary()
+
+
+def patch(patches: Patches, module: ModuleType) -> None:
+    """``psycopg``."""
+    for owner, name in ((module.Cursor, "execute"), (module.Cursor, "executemany"), (module.ServerCursor, "execute")):
+        patches.wrap(owner, name, _make)
+    for owner, name in (
+        (module.AsyncCursor, "execute"),
+        (module.AsyncCursor, "executemany"),
+        (module.AsyncServerCursor, "execute"),
+    ):
+        patches.wrap(owner, name, _make_async)
+
+
+def _make(execute: Any) -> Any:
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        span = _begin(self, args, kwargs)
+        if span is None:
+            return execute(self, *args, **kwargs)
+        try:
+            result = execute(self, *args, **kwargs)
+        except BaseException as error:
+            end_query(span, error)
+            raise
+        end_query(span, None)
+        return result
+
+    return wrapper
+
+
+def _make_async(execute: Any) -> Any:
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        span = _begin(self, args, kwargs)
+        if span is None:
+            return await execute(self, *args, **kwargs)
+        try:
+            result = await execute(self, *args, **kwargs)
+        except BaseException as error:
+            end_query(span, error)
+            raise
+        end_query(span, None)
+        return result
+
+    return wrapper
+
+
+def _begin(cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span | None:
+    try:
+        query = args[0] if args else kwargs.get("query")
+        if not isinstance(query, (str, bytes)):
+            query = _composed(query)
+    except Exception:
+        query = ""
+    return begin_query(query, _database, cursor)
+
+
+def _composed(query: Any) -> str:
+    """The text of ``psycopg.sql``, of which only SQL and names count."""
+    parts = query._obj if type(query).__name__ == "Composed" else [query]  # noqa: SLF001  # otherwise it is quoted
+    text = ""
+    for part in parts:
+        kind = type(part).__name__
+        if kind == "SQL":
+            text += part._obj  # noqa: SLF001
+        elif kind == "Identifier":
+            text += ".".join(f'"{name}"' for name in part._obj)  # noqa: SLF001
+        else:
+            text += "%s"
+        if len(text) > STATEMENT_LENGTH_MAX:
+            break
+    return text
+
+
+def _database(cursor: Any) -> Database:
+    connection = cursor.connection
+    found = _databases.get(connection)
+    if found is None:
+        try:
+            info = connection.info
+            found = "postgresql", info.host, info.port, info.dbname
+        except Exception:  # it is closed
+            return "postgresql", None, None, None
+        _databases[connection] = found
+    return found
