@@ -51,7 +51,7 @@ def outcomes(folder: Path, report: Path, *python: str, **environ: str) -> dict[s
     """How each test of the suite in ``folder`` came out. ``python`` is the interpreter, and what it is run by."""
     command = [
         *python, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:randomly",
-        "--timeout=20", "-k", LEFT_OUT, f"--junit-xml={report}", "tests",
+        "--timeout=60", "-k", LEFT_OUT, f"--junit-xml={report}", "tests",
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **environ}, capture_output=True, text=True, timeout=240
