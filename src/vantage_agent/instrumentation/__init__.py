@@ -24,6 +24,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "fastapi": ("fastapi.applications", "fastapi.routing", "starlette.routing"),
     "starlette": ("starlette.applications", "starlette.routing"),
     "litestar": ("litestar.app", "litestar.middleware._internal.exceptions.middleware"),
+    "django": (
+        "django.core.handlers.base",
+        "django.core.handlers.exception",
+        "django.core.handlers.wsgi",
+        "django.core.handlers.asgi",
+    ),
     "logging": ("logging",),
 }
 # What carries the running span into threads comes with any of them.

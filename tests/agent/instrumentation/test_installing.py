@@ -43,6 +43,10 @@ WRAPPED = [
     ("starlette.routing", "Mount", "handle"),
     ("litestar.app", "Litestar", "__call__"),
     ("litestar.middleware._internal.exceptions.middleware", "ExceptionHandlerMiddleware", "handle_request_exception"),
+    ("django.core.handlers.base", "BaseHandler", "resolve_request"),
+    ("django.core.handlers", "exception", "handle_uncaught_exception"),
+    ("django.core.handlers.wsgi", "WSGIHandler", "__call__"),
+    ("django.core.handlers.asgi", "ASGIHandler", "__call__"),
     ("logging", "Logger", "callHandlers"),
     ("concurrent.futures.thread", "ThreadPoolExecutor", "submit"),
 ]
@@ -141,6 +145,7 @@ def test_all_imports_nothing_that_the_application_does_not(receiver: Receiver) -
         ("fastapi", "fastapi", "fastapi.FastAPI.__call__"),
         ("starlette.applications", "starlette", "starlette.applications.Starlette.__call__"),
         ("litestar", "litestar", "litestar.Litestar.__call__"),
+        ("django.core.handlers.wsgi", "django", "django.core.handlers.wsgi.WSGIHandler.__call__"),
         ("concurrent.futures.thread", "requests", "concurrent.futures.ThreadPoolExecutor.submit"),
     ],
 )
