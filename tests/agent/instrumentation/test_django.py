@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 from wsgiref.util import FileWrapper
 
+import aiohttp
 import django
+import httpx
 import pytest
 import requests
+import urllib3
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIHandler
@@ -29,7 +32,7 @@ from starlette.routing import Mount
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 import vantage_agent
-from tests.agent.instrumentation.servers import serving_asgi, serving_wsgi
+from tests.agent.instrumentation.servers import Upstream, serving_asgi, serving_wsgi
 from tests.agent.instrumentation.told import Told
 from vantage_agent._context import current
 from vantage_agent._tracer import tracer
@@ -63,6 +66,16 @@ async def async_fails(request: HttpRequest) -> HttpResponse:
     return fails(request)
 
 
+def asks(request: HttpRequest) -> HttpResponse:
+    with urllib3.PoolManager() as manager:
+        return HttpResponse(manager.request("GET", steps.url).data)
+
+
+async def async_asks(request: HttpRequest) -> HttpResponse:
+    async with aiohttp.ClientSession() as session, session.get(steps.url) as response:
+        return HttpResponse(await response.read())
+
+
 def unavailable(request: HttpRequest) -> HttpResponse:
     return HttpResponse(status=503)
 
@@ -84,9 +97,10 @@ def file(request: HttpRequest) -> FileResponse:
 
 
 class Steps:
-    """What streamed answers wait for, and do in the middle."""
+    """What streamed answers wait for, and do in the middle, and whom views ask."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.go = threading.Event()
         self.between: Callable[[], Any] = lambda: None
 
@@ -122,6 +136,8 @@ urlpatterns = [
     path("async/<int:user_id>", async_user),
     path("fails", fails),
     path("async-fails", async_fails),
+    path("asks", asks),
+    path("async-asks", async_asks),
     path("unavailable", unavailable),
     path("forbidden", forbidden),
     path("missing/<int:number>", missing),
@@ -299,6 +315,31 @@ def test_a_request_continues_the_trace_of_its_caller(start: Start, serve: Serve,
     by_id = {span["span_id"]: span["name"] for span in spans}
     parents = [by_id[span["parent_span_id"]] for span in spans if span["name"] == "work"]
     assert parents == (["around"] * 2 if middleware else [span["name"] for span in servers])
+
+
+@pytest.mark.parametrize("middleware", [[], ["plain_middleware"]])
+def test_calls_of_a_view_are_a_part_of_its_request(
+    start: Start, serve: Serve, upstream: Upstream, middleware: list[str]
+) -> None:
+    told = start("django", "urllib3", "aiohttp")
+    steps.url = upstream.url
+    session = httpx.Client(trust_env=False)  # which is not instrumented
+    with session, override_settings(MIDDLEWARE=[HERE + name for name in middleware]), serve() as url:
+        for asked in ("/asks", "/async-asks"):
+            assert session.get(url + asked).text == "ok"
+    spans = {span["span_id"]: span for span in told.spans}
+    chains = [chain(spans, text[36:52]) for text in upstream.traceparents]
+    expected = ["GET 127.0.0.1", *(["around"] if middleware else [])]
+    assert chains == [[*expected, "GET /asks"], [*expected, "GET /async-asks"]]
+
+
+def chain(spans: dict[str, dict[str, Any]], span_id: str | None) -> list[str]:
+    """Names from a span up to its root."""
+    names = []
+    while span_id is not None:
+        names.append(spans[span_id]["name"])
+        span_id = spans[span_id].get("parent_span_id")
+    return names
 
 
 def test_a_streamed_answer_stays_lazy_and_is_measured_to_its_end(start: Start, serve: Serve) -> None:
