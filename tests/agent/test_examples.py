@@ -24,6 +24,7 @@ EXAMPLES = ROOT / "examples"
 URL = "http://127.0.0.1:8000"
 SERVERS = {
     "flask_app": ["-m", "gunicorn", "-b", "127.0.0.1:{port}", "flask_app:app"],
+    "django_app": ["-m", "gunicorn", "-b", "127.0.0.1:{port}", "django_app:app"],
     "fastapi_app": ["-m", "uvicorn", "--port", "{port}", "fastapi_app:app"],
     "starlette_app": ["-m", "uvicorn", "--port", "{port}", "starlette_app:app"],
     "litestar_app": ["-m", "uvicorn", "--port", "{port}", "litestar_app:app"],
@@ -32,6 +33,7 @@ SERVERS = {
 }
 ROUTES = {
     "flask_app": "/orders/<int:order_id>",
+    "django_app": "/orders/<int:order_id>",
     "fastapi_app": "/orders/{order_id}",
     "starlette_app": "/orders/{order_id}",
     "litestar_app": "/orders/{order_id}",

@@ -24,6 +24,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "fastapi": ("fastapi.applications", "fastapi.routing", "starlette.routing"),
     "starlette": ("starlette.applications", "starlette.routing"),
     "litestar": ("litestar.app", "litestar.middleware._internal.exceptions.middleware"),
+    "django": (
+        "django.core.handlers.base",
+        "django.core.handlers.exception",
+        "django.core.handlers.wsgi",
+        "django.core.handlers.asgi",
+    ),
     "sqlalchemy": ("sqlalchemy.engine.base",),
     "sqlite3": ("sqlite3", "django.db.backends.sqlite3.base"),
     "redis": ("redis.client", "redis.asyncio.client", "kombu.transport.redis"),

@@ -1,0 +1,91 @@
+"""Django: each request through its WSGI or ASGI handler, by the route that matched it."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from vantage_agent._asgi import measured
+from vantage_agent._patch import Patches
+from vantage_agent._span import Span
+from vantage_agent._tracer import tracer
+from vantage_agent._wsgi import MARK, call_wsgi
+
+
+def patch(patches: Patches, module: ModuleType) -> None:
+    """``django.core.handlers.base``, ``exception``, ``wsgi`` and ``asgi``, the last two as far as they are used."""
+    name = module.__name__.rpartition(".")[2]
+    if name == "wsgi":
+        patches.wrap(module.WSGIHandler, "__call__", _make_wsgi)
+    elif name == "asgi":
+        patches.wrap(module.ASGIHandler, "__call__", partial(measured, route=""))
+    elif name == "base":
+        patches.wrap(module.BaseHandler, "resolve_request", _make_resolver)
+    else:
+        patches.wrap(module, "handle_uncaught_exception", _make_handler)
+
+
+def _make_wsgi(call: Any) -> Any:
+    def wrapper(self: Any, environ: Any, start_response: Any) -> Any:
+        if not tracer.on:
+            return call(self, environ, start_response)
+
+        def application(environ: Any, start_response: Any) -> Any:
+            response = call(self, environ, start_response)
+            try:
+                # What is there in one piece need not be followed while the server sends it.
+                if response.streaming is False:
+                    environ[MARK].is_complete = True
+            except Exception:  # a file wrapper
+                pass
+            return response
+
+        return call_wsgi(application, environ, start_response, _route)
+
+    return wrapper
+
+
+def _route(beside: Any) -> str:
+    span = beside.get(MARK)
+    return "" if span is None else span.route or ""
+
+
+def _make_resolver(resolve_request: Any) -> Any:
+    def wrapper(self: Any, request: Any) -> Any:
+        match = resolve_request(self, request)
+        try:
+            span = _span_of(request)
+            if span is not None:
+                route = match.route
+                span.route = f"{span.mount}/{route[1:] if route.startswith('^') else route}"
+        except Exception:
+            pass
+        return match
+
+    return wrapper
+
+
+def _make_handler(handle_uncaught_exception: Any) -> Any:
+    """What it is called with becomes a status of 500."""
+
+    def wrapper(request: Any, resolver: Any, exc_info: Any) -> Any:
+        try:
+            span = _span_of(request)
+            if span is not None:
+                span.fail(exc_info[1])
+        except Exception:
+            pass
+        return handle_uncaught_exception(request, resolver, exc_info)
+
+    return wrapper
+
+
+def _span_of(request: Any) -> Span | None:
+    """Of the request's own scope or environ: what runs may be a span of the application's. None for requests that no
+    server sent, such as those of Django's test client."""
+    beside = getattr(request, "scope", None)
+    if beside is None:
+        beside = request.environ
+    span: Span | None = beside.get(MARK)
+    return span
