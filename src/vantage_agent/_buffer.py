@@ -74,8 +74,12 @@ class Buffer:
         return len(self.items) >= self._items_max * WAKE_SHARE or self.nbytes >= self._nbytes_max * WAKE_SHARE
 
     def _make_room(self) -> None:
+        """A hundredth more than there must be: while the server is away, not everything recorded shall take its turn
+        here."""
         lost = 0
-        while len(self.items) > self._items_max or (self.items and self.nbytes > self._nbytes_max):
+        items_max = self._items_max - self._items_max // 100
+        nbytes_max = self._nbytes_max - self._nbytes_max // PLAIN_NBYTES // 100 * PLAIN_NBYTES
+        while len(self.items) > items_max or (self.items and self.nbytes > nbytes_max):
             try:
                 entry = self.items.popleft()
             except IndexError:  # the exporter was faster

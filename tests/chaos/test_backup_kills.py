@@ -20,7 +20,7 @@ import pytest
 from tests.support.load import NO_RATES, RUN, SAMPLES_PER_BATCH, START_MS, Load, printed_seed, read_back, values_of
 from tests.support.server import Server, serving, vantage, wait_until
 
-KILLS = 30 if os.environ.get("VANTAGE_TEST_LONG") else 6
+KILLS = 30 if os.environ.get("VANTAGE_TEST_LONG") else 4
 PAUSE_S = 0.02  # what is sent has to be read back
 QUICK_SEALS = """
 from vantage.storage.embedded import merge

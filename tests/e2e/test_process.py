@@ -362,7 +362,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         server.wait_exit(STOP_WITHIN_S)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
     assert "Traceback" not in server.output
 
 
@@ -371,7 +371,7 @@ def test_a_second_start_is_quick_and_finds_everything(tmp_path: Path) -> None:
         server.send(BATCH)
     started = time.monotonic()
     with serving(tmp_path / "data") as server:
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
         assert server.total("api", "m") == (1, 1.0)
 
 
