@@ -140,8 +140,9 @@ def test_losses_are_counted_and_sent_where_the_buffer_drops(receiver: Receiver) 
         vantage_agent.gauge("a", i)
     receiver.wait_for(3)
     assert vantage_agent.flush(5)
-    assert receiver.sent[2].packed["dropped"] == {"buffer_full": 2000}
-    assert sorted(receiver.values("a")) == [-1, -1, *range(2000, 12_000)]
+    lost = receiver.sent[2].packed["dropped"]["buffer_full"]
+    assert 2000 <= lost <= 2100  # room is made for a hundred at a time
+    assert sorted(receiver.values("a")) == [-1, -1, *range(lost, 12_000)]
 
 
 def test_a_second_start_changes_nothing(receiver: Receiver) -> None:
