@@ -30,21 +30,16 @@ def new_span_id() -> str:
     return _bits(64).to_bytes(8, "big").hex()
 
 
-_half = new_span_id()  # of the ids of all traces that begin in this process
-
-
 def new_ids() -> tuple[str, str]:
-    """Of a trace and of its first span, which is the trace's other half: what is drawn once and said twice takes less
+    """Of a trace and of its first span, which is the trace's first half: what is drawn once and said twice takes less
     time, and less room once it is compressed."""
-    span_id = _bits(64).to_bytes(8, "big").hex()
-    return _half + span_id, span_id
+    trace_id = _bits(128).to_bytes(16, "big").hex()
+    return trace_id, trace_id[:16]
 
 
 def seed_ids() -> None:
     """A forked child must not give the ids that its parent gives."""
-    global _half  # noqa: PLW0603
     _random.seed()
-    _half = new_span_id()
 
 
 def parse_traceparent(text: str) -> tuple[str, str, bool] | None:
