@@ -54,3 +54,45 @@ def end_query(span: Span, error: BaseException | None) -> None:
     except Exception:
         pass
     tracer.finish(span)
+
+
+def measured(begin: Callable[[Any, Any, Any], Span | None]) -> Callable[[Any], Any]:
+    """For ``Patches.wrap``: a method whose calls are spans, as far as ``begin(self, args, kwargs)`` makes one."""
+
+    def make(execute: Any) -> Any:
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+            span = begin(self, args, kwargs)
+            if span is None:
+                return execute(self, *args, **kwargs)
+            try:
+                result = execute(self, *args, **kwargs)
+            except BaseException as error:
+                end_query(span, error)
+                raise
+            end_query(span, None)
+            return result
+
+        return wrapper
+
+    return make
+
+
+def measured_async(begin: Callable[[Any, Any, Any], Span | None]) -> Callable[[Any], Any]:
+    """The same of a method that is a coroutine function."""
+
+    def make(execute: Any) -> Any:
+        async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+            span = begin(self, args, kwargs)
+            if span is None:
+                return await execute(self, *args, **kwargs)
+            try:
+                result = await execute(self, *args, **kwargs)
+            except BaseException as error:
+                end_query(span, error)
+                raise
+            end_query(span, None)
+            return result
+
+        return wrapper
+
+    return make

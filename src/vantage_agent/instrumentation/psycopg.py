@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from vantage_agent._database import Database, begin_query, end_query
+from vantage_agent._database import Database, begin_query, measured, measured_async
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 from vantage_agent._sql import STATEMENT_LENGTH_MAX
@@ -22,45 +22,13 @@ _databases: WeakKeyDictionary[Any, Database] = WeakKeyDictionary()
 def patch(patches: Patches, module: ModuleType) -> None:
     """``psycopg``."""
     for owner, name in ((module.Cursor, "execute"), (module.Cursor, "executemany"), (module.ServerCursor, "execute")):
-        patches.wrap(owner, name, _make)
+        patches.wrap(owner, name, measured(_begin))
     for owner, name in (
         (module.AsyncCursor, "execute"),
         (module.AsyncCursor, "executemany"),
         (module.AsyncServerCursor, "execute"),
     ):
-        patches.wrap(owner, name, _make_async)
-
-
-def _make(execute: Any) -> Any:
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        span = _begin(self, args, kwargs)
-        if span is None:
-            return execute(self, *args, **kwargs)
-        try:
-            result = execute(self, *args, **kwargs)
-        except BaseException as error:
-            end_query(span, error)
-            raise
-        end_query(span, None)
-        return result
-
-    return wrapper
-
-
-def _make_async(execute: Any) -> Any:
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        span = _begin(self, args, kwargs)
-        if span is None:
-            return await execute(self, *args, **kwargs)
-        try:
-            result = await execute(self, *args, **kwargs)
-        except BaseException as error:
-            end_query(span, error)
-            raise
-        end_query(span, None)
-        return result
-
-    return wrapper
+        patches.wrap(owner, name, measured_async(_begin))
 
 
 def _begin(cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span | None:

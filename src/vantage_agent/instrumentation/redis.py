@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakSet
 
-from vantage_agent._database import Database, begin_query, end_query
+from vantage_agent._database import Database, begin_query, measured, measured_async
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
@@ -30,75 +30,10 @@ def patch(patches: Patches, module: ModuleType) -> None:
     if module.__name__ == "kombu.transport.redis":
         patches.wrap(module.Channel, "_get_pool", _make_get_pool)
         return
-    is_async = module.__name__ == "redis.asyncio.client"
-    command, pipeline = (_make_async_command, _make_async_pipeline) if is_async else (_make_command, _make_pipeline)
-    patches.wrap(module.Redis, "execute_command", command)
-    patches.wrap(module.Pipeline, "immediate_execute_command", command)
-    patches.wrap(module.Pipeline, "execute", pipeline)
-
-
-def _make_command(execute: Any) -> Any:
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        span = _begin_command(self, args)
-        if span is None:
-            return execute(self, *args, **kwargs)
-        try:
-            result = execute(self, *args, **kwargs)
-        except BaseException as error:
-            end_query(span, error)
-            raise
-        end_query(span, None)
-        return result
-
-    return wrapper
-
-
-def _make_async_command(execute: Any) -> Any:
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        span = _begin_command(self, args)
-        if span is None:
-            return await execute(self, *args, **kwargs)
-        try:
-            result = await execute(self, *args, **kwargs)
-        except BaseException as error:
-            end_query(span, error)
-            raise
-        end_query(span, None)
-        return result
-
-    return wrapper
-
-
-def _make_pipeline(execute: Any) -> Any:
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        span = _begin_pipeline(self)
-        if span is None:
-            return execute(self, *args, **kwargs)
-        try:
-            result = execute(self, *args, **kwargs)
-        except BaseException as error:
-            end_query(span, error)
-            raise
-        end_query(span, None)
-        return result
-
-    return wrapper
-
-
-def _make_async_pipeline(execute: Any) -> Any:
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        span = _begin_pipeline(self)
-        if span is None:
-            return await execute(self, *args, **kwargs)
-        try:
-            result = await execute(self, *args, **kwargs)
-        except BaseException as error:
-            end_query(span, error)
-            raise
-        end_query(span, None)
-        return result
-
-    return wrapper
+    make = measured_async if module.__name__ == "redis.asyncio.client" else measured
+    patches.wrap(module.Redis, "execute_command", make(_begin_command))
+    patches.wrap(module.Pipeline, "immediate_execute_command", make(_begin_command))
+    patches.wrap(module.Pipeline, "execute", make(_begin_pipeline))
 
 
 def _make_get_pool(get_pool: Any) -> Any:
@@ -117,7 +52,7 @@ def _is_of_kombu(client: Any) -> bool:
     return bool(_pools_of_kombu) and client.connection_pool in _pools_of_kombu
 
 
-def _begin_command(client: Any, args: tuple[Any, ...]) -> Span | None:
+def _begin_command(client: Any, args: tuple[Any, ...], kwargs: Any) -> Span | None:
     if not tracer.on:
         return None
     try:
@@ -132,7 +67,7 @@ def _begin_command(client: Any, args: tuple[Any, ...]) -> Span | None:
     return begin_query(None, _database, client, command=name)
 
 
-def _begin_pipeline(pipeline: Any) -> Span | None:
+def _begin_pipeline(pipeline: Any, args: Any, kwargs: Any) -> Span | None:
     try:
         # An empty one asks nothing.
         if not tracer.on or not pipeline.command_stack or _is_of_kombu(pipeline):

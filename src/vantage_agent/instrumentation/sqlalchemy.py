@@ -10,30 +10,23 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._database import Database, begin_query, end_query
+from vantage_agent._database import Database, begin_query, measured
 from vantage_agent._patch import Patches
+from vantage_agent._span import Span
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
     """``sqlalchemy.engine.base``."""
+    patches.wrap(module.Connection, "_execute_context", measured(_begin))
 
-    def make(execute: Any) -> Any:
-        def wrapper(self: Any, dialect: Any, constructor: Any, statement: Any, *args: Any, **kwargs: Any) -> Any:
-            # Text, or what it was compiled to.
-            span = begin_query(getattr(statement, "string", statement), _database, self)
-            if span is None:
-                return execute(self, dialect, constructor, statement, *args, **kwargs)
-            try:
-                result = execute(self, dialect, constructor, statement, *args, **kwargs)
-            except BaseException as error:
-                end_query(span, error)
-                raise
-            end_query(span, None)
-            return result
 
-        return wrapper
-
-    patches.wrap(module.Connection, "_execute_context", make)
+def _begin(connection: Any, args: tuple[Any, ...], kwargs: Any) -> Span | None:
+    try:
+        statement = args[2]  # after dialect and constructor
+        statement = getattr(statement, "string", statement)  # of what text was compiled to
+    except Exception:  # another SQLAlchemy
+        statement = ""
+    return begin_query(statement, _database, connection)
 
 
 def _database(connection: Any) -> Database:

@@ -13,8 +13,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._database import Database, begin_query, end_query
+from vantage_agent._database import Database, begin_query, measured
 from vantage_agent._patch import Patches
+from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
 
 _FACTORY_PLACE = 5  # among the arguments of ``connect``
@@ -91,20 +92,13 @@ def _named_as(base: Any, ours: Any) -> type:
 
 
 def _measured(plain: Any) -> Any:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        span = begin_query(args[0] if args else None, _database_of, self)
-        if span is None:
-            return plain(self, *args, **kwargs)
-        try:
-            result = plain(self, *args, **kwargs)
-        except BaseException as error:
-            end_query(span, error)
-            raise
-        end_query(span, None)
-        return result
-
+    method = measured(_begin)(plain)
     method.__name__, method.__doc__ = plain.__name__, plain.__doc__
     return method
+
+
+def _begin(cursor: Any, args: tuple[Any, ...], kwargs: Any) -> Span | None:
+    return begin_query(args[0] if args else None, _database_of, cursor)
 
 
 def _database(asked: Any) -> Database:
