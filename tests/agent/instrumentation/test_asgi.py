@@ -426,6 +426,25 @@ def test_a_request_inside_several_wrappers_is_told_once(start: Start) -> None:
     assert [tags["endpoint"] for tags in told.server] == ["/users/{user_id}"]
 
 
+def test_a_scope_is_left_as_it_came(start: Start) -> None:
+    told = start()
+    scope = {"type": "http", "method": "GET", "headers": []}
+    before = dict(scope)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(message: Any) -> None:
+        pass
+
+    measured = vantage_agent.instrument_asgi(app)
+    for _ in range(2):
+        asyncio.run(measured(scope, None, send))
+        assert scope == before
+    assert len(told.server) == 2
+
+
 def test_what_comes_through_without_a_scope_of_http_is_passed_on(start: Start) -> None:
     told = start()
     seen: list[str] = []
