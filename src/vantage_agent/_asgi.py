@@ -70,7 +70,10 @@ def _begin(scope: Any, route: str | None) -> Span | None:
             return None
         method = scope["method"]
         watch_loop()
-        if b"traceparent" in dict(scope["headers"]):
+        headers = scope["headers"]
+        if hasattr(headers, "__next__"):  # it can be read once, and that is for the application to do
+            headers = scope["headers"] = list(headers)
+        if b"traceparent" in dict(headers):
             traceparent, tracestate = _value(scope, b"traceparent"), _value(scope, b"tracestate")
             span = tracer.begin(http_server, "server", traceparent, tracestate)
         else:

@@ -445,6 +445,21 @@ def test_a_scope_is_left_as_it_came(start: Start) -> None:
     assert len(told.server) == 2
 
 
+def test_headers_that_can_be_read_once_reach_the_application(start: Start) -> None:
+    told = start()
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(scope["headers"])
+
+    given = [(b"traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01".encode()), (b"x", b"1")]
+    asyncio.run(
+        vantage_agent.instrument_asgi(app)({"type": "http", "method": "GET", "headers": iter(given)}, None, None)
+    )
+    assert seen == given
+    assert told.spans[0]["trace_id"] == "ab" * 16
+
+
 def test_what_comes_through_without_a_scope_of_http_is_passed_on(start: Start) -> None:
     told = start()
     seen: list[str] = []
