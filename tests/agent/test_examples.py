@@ -123,3 +123,15 @@ def test_a_snippet_of_the_reference_runs(
     assert vantage_agent.flush(10)
     assert receiver.values("ran") == [1]
     assert not [record for record in caplog.records if record.name == "vantage_agent"]
+
+
+def test_the_lines_on_the_first_page_record_requests(receiver: Receiver, tmp_path: Path) -> None:
+    page = (ROOT / "templates" / "parts" / "start.html").read_text()
+    lines = page[page.index("from vantage_agent") : page.index("{%- endset")].replace("{{ base_url }}", receiver.url)
+    (tmp_path / "app.py").write_text(
+        f"{lines}\nimport flask\napp = flask.Flask('app')\n@app.get('/<int:number>')\n"
+        "def one(number): return str(number)\napp.test_client().get('/7')\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "app.py"], cwd=tmp_path, env=environ, check=True, timeout=30)
+    assert [tags["endpoint"] for tags in receiver.tags("http.request.duration")] == ["/<int:number>"]
