@@ -21,9 +21,9 @@ import psutil
 from benchmarks.agents.run import bench_agent
 from benchmarks.payloads import PACKED, RATES, packed, payload, request, uvicorn, vantage
 from benchmarks.rounds import CONNECTIONS, PYTHON, Contestant, Loader, Running, interleave
-from benchmarks.storage.holding import bench_holding
+from benchmarks.storage.load_footprint import bench_holding
 from benchmarks.storage.run import bench_embedded
-from vantage.vql.text import compile_query
+from vantage.vql.text.compile import compile_query
 
 PARTS = ("accepting", "storing", "vql", "embedded", "holding", "idle", "agent")
 SEED_QUERY = """-- Get average response time for an endpoint over last hour
@@ -56,7 +56,7 @@ def bench_accepting(rounds: int, seconds: float, work: Path) -> None:
     body = request(payload(100), "application/json")
 
     def usual_server(port: int) -> list[str]:
-        return uvicorn("benchmarks.baselines.usual:app", port)
+        return uvicorn("benchmarks.baselines.fastapi_sqlite:app", port)
 
     usual = Contestant("usual design", usual_server, lambda *_: body, 100)
     bare = Contestant("FastAPI + pydantic alone", usual_server, lambda *_: body, 100, {"USUAL_BARE": "1"})
@@ -82,7 +82,7 @@ def bench_storing(rounds: int, seconds: float, work: Path) -> None:
 
     usual = Contestant(
         "usual design, FULL",
-        lambda port: uvicorn("benchmarks.baselines.usual:app", port),
+        lambda port: uvicorn("benchmarks.baselines.fastapi_sqlite:app", port),
         lambda *_: body,
         100,
         {"USUAL_DB": str(work / "usual.db")},

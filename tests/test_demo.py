@@ -19,15 +19,15 @@ from vantage.core.clock import SystemClock
 from vantage.core.errors import ForbiddenError, InputError, UnauthorizedError, UnavailableError
 from vantage.core.timerange import TimeRange
 from vantage.demo import remove_demo, run_demo, send
+from vantage.demo.scenario import HOUR_MS, MINUTE_MS, World
 from vantage.demo.shop import SERVICES
 from vantage.demo.traffic import BATCH_NBYTES_MAX, Column, Traffic, bodies
-from vantage.demo.world import HOUR_MS, MINUTE_MS, World
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
+from vantage.ingest.wire.decoded import Received
 from vantage.ingest.wire.packed import PackedFormat
-from vantage.ingest.wire.received import Received
-from vantage.query.conventions import buckets_of
+from vantage.query.context import Reads
+from vantage.query.http_semconv import buckets_of
 from vantage.query.overview import read_overview
-from vantage.query.reads import Reads
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry

@@ -17,9 +17,9 @@ from vantage.ingest.receive import Receiver
 from vantage.telemetry import Telemetry
 from vantage.web.api.ingest import IngestApp
 from vantage.web.auth import Access
-from vantage.web.edge import Edge, HostGuard
 from vantage.web.limits import TrustedProxies
-from vantage.web.observe import Requests
+from vantage.web.middleware import Edge, HostGuard
+from vantage.web.request_metrics import Requests
 
 
 class NullSink:

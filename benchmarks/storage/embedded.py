@@ -15,17 +15,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.storage.contestant import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch, nbytes
 from benchmarks.storage.data import WINDOW_SAMPLES, Columns, Plan, all_series, windows
+from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch, nbytes
 from vantage.app import SWITCH_INTERVAL_S
 from vantage.core.batch import Batch, Links
 from vantage.core.clock import SystemClock
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.metadata.store import SqlMetadataStore
 from vantage.storage.open import open_metadata, open_store
 from vantage.telemetry import Telemetry
-from vantage.vql.text import ParamValue, compile_query
+from vantage.vql.text.compile import ParamValue, compile_query
 from vantage.vql.tree import And, Arithmetic, Call, Column, Compare, Item, Literal, Select, equals
 
 SEAL_SAMPLES: Final = 2_000_000  # at the end as well

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.storage import report
-from benchmarks.storage.contestant import Answer, Loaded
 from benchmarks.storage.data import WINDOW_SAMPLES, Plan, trace_ids
+from benchmarks.storage.subject import Answer, Loaded
 
 ROUNDS: Final = 7
 TOLERANCE: Final = 1e-9

@@ -22,8 +22,8 @@ from vantage.ingest.deployments import DeploymentWatch
 from vantage.ingest.receive import Receiver
 from vantage.ingest.self_telemetry import SelfTelemetry
 from vantage.ingest.store_sink import StoreSink
+from vantage.query.context import Reads
 from vantage.query.live import Live
-from vantage.query.reads import Reads
 from vantage.roles import ROLES, Loop, Role, Routes
 from vantage.storage.open import open_metadata, store_of
 from vantage.storage.ports import Reclaimed, RetentionPolicy
@@ -31,12 +31,12 @@ from vantage.telemetry import Telemetry
 from vantage.web.api.health import Vitals
 from vantage.web.api.ingest import IngestApp
 from vantage.web.auth import Access
-from vantage.web.edge import Edge, HostGuard
-from vantage.web.guard import Admission
+from vantage.web.authorize import Admission
 from vantage.web.limits import TokenBuckets, TrustedProxies
-from vantage.web.observe import Requests
+from vantage.web.litestar_app import make_site
+from vantage.web.middleware import Edge, HostGuard
 from vantage.web.render import Renderer
-from vantage.web.site import make_site
+from vantage.web.request_metrics import Requests
 
 RETENTION_EVERY_S: Final = 60.0
 KEYS_EVERY_S: Final = 2.0

@@ -14,7 +14,7 @@ from vantage_agent._batch import RECORDED_SAMPLE, RECORDED_SPAN, TAG_VALUE_LENGT
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
 from vantage_agent._context import seed_ids
-from vantage_agent._counts import counts
+from vantage_agent._counters import counts
 from vantage_agent._exporter import Exporter
 from vantage_agent._runtime import RuntimeMetrics
 from vantage_agent._tracer import tracer

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
-from vantage_agent._describe import http_server
+from vantage_agent._semconv import http_server
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vantage_agent._batch import RECORDED_SAMPLE
 from vantage_agent._buffer import PLAIN_NBYTES, Buffer
-from vantage_agent._describe import http_server
+from vantage_agent._semconv import http_server
 from vantage_agent._tracer import Tracer
 
 

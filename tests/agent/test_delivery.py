@@ -12,7 +12,7 @@ from time import sleep, time
 import pytest
 
 from tests.agent.receiver import ACCEPTED, NOW_MS, Receiver, answer, misbehaving, read_request
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.native import NativeFormat
 from vantage_agent import _exporter
 from vantage_agent._batch import BATCH_NBYTES_MAX, BATCH_NBYTES_MIN, RECORDED_SAMPLE, RECORDED_SPAN, Batch, BatchMaker

@@ -21,7 +21,7 @@ import pytest
 import vantage_agent
 from tests.agent.receiver import Receiver, misbehaving
 from tests.agent.test_processes import AGENT, HOME, python
-from vantage_agent._terminate import terminate
+from vantage_agent._sigterm import terminate
 
 APP = """
 import os, sys
@@ -260,7 +260,7 @@ LOCKS = ["v._running._buffer._lock", "tracer._lock", "counts._lock", "loops._loc
 def test_a_signal_handler_may_record_whatever_it_interrupts(receiver: Receiver, lock: str, ends: str) -> None:
     code = f"""
         import asyncio, os, signal, time, vantage_agent as v
-        from vantage_agent._counts import counts
+        from vantage_agent._counters import counts
         from vantage_agent._runtime import _loops as loops, watch_loop
         from vantage_agent._tracer import tracer
 

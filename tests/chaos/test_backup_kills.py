@@ -23,14 +23,14 @@ from tests.support.server import Server, serving, vantage, wait_until
 KILLS = 30 if os.environ.get("VANTAGE_TEST_LONG") else 4
 PAUSE_S = 0.02  # what is sent has to be read back
 QUICK_SEALS = """
-from vantage.storage.embedded import merge
+from vantage.storage.embedded.maintain import merge
 from vantage.storage.embedded.store import EmbeddedStore
 EmbeddedStore.__init__.__kwdefaults__["generation_samples_max"] = 500
 merge.PARTS_MIN = merge.PARTS_MIN_BUSY = 3
 """
 RESTS_AFTER_EACH_FILE = """
 import time
-from vantage.storage.embedded import backup, restore
+from vantage.storage.embedded.offline import backup, restore
 
 def rested(step):
     def slow(*args, **named):

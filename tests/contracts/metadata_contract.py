@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from vantage.core.api_key import ApiKey, Scope, hash_secret
 from vantage.core.deployment import AuditEntry, Deployment
 from vantage.core.errors import ConflictError, InputError, NotFoundError, StoreUnavailable
-from vantage.core.key import ApiKey, Scope, hash_secret
 from vantage.core.timerange import TimeRange
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.metadata.store import SqlMetadataStore

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.support.chance import Chance
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately, of_service
+from tests.support.random_batches import Chance
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately, of_service
 from vantage.core.batch import Batch, Links, batch_of
 from vantage.core.errors import StoreTimeout
 from vantage.core.span import SpanStatus

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.packed import MEDIA_TYPE, PackedFormat
 from vantage_agent import _pack
 

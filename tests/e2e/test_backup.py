@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chance import Chance
 from tests.support.load import NO_RATES
+from tests.support.random_batches import Chance
 from tests.support.server import Server, serving, vantage
 from vantage.core.clock import SystemClock
 from vantage.storage.embedded.store import EmbeddedStore

@@ -85,7 +85,7 @@ def test_every_batch_is_kept_exactly_once_through_kills_at_random_moments(tmp_pa
 
 
 ACKNOWLEDGES_EARLY = """
-from vantage.storage.embedded.journal import Journal
+from vantage.storage.embedded.write.journal import Journal
 from vantage.storage.embedded.store import EmbeddedStore
 
 async def write(self, batch):
@@ -96,7 +96,7 @@ async def write(self, batch):
 EmbeddedStore.write = write
 """
 FORGETS_BATCH_IDS = """
-from vantage.storage.batch_ids import BatchIds
+from vantage.storage.recent_batch_ids import BatchIds
 BatchIds.seen = lambda self, batch_id, now_ms: False
 """
 KEEPS_HALF = """
@@ -112,7 +112,7 @@ EmbeddedStore.write = write
 """
 SLOW_DISK = """
 import time
-from vantage.storage.embedded.journal import Journal
+from vantage.storage.embedded.write.journal import Journal
 commit = Journal.commit
 
 def slow(self, *args, **named):

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span
 from vantage.core.batch import Batch, batch_of
 from vantage.ingest.deployments import DeploymentWatch
 from vantage.storage.metadata.memory import MemoryMetadataStore

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from vantage.core.errors import InputError
 from vantage.core.sample import FUTURE_MS_MAX, TIME_MS_MIN, Kind
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
+from vantage.ingest.wire.decoded import Received
 from vantage.ingest.wire.native import NativeFormat
 from vantage.ingest.wire.packed import PackedFormat
-from vantage.ingest.wire.received import Received
 from vantage.ingest.wire.spans import SpansFormat
 
 NOW_MS = 1_763_900_000_000

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.support.world import MovedClock
+from tests.support.samples import MovedClock
 from vantage.query.cache import ENTRY_NBYTES, LIFE_S, Cache
 from vantage.telemetry import Telemetry
 

@@ -11,10 +11,10 @@ from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.core.timerange import TimeRange
-from vantage.query.conventions import Buckets, buckets_of
+from vantage.query.context import Reads
 from vantage.query.endpoints import read_endpoints
+from vantage.query.http_semconv import Buckets, buckets_of
 from vantage.query.overview import Overview, read_overview, read_service
-from vantage.query.reads import Reads
 from vantage.query.red import Red
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_series
+from tests.support.samples import NOW_MS, MovedClock, a_series
 from vantage.core.batch import batch_of
 from vantage.core.errors import InputError
 from vantage.core.sample import Kind
 from vantage.core.series import Series
 from vantage.core.timerange import TimeRange
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.query.timeseries import AGGREGATIONS, BUCKETS_MAX, GROUPS_MAX, Asked, Timeseries, timeseries
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.support.world import NOW_MS, a_span
+from tests.support.samples import NOW_MS, a_span
 from vantage.core.errors import InputError
 from vantage.core.span import Span, SpanStatus
 from vantage.query.traces import Node, TraceTree, cursor_of, read_cursor, tree_of

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_batch
+from tests.support.samples import NOW_MS, MovedClock, a_batch
 from vantage.core.errors import QueryError
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.query.vql import run_vql
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore

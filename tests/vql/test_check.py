@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.world import NOW_MS
+from tests.support.samples import NOW_MS
 from vantage.core.errors import InputError
 from vantage.vql.check import DEFAULT_RANGE_MS, ROWS_MAX, CheckedSelect, check
 from vantage.vql.tree import (

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_series, a_span
+from tests.support.samples import NOW_MS, MovedClock, a_series, a_span
 from tests.vql.grammar import DAY_MS, Grammar, Query
 from vantage.core.batch import NO_LINKS, Batch, Links, batch_of
 from vantage.core.sample import Kind
@@ -24,8 +24,8 @@ from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import TelemetryStore
 from vantage.telemetry import Telemetry
-from vantage.vql.functions import TEXT_FUNCTIONS
-from vantage.vql.text import compile_query
+from vantage.vql.signatures import TEXT_FUNCTIONS
+from vantage.vql.text.compile import compile_query
 from vantage.vql.tree import Call, Expr, children
 
 pytest.importorskip("chdb", reason="pip install 'vantage[chdb]'")

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.world import NOW_MS, MovedClock, a_series, a_span, lately
+from tests.support.samples import NOW_MS, MovedClock, a_series, a_span, lately
 from vantage.core.batch import Batch, Links, batch_of
 from vantage.core.errors import InputError, StoreTimeout
 from vantage.core.span import SpanStatus
 from vantage.storage.memory import MemoryStore
 from vantage.vql.check import check
-from vantage.vql.execute import Deadline, answer, execute
-from vantage.vql.like import like_matcher
-from vantage.vql.series import SeriesColumns
-from vantage.vql.source import Chunk, Reading
+from vantage.vql.exec.execute import Deadline, answer, execute
+from vantage.vql.exec.frame import Frame
+from vantage.vql.exec.like import like_matcher
+from vantage.vql.exec.series_table import SeriesColumns
+from vantage.vql.exec.source import Chunk, Reading
 from vantage.vql.table import Table
 from vantage.vql.tree import (
     And,
@@ -42,7 +43,6 @@ from vantage.vql.tree import (
     TagValue,
     equals,
 )
-from vantage.vql.vectors import Frame
 
 VALUE, TIME, SERVICE = Column("value"), Column("timestamp"), Column("service_name")
 NULL = Arithmetic("/", Literal(1), Literal(0))

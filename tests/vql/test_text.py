@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.world import HOUR_MS, NOW_MS
+from tests.support.samples import HOUR_MS, NOW_MS
 from vantage.core.errors import QueryError
 from vantage.core.timerange import TimeRange
-from vantage.vql.functions import METRICS, TEXT_FUNCTIONS
-from vantage.vql.parse import DEPTH_MAX, TEXT_NBYTES_MAX, TOKENS_MAX
-from vantage.vql.text import Compiled, ParamValue, compile_condition, compile_query
+from vantage.vql.signatures import METRICS, TEXT_FUNCTIONS
+from vantage.vql.text.compile import Compiled, ParamValue, compile_condition, compile_query
+from vantage.vql.text.parse import DEPTH_MAX, TEXT_NBYTES_MAX, TOKENS_MAX
 from vantage.vql.tree import (
     And,
     Arithmetic,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock
+from tests.support.samples import NOW_MS, MovedClock
+from vantage.core.api_key import ApiKey, Scope, hash_secret, new_secret
 from vantage.core.errors import ForbiddenError, UnauthorizedError
-from vantage.core.key import ApiKey, Scope, hash_secret, new_secret
 from vantage.web.auth import SESSION_MS, Access, secret_of, session_of
 
 SECRET = "vtg_the-secret"

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.world import HOUR_MS, NOW_MS
+from tests.support.samples import HOUR_MS, NOW_MS
 from vantage.app import RETENTION_EVERY_S, create_app
 from vantage.config import Settings
 from vantage.storage.embedded.store import EmbeddedStore

@@ -18,15 +18,15 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_socket
 
+from tests.support.samples import a_series
 from tests.support.server import Server, serving, vantage, wait_until
-from tests.support.world import a_series
 from vantage.core.batch import Batch, batch_of
 from vantage.core.clock import SystemClock
 from vantage.core.errors import InputError
 from vantage.core.sample import Kind
 from vantage.core.series import make_series
 from vantage.ingest.body import unpack
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.packed import MEDIA_TYPE
 from vantage.query import live
 from vantage.query.live import FOLLOWED_TICKS, SERIES_MAX, Reader

@@ -10,15 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from vantage.commands.config import load
 from vantage.commands.console import Progress, size, utc
-from vantage.commands.settings import load
-from vantage.commands.space import show_space
+from vantage.commands.disk_usage import show_space
 from vantage.config import Loaded, Settings
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ConfigError, VantageError
-from vantage.storage.embedded.inspect_segments import inspect_segments
-from vantage.storage.embedded.looking import Looked, Looker
-from vantage.storage.embedded.restore import refuse_unfinished
+from vantage.storage.embedded.offline.folder_reader import Looked, Looker
+from vantage.storage.embedded.offline.restore import refuse_unfinished
+from vantage.storage.embedded.offline.verify import inspect_segments
 from vantage.storage.open import chdb_folder, is_chdb, store_folder
 
 DISK_FREE_MIN: Final = 500_000_000
@@ -103,7 +103,7 @@ def _check_folder(data: Path) -> str:
 
 
 def _check_journal(folder: Path) -> str:
-    from vantage.storage.embedded.journal import inspect
+    from vantage.storage.embedded.write.journal import inspect
 
     path = folder / "journal.db"
     if not path.exists():

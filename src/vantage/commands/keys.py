@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vantage.commands.config import load
 from vantage.commands.console import print_table, utc
-from vantage.commands.serving import make_folder
-from vantage.commands.settings import load
+from vantage.commands.serve import make_folder
+from vantage.core.api_key import ApiKey, Scope, hash_secret, new_secret
 from vantage.core.clock import SystemClock
 from vantage.core.errors import InputError
-from vantage.core.key import ApiKey, Scope, hash_secret, new_secret
 
 
 def run_keys(arguments: argparse.Namespace) -> int:

@@ -19,14 +19,14 @@ import msgspec
 
 from vantage import log
 from vantage.commands.client import Client, client_of
+from vantage.commands.config import load
 from vantage.commands.console import Progress, notice
 from vantage.commands.grid import cells, grid, rfc3339
-from vantage.commands.settings import load
 from vantage.core.clock import SystemClock
 from vantage.core.errors import DataFolderInUse, InputError, QueryError, StartupError, UnavailableError
 from vantage.core.timerange import TimeRange
-from vantage.query.formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, has_parquet, pieces
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
+from vantage.query.table_formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, has_parquet, pieces
 from vantage.query.vql import VqlAnswer, run_vql
 from vantage.storage.open import open_metadata, store_of
 from vantage.telemetry import Telemetry

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from vantage.core.clock import Clock, SystemClock
 from vantage.core.errors import ForbiddenError, InputError, NotFoundError, UnauthorizedError, UnavailableError
+from vantage.demo.scenario import HOUR_MS, World
 from vantage.demo.shop import ENVIRONMENT
 from vantage.demo.traffic import MEDIA_TYPE, Traffic, bodies
-from vantage.demo.world import HOUR_MS, World
 
 REQUESTS_A_MINUTE_MAX: Final = 800  # below the server's default limit for one address
 TIMEOUT_S: Final = 30.0

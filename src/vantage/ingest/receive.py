@@ -8,11 +8,11 @@ from typing import Final, Protocol
 from vantage.core.clock import Clock
 from vantage.core.errors import InputError
 from vantage.core.sample import TIME_MS_MIN, id_problem
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
+from vantage.ingest.wire.decoded import Received
 from vantage.ingest.wire.native import NativeFormat
 from vantage.ingest.wire.packed import MEDIA_TYPE as PACKED
 from vantage.ingest.wire.packed import PackedFormat
-from vantage.ingest.wire.received import Received
 from vantage.ingest.wire.spans import SpansFormat
 from vantage.stream.ports import Sink
 from vantage.telemetry import Telemetry

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vantage.core.sample import TAG_VERSION
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.vql.tree import And, Call, Column, Compare, Item, Literal, Select, equals
 
 RATE_WINDOW_MS: Final = 300_000

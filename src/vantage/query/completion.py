@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.storage.ports import SeriesInfo
-from vantage.vql.functions import METRICS, SPANS, TEXT_FUNCTIONS, TEXT_TABLES
+from vantage.vql.signatures import METRICS, SPANS, TEXT_FUNCTIONS, TEXT_TABLES
 from vantage.vql.tree import And, Call, Column, Compare, Expr, Item, Literal, Order, Select, TagValue, equals
 
 COMPLETIONS_MAX: Final = 50

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vantage.query.conventions import (
+from vantage.query.context import Reads
+from vantage.query.http_semconv import (
     DURATION,
     REQUESTS,
     Buckets,
@@ -21,7 +22,6 @@ from vantage.query.conventions import (
     sources,
     spans_query,
 )
-from vantage.query.reads import Reads
 from vantage.query.red import ROWS_MAX, Source
 from vantage.storage.ports import SeriesInfo
 from vantage.vql.tree import Case, Column, Compare, Expr, TagValue, equals

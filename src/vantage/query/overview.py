@@ -8,8 +8,8 @@ from typing import Final
 
 from vantage.core.deployment import Deployment
 from vantage.core.sample import TAG_VERSION
-from vantage.query.conventions import FULL, Buckets
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
+from vantage.query.http_semconv import FULL, Buckets
 from vantage.query.red import Points, Red, read_red
 
 SELF: Final = "vantage"  # the service under which Vantage reports itself

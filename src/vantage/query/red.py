@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Literal
 
-from vantage.query.conventions import (
+from vantage.query.context import Reads
+from vantage.query.http_semconv import (
     DURATION,
     GLANCE,
     REQUESTS,
@@ -25,7 +26,6 @@ from vantage.query.conventions import (
     spans_query,
     within,
 )
-from vantage.query.reads import Reads
 from vantage.vql.tree import And, Call, Column, Expr, In, Select
 from vantage.vql.tree import Literal as Constant
 

@@ -12,12 +12,12 @@ from vantage.core.errors import InputError
 from vantage.core.rollup import WIDTHS_MS
 from vantage.core.sample import Kind
 from vantage.core.timerange import TimeRange, auto_step_ms
-from vantage.query.asked import BUCKETS_MAX, ROWS_MAX, Asked, Point, Points, Source, group_keys, where_of
-from vantage.query.reads import Reads
-from vantage.query.rolled import WIDTH_NAMES, choose_tier, from_rollups, rollups_for
-from vantage.query.settled import Reading, with_settled
+from vantage.query.context import Reads
+from vantage.query.rollups import WIDTH_NAMES, choose_tier, from_rollups, rollups_for
+from vantage.query.timeseries_cache import Reading, with_settled
+from vantage.query.timeseries_query import BUCKETS_MAX, ROWS_MAX, Asked, Point, Points, Source, group_keys, where_of
 from vantage.storage.ports import SeriesInfo
-from vantage.vql.functions import series_only
+from vantage.vql.signatures import series_only
 from vantage.vql.tree import Arithmetic, Call, Column, Expr, Item, Literal, Order, Select
 
 AGGREGATIONS: Final = ("avg", "min", "max", "sum", "count", "rate", "last", "p50", "p75", "p90", "p95", "p99")

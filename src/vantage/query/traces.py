@@ -12,7 +12,7 @@ import msgspec
 
 from vantage.core.errors import InputError, NotFoundError
 from vantage.core.span import Span
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.storage.ports import LinkedSample, Trace, TraceSummary
 
 

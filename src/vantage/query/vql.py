@@ -9,9 +9,9 @@ from typing import Final
 
 from vantage.core.timerange import TimeRange
 from vantage.query.cache import UNSETTLED_MS_MIN
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.vql.table import Table
-from vantage.vql.text import Compiled, Params, compile_query
+from vantage.vql.text.compile import Compiled, Params, compile_query
 
 CELL_NBYTES: Final = 64
 

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from vantage.core.batch import NO_LINKS, Batch, Links, batch_of
 from vantage.core.clock import Clock
-from vantage.core.link_columns import link_columns
+from vantage.core.exemplars import link_columns
 from vantage.core.rollup import Partials, roll, with_sketches
 from vantage.core.series import Series
 from vantage.core.span import Span
-from vantage.core.spantable import SpanTable, table_of
+from vantage.core.span_table import SpanTable, table_of
 from vantage.core.timerange import TimeRange
-from vantage.storage.edges import edges_of
 from vantage.storage.ports import (
     Edge,
     LinkedSample,
@@ -33,11 +32,12 @@ from vantage.storage.ports import (
     Usage,
     UsageRow,
 )
-from vantage.storage.tracing import count_by_service, latest_summaries, matching_rows
+from vantage.storage.service_edges import edges_of
+from vantage.storage.trace_summary import count_by_service, latest_summaries, matching_rows
 from vantage.vql.check import CheckedSelect
-from vantage.vql.execute import Deadline, execute, explain
-from vantage.vql.series import SeriesColumns
-from vantage.vql.source import Chunk, Reading
+from vantage.vql.exec.execute import Deadline, execute, explain
+from vantage.vql.exec.series_table import SeriesColumns
+from vantage.vql.exec.source import Chunk, Reading
 from vantage.vql.table import Table
 from vantage.vql.tree import TableName
 

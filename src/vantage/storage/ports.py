@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from vantage.core.api_key import ApiKey
 from vantage.core.batch import Batch
 from vantage.core.deployment import AuditEntry, Deployment
-from vantage.core.key import ApiKey
 from vantage.core.retention import RetentionRule
 from vantage.core.series import Series
 from vantage.core.span import Span

@@ -7,7 +7,7 @@ from typing import Final
 
 from vantage.core.errors import QueryError
 from vantage.core.timerange import TimeRange
-from vantage.vql.functions import AGGREGATES, ROLLUP_WIDTHS_MS, TABLES, series_only
+from vantage.vql.signatures import AGGREGATES, ROLLUP_WIDTHS_MS, TABLES, series_only
 from vantage.vql.table import TableColumn
 from vantage.vql.tree import (
     And,

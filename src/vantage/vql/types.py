@@ -8,7 +8,7 @@ from typing import Final
 from typing import Literal as OneOf
 
 from vantage.core.errors import QueryError
-from vantage.vql.functions import ARGUMENTS_MAX, FUNCTIONS, Function, Want
+from vantage.vql.signatures import ARGUMENTS_MAX, FUNCTIONS, Function, Want
 from vantage.vql.table import ColumnType
 from vantage.vql.tree import (
     And,

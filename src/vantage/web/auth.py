@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vantage.core.api_key import ALL_SCOPES, ApiKey, Scope, hash_secret
 from vantage.core.clock import Clock
 from vantage.core.errors import ForbiddenError, UnauthorizedError
-from vantage.core.key import ALL_SCOPES, ApiKey, Scope, hash_secret
 
 SESSION_COOKIE: Final = "vantage_session"
 SESSION_MS: Final = 30 * 86_400_000

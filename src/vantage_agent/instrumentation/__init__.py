@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from types import ModuleType
 
-from vantage_agent._imports import ImportWatch
+from vantage_agent._import_hook import ImportWatch
 from vantage_agent._patch import Patches
 
 # Name for ``auto_instrument`` -> the modules that are waited for.

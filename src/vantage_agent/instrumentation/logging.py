@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from vantage_agent._context import current
-from vantage_agent._counts import counts
+from vantage_agent._counters import counts
 from vantage_agent._patch import Patches
 from vantage_agent._tracer import tracer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._client import begin_call, end_call, forget_redirects, give_header, take_header
+from vantage_agent._http_client import begin_call, end_call, forget_redirects, give_header, take_header
 from vantage_agent._patch import Patches
 
 

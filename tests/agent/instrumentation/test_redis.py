@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import vantage_agent
-from tests.agent.instrumentation.told import Told
+from tests.agent.instrumentation.recorded import Told
 from tests.support.programs import free_port
 from vantage_agent._redis import command_name
 from vantage_agent._tracer import tracer

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.support.world import NOW_MS
+from tests.support.samples import NOW_MS
 from vantage.vql.check import CheckedSelect, check
-from vantage.vql.text import compile_query
+from vantage.vql.text.compile import compile_query
 from vantage.vql.tree import Call, Column, Compare, Item, Literal, Order, Select, equals
 
 ASKED_MS = NOW_MS + 3_600_000

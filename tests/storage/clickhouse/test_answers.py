@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.storage.clickhouse.queries import queries
-from tests.support.chance import Chance
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series
+from tests.support.random_batches import Chance
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series
 from vantage.core.sample import Kind
 from vantage.core.sketch import RELATIVE_ERROR
 from vantage.storage.clickhouse.store import ClickHouseStore
@@ -21,7 +21,7 @@ from vantage.storage.ports import TelemetryStore
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
 from vantage.vql.table import Table
-from vantage.vql.text import compile_query
+from vantage.vql.text.compile import compile_query
 
 pytest.importorskip("chdb", reason="pip install 'vantage[chdb]'")
 

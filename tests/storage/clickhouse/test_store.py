@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.world import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
+from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
 from vantage.core.batch import Batch, Links, batch_of
 from vantage.core.errors import ConfigError, DataFolderInUse, FormatTooNew, InputError, StoreTimeout, StoreUnavailable
 from vantage.core.retention import parse_rule
 from vantage.core.sample import Kind
 from vantage.storage.clickhouse import chdb
 from vantage.storage.clickhouse.engine import Insert, Statement, meant
-from vantage.storage.clickhouse.intent import NAME
+from vantage.storage.clickhouse.intent_log import NAME
 from vantage.storage.clickhouse.schema import Migration, migrate, migrations
 from vantage.storage.clickhouse.sql import print_select
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.ports import RetentionPolicy, Selector
 from vantage.telemetry import Telemetry
 from vantage.vql.check import check
-from vantage.vql.text import compile_query
+from vantage.vql.text.compile import compile_query
 from vantage.vql.tree import Compare, Item, Literal, Select, TagValue
 
 pytest.importorskip("chdb", reason="pip install 'vantage[chdb]'")
@@ -125,7 +125,7 @@ async def test_a_failed_commit_is_finished_before_the_next(opened: Opened) -> No
 KILLED = """
 import asyncio, sys
 from pathlib import Path
-from tests.support.world import MovedClock, a_batch
+from tests.support.samples import MovedClock, a_batch
 from vantage.storage.clickhouse.sql import print_select
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.telemetry import Telemetry

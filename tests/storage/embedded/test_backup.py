@@ -17,8 +17,8 @@ import pytest
 
 from tests.contracts.telemetry_contract import ALWAYS, contents
 from tests.storage.embedded.test_sealing import few_parts
-from tests.support.chance import Chance
-from tests.support.world import NOW_MS, MovedClock, a_batch
+from tests.support.random_batches import Chance
+from tests.support.samples import NOW_MS, MovedClock, a_batch
 from vantage.core.errors import (
     BusyError,
     DataFolderInUse,
@@ -28,9 +28,9 @@ from vantage.core.errors import (
     StoreUnavailable,
     VantageError,
 )
-from vantage.storage.embedded import shelf
-from vantage.storage.embedded.backup import Made, make_backup
-from vantage.storage.embedded.restore import MARKER, restore_backup
+from vantage.storage.embedded.maintain import segment_files
+from vantage.storage.embedded.offline.backup import Made, make_backup
+from vantage.storage.embedded.offline.restore import MARKER, restore_backup
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.lock import UPKEEP, FileLock
 from vantage.storage.ports import Selector
@@ -155,11 +155,11 @@ async def test_a_store_that_opens_beside_a_backup_leaves_segments_alone_until_it
     await filled(opened, tmp_path / "data")
     lock = FileLock(tmp_path / "data", UPKEEP)
     assert lock.take(wait=True)
-    monkeypatch.setattr(shelf, "BACKUP_WAIT_S", 0.2)
+    monkeypatch.setattr(segment_files, "BACKUP_WAIT_S", 0.2)
     with pytest.raises(StartupError, match="a backup has held"):
         async with opened(tmp_path / "data"):
             pass
-    monkeypatch.setattr(shelf, "BACKUP_WAIT_S", 60.0)
+    monkeypatch.setattr(segment_files, "BACKUP_WAIT_S", 60.0)
     async with AsyncExitStack() as stack:
         opening = asyncio.create_task(stack.enter_async_context(opened(tmp_path / "data")))
         await asyncio.sleep(0.3)
@@ -239,7 +239,7 @@ async def test_what_fails_halfway_leaves_nothing_behind(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vantage.storage.embedded.backup.write_manifest", full)
+    monkeypatch.setattr("vantage.storage.embedded.offline.backup.write_manifest", full)
     with pytest.raises(StartupError, match="No space left"):
         back_up(tmp_path / "data", tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
@@ -329,7 +329,7 @@ async def test_an_interrupted_restore_is_not_served_and_may_be_run_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("vantage.storage.embedded.restore._end", torn)
+        patched.setattr("vantage.storage.embedded.offline.restore._end", torn)
         with pytest.raises(StartupError, match="run it again"):
             restore_backup(tmp_path / "backup", new)
     with pytest.raises(StartupError, match="an interrupted restore: run vantage restore again"):

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.world import HOUR_MS, NOW_MS, a_batch, a_series, a_span, count_query
+from tests.support.samples import HOUR_MS, NOW_MS, a_batch, a_series, a_span, count_query
 from vantage.core.batch import Batch
 from vantage.core.errors import FormatTooNew, StoreUnavailable
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded import merge
-from vantage.storage.embedded.segment import FORMAT, SegmentWriter
+from vantage.storage.embedded.format.segment import FORMAT, SegmentWriter
+from vantage.storage.embedded.maintain import merge
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import TraceFilter
 
@@ -176,7 +176,7 @@ async def test_a_disk_that_fills_up_in_the_middle_of_a_seal_loses_nothing(
         made(self, path, tier)
         self.db.execute("PRAGMA max_page_count=120")  # SQLite's own way of a full disk
 
-    monkeypatch.setattr("vantage.storage.embedded.write_part.SLICE_NBYTES", 16 << 10)
+    monkeypatch.setattr("vantage.storage.embedded.format.part_writer.SLICE_NBYTES", 16 << 10)
     values = [float(hash((n, "x")) % 10**9) / 7 for n in range(60_000)]
     async with opened() as store:
         await store.write(a_batch(*values))

@@ -12,8 +12,8 @@ import pytest
 
 from tests.contracts.telemetry_contract import ALWAYS, contents
 from tests.storage.embedded.test_sealing import few_parts, merged
-from tests.support.chance import Chance
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, count_query
+from tests.support.random_batches import Chance
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, count_query
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.storage.embedded.store import EXPORTS_MAX, QUERY_THREADS, EmbeddedStore
 from vantage.storage.ports import RetentionPolicy, Selector

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
 from vantage.core.batch import Links, batch_of
 from vantage.core.sample import Kind
-from vantage.storage.embedded import journal, segment
-from vantage.storage.embedded.inspect_segments import inspect_segments
-from vantage.storage.embedded.looking import Looker
+from vantage.storage.embedded.format import segment
+from vantage.storage.embedded.offline.folder_reader import Looker
+from vantage.storage.embedded.offline.verify import inspect_segments
 from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.embedded.write import journal
 from vantage.storage.ports import Selector
 from vantage.telemetry import Telemetry
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.world import NOW_MS, MovedClock, a_series, count_query
+from tests.support.samples import NOW_MS, MovedClock, a_series, count_query
 from vantage.core.batch import Batch
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.telemetry import Telemetry

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.world import HOUR_MS, NOW_MS, a_series, a_span
+from tests.support.samples import HOUR_MS, NOW_MS, a_series, a_span
 from vantage.core.batch import Batch, batch_of
 from vantage.core.errors import InputError
 from vantage.storage.embedded.store import EmbeddedStore
-from vantage.vql.execute import Deadline
-from vantage.vql.text import compile_query
+from vantage.vql.exec.execute import Deadline
+from vantage.vql.text.compile import compile_query
 
 Open = Callable[..., Any]
 DAY_MS = 24 * HOUR_MS

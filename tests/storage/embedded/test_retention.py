@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.world import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
+from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
 from vantage.core.batch import Batch, batch_of
 from vantage.core.errors import BusyError, InputError
 from vantage.core.retention import RetentionRule, parse_rule
 from vantage.core.timerange import TimeRange
-from vantage.query.asked import Asked
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.query.timeseries import timeseries
+from vantage.query.timeseries_query import Asked
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.lock import UPKEEP, FileLock
 from vantage.storage.metadata.memory import MemoryMetadataStore

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.chance import Chance
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, count_query, lately
+from tests.support.random_batches import Chance
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, count_query, lately
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded import merge
-from vantage.storage.embedded.segment import TIERS
+from vantage.storage.embedded.format.segment import TIERS
+from vantage.storage.embedded.maintain import merge
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import Selector, TelemetryStore, TraceFilter

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query
 from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch, Links, batch_of
 from vantage.core.errors import BusyError, DataFolderInUse, FormatTooNew, StartupError, StoreUnavailable
-from vantage.storage.batch_ids import BatchIds
-from vantage.storage.embedded.journal import FORMAT, inspect
-from vantage.storage.embedded.looking import Looker
+from vantage.storage.embedded.offline.folder_reader import Looker
 from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.embedded.write.journal import FORMAT, inspect
 from vantage.storage.ports import Selector
+from vantage.storage.recent_batch_ids import BatchIds
 
 Open = Callable[..., Any]
 

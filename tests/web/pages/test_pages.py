@@ -18,7 +18,7 @@ from vantage.core.errors import InputError, NotFoundError, VantageError
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.resources import static_dir, templates_dir
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore

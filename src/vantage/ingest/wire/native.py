@@ -12,8 +12,8 @@ from msgspec import Meta, Raw
 from vantage.core.batch import NO_LINKS, Links
 from vantage.core.sample import ID_LENGTH_MAX
 from vantage.core.series import Series
-from vantage.ingest.resolve import Key, Resource, SeriesCache, parse_json_tags, parse_msgpack_tags
-from vantage.ingest.wire.received import DECODE_ERRORS, Received, Rejection, input_error, samples_batch
+from vantage.ingest.series_cache import Key, Resource, SeriesCache, parse_json_tags, parse_msgpack_tags
+from vantage.ingest.wire.decoded import DECODE_ERRORS, Received, Rejection, input_error, samples_batch
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _NO_TAGS: Final = Raw(b"")

@@ -17,9 +17,9 @@ from msgspec import Meta, Raw
 from vantage.core.batch import BATCH_ID_LENGTH_MAX, NO_LINKS, Links
 from vantage.core.errors import InputError
 from vantage.core.series import Series
-from vantage.ingest.resolve import Key, Resource, SeriesCache, parse_msgpack_tags
+from vantage.ingest.series_cache import Key, Resource, SeriesCache, parse_msgpack_tags
+from vantage.ingest.wire.decoded import DECODE_ERRORS, Received, Rejection, add_spans, input_error, samples_batch
 from vantage.ingest.wire.native import Int64
-from vantage.ingest.wire.received import DECODE_ERRORS, Received, Rejection, add_spans, input_error, samples_batch
 from vantage.ingest.wire.spans import WireSpan, to_span
 
 MEDIA_TYPE: Final = "application/vnd.vantage.v1+msgpack"

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from vantage.core.span import Span, SpanKind, SpanStatus
-from vantage.ingest.resolve import DEFAULT_ENVIRONMENT, Resource
+from vantage.ingest.series_cache import DEFAULT_ENVIRONMENT, Resource
+from vantage.ingest.wire.decoded import DECODE_ERRORS, Received, add_spans, input_error
 from vantage.ingest.wire.native import Int64
-from vantage.ingest.wire.received import DECODE_ERRORS, Received, add_spans, input_error
 
 
 class WireSpan(msgspec.Struct, gc=False):

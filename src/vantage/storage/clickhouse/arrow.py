@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vantage.core.spantable import Texts
+from vantage.core.span_table import Texts
 from vantage.storage.clickhouse.engine import Column
 
 FORMAT: Final = "ArrowStream"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.errors import InputError, StoreTimeout, StoreUnavailable, VantageError
-from vantage.core.spantable import Texts
+from vantage.core.span_table import Texts
 
 Param = str | int | float
 Column = NDArray[Any] | Texts | list[str] | list[dict[str, str]]

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from vantage.core.errors import InputError
 from vantage.storage.clickhouse.engine import Param
-from vantage.vql.functions import AGGREGATES
+from vantage.vql.signatures import AGGREGATES
 from vantage.vql.table import ColumnType
 from vantage.vql.tree import (
     And,

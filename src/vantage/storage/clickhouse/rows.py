@@ -11,7 +11,7 @@ from vantage.core.batch import I64, NO_LINKS, Batch, Links
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span
-from vantage.core.spantable import Rows, SpanTable, Texts, ids_of, table_of, texts_of
+from vantage.core.span_table import Rows, SpanTable, Texts, ids_of, table_of, texts_of
 from vantage.storage.clickhouse.engine import Answer, Column
 from vantage.vql.check import CheckedSelect
 from vantage.vql.table import ColumnType, Table

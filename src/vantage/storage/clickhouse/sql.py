@@ -14,7 +14,7 @@ from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.clickhouse.expressions import Params, Printer, Scope, Term, grouping_key, is_fixed
 from vantage.vql.check import CheckedSelect, aggregates_of
-from vantage.vql.functions import SERIES_COLUMNS, SPANS
+from vantage.vql.signatures import SERIES_COLUMNS, SPANS
 from vantage.vql.tree import Column, Expr, TagValue, children, conjuncts
 
 TABLES: Final = {"metrics": "samples", "spans": "spans", "rollups_5m": "rollups_5m", "rollups_1h": "rollups_1h"}

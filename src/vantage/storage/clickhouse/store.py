@@ -17,17 +17,16 @@ from vantage.core.batch import BATCH_ID_MEMORY_MAX, BATCH_ID_MEMORY_MS, Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavailable
 from vantage.core.timerange import TimeRange
-from vantage.storage.batch_ids import BatchIds
 from vantage.storage.clickhouse.chdb import ChdbEngine
+from vantage.storage.clickhouse.deletion import LettingGo
 from vantage.storage.clickhouse.engine import ROWS_MAX, Answer, Statement, limits
-from vantage.storage.clickhouse.finding import Finding
-from vantage.storage.clickhouse.intent import IntentFile
-from vantage.storage.clickhouse.known import KnownSeries
-from vantage.storage.clickhouse.letting_go import LettingGo
+from vantage.storage.clickhouse.intent_log import IntentFile
+from vantage.storage.clickhouse.lookups import Finding
 from vantage.storage.clickhouse.rows import read_samples, read_series, read_spans, read_table
 from vantage.storage.clickhouse.schema import make_durable, migrate, migrations
+from vantage.storage.clickhouse.series_registry import KnownSeries
 from vantage.storage.clickhouse.sql import print_estimate, print_select
-from vantage.storage.clickhouse.taken import read_usage
+from vantage.storage.clickhouse.usage import read_usage
 from vantage.storage.clickhouse.writer import Writer
 from vantage.storage.lock import FolderLock
 from vantage.storage.ports import (
@@ -42,10 +41,11 @@ from vantage.storage.ports import (
     TraceSummary,
     Usage,
 )
-from vantage.storage.query_threads import QueryThreads
+from vantage.storage.query_pool import QueryThreads
+from vantage.storage.recent_batch_ids import BatchIds
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
-from vantage.vql.execute import EXPLAINED, QUERY_SAMPLES_MAX, SPAN_COSTS
+from vantage.vql.exec.execute import EXPLAINED, QUERY_SAMPLES_MAX, SPAN_COSTS
 from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 4

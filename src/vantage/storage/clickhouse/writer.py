@@ -21,11 +21,11 @@ from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, InputError, StoreUnavailable, VantageError
 from vantage.core.series import Series
-from vantage.storage.batch_ids import BatchIds
 from vantage.storage.clickhouse.engine import Engine, Insert
-from vantage.storage.clickhouse.intent import IntentFile
-from vantage.storage.clickhouse.known import KnownSeries
+from vantage.storage.clickhouse.intent_log import IntentFile
 from vantage.storage.clickhouse.rows import batch_id_columns, sample_columns, series_columns, span_columns
+from vantage.storage.clickhouse.series_registry import KnownSeries
+from vantage.storage.recent_batch_ids import BatchIds
 from vantage.telemetry import Telemetry
 
 PACE_S: Final = 0.05

@@ -18,30 +18,28 @@ from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.core.timerange import TimeRange
-from vantage.storage.batch_ids import BatchIds
-from vantage.storage.edges import PARENT_REACH_MS, edges_of
-from vantage.storage.embedded import heap, niceness
-from vantage.storage.embedded.catalogue import Catalogue
-from vantage.storage.embedded.chunks import ChunkCodec
-from vantage.storage.embedded.counting import part_counts, recount
-from vantage.storage.embedded.export import exported, in_steps
-from vantage.storage.embedded.head import Head
-from vantage.storage.embedded.journal import Journal
-from vantage.storage.embedded.letting_go import LettingGo
-from vantage.storage.embedded.niceness import stand_back
-from vantage.storage.embedded.part_index import PartIndexes
-from vantage.storage.embedded.pool import Pool
-from vantage.storage.embedded.reading import Damage, StoreSource
-from vantage.storage.embedded.restore import refuse_unfinished
-from vantage.storage.embedded.seal import histograms
-from vantage.storage.embedded.search import latest_traces
-from vantage.storage.embedded.segment import Segment
-from vantage.storage.embedded.shelf import Shelf
-from vantage.storage.embedded.upkeep import GENERATION_NBYTES_MAX, GENERATION_SAMPLES_MAX, Upkeep
-from vantage.storage.embedded.usage import file_nbytes, usage_rows
-from vantage.storage.embedded.view import View, Views
-from vantage.storage.embedded.weeks import week_range
-from vantage.storage.embedded.writer import Writer
+from vantage.storage.embedded import malloc, thread_priority
+from vantage.storage.embedded.format.chunk import ChunkCodec
+from vantage.storage.embedded.format.segment import Segment
+from vantage.storage.embedded.format.week import week_range
+from vantage.storage.embedded.maintain.deletion import LettingGo
+from vantage.storage.embedded.maintain.seal import histograms
+from vantage.storage.embedded.maintain.segment_files import Shelf
+from vantage.storage.embedded.maintain.series_stats import part_counts, recount
+from vantage.storage.embedded.maintain.worker import GENERATION_NBYTES_MAX, GENERATION_SAMPLES_MAX, Upkeep
+from vantage.storage.embedded.offline.restore import refuse_unfinished
+from vantage.storage.embedded.read.chunk_index import PartIndexes
+from vantage.storage.embedded.read.connection_pool import Pool
+from vantage.storage.embedded.read.export import exported, in_steps
+from vantage.storage.embedded.read.reader import Damage, StoreSource
+from vantage.storage.embedded.read.snapshot import View, Views
+from vantage.storage.embedded.read.trace_search import latest_traces
+from vantage.storage.embedded.read.usage import file_nbytes, usage_rows
+from vantage.storage.embedded.thread_priority import stand_back
+from vantage.storage.embedded.write.catalogue import Catalogue
+from vantage.storage.embedded.write.commit import Writer
+from vantage.storage.embedded.write.head import Head
+from vantage.storage.embedded.write.journal import Journal
 from vantage.storage.lock import FolderLock
 from vantage.storage.ports import (
     Edge,
@@ -56,10 +54,12 @@ from vantage.storage.ports import (
     TraceSummary,
     Usage,
 )
-from vantage.storage.query_threads import QueryThreads
+from vantage.storage.query_pool import QueryThreads
+from vantage.storage.recent_batch_ids import BatchIds
+from vantage.storage.service_edges import PARENT_REACH_MS, edges_of
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
-from vantage.vql.execute import QUERY_SAMPLES_MAX, Deadline, execute, explain
+from vantage.vql.exec.execute import QUERY_SAMPLES_MAX, Deadline, execute, explain
 from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 2
@@ -128,7 +128,7 @@ class EmbeddedStore:
         self._queued_nbytes = 0
         self._open = False
         self._lock = FolderLock(folder)
-        self._threads = QueryThreads(QUERY_THREADS, initializer=lambda: stand_back(niceness.QUERIES))
+        self._threads = QueryThreads(QUERY_THREADS, initializer=lambda: stand_back(thread_priority.QUERIES))
         self._exports = 0
 
     # --- opening and closing ---
@@ -137,7 +137,7 @@ class EmbeddedStore:
         """Lock the folder, look at the segments, replay the journal. Raises DataFolderInUse, FormatTooNew,
         StartupError."""
         self._lock.take()
-        heap.map_large_arrays()
+        malloc.map_large_arrays()
         try:
             refuse_unfinished(self.folder)
             await self._writer.start(self._replay)

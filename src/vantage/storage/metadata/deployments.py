@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vantage.core.deployment import Deployment
 from vantage.core.timerange import TimeRange
-from vantage.storage.metadata.changes import SEEN, selector_named
+from vantage.storage.metadata.audit_entries import SEEN, selector_named
 from vantage.storage.metadata.schema import deployment as table
 from vantage.storage.ports import Selector
 

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from vantage.core.api_key import ApiKey, Scope
 from vantage.core.errors import ConflictError, NotFoundError
-from vantage.core.key import ApiKey, Scope
 from vantage.storage.metadata.schema import api_key
 
 

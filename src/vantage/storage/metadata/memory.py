@@ -7,12 +7,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from vantage.core.api_key import ApiKey
 from vantage.core.clock import Clock
 from vantage.core.deployment import AuditEntry, Deployment
 from vantage.core.errors import ConflictError, NotFoundError, StoreUnavailable
-from vantage.core.key import ApiKey
 from vantage.core.timerange import TimeRange
-from vantage.storage.metadata import changes
+from vantage.storage.metadata import audit_entries
 from vantage.storage.ports import Selector
 
 
@@ -48,7 +48,7 @@ class MemoryMetadataStore:
         if any(other.secret_hash == key.secret_hash for other in others):
             raise ConflictError("is taken by another key", field="secret")
         self._keys[key.id] = key
-        await self.record_audit(changes.key_created(key, actor=actor, at_ms=now_ms))
+        await self.record_audit(audit_entries.key_created(key, actor=actor, at_ms=now_ms))
 
     async def keys(self) -> Sequence[ApiKey]:
         """All keys, revoked and expired ones too, oldest first, ties by id."""
@@ -66,23 +66,23 @@ class MemoryMetadataStore:
         if key.revoked_ms is not None:
             return key
         self._keys[key.id] = revoked = replace(key, revoked_ms=now_ms)
-        await self.record_audit(changes.key_revoked(revoked, actor=actor, at_ms=now_ms))
+        await self.record_audit(audit_entries.key_revoked(revoked, actor=actor, at_ms=now_ms))
         return revoked
 
     async def record_deployment(self, deployment: Deployment, *, actor: str) -> bool:
         """Keep a deployment; False when it was only seen, and is known already."""
         await self.ping()
         version = _version(deployment)
-        if deployment.source == changes.SEEN:
+        if deployment.source == audit_entries.SEEN:
             for place, other in enumerate(self._deployments):
                 if _version(other) == version:
-                    if other.source == changes.SEEN and deployment.at_ms < other.at_ms:
+                    if other.source == audit_entries.SEEN and deployment.at_ms < other.at_ms:
                         self._deployments[place] = replace(other, at_ms=deployment.at_ms)
                     return False
         self._deployments_ever += 1
         self._deployments.append(replace(deployment, id=self._deployments_ever))
         now_ms = self._clock.now_ms()
-        await self.record_audit(changes.deployment_recorded(deployment, actor=actor, at_ms=now_ms))
+        await self.record_audit(audit_entries.deployment_recorded(deployment, actor=actor, at_ms=now_ms))
         return True
 
     async def deployments(
@@ -101,7 +101,7 @@ class MemoryMetadataStore:
     async def remove_deployments(self, selector: Selector, *, actor: str) -> int:
         """Remove those of a service or environment; how many. Raises InputError for a selector without any name."""
         await self.ping()
-        changes.selector_named(selector)
+        audit_entries.selector_named(selector)
         kept = [
             deployment
             for deployment in self._deployments
@@ -112,7 +112,7 @@ class MemoryMetadataStore:
         self._deployments = kept
         if removed:
             now_ms = self._clock.now_ms()
-            entry = changes.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
+            entry = audit_entries.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
             await self.record_audit(entry)
         return removed
 

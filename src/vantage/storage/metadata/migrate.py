@@ -15,7 +15,7 @@ from sqlalchemy import inspect, text
 from vantage.core.errors import ConfigError, FormatTooNew
 from vantage.resources import migrations_dir
 from vantage.storage.metadata import sqlite
-from vantage.storage.metadata.failures import driver_errors
+from vantage.storage.metadata.errors import driver_errors
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

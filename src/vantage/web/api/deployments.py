@@ -9,12 +9,12 @@ from litestar import Request, get, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody, Parameter
 
+from vantage.core.api_key import Scope
 from vantage.core.deployment import Deployment
 from vantage.core.errors import InputError
-from vantage.core.key import Scope
 from vantage.core.sample import metric_name_problem, service_name_problem, text_problem, time_problem
-from vantage.query.reads import Reads
-from vantage.web.api.shapes import End, Start, problems, time_range
+from vantage.query.context import Reads
+from vantage.web.api.params import End, Start, problems, time_range
 
 
 class DeploymentOut(msgspec.Struct):

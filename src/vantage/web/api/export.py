@@ -14,10 +14,10 @@ from litestar.params import Parameter
 
 from vantage.core.batch import Batch
 from vantage.core.timerange import TIME_MS_MAX
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.storage.ports import Selector
-from vantage.web.api.shapes import TIME_TEXT, examples, problems, time_range
-from vantage.web.lines import MEDIA_TYPE, lines_of
+from vantage.web.api.params import TIME_TEXT, examples, problems, time_range
+from vantage.web.ndjson import MEDIA_TYPE, lines_of
 from vantage.web.streaming import UNCOMPRESSED, Streamed
 
 _BEGINNING: Final = "1970-01-01"

@@ -14,18 +14,18 @@ from typing import Final
 import msgspec
 import structlog
 
+from vantage.core.api_key import Scope
 from vantage.core.errors import ForbiddenError, InputError, NotFoundError, VantageError
-from vantage.core.key import Scope
 from vantage.ingest.body import BODY_NBYTES_MAX, BodyTooLarge, unpack
 from vantage.ingest.receive import Receiver
-from vantage.ingest.wire.received import Received
+from vantage.ingest.wire.decoded import Received
 from vantage.telemetry import Telemetry
 from vantage.web.auth import Access, secret_of
-from vantage.web.edge import Receive, Send, respond
-from vantage.web.edge import Scope as ASGIScope
 from vantage.web.limits import TokenBuckets, TrustedProxies
-from vantage.web.observe import Requests
+from vantage.web.middleware import Receive, Send, respond
+from vantage.web.middleware import Scope as ASGIScope
 from vantage.web.problems import MEDIA_TYPE, MethodNotAllowed, problem_of, reason_of
+from vantage.web.request_metrics import Requests
 
 _ENDPOINTS: Final = {"/v1/metrics": "metrics", "/v1/spans": "spans"}
 _THREAD_NBYTES: Final = 256 << 10  # bodies from this size on are decoded beside the event loop

@@ -11,11 +11,11 @@ from litestar import WebSocket, websocket
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
 
+from vantage.core.api_key import Scope
 from vantage.core.errors import VantageError
-from vantage.core.key import Scope
 from vantage.query.live import SERIES_MAX, Live, Reader, Update, messages
 from vantage.telemetry import Telemetry
-from vantage.web.guard import Admission
+from vantage.web.authorize import Admission
 
 HEARTBEAT_S: Final = 30.0
 SEND_TIMEOUT_S: Final = 30.0

@@ -13,12 +13,12 @@ from litestar.params import Parameter
 from vantage.core.errors import InputError, QueryError
 from vantage.core.timerange import parse_duration_ms
 from vantage.query import catalogue
-from vantage.query.asked import Asked
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.query.timeseries import AGGREGATIONS, timeseries
-from vantage.vql.text import compile_condition
+from vantage.query.timeseries_query import Asked
+from vantage.vql.text.compile import compile_condition
 from vantage.vql.tree import Expr
-from vantage.web.api.shapes import End, Metric, Service, Start, examples, pair, problems, time_range
+from vantage.web.api.params import End, Metric, Service, Start, examples, pair, problems, time_range
 
 LIST_LENGTH_MAX = 32
 WHERE_LENGTH_MAX = 4096

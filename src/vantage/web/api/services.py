@@ -7,8 +7,8 @@ from litestar import get
 from litestar.di import NamedDependency
 
 from vantage.query import catalogue
-from vantage.query.reads import Reads
-from vantage.web.api.shapes import problems
+from vantage.query.context import Reads
+from vantage.web.api.params import problems
 
 
 class ServiceOut(msgspec.Struct):

@@ -11,7 +11,7 @@ from litestar.response import Redirect
 
 from vantage.core.errors import ForbiddenError
 from vantage.web.auth import SESSION_COOKIE, SESSION_MS
-from vantage.web.guard import Admission
+from vantage.web.authorize import Admission
 from vantage.web.render import Renderer
 
 AnyRequest = Request[Any, Any, Any]

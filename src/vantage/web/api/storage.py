@@ -8,9 +8,9 @@ import msgspec
 from litestar import get
 from litestar.di import NamedDependency
 
-from vantage.query.reads import Reads
-from vantage.query.storage import read_storage
-from vantage.web.api.shapes import problems
+from vantage.query.context import Reads
+from vantage.query.storage_report import read_storage
+from vantage.web.api.params import problems
 
 
 class UsageOut(msgspec.Struct):

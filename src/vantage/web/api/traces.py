@@ -12,11 +12,11 @@ from litestar.params import Parameter
 from vantage.core.errors import InputError
 from vantage.core.sample import id_problem
 from vantage.core.timerange import parse_duration_ms
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.query.traces import Node, cursor_of, read_cursor, trace_tree
 from vantage.storage.ports import LinkedSample, Trace, TraceFilter
-from vantage.web.api.shapes import End, Start, examples, pair, problems, time_range
-from vantage.web.errors import wants_page
+from vantage.web.api.params import End, Start, examples, pair, problems, time_range
+from vantage.web.exception_handlers import wants_page
 from vantage.web.pages.traces import traces_page
 
 ATTRIBUTES_ASKED_MAX = 32

@@ -15,11 +15,11 @@ from litestar.response import Response
 
 from vantage.core.errors import InputError
 from vantage.query import completion
-from vantage.query.formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, has_parquet, pieces
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
+from vantage.query.table_formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, has_parquet, pieces
 from vantage.query.vql import VqlAnswer, run_vql
-from vantage.vql.parse import TEXT_NBYTES_MAX
-from vantage.web.api.shapes import problems
+from vantage.vql.text.parse import TEXT_NBYTES_MAX
+from vantage.web.api.params import problems
 from vantage.web.problems import NotAcceptable
 from vantage.web.streaming import UNCOMPRESSED, Streamed
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from vantage.core.deployment import Deployment
-from vantage.query.conventions import Buckets
+from vantage.query.http_semconv import Buckets
 from vantage.query.red import Points, Red
 
 

@@ -8,9 +8,9 @@ from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.response import Redirect
 
-from vantage.query.conventions import buckets_of
+from vantage.query.context import Reads
+from vantage.query.http_semconv import buckets_of
 from vantage.query.overview import read_overview
-from vantage.query.reads import Reads
 from vantage.web.pages.ranges import asked_range
 from vantage.web.render import render
 

@@ -11,11 +11,11 @@ from litestar.params import FromPath
 
 from vantage.core.errors import InputError, NotFoundError, StoreTimeout
 from vantage.query import catalogue
-from vantage.query.conventions import buckets_of
-from vantage.query.edges import LATELY_MS, Edges, read_edges, read_latest_edges
+from vantage.query.context import Reads
 from vantage.query.endpoints import read_endpoints
+from vantage.query.http_semconv import buckets_of
 from vantage.query.overview import read_service
-from vantage.query.reads import Reads
+from vantage.query.service_map import LATELY_MS, Edges, read_edges, read_latest_edges
 from vantage.storage.ports import TraceFilter
 from vantage.web.pages.charts import red_charts
 from vantage.web.pages.ranges import PageRange, asked_range

@@ -10,7 +10,7 @@ from litestar.params import FromPath
 
 from vantage.core.errors import NotFoundError
 from vantage.core.sample import id_problem
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.query.traces import trace_tree
 from vantage.web.pages.waterfall import waterfall
 from vantage.web.render import render

@@ -11,7 +11,7 @@ from litestar.response import Redirect
 from vantage.core.errors import InputError
 from vantage.core.span import SpanStatus
 from vantage.core.timerange import parse_duration_ms
-from vantage.query.reads import Reads
+from vantage.query.context import Reads
 from vantage.query.traces import cursor_of, read_cursor
 from vantage.storage.ports import TraceFilter
 from vantage.web.pages.ranges import asked_range

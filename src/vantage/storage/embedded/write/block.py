@@ -1,0 +1,164 @@
+"""Blocks: the immutable pieces that the head is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vantage.core.batch import F64, I64, U32
+from vantage.core.exemplars import LinkColumns, joined_link_columns, link_columns
+from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, roll, roll_up, with_sketches
+from vantage.core.span import Span
+from vantage.core.span_table import SpanTable, joined, table_of
+from vantage.storage.embedded.write.record import Record
+
+SAMPLE_NBYTES: Final = 20
+HASH_NBYTES: Final = 8
+SPAN_NBYTES: Final = 900  # a span with three attributes; measured likewise
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class SampleBlock:
+    """Samples in the order they were committed."""
+
+    first_ms: int
+    last_ms: int
+    slot: U32
+    time_ms: I64
+    value: F64
+    links: LinkColumns
+    link_hash: I64  # of each link's trace id
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+    @property
+    def nbytes(self) -> int:
+        """What it occupies, by estimate."""
+        return SAMPLE_NBYTES * len(self.slot) + self.links.nbytes + HASH_NBYTES * len(self.links)
+
+    def then(self, later: SampleBlock) -> SampleBlock:
+        return SampleBlock(
+            min(self.first_ms, later.first_ms),
+            max(self.last_ms, later.last_ms),
+            np.concatenate([self.slot, later.slot]),
+            np.concatenate([self.time_ms, later.time_ms]),
+            np.concatenate([self.value, later.value]),
+            joined_link_columns([(0, self.links), (len(self), later.links)]),
+            np.concatenate([self.link_hash, later.link_hash]),
+        )
+
+    def keep(self, mask: Mask) -> SampleBlock | None:
+        """A block of some of the rows; None of none."""
+        rows = np.flatnonzero(mask)
+        if rows.size == len(self):
+            return self
+        if not rows.size:
+            return None
+        times = self.time_ms[rows]
+        return SampleBlock(
+            int(times.min()),
+            int(times.max()),
+            self.slot[rows],
+            times,
+            self.value[rows],
+            self.links.moved(rows, len(self)),
+            self.link_hash[mask[self.links.position]],
+        )
+
+    @cached_property
+    def _sorted(self) -> tuple[U32, I64, F64]:
+        order = np.lexsort((self.time_ms, self.slot))
+        return self.slot[order], self.time_ms[order], self.value[order]
+
+    @cached_property
+    def rolled(self) -> Partials:
+        """The block summed up over 5 minutes; made on first use."""
+        return roll(*self._sorted, width_ms=FIVE_MINUTES_MS)
+
+    def rolled_by_hour(self, histograms: Mask) -> Partials:
+        """The block summed up over hours, with sketches of the series that are histograms; made on first use."""
+        held: Partials | None = self.__dict__.get("_hours")
+        if held is None:
+            slot, time_ms, value = self._sorted
+            some = histograms[slot]
+            held = with_sketches(
+                roll_up(self.rolled, width_ms=HOUR_MS), slot[some], time_ms[some], value[some], width_ms=HOUR_MS
+            )
+            self.__dict__["_hours"] = held
+        return held
+
+
+@dataclass(frozen=True, eq=False)
+class SpanBlock:
+    """Spans in the order they were committed."""
+
+    first_ms: int
+    last_ms: int
+    spans: tuple[Span, ...]
+    trace_hash: I64  # of each span's trace id
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    @property
+    def nbytes(self) -> int:
+        """What it occupies, by estimate."""
+        return SPAN_NBYTES * len(self.spans)
+
+    @cached_property
+    def table(self) -> SpanTable:
+        """The spans as columns; made on first use."""
+        return table_of(self.spans)
+
+    def then(self, later: SpanBlock) -> SpanBlock:
+        block = SpanBlock(
+            min(self.first_ms, later.first_ms),
+            max(self.last_ms, later.last_ms),
+            self.spans + later.spans,
+            np.concatenate([self.trace_hash, later.trace_hash]),
+        )
+        if "table" in self.__dict__:  # of a large block the columns are made once, not again with every commit
+            block.__dict__["table"] = joined([self.table, later.table])
+        return block
+
+    def keep(self, mask: Mask) -> SpanBlock | None:
+        """A block of some of the rows; None of none."""
+        rows = np.flatnonzero(mask)
+        if rows.size == len(self):
+            return self
+        if not rows.size:
+            return None
+        spans = tuple(self.spans[row] for row in rows.tolist())
+        starts = [span.start_ms for span in spans]
+        return SpanBlock(min(starts), max(starts), spans, self.trace_hash[rows])
+
+
+def sample_block(record: Record) -> SampleBlock:
+    """The block of one commit that holds samples."""
+    return SampleBlock(
+        int(record.time_ms.min()),
+        int(record.time_ms.max()),
+        record.slot,
+        record.time_ms,
+        record.value,
+        link_columns(record.links),
+        hashes(record.links.trace_id),
+    )
+
+
+def span_block(spans: tuple[Span, ...]) -> SpanBlock:
+    """The block of one commit that holds spans."""
+    starts = [span.start_ms for span in spans]
+    return SpanBlock(min(starts), max(starts), spans, hashes([span.trace_id for span in spans]))
+
+
+def hashes(ids: Sequence[str]) -> I64:
+    """Python's own hashes: to find an id among many is then one comparison of arrays. They never leave the process."""
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
