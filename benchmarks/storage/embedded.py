@@ -20,13 +20,13 @@ from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Answer, Loaded, 
 from vantage.app import SWITCH_INTERVAL_S
 from vantage.core.batch import Batch, Links
 from vantage.core.clock import SystemClock
-from vantage.query.context import Reads
+from vantage.query.context import QueryContext
 from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.metadata.store import SqlMetadataStore
 from vantage.storage.open import open_metadata, open_store
 from vantage.telemetry import Telemetry
 from vantage.vql.text.compile import ParamValue, compile_query
-from vantage.vql.tree import And, Arithmetic, Call, Column, Compare, Item, Literal, Select, equals
+from vantage.vql.tree import And, Arithmetic, Call, Column, Compare, Literal, Select, SelectItem, equals
 
 SEAL_SAMPLES: Final = 2_000_000  # at the end as well
 ROWS_MAX: Final = 200_000
@@ -115,7 +115,7 @@ class Embedded:
         self._range = Range(plan.end_ms)
         self._runner.run(self._store.__aenter__())
         metadata: SqlMetadataStore = open_metadata("", data=self._folder, clock=self._clock)
-        self._reads = Reads(self._store, metadata, self._clock, self._telemetry)
+        self._reads = QueryContext(self._store, metadata, self._clock, self._telemetry)
 
     def ask(self, question: Question) -> Any:
         if question.name == "trace":
@@ -140,7 +140,7 @@ class Embedded:
         times = (Compare(">=", _TIME, Literal(self._range.day_ms)), Compare("<", _TIME, Literal(self._range.end_ms)))
         return Select(
             "rollups_5m",
-            (Item(_SERVICE, "service"), Item(_TIME, "bucket"), Item(_ROLLUP_AVG, "avg")),
+            (SelectItem(_SERVICE, "service"), SelectItem(_TIME, "bucket"), SelectItem(_ROLLUP_AVG, "avg")),
             where=And((equals("metric_name", METRIC_OF["day"]), *times)),
             group_by=(_SERVICE, _TIME),
         )

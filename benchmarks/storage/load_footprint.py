@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks.baselines.key import KEY
 from benchmarks.payloads import RATES, payload, request, vantage
-from benchmarks.rounds import CONNECTIONS, PYTHON, Contestant, Loader, Running
+from benchmarks.rounds import CONNECTIONS, PYTHON, Loader, Running, Subject
 from benchmarks.storage.data import CPU, DURATION, SERIES, SERVICES, Plan, trace_ids
 from benchmarks.storage.stream import REQUEST_SAMPLES
 from benchmarks.storage.subject import HOUR_MS, SERVICE
 
-HELD_SAMPLES: Final = 10_000_000
+STORED_SAMPLES: Final = 10_000_000
 QUICK_SAMPLES: Final = 3_000_000  # enough for sealing to be part of the speed that half load is half of
 LATER_SAMPLES: Final = 60_000_000  # at most, sent after those
 TRACED_SAMPLES: Final = 5_000_000
@@ -39,7 +39,7 @@ _ENVIRON: Final = {**RATES, "VANTAGE_API_RATE_LIMIT": "0"}
 
 
 @dataclass(slots=True)
-class Watch:
+class FolderWatch:
     """Looks at the server's memory and at its segments, from a thread, while something goes on."""
 
     running: Running
@@ -114,7 +114,7 @@ class Stream:
         assert self._process.stdout is not None
         answer = self._segments.parent / "answer.json"
         order = {"host": "127.0.0.1", "port": self._running.port, "connections": CONNECTIONS, "answer": str(answer)}
-        with Watch(self._running, self._segments).on() as watch:
+        with FolderWatch(self._running, self._segments).on() as watch:
             self._process.stdin.write(json.dumps({**order, "requests": requests, "rate": rate}) + "\n")
             self._process.stdin.flush()
             if self._process.stdout.readline() != "sent\n":
@@ -134,7 +134,7 @@ class Stream:
         self._process.wait(60)
 
 
-class Asking(threading.Thread):
+class Querying(threading.Thread):
     """Asks for the same as ``embedded`` does, through the HTTP API, again and again."""
 
     def __init__(self, port: int, end_ms: int, trace_id: str) -> None:
@@ -188,14 +188,14 @@ def _questions(end_ms: int, trace_id: str) -> dict[str, list[str]]:
     }
 
 
-def bench_holding(work: Path, *, quick: bool) -> None:
-    held = QUICK_SAMPLES if quick else HELD_SAMPLES
+def bench_footprint(work: Path, *, quick: bool) -> None:
+    held = QUICK_SAMPLES if quick else STORED_SAMPLES
     rounds = 1 if quick else ROUNDS
     plan = Plan(held + LATER_SAMPLES, int(time.time()) // 300 * 300_000)
     trace_id = trace_ids(plan, 1)[0]
     folder = work / "holding"
     running = Running(
-        Contestant("holding", lambda port: vantage(folder, port), lambda *_: b"", 0, _ENVIRON), work / "holding.log"
+        Subject("holding", lambda port: vantage(folder, port), lambda *_: b"", 0, _ENVIRON), work / "holding.log"
     )
     stream = Stream(plan, running, folder / "segments")
     alone, busy, took_ms = [], [], []
@@ -208,7 +208,7 @@ def bench_holding(work: Path, *, quick: bool) -> None:
         full = running.watched.memory_info().rss
         for _ in range(rounds):
             alone.append(stream.send(int(rate * SECONDS), rate))
-            asking = Asking(running.port, alone[-1].end_ms, trace_id)
+            asking = Querying(running.port, alone[-1].end_ms, trace_id)
             asking.start()
             try:
                 busy.append(stream.send(int(rate * SECONDS), rate))
@@ -267,7 +267,7 @@ def _traced(work: Path, *, quick: bool) -> None:
     body = request(payload(100), "application/json")
     folder = work / "traced"
     running = Running(
-        Contestant("traced", lambda port: vantage(folder, port), lambda *_: body, 100, RATES), work / "traced.log"
+        Subject("traced", lambda port: vantage(folder, port), lambda *_: body, 100, RATES), work / "traced.log"
     )
     loader = Loader()
     wanted = TRACED_SAMPLES // 10 if quick else TRACED_SAMPLES

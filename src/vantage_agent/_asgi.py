@@ -59,7 +59,7 @@ def measured(
             if is_open:
                 is_open = False
                 _end(span, scope, route_of)
-            tracer.leave(span)
+            tracer.deactivate(span)
 
     return wrapper
 

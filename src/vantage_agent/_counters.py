@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vantage_agent._span import Span
 
-COUNTS_MAX = 1000
+KEYS_MAX = 1000
 Key = tuple[str, "tuple[tuple[str, str], ...]"]  # metric and tags
 
 
-class Counts:
+class Counters:
     """The lock is reentrant because a signal handler may log."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Counts:
             count, trace_id, span_id = self._held.get(key, (0, "", ""))
             if span is not None and span.sampled:
                 trace_id, span_id = span.trace_id, span.span_id
-            if count or len(self._held) < COUNTS_MAX:
+            if count or len(self._held) < KEYS_MAX:
                 self._held[key] = (count + 1, trace_id, span_id)
             else:
                 self.count_loss("too_many_counts")
@@ -63,4 +63,4 @@ def _count_nothing(reason: str) -> None:
     """There is no agent."""
 
 
-counts = Counts()
+counters = Counters()

@@ -39,14 +39,14 @@ def running_call() -> Span | None:
     return span if span is not None and span.describe is http_client and span.duration_ns < 0 else None
 
 
-def give_header(span: Span, headers: MutableMapping[str, Any], made: Callable[[str, str], Any] | None = None) -> None:
+def inject(span: Span, headers: MutableMapping[str, Any], made: Callable[[str, str], Any] | None = None) -> None:
     """A ``traceparent`` of the application's own is left as it is. ``made`` turns name and value into what
     ``headers`` holds, where that is not the value."""
     try:
         if "traceparent" not in headers:
             value = traceparent_of(span)
             headers["traceparent"] = value if made is None else made("traceparent", value)
-            span.gave_header = True
+            span.header_injected = True
             if span.tracestate:
                 headers["tracestate"] = span.tracestate if made is None else made("tracestate", span.tracestate)
     except Exception:
@@ -66,10 +66,10 @@ def with_header(span: Span, headers: Any) -> Any:
     return copied
 
 
-def take_header(span: Span, headers: MutableMapping[str, Any]) -> None:
+def remove_injected(span: Span, headers: MutableMapping[str, Any]) -> None:
     """The headers lose what they were given: the request is the application's, to look at and to send again."""
-    if span.gave_header:
-        span.gave_header = False
+    if span.header_injected:
+        span.header_injected = False
         try:
             del headers["traceparent"]
             if span.tracestate:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 
-class ImportWatch:
+class ImportHook:
     """While installed, calls ``found(name, module)`` for each of ``names``: at once for those that are imported
     already, and for the others when they have been executed. Nothing raised in ``found`` reaches the importer."""
 
@@ -35,7 +35,7 @@ class ImportWatch:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Asked by Python for each import of something new."""
+        """TimeseriesQuery by Python for each import of something new."""
         if name not in self._waiting or self._looking:
             return None
         self._looking = True

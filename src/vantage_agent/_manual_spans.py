@@ -19,7 +19,7 @@ PAIRS_MAX = 64
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Around:
+class _Scope:
     """A context manager, plain and async, and a decorator of functions, coroutines and generators. One operation at a
     time, or one inside another: a decorated function makes another object for each call."""
 
@@ -32,7 +32,7 @@ class _Around:
     def _end(self, begun: Any, error: BaseException | None) -> None:
         raise NotImplementedError
 
-    def _another(self, *, is_current: bool = True) -> _Around:
+    def _copy(self, *, is_current: bool = True) -> _Scope:
         raise NotImplementedError
 
     def __enter__(self) -> Any:
@@ -73,14 +73,14 @@ class _Around:
         if inspect.iscoroutinefunction(function):
 
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self._another():
+                with self._copy():
                     return await function(*args, **kwargs)
 
         elif inspect.isgeneratorfunction(function):
 
             def wrapper(*args: Any, **kwargs: Any) -> Any:
                 # Between two values other code runs: what that does is not part of this.
-                with self._another(is_current=False):
+                with self._copy(is_current=False):
                     return (yield from function(*args, **kwargs))
 
         elif inspect.isasyncgenfunction(function) or inspect.isclass(function):
@@ -89,14 +89,14 @@ class _Around:
         else:
 
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self._another():
+                with self._copy():
                     return function(*args, **kwargs)
 
         wrapped: Any = functools.wraps(function)(wrapper)
         return wrapped  # type: ignore[no-any-return]
 
 
-class SpanScope(_Around):
+class SpanScope(_Scope):
     """What ``span()`` gives."""
 
     def __init__(self, name: Any, kind: Any, attributes: Any, *, is_current: bool = True) -> None:
@@ -106,7 +106,7 @@ class SpanScope(_Around):
         self._kind = kind
         self._attributes = attributes
 
-    def _another(self, *, is_current: bool = True) -> SpanScope:
+    def _copy(self, *, is_current: bool = True) -> SpanScope:
         return SpanScope(self._name, self._kind, self._attributes, is_current=is_current)
 
     def _begin(self) -> Span | None:
@@ -118,14 +118,14 @@ class SpanScope(_Around):
         span.name = name
         span.attributes = attributes
         if not self._is_current:
-            tracer.leave(span)
+            tracer.deactivate(span)
         return span
 
     def _end(self, begun: Span, error: BaseException | None) -> None:
         if error is not None:
             begun.fail(error)
             begun.attributes = added(begun.attributes, {"error.type": begun.error_type})
-        tracer.leave(begun)
+        tracer.deactivate(begun)
         tracer.end(begun, measured=False)
 
     @property
@@ -160,14 +160,14 @@ class SpanScope(_Around):
             pass
 
 
-class Timer(_Around):
+class Timer(_Scope):
     """What ``timer()`` gives. ``record(milliseconds, tags)`` takes the duration."""
 
     def __init__(self, record: Callable[[float, Any], None], tags: Any) -> None:
         self._record = record
         self._tags = tags
 
-    def _another(self, *, is_current: bool = True) -> Timer:
+    def _copy(self, *, is_current: bool = True) -> Timer:
         return Timer(self._record, self._tags)
 
     def _begin(self) -> int:

@@ -9,7 +9,7 @@ import re
 from urllib.parse import urlsplit
 
 from vantage_agent._redis import command_name
-from vantage_agent._span import Described, Span
+from vantage_agent._span import Span, SpanDescription
 from vantage_agent._sql import summary
 
 SERVER_METRIC = "http.request.duration"
@@ -29,7 +29,7 @@ OTHER_TASK = "_OTHER"
 _TASK_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,199}")
 
 
-def http_server(span: Span) -> Described:
+def http_server(span: Span) -> SpanDescription:
     """A request that the application answered."""
     method = span.method if span.method in _METHODS else OTHER_METHOD
     tags = {"method": method}
@@ -40,10 +40,10 @@ def http_server(span: Span) -> Described:
         name = f"{method} {span.route}"
     elif span.route is not None:
         tags["endpoint"] = NO_ROUTE
-    return _finished(span, name, attributes, SERVER_METRIC, tags)
+    return _finish_description(span, name, attributes, SERVER_METRIC, tags)
 
 
-def http_client(span: Span) -> Described:
+def http_client(span: Span) -> SpanDescription:
     """A request that the application sent."""
     method = span.method.upper()
     method = method if method in _METHODS else OTHER_METHOD
@@ -57,10 +57,10 @@ def http_client(span: Span) -> Described:
         attributes["server.address"] = host
         if port is not None:
             attributes["server.port"] = str(port)
-    return _finished(span, name, attributes, CLIENT_METRIC, tags)
+    return _finish_description(span, name, attributes, CLIENT_METRIC, tags)
 
 
-def database(span: Span) -> Described:
+def database(span: Span) -> SpanDescription:
     """A statement or command that the application sent to a database."""
     system, host, port, namespace = span.database or ("", None, None, None)
     statement = span.statement
@@ -83,26 +83,26 @@ def database(span: Span) -> Described:
         if port is not None:
             attributes["server.port"] = str(port)
     name = f"{operation} {table}" if table else operation
-    return _finished(span, name or system or "database", attributes, DATABASE_METRIC, tags)
+    return _finish_description(span, name or system or "database", attributes, DATABASE_METRIC, tags)
 
 
-def task_sent(span: Span) -> Described:
+def task_sent(span: Span) -> SpanDescription:
     """A task that the application handed to Celery."""
     return _task(span, "send", TASK_SENT_METRIC)
 
 
-def task_run(span: Span) -> Described:
+def task_run(span: Span) -> SpanDescription:
     """A task that a worker of Celery ran."""
     return _task(span, "process", TASK_METRIC)
 
 
-def _task(span: Span, operation: str, metric: str) -> Described:
+def _task(span: Span, operation: str, metric: str) -> SpanDescription:
     name = span.name if _TASK_NAME.fullmatch(span.name) else OTHER_TASK
     tags = {"task": name}
     attributes = {"messaging.system": "celery", "messaging.operation.type": operation, "celery.task_name": name}
     if span.method:
         tags["state"] = attributes["celery.state"] = span.method
-    return _finished(span, f"{operation} {name}", attributes, metric, tags)
+    return _finish_description(span, f"{operation} {name}", attributes, metric, tags)
 
 
 def _namespace(name: str | None) -> str:
@@ -112,7 +112,9 @@ def _namespace(name: str | None) -> str:
     return name.partition("?")[0].replace("\\", "/").rpartition("/")[2][:NAMESPACE_LENGTH_MAX]
 
 
-def _finished(span: Span, name: str, attributes: dict[str, str], metric: str, tags: dict[str, str]) -> Described:
+def _finish_description(
+    span: Span, name: str, attributes: dict[str, str], metric: str, tags: dict[str, str]
+) -> SpanDescription:
     if span.status_code:
         tags["status"] = attributes["http.response.status_code"] = str(span.status_code)
     if span.error_type:
@@ -124,7 +126,7 @@ def _finished(span: Span, name: str, attributes: dict[str, str], metric: str, ta
         attributes.update(span.tags)
     if span.attributes:
         attributes.update(span.attributes)
-    return Described(name, attributes, metric, tags)
+    return SpanDescription(name, attributes, metric, tags)
 
 
 def address_of(url: str) -> tuple[str, int | None]:

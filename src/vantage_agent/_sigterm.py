@@ -11,7 +11,7 @@ from typing import Any
 TERM_S = 2.0  # what the end of the process is held up by at most
 
 
-class Terminate:
+class SigtermHandler:
     """``install`` and ``uninstall`` do nothing outside the main thread, where Python lets nobody set a handler."""
 
     def __init__(self) -> None:
@@ -50,4 +50,4 @@ def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-terminate = Terminate()
+sigterm_handler = SigtermHandler()

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from vantage.ingest.series_cache import SeriesCache
-from vantage.ingest.wire.decoded import Received
+from vantage.ingest.wire.decoded import DecodedRequest
 from vantage.ingest.wire.packed import PackedFormat
 
 ACCEPTED = (202, {}, b'{"accepted":1,"rejected":0,"errors":[]}')
@@ -39,7 +39,7 @@ class Sent:
         return json.loads(self.body)
 
     @property
-    def received(self) -> Received:
+    def received(self) -> DecodedRequest:
         """As the server reads it."""
         return PackedFormat(SeriesCache()).receive(self.body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
 

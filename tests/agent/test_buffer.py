@@ -17,7 +17,7 @@ from vantage_agent._tracer import Tracer
 def plain(buffer: Buffer, item: Any) -> bool:
     """As the tracer does it."""
     buffer.items.append(item)
-    return len(buffer.items) >= buffer.look_at and buffer.look()
+    return len(buffer.items) >= buffer.look_at and buffer.check()
 
 
 def held_nbytes(buffer: Buffer) -> int:
@@ -103,7 +103,7 @@ def test_whatever_comes_and_goes_the_limits_hold(items_max: int, spans_max: int,
             taken += buffer.take() is not None
             continue
         if step == "rearm":
-            assert buffer.rearm() == is_half_full()
+            assert buffer.reset_wakeup() == is_half_full()
             was_told = False
             continue
         added += 1

@@ -288,7 +288,7 @@ def test_a_batch_that_is_too_large_is_halved_once_and_the_next_ones_are_smaller(
     assert delivery.buffer.take_losses() == {"refused_413": 3}
     assert delivery.exporter._maker._nbytes_max == BATCH_NBYTES_MAX // 2
     for _ in range(20):
-        delivery.exporter._maker.take_less()
+        delivery.exporter._maker.lower_limit()
     assert delivery.exporter._maker._nbytes_max == BATCH_NBYTES_MIN
 
 
@@ -305,7 +305,7 @@ def test_the_size_of_batches_follows_what_the_maker_may_take() -> None:
         return batches
 
     before = sizes()
-    maker.take_less()
+    maker.lower_limit()
     assert len(sizes()) == pytest.approx(2 * len(before), abs=1)
 
 

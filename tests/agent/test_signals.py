@@ -21,7 +21,7 @@ import pytest
 import vantage_agent
 from tests.agent.receiver import Receiver, misbehaving
 from tests.agent.test_processes import AGENT, HOME, python
-from vantage_agent._sigterm import terminate
+from vantage_agent._sigterm import sigterm_handler
 
 APP = """
 import os, sys
@@ -252,7 +252,7 @@ def test_sigterm_in_the_middle_of_recording_and_of_a_shutdown_is_survived(receiv
         assert took_s < 2 + 1.5
 
 
-LOCKS = ["v._running._buffer._lock", "tracer._lock", "counts._lock", "loops._lock"]
+LOCKS = ["v._running._buffer._lock", "tracer._lock", "counters._lock", "loops._lock"]
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -260,7 +260,7 @@ LOCKS = ["v._running._buffer._lock", "tracer._lock", "counts._lock", "loops._loc
 def test_a_signal_handler_may_record_whatever_it_interrupts(receiver: Receiver, lock: str, ends: str) -> None:
     code = f"""
         import asyncio, os, signal, time, vantage_agent as v
-        from vantage_agent._counters import counts
+        from vantage_agent._counters import counters
         from vantage_agent._runtime import _loops as loops, watch_loop
         from vantage_agent._tracer import tracer
 
@@ -273,8 +273,8 @@ def test_a_signal_handler_may_record_whatever_it_interrupts(receiver: Receiver, 
                 assert time.monotonic() - started < 3
             with v.span("s"):
                 v.gauge("a", 1)
-            counts.add("c", (), None)
-            counts.take()
+            counters.add("c", (), None)
+            counters.take()
             loops.watch(loop)
 
         v.init_agent("s", flush_interval_s=600, trace_sample_rate=0)
@@ -315,7 +315,7 @@ def sigterm_as_it_was() -> Iterator[None]:
 @pytest.mark.usefixtures("sigterm_as_it_was")
 def test_shutdown_puts_the_default_back_unless_there_is_another_handler(receiver: Receiver) -> None:
     vantage_agent.init_agent("s", receiver.url)
-    assert signal.getsignal(signal.SIGTERM) == terminate._handle
+    assert signal.getsignal(signal.SIGTERM) == sigterm_handler._handle
     vantage_agent.shutdown()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     vantage_agent.init_agent("s", receiver.url)

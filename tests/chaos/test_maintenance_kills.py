@@ -24,7 +24,7 @@ from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import TraceFilter
 from vantage.telemetry import Telemetry
 from vantage.vql.check import check
-from vantage.vql.tree import Call, Column, Compare, Item, Literal, Select
+from vantage.vql.tree import Call, Column, Compare, Literal, Select, SelectItem
 
 KILLS = 30 if os.environ.get("VANTAGE_TEST_LONG") else 6
 SAMPLES = 40
@@ -71,7 +71,7 @@ def batch(service, n, back_ms=0):
 
 async def main():
     async with EmbeddedStore(folder, clock=SystemClock(), telemetry=Telemetry()) as store:
-        merger, merges = store._upkeep.merger, store._upkeep.merger.merge
+        merger, merges = store._maintenance.merger, store._maintenance.merger.merge
 
         def merging(*parts):
             say("begin")
@@ -102,7 +102,7 @@ async def main():
             if step == "forget":
                 service = f"gone-{(n - 1) // 6 - 1}"  # nothing is written to it any more
                 say("begin", service)
-                await store.forget(Selector(service=service))
+                await store.delete(Selector(service=service))
                 say("end", service)
 
 asyncio.run(main())
@@ -171,17 +171,19 @@ def killed(data: Path, step: str, first: int, chance: random.Random) -> Told:
 async def found(data: Path) -> tuple[dict[str, Counter[int]], Counter[str], int]:
     """How often each value is there by service; spans by service; damaged rows."""
     async with EmbeddedStore(data, clock=SystemClock(), telemetry=Telemetry()) as store:
-        items = (Item(Column("service_name"), "service"), Item(Column("value"), "value"))
+        items = (SelectItem(Column("service_name"), "service"), SelectItem(Column("value"), "value"))
         query = check(Select("metrics", items, where=ALWAYS), now_ms=SystemClock().now_ms(), rows_max=10**7)
         values: dict[str, Counter[int]] = {}
         for service, value in (await store.select(query, deadline_s=30)).rows():
             values.setdefault(service, Counter())[round(value)] += 1
-        counting = check(Select("metrics", (Item(Call("count"), "n"),), where=ALWAYS), now_ms=SystemClock().now_ms())
+        counting = check(
+            Select("metrics", (SelectItem(Call("count"), "n"),), where=ALWAYS), now_ms=SystemClock().now_ms()
+        )
         ((count,),) = (await store.select(counting, deadline_s=30)).rows()
         assert count == sum(sum(counter.values()) for counter in values.values())
         wanted = TraceFilter(TimeRange(0, 2**42), limit=10**6)
         spans = Counter(service for one in await store.traces(wanted) for service in one.services)
-        listed = sum(info.samples for info in await store.catalogue())
+        listed = sum(info.samples for info in await store.list_series())
         assert listed == count, "the catalogue counts otherwise"
         return values, spans, store.damaged_rows
 

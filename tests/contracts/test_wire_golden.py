@@ -45,7 +45,7 @@ def encoded(described: Any) -> bytes:
 def record(
     *, trace_id: str, span_id: str, name: str, start_ns: int, duration_ns: int, parent_span_id: str = "", **fields: Any
 ) -> _pack.SpanRecord:
-    return trace_id, span_id, parent_span_id, start_ns, duration_ns, _pack.Alike(name, fields)
+    return trace_id, span_id, parent_span_id, start_ns, duration_ns, _pack.SpanTemplate(name, fields)
 
 
 def test_there_is_a_file_of_bytes_for_every_description() -> None:

@@ -96,8 +96,8 @@ async def write(self, batch):
 EmbeddedStore.write = write
 """
 FORGETS_BATCH_IDS = """
-from vantage.storage.recent_batch_ids import BatchIds
-BatchIds.seen = lambda self, batch_id, now_ms: False
+from vantage.storage.recent_batch_ids import RecentBatchIds
+RecentBatchIds.seen = lambda self, batch_id, now_ms: False
 """
 KEEPS_HALF = """
 from vantage.storage.embedded.store import EmbeddedStore

@@ -17,8 +17,8 @@ from websockets.sync.client import connect as open_socket
 
 from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series
 from tests.support.server import Server, serving, wait_until
-from vantage.core.batch import Batch, batch_of
-from vantage.query.live import PENDING_MAX, SERIES_MAX, Live, messages
+from vantage.core.batch import Batch, build_batch
+from vantage.query.live import PENDING_MAX, SERIES_MAX, LiveUpdates, messages
 from vantage.telemetry import Telemetry
 
 WITHIN_S = 2.0
@@ -218,27 +218,27 @@ def test_a_key_is_needed_where_keys_are_in_use_and_their_number_is_bounded(guard
 
 
 @pytest.fixture
-def live() -> Live:
-    return Live(clock=MovedClock(), telemetry=Telemetry())
+def live() -> LiveUpdates:
+    return LiveUpdates(clock=MovedClock(), telemetry=Telemetry())
 
 
-async def test_silence_is_broken_by_a_heartbeat(live: Live) -> None:
-    with live.reader() as reader:
+async def test_silence_is_broken_by_a_heartbeat(live: LiveUpdates) -> None:
+    with live.subscribe() as reader:
         told = messages(reader, heartbeat_s=0.01)
         assert [await anext(told) for _ in range(2)] == [([], set(), 0)] * 2
 
 
-async def test_services_that_nobody_asked_for_do_not_break_the_silence(live: Live) -> None:
-    with live.reader(service="api", metric="wanted") as reader:
-        live.offer(a_batch(1.0, series=a_series(metric="other")))
+async def test_services_that_nobody_asked_for_do_not_break_the_silence(live: LiveUpdates) -> None:
+    with live.subscribe(service="api", metric="wanted") as reader:
+        live.publish(a_batch(1.0, series=a_series(metric="other")))
         reader.tick()
         assert not reader.wake.is_set(), "a message without content would put the heartbeat off"
 
 
-async def test_updates_wait_for_the_tick_and_are_one_for_each_series(live: Live) -> None:
-    with live.reader() as reader:
+async def test_updates_wait_for_the_tick_and_are_one_for_each_series(live: LiveUpdates) -> None:
+    with live.subscribe() as reader:
         for value in (1.0, 2.0, 4.0):
-            live.offer(a_batch(value))
+            live.publish(a_batch(value))
         assert not reader.wake.is_set()
         reader.tick()
         ((update,), _, dropped) = reader.drain()
@@ -246,35 +246,35 @@ async def test_updates_wait_for_the_tick_and_are_one_for_each_series(live: Live)
         assert reader.drain()[0] == []
 
 
-async def test_the_latest_sample_is_the_one_of_the_latest_time_not_the_last_sent(live: Live) -> None:
-    with live.reader() as reader:
-        live.offer(batch_of([(a_series(), NOW_MS, 1.0), (a_series(), NOW_MS - 5000, 2.0)]))
+async def test_the_latest_sample_is_the_one_of_the_latest_time_not_the_last_sent(live: LiveUpdates) -> None:
+    with live.subscribe() as reader:
+        live.publish(build_batch([(a_series(), NOW_MS, 1.0), (a_series(), NOW_MS - 5000, 2.0)]))
         reader.tick()
         (update,) = reader.drain()[0]
         assert (update.last, update.last_ms) == (1.0, NOW_MS)
 
 
-async def test_of_what_waits_too_long_the_oldest_is_dropped_and_counted(live: Live) -> None:
+async def test_of_what_waits_too_long_the_oldest_is_dropped_and_counted(live: LiveUpdates) -> None:
     series = [a_series(tags={"n": str(i)}) for i in range(SERIES_MAX)]
     ticks = PENDING_MAX // SERIES_MAX + 2
-    with live.reader() as reader:
+    with live.subscribe() as reader:
         for tick in range(ticks):
-            live.offer(batch_of([(one, NOW_MS, float(tick)) for one in series]))
+            live.publish(build_batch([(one, NOW_MS, float(tick)) for one in series]))
             reader.tick()
         updates, _, dropped = reader.drain()
     assert (len(updates), dropped) == (PENDING_MAX, 2 * SERIES_MAX)
     assert min(update.last for update in updates) == 2.0
 
 
-async def test_a_reader_that_left_is_offered_nothing(live: Live) -> None:
-    with live.reader() as reader:
+async def test_a_reader_that_left_is_offered_nothing(live: LiveUpdates) -> None:
+    with live.subscribe() as reader:
         pass
-    live.offer(a_batch(1.0))
+    live.publish(a_batch(1.0))
     assert not reader.current
 
 
-async def test_an_empty_batch_is_no_news(live: Live) -> None:
-    with live.reader() as reader:
-        live.offer(Batch())
+async def test_an_empty_batch_is_no_news(live: LiveUpdates) -> None:
+    with live.subscribe() as reader:
+        live.publish(Batch())
         reader.tick()
         assert not reader.wake.is_set()

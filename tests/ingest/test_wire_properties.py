@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vantage.core.errors import InputError
 from vantage.core.sample import FUTURE_MS_MAX, TIME_MS_MIN, Kind
 from vantage.ingest.series_cache import SeriesCache
-from vantage.ingest.wire.decoded import Received
+from vantage.ingest.wire.decoded import DecodedRequest
 from vantage.ingest.wire.native import NativeFormat
 from vantage.ingest.wire.packed import PackedFormat
 from vantage.ingest.wire.spans import SpansFormat
@@ -107,13 +107,13 @@ def packed_of(envelope: dict[str, str], sent: list[Sample]) -> dict[str, Any]:
     }
 
 
-def receive(one_format: Any, body: bytes) -> Received:
+def receive(one_format: Any, body: bytes) -> DecodedRequest:
     received = one_format.receive(body, batch_id="b", now_ms=NOW_MS, oldest_ms=0)
-    assert isinstance(received, Received)
+    assert isinstance(received, DecodedRequest)
     return received
 
 
-def content(received: Received) -> list[Any]:
+def content(received: DecodedRequest) -> list[Any]:
     """Everything a batch says of its samples, in no order."""
     batch = received.batch
     links = {

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_series
-from vantage.core.batch import batch_of
+from vantage.core.batch import build_batch
 from vantage.core.errors import InputError
 from vantage.core.sample import Kind
 from vantage.core.series import Series
 from vantage.core.timerange import TimeRange
 from vantage.query import rollups, timeseries, timeseries_cache
-from vantage.query.cache import LIFE_S
-from vantage.query.context import Reads
+from vantage.query.cache import TTL_S
+from vantage.query.context import QueryContext
 from vantage.query.timeseries import AGGREGATIONS, Timeseries
-from vantage.query.timeseries_cache import UNSETTLED_MS_MIN
-from vantage.query.timeseries_query import Asked, Point
+from vantage.query.timeseries_cache import SETTLE_MS_MIN
+from vantage.query.timeseries_query import Point, TimeseriesQuery
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
@@ -52,13 +52,13 @@ class Both:
     def __init__(self, store: TelemetryStore, clock: MovedClock) -> None:
         self.store, self.clock, self.telemetry = store, clock, Telemetry()
         metadata = MemoryMetadataStore(clock)
-        self.cached = Reads(store, metadata, clock, self.telemetry, cache_nbytes_max=1 << 20)
-        self.uncached = Reads(store, metadata, clock, Telemetry())
+        self.cached = QueryContext(store, metadata, clock, self.telemetry, cache_nbytes_max=1 << 20)
+        self.uncached = QueryContext(store, metadata, clock, Telemetry())
 
-    async def ask(self, asked: Asked) -> tuple[Timeseries | str, Timeseries | str]:
+    async def ask(self, asked: TimeseriesQuery) -> tuple[Timeseries | str, Timeseries | str]:
         return await answer(self.cached, asked), await answer(self.uncached, asked)
 
-    async def same(self, asked: Asked) -> Timeseries:
+    async def same(self, asked: TimeseriesQuery) -> Timeseries:
         ours, true = await self.ask(asked)
         assert ours == true
         assert repr(ours) == repr(true), "3 and 3.0 are two answers"
@@ -76,7 +76,7 @@ class Both:
         return counted("vantage_api_query_duration_seconds_count", {"query": "timeseries"}) or 0
 
 
-async def answer(reads: Reads, asked: Asked) -> Timeseries | str:
+async def answer(reads: QueryContext, asked: TimeseriesQuery) -> Timeseries | str:
     try:
         return await timeseries.timeseries(reads, asked)
     except InputError as refused:
@@ -91,7 +91,7 @@ async def both() -> AsyncIterator[Both]:
 
 
 async def write(store: TelemetryStore, *rows: tuple[Series, int, float]) -> None:
-    await store.write(batch_of(list(rows)))
+    await store.write(build_batch(list(rows)))
 
 
 # ---- whatever is asked
@@ -108,12 +108,12 @@ def some_rows(chance: random.Random, start_ms: int, end_ms: int, count: int) -> 
     return rows
 
 
-def a_question(chance: random.Random, now_ms: int) -> Asked:
+def a_question(chance: random.Random, now_ms: int) -> TimeseriesQuery:
     step_ms = chance.choice([None, 7_000, STEP_MS, 300_000, 900_000, HOUR_MS])
     length_ms = chance.choice([HOUR_MS, 6 * HOUR_MS])
     # Windows that move with the time, and ranges that stand still; the ends of both lie within buckets, or do not.
     end_ms = chance.choice([now_ms + 1, NOW_MS - HOUR_MS, NOW_MS // HOUR_MS * HOUR_MS, now_ms + HOUR_MS])
-    return Asked(
+    return TimeseriesQuery(
         "api",
         chance.choice(["latency", "hits", "level", "total"]),
         TimeRange(end_ms - length_ms, end_ms),
@@ -149,7 +149,7 @@ async def test_the_answer_is_the_one_without_a_cache(
             if isinstance(ours, Timeseries):
                 answers.update([ours.source, *("cut" for told in ours.warnings if "more points" in told)])
             clock.now += chance.choice([0, 0, 1000, 17_000, 60_000])
-            newest_ms = clock.now - UNSETTLED_MS_MIN
+            newest_ms = clock.now - SETTLE_MS_MIN
             await write(store, *some_rows(chance, newest_ms, clock.now + 60_000, chance.randrange(1, 20)))
             if chance.random() < 0.05:
                 await store.seal()
@@ -162,8 +162,8 @@ async def test_the_answer_is_the_one_without_a_cache(
 # ---- what is read again, and what is not
 
 
-def asked_of(length_ms: int, end_ms: int, agg: str = "count", **other: Any) -> Asked:
-    return Asked("api", "m", TimeRange(end_ms - length_ms, end_ms), agg, STEP_MS, **other)
+def asked_of(length_ms: int, end_ms: int, agg: str = "count", **other: Any) -> TimeseriesQuery:
+    return TimeseriesQuery("api", "m", TimeRange(end_ms - length_ms, end_ms), agg, STEP_MS, **other)
 
 
 async def test_a_window_that_moves_on_finds_the_buckets_it_shares(both: Both) -> None:
@@ -225,17 +225,17 @@ async def test_another_question_has_another_answer(both: Both, other: dict[str, 
         "agg": "sum",
         "step_ms": STEP_MS,
     }
-    await both.same(Asked(**first))
-    await both.same(Asked(**{**first, **other}))
+    await both.same(TimeseriesQuery(**first))
+    await both.same(TimeseriesQuery(**{**first, **other}))
     assert both.hits == 0
-    await both.same(Asked(**first))
+    await both.same(TimeseriesQuery(**first))
     assert both.hits == 1
 
 
 async def test_a_step_that_was_chosen_and_one_that_was_given_are_one_question(both: Both) -> None:
     await write(both.store, (a_series(), NOW_MS - HOUR_MS // 2, 1.0))
-    chosen = await both.same(Asked("api", "m", TimeRange(NOW_MS - HOUR_MS, NOW_MS)))
-    await both.same(Asked("api", "m", TimeRange(NOW_MS - HOUR_MS, NOW_MS), step_ms=chosen.step_ms))
+    chosen = await both.same(TimeseriesQuery("api", "m", TimeRange(NOW_MS - HOUR_MS, NOW_MS)))
+    await both.same(TimeseriesQuery("api", "m", TimeRange(NOW_MS - HOUR_MS, NOW_MS), step_ms=chosen.step_ms))
     assert both.hits == 1
 
 
@@ -244,9 +244,9 @@ async def test_the_newest_window_is_always_read(both: Both) -> None:
     one = a_series()
     await write(both.store, (one, NOW_MS - 3 * HOUR_MS, 1.0))
     for step_ms in (1000, 10 * STEP_MS):
-        asked = Asked("api", "m", TimeRange(NOW_MS - 3 * HOUR_MS, NOW_MS), "count", step_ms)
+        asked = TimeseriesQuery("api", "m", TimeRange(NOW_MS - 3 * HOUR_MS, NOW_MS), "count", step_ms)
         await both.same(asked)
-        for back_ms in (1, 1000, max(2 * step_ms, UNSETTLED_MS_MIN)):
+        for back_ms in (1, 1000, max(2 * step_ms, SETTLE_MS_MIN)):
             await write(both.store, (one, NOW_MS - back_ms, 1.0))
             await both.same(asked)
     assert both.hits == 6
@@ -273,7 +273,7 @@ async def test_the_source_is_what_the_whole_would_have_been_read_from(
     one, end_ms = a_series(), NOW_MS // 300_000 * 300_000 + 150_000
     both.clock.now = end_ms
     await write(both.store, (one, end_ms - (HOUR_MS if old else 3 * HOUR_MS), 1.0))
-    asked = Asked("api", "m", TimeRange(end_ms - 2 * HOUR_MS, end_ms), "sum", 300_000)
+    asked = TimeseriesQuery("api", "m", TimeRange(end_ms - 2 * HOUR_MS, end_ms), "sum", 300_000)
     found = [(await both.same(asked)).source]
     await write(both.store, (one, end_ms - 1, 1.0))
     found.append((await both.same(asked)).source)
@@ -282,7 +282,7 @@ async def test_the_source_is_what_the_whole_would_have_been_read_from(
     # Once all of it is old, its end is told by samples as before; where it ends with a step, by rollups alone.
     both.clock.now += HOUR_MS
     await both.same(asked)
-    await both.same(Asked("api", "m", TimeRange(end_ms - 2 * HOUR_MS, end_ms - 150_000), "sum", 300_000))
+    await both.same(TimeseriesQuery("api", "m", TimeRange(end_ms - 2 * HOUR_MS, end_ms - 150_000), "sum", 300_000))
 
 
 async def test_a_late_sample_may_be_missing_for_five_minutes_and_no_longer(both: Both) -> None:
@@ -290,7 +290,7 @@ async def test_a_late_sample_may_be_missing_for_five_minutes_and_no_longer(both:
     await write(both.store, (a_series(), NOW_MS - HOUR_MS // 2, 1.0))
     await both.same(asked)
     await write(both.store, (a_series(), NOW_MS - HOUR_MS // 2, 2.0))
-    both.clock.now += int(LIFE_S * 1000) - 1
+    both.clock.now += int(TTL_S * 1000) - 1
     ours, true = await both.ask(asked)
     assert ours != true
     both.clock.now += 1
@@ -346,7 +346,7 @@ async def test_an_answer_that_was_made_while_data_was_forgotten_is_not_kept(both
     both.store.select = slow  # type: ignore[method-assign]
     under_way = asyncio.create_task(timeseries.timeseries(both.cached, asked_of(HOUR_MS, NOW_MS)))
     await held.wait()
-    await both.store.forget(Selector("api"))
+    await both.store.delete(Selector("api"))
     both.cached.cache.clear()
     go_on.set()
     assert (await under_way).groups

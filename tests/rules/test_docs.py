@@ -19,7 +19,7 @@ from vantage import app, cli, config, server
 from vantage.commands import client, doctor, import_data
 from vantage.config import Settings
 from vantage.core import batch, sample, sketch, span
-from vantage.core.batch import Links, batch_of
+from vantage.core.batch import Links, build_batch
 from vantage.core.exemplars import link_columns
 from vantage.ingest import body
 from vantage.ingest.wire import decoded
@@ -130,7 +130,7 @@ def test_every_command_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> No
     assert flags <= set(cli._options(parser))
 
 
-class Asked(dict[str, str]):
+class TimeseriesQuery(dict[str, str]):
     """An environment that notes what it is asked for."""
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class Asked(dict[str, str]):
 
 
 def test_variables_of_the_agent_are_those_it_reads() -> None:
-    environ = Asked()
+    environ = TimeseriesQuery()
     _config.make_config(environ)
     read = re.compile(r"environ\.get\(\"(VANTAGE_AGENT_\w+)\"")
     elsewhere = {name for path in AGENT.rglob("*.py") for name in read.findall(path.read_text())}
@@ -184,7 +184,7 @@ LIMITS = [
     ("docs/api.md", (f"| span attributes | {span.ATTRIBUTES_MAX}; keys {span.ATTRIBUTE_KEY_LENGTH_MAX} characters, "
                     f"values {span.ATTRIBUTE_VALUE_LENGTH_MAX} |")),
     ("docs/api.md", f"| span duration | {span.DURATION_NS_MAX // 86_400_000_000_000} days |"),
-    ("docs/api.md", f"| faults told in an answer | {decoded.ERRORS_SHOWN} |"),
+    ("docs/api.md", f"| faults told in an answer | {decoded.ERRORS_LISTED_MAX} |"),
     ("docs/api.md", f"| points of a series | {timeseries_query.BUCKETS_MAX} |"),
     ("docs/api.md", f"| series of an answer | {timeseries.GROUPS_MAX} |"),
     ("docs/api.md", f"At most {service_map.EDGES_MAX} edges"),
@@ -200,7 +200,7 @@ LIMITS = [
         f"trace and a span id of the usual length, {block.SPAN_NBYTES} a span"),
     ),
     ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),
-    ("docs/storage.md", f"in blocks of up to {exemplars.LINKS_MAX} links"),
+    ("docs/storage.md", f"in blocks of up to {exemplars.EXEMPLARS_MAX} links"),
     ("docs/storage.md", f"once the log has {commit.WAL_NBYTES_CHECKPOINT >> 20} MiB"),
     ("docs/storage.md", f"From {commit.WAL_NBYTES_MAX >> 20} MiB on the writer"),
     ("docs/storage.md", f"| batches in one commit | {commit.COMMIT_BATCHES_MAX} |"),
@@ -234,7 +234,7 @@ LIMITS = [
     ("docs/storage.md", f"blocks of up to {part_writer.SPAN_BLOCK_ROWS}, in order of start"),
     ("docs/storage.md", f"with a relative error of {sketch.RELATIVE_ERROR}, as a MessagePack array"),
     ("docs/storage.md", f"| connections to segments | {connection_pool.IDLE_MAX} idle ones |"),
-    ("docs/storage.md", f"| directories of chunks remembered | {chunk_index.REMEMBERED_NBYTES_MAX >> 20} MiB |"),
+    ("docs/storage.md", f"| directories of chunks remembered | {chunk_index.CACHE_NBYTES_MAX >> 20} MiB |"),
     ("docs/storage.md", f'{segment.APPLICATION_ID:#x} ("VTS1")'),
     ("docs/architecture.md", f"exact from samples up to {rollups.QUANTILE_SAMPLES_MAX} of them"),
     ("README.md", f"| series | {Settings().series_max} |"),
@@ -243,7 +243,7 @@ LIMITS = [
     ("docs/api.md", f"Only quantiles of more than {rollups.QUANTILE_SAMPLES_MAX} samples"),
     ("docs/api.md", f"within {sketch.RELATIVE_ERROR * 100:g} % of the exact ones"),
     ("docs/api.md", f"`growing` are the {query_storage.GROWING_MAX} series with most samples"),
-    ("docs/operations.md", f"waits up to {backup.WAIT_S:g} s for its turn, and says so after {backup.PATIENT_S:g}"),
+    ("docs/operations.md", f"waits up to {backup.WAIT_S:g} s for its turn, and says so after {backup.PATIENCE_S:g}"),
     ("docs/operations.md", f"batches of up to {import_data.BATCH_ITEMS_MAX} lines or"),
     ("docs/operations.md", f"up to {client.PATIENCE_S // 60:g} minutes for one batch"),
     ("docs/operations.md", f"the first {doctor.FAULTS_SHOWN} faults"),
@@ -350,7 +350,7 @@ async def test_the_program_in_the_docs_reads_every_sample_of_the_segments(tmp_pa
                 value = chance.choice([float(n), round(chance.random(), 3), chance.random(), -0.0, 5e-324, 1e300])
                 rows.append((one, at_ms, value))
                 expected.append(f"sample {at_ms} svc {n % 3} test m{n % 7} gauge {value} s {{'ü': '{n % 11}'}}")
-            await opened.write(batch_of(rows))
+            await opened.write(build_batch(rows))
             await opened.seal()
         beside = run_program(program, tmp_path)
     assert sorted(beside) == sorted(expected)

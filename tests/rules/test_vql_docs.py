@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.samples import MovedClock, a_series, a_span
-from vantage.core.batch import Batch, batch_of
+from vantage.core.batch import Batch, build_batch
 from vantage.core.sample import Kind
 from vantage.storage.memory import MemoryStore
 from vantage.vql.check import ROWS_MAX
@@ -51,7 +51,7 @@ async def a_store() -> MemoryStore:
         at_ms = int(datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp() * 1000)
         tags = {"method": method, "route": "/pay", "status": "500" if value == "300" else "200"}
         one = a_series("my-api", "http.request.duration", Kind.HISTOGRAM, tags=tags)
-        await store.write(batch_of([(one, at_ms, float(value))]))
+        await store.write(build_batch([(one, at_ms, float(value))]))
     await store.write(Batch(spans=(a_span(start_ms=NOW_MS - 1000, attributes={"http.route": "/pay"}),)))
     return store
 

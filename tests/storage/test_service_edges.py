@@ -10,10 +10,10 @@ import pytest
 from tests.support.samples import NOW_MS, a_span
 from vantage.core.errors import InputError
 from vantage.core.span import Span, SpanKind, SpanStatus
-from vantage.core.span_table import table_of
+from vantage.core.span_table import build_span_table
 from vantage.core.timerange import TimeRange
-from vantage.storage.ports import Edge
-from vantage.storage.service_edges import PARENT_REACH_MS, edges_of
+from vantage.storage.ports import ServiceEdge
+from vantage.storage.service_edges import PARENT_REACH_MS, service_edges
 
 RANGE = TimeRange(NOW_MS - 60_000, NOW_MS)
 
@@ -25,21 +25,21 @@ def at(span_id: str, parent: str, service: str, kind: str = "server", *, trace_i
     return Span(**fields | {"kind": SpanKind(kind)})
 
 
-def edges(*spans: Span, parts: int = 1) -> list[Edge]:
-    tables = [table_of(spans[part::parts]) for part in range(parts)]
-    return sorted(edges_of(tables, RANGE), key=lambda edge: (edge.caller, edge.callee, edge.kind))
+def edges(*spans: Span, parts: int = 1) -> list[ServiceEdge]:
+    tables = [build_span_table(spans[part::parts]) for part in range(parts)]
+    return sorted(service_edges(tables, RANGE), key=lambda edge: (edge.caller, edge.callee, edge.kind))
 
 
 def test_a_server_span_under_another_service_s_span_is_a_call() -> None:
     found = edges(at("a", "", "web"), at("b", "a", "web", "client"), at("c", "b", "api", duration_ms=4))
-    assert found == [Edge("web", "api", "call", 1, 0, 4_000_000, 4_000_000)]
+    assert found == [ServiceEdge("web", "api", "call", 1, 0, 4_000_000, 4_000_000)]
 
 
 def test_calls_are_counted_with_errors_and_durations_of_the_called() -> None:
     spans = [at("a", "", "web", duration_ms=900)]
     spans += [at(f"c{i}", "a", "api", duration_ms=i, status=SpanStatus.ERROR if i == 3 else SpanStatus.OK)
               for i in (1, 2, 3)]  # fmt: skip
-    assert edges(*spans) == [Edge("web", "api", "call", 3, 1, 6_000_000, 3_000_000)]
+    assert edges(*spans) == [ServiceEdge("web", "api", "call", 3, 1, 6_000_000, 3_000_000)]
 
 
 def test_a_consumer_span_is_a_message() -> None:
@@ -95,7 +95,7 @@ def test_children_are_counted_in_the_range_and_parents_may_start_before_it() -> 
 )
 def test_a_call_that_nobody_answers_is_external_by_the_name_it_gives(attributes: dict[str, str], callee: str) -> None:
     found = edges(at("a", "", "api", "client", attributes=attributes, status=SpanStatus.ERROR, duration_ms=2))
-    assert found == [Edge("api", callee, "external", 1, 1, 2_000_000, 2_000_000)]
+    assert found == [ServiceEdge("api", callee, "external", 1, 1, 2_000_000, 2_000_000)]
 
 
 def test_a_call_that_is_answered_is_not_external() -> None:
@@ -161,13 +161,13 @@ def tangle(count: int, *, seed: int = 1) -> list[Span]:
 
 
 def test_more_spans_than_can_be_joined_are_refused() -> None:
-    tables = [table_of(tangle(60, seed=seed)) for seed in range(3)]
+    tables = [build_span_table(tangle(60, seed=seed)) for seed in range(3)]
     total = sum(map(len, tables))
-    assert edges_of(tables, RANGE, spans_max=total)
+    assert service_edges(tables, RANGE, spans_max=total)
     with pytest.raises(InputError, match="narrow"):
-        edges_of(tables, RANGE, spans_max=total - 1)
+        service_edges(tables, RANGE, spans_max=total - 1)
 
 
 def test_without_spans_there_are_no_edges() -> None:
-    assert edges_of([], RANGE) == []
-    assert edges_of([table_of([])], RANGE) == []
+    assert service_edges([], RANGE) == []
+    assert service_edges([build_span_table([])], RANGE) == []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.support.samples import NOW_MS, a_series, a_span
-from vantage.core.batch import NO_LINKS, Batch, Links, batch_of
+from vantage.core.batch import NO_LINKS, Batch, Links, build_batch
 from vantage.core.sample import Kind
 from vantage.core.series import Series
 from vantage.core.span import SpanStatus
@@ -16,7 +16,7 @@ from vantage.core.span import SpanStatus
 VALUES = (0.0, -0.0, 1.0, 0.1, -2.5e-9, 5e-324, 1.7976931348623157e308, -1e300, 123456789.123456789, 1e15 + 0.3, 7e22)
 
 
-class Chance:
+class RandomBatches:
     """Random batches from one seed: late and early, years back, the same moment twice, odd values."""
 
     def __init__(self, seed: int) -> None:
@@ -48,7 +48,7 @@ class Chance:
             ids = [self._id() for _ in linked]
             links = Links(np.array(linked, np.uint32), ids, [one[:16] for one in ids])
         spans = tuple(self._span(n) for n in range(self.random.randint(0, 8)))
-        return batch_of(rows, links=links, spans=spans) if rows else Batch(spans=spans)
+        return build_batch(rows, links=links, spans=spans) if rows else Batch(spans=spans)
 
     def _id(self) -> str:
         self._traces += self.random.randint(0, 1)

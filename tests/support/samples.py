@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from vantage.core.batch import Batch, batch_of
+from vantage.core.batch import Batch, build_batch
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.core.timerange import TimeRange
 from vantage.vql.check import CheckedSelect, check
-from vantage.vql.tree import And, Call, Column, Compare, Expr, Item, Literal, Select, equals
+from vantage.vql.tree import And, Call, Column, Compare, Expr, Literal, Select, SelectItem, equals
 
 NOW_MS = 1_795_000_000_000
 HOUR_MS = 3_600_000
@@ -37,7 +37,7 @@ def a_series(service: str = "api", metric: str = "m", kind: Kind = Kind.GAUGE, *
 
 def a_batch(*values: float, series: Series | None = None, batch_id: str = "", at_ms: int = NOW_MS - 1000) -> Batch:
     one = series or a_series()
-    return batch_of([(one, at_ms + i, value) for i, value in enumerate(values)], batch_id=batch_id)
+    return build_batch([(one, at_ms + i, value) for i, value in enumerate(values)], batch_id=batch_id)
 
 
 def a_span(
@@ -68,9 +68,9 @@ def count_query(*conditions: Expr, group_by: tuple[Expr, ...] = ()) -> CheckedSe
     select = Select(
         "metrics",
         (
-            *(Item(key, f"key{i}") for i, key in enumerate(group_by)),
-            Item(Call("count"), "n"),
-            Item(Call("sum", (Column("value"),)), "sum"),
+            *(SelectItem(key, f"key{i}") for i, key in enumerate(group_by)),
+            SelectItem(Call("count"), "n"),
+            SelectItem(Call("sum", (Column("value"),)), "sum"),
         ),
         where=And((Compare(">=", Column("timestamp"), Literal(0)), *conditions)),
         group_by=group_by,

@@ -13,7 +13,7 @@ from tests.support.samples import HOUR_MS, NOW_MS
 from vantage.core.errors import QueryError
 from vantage.core.timerange import TimeRange
 from vantage.vql.signatures import METRICS, TEXT_FUNCTIONS
-from vantage.vql.text.compile import Compiled, ParamValue, compile_condition, compile_query
+from vantage.vql.text.compile import CompiledQuery, ParamValue, compile_condition, compile_query
 from vantage.vql.text.parse import DEPTH_MAX, TEXT_NBYTES_MAX, TOKENS_MAX
 from vantage.vql.tree import (
     And,
@@ -54,7 +54,7 @@ ORDER BY minute DESC
 MONDAY_MS = 4 * 24 * HOUR_MS
 
 
-def compiled(text: str, params: dict[str, ParamValue] | None = None) -> Compiled:
+def compiled(text: str, params: dict[str, ParamValue] | None = None) -> CompiledQuery:
     return compile_query(text, now_ms=NOW_MS, params=params)
 
 

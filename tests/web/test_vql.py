@@ -206,8 +206,12 @@ def test_long_answers_come_in_pieces() -> None:
     from vantage.vql.table import Table, TableColumn
 
     table = Table((TableColumn("n", "int"),), (list(range(2500)),))
-    assert [piece.count(b"\n") for piece in table_formats.pieces(table, table_formats.NDJSON)] == [1000, 1000, 500]
-    assert [piece.count(b"\n") for piece in table_formats.pieces(table, table_formats.CSV)] == [1001, 1000, 500]
+    assert [piece.count(b"\n") for piece in table_formats.encode_table(table, table_formats.NDJSON)] == [
+        1000,
+        1000,
+        500,
+    ]
+    assert [piece.count(b"\n") for piece in table_formats.encode_table(table, table_formats.CSV)] == [1001, 1000, 500]
     empty = Table((TableColumn("n", "int"),), ([],))
-    assert list(table_formats.pieces(empty, table_formats.CSV)) == [b"n\r\n"]
-    assert list(table_formats.pieces(empty, table_formats.NDJSON)) == []
+    assert list(table_formats.encode_table(empty, table_formats.CSV)) == [b"n\r\n"]
+    assert list(table_formats.encode_table(empty, table_formats.NDJSON)) == []

@@ -31,19 +31,19 @@ def run_backup(arguments: argparse.Namespace) -> int:
             metadata=_own_metadata(settings),
             version=__version__,
             now_ms=SystemClock().now_ms,
-            told=lambda done, total: progress.show(f"{size(done)} of {size(total)} copied"),
-            waiting=notice,
+            on_progress=lambda done, total: progress.show(f"{size(done)} of {size(total)} copied"),
+            on_wait=notice,
         )
     if _own_metadata(settings) is None:
         notice(f"not copied: the metadata database, which metadata_url names ({settings.metadata_url})")
-    if made.put_aside:
-        notice(f"not copied: {made.put_aside} damaged files that were put aside in segments/damaged")
+    if made.quarantined:
+        notice(f"not copied: {made.quarantined} damaged files that were put aside in segments/damaged")
     print(
         f"{target}: {_counts(made.manifest)}, in {time.monotonic() - began_s:.1f} s; "
-        f"segments stood still for {made.held_s:.1f} s"
+        f"segments stood still for {made.locked_s:.1f} s"
     )
-    if made.left_out:
-        raise StartupError(f"the backup lacks what cannot be read: {'; '.join(made.left_out)}")
+    if made.omitted:
+        raise StartupError(f"the backup lacks what cannot be read: {'; '.join(made.omitted)}")
     return 0
 
 
@@ -67,8 +67,8 @@ def run_restore(arguments: argparse.Namespace) -> int:
         manifest = restore_backup(
             Path(arguments.source),
             data,
-            verifying=lambda done, total: progress.show(f"{size(done)} of {size(total)} verified"),
-            copying=lambda done, total: progress.show(f"{size(done)} of {size(total)} restored"),
+            on_verify=lambda done, total: progress.show(f"{size(done)} of {size(total)} verified"),
+            on_copy=lambda done, total: progress.show(f"{size(done)} of {size(total)} restored"),
         )
     if "metadata.db" not in {one.path for one in manifest.files}:
         notice("the backup holds no metadata: there are no keys and no deployments")

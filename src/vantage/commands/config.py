@@ -29,5 +29,5 @@ def run_config(arguments: argparse.Namespace) -> int:
     if arguments.example:
         print(config.example(), end="")
         return 0
-    print_table(["setting", "value", "from"], [list(row) for row in load(arguments).shown()])
+    print_table(["setting", "value", "from"], [list(row) for row in load(arguments).masked_rows()])
     return 0

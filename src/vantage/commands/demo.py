@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vantage.commands.client import client_key, own_url
+from vantage.commands.client import client_key, local_url
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -13,7 +13,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
     api_key = client_key(arguments)
     if arguments.remove:
-        gone = demo.remove_demo(arguments.url or own_url(), api_key=api_key)
+        gone = demo.remove_demo(arguments.url or local_url(), api_key=api_key)
         print(f"removed {gone.get('samples', 0)} samples and {gone.get('spans', 0)} spans of the demo")
         return 0
-    return demo.run_demo(arguments.url or own_url(), api_key=api_key, once=arguments.once)
+    return demo.run_demo(arguments.url or local_url(), api_key=api_key, once=arguments.once)

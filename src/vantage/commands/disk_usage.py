@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vantage.commands.client import Client, own_url
+from vantage.commands.client import Client, local_url
 from vantage.commands.console import print_table, size
 from vantage.config import Settings
 from vantage.core.errors import VantageError
-from vantage.storage.embedded.offline.folder_reader import Looked, Looker
+from vantage.storage.embedded.offline.folder_reader import FolderContents, ReadOnlyFolder
 
 ROWS_SHOWN: Final = 10
 GROWING_SHOWN: Final = 5
@@ -19,16 +19,16 @@ _PATIENCE_S: Final = 3.0
 _INDENT: Final = "      "
 
 
-def show_space(folder: Path, looked: Looked, *, ask: Settings | None) -> None:
+def show_usage(folder: Path, looked: FolderContents, *, ask: Settings | None) -> None:
     """Print the largest metrics; with the settings in ``ask``, and where a server answers at their address, also what
     grows fastest."""
-    told = _told(ask) if ask is not None else None
+    told = _load_report(ask) if ask is not None else None
     try:
         if told is not None:
             _show_rows(told["files"], [_cells(*(row[name] for name in _FIELDS)) for row in told["usage"]])
             _show_growing(told["growing"])
             return
-        rows, files = Looker(folder).usage(looked)
+        rows, files = ReadOnlyFolder(folder).usage(looked)
         _show_rows(
             files,
             [_cells(row.service, row.metric, row.tier, row.nbytes, row.items, row.series) for row in rows],
@@ -37,10 +37,10 @@ def show_space(folder: Path, looked: Looked, *, ask: Settings | None) -> None:
         return  # what is wrong with the files was told already; of another version's answer nothing is known
 
 
-def _told(settings: Settings) -> Any:
-    client = Client(own_url(settings), api_key=settings.api_key or None, timeout_s=_PATIENCE_S)
+def _load_report(settings: Settings) -> Any:
+    client = Client(local_url(settings), api_key=settings.api_key or None, timeout_s=_PATIENCE_S)
     try:
-        return client.ask("/api/storage")
+        return client.request("/api/storage")
     except VantageError:
         return None
     finally:

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import zstandard
 
-from vantage.commands.client import Client, client_of
+from vantage.commands.client import Client, open_client
 from vantage.commands.console import Progress, size
 from vantage.core.errors import StartupError, UnavailableError
 
@@ -25,11 +25,11 @@ _GZIP_LEVEL: Final = 5
 def run_export(arguments: argparse.Namespace) -> int:
     """Write it to a file, which is there when it is whole, or to standard output. Raises what the client raises,
     StartupError when it cannot be written."""
-    client = client_of(arguments)
+    client = open_client(arguments)
     asked = {name: getattr(arguments, name) for name in ("start", "end", "service", "environment")}
     path = f"/api/export?{urlencode({name: text for name, text in asked.items() if text})}"
     try:
-        # Asked first: a server that refuses leaves no file behind.
+        # TimeseriesQuery first: a server that refuses leaves no file behind.
         pieces = _pieces(client, client.stream(path))
         name = "standard output" if arguments.file == "-" else arguments.file
         try:

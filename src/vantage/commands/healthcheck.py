@@ -6,13 +6,13 @@ import argparse
 import urllib.error
 import urllib.request
 
-from vantage.commands.client import own_url, unchecked_context
+from vantage.commands.client import local_url, unchecked_context
 from vantage.core.errors import UnavailableError
 
 
 def run_healthcheck(arguments: argparse.Namespace) -> int:
     """Exit status 0 when the server is ready. Raises UnavailableError."""
-    url = (arguments.url or own_url()).rstrip("/") + "/health/ready"
+    url = (arguments.url or local_url()).rstrip("/") + "/health/ready"
     unchecked = unchecked_context() if url.startswith("https://127.0.0.1:") else None
     try:
         with urllib.request.urlopen(url, timeout=5, context=unchecked) as answer:  # noqa: S310 - the user's own address

@@ -17,7 +17,7 @@ import msgspec
 import zstandard
 from msgspec import Meta
 
-from vantage.commands.client import Client, client_of
+from vantage.commands.client import Client, open_client
 from vantage.commands.console import Progress, notice
 from vantage.core.errors import InputError, UnavailableError
 from vantage.ingest.wire.decoded import DECODE_ERRORS, input_error
@@ -72,7 +72,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 @dataclass(slots=True)
-class _Told:
+class _ImportResult:
     """What came of it."""
 
     accepted: int = 0
@@ -86,7 +86,7 @@ class _Told:
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _PendingBatch:
     """Lines of one kind that go out together. What a batch holds follows from the lines alone, so that it is the same
     when the same file is sent again. So is its id: a hash of its content and of all batches before it, for a file may
     well hold the same lines twice."""
@@ -118,7 +118,7 @@ class _Waiting:
 def run_import(arguments: argparse.Namespace) -> int:
     """Send a file, batch by batch; exit status 1 when the server rejected something. Raises InputError for the first
     line that cannot be read (after it nothing is sent), and what the client raises."""
-    client = client_of(arguments)
+    client = open_client(arguments)
     try:
         with _opened(arguments.file) as file, Progress() as progress:
             told = _Importer(client, progress, skip_invalid=arguments.skip_invalid).run(_lines(_unpacked(file)))
@@ -138,12 +138,12 @@ class _Importer:
         self._client = client
         self._progress = progress
         self._skip_invalid = skip_invalid
-        self._samples = _Waiting("/v1/metrics", "metrics")
-        self._spans = _Waiting("/v1/spans", "spans")
+        self._samples = _PendingBatch("/v1/metrics", "metrics")
+        self._spans = _PendingBatch("/v1/spans", "spans")
         self._pack = zstandard.ZstdCompressor(level=1).compress
-        self._told = _Told()
+        self._told = _ImportResult()
 
-    def run(self, lines: Iterator[tuple[int, bytes]]) -> _Told:
+    def run(self, lines: Iterator[tuple[int, bytes]]) -> _ImportResult:
         for number, line in lines:
             try:
                 item, waiting = self._read(line)
@@ -164,7 +164,7 @@ class _Importer:
                 self._send(waiting)
         return self._told
 
-    def _read(self, line: bytes) -> tuple[bytes, _Waiting]:
+    def _read(self, line: bytes) -> tuple[bytes, _PendingBatch]:
         """What is sent of a line, and with which others. Raises InputError naming the field."""
         try:
             one = _decode(line)
@@ -175,7 +175,7 @@ class _Importer:
             raise InputError("is larger than a server takes")
         return item, self._samples if isinstance(one, _Sample) else self._spans
 
-    def _send(self, waiting: _Waiting) -> None:
+    def _send(self, waiting: _PendingBatch) -> None:
         body, lines, batch_id = waiting.taken()
         answer = self._client.post(
             waiting.path,
@@ -185,7 +185,7 @@ class _Importer:
                 "Content-Encoding": "zstd",
                 "Idempotency-Key": batch_id,
             },
-            waiting=lambda reason: self._progress.show(f"waiting: {reason}"),
+            on_wait=lambda reason: self._progress.show(f"waiting: {reason}"),
         )
         try:
             self._told.accepted += answer["accepted"]

@@ -76,4 +76,4 @@ async def _create_key(arguments: argparse.Namespace, metadata: Any) -> int:
 def _state(key: ApiKey) -> str:
     if key.revoked_ms is not None:
         return "revoked"
-    return "usable" if key.usable(SystemClock().now_ms()) else "expired"
+    return "usable" if key.is_active(SystemClock().now_ms()) else "expired"

@@ -34,7 +34,7 @@ class ApiKey:
     expires_ms: int | None = None
     revoked_ms: int | None = None
 
-    def usable(self, now_ms: int) -> bool:
+    def is_active(self, now_ms: int) -> bool:
         """Neither revoked nor expired."""
         return self.revoked_ms is None and (self.expires_ms is None or now_ms < self.expires_ms)
 

@@ -48,7 +48,7 @@ class Links(msgspec.Struct, frozen=True, eq=False, gc=False):
         )
 
 
-def joined_links(parts: Sequence[tuple[int, Links]]) -> Links:
+def concat_links(parts: Sequence[tuple[int, Links]]) -> Links:
     """The links of columns laid end to end; each part comes with the row at which its columns begin.
 
     Ids are kept as tuples: Python's collector stops looking into a tuple of strings, and would into a list.
@@ -58,12 +58,12 @@ def joined_links(parts: Sequence[tuple[int, Links]]) -> Links:
         return NO_LINKS
     return Links(
         np.concatenate([links.position + np.uint32(start) for start, links in held]),
-        _joined([links.trace_id for _, links in held]),
-        _joined([links.span_id for _, links in held]),
+        _concat([links.trace_id for _, links in held]),
+        _concat([links.span_id for _, links in held]),
     )
 
 
-def _joined(parts: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def _concat(parts: Sequence[Sequence[str]]) -> tuple[str, ...]:
     first, *others = parts
     if len(others) == 1 and isinstance(first, tuple) and isinstance(others[0], tuple):
         return first + others[0]  # two large blocks: copied at once, without a look at each
@@ -99,7 +99,7 @@ class Batch(msgspec.Struct, frozen=True, eq=False, gc=False):
         return 20 * len(self.time_ms) + 200 * len(self.links) + 800 * len(self.spans) + 200
 
 
-def batch_of(rows: Sequence[tuple[Series, int, float]], **other: Any) -> Batch:
+def build_batch(rows: Sequence[tuple[Series, int, float]], **other: Any) -> Batch:
     """A batch from ``(series, time_ms, value)`` rows. ``other`` fields are passed on."""
     distinct = {series: i for i, series in enumerate(dict.fromkeys(row[0] for row in rows))}
     return Batch(

@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 
 from vantage.core.batch import I64, NO_LINKS, Links
-from vantage.core.idhash import Ids, joined_ids
-from vantage.core.span_table import ids_of, texts_of_ids
+from vantage.core.idhash import Ids, concat_ids
+from vantage.core.span_table import decode_ids, encode_ids
 
-AT_ONCE: Final = 4096  # ids turned into bytes in one go: the interpreter is not let go meanwhile
+ENCODE_CHUNK: Final = 4096  # ids turned into bytes in one go: the interpreter is not let go meanwhile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +30,7 @@ class LinkColumns:
     def nbytes(self) -> int:
         return self.position.nbytes + self.trace_id.nbytes + self.span_id.nbytes
 
-    def moved(self, rows: I64, size: int) -> LinkColumns:
+    def take(self, rows: I64, size: int) -> LinkColumns:
         """The links of rows that are put in another order, out of ``size``; those of rows left out are gone."""
         if not len(self):
             return NO_LINK_COLUMNS
@@ -41,20 +41,18 @@ class LinkColumns:
         some = found[position]
         return LinkColumns(position, self.trace_id[some], self.span_id[some])
 
-    def cut(self, start: int, end: int) -> LinkColumns:
+    def slice(self, start: int, end: int) -> LinkColumns:
         """Those of neighbouring rows, counted from the first of them."""
         low, high = np.searchsorted(self.position, [start, end]).tolist()
         if high == low:
             return NO_LINK_COLUMNS
         return LinkColumns(self.position[low:high] - start, self.trace_id[low:high], self.span_id[low:high])
 
-    def plain(self) -> Links:
+    def decode(self) -> Links:
         """As queries take them."""
         if not len(self):
             return NO_LINKS
-        return Links(
-            self.position.astype(np.uint32), tuple(texts_of_ids(self.trace_id)), tuple(texts_of_ids(self.span_id))
-        )
+        return Links(self.position.astype(np.uint32), tuple(decode_ids(self.trace_id)), tuple(decode_ids(self.span_id)))
 
 
 _NO_IDS: Final = np.empty(0, "S1")
@@ -69,17 +67,17 @@ def link_columns(links: Links) -> LinkColumns:
 
 
 def _bytes(ids: Sequence[str]) -> Ids:
-    parts = [ids_of(ids[start : start + AT_ONCE]) for start in range(0, len(ids), AT_ONCE)]
-    return joined_ids(parts)
+    parts = [encode_ids(ids[start : start + ENCODE_CHUNK]) for start in range(0, len(ids), ENCODE_CHUNK)]
+    return concat_ids(parts)
 
 
-def joined_link_columns(parts: Sequence[tuple[int, LinkColumns]]) -> LinkColumns:
+def concat_link_columns(parts: Sequence[tuple[int, LinkColumns]]) -> LinkColumns:
     """The links of columns laid end to end; each part comes with the row at which its columns begin."""
     held = [(start, links) for start, links in parts if len(links)]
     if not held:
         return NO_LINK_COLUMNS
     return LinkColumns(
         np.concatenate([links.position + start for start, links in held]),
-        joined_ids([links.trace_id for _, links in held]),
-        joined_ids([links.span_id for _, links in held]),
+        concat_ids([links.trace_id for _, links in held]),
+        concat_ids([links.span_id for _, links in held]),
     )

@@ -25,7 +25,7 @@ _ALL: Final = (1 << 64) - 1
 _WORD: Final = 8  # bytes
 
 
-def _mixed(number: int) -> int:
+def _mix(number: int) -> int:
     number = (number ^ (number >> 30)) * _FIRST & _ALL
     number = (number ^ (number >> 27)) * _SECOND & _ALL
     return number ^ (number >> 31)
@@ -33,7 +33,7 @@ def _mixed(number: int) -> int:
 
 # Each word of an id has an odd multiplier of its own, so that ids with the same words in another order differ. A word
 # of zeros adds nothing: the padding of an array, however wide, does not change the hash.
-_MULTIPLIERS: Final = tuple(_mixed(_GAMMA * (place + 1) & _ALL) | 1 for place in range(ID_LENGTH_MAX // _WORD))
+_MULTIPLIERS: Final = tuple(_mix(_GAMMA * (place + 1) & _ALL) | 1 for place in range(ID_LENGTH_MAX // _WORD))
 _MULTIPLIER_ARRAY: Final = np.array(_MULTIPLIERS, np.uint64)
 
 
@@ -43,8 +43,8 @@ def hash_id(text: str) -> int:
     total, raw = 0, text.encode("ascii", "replace")[:ID_LENGTH_MAX]
     for place in range(0, len(raw), _WORD):
         word = int.from_bytes(raw[place : place + _WORD], "little")
-        total += _mixed(word * _MULTIPLIERS[place // _WORD] & _ALL)
-    return _mixed(total & _ALL)
+        total += _mix(word * _MULTIPLIERS[place // _WORD] & _ALL)
+    return _mix(total & _ALL)
 
 
 def hash_ids(ids: Ids) -> U64:
@@ -53,11 +53,11 @@ def hash_ids(ids: Ids) -> U64:
     padded = np.ascontiguousarray(ids, f"S{words * _WORD}")
     total = np.zeros(len(ids), np.uint64)
     for place, word in enumerate(padded.view("<u8").reshape(len(ids), words).T):
-        total += _mixed_array(word * _MULTIPLIER_ARRAY[place])
-    return _mixed_array(total)
+        total += _mix_array(word * _MULTIPLIER_ARRAY[place])
+    return _mix_array(total)
 
 
-def joined_ids(parts: Sequence[Ids]) -> Ids:
+def concat_ids(parts: Sequence[Ids]) -> Ids:
     """Ids laid end to end, as wide as the widest. numpy's own would copy them one by one, and let no other thread run
     meanwhile."""
     width = max(part.dtype.itemsize for part in parts)
@@ -74,10 +74,10 @@ def joined_ids(parts: Sequence[Ids]) -> Ids:
 
 def hash_pairs(first: Ids, second: Ids) -> U64:
     """One hash for each pair of ids, such as a trace's and a span's; their order counts."""
-    return _mixed_array(hash_ids(first) * _MULTIPLIER_ARRAY[0] + hash_ids(second))
+    return _mix_array(hash_ids(first) * _MULTIPLIER_ARRAY[0] + hash_ids(second))
 
 
-def _mixed_array(numbers: NDArray[Any]) -> U64:
+def _mix_array(numbers: NDArray[Any]) -> U64:
     mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(_FIRST)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
     found: U64 = mixed ^ (mixed >> np.uint64(31))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.batch import I64, U32
-from vantage.core.idhash import U64, Ids, hash_ids, joined_ids
+from vantage.core.idhash import U64, Ids, concat_ids, hash_ids
 from vantage.core.span import Span, SpanKind, SpanStatus
 
 Rows = NDArray[np.intp]
@@ -22,7 +22,7 @@ _STATUSES: Final = {status.value: status for status in SpanStatus}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Texts:
+class TextColumn:
     """Row ``i`` has the text ``values[codes[i]]``. The values are distinct, and never more than a row each."""
 
     codes: U32
@@ -36,11 +36,11 @@ class Texts:
         """What it occupies, roughly."""
         return self.codes.nbytes + sum(map(len, self.values)) + TEXT_NBYTES * len(self.values)
 
-    def take(self, rows: Rows) -> Texts:
-        taken = Texts(self.codes[rows], self.values)
+    def take(self, rows: Rows) -> TextColumn:
+        taken = TextColumn(self.codes[rows], self.values)
         return taken.compacted() if len(self.values) > len(rows) else taken
 
-    def compacted(self) -> Texts:
+    def compacted(self) -> TextColumn:
         """The same texts, without values that no row has."""
         used = np.zeros(len(self.values), np.bool_)
         used[self.codes] = True
@@ -48,7 +48,7 @@ class Texts:
         if len(places) == len(self.values):
             return self
         codes = (np.cumsum(used, dtype=np.uint32) - np.uint32(1))[self.codes]
-        return Texts(codes, tuple(map(self.values.__getitem__, places.tolist())))
+        return TextColumn(codes, tuple(map(self.values.__getitem__, places.tolist())))
 
     def code_of(self, text: str) -> int:
         """The code of a text, -1 when no row has it."""
@@ -57,7 +57,7 @@ class Texts:
         except ValueError:
             return -1
 
-    def test(self, condition: Callable[[str], bool]) -> NDArray[np.bool_]:
+    def mask(self, condition: Callable[[str], bool]) -> NDArray[np.bool_]:
         """Which rows meet a condition; it is asked once a value."""
         if not self.values:
             return np.zeros(len(self.codes), np.bool_)
@@ -66,16 +66,16 @@ class Texts:
     def text(self, row: int) -> str:
         return self.values[int(self.codes[row])]
 
-    def plain(self) -> list[str]:
+    def to_list(self) -> list[str]:
         """A text for each row."""
         return list(map(self.values.__getitem__, self.codes.tolist()))
 
 
-def texts_of(texts: Sequence[str]) -> Texts:
+def encode_texts(texts: Sequence[str]) -> TextColumn:
     """Give each distinct text a code, in the order of appearance."""
     numbers = _numbers()
     codes = np.fromiter(map(numbers.__getitem__, texts), np.uint32, len(texts))
-    return Texts(codes, tuple(numbers))
+    return TextColumn(codes, tuple(numbers))
 
 
 def _numbers() -> defaultdict[str, int]:
@@ -83,25 +83,25 @@ def _numbers() -> defaultdict[str, int]:
     return defaultdict(count().__next__)
 
 
-def joined_texts(parts: Sequence[Texts]) -> Texts:
+def concat_texts(parts: Sequence[TextColumn]) -> TextColumn:
     """Columns laid end to end, under one dictionary."""
     if len(parts) == 1:
         return parts[0]
     if not parts:
-        return Texts(np.empty(0, np.uint32), ())
+        return TextColumn(np.empty(0, np.uint32), ())
     codes = np.concatenate([part.codes for part in parts])
     if all(part.values is parts[0].values for part in parts):
-        return Texts(codes, parts[0].values)
+        return TextColumn(codes, parts[0].values)
     numbers = _numbers()
     at = 0
     for part in parts:
         places = np.fromiter(map(numbers.__getitem__, part.values), np.uint32, len(part.values))
         codes[at : at + len(part)] = places[part.codes]
         at += len(part)
-    return Texts(codes, tuple(numbers))
+    return TextColumn(codes, tuple(numbers))
 
 
-def ids_of(texts: Sequence[str]) -> Ids:
+def encode_ids(texts: Sequence[str]) -> Ids:
     """Ids as an array of fixed width, that of the longest. Raises UnicodeEncodeError: ids are ASCII."""
     width = max(map(len, texts), default=1) or 1
     if min(map(len, texts), default=width) < width:
@@ -109,7 +109,7 @@ def ids_of(texts: Sequence[str]) -> Ids:
     return np.frombuffer("".join(texts).encode("ascii"), f"S{width}")
 
 
-def texts_of_ids(ids: Ids) -> list[str]:
+def decode_ids(ids: Ids) -> list[str]:
     found: list[str] = ids.astype(np.str_).tolist()
     return found
 
@@ -126,18 +126,18 @@ class SpanTable:
     trace_id: Ids
     span_id: Ids
     parent_span_id: Ids
-    service_name: Texts
-    name: Texts
-    kind: Texts
-    status: Texts
-    environment: Texts
-    service_version: Texts
-    instance: Texts
+    service_name: TextColumn
+    name: TextColumn
+    kind: TextColumn
+    status: TextColumn
+    environment: TextColumn
+    service_version: TextColumn
+    instance: TextColumn
     start_ns: I64
     duration_ns: I64
     attr_start: I64
-    attr_key: Texts
-    attr_value: Texts
+    attr_key: TextColumn
+    attr_value: TextColumn
 
     def __len__(self) -> int:
         return len(self.start_ns)
@@ -174,16 +174,16 @@ class SpanTable:
         """Which rows start in the range; the end is exclusive."""
         return (self.start_ns >= start_ms * 1_000_000) & (self.start_ns < end_ms * 1_000_000)
 
-    def attribute(self, key: str) -> Texts:
+    def attribute(self, key: str) -> TextColumn:
         """The value of one attribute for each row, '' where it is absent."""
         entries = np.flatnonzero(self.attr_key.codes == self.attr_key.code_of(key))
-        held = Texts(self.attr_value.codes[entries], self.attr_value.values).compacted()
+        held = TextColumn(self.attr_value.codes[entries], self.attr_value.values).compacted()
         absent, values = held.code_of(""), held.values
         if absent < 0 and len(entries) < len(self):
             absent, values = len(values), (*values, "")
         codes = np.full(len(self), max(absent, 0), np.uint32)
         codes[self._rows_of(entries)] = held.codes
-        return Texts(codes, values)
+        return TextColumn(codes, values)
 
     def with_attribute(self, key: str, value: str) -> NDArray[np.bool_]:
         """Which rows have the attribute with exactly this value."""
@@ -193,11 +193,11 @@ class SpanTable:
 
     def with_value(self, condition: Callable[[str], bool]) -> NDArray[np.bool_]:
         """Which rows have an attribute, whatever its key, whose value meets the condition."""
-        return self._marked(np.flatnonzero(self.attr_value.test(condition)))
+        return self._marked(np.flatnonzero(self.attr_value.mask(condition)))
 
     def attributes(self) -> list[dict[str, str]]:
         """A map for each row."""
-        pairs = zip(self.attr_key.plain(), self.attr_value.plain(), strict=True)
+        pairs = zip(self.attr_key.to_list(), self.attr_value.to_list(), strict=True)
         return [dict(islice(pairs, held)) for held in np.diff(self.attr_start).tolist()]
 
     def span(self, row: int) -> Span:
@@ -227,18 +227,18 @@ class SpanTable:
         return list(
             map(
                 Span,
-                texts_of_ids(self.trace_id),
-                texts_of_ids(self.span_id),
-                self.service_name.plain(),
-                self.name.plain(),
+                decode_ids(self.trace_id),
+                decode_ids(self.span_id),
+                self.service_name.to_list(),
+                self.name.to_list(),
                 self.start_ns.tolist(),
                 self.duration_ns.tolist(),
-                texts_of_ids(self.parent_span_id),
+                decode_ids(self.parent_span_id),
                 map(kinds.__getitem__, self.kind.codes.tolist()),
                 map(statuses.__getitem__, self.status.codes.tolist()),
-                self.environment.plain(),
-                self.service_version.plain(),
-                self.instance.plain(),
+                self.environment.to_list(),
+                self.service_version.to_list(),
+                self.instance.to_list(),
                 self.attributes(),
             )
         )
@@ -264,42 +264,42 @@ def _starts(counts: I64) -> I64:
     return starts
 
 
-def table_of(spans: Sequence[Span]) -> SpanTable:
+def build_span_table(spans: Sequence[Span]) -> SpanTable:
     """Spans as columns."""
     maps = [span.attributes for span in spans]
     return SpanTable(
-        trace_id=ids_of([span.trace_id for span in spans]),
-        span_id=ids_of([span.span_id for span in spans]),
-        parent_span_id=ids_of([span.parent_span_id for span in spans]),
-        service_name=texts_of([span.service_name for span in spans]),
-        name=texts_of([span.name for span in spans]),
+        trace_id=encode_ids([span.trace_id for span in spans]),
+        span_id=encode_ids([span.span_id for span in spans]),
+        parent_span_id=encode_ids([span.parent_span_id for span in spans]),
+        service_name=encode_texts([span.service_name for span in spans]),
+        name=encode_texts([span.name for span in spans]),
         # A member of an enum is hashed by a function in Python; its text is hashed at once.
-        kind=texts_of([str.__str__(span.kind) for span in spans]),
-        status=texts_of([str.__str__(span.status) for span in spans]),
-        environment=texts_of([span.environment for span in spans]),
-        service_version=texts_of([span.service_version for span in spans]),
-        instance=texts_of([span.instance for span in spans]),
+        kind=encode_texts([str.__str__(span.kind) for span in spans]),
+        status=encode_texts([str.__str__(span.status) for span in spans]),
+        environment=encode_texts([span.environment for span in spans]),
+        service_version=encode_texts([span.service_version for span in spans]),
+        instance=encode_texts([span.instance for span in spans]),
         start_ns=np.array([span.start_ns for span in spans], np.int64),
         duration_ns=np.array([span.duration_ns for span in spans], np.int64),
         attr_start=_starts(np.fromiter(map(len, maps), np.int64, len(maps))),
-        attr_key=texts_of(list(chain.from_iterable(maps))),
-        attr_value=texts_of(list(chain.from_iterable(map(dict.values, maps)))),
+        attr_key=encode_texts(list(chain.from_iterable(maps))),
+        attr_value=encode_texts(list(chain.from_iterable(map(dict.values, maps)))),
     )
 
 
-def joined(tables: Iterable[SpanTable]) -> SpanTable:
+def concat_span_tables(tables: Iterable[SpanTable]) -> SpanTable:
     """Tables laid end to end, under common dictionaries; of none, a table without rows."""
     held = [table for table in tables if len(table)]
     if len(held) == 1:
         return held[0]
     if not held:
-        return table_of(())
+        return build_span_table(())
     columns: dict[str, Any] = {
-        name: (joined_ids if name in IDS else np.concatenate)([getattr(table, name) for table in held])
+        name: (concat_ids if name in IDS else np.concatenate)([getattr(table, name) for table in held])
         for name in (*IDS, *NUMBERS)
     }
     columns |= {
-        name: joined_texts([getattr(table, name) for table in held]) for name in (*TEXTS, "attr_key", "attr_value")
+        name: concat_texts([getattr(table, name) for table in held]) for name in (*TEXTS, "attr_key", "attr_value")
     }
     counts = np.concatenate([np.diff(table.attr_start) for table in held])
     return SpanTable(**columns, attr_start=_starts(counts))

@@ -68,7 +68,7 @@ class _Hop:
     calls: list[_Hop] = field(default_factory=list)
 
 
-class World:
+class Scenario:
     """Pure: the traffic of a window depends on the seed, the start of the demo and the window alone.
 
     ``start_ms`` is where history ends and live traffic begins: incidents lie around it.

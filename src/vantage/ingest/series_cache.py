@@ -42,10 +42,10 @@ class Resource:
 
 
 # metric, raw tags, kind, service, unit; None: as the envelope says
-PlainKey = tuple[str, bytes, str, str | None, str | None]
+FastKey = tuple[str, bytes, str, str | None, str | None]
 # the same, then environment, version, instance, which few samples name for themselves
-FullKey = tuple[str, bytes, str, str | None, str | None, str | None, str | None, str | None]
-Key = PlainKey | FullKey
+AnyKey = tuple[str, bytes, str, str | None, str | None, str | None, str | None, str | None]
+Key = FastKey | AnyKey
 
 
 def parse_json_tags(raw: bytes) -> dict[str, str]:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Reads:
+class QueryContext:
     """The stores, the clock and the time limit of one query. ``cache_nbytes_max`` bounds ``cache``; 0: nothing is kept
     there. ``_kept``: answers by question, and when they were given (monotonic seconds)."""
 
@@ -39,12 +39,12 @@ class Reads:
         cache = Cache(self.cache_nbytes_max, clock=self.clock, telemetry=self.telemetry)
         object.__setattr__(self, "cache", cache)  # frozen: nobody puts another in its place
 
-    def written(self, batch: Batch) -> None:
+    def on_written(self, batch: Batch) -> None:
         """A batch is in the store: answers that it changes are kept no longer."""
         times = [] if not batch.samples else [int(batch.time_ms.min())]
         times += [span.start_ms for span in batch.spans]
         if times:
-            self.cache.came(min(times))
+            self.cache.invalidate_from(min(times))
 
     async def select(self, name: str, query: Select, *, rows_max: int | None = None) -> Table:
         """Check and run a query; ``name`` is the label its duration is counted under. Raises what the store raises,

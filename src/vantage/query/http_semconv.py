@@ -24,10 +24,10 @@ from vantage.vql.tree import (
     Column,
     Compare,
     Expr,
-    Item,
     Like,
     Or,
     Select,
+    SelectItem,
     TagValue,
     equals,
 )
@@ -38,8 +38,8 @@ DURATION: Final = "http.request.duration"
 STATUS_TAGS: Final = ("status", "http.response.status_code", "status_code")
 ERROR_TAG: Final = "error"
 # Each quantile sorts every duration of the range, so the overview asks for one alone.
-GLANCE: Final = (0.95,)
-FULL: Final = (0.5, 0.95, 0.99)
+QUANTILES_OVERVIEW: Final = (0.95,)
+QUANTILES_ALL: Final = (0.5, 0.95, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +63,14 @@ class Buckets:
         return (min(start_ms + self.step_ms, self.end_ms) - start_ms) / 1000
 
 
-def buckets_of(time_range: TimeRange, *, points: int) -> Buckets:
+def split_buckets(time_range: TimeRange, *, points: int) -> Buckets:
     """At most ``points`` whole buckets (and the one under way), of a round step."""
     step_ms = auto_step_ms(time_range, points=points)
     return Buckets(time_range.start_ms // step_ms * step_ms, time_range.end_ms, step_ms)
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class RequestStats:
     """What one group of a query says. ``tagged``: how many of its rows say whether they are errors."""
 
     requests: float
@@ -111,7 +111,7 @@ _SPAN_MS: Final = Arithmetic("/", Column("duration_ns"), Constant(1_000_000.0))
 _IS_SPAN_ERROR: Final = equals("status", "error")
 
 
-def within(buckets: Buckets) -> tuple[Expr, Expr]:
+def time_filter(buckets: Buckets) -> tuple[Expr, Expr]:
     """The conditions on time."""
     return (
         Compare(">=", Column("timestamp"), Constant(buckets.start_ms)),
@@ -120,7 +120,11 @@ def within(buckets: Buckets) -> tuple[Expr, Expr]:
 
 
 def metrics_query(
-    buckets: Buckets, keys: Sequence[Expr], *, where: Sequence[Expr] = (), quantiles: Sequence[float] = GLANCE
+    buckets: Buckets,
+    keys: Sequence[Expr],
+    *,
+    where: Sequence[Expr] = (),
+    quantiles: Sequence[float] = QUANTILES_OVERVIEW,
 ) -> Select:
     """The request metrics, grouped by ``keys``, which begin with the metric's name. Read it with ``measured``."""
     counts = (
@@ -132,21 +136,25 @@ def metrics_query(
     )
     return Select(
         "metrics",
-        items_of((*keys, *counts, _FIRST, *_quantiles(_VALUE_MS, quantiles))),
-        where=And((_IS_TRAFFIC, *where, *within(buckets))),
+        select_items((*keys, *counts, _FIRST, *_quantiles(_VALUE_MS, quantiles))),
+        where=And((_IS_TRAFFIC, *where, *time_filter(buckets))),
         group_by=tuple(keys),
     )
 
 
 def spans_query(
-    buckets: Buckets, keys: Sequence[Expr], *, where: Sequence[Expr] = (), quantiles: Sequence[float] = GLANCE
+    buckets: Buckets,
+    keys: Sequence[Expr],
+    *,
+    where: Sequence[Expr] = (),
+    quantiles: Sequence[float] = QUANTILES_OVERVIEW,
 ) -> Select:
     """The server spans, grouped by ``keys``. Read it with ``measured``."""
     counts = (Call("count"), Call("countIf", (_IS_SPAN_ERROR,)))
     return Select(
         "spans",
-        items_of((*keys, *counts, _FIRST, *_quantiles(_SPAN_MS, quantiles))),
-        where=And((equals("kind", "server"), *where, *within(buckets))),
+        select_items((*keys, *counts, _FIRST, *_quantiles(_SPAN_MS, quantiles))),
+        where=And((equals("kind", "server"), *where, *time_filter(buckets))),
         group_by=tuple(keys),
     )
 
@@ -155,37 +163,37 @@ def _quantiles(value_ms: Expr, quantiles: Sequence[float]) -> tuple[Expr, ...]:
     return tuple(Call("quantile", (value_ms,), p) for p in quantiles)
 
 
-def items_of(exprs: Sequence[Expr]) -> tuple[Item, ...]:
-    return tuple(Item(expr, f"c{position}") for position, expr in enumerate(exprs))
+def select_items(exprs: Sequence[Expr]) -> tuple[SelectItem, ...]:
+    return tuple(SelectItem(expr, f"c{position}") for position, expr in enumerate(exprs))
 
 
-def measured(query: Select, table: Table) -> dict[tuple[Any, ...], Measured]:
+def parse_stats(query: Select, table: Table) -> dict[tuple[Any, ...], RequestStats]:
     """Groups by their keys."""
     keys = len(query.group_by)
     asked = [call.parameter for item in query.items if isinstance(call := item.expr, Call) and call.parameter]
-    read = _of_spans if query.table == "spans" else _of_metrics
+    read = _parse_spans_row if query.table == "spans" else _parse_metrics_row
     return {row[:keys]: read(row[0], row[keys:], asked) for row in table.rows()}
 
 
-def _of_metrics(metric: str, row: Sequence[Any], asked: Sequence[float]) -> Measured:
+def _parse_metrics_row(metric: str, row: Sequence[Any], asked: Sequence[float]) -> RequestStats:
     total, count, error_total, error_count, tagged, first_ms, *quantiles = row
     if metric == REQUESTS:
-        return Measured(total or 0.0, error_total or 0.0, tagged, first_ms)
-    return Measured(count, error_count, tagged, first_ms, dict(zip(asked, quantiles, strict=True)))
+        return RequestStats(total or 0.0, error_total or 0.0, tagged, first_ms)
+    return RequestStats(count, error_count, tagged, first_ms, dict(zip(asked, quantiles, strict=True)))
 
 
-def _of_spans(_: object, row: Sequence[Any], asked: Sequence[float]) -> Measured:
+def _parse_spans_row(_: object, row: Sequence[Any], asked: Sequence[float]) -> RequestStats:
     count, errors, first_ms, *quantiles = row
-    return Measured(count, errors, count, first_ms, dict(zip(asked, quantiles, strict=True)))
+    return RequestStats(count, errors, count, first_ms, dict(zip(asked, quantiles, strict=True)))
 
 
-def sources(counted: dict[str, Measured]) -> tuple[str, str]:
+def pick_metrics(counted: dict[str, RequestStats]) -> tuple[str, str]:
     """Which metric tells the number of requests, and which the share of errors."""
     requests = REQUESTS if REQUESTS in counted else DURATION
     tagged = next((metric for metric in (requests, DURATION) if metric in counted and counted[metric].tagged), requests)
     return requests, tagged
 
 
-def rate_per_s(one: Measured, buckets: Buckets) -> float:
+def rate_per_s(one: RequestStats, buckets: Buckets) -> float:
     """Requests a second since the first of them, but over no less than a step."""
     return one.requests * 1000 / max(buckets.end_ms - one.first_ms, buckets.step_ms)

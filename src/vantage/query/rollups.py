@@ -12,11 +12,20 @@ from typing import Final
 from vantage.core.rollup import WIDTHS_MS
 from vantage.core.sample import Kind
 from vantage.core.timerange import TimeRange
-from vantage.query.context import Reads
-from vantage.query.timeseries_query import ROWS_MAX, Asked, Point, Points, Source, Tier, group_keys, where_of
+from vantage.query.context import QueryContext
+from vantage.query.timeseries_query import (
+    ROWS_MAX,
+    Point,
+    PointRows,
+    Source,
+    Tier,
+    TimeseriesQuery,
+    group_by_exprs,
+    series_filter,
+)
 from vantage.storage.ports import SeriesInfo
 from vantage.vql.table import Table
-from vantage.vql.tree import Call, Column, Expr, Item, Literal, Order, Select, TableName
+from vantage.vql.tree import Call, Column, Expr, Literal, Order, Select, SelectItem, TableName
 
 QUANTILE_SAMPLES_MAX: Final = 5_000_000  # more are not sorted for a chart: the hours' sketches answer
 TABLES: Final[Mapping[str, TableName]] = {"5m": "rollups_5m", "1h": "rollups_1h"}
@@ -24,7 +33,7 @@ WIDTH_NAMES: Final = {"5m": "5 minutes", "1h": "hours"}
 _EXACT: Final = ("avg", "min", "max", "sum", "count")
 
 
-def rollups_for(agg: str, kind: Kind) -> tuple[Tier, ...]:
+def rollup_tiers(agg: str, kind: Kind) -> tuple[Tier, ...]:
     """Which rollups can tell an aggregate, the widest first; of running totals they know neither growth nor last
     values."""
     if agg in _EXACT or (agg == "rate" and kind in (Kind.COUNTER, Kind.HISTOGRAM)):
@@ -45,12 +54,12 @@ def choose_tier(
     if not fitting:
         return None
     exact = len(can) > 1
-    if exact or time_range.start_ms < raw_since_ms or _samples_within(found, aligned) > QUANTILE_SAMPLES_MAX:
+    if exact or time_range.start_ms < raw_since_ms or _count_samples(found, aligned) > QUANTILE_SAMPLES_MAX:
         return fitting[0]
     return None
 
 
-def _samples_within(found: Sequence[SeriesInfo], time_range: TimeRange) -> float:
+def _count_samples(found: Sequence[SeriesInfo], time_range: TimeRange) -> float:
     """About how many samples lie in a range, as if each series' were spread evenly."""
     total = 0.0
     for info in found:
@@ -60,7 +69,9 @@ def _samples_within(found: Sequence[SeriesInfo], time_range: TimeRange) -> float
     return total
 
 
-async def from_rollups(reads: Reads, asked: Asked, tier: Tier, kind: Kind, step_ms: int, aligned: TimeRange) -> Points:
+async def read_rollups(
+    reads: QueryContext, asked: TimeseriesQuery, tier: Tier, kind: Kind, step_ms: int, aligned: TimeRange
+) -> PointRows:
     """The points of a range. Where it ends within a bucket, its end is read from samples."""
     width_ms = WIDTHS_MS[tier]
     if asked.agg.startswith("p"):
@@ -87,19 +98,25 @@ async def from_rollups(reads: Reads, asked: Asked, tier: Tier, kind: Kind, step_
         Point(group, at_ms, _value(asked.agg, kind, step_ms, found), round(found[0]))
         for (group, at_ms), found in sorted(parts.items(), key=lambda entry: entry[0][1])
     ]
-    return Points(rows, source, truncated)
+    return PointRows(rows, source, truncated)
 
 
 async def _read(
-    reads: Reads, asked: Asked, table: TableName, calls: Sequence[Expr], step_ms: int, start_ms: int, end_ms: int
+    reads: QueryContext,
+    asked: TimeseriesQuery,
+    table: TableName,
+    calls: Sequence[Expr],
+    step_ms: int,
+    start_ms: int,
+    end_ms: int,
 ) -> Table:
-    keys = group_keys(asked)
+    keys = group_by_exprs(asked)
     bucket = Call("toStartOfInterval", (Column("timestamp"), Literal(step_ms)))
     exprs = (*keys, bucket, *calls)
     select = Select(
         table,
-        tuple(Item(expr, f"c{i}") for i, expr in enumerate(exprs)),
-        where=where_of(asked, start_ms, end_ms),
+        tuple(SelectItem(expr, f"c{i}") for i, expr in enumerate(exprs)),
+        where=series_filter(asked, start_ms, end_ms),
         group_by=(*keys, bucket),
         order_by=(Order(bucket),),
     )
@@ -131,10 +148,12 @@ def _value(agg: str, kind: Kind, step_ms: int, found: Sequence[float]) -> float 
     return value if abs(value) != float("inf") else None
 
 
-async def _quantiles(reads: Reads, asked: Asked, tier: str, step_ms: int, aligned: TimeRange) -> Points:
+async def _quantiles(
+    reads: QueryContext, asked: TimeseriesQuery, tier: str, step_ms: int, aligned: TimeRange
+) -> PointRows:
     """An hour in which the range ends counts whole: its sketch cannot be cut."""
     end_ms = asked.time_range.aligned(WIDTHS_MS[tier]).end_ms
     calls = (Call("sketchQuantile", (), int(asked.agg[1:]) / 100), Call("sum", (Column("count"),)))
     table = await _read(reads, asked, TABLES[tier], calls, step_ms, aligned.start_ms, end_ms)
     rows = [Point(tuple(names), at_ms, value, round(count)) for *names, at_ms, value, count in table.rows()]
-    return Points(rows, "1h", table.truncated)
+    return PointRows(rows, "1h", table.truncated)

@@ -14,7 +14,7 @@ import msgspec
 
 from vantage.vql.table import Table
 
-ROWS_A_PIECE: Final = 1000
+ROWS_PER_PIECE: Final = 1000
 CSV: Final = "csv"
 NDJSON: Final = "ndjson"
 PARQUET: Final = "parquet"
@@ -30,7 +30,7 @@ def has_parquet() -> bool:
     return find_spec("pyarrow") is not None
 
 
-def pieces(table: Table, kind: str) -> Iterator[bytes]:
+def encode_table(table: Table, kind: str) -> Iterator[bytes]:
     """The table in one of ``MEDIA_TYPES``. Parquet only where ``has_parquet``."""
     make: Callable[[Table], Iterator[bytes]] = {CSV: _csv, NDJSON: _ndjson, PARQUET: _parquet}[kind]
     return make(table)
@@ -42,11 +42,11 @@ def _csv(table: Table) -> Iterator[bytes]:
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow([column.name for column in table.columns])
     rows = table.rows()
-    while some := list(islice(rows, ROWS_A_PIECE)):
+    while some := list(islice(rows, ROWS_PER_PIECE)):
         writer.writerows([[_csv_cell(cell) for cell in row] for row in some])
-        yield _taken(text)
+        yield _drain(text)
     if text.tell():
-        yield _taken(text)
+        yield _drain(text)
 
 
 def _csv_cell(cell: Any) -> Any:
@@ -57,7 +57,7 @@ def _csv_cell(cell: Any) -> Any:
     return cell
 
 
-def _taken(text: io.StringIO) -> bytes:
+def _drain(text: io.StringIO) -> bytes:
     found = text.getvalue().encode()
     text.seek(0)
     text.truncate()
@@ -69,7 +69,7 @@ def _ndjson(table: Table) -> Iterator[bytes]:
     encoder = msgspec.json.Encoder()
     names = [column.name for column in table.columns]
     rows = table.rows()
-    while some := list(islice(rows, ROWS_A_PIECE)):
+    while some := list(islice(rows, ROWS_PER_PIECE)):
         yield encoder.encode_lines([dict(zip(names, row, strict=True)) for row in some])
 
 

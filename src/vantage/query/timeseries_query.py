@@ -17,7 +17,7 @@ Source = Tier | Literal["raw", "mixed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TimeseriesQuery:
     """A question. ``step_ms`` of None: about 300 points. ``tags`` are pairs that must all hold, as ``where`` must, a
     condition on the samples."""
 
@@ -40,13 +40,13 @@ class Point(NamedTuple):
     samples: int
 
 
-class Points(NamedTuple):
+class PointRows(NamedTuple):
     rows: list[Point]
     source: Source
     truncated: bool
 
 
-def group_keys(asked: Asked) -> tuple[Expr, ...]:
+def group_by_exprs(asked: TimeseriesQuery) -> tuple[Expr, ...]:
     """What the answer is split by."""
     return tuple(_key(name) for name in asked.group_by)
 
@@ -55,7 +55,7 @@ def _key(name: str) -> Expr:
     return Column(name) if name in _COLUMNS else TagValue(name)
 
 
-def where_of(asked: Asked, start_ms: int, end_ms: int) -> Expr:
+def series_filter(asked: TimeseriesQuery, start_ms: int, end_ms: int) -> Expr:
     """The series asked for, between two times."""
     return And(
         (

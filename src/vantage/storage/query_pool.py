@@ -13,7 +13,7 @@ WAITING_MAX: Final = 32
 T = TypeVar("T")
 
 
-class QueryThreads:
+class QueryPool:
     """``threads`` queries run at once, WAITING_MAX more wait. ``initializer`` is called in each thread first."""
 
     def __init__(self, threads: int, *, initializer: Callable[[], None] | None = None) -> None:

@@ -10,7 +10,7 @@ from vantage.core.batch import BATCH_ID_MEMORY_MAX, BATCH_ID_MEMORY_MS
 from vantage.core.clock import Clock
 
 
-class BatchIds:
+class RecentBatchIds:
     """Ids committed within the last 60 minutes, a million at most; ``evicted`` counts those forgotten early."""
 
     def __init__(self, *, ids_max: int = BATCH_ID_MEMORY_MAX) -> None:
@@ -38,7 +38,7 @@ class BatchIds:
             del self._at_ms[first]
         return batch_id in self._at_ms
 
-    async def repeated(self, batch_id: str, clock: Clock) -> bool:
+    async def is_duplicate(self, batch_id: str, clock: Clock) -> bool:
         """Whether the batch was committed before; one of that id that is under way is waited for. After False the
         caller may ``begin`` the batch before anyone else can, if it awaits nothing in between."""
         while (under_way := self._under_way.get(batch_id)) is not None:
@@ -47,7 +47,7 @@ class BatchIds:
                 return True
         return self.seen(batch_id, clock.now_ms())
 
-    def begin(self, batch_id: str, done: asyncio.Future[Any]) -> None:
+    def mark_in_flight(self, batch_id: str, done: asyncio.Future[Any]) -> None:
         """The batch is under way until ``done``, which fails when it was not committed."""
         self._under_way[batch_id] = done
         done.add_done_callback(lambda _: self._under_way.pop(batch_id, None))

@@ -11,7 +11,7 @@ FOLDED_SERIES_MAX: Final = 10_000
 FOLDED_REMEMBERED_MAX: Final = 100_000
 
 
-def folded(one: Series, *, whole: bool) -> Series:
+def overflow(one: Series, *, whole: bool) -> Series:
     """The series that takes the samples of those beyond the limit: one a metric, and when there are too many of those
     (``whole``) a single one for all."""
     return make_series(

@@ -13,9 +13,9 @@ from vantage.core.batch import I64
 from vantage.core.errors import InputError
 from vantage.core.idhash import Ids, hash_pairs
 from vantage.core.span import SpanKind, SpanStatus
-from vantage.core.span_table import Rows, SpanTable, Texts, joined_texts
+from vantage.core.span_table import Rows, SpanTable, TextColumn, concat_texts
 from vantage.core.timerange import TimeRange
-from vantage.storage.ports import Edge, EdgeKind
+from vantage.storage.ports import EdgeKind, ServiceEdge
 
 PARENT_REACH_MS: Final = 600_000  # how long before the range a parent may start
 SPANS_MAX: Final = 2_000_000  # some 110 bytes and a microsecond each
@@ -28,16 +28,16 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Spans:
+class _SpanColumns:
     """The columns that edges need, of all tables. ``peer`` is '' where a span calls nobody or does not say whom."""
 
     trace_id: Ids
     span_id: Ids
     parent_span_id: Ids
-    service: Texts
-    kind: Texts
-    status: Texts
-    peer: Texts
+    service: TextColumn
+    kind: TextColumn
+    status: TextColumn
+    peer: TextColumn
     duration_ns: I64
     counted: Mask  # whether the span starts in the range
 
@@ -45,12 +45,14 @@ class _Spans:
         return len(self.service)
 
 
-def edges_of(tables: Iterable[SpanTable], time_range: TimeRange, *, spans_max: int = SPANS_MAX) -> list[Edge]:
+def service_edges(
+    tables: Iterable[SpanTable], time_range: TimeRange, *, spans_max: int = SPANS_MAX
+) -> list[ServiceEdge]:
     """The edges of the spans that start in the range. The tables hold every span that starts in it or up to
     PARENT_REACH_MS before, and perhaps others. A span whose parent is in none of them makes no edge; a peer whose spans
     are in none of them is external. A table is let go before the next is taken. Raises InputError beyond ``spans_max``
     spans."""
-    parts: list[_Spans] = []
+    parts: list[_SpanColumns] = []
     total = 0
     for table in tables:
         total += len(table)
@@ -60,7 +62,7 @@ def edges_of(tables: Iterable[SpanTable], time_range: TimeRange, *, spans_max: i
             parts.append(_columns(table, time_range))
     if not parts:
         return []
-    spans = _laid(parts)
+    spans = _concat(parts)
     service = spans.service.codes
     child, parent = _with_parents(spans)
     across = service[child] != service[parent]
@@ -69,22 +71,24 @@ def edges_of(tables: Iterable[SpanTable], time_range: TimeRange, *, spans_max: i
     received = spans.counted[child] & _of_kind(spans.kind, SpanKind.SERVER, SpanKind.CONSUMER)[child]
     called, calling = child[received], parent[received]
     is_message = _of_kind(spans.kind, SpanKind.CONSUMER)[called]
-    found = _summed(spans, called, spans.service.take(calling), spans.service.take(called), is_message.astype(np.int64))
+    found = _sum_calls(
+        spans, called, spans.service.take(calling), spans.service.take(called), is_message.astype(np.int64)
+    )
 
     answered = np.zeros(len(spans), np.bool_)
     answered[parent] = True
-    alone = np.flatnonzero(spans.counted & ~answered & spans.peer.test(bool))
+    alone = np.flatnonzero(spans.counted & ~answered & spans.peer.mask(bool))
     external = np.full(len(alone), _EXTERNAL)
-    found += _summed(spans, alone, spans.service.take(alone), spans.peer.take(alone), external)
+    found += _sum_calls(spans, alone, spans.service.take(alone), spans.peer.take(alone), external)
     return [edge for edge in found if edge.caller != edge.callee]
 
 
-def _of_kind(kinds: Texts, *wanted: SpanKind) -> Mask:
-    return kinds.test(lambda kind: kind in wanted)
+def _of_kind(kinds: TextColumn, *wanted: SpanKind) -> Mask:
+    return kinds.mask(lambda kind: kind in wanted)
 
 
-def _columns(table: SpanTable, time_range: TimeRange) -> _Spans:
-    return _Spans(
+def _columns(table: SpanTable, time_range: TimeRange) -> _SpanColumns:
+    return _SpanColumns(
         trace_id=table.trace_id,
         span_id=table.span_id,
         parent_span_id=table.parent_span_id,
@@ -97,42 +101,42 @@ def _columns(table: SpanTable, time_range: TimeRange) -> _Spans:
     )
 
 
-def _laid(parts: Sequence[_Spans]) -> _Spans:
+def _concat(parts: Sequence[_SpanColumns]) -> _SpanColumns:
     """Parts end to end."""
-    return _Spans(
+    return _SpanColumns(
         trace_id=np.concatenate([part.trace_id for part in parts]),
         span_id=np.concatenate([part.span_id for part in parts]),
         parent_span_id=np.concatenate([part.parent_span_id for part in parts]),
-        service=joined_texts([part.service for part in parts]),
-        kind=joined_texts([part.kind for part in parts]),
-        status=joined_texts([part.status for part in parts]),
-        peer=joined_texts([part.peer for part in parts]),
+        service=concat_texts([part.service for part in parts]),
+        kind=concat_texts([part.kind for part in parts]),
+        status=concat_texts([part.status for part in parts]),
+        peer=concat_texts([part.peer for part in parts]),
         duration_ns=np.concatenate([part.duration_ns for part in parts]),
         counted=np.concatenate([part.counted for part in parts]),
     )
 
 
-def _peers(table: SpanTable) -> Texts:
+def _peers(table: SpanTable) -> TextColumn:
     """Whom each client's or producer's span says it calls, '' where it does not say."""
     unnamed = _of_kind(table.kind, SpanKind.CLIENT, SpanKind.PRODUCER)
     rows: list[Rows] = []
-    parts = [Texts(np.zeros(1, np.uint32), ("",))]
+    parts = [TextColumn(np.zeros(1, np.uint32), ("",))]
     for key in PEER_ATTRIBUTES:
         if table.attr_key.code_of(key) < 0:
             continue
         column = table.attribute(key)
-        named = np.flatnonzero(unnamed & column.test(bool))
+        named = np.flatnonzero(unnamed & column.mask(bool))
         unnamed[named] = False
         rows.append(named)
         parts.append(column.take(named))
-    found = joined_texts(parts)
+    found = concat_texts(parts)
     codes = np.zeros(len(table), np.uint32)
     if rows:
         codes[np.concatenate(rows)] = found.codes[1:]
-    return Texts(codes, found.values)
+    return TextColumn(codes, found.values)
 
 
-def _with_parents(spans: _Spans) -> tuple[Rows, Rows]:
+def _with_parents(spans: _SpanColumns) -> tuple[Rows, Rows]:
     """The rows whose parent is among the spans, and the row of each one's parent: of the first span with that id."""
     children = np.flatnonzero(spans.parent_span_id != b"")
     wanted = hash_pairs(spans.trace_id[children], spans.parent_span_id[children])
@@ -157,7 +161,9 @@ def _with_parents(spans: _Spans) -> tuple[Rows, Rows]:
     return np.concatenate([nothing, *child_rows]), np.concatenate([nothing, *parent_rows])
 
 
-def _summed(spans: _Spans, rows: Rows, callers: Texts, callees: Texts, kinds: I64) -> list[Edge]:
+def _sum_calls(
+    spans: _SpanColumns, rows: Rows, callers: TextColumn, callees: TextColumn, kinds: I64
+) -> list[ServiceEdge]:
     """The rows' spans summed up by caller, callee and kind."""
     pairs = callers.codes.astype(np.int64) * max(1, len(callees.values)) + callees.codes
     _, first, group = np.unique(pairs * len(_KINDS) + kinds, return_index=True, return_inverse=True)
@@ -167,9 +173,9 @@ def _summed(spans: _Spans, rows: Rows, callers: Texts, callees: Texts, kinds: I6
     np.maximum.at(longest_ns, group, duration_ns)
     return list(
         map(
-            Edge,
-            callers.take(first).plain(),
-            callees.take(first).plain(),
+            ServiceEdge,
+            callers.take(first).to_list(),
+            callees.take(first).to_list(),
             map(_KINDS.__getitem__, kinds[first].tolist()),
             np.bincount(group, minlength=len(first)).tolist(),
             np.bincount(group[failed], minlength=len(first)).tolist(),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vantage.core.batch import I64
 from vantage.core.idhash import Ids, hash_ids
 from vantage.core.span import SpanStatus
-from vantage.core.span_table import Rows, SpanTable, texts_of_ids
+from vantage.core.span_table import Rows, SpanTable, decode_ids
 from vantage.storage.ports import TraceFilter, TraceSummary
 
 Mask = NDArray[np.bool_]
@@ -34,15 +34,15 @@ def matching_rows(table: SpanTable, wanted: TraceFilter) -> Rows:
     for key, value in wanted.attributes:
         keep &= table.with_attribute(key, value)
     if wanted.text and keep.any():
-        keep &= _mentions(table, wanted.text.lower())
+        keep &= _mask_mentions(table, wanted.text.lower())
     return np.flatnonzero(keep)
 
 
-def _mentions(table: SpanTable, text: str) -> Mask:
+def _mask_mentions(table: SpanTable, text: str) -> Mask:
     def holds(value: str) -> bool:
         return text in value.lower()
 
-    return table.name.test(holds) | table.with_value(holds) | _ids_with(table.trace_id, text)
+    return table.name.mask(holds) | table.with_value(holds) | _ids_with(table.trace_id, text)
 
 
 def _ids_with(ids: Ids, text: str) -> Mask:
@@ -69,7 +69,7 @@ class _Traces:
         return self.order[self.starts]
 
 
-def _by_trace(table: SpanTable) -> _Traces:
+def _group_by_trace(table: SpanTable) -> _Traces:
     _, first, code = np.unique(hash_ids(table.trace_id), return_index=True, return_inverse=True)
     if (table.trace_id[first][code] != table.trace_id).any():  # two ids with one hash
         _, first, code = np.unique(table.trace_id, return_index=True, return_inverse=True)
@@ -84,11 +84,11 @@ def _by_trace(table: SpanTable) -> _Traces:
     return _Traces(order, starts, np.diff(starts, append=len(order)))
 
 
-def summaries(table: SpanTable) -> list[TraceSummary]:
+def summarize_traces(table: SpanTable) -> list[TraceSummary]:
     """One line about each trace of a table that holds all spans of some traces, by trace id."""
     if not len(table):
         return []
-    traces = _by_trace(table)
+    traces = _group_by_trace(table)
     places = np.arange(len(table))
     # The first span without a parent, or else the first of all.
     roots = np.where(table.parent_span_id[traces.order] == b"", places, len(table))
@@ -101,9 +101,9 @@ def summaries(table: SpanTable) -> list[TraceSummary]:
     return list(
         map(
             TraceSummary,
-            texts_of_ids(table.trace_id[traces.first]),
-            table.service_name.take(root).plain(),
-            table.name.take(root).plain(),
+            decode_ids(table.trace_id[traces.first]),
+            table.service_name.take(root).to_list(),
+            table.name.take(root).to_list(),
             start_ns.tolist(),
             (end_ns - start_ns).tolist(),
             traces.counts.tolist(),
@@ -131,7 +131,7 @@ def latest_summaries(table: SpanTable, wanted: TraceFilter) -> list[TraceSummary
     up to ``limit``."""
     if not len(table):
         return []
-    traces = _by_trace(table)
+    traces = _group_by_trace(table)
     start_ns, ids = table.start_ns[traces.first], table.trace_id[traces.first]
     chosen = np.lexsort((np.arange(len(ids)), start_ns))[::-1]
     if wanted.before is not None:
@@ -142,8 +142,8 @@ def latest_summaries(table: SpanTable, wanted: TraceFilter) -> list[TraceSummary
     is_chosen = np.zeros(len(ids), np.bool_)
     is_chosen[chosen] = True
     rows = traces.order[np.repeat(is_chosen, traces.counts)]
-    found = {one.trace_id: one for one in summaries(table.take(rows))}
-    return [found[trace_id] for trace_id in texts_of_ids(ids[chosen])]
+    found = {one.trace_id: one for one in summarize_traces(table.take(rows))}
+    return [found[trace_id] for trace_id in decode_ids(ids[chosen])]
 
 
 def count_by_service(table: SpanTable) -> dict[ServiceKey, tuple[int, int, int]]:
@@ -158,5 +158,5 @@ def count_by_service(table: SpanTable) -> dict[ServiceKey, tuple[int, int, int]]
     latest = np.full(len(first), np.iinfo(np.int64).min)
     np.minimum.at(earliest, code, table.start_ms)
     np.maximum.at(latest, code, table.start_ms)
-    keys = zip(*(texts.take(first).plain() for texts in columns), strict=True)
+    keys = zip(*(texts.take(first).to_list() for texts in columns), strict=True)
     return dict(zip(keys, zip(counts.tolist(), earliest.tolist(), latest.tolist(), strict=True), strict=True))

@@ -11,24 +11,24 @@ from litestar.handlers import BaseRouteHandler
 
 from vantage.core.api_key import Scope
 from vantage.core.errors import ForbiddenError
-from vantage.web.auth import Access, Principal, secret_of, session_of
+from vantage.web.auth import Authenticator, Principal, secret_of, session_of
 from vantage.web.limits import TokenBuckets, TrustedProxies
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 
 @dataclass(slots=True)
-class Admission:
+class Authorizer:
     """Keys, proxies and buckets of one application; stands in its state under ``admission``."""
 
-    access: Access
+    access: Authenticator
     proxies: TrustedProxies
     buckets: TokenBuckets
     sessions: TokenBuckets
     logins: TokenBuckets
     draining: bool = False
 
-    def admit(self, connection: Connection, scope: Scope) -> Principal:
+    def authorize(self, connection: Connection, scope: Scope) -> Principal:
         """Raises UnauthorizedError, RateLimited or ForbiddenError. Signed-in pages have a rate of their own."""
         headers = connection.scope["header_map"]  # type: ignore[typeddict-item]  # put there by the edge
         peer = connection.client.host if connection.client else ""
@@ -54,8 +54,8 @@ class Admission:
             raise ForbiddenError(f"this key lacks the scope {scope.value!r}")
 
 
-async def admitted(connection: Connection, handler: BaseRouteHandler) -> None:
+async def require_scope(connection: Connection, handler: BaseRouteHandler) -> None:
     """The guard of every handler but the open ones: ``opt["scope"]`` names the scope it needs, read when it is silent.
     Leaves the principal in the connection's state."""
-    admission: Admission = connection.app.state.admission
-    connection.state.principal = admission.admit(connection, handler.opt.get("scope", Scope.READ))
+    admission: Authorizer = connection.app.state.admission
+    connection.state.principal = admission.authorize(connection, handler.opt.get("scope", Scope.READ))

@@ -17,8 +17,8 @@ from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.static_files import create_static_files_router
 
 from vantage.core.errors import VantageError
-from vantage.query.context import Reads
-from vantage.query.live import Live
+from vantage.query.context import QueryContext
+from vantage.query.live import LiveUpdates
 from vantage.roles import Routes
 from vantage.telemetry import Telemetry
 from vantage.web import exception_handlers, pages
@@ -37,7 +37,7 @@ from vantage.web.api import (
     traces,
     vql,
 )
-from vantage.web.authorize import Admission, admitted
+from vantage.web.authorize import Authorizer, require_scope
 from vantage.web.render import Renderer
 from vantage.web.streaming import UNCOMPRESSED
 
@@ -64,19 +64,19 @@ class _SchemaDocument(JsonRenderPlugin):
         self._body = b""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        self._body = self._body or msgspec.json.encode(schema.complete(openapi_schema))
+        self._body = self._body or msgspec.json.encode(schema.add_ingest_paths(openapi_schema))
         return self._body
 
 
-def make_site(
+def create_litestar(
     *,
     routes: frozenset[Routes],
-    reads: Reads,
-    live_updates: Live,
+    reads: QueryContext,
+    live_updates: LiveUpdates,
     telemetry: Telemetry,
-    vitals: health.Vitals,
+    vitals: health.HealthChecks,
     after_forget: Callable[[], None],
-    admission: Admission,
+    admission: Authorizer,
     renderer: Renderer,
     static: Path,
     version: str,
@@ -105,14 +105,14 @@ def make_site(
         return Provide(lambda: value, sync_to_thread=False)
 
     return Litestar(
-        route_handlers=[Router("/", route_handlers=guarded, guards=[admitted]), *opened],
+        route_handlers=[Router("/", route_handlers=guarded, guards=[require_scope]), *opened],
         dependencies={
             "reads": provide(reads),
             "live": provide(live_updates),
             "telemetry": provide(telemetry),
             "vitals": provide(vitals),
             "renderer": provide(renderer),
-            "after_forget": provide(deletion.AfterForget(after_forget)),
+            "after_forget": provide(deletion.OnDeleted(after_forget)),
         },
         exception_handlers={
             VantageError: exception_handlers.on_vantage_error,

@@ -19,7 +19,7 @@ import structlog
 
 from vantage.core.errors import ForbiddenError
 from vantage.web.problems import MEDIA_TYPE, problem_of
-from vantage.web.request_metrics import Requests
+from vantage.web.request_metrics import RequestMetrics
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -79,7 +79,7 @@ class HostGuard:
         return True
 
 
-class Edge:
+class EdgeMiddleware:
     """Checks Host and Origin, answers CORS, gives every request an id, counts it, and passes it on."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Edge:
         site: ASGIApp,
         hosts: HostGuard,
         cors_origins: Sequence[str],
-        requests: Requests,
+        requests: RequestMetrics,
         log_requests: bool,
     ) -> None:
         self._ingest = ingest

@@ -38,7 +38,7 @@ class SpanLine(msgspec.Struct, tag_field="type", tag="span", omit_defaults=True,
     attributes: dict[str, str] = {}
 
 
-def lines_of(batch: Batch) -> bytes:
+def encode_lines(batch: Batch) -> bytes:
     """A line for each sample and each span."""
     return _sample_lines(batch) + _encoder.encode_lines([_span_line(span) for span in batch.spans])
 

@@ -9,7 +9,7 @@ from typing import Final
 from vantage.telemetry import Telemetry
 
 ROUTES_MAX: Final = 200
-DURATIONS_KEPT: Final = 5
+DURATIONS_MAX: Final = 5
 
 
 @dataclass(slots=True)
@@ -20,7 +20,7 @@ class RouteCount:
     durations_ms: list[float] = field(default_factory=list)
 
 
-class Requests:
+class RequestMetrics:
     """Counts requests. Routes are templates, never raw paths, so their number is bounded by the code."""
 
     def __init__(self, telemetry: Telemetry) -> None:
@@ -36,11 +36,11 @@ class Requests:
                 return
             held = self._routes[key] = RouteCount()
         held.count += 1
-        if len(held.durations_ms) < DURATIONS_KEPT:
+        if len(held.durations_ms) < DURATIONS_MAX:
             held.durations_ms.append(took_ms)
         else:  # reservoir sampling: Vitter (1985), algorithm R
             place = int(self._random.random() * held.count)
-            if place < DURATIONS_KEPT:
+            if place < DURATIONS_MAX:
                 held.durations_ms[place] = took_ms
 
     def drain(self) -> dict[tuple[str, str, int], RouteCount]:

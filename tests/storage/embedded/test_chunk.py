@@ -14,17 +14,17 @@ from tests.support.samples import NOW_MS
 from vantage.core.batch import Links
 from vantage.core.exemplars import link_columns
 from vantage.core.idhash import hash_id
-from vantage.core.rollup import HOUR_MS, roll, with_sketches
+from vantage.core.rollup import HOUR_MS, rollup_samples, with_sketches
 from vantage.storage.embedded.format.chunk import (
     CHUNK_SAMPLES_MAX,
     ChunkCodec,
     checksum,
-    cuts,
+    chunk_bounds,
 )
-from vantage.storage.embedded.format.column_codec import Packer
-from vantage.storage.embedded.format.trace_id_index import ENTRIES_MAX, kept_bits, pack_index
-from vantage.storage.embedded.format.week import WEEK_MS, week_name, week_named, week_of, week_range
-from vantage.storage.embedded.maintain.sort import Samples, in_order
+from vantage.storage.embedded.format.column_codec import ColumnCodec
+from vantage.storage.embedded.format.trace_id_index import ENTRIES_MAX, pack_index, truncate_hash
+from vantage.storage.embedded.format.week import WEEK_MS, parse_week, week_name, week_of, week_range
+from vantage.storage.embedded.maintain.sort import Samples, in_storage_order
 
 CODEC = ChunkCodec()
 
@@ -52,7 +52,9 @@ def test_a_chunk_comes_back_whole_and_by_runs() -> None:
 
 def test_partials_come_back_with_their_sketches() -> None:
     slot, time_ms, value = some_samples(4, 300)
-    hours = with_sketches(roll(slot, time_ms, value, width_ms=HOUR_MS), slot, time_ms, value, width_ms=HOUR_MS)
+    hours = with_sketches(
+        rollup_samples(slot, time_ms, value, width_ms=HOUR_MS), slot, time_ms, value, width_ms=HOUR_MS
+    )
     chunk = CODEC.pack_partials(hours, width_ms=HOUR_MS)
     runs = CODEC.unpack_runs(chunk.runs)
     columns = frozenset({"sum", "min", "max", "sketches"})
@@ -72,7 +74,7 @@ def test_partials_come_back_with_their_sketches() -> None:
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=12))
 def test_cuts_cover_every_row_once_and_no_chunk_is_too_large(counts: list[int]) -> None:
     slot = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)
-    found = list(cuts(slot, CHUNK_SAMPLES_MAX))
+    found = list(chunk_bounds(slot, CHUNK_SAMPLES_MAX))
     assert found[0][0] == 0
     assert found[-1][1] == len(slot)
     assert [end for _, end in found[:-1]] == [start for start, _ in found[1:]]
@@ -86,7 +88,7 @@ def test_samples_are_kept_by_stretches_of_time_and_series_by_series_within() -> 
     ids = tuple(str(value[mixed[row]]) for row in linked)
     links = Links(np.array(linked, np.uint32), ids, ("",) * len(ids))
     whole = Samples(slot[mixed], time_ms[mixed], value[mixed], link_columns(links))
-    found = list(in_order(whole, np.arange(200)[::-1]))
+    found = list(in_storage_order(whole, np.arange(200)[::-1]))
     assert len(found) > 5
     ends = [(some.time_ms.min(), some.time_ms.max()) for some in found]
     assert all(before[1] <= after[0] for before, after in pairwise(ends))
@@ -94,7 +96,7 @@ def test_samples_are_kept_by_stretches_of_time_and_series_by_series_within() -> 
         order = np.lexsort((some.time_ms, -some.slot.astype(np.int64)))
         assert order.tolist() == list(range(len(order)))
         linked = [str(some.value[row]) for row in some.links.position.tolist()]
-        assert linked == list(some.links.plain().trace_id), "a link went to another sample"
+        assert linked == list(some.links.decode().trace_id), "a link went to another sample"
     rows = sorted(zip(*(np.concatenate([getattr(some, name) for some in found]).tolist()
                         for name in ("slot", "time_ms", "value")), strict=True))  # fmt: skip
     assert rows == sorted(zip(slot.tolist(), time_ms.tolist(), value.tolist(), strict=True))
@@ -103,13 +105,13 @@ def test_samples_are_kept_by_stretches_of_time_and_series_by_series_within() -> 
 
 def test_few_samples_are_one_stretch() -> None:
     slot, time_ms, value = some_samples(1, 5000)
-    assert len(list(in_order(Samples(slot, time_ms, value), np.zeros(1, np.int64)))) == 1
+    assert len(list(in_storage_order(Samples(slot, time_ms, value), np.zeros(1, np.int64)))) == 1
 
 
 def test_every_id_of_an_index_is_found_where_it_is() -> None:
     ids = [f"{n:032x}" for n in range(ENTRIES_MAX + 500)]
-    kept = kept_bits(np.array([hash_id(one) for one in ids], np.uint64))
-    rows = pack_index(Packer(), kept, np.arange(len(ids)) // 100, np.arange(len(ids)) % 100)
+    kept = truncate_hash(np.array([hash_id(one) for one in ids], np.uint64))
+    rows = pack_index(ColumnCodec(), kept, np.arange(len(ids)) // 100, np.arange(len(ids)) % 100)
     assert len(rows) == 2
     assert all(low <= high for low, high, _, _ in rows)
     assert rows[0][1] <= rows[1][0]
@@ -123,10 +125,10 @@ def test_a_week_holds_its_time_and_its_name_is_that_of_iso_8601(at_ms: int) -> N
     assert bounds.length_ms == WEEK_MS
     year, number, _ = datetime.fromtimestamp(at_ms / 1000, UTC).isocalendar()
     assert week_name(week) == f"{year:04d}-W{number:02d}"
-    assert week_named(week_name(week)) == week
+    assert parse_week(week_name(week)) == week
 
 
 def test_a_name_that_is_no_week_is_a_value_error() -> None:
     for name in ("2026-47", "2026-W60", "x"):
         with pytest.raises(ValueError, match=r"."):
-            week_named(name)
+            parse_week(name)

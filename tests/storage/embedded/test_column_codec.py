@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vantage.storage.embedded.format.column_codec import Packer, steps, summed, unzigzag, zigzag
+from vantage.storage.embedded.format.column_codec import ColumnCodec, deltas, undelta, unzigzag, zigzag
 
-PACKER = Packer()
+PACKER = ColumnCodec()
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
@@ -64,7 +64,7 @@ def test_infinities_of_sums_that_overflowed_come_back() -> None:
 def test_steps_add_up_again_whatever_wraps_around(runs: list[list[int]]) -> None:
     values, counts = laid(runs, np.int64)
     first = np.array([run[0] for run in runs], np.int64)
-    assert summed(steps(values, counts), first, counts).tolist() == values.tolist()
+    assert undelta(deltas(values, counts), first, counts).tolist() == values.tolist()
 
 
 @given(st.lists(INT64, max_size=20))

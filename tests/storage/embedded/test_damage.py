@@ -148,10 +148,10 @@ async def test_parts_with_a_damaged_row_are_not_merged_away(
     async with opened() as store:
         for _ in range(60):
             await asyncio.sleep(0.05)
-            if store._upkeep.merger._unreadable:
+            if store._maintenance.merger._unreadable:
                 break
         assert await total(store) == 200
-        (segment,) = store._views.now.samples.values()
+        (segment,) = store._snapshots.now.samples.values()
         assert len(segment.parts) == 3, "the damaged row stays for a person to look at"
 
 
@@ -186,7 +186,7 @@ async def test_a_disk_that_fills_up_in_the_middle_of_a_seal_loses_nothing(
         assert await total(store) == 60_000
         await store.write(a_batch(1.0))
         monkeypatch.setattr(SegmentWriter, "__init__", made)
-        store._upkeep._retry_at_s = 0.0
+        store._maintenance._retry_at_s = 0.0
         await store.seal()
         assert store.unsealed_nbytes == 0
         assert await total(store) == 60_001
@@ -208,7 +208,7 @@ async def test_a_seal_that_the_journal_cannot_record_is_repeated_and_kept_once(
         with pytest.raises(StoreUnavailable, match="full"):
             await store.seal()
         monkeypatch.setattr(store._journal, "seal", recorded)
-        store._upkeep._retry_at_s = 0.0
+        store._maintenance._retry_at_s = 0.0
         await store.seal()
         assert await total(store) == 1000
     async with opened() as store:
@@ -221,7 +221,7 @@ async def test_a_lost_journal_does_not_take_the_segments_along(opened: Open, tmp
         path.unlink()
     async with opened() as store:
         assert await total(store) == 2000
-        assert {info.series.service for info in await store.catalogue()} == {"old", "new"}
+        assert {info.series.service for info in await store.list_series()} == {"old", "new"}
         await store.write(a_batch(1.0, series=a_series("new")))
         await store.seal()
     async with opened() as store:

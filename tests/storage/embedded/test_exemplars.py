@@ -13,20 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.samples import NOW_MS
-from vantage.core.idhash import hash_id, joined_ids
-from vantage.core.span_table import ids_of, texts_of_ids
+from vantage.core.idhash import concat_ids, hash_id
+from vantage.core.span_table import decode_ids, encode_ids
 from vantage.storage.embedded.format.chunk import ChunkCodec
 from vantage.storage.embedded.format.exemplars import (
-    LINKS_MAX,
-    TraceLinks,
-    Unclaimed,
-    find_links,
-    link_blocks,
-    links_between,
-    unpack_links,
+    EXEMPLARS_MAX,
+    ExemplarColumns,
+    UnmatchedExemplars,
+    exemplar_blocks,
+    exemplars_between,
+    find_exemplars,
+    unpack_exemplars,
 )
 from vantage.storage.embedded.format.segment import TRACE_LINK
-from vantage.storage.embedded.format.trace_id_index import KEPT_MAX, kept_bits
+from vantage.storage.embedded.format.trace_id_index import HASH_MAX, truncate_hash
 
 CODEC = ChunkCodec()
 Row = tuple[str, str, int, int, float]
@@ -38,16 +38,20 @@ ROWS = st.lists(
 )  # fmt: skip
 
 
-def links_of(rows: list[Row]) -> TraceLinks:
+def links_of(rows: list[Row]) -> ExemplarColumns:
     trace_id, span_id, slot, time_ms, value = zip(*rows, strict=True)
-    return TraceLinks(
-        ids_of(trace_id), ids_of(span_id), np.array(slot, np.uint32), np.array(time_ms), np.array(value, np.float64)
+    return ExemplarColumns(
+        encode_ids(trace_id),
+        encode_ids(span_id),
+        np.array(slot, np.uint32),
+        np.array(time_ms),
+        np.array(value, np.float64),
     )
 
 
-def rows_of(links: TraceLinks) -> list[Row]:
+def rows_of(links: ExemplarColumns) -> list[Row]:
     columns = (links.slot.tolist(), links.time_ms.tolist(), links.value.tolist())
-    return list(zip(texts_of_ids(links.trace_id), texts_of_ids(links.span_id), *columns, strict=True))
+    return list(zip(decode_ids(links.trace_id), decode_ids(links.span_id), *columns, strict=True))
 
 
 def many(count: int, *, a_trace: int) -> list[Row]:
@@ -62,13 +66,13 @@ def many(count: int, *, a_trace: int) -> list[Row]:
 def written(rows: list[Row], part: int = 1) -> sqlite3.Connection:
     db = sqlite3.connect(":memory:")
     db.executescript(TRACE_LINK)
-    for _, block in link_blocks(CODEC, links_of(rows).in_order()):
+    for _, block in exemplar_blocks(CODEC, links_of(rows).in_storage_order()):
         db.execute("INSERT INTO trace_link VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", (part, *block.columns))
     return db
 
 
 def kept_of(trace_id: str) -> int:
-    return int(kept_bits(np.array([hash_id(trace_id)], np.uint64))[0])
+    return int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0])
 
 
 def exactly(rows: list[Row]) -> Counter[str]:
@@ -78,46 +82,46 @@ def exactly(rows: list[Row]) -> Counter[str]:
 
 @given(ROWS)
 def test_a_block_comes_back_whole(rows: list[Row]) -> None:
-    ((some, block),) = link_blocks(CODEC, links_of(rows).in_order())
+    ((some, block),) = exemplar_blocks(CODEC, links_of(rows).in_storage_order())
     assert exactly(rows_of(some)) == exactly(rows)
-    found = unpack_links(CODEC, *block.columns[2:])
+    found = unpack_exemplars(CODEC, *block.columns[2:])
     assert list(map(repr, rows_of(found))) == list(map(repr, rows_of(some)))
-    assert (block.low, block.high) == (found.kept.min(), found.kept.max())
+    assert (block.low, block.high) == (found.filtered.min(), found.filtered.max())
 
 
 def test_a_flipped_bit_is_a_value_error() -> None:
-    ((_, block),) = link_blocks(CODEC, links_of(many(5, a_trace=2)).in_order())
+    ((_, block),) = exemplar_blocks(CODEC, links_of(many(5, a_trace=2)).in_storage_order())
     for name in ("ids", "body"):
         plain: bytes = getattr(block, name)
         for place in range(len(plain)):
             changed = bytearray(plain)
             changed[place] ^= 1
             with pytest.raises(ValueError, match=r"."):
-                unpack_links(CODEC, *replace(block, **{name: bytes(changed)}).columns[2:])
+                unpack_exemplars(CODEC, *replace(block, **{name: bytes(changed)}).columns[2:])
 
 
-@pytest.mark.parametrize("a_trace", [1, 4, 3 * LINKS_MAX])
+@pytest.mark.parametrize("a_trace", [1, 4, 3 * EXEMPLARS_MAX])
 def test_every_trace_is_found_with_all_its_links_over_many_blocks(a_trace: int) -> None:
-    rows = many(5 * LINKS_MAX, a_trace=a_trace)
+    rows = many(5 * EXEMPLARS_MAX, a_trace=a_trace)
     db = written(rows)
     for trace_id in {row[0] for row in rows[:: max(1, a_trace // 2)]} if a_trace > 4 else {rows[0][0], rows[7777][0]}:
-        found = find_links(db, CODEC, part=1, trace_id=trace_id, kept=kept_of(trace_id))
+        found = find_exemplars(db, CODEC, part=1, trace_id=trace_id, kept=kept_of(trace_id))
         assert exactly([(trace_id, row[3], *row[:3]) for row in found]) == exactly(
             [row for row in rows if row[0] == trace_id]
         )
-    assert list(find_links(db, CODEC, part=1, trace_id="none", kept=kept_of("none"))) == []
-    assert list(find_links(db, CODEC, part=2, trace_id=rows[0][0], kept=kept_of(rows[0][0]))) == []
+    assert list(find_exemplars(db, CODEC, part=1, trace_id="none", kept=kept_of("none"))) == []
+    assert list(find_exemplars(db, CODEC, part=2, trace_id=rows[0][0], kept=kept_of(rows[0][0]))) == []
 
 
 @pytest.mark.parametrize("shares", [1, 3, 7])
 def test_shares_of_the_hashes_hold_every_link_once(shares: int) -> None:
-    rows = many(3 * LINKS_MAX, a_trace=4)
+    rows = many(3 * EXEMPLARS_MAX, a_trace=4)
     db = written(rows)
-    ends = [KEPT_MAX * number // shares for number in range(shares + 1)]
+    ends = [HASH_MAX * number // shares for number in range(shares + 1)]
     found = [
         row
         for low, high in pairwise(ends)
-        for some in links_between(db, CODEC, part=1, low=low, high=high)
+        for some in exemplars_between(db, CODEC, part=1, low=low, high=high)
         for row in rows_of(some)
     ]
     assert exactly(found) == exactly(rows)
@@ -129,7 +133,7 @@ def test_samples_claim_their_links_each_once_however_they_come(rows: list[Row], 
     samples = [row[2:] for row in rows] + [row[2:] for row, again in zip(rows, more, strict=False) if again]
     samples.sort(key=lambda sample: (sample[0] % 2, hash(sample)))
     half = len(rows) // 2
-    unclaimed = Unclaimed([links_of(some) for some in (rows[:half], rows[half:]) if some])
+    unclaimed = UnmatchedExemplars([links_of(some) for some in (rows[:half], rows[half:]) if some])
     claimed: list[Row] = []
     for part in range(chunks):
         some = samples[part::chunks]
@@ -139,7 +143,7 @@ def test_samples_claim_their_links_each_once_however_they_come(rows: list[Row], 
         found = unclaimed.claim(np.array(slot, np.uint32), np.array(time_ms), np.array(value))
         position = found.position.tolist()
         assert position == sorted(set(position))
-        ids = zip(texts_of_ids(found.trace_id), texts_of_ids(found.span_id), strict=True)
+        ids = zip(decode_ids(found.trace_id), decode_ids(found.span_id), strict=True)
         claimed += [(*pair, *some[row]) for row, pair in zip(position, ids, strict=True)]
     assert exactly(claimed) == exactly(rows)
     assert unclaimed.left == 0
@@ -147,13 +151,13 @@ def test_samples_claim_their_links_each_once_however_they_come(rows: list[Row], 
 
 def test_what_no_sample_claims_is_left() -> None:
     rows = many(10, a_trace=2)
-    unclaimed = Unclaimed([links_of(rows)])
+    unclaimed = UnmatchedExemplars([links_of(rows)])
     assert len(unclaimed.claim(np.array([0], np.uint32), np.array([NOW_MS]), np.array([-1.0]))) == 0
     assert len(unclaimed.claim(np.array([rows[3][2]], np.uint32), np.array([rows[3][3]]), np.array([rows[3][4]]))) == 1
     assert unclaimed.left == 9
-    assert len(Unclaimed(()).claim(np.array([0], np.uint32), np.array([NOW_MS]), np.array([1.0]))) == 0
+    assert len(UnmatchedExemplars(()).claim(np.array([0], np.uint32), np.array([NOW_MS]), np.array([1.0]))) == 0
 
 
 @given(st.lists(st.lists(IDS, max_size=5), min_size=1, max_size=4))
 def test_ids_of_any_width_are_laid_end_to_end(parts: list[list[str]]) -> None:
-    assert texts_of_ids(joined_ids([ids_of(part) for part in parts])) == [one for part in parts for one in part]
+    assert decode_ids(concat_ids([encode_ids(part) for part in parts])) == [one for part in parts for one in part]

@@ -16,7 +16,7 @@ from tests.support.samples import a_span
 from tests.support.spans import any_spans, hex_ids, many_spans
 from vantage.core import span_table
 from vantage.core.span import Span
-from vantage.core.span_table import joined, table_of
+from vantage.core.span_table import build_span_table, concat_span_tables
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.span_block import decode, encode
 
@@ -35,76 +35,76 @@ def fields_of(block: bytes) -> list[Any]:
 @example([])
 @example([a_span()])
 def test_spans_come_back_equal(spans: list[Span]) -> None:
-    assert decode(encode(table_of(spans))).spans() == spans
+    assert decode(encode(build_span_table(spans))).spans() == spans
 
 
 @given(any_spans(some_ids=hex_ids))
 def test_spans_with_hexadecimal_ids_come_back_equal(spans: list[Span]) -> None:
-    assert decode(encode(table_of(spans))).spans() == spans
+    assert decode(encode(build_span_table(spans))).spans() == spans
 
 
 @given(any_spans(some_ids=st.sampled_from(["a", "b", "c", "A", "ff"])))
 def test_parents_inside_and_outside_of_the_block_come_back(spans: list[Span]) -> None:
-    assert decode(encode(table_of(spans))).spans() == spans
+    assert decode(encode(build_span_table(spans))).spans() == spans
 
 
 def test_a_whole_block_comes_back() -> None:
     spans = many_spans(4096)
-    assert decode(encode(table_of(spans))).spans() == spans
+    assert decode(encode(build_span_table(spans))).spans() == spans
 
 
 def test_what_is_read_can_be_joined_and_written_again() -> None:
-    tables = [table_of(many_spans(300, seed=seed)) for seed in range(3)]
-    again = decode(encode(joined(decode(encode(table)) for table in tables)))
+    tables = [build_span_table(many_spans(300, seed=seed)) for seed in range(3)]
+    again = decode(encode(concat_span_tables(decode(encode(table)) for table in tables)))
     assert again.spans() == [span for table in tables for span in table.spans()]
 
 
 def test_texts_of_rows_left_out_are_not_written() -> None:
-    table = table_of(many_spans(2000))
+    table = build_span_table(many_spans(2000))
     few = table.take(np.arange(10))
     whole = span_table.SpanTable(**{
         name: getattr(few, name) for name in few.__slots__ if name != "name"
-    }, name=span_table.Texts(few.name.codes, (*few.name.values, *map(str, range(10_000)))))  # fmt: skip
+    }, name=span_table.TextColumn(few.name.codes, (*few.name.values, *map(str, range(10_000)))))  # fmt: skip
     assert len(encode(whole)) == len(encode(few))
 
 
 def test_ids_in_hexadecimal_take_half_the_room() -> None:
     upper = [a_span(f"{i * 7919:032X}", f"{i * 104_729:016X}") for i in range(1000)]
     lower = [a_span(f"{i * 7919:032x}", f"{i * 104_729:016x}") for i in range(1000)]
-    assert fields_of(encode(table_of(lower)))[6][0] is True
-    assert fields_of(encode(table_of(upper)))[6][0] is False
-    assert fields_of(encode(table_of(lower)))[6][3][0] == 8 * 1000
+    assert fields_of(encode(build_span_table(lower)))[6][0] is True
+    assert fields_of(encode(build_span_table(upper)))[6][0] is False
+    assert fields_of(encode(build_span_table(lower)))[6][3][0] == 8 * 1000
 
 
 def test_realistic_spans_take_less_than_32_bytes_each() -> None:
-    assert len(encode(table_of(many_spans(4096)))) < 32 * 4096
+    assert len(encode(build_span_table(many_spans(4096)))) < 32 * 4096
 
 
 def test_times_far_apart_and_longest_durations_come_back() -> None:
     spans = [a_span(start_ms=at, duration_ms=long) for at, long in ((1 << 41, 0), (946_684_800_000, 604_800_000))]
-    assert decode(encode(table_of(spans))).spans() == spans
+    assert decode(encode(build_span_table(spans))).spans() == spans
 
 
 def test_much_text_comes_back() -> None:
     spans = [a_span(attributes={f"k{i}": chr(0x1F600 + i) * 2048 for i in range(64)}) for _ in range(20)]
     spans += [a_span(attributes={"k": f"{i:02048d}"}) for i in range(8000)]
-    assert decode(encode(table_of(spans))).spans() == spans
+    assert decode(encode(build_span_table(spans))).spans() == spans
 
 
 def test_more_spans_than_a_block_takes_are_refused() -> None:
-    table = table_of([a_span()])
+    table = build_span_table([a_span()])
     with pytest.raises(ValueError, match="spans in a block"):
         encode(table.take(np.zeros(span_block.ROWS_MAX + 1, np.intp)))
 
 
 def test_a_text_with_nul_is_refused() -> None:
     with pytest.raises(ValueError, match="NUL"):
-        encode(table_of([a_span(attributes={"k": "a\0b"})]))
+        encode(build_span_table([a_span(attributes={"k": "a\0b"})]))
 
 
 # ---- damage
 
-BLOCK = encode(table_of(many_spans(40)))
+BLOCK = encode(build_span_table(many_spans(40)))
 
 
 @given(st.binary(max_size=200))
@@ -206,8 +206,8 @@ def test_another_version_is_refused(version: int) -> None:
 
 
 def test_a_kind_that_does_not_exist_is_refused() -> None:
-    table = table_of([a_span()])
+    table = build_span_table([a_span()])
     odd = span_table.SpanTable(**{name: getattr(table, name) for name in table.__slots__ if name != "kind"},
-                              kind=span_table.texts_of(["sideways"]))  # fmt: skip
+                              kind=span_table.encode_texts(["sideways"]))  # fmt: skip
     with pytest.raises(ValueError, match="does not exist"):
         decode(encode(odd))

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.storage.embedded.test_sealing import few_parts, merged
-from tests.support.random_batches import Chance
+from tests.support.random_batches import RandomBatches
 from tests.support.samples import MovedClock
-from vantage.storage.embedded.offline.folder_reader import Looker
-from vantage.storage.embedded.offline.verify import Fault, inspect_segments
+from vantage.storage.embedded.offline.folder_reader import ReadOnlyFolder
+from vantage.storage.embedded.offline.verify import Fault, verify_segments
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.telemetry import Telemetry
 
@@ -21,7 +21,7 @@ from vantage.telemetry import Telemetry
 @pytest.fixture
 async def folder(tmp_path: Path) -> Path:
     """A data folder with several parts of samples, links, spans and rollups."""
-    chance = Chance(11)
+    chance = RandomBatches(11)
     async with EmbeddedStore(tmp_path / "data", clock=MovedClock(), telemetry=Telemetry()) as store:
         for _ in range(4):
             for _ in range(6):
@@ -31,8 +31,8 @@ async def folder(tmp_path: Path) -> Path:
 
 
 def faults(folder: Path) -> list[Fault]:
-    looker = Looker(folder)
-    return list(inspect_segments(looker, looker.segments()))
+    looker = ReadOnlyFolder(folder)
+    return list(verify_segments(looker, looker.segments()))
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, int]]:
@@ -110,7 +110,7 @@ async def test_what_is_wrong_is_named_by_file_table_and_row(
     with closing(sqlite3.connect(path)) as db, db:
         row = how(db)
     found = faults(folder) or [
-        Fault(text.partition(":")[0], "part", None, text) for text in Looker(folder).segments().damaged
+        Fault(text.partition(":")[0], "part", None, text) for text in ReadOnlyFolder(folder).segments().damaged
     ]
     assert {fault.file for fault in found} == {path.name}
     assert table in {fault.table for fault in found}, found
@@ -134,6 +134,6 @@ async def test_a_page_that_is_overwritten_is_found(folder: Path) -> None:
     middle = len(content) // 4096 * 2048
     content[middle : middle + 2048] = b"\xa5" * 2048
     path.write_bytes(content)
-    looker = Looker(folder)
+    looker = ReadOnlyFolder(folder)
     looked = looker.segments()
-    assert looked.damaged or list(inspect_segments(looker, looked))
+    assert looked.damaged or list(verify_segments(looker, looked))

@@ -18,7 +18,7 @@ from vantage.core.sample import FUTURE_MS_MAX, ID_LENGTH_MAX, TIME_MS_MIN, id_pr
 from vantage.core.series import Series
 from vantage.core.span import Span, span_problem
 
-ERRORS_SHOWN: Final = 20
+ERRORS_LISTED_MAX: Final = 20
 _ID_BYTES: Final = (ascii_letters + digits + "_.:-").encode()
 _PATH = re.compile(r"(.*?) - at `(.*)`", re.DOTALL)
 
@@ -34,7 +34,7 @@ class Rejection:
     reason: str
 
 
-class Received(msgspec.Struct):
+class DecodedRequest(msgspec.Struct):
     """A decoded request: the batch to publish, and what was left out of it."""
 
     batch: Batch = NOTHING
@@ -51,7 +51,7 @@ class Received(msgspec.Struct):
         self.rejected += 1
         name = rejection.field.split(".")[0].split("[")[0]
         self.fields[name] = self.fields.get(name, 0) + 1
-        if len(self.errors) < ERRORS_SHOWN:
+        if len(self.errors) < ERRORS_LISTED_MAX:
             self.errors.append((index, rejection))
 
 
@@ -69,8 +69,8 @@ def input_error(error: Exception) -> InputError:
 DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def samples_batch(
-    received: Received,
+def validate_samples(
+    received: DecodedRequest,
     resolved: Sequence[Series | Rejection],
     times: Sequence[int],
     values: Sequence[float],
@@ -90,8 +90,8 @@ def samples_batch(
     distinct = dict.fromkeys(resolved)
     if not (
         Rejection not in set(map(type, distinct))
-        and _values_good(times, values, now_ms, oldest_ms)
-        and (not len(links) or _ids_good(links, lengths_known=id_lengths_known))
+        and _check_values(times, values, now_ms, oldest_ms)
+        and (not len(links) or _check_ids(links, lengths_known=id_lengths_known))
     ):
         keep = _keep(received, resolved, time_column, value_column, links, now_ms=now_ms, oldest_ms=oldest_ms)
         rows = np.flatnonzero(keep)
@@ -104,7 +104,7 @@ def samples_batch(
     received.batch = Batch(series, index, time_column, value_column, links, received.batch.spans, batch_id)
 
 
-def _values_good(times: Sequence[int], values: Sequence[float], now_ms: int, oldest_ms: int) -> bool:
+def _check_values(times: Sequence[int], values: Sequence[float], now_ms: int, oldest_ms: int) -> bool:
     """Whether every sample passes, decided for all at once. False may also mean: look at each (values that overflow
     when summed). On lists of a request's size Python's own min, max and sum are quicker than numpy's."""
     if not times:
@@ -114,7 +114,7 @@ def _values_good(times: Sequence[int], values: Sequence[float], now_ms: int, old
     return isfinite(sum(values))
 
 
-def _ids_good(links: Links, *, lengths_known: bool) -> bool:
+def _check_ids(links: Links, *, lengths_known: bool) -> bool:
     ids = [*links.trace_id, *links.span_id]
     text = "".join(ids)
     return (
@@ -126,7 +126,7 @@ def _ids_good(links: Links, *, lengths_known: bool) -> bool:
 
 
 def _keep(
-    received: Received,
+    received: DecodedRequest,
     resolved: Sequence[Series | Rejection],
     times: I64,
     values: F64,
@@ -146,14 +146,14 @@ def _keep(
         if rejection is None and (reason := time_problem(int(times[row]), now_ms=now_ms, oldest_ms=oldest_ms)):
             rejection = Rejection("timestamp", reason)
         if rejection is None and row in by_row:
-            rejection = _link_rejection(*by_row[row])
+            rejection = _exemplar_rejection(*by_row[row])
         if rejection is not None:
             received.reject(row, rejection)
         keep.append(rejection is None)
     return keep
 
 
-def _link_rejection(trace_id: str, span_id: str) -> Rejection | None:
+def _exemplar_rejection(trace_id: str, span_id: str) -> Rejection | None:
     if reason := id_problem(trace_id):
         return Rejection("trace_id", reason)
     if span_id and (reason := id_problem(span_id)):
@@ -161,7 +161,7 @@ def _link_rejection(trace_id: str, span_id: str) -> Rejection | None:
     return None
 
 
-def add_spans(received: Received, spans: Sequence[Span], *, now_ms: int, oldest_ms: int, batch_id: str) -> None:
+def add_spans(received: DecodedRequest, spans: Sequence[Span], *, now_ms: int, oldest_ms: int, batch_id: str) -> None:
     """Put the spans that pass every check into the batch, and reject the others one by one."""
     kept = []
     for index, span in enumerate(spans):

@@ -13,7 +13,7 @@ from vantage.core.batch import NO_LINKS, Links
 from vantage.core.sample import ID_LENGTH_MAX
 from vantage.core.series import Series
 from vantage.ingest.series_cache import Key, Resource, SeriesCache, parse_json_tags, parse_msgpack_tags
-from vantage.ingest.wire.decoded import DECODE_ERRORS, Received, Rejection, input_error, samples_batch
+from vantage.ingest.wire.decoded import DECODE_ERRORS, DecodedRequest, Rejection, input_error, validate_samples
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _NO_TAGS: Final = Raw(b"")
@@ -23,7 +23,7 @@ _BEYOND_MS: Final = 2**62
 _Id = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH_MAX)]
 
 
-class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class _FastSample(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """What nearly every sample is made of. Anything else in a sample, and ids of a length that is not allowed, send
     the whole body to ``_Full``: there they are looked at one by one, here msgspec checks them nearly for free."""
 
@@ -38,7 +38,7 @@ class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     span_id: _Id | None = None
 
 
-class _Full(msgspec.Struct, gc=False):
+class _AnySample(msgspec.Struct, gc=False):
     metric_name: str
     value: float
     timestamp: Int64 | float | None = None  # ``time.time() * 1000`` is what many send: the fraction is cut off
@@ -60,12 +60,12 @@ class _Envelope(msgspec.Struct):
     instance: str = ""
 
 
-class _PlainEnvelope(_Envelope, kw_only=True):
-    metrics: list[_Plain]
+class _FastEnvelope(_Envelope, kw_only=True):
+    metrics: list[_FastSample]
 
 
-class _FullEnvelope(_Envelope, kw_only=True):
-    metrics: list[_Full]
+class _AnyEnvelope(_Envelope, kw_only=True):
+    metrics: list[_AnySample]
 
 
 class NativeFormat:
@@ -75,20 +75,20 @@ class NativeFormat:
         self._encoding = encoding
         self._cache = cache
         module: Any = msgspec.json if encoding == "json" else msgspec.msgpack
-        self._plain = module.Decoder(_PlainEnvelope)
-        self._full = module.Decoder(_FullEnvelope)
+        self._plain = module.Decoder(_FastEnvelope)
+        self._full = module.Decoder(_AnyEnvelope)
         self._parse_tags: Callable[[bytes], dict[str, str]] = (
             parse_json_tags if encoding == "json" else parse_msgpack_tags
         )
 
-    def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> Received:
+    def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest:
         """Raises InputError when the body as a whole cannot be read; single samples are rejected one by one."""
         envelope = self._decode(body)
         resource = (envelope.service_name, envelope.environment, envelope.service_version, envelope.instance)
         samples = envelope.metrics
         known = self._cache.known((self._encoding, *resource))
         keys: list[Key]
-        if isinstance(envelope, _PlainEnvelope):
+        if isinstance(envelope, _FastEnvelope):
             keys = [
                 (one.metric_name, bytes(one.tags), one.metric_type, one.service_name, one.unit)
                 for one in envelope.metrics
@@ -114,10 +114,10 @@ class NativeFormat:
                 if one is None:  # an earlier sample of this request may have resolved the same key
                     resolved[i] = known.get(keys[i]) or self._cache.resolve(known, keys[i], of_all, self._parse_tags)
         times = [one.timestamp for one in samples]
-        if None in times or isinstance(envelope, _FullEnvelope):
+        if None in times or isinstance(envelope, _AnyEnvelope):
             times = [now_ms if time_ms is None else _whole(time_ms) for time_ms in times]
-        received = Received()
-        samples_batch(
+        received = DecodedRequest()
+        validate_samples(
             received,
             resolved,  # type: ignore[arg-type]  # no None is left
             times,  # type: ignore[arg-type]
@@ -126,13 +126,13 @@ class NativeFormat:
             now_ms=now_ms,
             oldest_ms=oldest_ms,
             batch_id=batch_id,
-            id_lengths_known=isinstance(envelope, _PlainEnvelope),
+            id_lengths_known=isinstance(envelope, _FastEnvelope),
         )
         return received
 
-    def _decode(self, body: bytes) -> _PlainEnvelope | _FullEnvelope:
+    def _decode(self, body: bytes) -> _FastEnvelope | _AnyEnvelope:
         try:
-            plain: _PlainEnvelope = self._plain.decode(body)
+            plain: _FastEnvelope = self._plain.decode(body)
         except msgspec.ValidationError:
             pass
         except DECODE_ERRORS as error:
@@ -140,7 +140,7 @@ class NativeFormat:
         else:
             return plain
         try:
-            full: _FullEnvelope = self._full.decode(body)
+            full: _AnyEnvelope = self._full.decode(body)
         except DECODE_ERRORS as error:
             raise input_error(error) from error
         return full

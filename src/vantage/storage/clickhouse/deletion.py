@@ -15,13 +15,13 @@ from vantage.core.batch import BATCH_ID_MEMORY_MS
 from vantage.core.rollup import HOUR_MS
 from vantage.storage.clickhouse.engine import Engine, Param, Statement
 from vantage.storage.clickhouse.expressions import Params
-from vantage.storage.clickhouse.series_registry import KnownSeries
-from vantage.storage.ports import Reclaimed, RetentionPolicy, Selector
+from vantage.storage.clickhouse.series_registry import SeriesRegistry
+from vantage.storage.ports import DeletionResult, RetentionPolicy, Selector
 
 DAY_MS: Final = 86_400_000
 SPARE: Final = 0.02  # of the budget, freed beyond need: or the next sample would drop something again
 RAW: Final = ("samples", "trace_links", "spans", "span_times")
-ROLLED: Final = ("rollups_5m", "rollups_1h")
+ROLLUP_TABLES: Final = ("rollups_5m", "rollups_1h")
 NAMES_MAX: Final = 1000
 T = TypeVar("T")
 _IN_NS: Final = ("spans", "span_times")
@@ -37,14 +37,14 @@ class Partition:
     nbytes: int
 
 
-class LettingGo:
+class Deleter:
     """Its methods block, and must not run beside a commit."""
 
-    def __init__(self, engine: Engine, known: KnownSeries) -> None:
+    def __init__(self, engine: Engine, known: SeriesRegistry) -> None:
         self._engine = engine
         self._known = known
 
-    def expire(self, policy: RetentionPolicy, now_ms: int) -> Reclaimed:
+    def expire(self, policy: RetentionPolicy, now_ms: int) -> DeletionResult:
         """Drop what the policy no longer keeps."""
         before = self._partitions()
         samples = spans = 0
@@ -60,16 +60,16 @@ class LettingGo:
             if not rule.metric:
                 spans += self._delete_spans(sorted(filter(rule.names_service, self._span_services())), limit_ms)
         if policy.budget_bytes is not None:
-            gone = self._beyond(policy.budget_bytes)
+            gone = self._expire_by_size(policy.budget_bytes)
             samples, spans = samples + gone[0], spans + gone[1]
         self._drop_batch_ids(now_ms)
         after = self._partitions()
         if before == after:
-            return Reclaimed()
+            return DeletionResult()
         nbytes = sum(one.nbytes for one in before) - sum(one.nbytes for one in after)
-        return Reclaimed(samples, spans, self._drop_empty_series() if samples or spans else 0, max(0, nbytes))
+        return DeletionResult(samples, spans, self._drop_empty_series() if samples or spans else 0, max(0, nbytes))
 
-    def forget(self, selector: Selector) -> Reclaimed:
+    def delete(self, selector: Selector) -> DeletionResult:
         """Drop everything of a service or an environment."""
         params = Params()
         where = " AND ".join(
@@ -91,14 +91,14 @@ class LettingGo:
             if selector.service in ("", one.service) and selector.environment in ("", one.environment)
         ]
         after = sum(one.nbytes for one in self._partitions())
-        return Reclaimed(counts["samples"], counts["spans"], self._known.drop(gone), max(0, before - after))
+        return DeletionResult(counts["samples"], counts["spans"], self._known.drop(gone), max(0, before - after))
 
     # --- by age ---
 
     def _older_than(self, limit_ms: int) -> tuple[int, int]:
         samples = spans = 0
         for one in self._partitions():
-            if one.month < _month(limit_ms) and one.table in (*RAW, *ROLLED):
+            if one.month < _month(limit_ms) and one.table in (*RAW, *ROLLUP_TABLES):
                 self._drop(one)
                 samples += one.rows if one.table == "samples" else 0
                 spans += one.rows if one.table == "spans" else 0
@@ -108,9 +108,9 @@ class LettingGo:
         """Delete older rows of samples or spans and of what belongs to them; how many."""
         params = Params()
         gone = 0
-        tables = ("samples", "trace_links", *ROLLED) if table == "samples" else ("spans", "span_times")
+        tables = ("samples", "trace_links", *ROLLUP_TABLES) if table == "samples" else ("spans", "span_times")
         for each in tables:
-            rows = self._delete_some(each, _before(each, limit_ms, params), params)
+            rows = self._delete_in_batches(each, _before(each, limit_ms, params), params)
             gone += rows if each == table else 0
         return gone
 
@@ -123,15 +123,15 @@ class LettingGo:
             pairs = ", ".join(
                 f"({params.bind(one, 'String')}, {params.bind(metric, 'String')})" for one, metric in some
             )
-            for table in ("samples", "trace_links", *ROLLED):
+            for table in ("samples", "trace_links", *ROLLUP_TABLES):
                 where = f"(service_name, metric_name) IN ({pairs}) AND {_before(table, limit_ms, params)}"
-                rows = self._delete_some(table, where, params)
+                rows = self._delete_in_batches(table, where, params)
                 gone += rows if table == "samples" else 0
         return gone
 
     def _span_services(self) -> list[str]:
         found = self._engine.run(Statement("SELECT DISTINCT service_name FROM span_times"))
-        return found.plain("service_name")
+        return found.to_list("service_name")
 
     def _delete_spans(self, services: Sequence[str], limit_ms: int) -> int:
         gone = 0
@@ -140,13 +140,13 @@ class LettingGo:
             bound = ", ".join(params.bind(one, "String") for one in some)
             for table in ("spans", "span_times"):
                 where = f"service_name IN ({bound}) AND {_before(table, limit_ms, params)}"
-                rows = self._delete_some(table, where, params)
+                rows = self._delete_in_batches(table, where, params)
                 gone += rows if table == "spans" else 0
         return gone
 
     # --- by size ---
 
-    def _beyond(self, budget_nbytes: int) -> tuple[int, int]:
+    def _expire_by_size(self, budget_nbytes: int) -> tuple[int, int]:
         """Drop the oldest samples and spans, then the oldest rollups, until the rest fits."""
         samples = spans = 0
         held = self._partitions()
@@ -154,7 +154,7 @@ class LettingGo:
         if excess <= 0:
             return 0, 0
         excess += int(SPARE * budget_nbytes)
-        for tables in (RAW, ROLLED):
+        for tables in (RAW, ROLLUP_TABLES):
             months = sorted({one.month for one in held if one.table in tables})
             for month in months:
                 those = [one for one in held if one.table in tables and one.month == month]
@@ -186,11 +186,11 @@ class LettingGo:
             )
         )
         # The latest hour stays: a budget that does not hold an hour is answered by keeping that one.
-        limit_ms = min(int(found.plain("hour")[0]) + 1, int(found.plain("latest")[0])) * HOUR_MS
+        limit_ms = min(int(found.to_list("hour")[0]) + 1, int(found.to_list("latest")[0])) * HOUR_MS
         samples = spans = 0
         for one in partitions:
             params = Params()
-            rows = self._delete_some(one.table, _before(one.table, limit_ms, params), params)
+            rows = self._delete_in_batches(one.table, _before(one.table, limit_ms, params), params)
             samples += rows if one.table == "samples" else 0
             spans += rows if one.table == "spans" else 0
         if samples:
@@ -202,7 +202,7 @@ class LettingGo:
         found = self._engine.run(
             Statement("SELECT toUnixTimestamp64Milli(max(since)) AS since, count() AS times FROM raw_since")
         )
-        return int(found.plain("since")[0]) if found.plain("times")[0] else 0
+        return int(found.to_list("since")[0]) if found.to_list("times")[0] else 0
 
     def _note_raw_since(self, at_ms: int) -> None:
         self._engine.run(
@@ -219,7 +219,7 @@ class LettingGo:
                 "GROUP BY table, partition_id ORDER BY partition_id, table"
             )
         )
-        columns = (found.plain(name) for name in ("table", "partition_id", "held", "nbytes"))
+        columns = (found.to_list(name) for name in ("table", "partition_id", "held", "nbytes"))
         return [Partition(*row) for row in zip(*columns, strict=True)]
 
     def _drop(self, one: Partition) -> None:
@@ -234,12 +234,12 @@ class LettingGo:
                 {"limit": now_ms - BATCH_ID_MEMORY_MS},
             )
         )
-        for month in found.plain("id"):
+        for month in found.to_list("id"):
             self._drop(Partition("batch_ids", month, 0, 0))
 
     def _drop_empty_series(self) -> int:
         """Series of which nothing is left."""
-        held = set(self._engine.run(Statement("SELECT DISTINCT series_id FROM rollups_1h")).plain("series_id"))
+        held = set(self._engine.run(Statement("SELECT DISTINCT series_id FROM rollups_1h")).to_list("series_id"))
         gone = [one for one in list(self._known.by_id) if one not in held]
         if gone:
             self._delete("series", "series_id NOT IN (SELECT series_id FROM rollups_1h)", Params())
@@ -247,9 +247,9 @@ class LettingGo:
 
     def _count(self, table: str, where: str, params: Params) -> int:
         found = self._engine.run(_bound(f"SELECT toInt64(count()) AS held FROM {table} WHERE {where}", params))
-        return int(found.plain("held")[0])
+        return int(found.to_list("held")[0])
 
-    def _delete_some(self, table: str, where: str, params: Params) -> int:
+    def _delete_in_batches(self, table: str, where: str, params: Params) -> int:
         """Delete rows where there are any: a deletion that finds none would still be written down; how many."""
         rows = self._count(table, where, params)
         if rows:

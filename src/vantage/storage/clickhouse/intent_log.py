@@ -23,7 +23,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(list[Insert]).decode
 
 
-class IntentFile:
+class IntentLog:
     """At most one intent, in a folder."""
 
     def __init__(self, folder: Path, *, fsync: bool) -> None:

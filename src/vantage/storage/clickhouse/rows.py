@@ -11,8 +11,8 @@ from vantage.core.batch import I64, NO_LINKS, Batch, Links
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span
-from vantage.core.span_table import Rows, SpanTable, Texts, ids_of, table_of, texts_of
-from vantage.storage.clickhouse.engine import Answer, Column
+from vantage.core.span_table import Rows, SpanTable, TextColumn, build_span_table, encode_ids, encode_texts
+from vantage.storage.clickhouse.engine import Column, QueryResult
 from vantage.vql.check import CheckedSelect
 from vantage.vql.table import ColumnType, Table
 
@@ -57,30 +57,30 @@ def sample_columns(batches: Sequence[tuple[Batch, Sequence[Series]]]) -> dict[st
     }
 
 
-def _names(series: Sequence[Series]) -> dict[str, Texts]:
+def _names(series: Sequence[Series]) -> dict[str, TextColumn]:
     return {
-        "service_name": texts_of([one.service for one in series]),
-        "environment": texts_of([one.environment for one in series]),
-        "metric_name": texts_of([one.metric for one in series]),
-        "metric_type": texts_of([one.kind.value for one in series]),
-        "unit": texts_of([one.unit for one in series]),
+        "service_name": encode_texts([one.service for one in series]),
+        "environment": encode_texts([one.environment for one in series]),
+        "metric_name": encode_texts([one.metric for one in series]),
+        "metric_type": encode_texts([one.kind.value for one in series]),
+        "unit": encode_texts([one.unit for one in series]),
     }
 
 
-def _by_series(texts: Texts, place: I64) -> Texts:
-    return Texts(texts.codes[place], texts.values)
+def _by_series(texts: TextColumn, place: I64) -> TextColumn:
+    return TextColumn(texts.codes[place], texts.values)
 
 
 def _times(time_ms: I64) -> np.ndarray[tuple[int], np.dtype[np.datetime64]]:
     return time_ms.astype(np.int64, copy=False).view("datetime64[ms]")
 
 
-def _sparse(texts: list[str], positions: I64, rows: int) -> Texts:
+def _sparse(texts: list[str], positions: I64, rows: int) -> TextColumn:
     """A text for some rows, '' for the others."""
-    coded = texts_of(["", *texts])
+    coded = encode_texts(["", *texts])
     codes = np.zeros(rows, np.uint32)
     codes[positions] = coded.codes[1:]
-    return Texts(codes, coded.values)
+    return TextColumn(codes, coded.values)
 
 
 def series_columns(series: Sequence[Series], *, now_ms: int) -> dict[str, Column]:
@@ -95,7 +95,7 @@ def series_columns(series: Sequence[Series], *, now_ms: int) -> dict[str, Column
 
 def span_columns(spans: Sequence[Span]) -> dict[str, Column]:
     """Spans as rows."""
-    table = table_of(spans)
+    table = build_span_table(spans)
     return {
         "trace_id": [span.trace_id for span in spans],
         "span_id": [span.span_id for span in spans],
@@ -118,46 +118,46 @@ def batch_id_columns(ids: Sequence[str], *, now_ms: int) -> dict[str, Column]:
     return {"kept_at": _times(np.full(len(ids), now_ms, np.int64)), "batch_id": list(ids)}
 
 
-def read_series(answer: Answer) -> Iterator[Series]:
+def read_series(answer: QueryResult) -> Iterator[Series]:
     """Identities from rows of the table of series."""
     names = ("service_name", "environment", "metric_name", "metric_type", "unit", "tags")
-    for service, environment, metric, kind, unit, tags in zip(*map(answer.plain, names), strict=True):
+    for service, environment, metric, kind, unit, tags in zip(*map(answer.to_list, names), strict=True):
         yield make_series(
             service=service, environment=environment, metric=metric, kind=Kind(kind), unit=unit, tags=tags
         )
 
 
-def read_spans(answer: Answer) -> SpanTable:
+def read_spans(answer: QueryResult) -> SpanTable:
     """Spans from rows of SPANS_SELECTED."""
     if not len(answer):
-        return table_of(())
-    maps = answer.plain("attributes")
+        return build_span_table(())
+    maps = answer.to_list("attributes")
     keys = [key for one in maps for key in one]
     values = [value for one in maps for value in one.values()]
     return SpanTable(
-        trace_id=ids_of(answer.plain("trace_id")),
-        span_id=ids_of(answer.plain("span_id")),
-        parent_span_id=ids_of(answer.plain("parent_span_id")),
-        service_name=answer.texts("service_name"),
-        name=answer.texts("name"),
-        kind=answer.texts("kind"),
-        status=answer.texts("status"),
-        environment=answer.texts("environment"),
-        service_version=answer.texts("service_version"),
-        instance=answer.texts("instance"),
-        start_ns=answer.whole("start_ns"),
-        duration_ns=answer.whole("duration_ns"),
+        trace_id=encode_ids(answer.to_list("trace_id")),
+        span_id=encode_ids(answer.to_list("span_id")),
+        parent_span_id=encode_ids(answer.to_list("parent_span_id")),
+        service_name=answer.text_column("service_name"),
+        name=answer.text_column("name"),
+        kind=answer.text_column("kind"),
+        status=answer.text_column("status"),
+        environment=answer.text_column("environment"),
+        service_version=answer.text_column("service_version"),
+        instance=answer.text_column("instance"),
+        start_ns=answer.ints("start_ns"),
+        duration_ns=answer.ints("duration_ns"),
         attr_start=np.cumsum([0, *map(len, maps)], dtype=np.int64),
-        attr_key=texts_of(keys),
-        attr_value=texts_of(values),
+        attr_key=encode_texts(keys),
+        attr_value=encode_texts(values),
     )
 
 
-def read_samples(answer: Answer, known: Mapping[int, Series], *, rows_max: int) -> Iterator[Batch]:
+def read_samples(answer: QueryResult, known: Mapping[int, Series], *, rows_max: int) -> Iterator[Batch]:
     """Batches from rows of SAMPLES_SELECTED. Rows of a series that is gone are left out."""
-    ids = np.array(answer.plain("series_id"), np.uint64)
-    time_ms, value = answer.whole("time_ms"), answer.real("value")
-    traces, spans = answer.texts("trace_id"), answer.texts("span_id")
+    ids = np.array(answer.to_list("series_id"), np.uint64)
+    time_ms, value = answer.ints("time_ms"), answer.floats("value")
+    traces, spans = answer.text_column("trace_id"), answer.text_column("span_id")
     held = np.array([one in known for one in ids.tolist()], np.bool_)
     rows = np.flatnonzero(held)
     for start in range(0, len(rows), rows_max):
@@ -172,21 +172,21 @@ def read_samples(answer: Answer, known: Mapping[int, Series], *, rows_max: int) 
         )
 
 
-def _links(traces: Texts, spans: Texts, rows: Rows) -> Links:
-    linked = np.flatnonzero(traces.take(rows).test(bool) | spans.take(rows).test(bool))
+def _links(traces: TextColumn, spans: TextColumn, rows: Rows) -> Links:
+    linked = np.flatnonzero(traces.take(rows).mask(bool) | spans.take(rows).mask(bool))
     if not len(linked):
         return NO_LINKS
     return Links(
-        linked.astype(np.uint32), tuple(traces.take(rows[linked]).plain()), tuple(spans.take(rows[linked]).plain())
+        linked.astype(np.uint32), tuple(traces.take(rows[linked]).to_list()), tuple(spans.take(rows[linked]).to_list())
     )
 
 
-def read_table(query: CheckedSelect, answer: Answer) -> Table:
+def read_table(query: CheckedSelect, answer: QueryResult) -> Table:
     """The answer of a printed query, without the row beyond the limit."""
     truncated = len(answer) > query.limit
     asked = query.select.limit is not None and query.select.limit <= query.limit
     data = tuple(
-        _values(answer.plain(f"c{number}")[: query.limit], column.type) for number, column in enumerate(query.columns)
+        _values(answer.to_list(f"c{number}")[: query.limit], column.type) for number, column in enumerate(query.columns)
     )
     return Table(query.columns, data, truncated=truncated and not asked)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from vantage.core.series import Series
-from vantage.storage.series_overflow import FOLDED_REMEMBERED_MAX, FOLDED_SERIES_MAX, folded
+from vantage.storage.series_overflow import FOLDED_REMEMBERED_MAX, FOLDED_SERIES_MAX, overflow
 
 
-class KnownSeries:
+class SeriesRegistry:
     """Changed by the writer's thread alone; others may look series up meanwhile."""
 
     def __init__(self, *, series_max: int) -> None:
@@ -33,7 +33,7 @@ class KnownSeries:
             if known is None and len(self._by_id) + len(fresh) >= self._series_max:
                 if len(self.folded) < FOLDED_REMEMBERED_MAX:
                     self.folded.add(one.id)
-                one = folded(one, whole=len(self._by_id) + len(fresh) >= self._series_max + FOLDED_SERIES_MAX)
+                one = overflow(one, whole=len(self._by_id) + len(fresh) >= self._series_max + FOLDED_SERIES_MAX)
                 known = self._by_id.get(one.id) or fresh.get(one.id)
             if known is None:
                 known = fresh[one.id] = one

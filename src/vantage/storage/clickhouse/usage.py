@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from vantage.storage.clickhouse.engine import Answer, Engine, Statement
+from vantage.storage.clickhouse.engine import Engine, QueryResult, Statement
 from vantage.storage.ports import Usage, UsageRow
 
 # The tables of each kind of data.
@@ -40,12 +40,14 @@ def read_usage(engine: Engine, *, raw_since_ms: int) -> Usage:
     return Usage(tuple(rows), files, 0, raw_since_ms, _damaged(engine))
 
 
-def _shared(found: Answer, tier: Literal["samples", "rollups", "spans"], weight: str, nbytes: int) -> list[UsageRow]:
-    weights = found.plain(weight)
+def _shared(
+    found: QueryResult, tier: Literal["samples", "rollups", "spans"], weight: str, nbytes: int
+) -> list[UsageRow]:
+    weights = found.to_list(weight)
     total = max(1, sum(weights))
-    services = found.plain("service_name")
-    metrics = found.plain("metric_name") if tier != "spans" else [""] * len(services)
-    series = found.plain("series") if tier != "spans" else [0] * len(services)
+    services = found.to_list("service_name")
+    metrics = found.to_list("metric_name") if tier != "spans" else [""] * len(services)
+    series = found.to_list("series") if tier != "spans" else [0] * len(services)
     return [
         UsageRow(service, metric, tier, nbytes * held // total, 0 if tier == "rollups" else held, count)
         for service, metric, held, count in zip(services, metrics, weights, series, strict=True)
@@ -60,7 +62,7 @@ def _files(engine: Engine) -> Mapping[str, int]:
             "WHERE database = currentDatabase() AND active GROUP BY table"
         )
     )
-    held = dict(zip(found.plain("table"), found.plain("nbytes"), strict=True))
+    held = dict(zip(found.to_list("table"), found.to_list("nbytes"), strict=True))
     return {kind: sum(held.get(table, 0) for table in tables) for kind, tables in KINDS.items()}
 
 
@@ -72,4 +74,4 @@ def _damaged(engine: Engine) -> tuple[str, ...]:
             "WHERE database = currentDatabase() AND reason != '' ORDER BY part"
         )
     )
-    return tuple(found.plain("part"))
+    return tuple(found.to_list("part"))

@@ -10,7 +10,9 @@ import ctypes
 from typing import Any, Final
 
 MMAP_THRESHOLD_NBYTES: Final = 1 << 20  # arrays from this size on are mapped, and given back when they are freed
-KEPT_NBYTES: Final = 8 << 20  # of what a thread freed: else every query has its memory mapped and cleared anew
+TRIM_THRESHOLD_NBYTES: Final = (
+    8 << 20
+)  # of what a thread freed: else every query has its memory mapped and cleared anew
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _LIBC: Final[Any] = ctypes.CDLL(None)
@@ -21,10 +23,10 @@ def map_large_arrays() -> None:
     mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_NBYTES)
-        mallopt(_M_TRIM_THRESHOLD, KEPT_NBYTES)
+        mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_NBYTES)
 
 
-def give_back() -> None:
+def trim() -> None:
     """Return what was freed to the system."""
     trim = getattr(_LIBC, "malloc_trim", None)
     if trim is not None:

@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Final
 
 QUERIES: Final = 5
-UPKEEP: Final = 3
+MAINTENANCE: Final = 3
 
 
-def stand_back(niceness: int) -> None:
+def lower_priority(niceness: int) -> None:
     """Make the calling thread nicer than the others. Linux gives each thread a niceness of its own (sched(7)); where
     that is not so, nothing changes."""
     if sys.platform == "linux":

@@ -35,7 +35,7 @@ def deployments_removed(selector: Selector, *, removed: int, actor: str, at_ms: 
     return AuditEntry(at_ms, actor, "deployment.remove", selector.service or selector.environment, detail)
 
 
-def selector_named(selector: Selector) -> None:
+def require_selector(selector: Selector) -> None:
     """Raises InputError for a selector that would select everything."""
     if not selector.service and not selector.environment:
         raise InputError("must name a service, an environment or both", field="selector")

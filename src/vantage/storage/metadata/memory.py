@@ -43,7 +43,7 @@ class MemoryMetadataStore:
         others = self._keys.values()
         if key.id in self._keys:
             raise ConflictError("is taken by another key", field="id")
-        if any(other.name == key.name and other.usable(now_ms) for other in others):
+        if any(other.name == key.name and other.is_active(now_ms) for other in others):
             raise ConflictError("is taken by another key", field="name")
         if any(other.secret_hash == key.secret_hash for other in others):
             raise ConflictError("is taken by another key", field="secret")
@@ -59,7 +59,7 @@ class MemoryMetadataStore:
         """Revoke by id, or else by the name of a usable key. Raises NotFoundError."""
         await self.ping()
         now_ms = self._clock.now_ms()
-        named = (key for key in self._keys.values() if key.name == key_id and key.usable(now_ms))
+        named = (key for key in self._keys.values() if key.name == key_id and key.is_active(now_ms))
         key = self._keys.get(key_id) or next(named, None)
         if key is None:
             raise NotFoundError("no key has this id, and no usable key this name", field="key")
@@ -101,7 +101,7 @@ class MemoryMetadataStore:
     async def remove_deployments(self, selector: Selector, *, actor: str) -> int:
         """Remove those of a service or environment; how many. Raises InputError for a selector without any name."""
         await self.ping()
-        audit_entries.selector_named(selector)
+        audit_entries.require_selector(selector)
         kept = [
             deployment
             for deployment in self._deployments

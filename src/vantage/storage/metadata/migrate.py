@@ -55,7 +55,7 @@ def upgrade(url: str) -> list[str]:
         engine = sqlite.writing_engine(path)
         try:
             with engine.begin() as connection:
-                # Asked again under the write lock: another process may have been faster.
+                # TimeseriesQuery again under the write lock: another process may have been faster.
                 lacking = _lacking(connection, path)
                 if lacking:
                     _run(connection)

@@ -77,7 +77,7 @@ class SqlMetadataStore:
     async def keys(self) -> Sequence[ApiKey]:
         """All keys, revoked and expired ones too, oldest first, ties by id. Raises StoreUnavailable."""
         async with self._read() as connection:
-            return await keys.everything(connection)
+            return await keys.all_keys(connection)
 
     async def revoke_key(self, key_id: str, *, actor: str) -> ApiKey:
         """Revoke by id, or else by the name of a usable key, and return the key as it is then. A key revoked before

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vantage.core.batch import F64, I64
 from vantage.core.sketch import sketch_quantile
-from vantage.vql.exec.frame import Array, Coded, Frame, Vector, finite
+from vantage.vql.exec.frame import Array, DictColumn, Frame, Vector, finite
 from vantage.vql.tree import Call, Column
 
 _RADIX_GROUPS_MAX: Final = 1 << 16
@@ -36,7 +36,7 @@ def aggregate(call: Call, frame: Frame, groups: Groups) -> Vector:
     """One value a group; one that is not a finite number is null."""
     with np.errstate(all="ignore"):
         found: Vector = _AGGREGATES[call.function](call, frame, groups)
-    return found if isinstance(found, Coded) or found.dtype.kind != "f" else finite(found)
+    return found if isinstance(found, DictColumn) or found.dtype.kind != "f" else finite(found)
 
 
 def _values(call: Call, frame: Frame, groups: Groups) -> tuple[Array, Groups]:
@@ -60,13 +60,13 @@ def _count(call: Call, frame: Frame, groups: Groups) -> Vector:
         return _counts(groups.only(frame.condition(call.args[0])))
     if not call.args:
         return _counts(groups)
-    if isinstance(text := frame.vector(call.args[0]), Coded):
+    if isinstance(text := frame.vector(call.args[0]), DictColumn):
         return _counts(groups.only(_present(text)))
     return _counts(_values(call, frame, groups)[1])
 
 
-def _present(text: Coded) -> NDArray[np.bool_]:
-    return text.test(lambda value: value is not None)
+def _present(text: DictColumn) -> NDArray[np.bool_]:
+    return text.mask(lambda value: value is not None)
 
 
 def _sum(call: Call, frame: Frame, groups: Groups) -> Vector:
@@ -97,7 +97,7 @@ def _stddev(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
     vector = frame.vector(call.args[0])
-    if isinstance(vector, Coded):
+    if isinstance(vector, DictColumn):
         return _extreme_text(call, vector, groups)
     numbers, left = _values(call, frame, groups)
     largest, whole = call.function == "max", numbers.dtype.kind == "i"
@@ -108,7 +108,7 @@ def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
     return np.where(empty, np.nan, found) if empty.any() else found
 
 
-def _ranks(text: Coded) -> tuple[NDArray[np.int64], list[Any]]:
+def _ranks(text: DictColumn) -> tuple[NDArray[np.int64], list[Any]]:
     """The rank of every row's text, in the order of code points, and the texts by rank; null has the last rank."""
     order = sorted(range(len(text.values)), key=lambda code: (text.values[code] is None, str(text.values[code])))
     rank = np.empty(len(order), np.int64)
@@ -116,14 +116,14 @@ def _ranks(text: Coded) -> tuple[NDArray[np.int64], list[Any]]:
     return rank[text.codes], [text.values[code] for code in order]
 
 
-def _extreme_text(call: Call, vector: Coded, groups: Groups) -> Coded:
+def _extreme_text(call: Call, vector: DictColumn, groups: Groups) -> DictColumn:
     present = _present(vector)
     ranks, values = _ranks(vector)
     left = groups.only(present)
     largest = call.function == "max"
     found = np.full(groups.count, -1 if largest else len(values), np.int64)
     (np.maximum if largest else np.minimum).at(found, left.ids, ranks[present])
-    return Coded(np.where(_counts(left) == 0, len(values), found), [*values, None])
+    return DictColumn(np.where(_counts(left) == 0, len(values), found), [*values, None])
 
 
 def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
@@ -156,9 +156,9 @@ def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64) ->
 
 def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
     vector = frame.vector(call.args[0])
-    if isinstance(vector, Coded):
+    if isinstance(vector, DictColumn):
         present = _present(vector)
-        codes, left = vector.merged()[present], groups.only(present)
+        codes, left = vector.merge_equal_values()[present], groups.only(present)
     else:
         numbers, left = _values(call, frame, groups)
         codes = np.unique(numbers, return_inverse=True)[1]
@@ -168,19 +168,19 @@ def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 def _arg_max(call: Call, frame: Frame, groups: Groups) -> Vector:
     vector, keys = frame.vector(call.args[0]), frame.numbers(call.args[1])
-    values, texts = _ranks(vector) if isinstance(vector, Coded) else (vector, [])
-    present = _present(vector) if isinstance(vector, Coded) else ~np.isnan(values)
+    values, texts = _ranks(vector) if isinstance(vector, DictColumn) else (vector, [])
+    present = _present(vector) if isinstance(vector, DictColumn) else ~np.isnan(values)
     present = present & ~np.isnan(keys)
     rows, left = np.flatnonzero(present), groups.only(present)
     # The first row of each group: largest key, then smallest value.
     order = np.lexsort((values[rows], -keys[rows], left.ids))
     held, first = np.unique(left.ids[order], return_index=True)
     chosen = values[rows[order[first]]]
-    if len(held) == groups.count and not isinstance(vector, Coded):
+    if len(held) == groups.count and not isinstance(vector, DictColumn):
         return chosen
     codes = np.full(groups.count, len(chosen), np.int64)
     codes[held] = np.arange(len(held))
-    return Coded(codes, [*(texts[rank] for rank in chosen.tolist()), None] if texts else [*chosen.tolist(), None])
+    return DictColumn(codes, [*(texts[rank] for rank in chosen.tolist()), None] if texts else [*chosen.tolist(), None])
 
 
 def _increase(call: Call, frame: Frame, groups: Groups) -> Vector:

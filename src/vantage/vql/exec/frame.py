@@ -40,37 +40,37 @@ _TABLE_MAX: Final = 1 << 20  # entries of a look-up table that is cheaper than s
 
 
 @dataclass(frozen=True, slots=True)
-class Coded:
+class DictColumn:
     """Row ``i`` has the value ``values[codes[i]]``."""
 
     codes: NDArray[np.int64]
     values: Sequence[Any]
 
-    def map(self, function: Callable[[Any], Any]) -> Coded:
-        return Coded(self.codes, [function(value) for value in self.values])
+    def map(self, function: Callable[[Any], Any]) -> DictColumn:
+        return DictColumn(self.codes, [function(value) for value in self.values])
 
-    def test(self, condition: Callable[[Any], bool]) -> NDArray[np.bool_]:
+    def mask(self, condition: Callable[[Any], bool]) -> NDArray[np.bool_]:
         table = np.fromiter((condition(value) for value in self.values), np.bool_, len(self.values))
         return table[self.codes] if len(table) else np.zeros(len(self.codes), np.bool_)
 
-    def merged(self) -> NDArray[np.int64]:
+    def merge_equal_values(self) -> NDArray[np.int64]:
         """Codes that are equal where values are: a function or a tag look-up may give several codes one value."""
         numbers: dict[str, int] = {}
         codes = (numbers.setdefault(repr(value), len(numbers)) for value in self.values)
         return np.fromiter(codes, np.int64, len(self.values))[self.codes]
 
 
-Vector = Array | Coded
+Vector = Array | DictColumn
 
 
-def coded(values: Iterable[Any]) -> Coded:
+def dict_encode(values: Iterable[Any]) -> DictColumn:
     """Give each distinct hashable value a code."""
     numbers: dict[Any, int] = {}
     codes = np.fromiter((numbers.setdefault(value, len(numbers)) for value in values), np.int64)
-    return Coded(codes, list(numbers))
+    return DictColumn(codes, list(numbers))
 
 
-def compressed(codes: Array) -> tuple[Array, Array]:
+def dense_codes(codes: Array) -> tuple[Array, Array]:
     """Codes without gaps, in the same order, and the first row of each."""
     size = int(codes.max(initial=-1)) + 1
     if size > max(_TABLE_MAX, 2 * len(codes)):
@@ -84,16 +84,16 @@ def compressed(codes: Array) -> tuple[Array, Array]:
 
 def take(vector: Vector, rows: Array) -> Vector:
     """Some rows of a vector."""
-    return Coded(vector.codes[rows], vector.values) if isinstance(vector, Coded) else vector[rows]
+    return DictColumn(vector.codes[rows], vector.values) if isinstance(vector, DictColumn) else vector[rows]
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class PerSeries:
     """What rows have of their series: row ``i`` has what row ``of[i]`` of ``frame`` has, which has one row for each
     series that has any."""
 
     frame: Frame
-    of: Array
+    row_of: Array
 
 
 class Frame:
@@ -105,7 +105,7 @@ class Frame:
         columns: Mapping[str, Callable[[], Vector]],
         *,
         tag: Callable[[str], Vector] | None = None,
-        shared: Callable[[], Shared] | None = None,
+        shared: Callable[[], PerSeries] | None = None,
     ) -> None:
         """``tag`` gives ``tags['key']`` by its key; where it is None, the maps of the column ``tags`` are asked. What
         ``shared`` can tell is evaluated there, once a series instead of once a row."""
@@ -116,7 +116,7 @@ class Frame:
         self._known: dict[Expr, Vector] = {}
 
     @cached_property
-    def shared(self) -> Shared | None:
+    def per_series(self) -> PerSeries | None:
         return None if self._shared is None else self._shared()
 
     @property
@@ -129,21 +129,21 @@ class Frame:
             return self._tag(key)
         return self.text(Column("tags")).map(lambda tags: tags.get(key, ""))
 
-    def know(self, expr: Expr, vector: Vector) -> None:
+    def set(self, expr: Expr, vector: Vector) -> None:
         self._known[expr] = vector
 
-    def taken(self, rows: Array) -> Frame:
+    def take(self, rows: Array) -> Frame:
         """A frame of the given rows of everything known so far."""
         frame = Frame(len(rows), {})
         for expr, vector in self._known.items():
-            frame.know(expr, take(vector, rows))
+            frame.set(expr, take(vector, rows))
         return frame
 
     def vector(self, expr: Expr) -> Vector:
         """Evaluate an expression, each sub-expression at most once."""
         if (found := self._known.get(expr)) is None:
-            if self.shared is not None and series_only(expr):
-                found = take(self.shared.frame.vector(expr), self.shared.of)
+            if self.per_series is not None and series_only(expr):
+                found = take(self.per_series.frame.vector(expr), self.per_series.row_of)
             else:
                 found = self._columns[expr.name]() if isinstance(expr, Column) else _evaluate(expr, self)
             self._known[expr] = found
@@ -151,22 +151,22 @@ class Frame:
 
     def vector_at(self, expr: Expr, rows: Array) -> Vector:
         """An expression of some rows."""
-        if self.shared is not None and series_only(expr):
-            return take(self.shared.frame.vector(expr), self.shared.of[rows])
+        if self.per_series is not None and series_only(expr):
+            return take(self.per_series.frame.vector(expr), self.per_series.row_of[rows])
         return take(self.vector(expr), rows)
 
     def numbers(self, expr: Expr) -> Array:
         vector = self.vector(expr)
-        if isinstance(vector, Coded):  # the checker lets no text come here; nulls from CASE may
+        if isinstance(vector, DictColumn):  # the checker lets no text come here; nulls from CASE may
             return np.array([np.nan if v is None else v for v in vector.values], np.float64)[vector.codes]
         return vector
 
     def condition(self, expr: Expr) -> NDArray[np.bool_]:
         return self.numbers(expr).astype(np.bool_, copy=False)
 
-    def text(self, expr: Expr) -> Coded:
+    def text(self, expr: Expr) -> DictColumn:
         vector = self.vector(expr)
-        return vector if isinstance(vector, Coded) else coded(vector.tolist())
+        return vector if isinstance(vector, DictColumn) else dict_encode(vector.tolist())
 
 
 _ARITHMETIC: Final[Mapping[str, np.ufunc]] = {
@@ -201,14 +201,14 @@ def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: C901 - one case a no
             return ~frame.condition(part)
         case In(part=part, values=values):
             vector = frame.vector(part)
-            if isinstance(vector, Coded):
+            if isinstance(vector, DictColumn):
                 wanted = frozenset(values)
-                return vector.test(lambda value: value in wanted)
+                return vector.mask(lambda value: value in wanted)
             whole = vector.dtype.kind == "i" and all(isinstance(value, int) for value in values)
             return np.isin(vector, np.array(values, np.int64 if whole else np.float64))
         case Like(part=part, pattern=pattern):
             matches = like_matcher(pattern)
-            return frame.text(part).test(lambda value: value is not None and matches(value))
+            return frame.text(part).mask(lambda value: value is not None and matches(value))
         case Arithmetic(op=op, left=left, right=right):
             return _arithmetic(op, frame.numbers(left), frame.numbers(right))
         case Negate(part=part):
@@ -233,27 +233,27 @@ def _constant(value: Any, rows: int) -> Vector:
         return np.full(rows, value, np.bool_)
     if isinstance(value, int):
         return np.full(rows, value, np.int64)
-    return Coded(np.zeros(rows, np.int64), [value])
+    return DictColumn(np.zeros(rows, np.int64), [value])
 
 
 def _compare(expr: Compare, frame: Frame) -> Array:
     compare = _COMPARE[expr.op]
     left, right = frame.vector(expr.left), frame.vector(expr.right)
-    if isinstance(left, Coded) and isinstance(expr.right, Literal):
+    if isinstance(left, DictColumn) and isinstance(expr.right, Literal):
         constant = expr.right.value
-        return left.test(lambda value: value is not None and compare(value, constant))
-    if isinstance(left, Coded) and isinstance(right, Coded):
+        return left.mask(lambda value: value is not None and compare(value, constant))
+    if isinstance(left, DictColumn) and isinstance(right, DictColumn):
         ranks = {value: rank for rank, value in enumerate(sorted({*left.values, *right.values} - {None}))}
-        left, right = (_ranked(side, ranks) for side in (left, right))
-    assert not isinstance(left, Coded)
-    assert not isinstance(right, Coded)
+        left, right = (_rank_texts(side, ranks) for side in (left, right))
+    assert not isinstance(left, DictColumn)
+    assert not isinstance(right, DictColumn)
     found: Array = compare(left, right)
     if expr.op == "!=":  # numpy says NaN != NaN; null compares as false
         found = found & ~(np.isnan(left.astype(np.float64)) | np.isnan(right.astype(np.float64)))
     return found
 
 
-def _ranked(texts: Coded, ranks: Mapping[str, int]) -> Array:
+def _rank_texts(texts: DictColumn, ranks: Mapping[str, int]) -> Array:
     return np.array([ranks.get(value, np.nan) for value in texts.values], np.float64)[texts.codes]
 
 
@@ -273,18 +273,18 @@ def _arithmetic(op: str, left: Array, right: Array) -> Array:
 def _case(whens: tuple[tuple[Expr, Expr], ...], otherwise: Expr, frame: Frame) -> Vector:
     conditions = [frame.condition(condition) for condition, _ in whens]
     results = [frame.vector(result) for _, result in whens] + [frame.vector(otherwise)]
-    if not any(isinstance(result, Coded) for result in results):
+    if not any(isinstance(result, DictColumn) for result in results):
         numbers = [np.asarray(result) for result in results]
         return np.select(conditions, numbers[:-1], numbers[-1])
-    return _picked(conditions, [_with_text(result) for result in results], frame.rows)
+    return _pick(conditions, [_map_texts(result) for result in results], frame.rows)
 
 
-def _with_text(vector: Vector) -> Coded:
+def _map_texts(vector: Vector) -> DictColumn:
     """A vector beside texts: it is text, or null all through."""
-    return vector if isinstance(vector, Coded) else Coded(np.zeros(len(vector), np.int64), [None])
+    return vector if isinstance(vector, DictColumn) else DictColumn(np.zeros(len(vector), np.int64), [None])
 
 
-def _picked(conditions: list[NDArray[np.bool_]], texts: list[Coded], rows_count: int) -> Coded:
+def _pick(conditions: list[NDArray[np.bool_]], texts: list[DictColumn], rows_count: int) -> DictColumn:
     """Each row's text from the first condition that holds, else the last text."""
     chosen = np.select(conditions, list(range(len(conditions))), len(conditions))
     codes = np.zeros(rows_count, np.int64)
@@ -293,31 +293,31 @@ def _picked(conditions: list[NDArray[np.bool_]], texts: list[Coded], rows_count:
         rows = np.flatnonzero(chosen == which)
         codes[rows] = text.codes[rows] + len(values)
         values.extend(text.values)
-    return Coded(codes, values)
+    return DictColumn(codes, values)
 
 
 def _coalesce(frame: Frame, args: tuple[Expr, ...]) -> Vector:
     vectors = [frame.vector(arg) for arg in args]
-    numbers = [vector for vector in vectors if not isinstance(vector, Coded)]
+    numbers = [vector for vector in vectors if not isinstance(vector, DictColumn)]
     if len(numbers) == len(vectors):
         found = numbers[-1]
         for vector in reversed(numbers[:-1]):  # np.where makes floats of integers beside floats
             found = np.where(np.isnan(vector), found, vector)
         return found
-    held = [_with_text(vector) for vector in vectors]
-    present = [one.test(lambda value: value is not None) for one in held]
-    return _picked(present, [*held, Coded(np.zeros(frame.rows, np.int64), [None])], frame.rows)
+    held = [_map_texts(vector) for vector in vectors]
+    present = [one.mask(lambda value: value is not None) for one in held]
+    return _pick(present, [*held, DictColumn(np.zeros(frame.rows, np.int64), [None])], frame.rows)
 
 
 def _concat(frame: Frame, args: tuple[Expr, ...]) -> Vector:
     texts = [frame.text(arg) for arg in args]
-    codes, first = texts[0].merged(), None
+    codes, first = texts[0].merge_equal_values(), None
     for text in texts[1:]:
-        codes, first = compressed(codes * (int(text.codes.max(initial=0)) + 1) + text.codes)
-    _, first = compressed(codes)
+        codes, first = dense_codes(codes * (int(text.codes.max(initial=0)) + 1) + text.codes)
+    _, first = dense_codes(codes)
     parts = [[text.values[code] for code in text.codes[first].tolist()] for text in texts]
     joined = [None if None in some else "".join(some) for some in zip(*parts, strict=True)]
-    return Coded(codes, joined)
+    return DictColumn(codes, joined)
 
 
 def _bucket(frame: Frame, args: tuple[Expr, ...]) -> Vector:

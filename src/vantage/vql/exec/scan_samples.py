@@ -10,12 +10,12 @@ import numpy as np
 from vantage.core.batch import U32
 from vantage.core.exemplars import LinkColumns
 from vantage.core.idhash import Ids
-from vantage.core.rollup import Partials, joined_partials
-from vantage.core.span_table import texts_of_ids
+from vantage.core.rollup import Partials, concat_partials
+from vantage.core.span_table import decode_ids
 from vantage.vql.check import CheckedSelect
-from vantage.vql.exec.frame import Array, Coded, Frame, Shared
+from vantage.vql.exec.frame import Array, DictColumn, Frame, PerSeries
 from vantage.vql.exec.series_table import SeriesColumns
-from vantage.vql.exec.source import Chunk, Source, affordable
+from vantage.vql.exec.source import ColumnSource, SampleColumns, check_scan_limit
 from vantage.vql.signatures import ROLLUP_WIDTHS_MS
 from vantage.vql.tree import Call, Column, Expr, children
 
@@ -23,15 +23,15 @@ from vantage.vql.tree import Call, Column, Expr, children
 ROW_NBYTES: Final = 64
 
 
-def samples_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None], rows_max: int) -> Frame:
+def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
     """The samples of the query's range and series. ``tick`` is called once a chunk. Raises what it raises, and
     InputError when more than ``rows_max`` samples would have to be read."""
     series = source.series()
-    chosen = series.chosen(query.series_where)
+    chosen = series.matching(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
-    with_links = not names_in(query)[0].isdisjoint(("trace_id", "span_id"))
-    affordable(source, query, chosen, rows_max=rows_max)
-    kept: list[Chunk] = []
+    with_links = not referenced_names(query)[0].isdisjoint(("trace_id", "span_id"))
+    check_scan_limit(source, query, chosen, rows_max=rows_max)
+    kept: list[SampleColumns] = []
     for chunk in source.samples(query.time_range, chosen, links=with_links):
         tick()
         keep = chosen[chunk.slot]
@@ -42,28 +42,28 @@ def samples_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], No
             if rows.size < len(keep):
                 chunk = chunk.take(rows)
             kept.append(chunk)
-    slot = _joined([chunk.slot for chunk in kept], np.uint32)
+    slot = _concat([chunk.slot for chunk in kept], np.uint32)
     return Frame(
         len(slot),
         {
-            "timestamp": lambda: _joined([chunk.time_ms for chunk in kept], np.int64),
-            "value": lambda: _joined([chunk.value for chunk in kept], np.float64),
+            "timestamp": lambda: _concat([chunk.time_ms for chunk in kept], np.int64),
+            "value": lambda: _concat([chunk.value for chunk in kept], np.float64),
             "series": lambda: slot.astype(np.int64),
-            "trace_id": lambda: _linked(kept, lambda links: links.trace_id),
-            "span_id": lambda: _linked(kept, lambda links: links.span_id),
+            "trace_id": lambda: _exemplar_ids(kept, lambda links: links.trace_id),
+            "span_id": lambda: _exemplar_ids(kept, lambda links: links.span_id),
         },
-        shared=lambda: _shared(series, slot),
+        shared=lambda: _per_series(series, slot),
     )
 
 
-def rollups_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None], rows_max: int) -> Frame:
+def scan_rollups(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
     """The partials whose buckets begin in the query's range. Raises as ``samples_frame`` does."""
     series = source.series()
-    chosen = series.chosen(query.series_where)
+    chosen = series.matching(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
-    columns, functions = names_in(query)
+    columns, functions = referenced_names(query)
     wanted = frozenset(columns & {"sum", "min", "max"} | ({"sketches"} if "sketchQuantile" in functions else set()))
-    affordable(source, query, chosen, rows_max=rows_max)
+    check_scan_limit(source, query, chosen, rows_max=rows_max)
     kept: list[Partials] = []
     width_ms = ROLLUP_WIDTHS_MS[query.select.table]
     for some in source.partials(query.time_range, chosen, width_ms=width_ms, wanted=wanted):
@@ -71,7 +71,7 @@ def rollups_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], No
         rows = np.flatnonzero(chosen[some.slot] & (some.time_ms >= start) & (some.time_ms < end))
         if rows.size:
             kept.append(some if rows.size == len(some) else some.take(rows))
-    held = joined_partials(kept)
+    held = concat_partials(kept)
     return Frame(
         len(held),
         {
@@ -85,32 +85,32 @@ def rollups_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], No
             "sketch_key": lambda: held.sketches.key,
             "sketch_count": lambda: held.sketches.count,
         },
-        shared=lambda: _shared(series, held.slot),
+        shared=lambda: _per_series(series, held.slot),
     )
 
 
-def _shared(series: SeriesColumns, slot: U32) -> Shared:
+def _per_series(series: SeriesColumns, slot: U32) -> PerSeries:
     present = np.zeros(len(series), np.bool_)
     present[slot] = True
-    return Shared(series.frame(np.flatnonzero(present)), (np.cumsum(present) - 1)[slot])
+    return PerSeries(series.frame(np.flatnonzero(present)), (np.cumsum(present) - 1)[slot])
 
 
-def _linked(chunks: Iterable[Chunk], get: Callable[[LinkColumns], Ids]) -> Coded:
+def _exemplar_ids(chunks: Iterable[SampleColumns], get: Callable[[LinkColumns], Ids]) -> DictColumn:
     numbers: dict[str, int] = {"": 0}
     parts: list[Array] = []
     for chunk in chunks:
         codes = np.zeros(len(chunk.slot), np.int64)
-        for position, text in zip(chunk.links.position.tolist(), texts_of_ids(get(chunk.links)), strict=True):
+        for position, text in zip(chunk.links.position.tolist(), decode_ids(get(chunk.links)), strict=True):
             codes[position] = numbers.setdefault(text, len(numbers))
         parts.append(codes)
-    return Coded(_joined(parts, np.int64), list(numbers))
+    return DictColumn(_concat(parts, np.int64), list(numbers))
 
 
-def _joined(parts: list[Any], dtype: Any) -> Array:
+def _concat(parts: list[Any], dtype: Any) -> Array:
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
-def names_in(query: CheckedSelect) -> tuple[set[str], set[str]]:
+def referenced_names(query: CheckedSelect) -> tuple[set[str], set[str]]:
     """The columns that a query reads and the functions that it calls."""
     select = query.select
     left: list[Expr] = [

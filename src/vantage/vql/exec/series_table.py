@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.series import Series
-from vantage.vql.exec.frame import Coded, Frame
+from vantage.vql.exec.frame import DictColumn, Frame
 from vantage.vql.tree import Column as ColumnOf
 from vantage.vql.tree import Expr, TagValue, children, conjuncts
 
@@ -50,9 +50,9 @@ class SeriesColumns:
                 self._codes[name] = np.concatenate([codes, np.zeros(size - len(codes), np.int64)])
             self._present = np.concatenate([self._present, np.zeros(size - len(self._present), np.bool_)])
         self.series.append(None)
-        self.put(slot, one)
+        self.set(slot, one)
 
-    def put(self, slot: int, one: Series | None) -> None:
+    def set(self, slot: int, one: Series | None) -> None:
         """Change what a slot holds. Arrays that readers hold are not changed under them, but for one bit: whether
         the series is there."""
         if one is not None:
@@ -77,12 +77,12 @@ class SeriesColumns:
         found: NDArray[np.int64] = self._codes["metric_name"][:size] << 32 | self._codes["service_name"][:size]
         return found
 
-    def coded(self, name: str, slots: NDArray[Any] | None = None) -> Coded:
+    def column(self, name: str, slots: NDArray[Any] | None = None) -> DictColumn:
         """A name of every slot, or of some."""
         codes = self._codes[name][: len(self.series)]
-        return Coded(codes if slots is None else codes[slots], self._values[name])
+        return DictColumn(codes if slots is None else codes[slots], self._values[name])
 
-    def chosen(self, where: Expr | None) -> Mask:
+    def matching(self, where: Expr | None) -> Mask:
         """Which slots hold a series that meets the condition."""
         chosen = self.present.copy()
         # Names are cheap and leave few series: tags are looked at only in those.
@@ -94,17 +94,17 @@ class SeriesColumns:
     def frame(self, slots: NDArray[Any]) -> Frame:
         """One row a slot."""
 
-        def of(name: str) -> Callable[[], Coded]:
-            return lambda: self.coded(name, slots)
+        def of(name: str) -> Callable[[], DictColumn]:
+            return lambda: self.column(name, slots)
 
         columns: dict[str, Callable[[], Any]] = {name: of(name) for name in NAMES}
-        columns["tags"] = lambda: Coded(np.arange(len(slots)), self.tags(slots))
+        columns["tags"] = lambda: DictColumn(np.arange(len(slots)), self.tags(slots))
         return Frame(len(slots), columns)
 
     def tags(self, slots: NDArray[Any]) -> list[dict[str, str]]:
         return [dict(one.tags) if (one := self.series[slot]) is not None else {} for slot in slots.tolist()]
 
-    def each(self, slots: NDArray[Any]) -> Sequence[Series | None]:
+    def at(self, slots: NDArray[Any]) -> Sequence[Series | None]:
         return [self.series[slot] for slot in slots.tolist()]
 
 

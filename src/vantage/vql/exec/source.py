@@ -14,17 +14,17 @@ from vantage.core.batch import F64, I64, U32
 from vantage.core.errors import InputError
 from vantage.core.exemplars import NO_LINK_COLUMNS, LinkColumns
 from vantage.core.rollup import Partials
-from vantage.core.span_table import IDS, SpanTable, Texts, joined_texts, texts_of_ids
+from vantage.core.span_table import IDS, SpanTable, TextColumn, concat_texts, decode_ids
 from vantage.core.timerange import TimeRange
 from vantage.vql.check import CheckedSelect
-from vantage.vql.exec.frame import Array, Coded, Frame, Vector, coded
+from vantage.vql.exec.frame import Array, DictColumn, Frame, Vector, dict_encode
 from vantage.vql.exec.series_table import SeriesColumns
 from vantage.vql.signatures import SPANS
 from vantage.vql.tree import TableName
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class SampleColumns:
     """Some samples as columns; ``slot`` is an index into the source's series."""
 
     slot: U32
@@ -32,14 +32,14 @@ class Chunk:
     value: F64
     links: LinkColumns = NO_LINK_COLUMNS
 
-    def take(self, rows: I64) -> Chunk:
+    def take(self, rows: I64) -> SampleColumns:
         """Some of the samples."""
-        links = self.links.moved(rows, len(self.slot))
-        return Chunk(self.slot[rows], self.time_ms[rows], self.value[rows], links)
+        links = self.links.take(rows, len(self.slot))
+        return SampleColumns(self.slot[rows], self.time_ms[rows], self.value[rows], links)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ScanEstimate:
     """What a query takes up in one tier: how many chunks, and how many rows in them have to be read."""
 
     tier: str
@@ -47,14 +47,14 @@ class Reading:
     rows: int
 
 
-class Source(Protocol):
+class ColumnSource(Protocol):
     """A consistent view of a store's columns, taken for one query."""
 
-    def rows_at_most(self, table: TableName, time_range: TimeRange) -> int:
+    def rows_upper_bound(self, table: TableName, time_range: TimeRange) -> int:
         """A quick bound on what any query of the range reads."""
         ...
 
-    def plan(self, table: TableName, time_range: TimeRange, slots: NDArray[np.bool_]) -> list[Reading]:
+    def plan(self, table: TableName, time_range: TimeRange, slots: NDArray[np.bool_]) -> list[ScanEstimate]:
         """What reading the range and the series whose slots are set takes up; ``slots`` tells nothing of spans."""
         ...
 
@@ -62,7 +62,7 @@ class Source(Protocol):
         """By slot."""
         ...
 
-    def samples(self, time_range: TimeRange, slots: NDArray[np.bool_], *, links: bool) -> Iterator[Chunk]:
+    def samples(self, time_range: TimeRange, slots: NDArray[np.bool_], *, links: bool) -> Iterator[SampleColumns]:
         """Chunks that hold every sample of the range and of the series whose slots are set, and perhaps others;
         without ``links`` they need not hold any."""
         ...
@@ -79,14 +79,14 @@ class Source(Protocol):
         ...
 
 
-def _joined(parts: list[Any], dtype: Any) -> Array:
+def _concat(parts: list[Any], dtype: Any) -> Array:
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
-def affordable(source: Source, query: CheckedSelect, slots: NDArray[np.bool_], *, rows_max: int) -> None:
+def check_scan_limit(source: ColumnSource, query: CheckedSelect, slots: NDArray[np.bool_], *, rows_max: int) -> None:
     """Raises InputError, with the figure, when more than ``rows_max`` rows would have to be read."""
     table, time_range = query.select.table, query.time_range
-    if source.rows_at_most(table, time_range) <= rows_max:
+    if source.rows_upper_bound(table, time_range) <= rows_max:
         return
     rows = sum(reading.rows for reading in source.plan(table, time_range, slots))
     if rows > rows_max:
@@ -96,10 +96,10 @@ def affordable(source: Source, query: CheckedSelect, slots: NDArray[np.bool_], *
         )
 
 
-def spans_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None], rows_max: int) -> Frame:
+def scan_spans(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
     """The spans that start in the query's range. ``tick`` is called once a table; raises what it raises, and InputError
     when more than ``rows_max`` spans would have to be read."""
-    affordable(source, query, np.empty(0, np.bool_), rows_max=rows_max)
+    check_scan_limit(source, query, np.empty(0, np.bool_), rows_max=rows_max)
     kept: list[tuple[SpanTable, Array]] = []
     for table in source.spans(query.time_range):
         tick()
@@ -112,21 +112,23 @@ def spans_frame(query: CheckedSelect, source: Source, *, tick: Callable[[], None
 def _frame_of_spans(kept: Sequence[tuple[SpanTable, Array]]) -> Frame:
     """The given rows of some tables as columns, each made on first use."""
 
-    def texts(get: Callable[[SpanTable], Texts]) -> Coded:
-        found = joined_texts([get(table).take(rows) for table, rows in kept])
-        return Coded(found.codes.astype(np.int64), found.values)
+    def texts(get: Callable[[SpanTable], TextColumn]) -> DictColumn:
+        found = concat_texts([get(table).take(rows) for table, rows in kept])
+        return DictColumn(found.codes.astype(np.int64), found.values)
 
     def text(name: str) -> Callable[[], Vector]:
         if name in IDS:
-            return lambda: coded(chain.from_iterable(texts_of_ids(getattr(table, name)[rows]) for table, rows in kept))
-        return lambda: texts(lambda table: cast(Texts, getattr(table, name)))
+            return lambda: dict_encode(
+                chain.from_iterable(decode_ids(getattr(table, name)[rows]) for table, rows in kept)
+            )
+        return lambda: texts(lambda table: cast(TextColumn, getattr(table, name)))
 
     def numbers(get: Callable[[SpanTable], I64]) -> Callable[[], Vector]:
-        return lambda: _joined([get(table)[rows] for table, rows in kept], np.int64)
+        return lambda: _concat([get(table)[rows] for table, rows in kept], np.int64)
 
-    def maps() -> Coded:
+    def maps() -> DictColumn:
         found = [attributes for table, rows in kept for attributes in table.take(rows).attributes()]
-        return Coded(np.arange(len(found)), found)
+        return DictColumn(np.arange(len(found)), found)
 
     columns: dict[str, Callable[[], Vector]] = {name: text(name) for name, kind in SPANS.items() if kind == "string"}
     columns["timestamp"] = numbers(lambda table: table.start_ms)

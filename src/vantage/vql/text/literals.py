@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from vantage.core.errors import InputError, QueryError
 from vantage.core.timerange import TIME_MS_MAX, parse_time
-from vantage.vql.exec.frame import Coded, Frame
+from vantage.vql.exec.frame import DictColumn, Frame
 from vantage.vql.signatures import AGGREGATES
 from vantage.vql.text.compile import Params
 from vantage.vql.tree import Call, Column, Expr, Literal, TagValue, children
@@ -33,7 +33,7 @@ _DECLARED: Final = re.compile(
 )
 
 
-def number_of(text: str, *, at: int | None) -> int | float:
+def parse_number(text: str, *, at: int | None) -> int | float:
     """An integer of 64 bits or a finite float. Raises QueryError."""
     try:
         number: int | float = int(text) if re.fullmatch(r"-?\d{1,25}", text) else float(text)
@@ -46,7 +46,7 @@ def number_of(text: str, *, at: int | None) -> int | float:
     return number
 
 
-def time_of(value: str | float, *, at: int | None, field: str = "query") -> int:
+def parse_time_literal(value: str | float, *, at: int | None, field: str = "query") -> int:
     """Epoch milliseconds from a number of them, or a text such as ``2026-11-23 10:00:00`` or RFC 3339, without an
     offset in UTC. Raises QueryError."""
     if isinstance(value, str):
@@ -67,7 +67,7 @@ def time_of(value: str | float, *, at: int | None, field: str = "query") -> int:
     return math.ceil(value)
 
 
-def interval_of(count: str, unit: str, *, at: int | None) -> int:
+def parse_interval(count: str, unit: str, *, at: int | None) -> int:
     """Milliseconds of an INTERVAL. Raises QueryError."""
     name = unit.upper().removesuffix("S")
     if name in _UNEVEN:
@@ -76,13 +76,13 @@ def interval_of(count: str, unit: str, *, at: int | None) -> int:
         near = get_close_matches(name, _UNITS_MS, n=1)
         suggestion = f"did you mean {near[0]}?" if near else f"one of {', '.join(_UNITS_MS)}"
         raise QueryError(f"{unit[:40]!r} is no unit of time", at=at, suggestion=suggestion)
-    number = number_of(count, at=at)
+    number = parse_number(count, at=at)
     if not isinstance(number, int) or abs(number * _UNITS_MS[name]) > TIME_MS_MAX:
         raise QueryError("INTERVAL takes a whole number, of at most some thousand years", at=at)
     return number * _UNITS_MS[name]
 
 
-def folded(expr: Expr, types: Types) -> Expr:
+def fold_constant(expr: Expr, types: Types) -> Expr:
     """An expression of constants as the constant that it is; any other as it was. What comes out NULL stays as it is,
     since a constant NULL may stand in few places. Raises QueryError for types that do not fit."""
     parts = children(expr)
@@ -92,7 +92,7 @@ def folded(expr: Expr, types: Types) -> Expr:
         return expr
     found = type_of(expr, types)
     vector = Frame(1, {}).vector(expr)
-    value: Any = vector.values[vector.codes[0]] if isinstance(vector, Coded) else vector[0].item()
+    value: Any = vector.values[vector.codes[0]] if isinstance(vector, DictColumn) else vector[0].item()
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return expr
     if found == "int" and all(isinstance(part, Literal) and part.meaning == "interval" for part in parts):
@@ -100,7 +100,7 @@ def folded(expr: Expr, types: Types) -> Expr:
     return Literal(value, "time" if found == "time" else "", at=expr.at)
 
 
-def param_of(params: Params, name: str, declared: str, *, now_ms: int) -> Literal | list[Literal]:
+def bind_param(params: Params, name: str, declared: str, *, now_ms: int) -> Literal | list[Literal]:
     """The value of a parameter, declared as a ClickHouse type or ''. Raises QueryError that names it."""
     field = f"params.{name[:80]}"
     if name not in params:
@@ -118,7 +118,7 @@ def param_of(params: Params, name: str, declared: str, *, now_ms: int) -> Litera
     return [_value(one, inner[1] if inner else "", field) for one in value]
 
 
-def params_left(params: Params, used: set[str]) -> None:
+def reject_unused_params(params: Params, used: set[str]) -> None:
     """Raises QueryError for a parameter that the query does not ask for."""
     for name in params:
         if name not in used:
@@ -133,7 +133,7 @@ def _value(value: object, declared: str, field: str) -> Literal:
     if wanted in ("DateTime", "Date"):
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise QueryError(f"is not of the type {declared[:80]}", field=field)
-        return Literal(time_of(value, at=None, field=field), "time")
+        return Literal(parse_time_literal(value, at=None, field=field), "time")
     fits: dict[str, tuple[type, ...]] = {
         "String": (str,),
         "Int": (int,),

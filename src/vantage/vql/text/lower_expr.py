@@ -15,12 +15,12 @@ from sqlglot import exp
 from sqlglot.tokenizer_core import Token
 
 from vantage.core.errors import QueryError
-from vantage.vql.check import aggregate_in
+from vantage.vql.check import first_aggregate
 from vantage.vql.signatures import AGGREGATES, FUNCTIONS, SPELLINGS, TABLES, TEXT_FUNCTIONS
 from vantage.vql.text.compile import Params
-from vantage.vql.text.literals import folded, interval_of, number_of, param_of, time_of
-from vantage.vql.text.parse import place_of_call, place_of_word
-from vantage.vql.text.unsupported import refusal, unknown_function, unquoted
+from vantage.vql.text.literals import bind_param, fold_constant, parse_interval, parse_number, parse_time_literal
+from vantage.vql.text.parse import offset_of_call, offset_of_word
+from vantage.vql.text.unsupported import suggest_quotes, unknown_function, unsupported
 from vantage.vql.tree import (
     And,
     Arithmetic,
@@ -41,7 +41,7 @@ from vantage.vql.tree import (
     TagValue,
     children,
 )
-from vantage.vql.types import type_of, unknown
+from vantage.vql.types import type_of, unknown_name
 
 NODES_MAX: Final = 4000  # after aliases are replaced by what they stand for
 DEPTH_MAX: Final = 100
@@ -83,14 +83,14 @@ _NAMES: Final[Mapping[str, str]] = {name.lower(): name for name in TEXT_FUNCTION
 _MAPS: Final[Mapping[str, str]] = {"metrics": "tags", "spans": "attributes"}
 
 
-def only(node: exp.Expression, *allowed: str) -> None:
+def allow_args(node: exp.Expression, *allowed: str) -> None:
     """Refuse a part that the grammar knows and VQL does not."""
     for name, part in node.args.items():
         if part and name not in allowed:
-            raise refusal(node, name)
+            raise unsupported(node, name)
 
 
-class Expressions:
+class ExprLowerer:
     """One query's names and limits."""
 
     def __init__(self, text: str, tokens: Sequence[Token], *, table: TableName, now_ms: int, params: Params) -> None:
@@ -113,7 +113,7 @@ class Expressions:
         for item in items:
             if isinstance(item, exp.Alias):
                 if item.alias in self._aliases:
-                    raise QueryError(f"the alias {item.alias[:80]!r} is given twice", at=at_of(item))
+                    raise QueryError(f"the alias {item.alias[:80]!r} is given twice", at=offset_of(item))
                 self._aliases[item.alias] = item.this
 
     # --- expressions ---
@@ -121,10 +121,10 @@ class Expressions:
     def expr(self, node: exp.Expression, scope: Scope) -> Expr:
         """What an expression is in our tree."""
         self._count(1)
-        self._near = max(self._near, at_of(node) or 0)
+        self._near = max(self._near, offset_of(node) or 0)
         self._depth += 1
         if self._depth > DEPTH_MAX:
-            raise QueryError("the expression is nested too deep", at=at_of(node))
+            raise QueryError("the expression is nested too deep", at=offset_of(node))
         try:
             return self._lower(node, scope)
         finally:
@@ -132,26 +132,26 @@ class Expressions:
 
     def _lower(self, node: exp.Expression, scope: Scope) -> Expr:
         if (comparison := _COMPARE.get(type(node))) is not None:
-            only(node, "this", "expression")
+            allow_args(node, "this", "expression")
             return self._compare(comparison, self.expr(node.this, scope), self.expr(node.expression, scope))
         if (arithmetic := _ARITHMETIC.get(type(node))) is not None:
-            only(node, "this", "expression", "typed", "safe")
+            allow_args(node, "this", "expression", "typed", "safe")
             left, right = self.expr(node.this, scope), self.expr(node.expression, scope)
             return self._folded(Arithmetic(arithmetic, left, right, at=left.at))
         if isinstance(node, _CALLS):
             return self._call(node, scope)
         if (lower := _LOWER.get(type(node))) is None:
-            raise refusal(node, "")
+            raise unsupported(node, "")
         return lower(self, node, scope)
 
     def paren(self, node: exp.Expression, scope: Scope) -> Expr:
-        only(node, "this")
+        allow_args(node, "this")
         return self.expr(node.this, scope)
 
     def column(self, node: exp.Expression, scope: Scope) -> Expr:
         if not isinstance(node.this, exp.Identifier):
-            raise refusal(node.this, "")
-        name, at = node.name, at_of(node)
+            raise unsupported(node.this, "")
+        name, at = node.name, offset_of(node)
         if node.args.get("table") is not None:
             owner = node.args["table"].name
             suggestion = f"write {owner}['{name}']" if owner in _MAPS.values() else f"write {name} alone"
@@ -159,27 +159,27 @@ class Expressions:
         is_alias = name in self._aliases and name not in self._expanding
         if scope in ("group", "having", "order") and is_alias:
             found = self.alias(name)
-            if scope != "group" or name not in self.types or aggregate_in(found) is None:
+            if scope != "group" or name not in self.types or first_aggregate(found) is None:
                 return found
         if name in self.types:
             return Column(name, at=at)
         if name in self._aliases:
             return self.alias(name)
-        if (quoted := unquoted(self._text, at, name, self.types)) is not None:
+        if (quoted := suggest_quotes(self._text, at, name, self.types)) is not None:
             raise QueryError(f"unknown column {name[:80]!r}", at=at, suggestion=quoted)
-        error = unknown("column", name, {**self.types, **self._aliases}, at=at)
+        error = unknown_name("column", name, {**self.types, **self._aliases}, at=at)
         if not error.suggestion:
             raise QueryError(error.reason, at=at, suggestion=f"a tag is written {_MAPS[self._table]}['{name[:80]}']")
         raise error
 
     def alias(self, name: str) -> Expr:
         if name in self._expanding:
-            raise QueryError(f"the alias {name[:80]!r} stands for itself", at=at_of(self._aliases[name]))
+            raise QueryError(f"the alias {name[:80]!r} stands for itself", at=offset_of(self._aliases[name]))
         if name not in self._expanded:
             self._expanding.add(name)
             found = self.expr(self._aliases[name], "item")
             self._expanding.discard(name)
-            self._expanded[name] = (found, *_extent(found))
+            self._expanded[name] = (found, *_node_count_and_depth(found))
             return found
         found, nodes, depth = self._expanded[name]
         self._count(nodes)
@@ -194,8 +194,8 @@ class Expressions:
 
     def literal(self, node: exp.Expression, scope: Scope) -> Expr:
         if node.is_string:
-            return Literal(node.this, at=at_of(node))
-        return Literal(number_of(node.this, at=at_of(node)), at=at_of(node))
+            return Literal(node.this, at=offset_of(node))
+        return Literal(parse_number(node.this, at=offset_of(node)), at=offset_of(node))
 
     def boolean(self, node: exp.Expression, scope: Scope) -> Expr:
         return Literal(bool(node.this))
@@ -213,20 +213,20 @@ class Expressions:
         kind = node.args.get("kind")
         declared = kind.sql("clickhouse") if isinstance(kind, exp.Expression) else ""
         self.params_used.add(node.name)
-        return param_of(self._params, node.name, declared, now_ms=self._now_ms)
+        return bind_param(self._params, node.name, declared, now_ms=self._now_ms)
 
     def interval(self, node: exp.Expression, scope: Scope) -> Expr:
-        only(node, "this", "unit")
+        allow_args(node, "this", "unit")
         unit = node.args.get("unit")
         count = node.this
-        at = place_of_word(self._tokens, "INTERVAL", self._near)  # the grammar does not keep it
+        at = offset_of_word(self._tokens, "INTERVAL", self._near)  # the grammar does not keep it
         if not isinstance(count, exp.Literal) or not isinstance(unit, exp.Var):
             raise QueryError("INTERVAL needs a number and a unit", suggestion="write INTERVAL 5 MINUTE", at=at)
-        return Literal(interval_of(count.this, unit.name, at=at), "interval", at=at)
+        return Literal(parse_interval(count.this, unit.name, at=at), "interval", at=at)
 
     def tag(self, node: exp.Expression, scope: Scope) -> Expr:
-        only(node, "this", "expressions")
-        owner, at = _MAPS[self._table], at_of(node)
+        allow_args(node, "this", "expressions")
+        owner, at = _MAPS[self._table], offset_of(node)
         if not isinstance(node.this, exp.Column) or node.this.name != owner or len(node.expressions) != 1:
             raise QueryError("[…] is not part of VQL", suggestion=f"only {owner}['key'] is", at=at)
         key = self.expr(node.expressions[0], "item")
@@ -239,7 +239,7 @@ class Expressions:
         kind = type(node)
         parts: list[exp.Expression] = []
         while type(node) is kind:
-            only(node, "this", "expression")
+            allow_args(node, "this", "expression")
             parts.append(node.expression)
             node = node.this
         parts.append(node)
@@ -247,7 +247,7 @@ class Expressions:
         return self._folded(And(found, at=found[0].at) if kind is exp.And else Or(found, at=found[0].at))
 
     def negation(self, node: exp.Expression, scope: Scope) -> Expr:
-        only(node, "this")
+        allow_args(node, "this")
         part = self.expr(node.this, scope)
         return self._folded(Not(part, at=part.at))
 
@@ -256,14 +256,14 @@ class Expressions:
         return Not(found, at=found.at) if node.args.get("negate") else found
 
     def membership(self, node: exp.Expression, scope: Scope) -> Expr:
-        only(node, "this", "expressions", "field", "negate")
+        allow_args(node, "this", "expressions", "field", "negate")
         part, field = self.expr(node.this, scope), node.args.get("field")
         values: list[Expr]
         if isinstance(field, exp.Placeholder):
             given = self._param(field)
             values = list(given) if isinstance(given, list) else [given]
         elif field is not None:
-            raise QueryError("IN needs a list in brackets", at=at_of(field))
+            raise QueryError("IN needs a list in brackets", at=offset_of(field))
         else:
             values = [self.expr(value, scope) for value in node.expressions]
         if type_of(part, self.types) == "time":
@@ -276,36 +276,36 @@ class Expressions:
         return self._negated(node, self._folded(In(part, tuple(constants), at=part.at)))
 
     def between(self, node: exp.Expression, scope: Scope) -> Expr:
-        only(node, "this", "low", "high", "negate")
+        allow_args(node, "this", "low", "high", "negate")
         part = self.expr(node.this, scope)
         low, high = self.expr(node.args["low"], scope), self.expr(node.args["high"], scope)
-        self._count(_extent(part)[0])
+        self._count(_node_count_and_depth(part)[0])
         both = And((self._compare(">=", part, low), self._compare("<=", part, high)), at=part.at)
         return self._negated(node, self._folded(both))
 
     def like(self, node: exp.Expression, scope: Scope) -> Expr:
-        only(node, "this", "expression", "negate")
+        allow_args(node, "this", "expression", "negate")
         part, pattern = self.expr(node.this, scope), self.expr(node.expression, scope)
         if not isinstance(pattern, Literal) or not isinstance(pattern.value, str):
             raise QueryError("LIKE takes a text in quotes", at=pattern.at)
         return self._negated(node, self._folded(Like(part, pattern.value, at=part.at)))
 
     def minus(self, node: exp.Expression, scope: Scope) -> Expr:
-        only(node, "this")
+        allow_args(node, "this")
         if isinstance(node.this, exp.Literal) and not node.this.is_string:  # so that the smallest integer can be told
-            return Literal(number_of(f"-{node.this.this}", at=at_of(node)), at=at_of(node))
+            return Literal(parse_number(f"-{node.this.this}", at=offset_of(node)), at=offset_of(node))
         part = self.expr(node.this, scope)
         return self._folded(Negate(part, at=part.at))
 
     def case(self, node: exp.Expression, scope: Scope) -> Expr:
-        only(node, "this", "ifs", "default")
+        allow_args(node, "this", "ifs", "default")
         operand = None if node.this is None else self.expr(node.this, scope)
         whens: list[tuple[Expr, Expr]] = []
         for one in node.args["ifs"]:
-            only(one, "this", "true")
+            allow_args(one, "this", "true")
             condition = self.expr(one.this, scope)
             if operand is not None:
-                self._count(_extent(operand)[0])
+                self._count(_node_count_and_depth(operand)[0])
                 condition = self._compare("=", operand, condition)
             whens.append((condition, self.expr(one.args["true"], scope)))
         default = node.args.get("default")
@@ -329,19 +329,19 @@ class Expressions:
             raise QueryError(
                 "a time cannot be compared with an INTERVAL", at=expr.at, suggestion="write now() - INTERVAL …"
             )
-        return Literal(time_of(expr.value, at=expr.at), "time", at=expr.at)
+        return Literal(parse_time_literal(expr.value, at=expr.at), "time", at=expr.at)
 
     def _folded(self, expr: Expr) -> Expr:
-        return folded(expr, self.types)
+        return fold_constant(expr, self.types)
 
     # --- functions ---
 
     def _call(self, node: exp.Expression, scope: Scope) -> Expr:
         parametric = isinstance(node, (exp.ParameterizedAgg, exp.CombinedParameterizedAgg))
-        only(node, "this", "expressions", "params")
+        allow_args(node, "this", "expressions", "params")
         written: str = node.this if isinstance(node.this, str) else str(node.name)
         args: list[exp.Expression] = node.args.get("params" if parametric else "expressions") or []
-        at = place_of_call(self._tokens, written, next((at_of(arg) for arg in args), None))
+        at = offset_of_call(self._tokens, written, next((offset_of(arg) for arg in args), None))
         name = _NAMES.get(written.lower())
         if name is None:
             raise unknown_function(written, at=at)
@@ -393,27 +393,27 @@ def _interval_args(args: tuple[Expr, ...], at: int | None) -> tuple[Expr, ...]:
     )
 
 
-_LOWER: Final[Mapping[type[exp.Expression], Callable[[Expressions, Any, Scope], Expr]]] = {
-    exp.Paren: Expressions.paren,
-    exp.Column: Expressions.column,
-    exp.Literal: Expressions.literal,
-    exp.Boolean: Expressions.boolean,
-    exp.Null: Expressions.null,
-    exp.Placeholder: Expressions.placeholder,
-    exp.Interval: Expressions.interval,
-    exp.Bracket: Expressions.tag,
-    exp.And: Expressions.chain,
-    exp.Or: Expressions.chain,
-    exp.Not: Expressions.negation,
-    exp.In: Expressions.membership,
-    exp.Between: Expressions.between,
-    exp.Like: Expressions.like,
-    exp.Neg: Expressions.minus,
-    exp.Case: Expressions.case,
+_LOWER: Final[Mapping[type[exp.Expression], Callable[[ExprLowerer, Any, Scope], Expr]]] = {
+    exp.Paren: ExprLowerer.paren,
+    exp.Column: ExprLowerer.column,
+    exp.Literal: ExprLowerer.literal,
+    exp.Boolean: ExprLowerer.boolean,
+    exp.Null: ExprLowerer.null,
+    exp.Placeholder: ExprLowerer.placeholder,
+    exp.Interval: ExprLowerer.interval,
+    exp.Bracket: ExprLowerer.tag,
+    exp.And: ExprLowerer.chain,
+    exp.Or: ExprLowerer.chain,
+    exp.Not: ExprLowerer.negation,
+    exp.In: ExprLowerer.membership,
+    exp.Between: ExprLowerer.between,
+    exp.Like: ExprLowerer.like,
+    exp.Neg: ExprLowerer.minus,
+    exp.Case: ExprLowerer.case,
 }
 
 
-def at_of(node: exp.Expression) -> int | None:
+def offset_of(node: exp.Expression) -> int | None:
     """The offset of a node, or of the first thing in it that has one."""
     for one in node.walk(bfs=False):
         at = one.meta.get("start")
@@ -422,7 +422,7 @@ def at_of(node: exp.Expression) -> int | None:
     return None
 
 
-def _extent(expr: Expr) -> tuple[int, int]:
+def _node_count_and_depth(expr: Expr) -> tuple[int, int]:
     """How many nodes an expression has, and how deep they are nested."""
-    extents = [_extent(part) for part in children(expr)]
+    extents = [_node_count_and_depth(part) for part in children(expr)]
     return 1 + sum(nodes for nodes, _ in extents), 1 + max((depth for _, depth in extents), default=0)

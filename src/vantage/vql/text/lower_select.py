@@ -10,20 +10,22 @@ from sqlglot import exp
 from vantage.core.errors import QueryError
 from vantage.vql.signatures import TEXT_TABLES
 from vantage.vql.text.compile import Params
-from vantage.vql.text.literals import number_of, params_left
-from vantage.vql.text.lower_expr import Expressions, Scope, at_of, only
+from vantage.vql.text.literals import parse_number, reject_unused_params
+from vantage.vql.text.lower_expr import ExprLowerer, Scope, allow_args, offset_of
 from vantage.vql.text.parse import Parsed, ParsedCondition
-from vantage.vql.text.unsupported import refusal
-from vantage.vql.tree import Column, Expr, Item, Literal, Order, Select, TableName
-from vantage.vql.types import unknown
+from vantage.vql.text.unsupported import unsupported
+from vantage.vql.tree import Column, Expr, Literal, Order, Select, SelectItem, TableName
+from vantage.vql.types import unknown_name
 
 
-def lowered(parsed: Parsed, *, now_ms: int, params: Params) -> Select:
+def lower_select(parsed: Parsed, *, now_ms: int, params: Params) -> Select:
     """The query of a statement. Raises QueryError with its place as an offset."""
     tree = parsed.tree
-    only(tree, "expressions", "from_", "where", "group", "having", "order", "limit", "kind", "operation_modifiers")
+    allow_args(
+        tree, "expressions", "from_", "where", "group", "having", "order", "limit", "kind", "operation_modifiers"
+    )
     table = _table(tree)
-    exprs = Expressions(parsed.text, parsed.tokens, table=table, now_ms=now_ms, params=params)
+    exprs = ExprLowerer(parsed.text, parsed.tokens, table=table, now_ms=now_ms, params=params)
     exprs.name_aliases(tree.expressions)
     items = _items(exprs, tree.expressions, parsed.item_names())
     where, having = tree.args.get("where"), tree.args.get("having")
@@ -36,15 +38,15 @@ def lowered(parsed: Parsed, *, now_ms: int, params: Params) -> Select:
         order_by=tuple(_order(exprs, tree.args.get("order"), items)),
         limit=_limit(exprs, tree.args.get("limit")),
     )
-    params_left(params, exprs.params_used)
+    reject_unused_params(params, exprs.params_used)
     return select
 
 
-def lowered_condition(parsed: ParsedCondition, *, table: TableName, now_ms: int, params: Params) -> Expr:
+def lower_condition(parsed: ParsedCondition, *, table: TableName, now_ms: int, params: Params) -> Expr:
     """The expression of a condition. Raises QueryError with its place as an offset."""
-    exprs = Expressions(parsed.text, parsed.tokens, table=table, now_ms=now_ms, params=params)
+    exprs = ExprLowerer(parsed.text, parsed.tokens, table=table, now_ms=now_ms, params=params)
     found = exprs.expr(parsed.tree, "where")
-    params_left(params, exprs.params_used)
+    reject_unused_params(params, exprs.params_used)
     return found
 
 
@@ -52,78 +54,80 @@ def _table(tree: exp.Select) -> TableName:
     source = tree.args.get("from_")
     if source is None:
         raise QueryError("FROM is missing", suggestion="write FROM metrics or FROM spans", at=0)
-    only(source, "this")
+    allow_args(source, "this")
     table = source.this
     if not isinstance(table, exp.Table) or not isinstance(table.this, exp.Identifier):
-        raise refusal(table.this if isinstance(table, exp.Table) else table, "")
-    only(table, "this")
+        raise unsupported(table.this if isinstance(table, exp.Table) else table, "")
+    allow_args(table, "this")
     name = table.name
     for known in get_args(TableName):
         if name == known and name in TEXT_TABLES:
             found: TableName = known
             return found
-    raise unknown("table", name, dict.fromkeys(TEXT_TABLES), at=at_of(table))
+    raise unknown_name("table", name, dict.fromkeys(TEXT_TABLES), at=offset_of(table))
 
 
-def _items(exprs: Expressions, nodes: Sequence[exp.Expression], names: Sequence[str]) -> list[Item]:
-    items: list[Item] = []
+def _items(exprs: ExprLowerer, nodes: Sequence[exp.Expression], names: Sequence[str]) -> list[SelectItem]:
+    items: list[SelectItem] = []
     for place, node in enumerate(nodes):
         if isinstance(node, exp.Star):
-            only(node)
-            items += [Item(Column(name, at=at_of(node)), name) for name in exprs.types]
+            allow_args(node)
+            items += [SelectItem(Column(name, at=offset_of(node)), name) for name in exprs.types]
         elif isinstance(node, exp.Alias):
-            only(node, "this", "alias")
-            items.append(Item(exprs.alias(node.alias), node.alias))
+            allow_args(node, "this", "alias")
+            items.append(SelectItem(exprs.alias(node.alias), node.alias))
         else:
             name = names[place] if place < len(names) == len(nodes) else f"column_{place + 1}"
-            items.append(Item(exprs.expr(node, "item"), node.name if isinstance(node, exp.Column) else name[:100]))
+            items.append(
+                SelectItem(exprs.expr(node, "item"), node.name if isinstance(node, exp.Column) else name[:100])
+            )
     seen: dict[str, int] = {}
     for place, item in enumerate(items):
         seen[item.name] = seen.get(item.name, 0) + 1
         if seen[item.name] > 1:
-            items[place] = Item(item.expr, f"{item.name}_{seen[item.name]}")
+            items[place] = SelectItem(item.expr, f"{item.name}_{seen[item.name]}")
     return items
 
 
-def _group(exprs: Expressions, group: exp.Expression | None, items: Sequence[Item]) -> list[Expr]:
+def _group(exprs: ExprLowerer, group: exp.Expression | None, items: Sequence[SelectItem]) -> list[Expr]:
     if group is None:
         return []
-    only(group, "expressions")
+    allow_args(group, "expressions")
     return [_key(exprs, node, "group", items) for node in group.expressions]
 
 
-def _order(exprs: Expressions, order: exp.Expression | None, items: Sequence[Item]) -> list[Order]:
+def _order(exprs: ExprLowerer, order: exp.Expression | None, items: Sequence[SelectItem]) -> list[Order]:
     if order is None:
         return []
-    only(order, "expressions")
+    allow_args(order, "expressions")
     keys = []
     for node in order.expressions:
         if not isinstance(node, exp.Ordered):
-            raise refusal(node, "")
+            raise unsupported(node, "")
         if node.args.get("nulls_first"):
-            raise QueryError("NULLS FIRST is not part of VQL: they always come last", at=at_of(node))
-        only(node, "this", "desc", "nulls_first")
+            raise QueryError("NULLS FIRST is not part of VQL: they always come last", at=offset_of(node))
+        allow_args(node, "this", "desc", "nulls_first")
         keys.append(Order(_key(exprs, node.this, "order", items), bool(node.args.get("desc"))))
     return keys
 
 
-def _key(exprs: Expressions, node: exp.Expression, scope: Scope, items: Sequence[Item]) -> Expr:
+def _key(exprs: ExprLowerer, node: exp.Expression, scope: Scope, items: Sequence[SelectItem]) -> Expr:
     """A key of GROUP BY or ORDER BY: a number is the place of an item, counted from 1."""
     if isinstance(node, exp.Literal) and not node.is_string:
-        place = number_of(node.this, at=at_of(node))
+        place = parse_number(node.this, at=offset_of(node))
         if isinstance(place, int) and 1 <= place <= len(items):
             return items[place - 1].expr
-        raise QueryError(f"there is no column number {node.this[:20]}", at=at_of(node))
+        raise QueryError(f"there is no column number {node.this[:20]}", at=offset_of(node))
     return exprs.expr(node, scope)
 
 
-def _limit(exprs: Expressions, limit: exp.Expression | None) -> int | None:
+def _limit(exprs: ExprLowerer, limit: exp.Expression | None) -> int | None:
     if limit is None:
         return None
     if not isinstance(limit, exp.Limit):
-        raise refusal(limit, "")
-    only(limit, "expression")
+        raise unsupported(limit, "")
+    allow_args(limit, "expression")
     found = exprs.expr(limit.expression, "where")
     if isinstance(found, Literal) and type(found.value) is int and not found.meaning and found.value >= 0:
         return found.value
-    raise QueryError("LIMIT takes a whole number", at=at_of(limit))
+    raise QueryError("LIMIT takes a whole number", at=offset_of(limit))

@@ -22,8 +22,8 @@ from vantage.core.errors import QueryError
 TEXT_NBYTES_MAX: Final = 16_384
 TOKENS_MAX: Final = 2000
 DEPTH_MAX: Final = 24
-KEPT_MAX: Final = 64
-KEPT_LENGTH_MAX: Final = 1024  # a tree takes some hundred times its text
+CACHED_MAX: Final = 64
+CACHED_LENGTH_MAX: Final = 1024  # a tree takes some hundred times its text
 _OPEN: Final = frozenset({TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE})
 _CLOSE: Final = frozenset({TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END})
 
@@ -65,15 +65,15 @@ class ParsedCondition:
 def parse(text: str) -> Parsed:
     """One SELECT, perhaps explained. Raises QueryError, with its place as an offset."""
     # Dashboards ask the same again and again, and parsing is most of what a text costs. Nothing changes a tree.
-    return _kept(text) if len(text) <= KEPT_LENGTH_MAX else _parsed(text)
+    return _parse_cached(text) if len(text) <= CACHED_LENGTH_MAX else _parse(text)
 
 
-@lru_cache(maxsize=KEPT_MAX)
-def _kept(text: str) -> Parsed:
-    return _parsed(text)
+@lru_cache(maxsize=CACHED_MAX)
+def _parse_cached(text: str) -> Parsed:
+    return _parse(text)
 
 
-def _parsed(text: str) -> Parsed:
+def _parse(text: str) -> Parsed:
     tokens = _tokens(text)
     explain = bool(tokens) and tokens[0].text.upper() == "EXPLAIN"
     if explain:
@@ -107,7 +107,7 @@ def parse_condition(text: str) -> ParsedCondition:
     return ParsedCondition(text, tokens, found[0])
 
 
-def place_of_call(tokens: Sequence[Token], name: str, before: int | None) -> int | None:
+def offset_of_call(tokens: Sequence[Token], name: str, before: int | None) -> int | None:
     """Where a function's name stands; ``before`` is the place of something in its brackets."""
     found = None
     for token, after in pairwise(tokens):
@@ -120,7 +120,7 @@ def place_of_call(tokens: Sequence[Token], name: str, before: int | None) -> int
     return found
 
 
-def place_of_word(tokens: Sequence[Token], word: str, after: int) -> int | None:
+def offset_of_word(tokens: Sequence[Token], word: str, after: int) -> int | None:
     """Where a keyword stands, at or after a place."""
     return next((int(one.start) for one in tokens if one.start >= after and one.text.upper() == word), None)
 
@@ -133,7 +133,7 @@ def _tokens(text: str) -> list[Token]:
     try:
         tokens = list(_DIALECT.tokenize(text))
     except TokenError as error:
-        raise _of_token_error(text, error) from None
+        raise _query_error_from_token(text, error) from None
     except SqlglotError:
         raise QueryError("the query cannot be read") from None
     if len(tokens) > TOKENS_MAX:
@@ -151,7 +151,7 @@ def _run(text: str, parse: Any) -> list[Any]:
         found: list[Any] = parse()
         return found
     except ParseError as error:
-        raise _of_parse_error(text, error) from None
+        raise _query_error_from_parse(text, error) from None
     except RecursionError:
         raise QueryError("the query is nested too deep") from None
     except (SqlglotError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
@@ -159,14 +159,14 @@ def _run(text: str, parse: Any) -> list[Any]:
         raise QueryError("the query cannot be read") from error
 
 
-def _of_token_error(text: str, error: TokenError) -> QueryError:
+def _query_error_from_token(text: str, error: TokenError) -> QueryError:
     if (found := re.search(r"Missing (\S+) from (\d+):(\d+)", f"{error} {error.__cause__}")) is not None:
         at = _offset(text, int(found[2]), int(found[3]))
         return QueryError(f"this is opened and never closed with {found[1]}", at=at)
     return QueryError("the query holds a sign that VQL does not know, or a quote that is not closed")
 
 
-def _of_parse_error(text: str, error: ParseError) -> QueryError:
+def _query_error_from_parse(text: str, error: ParseError) -> QueryError:
     told = error.errors[0] if error.errors else {}
     said, word = str(told.get("description") or ""), str(told.get("highlight") or "")
     at = None

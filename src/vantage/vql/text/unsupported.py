@@ -102,7 +102,7 @@ _QUOTES: Final = "‘’“”`\"'"
 _WORD = re.compile(r"[\w.:/-]+")
 
 
-def refusal(node: exp.Expression, part: str) -> QueryError:
+def unsupported(node: exp.Expression, part: str) -> QueryError:
     """The error for a node, or for a part of one."""
     name, suggestion = _PARTS.get(part, ("", "")) if part else _NODES.get(type(node), ("", ""))
     name = name or (part or node.key).strip("_").replace("_", " ").upper()
@@ -125,7 +125,7 @@ def unknown_function(name: str, *, at: int | None) -> QueryError:
     return QueryError(f"unknown function {name[:80]!r}", at=at, suggestion=suggestion)
 
 
-def unquoted(text: str, at: int | None, name: str, columns: Mapping[str, object]) -> str | None:
+def suggest_quotes(text: str, at: int | None, name: str, columns: Mapping[str, object]) -> str | None:
     """A suggestion for a name that stands where a text would: ``service_name = my-api``, or ``= "my-api"``."""
     if at is None or get_close_matches(name.lower(), columns, n=1, cutoff=0.8):
         return None

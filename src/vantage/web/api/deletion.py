@@ -13,12 +13,12 @@ from litestar.params import Parameter
 from vantage.core.api_key import Scope
 from vantage.core.deployment import AuditEntry
 from vantage.core.errors import InputError
-from vantage.query.context import Reads
+from vantage.query.context import QueryContext
 from vantage.storage.ports import Selector
 from vantage.web.api.params import problems
 
 
-class ForgottenOut(msgspec.Struct):
+class DeletedOut(msgspec.Struct):
     """What is gone. ``bytes`` is what it occupied in memory, estimated."""
 
     samples: int
@@ -28,10 +28,10 @@ class ForgottenOut(msgspec.Struct):
     bytes: int
 
 
-class AfterForget(msgspec.Struct):
+class OnDeleted(msgspec.Struct):
     """What else must hear that data was forgotten."""
 
-    tell: Callable[[], None]
+    notify: Callable[[], None]
 
 
 @delete(
@@ -42,29 +42,29 @@ class AfterForget(msgspec.Struct):
     tags=["operations"],
     opt={"scope": Scope.ADMIN},
 )
-async def forget(
+async def delete_data(
     request: Request[Any, Any, Any],
-    reads: NamedDependency[Reads],
-    after_forget: NamedDependency[AfterForget],
+    reads: NamedDependency[QueryContext],
+    after_forget: NamedDependency[OnDeleted],
     service: Annotated[str, Parameter(description="The service to forget.", max_length=255)] = "",
     environment: Annotated[str, Parameter(description="The environment to forget.", max_length=255)] = "",
-) -> ForgottenOut:
+) -> DeletedOut:
     """Remove all samples, spans, series and deployments of a service, an environment, or of both together."""
     if not service and not environment:
         raise InputError("is missing: name a service, an environment, or both", field="service")
     selector = Selector(service, environment)
     try:
-        gone = await reads.store.forget(selector)
+        gone = await reads.store.delete(selector)
     finally:  # also when it is not known what is gone
         reads.cache.clear()
     actor = request.state.principal.id
     deployments = await reads.metadata.remove_deployments(selector, actor=actor)
-    after_forget.tell()
+    after_forget.notify()
     detail = {"service": service, "environment": environment, "samples": str(gone.samples), "spans": str(gone.spans)}
     await reads.metadata.record_audit(
         AuditEntry(reads.clock.now_ms(), actor, "data.forget", service or environment, detail)
     )
-    return ForgottenOut(gone.samples, gone.spans, gone.series, deployments, gone.nbytes)
+    return DeletedOut(gone.samples, gone.spans, gone.series, deployments, gone.nbytes)
 
 
-handlers = [forget]
+handlers = [delete_data]

@@ -9,8 +9,8 @@ from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import Parameter
 
-from vantage.query.context import Reads
-from vantage.query.service_map import read_edges
+from vantage.query.context import QueryContext
+from vantage.query.service_map import read_service_map
 from vantage.web.api.params import End, Start, problems, time_range
 
 
@@ -28,7 +28,7 @@ class EdgeOut(msgspec.Struct):
     duration_max: float
 
 
-class EdgesOut(msgspec.Struct):
+class ServiceMapOut(msgspec.Struct):
     """``left_out``: how many further edges there are, of fewer calls."""
 
     start: int
@@ -39,17 +39,17 @@ class EdgesOut(msgspec.Struct):
 
 @get("/api/edges", summary="Who calls whom", responses=problems(), tags=["traces"])
 async def list_edges(
-    reads: NamedDependency[Reads],
+    reads: NamedDependency[QueryContext],
     service: Annotated[
         str, Parameter(description="Only its callers and callees; all when absent.", max_length=255)
     ] = "",
     start: Start = "now-1h",
     end: End = "now",
-) -> EdgesOut:
+) -> ServiceMapOut:
     """The services and others that call each other, told from spans; the most calls first."""
     asked = time_range(start, end, now_ms=reads.clock.now_ms())
-    found = await read_edges(reads, asked, service=service)
-    return EdgesOut(
+    found = await read_service_map(reads, asked, service=service)
+    return ServiceMapOut(
         asked.start_ms,
         asked.end_ms,
         [
@@ -65,7 +65,7 @@ async def list_edges(
             )
             for one in found.calls
         ],
-        found.left_out,
+        found.omitted,
     )
 
 

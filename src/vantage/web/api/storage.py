@@ -8,8 +8,8 @@ import msgspec
 from litestar import get
 from litestar.di import NamedDependency
 
-from vantage.query.context import Reads
-from vantage.query.storage_report import read_storage
+from vantage.query.context import QueryContext
+from vantage.query.storage_report import read_storage_report
 from vantage.web.api.params import problems
 
 
@@ -58,9 +58,9 @@ class StorageOut(msgspec.Struct):
 
 
 @get("/api/storage", summary="What is kept, and what it takes", responses=problems(), tags=["operations"])
-async def get_storage(reads: NamedDependency[Reads]) -> StorageOut:
+async def get_storage(reads: NamedDependency[QueryContext]) -> StorageOut:
     """Bytes on disk by service, metric and tier, the largest first, and what grows fastest."""
-    found = await read_storage(reads)
+    found = await read_storage_report(reads)
     usage = found.usage
     return StorageOut(
         dict(usage.files),

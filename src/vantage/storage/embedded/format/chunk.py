@@ -17,7 +17,7 @@ import numpy as np
 from vantage.core.batch import F64, I64, U32
 from vantage.core.rollup import NO_SKETCHES, Partials, Sketches
 from vantage.storage.embedded.format import span_column_codec
-from vantage.storage.embedded.format.column_codec import Mask, Packer, rows_of, steps, summed
+from vantage.storage.embedded.format.column_codec import ColumnCodec, Mask, deltas, rows_of, undelta
 
 CHUNK_SAMPLES_MAX: Final = 8192
 CHUNK_PARTIALS_MAX: Final = 8192
@@ -27,7 +27,7 @@ _decode_parts: Final = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class ChunkDirectory:
     """A chunk's directory: for each run its series, how many rows it has, and the times of its first and last."""
 
     slot: U32
@@ -47,9 +47,9 @@ class Runs:
         """The rows of some runs."""
         return np.flatnonzero(np.repeat(wanted, self.count))
 
-    def take(self, wanted: Mask) -> Runs:
+    def take(self, wanted: Mask) -> ChunkDirectory:
         """Some of the runs."""
-        return Runs(self.slot[wanted], self.count[wanted], self.first_ms[wanted], self.last_ms[wanted])
+        return ChunkDirectory(self.slot[wanted], self.count[wanted], self.first_ms[wanted], self.last_ms[wanted])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +102,14 @@ def checksum(*parts: bytes | None) -> int:
     return crc
 
 
-def runs_of(slot: U32, time_ms: I64) -> Runs:
+def chunk_directory(slot: U32, time_ms: I64) -> ChunkDirectory:
     """The runs of rows that lie series by series."""
     first = np.flatnonzero(np.append(True, slot[1:] != slot[:-1]))
     count = np.diff(np.append(first, len(slot)))
-    return Runs(slot[first], count, time_ms[first], time_ms[first + count - 1])
+    return ChunkDirectory(slot[first], count, time_ms[first], time_ms[first + count - 1])
 
 
-def cuts(slot: U32, rows_max: int) -> Iterator[tuple[int, int]]:
+def chunk_bounds(slot: U32, rows_max: int) -> Iterator[tuple[int, int]]:
     """Where to cut rows that lie series by series into chunks: at the end of a run where one ends in the second half
     of a chunk, so that a run longer than that lies in as few chunks as it can."""
     ends = np.append(np.flatnonzero(slot[1:] != slot[:-1]) + 1, len(slot))
@@ -128,53 +128,53 @@ class ChunkCodec:
     """Chunks to bytes and back. Belongs to one thread at a time."""
 
     def __init__(self) -> None:
-        self.packer = Packer()
-        self.ids = span_column_codec.Packer()
+        self.packer = ColumnCodec()
+        self.ids = span_column_codec.SpanColumnCodec()
 
-    def _pack_runs(self, runs: Runs) -> bytes:
+    def _pack_runs(self, runs: ChunkDirectory) -> bytes:
         pack = self.packer.pack_ints
         columns = (runs.slot, runs.count, runs.first_ms, runs.last_ms - runs.first_ms)
         return _encode([pack(column) for column in columns])
 
-    def unpack_runs(self, body: bytes) -> Runs:
+    def unpack_runs(self, body: bytes) -> ChunkDirectory:
         """Raises ValueError."""
         slot, count, first_ms, length_ms = self._columns(body, 4)
         if not len(slot) == len(count) == len(first_ms) == len(length_ms) or (count < 1).any():
             raise ValueError("a directory of runs that do not fit together")
-        return Runs(slot.astype(np.uint32), count, first_ms, first_ms + length_ms)
+        return ChunkDirectory(slot.astype(np.uint32), count, first_ms, first_ms + length_ms)
 
     def _columns(self, body: bytes, number: int) -> list[I64]:
         return [self.packer.unpack_ints(part) for part in _parts(body, number)]
 
     def pack_samples(self, slot: U32, time_ms: I64, value: F64) -> SampleChunk:
         """Samples that lie series by series, in order of time."""
-        runs = runs_of(slot, time_ms)
+        runs = chunk_directory(slot, time_ms)
         directory = self._pack_runs(runs)
-        times = self.packer.pack_ints(steps(time_ms, runs.count))
+        times = self.packer.pack_ints(deltas(time_ms, runs.count))
         vals = self.packer.pack_floats(value, runs.count)
         crc = checksum(directory, times, vals)
         return SampleChunk(directory, times, vals, crc, int(time_ms.min()), int(time_ms.max()), len(slot))
 
-    def unpack_times(self, body: bytes, runs: Runs, wanted: Mask | None = None) -> I64:
+    def unpack_times(self, body: bytes, runs: ChunkDirectory, wanted: Mask | None = None) -> I64:
         """Of all runs, or of the wanted ones. Raises ValueError."""
         return self._unpack_steps(body, runs, runs.first_ms, wanted)
 
-    def _unpack_steps(self, body: bytes, runs: Runs, first: I64, wanted: Mask | None) -> I64:
+    def _unpack_steps(self, body: bytes, runs: ChunkDirectory, first: I64, wanted: Mask | None) -> I64:
         if wanted is None:
             apart = self.packer.unpack_ints(body)
             if len(apart) != runs.rows:
                 raise ValueError("a column that does not fit the directory")
-            return summed(apart, first, runs.count)
+            return undelta(apart, first, runs.count)
         apart = self.packer.unpack_ints(body, rows_of(runs.count, wanted))
-        return summed(apart, first[wanted], runs.count[wanted])
+        return undelta(apart, first[wanted], runs.count[wanted])
 
-    def unpack_values(self, body: bytes, runs: Runs, wanted: Mask | None = None) -> F64:
+    def unpack_values(self, body: bytes, runs: ChunkDirectory, wanted: Mask | None = None) -> F64:
         """Of all runs, or of the wanted ones. Raises ValueError."""
         return self.packer.unpack_floats(body, runs.count, wanted)
 
     def pack_partials(self, partials: Partials, *, width_ms: int) -> PartialChunk:
         """Partials that lie series by series, in order of time."""
-        runs = runs_of(partials.slot, partials.time_ms)
+        runs = chunk_directory(partials.slot, partials.time_ms)
         packer = self.packer
         sketches = None
         if len(partials.sketches.key):
@@ -185,7 +185,7 @@ class ChunkCodec:
             sketches = _encode([packer.pack_ints(sizes), packer.pack_ints(apart), packer.pack_ints(some.count)])
         body = (
             self._pack_runs(runs),
-            packer.pack_ints(steps(partials.time_ms // width_ms, runs.count)),
+            packer.pack_ints(deltas(partials.time_ms // width_ms, runs.count)),
             packer.pack_ints(partials.count),
             packer.pack_floats(partials.sum, runs.count),
             packer.pack_floats(partials.min, runs.count),
@@ -197,7 +197,7 @@ class ChunkCodec:
     def unpack_partials(
         self,
         body: tuple[bytes, ...],
-        runs: Runs,
+        runs: ChunkDirectory,
         *,
         width_ms: int,
         columns: frozenset[str],

@@ -32,7 +32,7 @@ _WIDTH_BYTES: Final = frozenset((0, 1, 2, 4, 8))
 _WIDTHS: Final = {0: np.uint8, 1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
-class Packer:
+class ColumnCodec:
     """zstd's contexts, which are dear to make and belong to one thread at a time."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Packer:
     def pack_ints(self, values: Array) -> bytes:
         """int64 values as unsigned distances from the smallest, in the fewest of 1, 2, 4 or 8 bytes that hold them
         (0: all are the smallest), bytes of equal weight together."""
-        return self.pack(_plain_ints(values))
+        return self.pack(_write_ints_raw(values))
 
     def unpack_ints(self, packed: bytes, rows: Rows | None = None) -> I64:
         """All of them, or some rows. Raises ValueError."""
@@ -68,14 +68,14 @@ class Packer:
     def pack_floats(self, values: F64, counts: I64) -> bytes:
         """Floats that lie run by run (``counts`` rows each). A run whose every float is a decimal fraction of at most
         9 digits is kept as whole numbers: the numerators, or (where that is shorter) the steps between them."""
-        return self.pack(_plain_floats(values, counts))
+        return self.pack(_write_floats_raw(values, counts))
 
     def unpack_floats(self, packed: bytes, counts: I64, wanted: Mask | None = None) -> F64:
         """All of them, or those of the wanted runs. Raises ValueError."""
         return _read_floats(self.unpack(packed), counts, wanted)
 
 
-def shuffled(values: Array) -> bytes:
+def byte_shuffle(values: Array) -> bytes:
     """The bytes of fixed-width numbers, those of equal weight together."""
     width = values.dtype.itemsize
     planes = np.empty((width, len(values)), np.uint8)
@@ -85,7 +85,7 @@ def shuffled(values: Array) -> bytes:
     return planes.tobytes()
 
 
-def unshuffled(data: bytes | memoryview, dtype: Any, count: int, rows: Rows | None = None) -> Array:
+def byte_unshuffle(data: bytes | memoryview, dtype: Any, count: int, rows: Rows | None = None) -> Array:
     """The inverse of ``shuffled``, of all ``count`` numbers or of some rows."""
     width = np.dtype(dtype).itemsize
     if len(data) != count * width:
@@ -106,7 +106,7 @@ def _width_of(largest: int) -> int:
     )
 
 
-def _plain_ints(values: Array) -> bytes:
+def _write_ints_raw(values: Array) -> bytes:
     whole = values.astype(np.int64, copy=False)
     if not len(whole):
         return _INTS.pack(0, 0, 0)
@@ -114,7 +114,7 @@ def _plain_ints(values: Array) -> bytes:
     apart = whole.view(np.uint64) - np.uint64(low & (1 << 64) - 1)  # modulo 2**64: any two int64 have a distance
     width = _width_of(int(apart.max()))
     head = _INTS.pack(width, len(whole), low & (1 << 64) - 1)
-    return head + (shuffled(apart.astype(_WIDTHS[width])) if width else b"")
+    return head + (byte_shuffle(apart.astype(_WIDTHS[width])) if width else b"")
 
 
 def _read_ints(plain: bytes | memoryview, rows: Rows | None = None) -> tuple[I64, memoryview]:
@@ -129,7 +129,7 @@ def _read_ints(plain: bytes | memoryview, rows: Rows | None = None) -> tuple[I64
         raise ValueError("a column that ends early")
     if not width:
         return np.full(count if rows is None else _number(rows), np.uint64(low)).view(np.int64), view[end:]
-    apart = unshuffled(view[_INTS.size : end], _WIDTHS[width], count, rows).astype(np.uint64)
+    apart = byte_unshuffle(view[_INTS.size : end], _WIDTHS[width], count, rows).astype(np.uint64)
     return (apart + np.uint64(low)).view(np.int64), view[end:]
 
 
@@ -167,7 +167,7 @@ def unzigzag(values: U64) -> I64:
     return found
 
 
-def steps(values: I64, counts: I64) -> I64:
+def deltas(values: I64, counts: I64) -> I64:
     """The step from the row before. A run's first row has none: it repeats the next one's, so as not to stand out."""
     found = np.zeros(len(values), np.int64)
     np.subtract(values[1:], values[:-1], out=found[1:])
@@ -176,7 +176,7 @@ def steps(values: I64, counts: I64) -> I64:
     return found
 
 
-def summed(apart: I64, first: I64, counts: I64) -> I64:
+def undelta(apart: I64, first: I64, counts: I64) -> I64:
     """The inverse of ``steps``, from each run's first value."""
     found: I64 = np.cumsum(apart)
     found += np.repeat(first - found[starts_of(counts)], counts)
@@ -217,7 +217,7 @@ def _bits(values: U64) -> I64:
     return np.frexp(values.astype(np.float64))[1].astype(np.int64)
 
 
-def _plain_floats(values: F64, counts: I64) -> bytes:
+def _write_floats_raw(values: F64, counts: I64) -> bytes:
     digits = _digits(values, counts) if len(values) else np.empty(0, np.uint8)
     whole_run = digits != RAW
     of_whole = np.repeat(whole_run, counts)
@@ -228,7 +228,7 @@ def _plain_floats(values: F64, counts: I64) -> bytes:
     if len(some):
         lowest = np.minimum.reduceat(numerators, start)
         apart = (numerators - np.repeat(lowest, some)).view(np.uint64)
-        step = zigzag(steps(numerators, some))
+        step = zigzag(deltas(numerators, some))
         stepped = np.add.reduceat(_bits(step) - _bits(apart), start) < 0
         first = np.where(stepped, numerators[start], lowest)
         rest = np.where(np.repeat(stepped, some), step, apart)
@@ -238,9 +238,15 @@ def _plain_floats(values: F64, counts: I64) -> bytes:
     modes = digits.copy()
     modes[whole_run] += np.where(stepped, _STEPPED, 0).astype(np.uint8)
     wide = np.repeat(width, some)
-    streams = [shuffled(rest[wide == one].astype(_WIDTHS[one])) for one in (1, 2, 4, 8)]
+    streams = [byte_shuffle(rest[wide == one].astype(_WIDTHS[one])) for one in (1, 2, 4, 8)]
     return b"".join(
-        (modes.tobytes(), width.tobytes(), _plain_ints(first), *streams, shuffled(values[~of_whole].view(np.uint64)))
+        (
+            modes.tobytes(),
+            width.tobytes(),
+            _write_ints_raw(first),
+            *streams,
+            byte_shuffle(values[~of_whole].view(np.uint64)),
+        )
     )
 
 
@@ -266,7 +272,7 @@ def _read_floats(plain: bytes, counts: I64, wanted: Mask | None) -> F64:
         return floats
     raw_counts = counts[~decimal]
     raw_rows = None if wanted is None else rows_of(raw_counts, wanted[~decimal])
-    raw = unshuffled(rest, np.uint64, int(raw_counts.sum()), raw_rows).view(np.float64)
+    raw = byte_unshuffle(rest, np.uint64, int(raw_counts.sum()), raw_rows).view(np.float64)
     if wanted is not None:
         counts, decimal = counts[wanted], decimal[wanted]
     values = np.empty(int(counts.sum()), np.float64)
@@ -287,7 +293,7 @@ def _read_numerators(
         size = int(some.sum())
         stream, rest = rest[: size * width], rest[size * width :]
         rows = None if wanted is None else rows_of(some, wanted[of_width])
-        numbers = unshuffled(stream, _WIDTHS[width], size, rows)
+        numbers = byte_unshuffle(stream, _WIDTHS[width], size, rows)
         if len(numbers) == len(found):
             return numbers.astype(np.uint64), _skipped(rest, counts, widths, width)
         found[np.repeat(of_width if wanted is None else of_width[wanted], kept)] = numbers
@@ -309,7 +315,7 @@ def _fractions(whole: U64, first: I64, counts: I64, modes: NDArray[np.uint8]) ->
     if stepped.any():
         some = stepped > 0
         rows = rows_of(counts, some)
-        numerators[rows] = summed(unzigzag(whole[rows]), first[some], counts[some])
+        numerators[rows] = undelta(unzigzag(whole[rows]), first[some], counts[some])
     same = bool((digits == digits[0]).all())
     found: F64 = numerators / (_POWERS[digits[0]] if same else np.repeat(_POWERS[digits], counts))
     return found

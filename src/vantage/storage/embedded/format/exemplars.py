@@ -17,15 +17,15 @@ import numpy as np
 
 from vantage.core.batch import F64, I64, U32
 from vantage.core.exemplars import NO_LINK_COLUMNS, LinkColumns
-from vantage.core.idhash import Ids, hash_ids, joined_ids
-from vantage.core.span_table import texts_of_ids
+from vantage.core.idhash import Ids, concat_ids, hash_ids
+from vantage.core.span_table import decode_ids
 from vantage.storage.embedded.format import span_column_codec
 from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
-from vantage.storage.embedded.format.column_codec import steps, summed
-from vantage.storage.embedded.format.trace_id_index import kept_bits
+from vantage.storage.embedded.format.column_codec import deltas, undelta
+from vantage.storage.embedded.format.trace_id_index import truncate_hash
 from vantage.storage.embedded.write.block import Mask
 
-LINKS_MAX: Final = 2048  # of a block: to find a trace one is unpacked
+EXEMPLARS_MAX: Final = 2048  # of a block: to find a trace one is unpacked
 Linked = tuple[int, int, float, str]  # slot, time, value, span id
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_ids: Final = msgspec.msgpack.Decoder(tuple[span_column_codec.PackedIds, bytes]).decode
@@ -41,7 +41,7 @@ _EVER: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TraceLinks:
+class ExemplarColumns:
     """Columns of equal length: ids, and the sample that carries them."""
 
     trace_id: Ids
@@ -54,52 +54,52 @@ class TraceLinks:
         return len(self.slot)
 
     @property
-    def kept(self) -> I64:
+    def filtered(self) -> I64:
         """What indexes keep of the trace ids' hashes."""
-        return kept_bits(hash_ids(self.trace_id))
+        return truncate_hash(hash_ids(self.trace_id))
 
-    def take(self, rows: I64) -> TraceLinks:
+    def take(self, rows: I64) -> ExemplarColumns:
         return self._each(lambda column: column.take(rows))
 
-    def keep(self, mask: Mask) -> TraceLinks:
+    def keep(self, mask: Mask) -> ExemplarColumns:
         return self if mask.all() else self.take(np.flatnonzero(mask))
 
-    def cut(self, start: int, end: int) -> TraceLinks:
+    def slice(self, start: int, end: int) -> ExemplarColumns:
         return self._each(lambda column: column[start:end])
 
-    def _each(self, change: Callable[[Any], Any]) -> TraceLinks:
+    def _each(self, change: Callable[[Any], Any]) -> ExemplarColumns:
         columns = (self.trace_id, self.span_id, self.slot, self.time_ms, self.value)
-        return TraceLinks(*map(change, columns))
+        return ExemplarColumns(*map(change, columns))
 
-    def in_order(self) -> TraceLinks:
+    def in_storage_order(self) -> ExemplarColumns:
         """By the hash of the trace id; those of one trace as they came."""
         return self.take(np.argsort(hash_ids(self.trace_id), kind="stable"))
 
 
-def joined_trace_links(parts: Sequence[TraceLinks]) -> TraceLinks:
+def concat_exemplars(parts: Sequence[ExemplarColumns]) -> ExemplarColumns:
     """Links laid end to end; at least one part."""
     if len(parts) == 1:
         return parts[0]
-    return TraceLinks(
-        joined_ids([part.trace_id for part in parts]),
-        joined_ids([part.span_id for part in parts]),
+    return ExemplarColumns(
+        concat_ids([part.trace_id for part in parts]),
+        concat_ids([part.span_id for part in parts]),
         np.concatenate([part.slot for part in parts]),
         np.concatenate([part.time_ms for part in parts]),
         np.concatenate([part.value for part in parts]),
     )
 
 
-def links_of_samples(links: LinkColumns, slot: U32, time_ms: I64, value: F64) -> TraceLinks:
+def exemplars_of_samples(links: LinkColumns, slot: U32, time_ms: I64, value: F64) -> ExemplarColumns:
     """The links of some sample columns, in no particular order."""
     rows = links.position
-    return TraceLinks(links.trace_id, links.span_id, slot[rows], time_ms[rows], value[rows])
+    return ExemplarColumns(links.trace_id, links.span_id, slot[rows], time_ms[rows], value[rows])
 
 
 # --- blocks ---
 
 
 @dataclass(frozen=True, slots=True)
-class LinkBlock:
+class ExemplarBlock:
     """A row of the table ``trace_link``."""
 
     low: int
@@ -120,15 +120,15 @@ class LinkBlock:
         return self.low, self.high, self.links, self.ids_crc, self.body_crc, self.ids, self.body
 
 
-def link_blocks(codec: ChunkCodec, links: TraceLinks) -> Iterator[tuple[TraceLinks, LinkBlock]]:
+def exemplar_blocks(codec: ChunkCodec, links: ExemplarColumns) -> Iterator[tuple[ExemplarColumns, ExemplarBlock]]:
     """The blocks of links that lie in order, and what is in each."""
-    kept = links.kept
-    for start in range(0, len(links), LINKS_MAX):
-        some = links.cut(start, start + LINKS_MAX)
+    kept = links.filtered
+    for start in range(0, len(links), EXEMPLARS_MAX):
+        some = links.slice(start, start + EXEMPLARS_MAX)
         yield some, _pack(codec, some, int(kept[start]), int(kept[start + len(some) - 1]))
 
 
-def _pack(codec: ChunkCodec, links: TraceLinks, low: int, high: int) -> LinkBlock:
+def _pack(codec: ChunkCodec, links: ExemplarColumns, low: int, high: int) -> ExemplarBlock:
     first = np.flatnonzero(np.append(True, links.trace_id[1:] != links.trace_id[:-1]))
     counts = np.diff(np.append(first, len(links)))
     ints = codec.packer.pack_ints
@@ -138,11 +138,11 @@ def _pack(codec: ChunkCodec, links: TraceLinks, low: int, high: int) -> LinkBloc
             codec.ids.pack_ids(links.span_id),
             ints(links.slot),
             ints(links.time_ms[first]),
-            ints(steps(links.time_ms, counts)),
+            ints(deltas(links.time_ms, counts)),
             codec.packer.pack_floats(links.value, np.array([len(links)])),
         )
     )
-    return LinkBlock(low, high, len(links), checksum(ids), checksum(body), ids, body)
+    return ExemplarBlock(low, high, len(links), checksum(ids), checksum(body), ids, body)
 
 
 def _trace_ids(codec: ChunkCodec, crc: int, ids: bytes) -> tuple[Ids, bytes]:
@@ -153,12 +153,12 @@ def _trace_ids(codec: ChunkCodec, crc: int, ids: bytes) -> tuple[Ids, bytes]:
         packed_ids, counts = _decode_ids(ids)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
-    return codec.ids.unpack_ids(packed_ids, count_max=LINKS_MAX), counts
+    return codec.ids.unpack_ids(packed_ids, count_max=EXEMPLARS_MAX), counts
 
 
 def _with_samples(
     codec: ChunkCodec, links: int, trace_ids: Ids, packed_counts: bytes, crc: int, body: bytes
-) -> TraceLinks:
+) -> ExemplarColumns:
     if checksum(body) != crc:
         raise ValueError("checksum mismatch")
     try:
@@ -169,11 +169,11 @@ def _with_samples(
     counts, first_ms, steps_ms = ints(packed_counts), ints(first), ints(apart)
     if not len(trace_ids) == len(counts) == len(first_ms) or (counts < 1).any() or int(counts.sum()) != links:
         raise ValueError("links that do not fit together")
-    found = TraceLinks(
+    found = ExemplarColumns(
         np.repeat(trace_ids, counts),
-        codec.ids.unpack_ids(span_ids, count_max=LINKS_MAX),
+        codec.ids.unpack_ids(span_ids, count_max=EXEMPLARS_MAX),
         ints(slot).astype(np.uint32),
-        summed(steps_ms, first_ms, counts) if len(steps_ms) == links else steps_ms,
+        undelta(steps_ms, first_ms, counts) if len(steps_ms) == links else steps_ms,
         codec.packer.unpack_floats(value, np.array([links])),
     )
     if not len(found.span_id) == len(found.slot) == len(found.time_ms) == links:
@@ -181,12 +181,16 @@ def _with_samples(
     return found
 
 
-def unpack_links(codec: ChunkCodec, links: int, ids_crc: int, body_crc: int, ids: bytes, body: bytes) -> TraceLinks:
+def unpack_exemplars(
+    codec: ChunkCodec, links: int, ids_crc: int, body_crc: int, ids: bytes, body: bytes
+) -> ExemplarColumns:
     """The links of a block. Raises ValueError."""
     return _with_samples(codec, links, *_trace_ids(codec, ids_crc, ids), body_crc, body)
 
 
-def find_links(db: sqlite3.Connection, codec: ChunkCodec, *, part: int, trace_id: str, kept: int) -> Iterator[Linked]:
+def find_exemplars(
+    db: sqlite3.Connection, codec: ChunkCodec, *, part: int, trace_id: str, kept: int
+) -> Iterator[Linked]:
     """The links of a trace in a part. Raises sqlite3.Error, and ValueError for damage."""
     wanted = trace_id.encode()
     for block_id, high, links, crc, ids in db.execute(_FIND, (part, kept)):
@@ -200,25 +204,25 @@ def find_links(db: sqlite3.Connection, codec: ChunkCodec, *, part: int, trace_id
         some = _with_samples(codec, links, trace_ids, counts, *row)
         some = some.keep(some.trace_id == wanted)
         yield from zip(
-            some.slot.tolist(), some.time_ms.tolist(), some.value.tolist(), texts_of_ids(some.span_id), strict=True
+            some.slot.tolist(), some.time_ms.tolist(), some.value.tolist(), decode_ids(some.span_id), strict=True
         )
 
 
-def count_links(db: sqlite3.Connection, part: int) -> int:
+def count_exemplars(db: sqlite3.Connection, part: int) -> int:
     """How many links a part has. Raises sqlite3.Error."""
     (found,) = db.execute("SELECT coalesce(sum(links), 0) FROM trace_link WHERE part_id=?", (part,)).fetchone()
     return int(found)
 
 
-def links_between(
+def exemplars_between(
     db: sqlite3.Connection, codec: ChunkCodec, *, part: int, low: int = 0, high: int = _EVER
-) -> Iterator[TraceLinks]:
+) -> Iterator[ExemplarColumns]:
     """A part's links block by block, those whose trace ids' hashes (what is kept of them) are from ``low`` up to
     ``high``. Raises sqlite3.Error and ValueError."""
     for row in db.execute(_BETWEEN, (part, high, low)).fetchall():
-        some = unpack_links(codec, *row)
+        some = unpack_exemplars(codec, *row)
         if low or high < _EVER:
-            kept = some.kept
+            kept = some.filtered
             some = some.keep((kept >= low) & (kept < high))
         yield some
 
@@ -226,11 +230,11 @@ def links_between(
 # --- from samples to their links ---
 
 
-class Unclaimed:
+class UnmatchedExemplars:
     """Links of a part that no sample has claimed yet."""
 
-    def __init__(self, links: Sequence[TraceLinks]) -> None:
-        held = joined_trace_links(links) if links else None
+    def __init__(self, links: Sequence[ExemplarColumns]) -> None:
+        held = concat_exemplars(links) if links else None
         self._links = held.take(np.argsort(held.slot, kind="stable")) if held is not None else None
         self._free = np.ones(len(held) if held is not None else 0, np.bool_)
 

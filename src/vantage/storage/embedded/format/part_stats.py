@@ -13,14 +13,14 @@ from vantage.core.batch import I64, U32
 from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
 from vantage.storage.embedded.format.segment import Part
 
-ServiceCounts = dict[tuple[str, str, str, str], tuple[int, int, int]]
+ServiceStats = dict[tuple[str, str, str, str], tuple[int, int, int]]
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_columns: Final = msgspec.msgpack.Decoder(list[bytes]).decode
 _decode_services: Final = msgspec.msgpack.Decoder(list[tuple[tuple[str, str, str, str], tuple[int, int, int]]]).decode
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesCounts:
+class SeriesStats:
     """What a part holds of each of its series: how many samples (none in rollups), from when to when, and its share of
     the part's bytes."""
 
@@ -31,33 +31,33 @@ class SeriesCounts:
     nbytes: I64
 
 
-def pack_series(codec: ChunkCodec, counts: SeriesCounts) -> bytes:
+def pack_series_stats(codec: ChunkCodec, counts: SeriesStats) -> bytes:
     pack = codec.packer.pack_ints
     columns = (counts.slot, counts.samples, counts.first_ms, counts.last_ms - counts.first_ms, counts.nbytes)
     return _encode([pack(column) for column in columns])
 
 
-def unpack_series(codec: ChunkCodec, body: bytes) -> SeriesCounts:
+def unpack_series_stats(codec: ChunkCodec, body: bytes) -> SeriesStats:
     """Raises ValueError."""
     slot, samples, first_ms, length_ms, nbytes = (codec.packer.unpack_ints(one) for one in _decode_columns(body))
-    return SeriesCounts(slot.astype(np.uint32), samples, first_ms, first_ms + length_ms, nbytes)
+    return SeriesStats(slot.astype(np.uint32), samples, first_ms, first_ms + length_ms, nbytes)
 
 
-def unpack_services(body: bytes) -> ServiceCounts:
+def unpack_service_stats(body: bytes) -> ServiceStats:
     """Spans, first and last start by service, environment, version and instance. Raises ValueError."""
     return dict(_decode_services(body))
 
 
 @dataclass(frozen=True, slots=True)
-class PartCounts:
+class PartStats:
     """What a part holds by series, and of spans by service, environment, version and instance."""
 
     part: Part
-    series: SeriesCounts
-    services: ServiceCounts
+    series: SeriesStats
+    services: ServiceStats
 
 
-def read_counts(db: sqlite3.Connection, codec: ChunkCodec, part: Part) -> PartCounts | None:
+def read_part_stats(db: sqlite3.Connection, codec: ChunkCodec, part: Part) -> PartStats | None:
     """None when the part has just gone. Raises sqlite3.Error, and ValueError for a part whose row is damaged."""
     row = db.execute("SELECT series, services, crc FROM part WHERE id=?", (part.id,)).fetchone()
     if row is None:
@@ -65,4 +65,4 @@ def read_counts(db: sqlite3.Connection, codec: ChunkCodec, part: Part) -> PartCo
     series, services, crc = row
     if checksum(series, services) != crc:
         raise ValueError(f"part {part.id}: checksum mismatch")
-    return PartCounts(part, unpack_series(codec, series), unpack_services(services))
+    return PartStats(part, unpack_series_stats(codec, series), unpack_service_stats(services))

@@ -19,14 +19,14 @@ from vantage.storage.embedded.format.chunk import (
     CHUNK_PARTIALS_MAX,
     CHUNK_SAMPLES_MAX,
     ChunkCodec,
-    Runs,
+    ChunkDirectory,
     checksum,
-    cuts,
+    chunk_bounds,
 )
-from vantage.storage.embedded.format.exemplars import TraceLinks, link_blocks
-from vantage.storage.embedded.format.part_stats import SeriesCounts, ServiceCounts, pack_series
+from vantage.storage.embedded.format.exemplars import ExemplarColumns, exemplar_blocks
+from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, pack_series_stats
 from vantage.storage.embedded.format.segment import SAMPLES, Part, SegmentWriter
-from vantage.storage.embedded.format.trace_id_index import kept_bits, pack_index
+from vantage.storage.embedded.format.trace_id_index import pack_index, truncate_hash
 from vantage.storage.embedded.maintain.sort import Samples
 from vantage.storage.trace_summary import count_by_service
 
@@ -39,7 +39,7 @@ _decode_identities: Final = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).dec
 
 
 @dataclass(slots=True)
-class _Counted:
+class _StatsBuilder:
     """Collects ``SeriesCounts`` chunk by chunk."""
 
     slots: list[U32] = field(default_factory=list)
@@ -48,7 +48,7 @@ class _Counted:
     lasts: list[I64] = field(default_factory=list)
     nbytes: list[I64] = field(default_factory=list)
 
-    def add(self, runs: Runs, nbytes: int) -> None:
+    def add(self, runs: ChunkDirectory, nbytes: int) -> None:
         rows = int(runs.count.sum())
         self.slots.append(runs.slot)
         self.samples.append(runs.count)
@@ -65,10 +65,10 @@ class _Counted:
         self.lasts.append(np.full(len(distinct), np.iinfo(np.int64).min))
         self.nbytes.append(-(-links * nbytes // len(slot)))
 
-    def by_series(self, *, of_rollups: bool) -> SeriesCounts:
+    def by_series(self, *, of_rollups: bool) -> SeriesStats:
         if not self.slots:
             nothing = np.empty(0, np.int64)
-            return SeriesCounts(np.empty(0, np.uint32), nothing, nothing, nothing, nothing)
+            return SeriesStats(np.empty(0, np.uint32), nothing, nothing, nothing, nothing)
         slot, place = np.unique(np.concatenate(self.slots), return_inverse=True)
         first = np.full(len(slot), np.iinfo(np.int64).max)
         last = np.full(len(slot), np.iinfo(np.int64).min)
@@ -78,7 +78,7 @@ class _Counted:
         np.add.at(nbytes, place, np.concatenate(self.nbytes))
         if not of_rollups:
             np.add.at(samples, place, np.concatenate(self.samples))
-        return SeriesCounts(slot, samples, first, last, nbytes)
+        return SeriesStats(slot, samples, first, last, nbytes)
 
 
 class PartWriter:
@@ -91,20 +91,20 @@ class PartWriter:
         *,
         part_id: int,
         identities: Callable[[U32], Mapping[int, bytes]],
-        between: Callable[[], None],
+        on_slice: Callable[[], None],
     ) -> None:
         self._writer = writer
         self._codec = codec
         self._identities = identities
-        self._between = between
+        self._on_slice = on_slice
         self.part_id = part_id
         self._waiting: list[tuple[str, tuple[object, ...]]] = []
         self._waiting_nbytes = 0
         self._nbytes = 0
         self._samples = self._spans = 0
         self._first_ms, self._last_ms = np.iinfo(np.int64).max, np.iinfo(np.int64).min
-        self._counted = _Counted()
-        self._services: ServiceCounts = {}
+        self._counted = _StatsBuilder()
+        self._services: ServiceStats = {}
         self._places: list[tuple[I64, I64, I64]] = []  # of spans: what is kept of their hashes, block, row
         self._next_id = part_id << _PART_SHIFT  # ids need no agreement with other parts that are being written
 
@@ -117,13 +117,13 @@ class PartWriter:
         self._next_id += 1
         return self._next_id
 
-    def _put(self, sql: str, row: tuple[object, ...], nbytes: int) -> None:
+    def _insert(self, sql: str, row: tuple[object, ...], nbytes: int) -> None:
         self._waiting.append((sql, row))
         self._waiting_nbytes += nbytes
         self._nbytes += nbytes
         if self._waiting_nbytes >= SLICE_NBYTES:
             self._flush()
-            self._between()
+            self._on_slice()
 
     def _flush(self) -> None:
         with self._writer.slice() as db:
@@ -131,32 +131,32 @@ class PartWriter:
                 db.execute(sql, row)
         self._waiting, self._waiting_nbytes = [], 0
 
-    def _reach(self, first_ms: int, last_ms: int) -> None:
+    def _grow(self, first_ms: int, last_ms: int) -> None:
         self._first_ms, self._last_ms = min(self._first_ms, first_ms), max(self._last_ms, last_ms)
 
     def samples(self, samples: Samples) -> None:
         """Chunks of samples that lie in the order in which they are kept."""
-        for start, end in cuts(samples.slot, CHUNK_SAMPLES_MAX):
-            self._chunk(samples.cut(start, end))
+        for start, end in chunk_bounds(samples.slot, CHUNK_SAMPLES_MAX):
+            self._chunk(samples.slice(start, end))
 
     def _chunk(self, some: Samples) -> None:
         chunk = self._codec.pack_samples(some.slot, some.time_ms, some.value)
         nbytes = chunk.nbytes
-        self._put(
+        self._insert(
             "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (self._id(), self.part_id, chunk.first_ms, chunk.last_ms, chunk.samples, nbytes, chunk.crc,
              chunk.runs, chunk.times, chunk.vals),
             nbytes,
         )  # fmt: skip
         self._samples += chunk.samples
-        self._reach(chunk.first_ms, chunk.last_ms)
+        self._grow(chunk.first_ms, chunk.last_ms)
         self._counted.add(self._codec.unpack_runs(chunk.runs), nbytes)
 
-    def links(self, links: TraceLinks) -> None:
+    def links(self, links: ExemplarColumns) -> None:
         """Blocks of links that lie in the order in which they are kept, after those written before."""
-        for some, block in link_blocks(self._codec, links):
+        for some, block in exemplar_blocks(self._codec, links):
             row = (self._id(), self.part_id, *block.columns)
-            self._put("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row, block.nbytes)
+            self._insert("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row, block.nbytes)
             self._counted.add_links(some.slot, block.nbytes)
 
     def spans(self, table: SpanTable) -> None:
@@ -170,31 +170,31 @@ class PartWriter:
             starts = some.start_ms
             first_ms, last_ms = int(starts.min()), int(starts.max())
             services = some.service_name.compacted().values
-            self._put(
+            self._insert(
                 "INSERT INTO span_block VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (block_id, self.part_id, first_ms, last_ms, len(some), int(some.duration_ns.max()),
                  json.dumps(sorted(services)), body),
                 len(body),
             )  # fmt: skip
-            kept = kept_bits(some.trace_hashes())
+            kept = truncate_hash(some.trace_hashes())
             self._places.append((kept, np.full(len(kept), block_id), np.arange(len(kept))))
             self._spans += len(some)
-            self._reach(first_ms, last_ms)
+            self._grow(first_ms, last_ms)
             for key, (count, first, last) in count_by_service(some).items():
                 held = self._services.get(key, (0, first, last))
                 self._services[key] = (held[0] + count, min(held[1], first), max(held[2], last))
 
     def partials(self, partials: Partials, *, width_ms: int) -> None:
         """Chunks of partials that lie in the order in which they are kept."""
-        for start, end in cuts(partials.slot, CHUNK_PARTIALS_MAX):
+        for start, end in chunk_bounds(partials.slot, CHUNK_PARTIALS_MAX):
             chunk = self._codec.pack_partials(partials.take(np.arange(start, end)), width_ms=width_ms)
-            self._put(
+            self._insert(
                 "INSERT INTO rollup VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (self._id(), self.part_id, width_ms, chunk.first_ms, chunk.last_ms, chunk.partials,
                  chunk.nbytes, chunk.crc, *chunk.parts[:-1], chunk.sketches),
                 chunk.nbytes,
             )  # fmt: skip
-            self._reach(chunk.first_ms, chunk.last_ms)
+            self._grow(chunk.first_ms, chunk.last_ms)
             self._counted.add(self._codec.unpack_runs(chunk.runs), chunk.nbytes)
 
     def finish(self, *, generation: int, level: int, replaces: Iterable[int] = ()) -> Part:
@@ -203,9 +203,9 @@ class PartWriter:
             kept, place, row = (np.concatenate(columns) for columns in zip(*self._places, strict=True))
             for low, high, crc, body in pack_index(self._codec.packer, kept, place, row):
                 values = (self.part_id, low, high, crc, body)
-                self._put("INSERT INTO id_index VALUES (NULL, ?, 'span', ?, ?, ?, ?)", values, len(body))
+                self._insert("INSERT INTO id_index VALUES (NULL, ?, 'span', ?, ?, ?, ?)", values, len(body))
         counts = self._counted.by_series(of_rollups=self._writer.tier != SAMPLES)
-        series = pack_series(self._codec, counts)
+        series = pack_series_stats(self._codec, counts)
         services = _encode(list(self._services.items()))
         part = Part(
             self.part_id, generation, level, self._samples, self._spans,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from vantage.core.errors import FormatTooNew
-from vantage.storage.embedded.format.week import week_name, week_named
+from vantage.storage.embedded.format.week import parse_week, week_name
 
 FORMAT: Final = 2
 APPLICATION_ID: Final = 0x56545331  # "VTS1"
@@ -113,7 +113,7 @@ def named_segments(folder: Path) -> Iterator[tuple[Path, int, str]]:
     """Every segment file with its week and tier, in order of names."""
     for path in sorted(folder.glob("*.db")):
         if match := _NAME.fullmatch(path.name):
-            yield path, week_named(match[1]), match[2]
+            yield path, parse_week(match[1]), match[2]
 
 
 def check_header(path: Path) -> None:
@@ -222,20 +222,20 @@ class SegmentWriter:
                 ).rowcount
         return gone
 
-    def settle(self) -> None:
+    def checkpoint(self) -> None:
         """Everything committed is on the disk when this returns, and in the file unless somebody just reads it."""
         busy, _, _ = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
-            _synced(self.path.with_name(self.path.name + "-wal"))
+            _sync(self.path.with_name(self.path.name + "-wal"))
         if self._new:
-            _synced(self.path.parent)  # the file's name too must survive a power cut
+            _sync(self.path.parent)  # the file's name too must survive a power cut
             self._new = False
 
     def shrink(self) -> None:
         """Give freed pages back to the disk."""
         # Through executescript, which steps to the end: execute would free one page.
         self.db.executescript("PRAGMA incremental_vacuum;")
-        self.settle()
+        self.checkpoint()
 
 
 def _make(path: Path, tier: str) -> None:
@@ -256,7 +256,7 @@ def _make(path: Path, tier: str) -> None:
     unnamed.rename(path)
 
 
-def _synced(path: Path) -> None:
+def _sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -25,9 +25,15 @@ from numpy.typing import NDArray
 from vantage.core.batch import I64, U32
 from vantage.core.idhash import Ids, hash_ids
 from vantage.core.span import ATTRIBUTES_MAX, SpanKind, SpanStatus
-from vantage.core.span_table import TEXTS, SpanTable, Texts
+from vantage.core.span_table import TEXTS, SpanTable, TextColumn
 from vantage.storage.embedded.format.column_codec import unzigzag, zigzag
-from vantage.storage.embedded.format.span_column_codec import PackedBytes, PackedIds, PackedNumbers, Packer, must
+from vantage.storage.embedded.format.span_column_codec import (
+    PackedBytes,
+    PackedIds,
+    PackedNumbers,
+    SpanColumnCodec,
+    require,
+)
 
 VERSION: Final = 1
 ROWS_MAX: Final = 1 << 16
@@ -63,7 +69,7 @@ def encode(table: SpanTable) -> bytes:
     """The table as bytes. Raises ValueError beyond ROWS_MAX rows or TEXT_NBYTES_MAX bytes of text."""
     if len(table) > ROWS_MAX:
         raise ValueError(f"more than {ROWS_MAX} spans in a block")
-    body = _encoder.encode(_block_of(table, Packer()))
+    body = _encoder.encode(_block_of(table, SpanColumnCodec()))
     return bytes([VERSION]) + zlib.crc32(body).to_bytes(4, "little") + body
 
 
@@ -75,14 +81,14 @@ def decode(body: bytes) -> SpanTable:
     if zlib.crc32(rest) != int.from_bytes(body[1:_HEADER_NBYTES], "little"):
         raise ValueError("a block of spans is damaged: its checksum does not fit")
     try:
-        return _table_of(_decoder.decode(rest), Packer())
+        return _table_of(_decoder.decode(rest), SpanColumnCodec())
     except (msgspec.DecodeError, zstandard.ZstdError, OverflowError) as error:
         raise ValueError(f"a block of spans that cannot be read: {error}") from error
 
 
-def _block_of(table: SpanTable, packer: Packer) -> _Block:
+def _block_of(table: SpanTable, packer: SpanColumnCodec) -> _Block:
     order = _order_by_key(table.attr_key)
-    by_key = Texts(table.attr_value.codes[order], table.attr_value.values)
+    by_key = TextColumn(table.attr_value.codes[order], table.attr_value.values)
     columns = [*(getattr(table, name) for name in TEXTS), table.attr_key, by_key]
     codes, values = zip(*map(_by_appearance, columns), strict=True)
     trace_code, first = _distinct(table.trace_id)
@@ -90,7 +96,7 @@ def _block_of(table: SpanTable, packer: Packer) -> _Block:
     return _Block(
         rows=len(table),
         entries=len(table.attr_key),
-        start_ns=packer.pack_steps(table.start_ns),
+        start_ns=packer.pack_deltas(table.start_ns),
         duration_ns=packer.pack_numbers(table.duration_ns),
         traces=packer.pack_ids(table.trace_id[first]),
         trace_code=packer.pack_numbers(_first_as_0(trace_code)),
@@ -104,33 +110,33 @@ def _block_of(table: SpanTable, packer: Packer) -> _Block:
     )
 
 
-def _table_of(block: _Block, packer: Packer) -> SpanTable:
+def _table_of(block: _Block, packer: SpanColumnCodec) -> SpanTable:
     rows, entries = block.rows, block.entries
-    must(0 <= rows <= ROWS_MAX and 0 <= entries <= rows * ATTRIBUTES_MAX, "has an impossible size")
-    must(len(block.codes) == len(block.text_counts) == len(_COLUMNS), "lacks a column")
+    require(0 <= rows <= ROWS_MAX and 0 <= entries <= rows * ATTRIBUTES_MAX, "has an impossible size")
+    require(len(block.codes) == len(block.text_counts) == len(_COLUMNS), "lacks a column")
     counts = packer.unpack_numbers(block.attr_count, rows)
-    must(bool(((counts >= 0) & (counts <= ATTRIBUTES_MAX)).all()), "miscounts its attributes")
+    require(bool(((counts >= 0) & (counts <= ATTRIBUTES_MAX)).all()), "miscounts its attributes")
     attr_start = np.zeros(rows + 1, np.int64)
     np.cumsum(counts, out=attr_start[1:])
-    must(int(attr_start[-1]) == entries, "miscounts its attributes")
+    require(int(attr_start[-1]) == entries, "miscounts its attributes")
     values = _texts(block, packer)
-    held: dict[str, Texts] = {}
+    held: dict[str, TextColumn] = {}
     for name, numbers, texts in zip(_COLUMNS, block.codes, values, strict=True):
-        must(len(set(texts)) == len(texts), "gives a text two codes")
-        must(name not in _EXISTING or _EXISTING[name].issuperset(texts), "has a kind or status that does not exist")
+        require(len(set(texts)) == len(texts), "gives a text two codes")
+        require(name not in _EXISTING or _EXISTING[name].issuperset(texts), "has a kind or status that does not exist")
         codes = packer.unpack_numbers(numbers, rows if name in TEXTS else entries)
-        held[name] = Texts(_codes(codes, len(texts)), texts)
+        held[name] = TextColumn(_codes(codes, len(texts)), texts)
     traces = packer.unpack_ids(block.traces, count_max=rows)
     trace_code = _codes(packer.unpack_numbers(block.trace_code, rows), len(traces))
     span_id = packer.unpack_ids(block.span_id, count_max=rows)
-    must(len(span_id) == rows, "has spans without id")
+    require(len(span_id) == rows, "has spans without id")
     parent = packer.unpack_numbers(block.parent, rows)
     held["attr_value"] = _by_row(held["attr_key"], held["attr_value"], attr_start)
     return SpanTable(
         trace_id=traces[trace_code],
         span_id=span_id,
         parent_span_id=_parent_ids(parent, span_id, packer.unpack_ids(block.parents_elsewhere, count_max=rows)),
-        start_ns=packer.unpack_steps(block.start_ns, rows),
+        start_ns=packer.unpack_deltas(block.start_ns, rows),
         duration_ns=packer.unpack_numbers(block.duration_ns, rows),
         attr_start=attr_start,
         **held,
@@ -146,18 +152,18 @@ def _plain_texts(texts: list[str]) -> bytes:
     return plain
 
 
-def _texts(block: _Block, packer: Packer) -> Iterator[tuple[str, ...]]:
+def _texts(block: _Block, packer: SpanColumnCodec) -> Iterator[tuple[str, ...]]:
     """The distinct texts of each column."""
-    must(0 <= block.texts.nbytes <= TEXT_NBYTES_MAX, "has too much text")
+    require(0 <= block.texts.nbytes <= TEXT_NBYTES_MAX, "has too much text")
     plain = packer.unpack(block.texts, block.texts.nbytes)
-    must(all(0 <= count <= block.rows + block.entries for count in block.text_counts), "miscounts its texts")
+    require(all(0 <= count <= block.rows + block.entries for count in block.text_counts), "miscounts its texts")
     total = sum(block.text_counts)
-    must(plain.count(0) == max(0, total - 1) and (total > 0 or not plain), "miscounts its texts")
+    require(plain.count(0) == max(0, total - 1) and (total > 0 or not plain), "miscounts its texts")
     rest = iter(plain.decode().split("\0"))
     return (tuple(islice(rest, count)) for count in block.text_counts)
 
 
-def _by_appearance(texts: Texts) -> tuple[I64, list[str]]:
+def _by_appearance(texts: TextColumn) -> tuple[I64, list[str]]:
     """Codes in the order of first appearance, and their texts; unused ones are left out."""
     first = np.full(len(texts.values), len(texts), np.int64)
     first[texts.codes[::-1]] = np.arange(len(texts) - 1, -1, -1)  # of repeated targets numpy keeps the last
@@ -182,8 +188,8 @@ def _codes(written: I64, distinct: int) -> U32:
     """Undo ``_first_as_0``. Raises ValueError for a code that has not appeared."""
     is_first = written == 0
     known = np.cumsum(is_first)
-    must(int(np.count_nonzero(is_first)) == distinct, "has codes without a text")
-    must(bool(((written >= 0) & (written <= known)).all()), "has codes without a text")
+    require(int(np.count_nonzero(is_first)) == distinct, "has codes without a text")
+    require(bool(((written >= 0) & (written <= known)).all()), "has codes without a text")
     return np.where(is_first, known - 1, written - 1).astype(np.uint32)
 
 
@@ -212,26 +218,26 @@ def _parents(table: SpanTable) -> I64:
 
 def _parent_ids(coded: I64, span_id: Ids, elsewhere: Ids) -> Ids:
     """Undo ``_parents``."""
-    must(int(np.count_nonzero(coded == 1)) == len(elsewhere), "miscounts parents")
+    require(int(np.count_nonzero(coded == 1)) == len(elsewhere), "miscounts parents")
     found = np.zeros(len(coded), f"S{max(span_id.dtype.itemsize, elsewhere.dtype.itemsize)}")
     found[coded == 1] = elsewhere
     rows = np.flatnonzero((coded != 0) & (coded != 1))
     places = rows - unzigzag((coded[rows] - 2).view(np.uint64))
-    must(bool(((places >= 0) & (places < len(coded))).all()), "has parents that are nowhere")
+    require(bool(((places >= 0) & (places < len(coded))).all()), "has parents that are nowhere")
     found[rows] = span_id[places]
     return found
 
 
-def _order_by_key(keys: Texts) -> NDArray[np.intp]:
+def _order_by_key(keys: TextColumn) -> NDArray[np.intp]:
     codes = keys.codes.astype(np.uint16) if len(keys.values) < 1 << 16 else keys.codes  # 16 bits are sorted by radix
     return np.argsort(codes, kind="stable")
 
 
-def _by_row(keys: Texts, values: Texts, attr_start: I64) -> Texts:
+def _by_row(keys: TextColumn, values: TextColumn, attr_start: I64) -> TextColumn:
     """Attribute values back from key by key to span by span. Raises ValueError when a span has a key twice."""
     order = _order_by_key(keys)
     row = np.repeat(np.arange(len(attr_start) - 1), np.diff(attr_start))[order]
-    must(not ((np.diff(row) == 0) & (np.diff(keys.codes[order]) == 0)).any(), "gives a span an attribute twice")
+    require(not ((np.diff(row) == 0) & (np.diff(keys.codes[order]) == 0)).any(), "gives a span an attribute twice")
     codes = np.empty_like(values.codes)
     codes[order] = values.codes
-    return Texts(codes, values.values)
+    return TextColumn(codes, values.values)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vantage.core.batch import I64
 from vantage.core.idhash import U64, Ids
 from vantage.core.sample import ID_LENGTH_MAX
-from vantage.storage.embedded.format.column_codec import shuffled, unshuffled, unzigzag, zigzag
+from vantage.storage.embedded.format.column_codec import byte_shuffle, byte_unshuffle, unzigzag, zigzag
 
 LEVEL: Final = 3  # of zstd; higher ones take several times as long for a few hundredths
 _WINDOW_NBYTES_MAX: Final = 1 << 23  # level 3 looks back 2 MiB
@@ -48,7 +48,7 @@ class PackedIds(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     packed: PackedBytes
 
 
-class Packer:
+class SpanColumnCodec:
     """zstd's contexts, which belong to one thread at a time."""
 
     def __init__(self) -> None:
@@ -60,12 +60,12 @@ class Packer:
         return PackedBytes(len(plain), zipped if len(zipped) < len(plain) else plain)
 
     def unpack(self, packed: PackedBytes, nbytes: int) -> bytes:
-        must(packed.nbytes == nbytes, "has a column of another length")
+        require(packed.nbytes == nbytes, "has a column of another length")
         if len(packed.data) == nbytes:
             return packed.data
-        must(zstandard.frame_content_size(packed.data) == nbytes, "has a column of another length")
+        require(zstandard.frame_content_size(packed.data) == nbytes, "has a column of another length")
         plain = self._unzip(packed.data)
-        must(len(plain) == nbytes, "has a column of another length")
+        require(len(plain) == nbytes, "has a column of another length")
         return plain
 
     def pack_numbers(self, values: NDArray[Any]) -> PackedNumbers:
@@ -76,12 +76,12 @@ class Packer:
     def unpack_numbers(self, numbers: PackedNumbers, count: int) -> I64:
         return (self._unpack_narrow(numbers, count) + np.uint64(numbers.base & _ALL)).view(np.int64)
 
-    def pack_steps(self, values: I64) -> PackedNumbers:
+    def pack_deltas(self, values: I64) -> PackedNumbers:
         """Each number as its distance from the one before; the first stands in ``base``."""
         base = int(values[0]) if values.size else 0
         return self._pack_narrow(base, zigzag(np.diff(values)))  # what wraps around comes back by wrapping again
 
-    def unpack_steps(self, numbers: PackedNumbers, count: int) -> I64:
+    def unpack_deltas(self, numbers: PackedNumbers, count: int) -> I64:
         values = np.full(count, numbers.base, np.int64)
         if count > 1:
             values[1:] = unzigzag(self._unpack_narrow(numbers, count - 1))
@@ -93,14 +93,14 @@ class Packer:
         if not largest:
             return PackedNumbers(base, 0, PackedBytes(0, b""))
         width = next(width for width in (1, 2, 4, 8) if largest < 1 << (8 * width))
-        return PackedNumbers(base, width, self.pack(shuffled(rest.astype(f"<u{width}"))))
+        return PackedNumbers(base, width, self.pack(byte_shuffle(rest.astype(f"<u{width}"))))
 
     def _unpack_narrow(self, numbers: PackedNumbers, count: int) -> U64:
-        must(numbers.width in (0, 1, 2, 4, 8), "has numbers of a strange width")
+        require(numbers.width in (0, 1, 2, 4, 8), "has numbers of a strange width")
         if not numbers.width:
             return np.zeros(count, np.uint64)
         plain = self.unpack(numbers.packed, count * numbers.width)
-        return unshuffled(plain, f"<u{numbers.width}", count).astype(np.uint64)
+        return byte_unshuffle(plain, f"<u{numbers.width}", count).astype(np.uint64)
 
     def pack_ids(self, ids: Ids) -> PackedIds:
         letters = np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), ids.dtype.itemsize)
@@ -111,19 +111,19 @@ class Packer:
         return PackedIds(False, width, len(ids), self.pack(letters.tobytes()))
 
     def unpack_ids(self, ids: PackedIds, *, count_max: int) -> Ids:
-        must(0 <= ids.count <= count_max and 1 <= ids.width <= ID_LENGTH_MAX, "has ids of a strange length")
+        require(0 <= ids.count <= count_max and 1 <= ids.width <= ID_LENGTH_MAX, "has ids of a strange length")
         if ids.hex:
-            must(ids.width % 2 == 0, "has ids of a strange length")
+            require(ids.width % 2 == 0, "has ids of a strange length")
             plain = self.unpack(ids.packed, ids.count * ids.width // 2).hex().encode("ascii")
             return np.frombuffer(plain, f"S{ids.width}")
         plain = self.unpack(ids.packed, ids.count * ids.width)
         letters = np.frombuffer(plain, np.uint8).reshape(ids.count, ids.width)
-        must(bool((letters < 128).all()), "has ids that are none")
-        must(not ((letters[:, 1:] != 0) & (letters[:, :-1] == 0)).any(), "has ids that are none")
+        require(bool((letters < 128).all()), "has ids that are none")
+        require(not ((letters[:, 1:] != 0) & (letters[:, :-1] == 0)).any(), "has ids that are none")
         return np.frombuffer(plain, f"S{ids.width}")
 
 
-def must(holds: bool, why: str) -> None:  # noqa: FBT001 - a condition, not a switch
+def require(holds: bool, why: str) -> None:  # noqa: FBT001 - a condition, not a switch
     """Raises ValueError saying what is wrong with a block."""
     if not holds:
         raise ValueError(f"a block of spans {why}")

@@ -16,11 +16,11 @@ import numpy as np
 from vantage.core.batch import I64
 from vantage.core.idhash import U64
 from vantage.storage.embedded.format.chunk import checksum
-from vantage.storage.embedded.format.column_codec import Packer
+from vantage.storage.embedded.format.column_codec import ColumnCodec
 
 ENTRIES_MAX: Final = 1024  # to find an id one block is unpacked
 _SHIFT: Final = 24  # 40 bits of the hash are kept: among a million ids a false match comes once in a million look-ups
-KEPT_MAX: Final = 1 << 64 - _SHIFT
+HASH_MAX: Final = 1 << 64 - _SHIFT
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
 _FIND: Final = (
@@ -29,12 +29,12 @@ _FIND: Final = (
 Entry = tuple[int, int, int, bytes]
 
 
-def kept_bits(hashes: U64) -> I64:
+def truncate_hash(hashes: U64) -> I64:
     """What the index keeps of 64-bit hashes."""
     return (hashes >> np.uint64(_SHIFT)).astype(np.int64)
 
 
-def pack_index(packer: Packer, kept: I64, place: I64, row: I64) -> list[Entry]:
+def pack_index(packer: ColumnCodec, kept: I64, place: I64, row: I64) -> list[Entry]:
     """Rows of the table ``id_index`` (low, high, crc, body) for entries in any order; ``place`` is the id of a block,
     ``row`` the row in it."""
     order = np.argsort(kept, kind="stable")
@@ -48,7 +48,7 @@ def pack_index(packer: Packer, kept: I64, place: I64, row: I64) -> list[Entry]:
     return entries
 
 
-def find(db: sqlite3.Connection, packer: Packer, *, part: int, kept: int) -> Iterator[tuple[int, int]]:
+def find(db: sqlite3.Connection, packer: ColumnCodec, *, part: int, kept: int) -> Iterator[tuple[int, int]]:
     """The places of a hash in a part, as (block, row); a few may be of other ids. Raises sqlite3.Error, and
     ValueError for damage."""
     for low, high, crc, body in db.execute(_FIND, (part, kept)):

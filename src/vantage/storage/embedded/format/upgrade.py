@@ -19,7 +19,12 @@ import structlog
 from vantage.core.exemplars import LinkColumns
 from vantage.storage.embedded.format import span_column_codec
 from vantage.storage.embedded.format.chunk import CHUNK_SAMPLES_MAX, ChunkCodec, checksum
-from vantage.storage.embedded.format.exemplars import TraceLinks, joined_trace_links, link_blocks, links_of_samples
+from vantage.storage.embedded.format.exemplars import (
+    ExemplarColumns,
+    concat_exemplars,
+    exemplar_blocks,
+    exemplars_of_samples,
+)
 from vantage.storage.embedded.format.segment import FORMAT, SAMPLES, TRACE_LINK
 
 _decode_links: Final = msgspec.msgpack.Decoder(
@@ -61,7 +66,9 @@ def _sort_links(db: sqlite3.Connection) -> None:
         before += _nbytes(db, "SELECT length(body) FROM id_index WHERE part_id=? AND kind='link'", part)
         after = 0
         (highest,) = db.execute("SELECT max(id) FROM chunk WHERE part_id=?", (part,)).fetchone()
-        for number, (_, block) in enumerate(link_blocks(codec, joined_trace_links(found).in_order()), highest + 1):
+        for number, (_, block) in enumerate(
+            exemplar_blocks(codec, concat_exemplars(found).in_storage_order()), highest + 1
+        ):
             db.execute("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, part, *block.columns))
             after += block.nbytes
         db.execute("UPDATE part SET nbytes = nbytes + ? WHERE id=?", (after - before, part))
@@ -73,13 +80,13 @@ def _nbytes(db: sqlite3.Connection, sql: str, part: int) -> int:
     return sum(size for (size,) in db.execute(sql, (part,)))
 
 
-def _links(db: sqlite3.Connection, codec: ChunkCodec, part: int) -> Iterator[TraceLinks]:
+def _links(db: sqlite3.Connection, codec: ChunkCodec, part: int) -> Iterator[ExemplarColumns]:
     for chunk_id, crc, directory, times, vals, body in db.execute(_LINKED, (part,)):
         try:
             if checksum(directory, times, vals) != crc:
                 raise ValueError("checksum mismatch")
             runs = codec.unpack_runs(directory)
-            yield links_of_samples(
+            yield exemplars_of_samples(
                 _unpacked(codec, body),
                 np.repeat(runs.slot, runs.count),
                 codec.unpack_times(times, runs),

@@ -20,7 +20,7 @@ def week_of(time_ms: int) -> int:
     return (time_ms - _MONDAY_MS) // WEEK_MS
 
 
-def weeks_of(times_ms: I64) -> I64:
+def week_numbers(times_ms: I64) -> I64:
     found: I64 = (times_ms - _MONDAY_MS) // WEEK_MS
     return found
 
@@ -36,7 +36,7 @@ def week_name(week: int) -> str:
     return f"{year:04d}-W{number:02d}"
 
 
-def week_named(name: str) -> int:
+def parse_week(name: str) -> int:
     """The inverse of ``week_name``. Raises ValueError."""
     match = _NAME.fullmatch(name)
     if not match:

@@ -10,8 +10,8 @@ import structlog
 
 from vantage.core.batch import U32
 from vantage.storage.embedded.format.segment import TIERS, Part, Segment
-from vantage.storage.embedded.maintain.rewrite import NEVER_MS, Keep, Rewriter
-from vantage.storage.embedded.maintain.segment_files import Shelf
+from vantage.storage.embedded.maintain.rewrite import CUTOFF_NONE_MS, PartRewriter, RowFilter
+from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.write.catalogue import Catalogue
 
 PARTS_MIN: Final = 8  # of one level: fewer are left as they are
@@ -23,7 +23,7 @@ NBYTES_MAX: Final = 40 << 20
 _log = structlog.get_logger("vantage.storage.merge")
 
 
-class Unreadable(Exception):
+class PartUnreadable(Exception):
     """A part that cannot be read whole."""
 
 
@@ -32,23 +32,23 @@ class Merger:
 
     def __init__(
         self,
-        shelf: Shelf,
+        files: SegmentFiles,
         catalogue: Catalogue,
         *,
         identities: Callable[[U32], Mapping[int, bytes]],
-        between: Callable[[], None],
+        on_slice: Callable[[], None],
     ) -> None:
-        self._shelf = shelf
+        self._files = files
         self._catalogue = catalogue
         self._identities = identities
-        self._between = between
+        self._on_slice = on_slice
         self._unreadable: set[tuple[str, int]] = set()  # parts that could not be read whole: left as they are
 
     def due(self, parts_min: int) -> tuple[Segment, list[Part]] | None:
         """The next parts to merge, of a level that has ``parts_min`` of them; None when there are none."""
-        view = self._shelf.views.now
+        view = self._files.views.now
         for tier in TIERS:
-            for segment in view.tier(tier).values():
+            for segment in view.of_tier(tier).values():
                 if parts := self._small(segment, parts_min):
                     return segment, parts
         return None
@@ -71,33 +71,36 @@ class Merger:
 
     def merge(self, segment: Segment, parts: Sequence[Part]) -> Part | None:
         """One part in place of some."""
-        keep = Keep(np.where(self._catalogue.present(), -NEVER_MS, NEVER_MS))
+        keep = RowFilter(np.where(self._catalogue.present(), -CUTOFF_NONE_MS, CUTOFF_NONE_MS))
         merged = self.rewrite(segment, parts, keep, level=max(part.level for part in parts) + 1)
         if merged is not None:
             _log.info("parts merged", file=segment.name, parts=len(parts), samples=merged.samples, spans=merged.spans)
         return merged
 
-    def rewrite(self, segment: Segment, parts: Sequence[Part], keep: Keep, *, level: int) -> Part | None:
+    def rewrite(self, segment: Segment, parts: Sequence[Part], keep: RowFilter, *, level: int) -> Part | None:
         """What ``keep`` keeps of some parts, as one; None when nothing is left. Raises Unreadable when something in
         them cannot be read: they are then left as they are."""
         try:
-            with self._shelf.writing(segment.week, segment.tier) as writer, self._shelf.new_part(writer) as part_id:
-                rewriter = Rewriter(
+            with (
+                self._files.open_writer(segment.week, segment.tier) as writer,
+                self._files.allocate_part(writer) as part_id,
+            ):
+                rewriter = PartRewriter(
                     writer,
-                    self._shelf.codec,
-                    self._shelf.indexes,
+                    self._files.codec,
+                    self._files.indexes,
                     group=self._catalogue.columns.group,
                     identities=self._identities,
-                    between=self._between,
+                    on_slice=self._on_slice,
                 )
                 part = rewriter.rewrite(parts, keep, level=level, part_id=part_id)
         except ValueError as error:
             self._unreadable.update((segment.name, part.id) for part in parts)
             _log.error("parts cannot be read whole, left as they are", file=segment.name, reason=str(error))
-            raise Unreadable(segment.name) from error
-        left = self._shelf.replaced(segment, parts, [part] if part else [])
+            raise PartUnreadable(segment.name) from error
+        left = self._files.replace_parts(segment, parts, [part] if part else [])
         if left.parts:
-            self._shelf.clean_later(segment, parts)
+            self._files.schedule_delete(segment, parts)
         else:
-            self._shelf.unlink(segment)
+            self._files.unlink(segment)
         return part

@@ -14,16 +14,16 @@ import numpy as np
 
 from vantage.core.batch import I64, U32
 from vantage.core.rollup import WIDTHS_MS, Partials
-from vantage.core.span_table import SpanTable, joined
+from vantage.core.span_table import SpanTable, concat_span_tables
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.embedded.format import span_block
-from vantage.storage.embedded.format.chunk import ChunkCodec, Runs, checksum
-from vantage.storage.embedded.format.exemplars import count_links, joined_trace_links, links_between
+from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
+from vantage.storage.embedded.format.exemplars import concat_exemplars, count_exemplars, exemplars_between
 from vantage.storage.embedded.format.part_writer import PartWriter
 from vantage.storage.embedded.format.segment import ROW_TABLES, SAMPLES, Part, SegmentWriter
-from vantage.storage.embedded.format.trace_id_index import KEPT_MAX
-from vantage.storage.embedded.maintain.sort import Samples, combined, in_order, joined_samples
-from vantage.storage.embedded.read.chunk_index import ChunkIndex, PartIndexes
+from vantage.storage.embedded.format.trace_id_index import HASH_MAX
+from vantage.storage.embedded.maintain.sort import Samples, concat_samples, in_storage_order, merge_partials
+from vantage.storage.embedded.read.chunk_index import ChunkIndex, ChunkIndexCache
 from vantage.storage.embedded.write.block import Mask
 
 ROWS_AT_ONCE: Final = 1 << 18  # how much of the parts is in memory at a time
@@ -32,7 +32,7 @@ _COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class RowFilter:
     """What stays: of each slot what is not before ``cutoff_ms[slot]`` (a huge one drops the series), and the spans that
     ``spans`` picks."""
 
@@ -44,10 +44,10 @@ class Keep:
         return found
 
 
-NEVER_MS: Final = 1 << 62
+CUTOFF_NONE_MS: Final = 1 << 62
 
 
-class Rewriter:
+class PartRewriter:
     """Rewrites parts of one file. Raises sqlite3.Error, and ValueError when something of them cannot be read: then
     nothing has changed, and the damaged rows stay where they are."""
 
@@ -55,11 +55,11 @@ class Rewriter:
         self,
         writer: SegmentWriter,
         codec: ChunkCodec,
-        indexes: PartIndexes,
+        indexes: ChunkIndexCache,
         *,
         group: I64,
         identities: Callable[[U32], Mapping[int, bytes]],
-        between: Callable[[], None],
+        on_slice: Callable[[], None],
     ) -> None:
         self._writer = writer
         self._db = writer.db
@@ -67,12 +67,12 @@ class Rewriter:
         self._indexes = indexes
         self._group = group
         self._identities = identities
-        self._between = between
+        self._on_slice = on_slice
 
-    def rewrite(self, parts: Sequence[Part], keep: Keep, *, level: int, part_id: int) -> Part | None:
+    def rewrite(self, parts: Sequence[Part], keep: RowFilter, *, level: int, part_id: int) -> Part | None:
         """One part in place of some; None when nothing is left of them. Their rows are not deleted yet."""
         target = PartWriter(
-            self._writer, self._codec, part_id=part_id, identities=self._identities, between=self._between
+            self._writer, self._codec, part_id=part_id, identities=self._identities, on_slice=self._on_slice
         )
         if self._writer.tier == SAMPLES:
             self._samples(parts, keep, target)
@@ -88,7 +88,7 @@ class Rewriter:
             return None
         return target.finish(generation=max(part.generation for part in parts), level=level, replaces=replaced)
 
-    def _shares(self, indexes: Sequence[ChunkIndex]) -> Iterator[Mask]:
+    def _series_batches(self, indexes: Sequence[ChunkIndex]) -> Iterator[Mask]:
         """Series by series in the order in which they are kept, as many at a time as fit into memory."""
         if not indexes:
             return
@@ -105,21 +105,21 @@ class Rewriter:
             yield mask
 
     def _index(self, part: Part, width_ms: int = 0) -> ChunkIndex:
-        return self._indexes.of(self._writer.path, self._db, part.id, self._codec, width_ms=width_ms)
+        return self._indexes.get(self._writer.path, self._db, part.id, self._codec, width_ms=width_ms)
 
-    def _samples(self, parts: Sequence[Part], keep: Keep, target: PartWriter) -> None:
+    def _samples(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
         indexes = [index for part in parts if len((index := self._index(part)).chunk_id)]
-        for slots in self._shares(indexes):
+        for slots in self._series_batches(indexes):
             read = [
                 self._chunk(chunk_id, runs, wanted, keep)
                 for index in indexes
-                for chunk_id, runs, wanted in index.wanted(slots, _ALWAYS)
+                for chunk_id, runs, wanted in index.matching(slots, _ALWAYS)
             ]
-            for some in in_order(joined_samples([some for some in read if len(some)]), self._group):
+            for some in in_storage_order(concat_samples([some for some in read if len(some)]), self._group):
                 target.samples(some)
-            self._between()
+            self._on_slice()
 
-    def _chunk(self, chunk_id: int, runs: Runs, wanted: Mask | None, keep: Keep) -> Samples:
+    def _chunk(self, chunk_id: int, runs: ChunkDirectory, wanted: Mask | None, keep: RowFilter) -> Samples:
         crc, directory, times, vals = self._db.execute(
             "SELECT crc, runs, times, vals FROM chunk WHERE id=?", (chunk_id,)
         ).fetchone()
@@ -133,32 +133,34 @@ class Rewriter:
             kept &= np.repeat(wanted, runs.count)
         return whole if kept.all() else whole.take(np.flatnonzero(kept))
 
-    def _links(self, parts: Sequence[Part], keep: Keep, target: PartWriter) -> None:
-        total = sum(count_links(self._db, part.id) for part in parts)
+    def _links(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
+        total = sum(count_exemplars(self._db, part.id) for part in parts)
         # Hashes are even: a share of their range holds a share of the links.
         shares = total // ROWS_AT_ONCE + 1
-        for low, high in pairwise(KEPT_MAX * number // shares for number in range(shares + 1)):
+        for low, high in pairwise(HASH_MAX * number // shares for number in range(shares + 1)):
             found = [
                 some.keep(keep.rows(some.slot, some.time_ms))
                 for part in parts
-                for some in links_between(self._db, self._codec, part=part.id, low=low, high=high)
+                for some in exemplars_between(self._db, self._codec, part=part.id, low=low, high=high)
             ]
             if found:
-                target.links(joined_trace_links(found).in_order())
-            self._between()
+                target.links(concat_exemplars(found).in_storage_order())
+            self._on_slice()
 
-    def _rollups(self, parts: Sequence[Part], keep: Keep, target: PartWriter, width_ms: int) -> None:
+    def _rollups(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter, width_ms: int) -> None:
         indexes = [index for part in parts if len((index := self._index(part, width_ms)).chunk_id)]
-        for slots in self._shares(indexes):
+        for slots in self._series_batches(indexes):
             read = [
                 self._partials(rollup_id, runs, wanted, keep, width_ms)
                 for index in indexes
-                for rollup_id, runs, wanted in index.wanted(slots, _ALWAYS)
+                for rollup_id, runs, wanted in index.matching(slots, _ALWAYS)
             ]
-            target.partials(combined(read, self._group, width_ms=width_ms), width_ms=width_ms)
-            self._between()
+            target.partials(merge_partials(read, self._group, width_ms=width_ms), width_ms=width_ms)
+            self._on_slice()
 
-    def _partials(self, rollup_id: int, runs: Runs, wanted: Mask | None, keep: Keep, width_ms: int) -> Partials:
+    def _partials(
+        self, rollup_id: int, runs: ChunkDirectory, wanted: Mask | None, keep: RowFilter, width_ms: int
+    ) -> Partials:
         crc, *body = self._db.execute(
             "SELECT crc, runs, times, counts, sums, mins, maxs, sketches FROM rollup WHERE id=?", (rollup_id,)
         ).fetchone()
@@ -169,7 +171,7 @@ class Rewriter:
         kept = keep.rows(some.slot, some.time_ms + width_ms - 1)
         return some if kept.all() else some.take(np.flatnonzero(kept))
 
-    def _spans(self, parts: Sequence[Part], keep: Keep, target: PartWriter) -> None:
+    def _spans(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
         blocks = sorted(
             row
             for part in parts
@@ -187,17 +189,17 @@ class Rewriter:
             if waiting >= 8 * 4096:
                 self._put_spans(held, target)
                 held, waiting = [], 0
-                self._between()
+                self._on_slice()
         self._put_spans(held, target)
 
     @staticmethod
     def _put_spans(tables: list[SpanTable], target: PartWriter) -> None:
-        whole = joined(tables)
+        whole = concat_span_tables(tables)
         if len(whole):
             target.spans(whole.take(np.argsort(whole.start_ns, kind="stable")))
 
 
-def delete_parts(writer: SegmentWriter, parts: Sequence[int], between: Callable[[], None]) -> None:
+def delete_parts(writer: SegmentWriter, parts: Sequence[int], on_slice: Callable[[], None]) -> None:
     """Delete the rows of parts that are no longer there, a few at a time. Raises sqlite3.Error."""
     for part in parts:
         for table in ROW_TABLES[writer.tier]:
@@ -207,6 +209,6 @@ def delete_parts(writer: SegmentWriter, parts: Sequence[int], between: Callable[
                         f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE part_id=? LIMIT 32)",  # noqa: S608
                         (part,),
                     ).rowcount
-                between()
+                on_slice()
                 if gone < 32:
                     break

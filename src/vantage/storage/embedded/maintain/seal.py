@@ -10,17 +10,17 @@ import numpy as np
 import structlog
 
 from vantage.core.batch import U32
-from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, roll, roll_up, with_sketches
+from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, rollup_partials, rollup_samples, with_sketches
 from vantage.core.span_table import SpanTable
-from vantage.storage.embedded.format.exemplars import TraceLinks
+from vantage.storage.embedded.format.exemplars import ExemplarColumns
 from vantage.storage.embedded.format.part_writer import PartWriter
 from vantage.storage.embedded.format.segment import ROLLUPS, SAMPLES, Part, Segment, segment_path
-from vantage.storage.embedded.maintain.segment_files import Shelf
+from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.maintain.sort import (
     Samples,
-    combined,
-    in_order,
+    in_storage_order,
     links_by_week,
+    merge_partials,
     samples_by_week,
     spans_by_week,
 )
@@ -34,16 +34,16 @@ _log = structlog.get_logger("vantage.storage.seal")
 class Sealer:
     """Writes generations. ``between`` is called between slices."""
 
-    def __init__(self, shelf: Shelf, catalogue: Catalogue, between: Callable[[], None]) -> None:
-        self._shelf = shelf
+    def __init__(self, files: SegmentFiles, catalogue: Catalogue, on_slice: Callable[[], None]) -> None:
+        self._files = files
         self._catalogue = catalogue
-        self._between = between
+        self._on_slice = on_slice
 
     def write(self, generation: Generation) -> list[tuple[Segment, Part]]:
         """Everything of a generation into segments, on the disk when this returns, seen by nobody yet. What is
         already gone, or older than its retention, is left out. Raises sqlite3.Error and OSError."""
         started = time.perf_counter()
-        floor_ms = self._shelf.views.now.floor_ms
+        floor_ms = self._files.views.now.floor_ms
         present = self._catalogue.present()
         samples = samples_by_week(generation.samples, present=present, floor_ms=floor_ms)
         links = links_by_week(generation.samples, present=present, floor_ms=floor_ms)
@@ -68,13 +68,13 @@ class Sealer:
         week: int,
         generation: int,
         samples: Samples | None,
-        links: TraceLinks | None,
+        links: ExemplarColumns | None,
         spans: SpanTable | None,
     ) -> list[tuple[Segment, Part]]:
         short: list[Partials] = []
         long: list[Partials] = []
         with self._new_part(week, SAMPLES, generation) as target:
-            for some in in_order(samples, self._catalogue.columns.group) if samples is not None else ():
+            for some in in_storage_order(samples, self._catalogue.columns.group) if samples is not None else ():
                 target.samples(some)
                 self._roll(some, short, long)
             if links is not None:
@@ -86,32 +86,32 @@ class Sealer:
             with self._new_part(week, ROLLUPS, generation) as target:
                 for width_ms, parts in ((FIVE_MINUTES_MS, short), (HOUR_MS, long)):
                     target.partials(
-                        combined(parts, self._catalogue.columns.group, width_ms=width_ms), width_ms=width_ms
+                        merge_partials(parts, self._catalogue.columns.group, width_ms=width_ms), width_ms=width_ms
                     )
                 written.append((self._segment(week, ROLLUPS), target.finish(generation=generation, level=0)))
         return written
 
     def _segment(self, week: int, tier: str) -> Segment:
-        return Segment(segment_path(self._shelf.folder, week, tier), week, tier, ())
+        return Segment(segment_path(self._files.folder, week, tier), week, tier, ())
 
     def _roll(self, samples: Samples, short: list[Partials], long: list[Partials]) -> None:
         slot, time_ms, value = samples.slot, samples.time_ms, samples.value
-        short.append(roll(slot, time_ms, value, width_ms=FIVE_MINUTES_MS))
+        short.append(rollup_samples(slot, time_ms, value, width_ms=FIVE_MINUTES_MS))
         some = np.flatnonzero(histograms(self._catalogue)[slot])
         long.append(
             with_sketches(
-                roll_up(short[-1], width_ms=HOUR_MS), slot[some], time_ms[some], value[some], width_ms=HOUR_MS
+                rollup_partials(short[-1], width_ms=HOUR_MS), slot[some], time_ms[some], value[some], width_ms=HOUR_MS
             )
         )
 
     @contextmanager
     def _new_part(self, week: int, tier: str, generation: int) -> Iterator[PartWriter]:
         with (
-            self._shelf.writing(week, tier) as writer,
-            self._shelf.new_part(writer, generation=generation) as part_id,
+            self._files.open_writer(week, tier) as writer,
+            self._files.allocate_part(writer, generation=generation) as part_id,
         ):
             yield PartWriter(
-                writer, self._shelf.codec, part_id=part_id, identities=self.identities, between=self._between
+                writer, self._files.codec, part_id=part_id, identities=self.identities, on_slice=self._on_slice
             )
 
     def identities(self, slots: U32) -> Mapping[int, bytes]:
@@ -122,6 +122,6 @@ class Sealer:
 
 def histograms(catalogue: Catalogue) -> Mask:
     """By slot, whether the series is a histogram."""
-    kinds = catalogue.columns.coded("metric_type")
-    found: Mask = kinds.test(lambda kind: kind == "histogram")
+    kinds = catalogue.columns.column("metric_type")
+    found: Mask = kinds.mask(lambda kind: kind == "histogram")
     return found

@@ -14,7 +14,7 @@ import structlog
 
 from vantage.core.errors import StartupError
 from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
-from vantage.storage.embedded.format.part_stats import PartCounts, read_counts
+from vantage.storage.embedded.format.part_stats import PartStats, read_part_stats
 from vantage.storage.embedded.format.part_writer import read_identities
 from vantage.storage.embedded.format.segment import (
     TIERS,
@@ -30,10 +30,10 @@ from vantage.storage.embedded.format.segment import (
 )
 from vantage.storage.embedded.format.upgrade import upgrade
 from vantage.storage.embedded.maintain.rewrite import delete_parts
-from vantage.storage.embedded.read.chunk_index import PartIndexes
-from vantage.storage.embedded.read.connection_pool import Pool
-from vantage.storage.embedded.read.snapshot import View, Views
-from vantage.storage.lock import UPKEEP, FileLock
+from vantage.storage.embedded.read.chunk_index import ChunkIndexCache
+from vantage.storage.embedded.read.connection_pool import ConnectionPool
+from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
+from vantage.storage.lock import MAINTENANCE, FileLock
 
 SEGMENTS: Final = "segments"
 DAMAGED: Final = "damaged"
@@ -43,17 +43,17 @@ UNPINNED_WAIT_S: Final = 60.0  # longer than any query may run
 _log = structlog.get_logger("vantage.storage.shelf")
 
 
-class Shelf:
+class SegmentFiles:
     """Belongs to the upkeep thread, but for what says otherwise."""
 
-    def __init__(self, data: Path, views: Views, pool: Pool, indexes: PartIndexes) -> None:
+    def __init__(self, data: Path, snapshots: Snapshots, pool: ConnectionPool, indexes: ChunkIndexCache) -> None:
         self.folder = data / SEGMENTS
-        self.views = views
+        self.views = snapshots
         self.pool = pool
         self.indexes = indexes
         self.codec = ChunkCodec()
         self.quarantined: list[str] = []  # names of files put aside since start
-        self._lock = FileLock(data, UPKEEP)
+        self._lock = FileLock(data, MAINTENANCE)
         self._part_ids: dict[Path, int] = {}
         self._unfinished: dict[Path, set[int]] = {}
         self._waiting: list[tuple[Segment, list[int], int]] = []  # parts to delete once nobody reads them
@@ -98,11 +98,11 @@ class Shelf:
                     _log.info("unfinished rows removed", file=path.name, rows=gone)
                     self._waiting.append((segment, [], 0))  # their space goes back to the disk when there is time
                 for part in segment.parts:
-                    self.counts(segment, part)
+                    self.part_stats(segment, part)
             except (SegmentDamaged, sqlite3.DatabaseError, ValueError) as error:
                 if isinstance(error, sqlite3.Error) and not is_damage(error):
                     raise StartupError(f"{path} cannot be opened: {error}") from error
-                self.put_aside(path, str(error))
+                self.quarantine(path, str(error))
                 continue
             if segment.parts:
                 found.append(segment)
@@ -117,10 +117,10 @@ class Shelf:
                 if checksum(body) == crc:
                     yield from read_identities(body)
 
-    def counts(self, segment: Segment, part: Part) -> PartCounts:
+    def part_stats(self, segment: Segment, part: Part) -> PartStats:
         """What a part holds. Raises sqlite3.Error and ValueError."""
         with self.pool.reading(segment.path) as db:
-            found = read_counts(db, self.codec, part)
+            found = read_part_stats(db, self.codec, part)
         if found is None:
             raise ValueError(f"part {part.id} is gone")
         return found
@@ -128,7 +128,7 @@ class Shelf:
     # --- changing ---
 
     @contextmanager
-    def held(self) -> Iterator[bool]:
+    def try_lock(self) -> Iterator[bool]:
         """Whether segments may be changed now: not while a backup copies them."""
         if self._held:
             yield True
@@ -142,17 +142,17 @@ class Shelf:
             self._lock.release()
 
     @contextmanager
-    def writing(self, week: int, tier: str) -> Iterator[SegmentWriter]:
+    def open_writer(self, week: int, tier: str) -> Iterator[SegmentWriter]:
         """A week's file, open to write; everything is on the disk when it is left without an error. It may be entered
         again within. What an error leaves behind is swept when the file is next written."""
         path = segment_path(self.folder, week, tier)
         with self._opened(path, tier) as writer:
             yield writer
-            writer.settle()
+            writer.checkpoint()
 
     @contextmanager
     def _opened(self, path: Path, tier: str) -> Iterator[SegmentWriter]:
-        self.pool.allow(path)
+        self.pool.readmit(path)
         writer = SegmentWriter(path, tier)
         try:
             yield writer
@@ -160,7 +160,7 @@ class Shelf:
             writer.close()
 
     @contextmanager
-    def new_part(self, writer: SegmentWriter, *, generation: int | None = None) -> Iterator[int]:
+    def allocate_part(self, writer: SegmentWriter, *, generation: int | None = None) -> Iterator[int]:
         """A number for a new part, never given twice while the process runs. What earlier attempts left is swept, also
         of the ``generation`` that is being sealed: it may have been written whole, and then the journal was full."""
         unfinished = self._unfinished.setdefault(writer.path, set())
@@ -176,16 +176,16 @@ class Shelf:
         finally:
             unfinished.discard(found)
 
-    def publish(self, *changed: Segment, change: Callable[[View], View] = lambda view: view) -> View:
+    def publish(self, *changed: Segment, change: Callable[[Snapshot], Snapshot] = lambda view: view) -> Snapshot:
         """Let queries see changed segments, at once with whatever else ``change`` does to the view."""
         return self.views.publish(lambda view: change(view.with_segments(*changed)))
 
-    def replaced(self, segment: Segment, old: Sequence[Part], new: Sequence[Part]) -> Segment:
+    def replace_parts(self, segment: Segment, old: Sequence[Part], new: Sequence[Part]) -> Segment:
         """The segment as it is now in the view, with some parts in place of others; published."""
         result: list[Segment] = []
 
-        def change(view: View) -> View:
-            held = view.tier(segment.tier).get(segment.week)
+        def change(view: Snapshot) -> Snapshot:
+            held = view.of_tier(segment.tier).get(segment.week)
             gone = {part.id for part in old}
             kept = [part for part in (held.parts if held else ()) if part.id not in gone]
             result.append(replace(segment, parts=tuple(sorted([*kept, *new], key=lambda part: part.id))))
@@ -194,11 +194,11 @@ class Shelf:
         self.views.publish(change)
         return result[0]
 
-    def clean_later(self, segment: Segment, parts: Sequence[Part]) -> None:
+    def schedule_delete(self, segment: Segment, parts: Sequence[Part]) -> None:
         """Have the rows of parts that are no longer published deleted, by ``clean``."""
         self._waiting.append((segment, [part.id for part in parts], self.views.now.version))
 
-    def clean(self, between: Callable[[], None], *, wait_s: float = 0.0) -> None:
+    def delete_unreferenced(self, on_slice: Callable[[], None], *, wait_s: float = 0.0) -> None:
         """Delete what waits for it and nobody reads any more, and give the space back to the disk."""
         for entry in list(self._waiting):
             segment, parts, version = entry
@@ -206,7 +206,7 @@ class Shelf:
                 continue
             if segment.path.exists():
                 with self._opened(segment.path, segment.tier) as writer:
-                    delete_parts(writer, parts, between)
+                    delete_parts(writer, parts, on_slice)
                     writer.shrink()
             self._waiting.remove(entry)
 
@@ -218,20 +218,20 @@ class Shelf:
         return nbytes
 
     def _remove(self, path: Path) -> None:
-        self.pool.drop(path)
-        self.indexes.drop(path)
-        for one in files_of(path):
+        self.pool.evict(path)
+        self.indexes.evict(path)
+        for one in segment_paths(path):
             one.unlink(missing_ok=True)
 
-    def put_aside(self, path: Path, reason: str) -> None:
+    def quarantine(self, path: Path, reason: str) -> None:
         """Move a file that cannot be read out of the way; nothing of it is deleted."""
         self.quarantined.append(path.name)
         aside = self.folder / DAMAGED
         aside.mkdir(mode=0o700, exist_ok=True)
-        self.pool.drop(path)
-        self.indexes.drop(path)
+        self.pool.evict(path)
+        self.indexes.evict(path)
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        for one in files_of(path):
+        for one in segment_paths(path):
             with suppress(FileNotFoundError):
                 one.rename(aside / f"{stamp}-{one.name}")
         _log.error(
@@ -243,14 +243,14 @@ class Shelf:
 
     def nbytes(self, path: Path) -> int:
         """What a file and its log occupy."""
-        return sum(one.stat().st_size for one in files_of(path)[:2] if one.exists())
+        return sum(one.stat().st_size for one in segment_paths(path)[:2] if one.exists())
 
     def total_nbytes(self) -> int:
         """What all segment files occupy; any thread."""
         view = self.views.now
-        return sum(self.nbytes(segment.path) for tier in TIERS for segment in view.tier(tier).values())
+        return sum(self.nbytes(segment.path) for tier in TIERS for segment in view.of_tier(tier).values())
 
 
-def files_of(path: Path) -> tuple[Path, Path, Path]:
+def segment_paths(path: Path) -> tuple[Path, Path, Path]:
     """A database and what SQLite keeps beside it."""
     return path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")

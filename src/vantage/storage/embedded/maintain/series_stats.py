@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from vantage.storage.embedded.format.part_stats import PartCounts
+from vantage.storage.embedded.format.part_stats import PartStats
 from vantage.storage.embedded.format.segment import TIERS
-from vantage.storage.embedded.maintain.segment_files import Shelf
-from vantage.storage.embedded.read.snapshot import Seen
+from vantage.storage.embedded.maintain.segment_files import SegmentFiles
+from vantage.storage.embedded.read.snapshot import PinnedSnapshot
 from vantage.storage.embedded.write.block import SampleBlock
 from vantage.storage.embedded.write.catalogue import Catalogue
 
 
-def part_counts(shelf: Shelf) -> list[PartCounts]:
+def load_part_stats(files: SegmentFiles) -> list[PartStats]:
     """What every part holds; on the upkeep thread, or before it starts. Raises sqlite3.Error and ValueError."""
-    view = shelf.views.now
+    view = files.views.now
     return [
-        shelf.counts(segment, part) for tier in TIERS for segment in view.tier(tier).values() for part in segment.parts
+        files.part_stats(segment, part)
+        for tier in TIERS
+        for segment in view.of_tier(tier).values()
+        for part in segment.parts
     ]
 
 
-def recount(catalogue: Catalogue, counts: Sequence[PartCounts], seen: Seen) -> None:
+def rebuild_series_stats(catalogue: Catalogue, counts: Sequence[PartStats], seen: PinnedSnapshot) -> None:
     """Count again. On the writer thread, so that no commit comes in between."""
     catalogue.reset_counts()
     highest = max((int(one.series.slot[-1]) for one in counts if len(one.series.slot)), default=-1)
-    catalogue.reach(highest + 1)  # series that the journal does not know
-    blocks: Iterable[SampleBlock] = chain(seen.samples, *(generation.samples for generation in seen.view.sealing))
+    catalogue.reserve(highest + 1)  # series that the journal does not know
+    blocks: Iterable[SampleBlock] = chain(
+        seen.samples, *(generation.samples for generation in seen.snapshot.sealing_generations)
+    )
     for block in blocks:
         catalogue.count(block.slot, block.time_ms)
     for one in counts:

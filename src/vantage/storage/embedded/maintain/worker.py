@@ -22,14 +22,14 @@ from vantage.core.errors import StoreUnavailable
 from vantage.storage.embedded import malloc, thread_priority
 from vantage.storage.embedded.format.segment import Part, Segment
 from vantage.storage.embedded.maintain import merge
-from vantage.storage.embedded.maintain.merge import Merger, Unreadable
+from vantage.storage.embedded.maintain.merge import Merger, PartUnreadable
 from vantage.storage.embedded.maintain.retention import Retention
 from vantage.storage.embedded.maintain.seal import Sealer
-from vantage.storage.embedded.maintain.segment_files import Shelf
-from vantage.storage.embedded.read.snapshot import Generation, View
-from vantage.storage.embedded.thread_priority import stand_back
+from vantage.storage.embedded.maintain.segment_files import SegmentFiles
+from vantage.storage.embedded.read.snapshot import Generation, Snapshot
+from vantage.storage.embedded.thread_priority import lower_priority
 from vantage.storage.embedded.write.catalogue import Catalogue
-from vantage.storage.embedded.write.commit import Writer
+from vantage.storage.embedded.write.commit import CommitThread
 from vantage.storage.embedded.write.head import BLOCK_SAMPLES_MAX, Head
 from vantage.storage.embedded.write.journal import Journal
 
@@ -48,14 +48,14 @@ class _Stopped(Exception):
     """The store is closing: leave what is half done, the journal still has it."""
 
 
-class Upkeep:
+class MaintenanceWorker:
     """One thread. ``run`` may be called from any other; what it is given runs between two other things."""
 
     def __init__(
         self,
-        shelf: Shelf,
+        files: SegmentFiles,
         journal: Journal,
-        writer: Writer,
+        commits: CommitThread,
         catalogue: Catalogue,
         head: Head,
         clock: Clock,
@@ -64,9 +64,9 @@ class Upkeep:
         generation_samples_max: int = GENERATION_SAMPLES_MAX,
         generation_nbytes_max: int = GENERATION_NBYTES_MAX,
     ) -> None:
-        self._shelf = shelf
+        self._files = files
         self._journal = journal
-        self._writer = writer
+        self._commits = commits
         self._catalogue = catalogue
         self._head = head
         self._clock = clock
@@ -76,7 +76,7 @@ class Upkeep:
         self._opened_ms: int | None = None  # when the head took its first commit
         self._last_seq = 0
         self._numbers = 0
-        self.finish_forgetting: Callable[[], None] = _nothing  # what a backup put off
+        self.finish_forgetting: Callable[[], None] = _wake  # what a backup put off
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._ended = threading.Event()
@@ -86,17 +86,17 @@ class Upkeep:
         self._retry_at_s = 0.0
         self._busy_s = clock.monotonic_s()  # when it was opened, sealed or asked last
         self.failing = ""  # why the last seal failed; empty when it did not
-        self.sealer = Sealer(shelf, catalogue, self._pause)
-        self.merger = Merger(shelf, catalogue, identities=self.sealer.identities, between=self._between)
-        self.retention = Retention(shelf, catalogue, self.merger)
+        self.sealer = Sealer(files, catalogue, self._check_stopped)
+        self.merger = Merger(files, catalogue, identities=self.sealer.identities, on_slice=self._yield_to_seal)
+        self.retention = Retention(files, catalogue, self.merger)
 
     # --- on the writer thread ---
 
-    def begin(self, *, generation: int, last_seq: int) -> None:
+    def start_after_replay(self, *, generation: int, last_seq: int) -> None:
         """Where replay ended."""
         self._numbers, self._last_seq = generation, last_seq
 
-    def committed(self, seq: int) -> None:
+    def on_commit(self, seq: int) -> None:
         """A commit is in the head. Closes the generation when it is large enough."""
         self._last_seq = seq
         if self._opened_ms is None:
@@ -115,16 +115,16 @@ class Upkeep:
             self._numbers, self._last_seq, head.samples, head.spans, head.nbytes, head.sample_count, head.span_count
         )
 
-        def move(view: View) -> View:
-            head.put((), ())
-            return replace(view, sealing=(*view.sealing, generation))
+        def move(view: Snapshot) -> Snapshot:
+            head.replace((), ())
+            return replace(view, sealing_generations=(*view.sealing_generations, generation))
 
-        self._shelf.views.publish(move)
-        self._jobs.put(_nothing)
+        self._files.views.publish(move)
+        self._jobs.put(_wake)
 
     # --- from outside ---
 
-    def asked(self) -> None:
+    def note_query(self) -> None:
         """A query begins: what can wait shall not be in its way."""
         self._busy_s = self._clock.monotonic_s()
 
@@ -132,7 +132,7 @@ class Upkeep:
         self._thread = threading.Thread(target=self._run, name="vantage-upkeep", daemon=True)
         self._thread.start()
 
-    def run(self, job: Callable[[], T]) -> Future[T]:
+    def submit(self, job: Callable[[], T]) -> Future[T]:
         """Have something done by the thread."""
         done: Future[T] = Future()
 
@@ -168,7 +168,7 @@ class Upkeep:
                     job()
 
     def _run(self) -> None:
-        stand_back(thread_priority.UPKEEP)
+        lower_priority(thread_priority.MAINTENANCE)
         try:
             self._work()
         finally:
@@ -181,15 +181,15 @@ class Upkeep:
             try:
                 job = self._jobs.get(timeout=0.0 if self._trimming else IDLE_S)
             except queue.Empty:
-                job = _nothing
+                job = _wake
             if job is None:
                 break
             try:
                 job()
-                self._turn()
+                self._run_due()
             except _Stopped:
                 break
-            except Unreadable:
+            except PartUnreadable:
                 pass  # told already
             except (sqlite3.Error, OSError) as error:
                 _log.error("upkeep failed, trying again", reason=str(error))
@@ -198,36 +198,36 @@ class Upkeep:
                 _log.exception("upkeep failed, trying again")
                 self._stopping.wait(RETRY_S)
 
-    def _turn(self) -> None:
+    def _run_due(self) -> None:
         """One step of everything that is due."""
         self._close_old()
         if self._clock.monotonic_s() >= self._retry_at_s:
             self.seal_waiting()
         if self._trimming:
-            self._trimming = self._writer.call(self._journal.trim)
+            self._trimming = self._commits.call(self._journal.delete_sealed)
             return
         self._roll_blocks()
-        with self._shelf.held() as held:
+        with self._files.try_lock() as held:
             if held:
                 self.finish_forgetting()
-                self._shelf.clean(self._between)
+                self._files.delete_unreferenced(self._yield_to_seal)
                 if self._merge(self._merge_from()):
-                    self._jobs.put(_nothing)  # there may be more
+                    self._jobs.put(_wake)  # there may be more
 
     def _merge(self, parts_min: int) -> bool:
         due = self.merger.due(parts_min)
         if due is None:
             return False
-        with suppress(Unreadable):  # told already, and not tried again
+        with suppress(PartUnreadable):  # told already, and not tried again
             self.merger.merge(*due)
-        malloc.give_back()
+        malloc.trim()
         return True
 
     def merge_waiting(self) -> None:
         """Merge whatever a calm moment would merge. Nothing while segments are copied."""
-        with self._shelf.held() as held:
+        with self._files.try_lock() as held:
             while held and self._merge(merge.PARTS_MIN):
-                self._shelf.clean(self._between)
+                self._files.delete_unreferenced(self._yield_to_seal)
 
     def _merge_from(self) -> int:
         """How many parts are worth merging just now."""
@@ -237,17 +237,17 @@ class Upkeep:
     def _close_old(self) -> None:
         opened_ms = self._opened_ms
         if opened_ms is not None and self._clock.now_ms() - opened_ms >= GENERATION_AGE_MS_MAX:
-            self._writer.call(self.close_generation)
+            self._commits.call(self.close_generation)
 
     def seal_waiting(self) -> None:
         """Seal every generation that waits, the oldest first."""
-        while self._shelf.views.now.sealing and not self._sealing:
-            with self._shelf.held() as held:
+        while self._files.views.now.sealing_generations and not self._sealing:
+            with self._files.try_lock() as held:
                 if not held:
                     return
                 self._sealing = True
                 try:
-                    self._seal(self._shelf.views.now.sealing[0])
+                    self._seal(self._files.views.now.sealing_generations[0])
                     self.failing = ""
                 except _Stopped:
                     raise
@@ -255,52 +255,52 @@ class Upkeep:
                     # The journal keeps everything; what was written in part is swept with the next attempt.
                     self.failing = f"generations cannot be sealed: {error}"
                     self._retry_at_s = self._clock.monotonic_s() + RETRY_S
-                    _log.error("sealing failed, trying again", reason=str(error), exc_info=_is_ours(error))
+                    _log.error("sealing failed, trying again", reason=str(error), exc_info=_is_bug(error))
                     return
                 finally:
                     self._sealing = False
 
     def _seal(self, generation: Generation) -> None:
         written = self.sealer.write(generation)
-        self._writer.call(lambda: self._journal.seal(seq_max=generation.seq_max, generation=generation.number))
+        self._commits.call(lambda: self._journal.seal(seq_max=generation.seq_max, generation=generation.number))
 
-        def swap(view: View) -> View:
+        def swap(view: Snapshot) -> Snapshot:
             changed: list[Segment] = []
             for segment, part in written:
-                known = view.tier(segment.tier).get(segment.week)
+                known = view.of_tier(segment.tier).get(segment.week)
                 parts: tuple[Part, ...] = known.parts if known else ()
                 changed.append(replace(segment, parts=(*parts, part)))
-            left = tuple(one for one in view.sealing if one.number != generation.number)
-            return replace(view.with_segments(*changed), sealing=left)
+            left = tuple(one for one in view.sealing_generations if one.number != generation.number)
+            return replace(view.with_segments(*changed), sealing_generations=left)
 
-        self._shelf.views.publish(swap)
+        self._files.views.publish(swap)
         self._trimming = True
         self._busy_s = self._clock.monotonic_s()
         samples, spans = (sum(getattr(part, name) for _, part in written) for name in ("samples", "spans"))
         self._expired(generation.sample_count - samples, generation.span_count - spans)
-        malloc.give_back()
+        malloc.trim()
 
     def _roll_blocks(self) -> None:
         """Sum up full blocks of the head before a query has to wait for it."""
         for block in self._head.samples:
-            if len(block) > BLOCK_SAMPLES_MAX // 2 and "rolled" not in block.__dict__:
-                _ = block.rolled
-                self._pause()
+            if len(block) > BLOCK_SAMPLES_MAX // 2 and not block.is_rolled_up:
+                _ = block.rollup_5m
+                self._check_stopped()
 
-    def _pause(self) -> None:
+    def _check_stopped(self) -> None:
         if self._stopping.is_set():
             raise _Stopped
 
-    def _between(self) -> None:
+    def _yield_to_seal(self) -> None:
         """Between two slices of something long: sealing comes first."""
-        self._pause()
+        self._check_stopped()
         self.seal_waiting()
 
 
-def _is_ours(error: Exception) -> bool:
+def _is_bug(error: Exception) -> bool:
     """A fault of the code, of which the log should tell the place; not one of the disk."""
     return not isinstance(error, sqlite3.Error | OSError)
 
 
-def _nothing() -> None:
+def _wake() -> None:
     """A job that only wakes the thread."""

@@ -20,37 +20,37 @@ from typing import Final
 
 from vantage.core.errors import BusyError, InputError, StartupError
 from vantage.storage.embedded.format.segment import SegmentDamaged, check_header, is_damage, named_segments
-from vantage.storage.embedded.maintain.segment_files import DAMAGED, SEGMENTS, files_of
+from vantage.storage.embedded.maintain.segment_files import DAMAGED, SEGMENTS, segment_paths
 from vantage.storage.embedded.offline.manifest import (
     NAME,
-    HeldFile,
     Manifest,
-    Told,
+    ManifestFile,
+    ProgressCallback,
     hash_of,
-    quietly,
+    no_progress,
     sync_file,
     sync_folder,
     write_manifest,
 )
 from vantage.storage.embedded.write.journal import refuse_newer
-from vantage.storage.lock import UPKEEP, FileLock
+from vantage.storage.lock import MAINTENANCE, FileLock
 
 WAIT_S: Final = 120.0
-PATIENT_S: Final = 3.0  # before whoever waits is told why
+PATIENCE_S: Final = 3.0  # before whoever waits is told why
 PAGES_AT_ONCE: Final = 8192  # of a segment, which nobody changes meanwhile: between two steps one may interrupt
 _JOURNAL: Final = "journal.db"
 _METADATA: Final = "metadata.db"
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class BackupResult:
     """What a backup came to. ``left_out`` are segments that cannot be read as such, by name and with the reason;
     ``put_aside`` counts files that a server has put aside before. Segments stood still for ``held_s``."""
 
     manifest: Manifest
-    left_out: tuple[str, ...]
-    put_aside: int
-    held_s: float
+    omitted: tuple[str, ...]
+    quarantined: int
+    locked_s: float
 
 
 def make_backup(
@@ -60,10 +60,10 @@ def make_backup(
     metadata: Path | None,
     version: str,
     now_ms: Callable[[], int],
-    told: Told = quietly,
-    waiting: Callable[[str], None] = lambda _: None,
+    on_progress: ProgressCallback = no_progress,
+    on_wait: Callable[[str], None] = lambda _: None,
     wait_s: float = WAIT_S,
-) -> Made:
+) -> BackupResult:
     """Copy the telemetry of ``folder`` and the ``metadata`` database into ``target``, which must be absent or empty.
     When it returns, the copy is on the disk; when it raises, nothing is left of it. ``waiting`` is told when the lock
     takes long.
@@ -75,9 +75,9 @@ def make_backup(
     if not journal.is_file():
         raise InputError(f"there is nothing to back up: {folder} holds no {_JOURNAL}")
     refuse_newer(journal)
-    with _made(target), _failures(target):
-        copies = _Copies(target, told)
-        with locked(folder, wait_s=wait_s, waiting=waiting):
+    with _copy_files(target), _failures(target):
+        copies = _FileCopier(target, on_progress)
+        with locked(folder, wait_s=wait_s, on_wait=on_wait):
             began_s = time.monotonic()
             segments = [path for path, _, _ in named_segments(folder / SEGMENTS)]
             copies.total = sum(_nbytes(path) for path in (*segments, journal, metadata) if path is not None)
@@ -95,18 +95,18 @@ def make_backup(
             vantage=version,
             made_ms=made_ms,
             sealed_generation=_sealed_generation(target / _JOURNAL),
-            files=[HeldFile(name, (target / name).stat().st_size, hash_of(target / name)) for name in copies.names],
+            files=[ManifestFile(name, (target / name).stat().st_size, hash_of(target / name)) for name in copies.names],
         )
         write_manifest(target, manifest)
         sync_folder(target.parent)
     put_aside = len(list((folder / SEGMENTS / DAMAGED).glob("*.db")))
-    return Made(manifest, tuple(copies.left_out), put_aside, held_s)
+    return BackupResult(manifest, tuple(copies.left_out), put_aside, held_s)
 
 
 @contextmanager
-def locked(folder: Path, *, wait_s: float, waiting: Callable[[str], None]) -> Iterator[None]:
+def locked(folder: Path, *, wait_s: float, on_wait: Callable[[str], None]) -> Iterator[None]:
     """Hold segments as they are. Raises BusyError when that is not to be had in time, StartupError."""
-    lock = FileLock(folder, UPKEEP)
+    lock = FileLock(folder, MAINTENANCE)
     state = threading.Lock()
     taken = threading.Event()
     failures: list[OSError] = []
@@ -126,9 +126,9 @@ def locked(folder: Path, *, wait_s: float, waiting: Callable[[str], None]) -> It
 
     threading.Thread(target=take, name="vantage-backup-lock", daemon=True).start()
     try:
-        if not taken.wait(min(PATIENT_S, wait_s)):
-            waiting("the server is sealing or merging, or another backup is being made: waiting for it")
-            taken.wait(max(0.0, wait_s - PATIENT_S))
+        if not taken.wait(min(PATIENCE_S, wait_s)):
+            on_wait("the server is sealing or merging, or another backup is being made: waiting for it")
+            taken.wait(max(0.0, wait_s - PATIENCE_S))
         if failures:
             raise StartupError(f"{lock.path} cannot be locked: {failures[0].strerror}")
         if not taken.is_set():
@@ -143,12 +143,12 @@ def locked(folder: Path, *, wait_s: float, waiting: Callable[[str], None]) -> It
                 lock.release()
 
 
-class _Copies:
+class _FileCopier:
     """Copies databases into the target, and remembers which."""
 
-    def __init__(self, target: Path, told: Told) -> None:
+    def __init__(self, target: Path, on_progress: ProgressCallback) -> None:
         self._target = target
-        self._told = told
+        self._told = on_progress
         self._done = 0
         self.total = 0
         self.names: list[str] = []
@@ -164,7 +164,7 @@ class _Copies:
         except (SegmentDamaged, sqlite3.Error, FileNotFoundError) as error:
             if isinstance(error, sqlite3.Error) and not is_damage(error) and path.exists():
                 raise
-            for one in files_of(self._target / name):
+            for one in segment_paths(self._target / name):
                 one.unlink(missing_ok=True)
             self.left_out.append(f"{path.name}: {error}")
             return
@@ -196,7 +196,7 @@ class _Copies:
 
 
 @contextmanager
-def _made(target: Path) -> Iterator[None]:
+def _copy_files(target: Path) -> Iterator[None]:
     """The target as an empty folder of its owner alone; what is in it is taken out again when something fails."""
     made = False
     try:
@@ -213,7 +213,7 @@ def _made(target: Path) -> Iterator[None]:
     except BaseException:
         shutil.rmtree(target / SEGMENTS, ignore_errors=True)
         for name in (_JOURNAL, _METADATA, NAME, f"{NAME}.part"):
-            for one in files_of(target / name):
+            for one in segment_paths(target / name):
                 one.unlink(missing_ok=True)
         if made:
             shutil.rmtree(target, ignore_errors=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vantage.storage.embedded.format.chunk import ChunkCodec
-from vantage.storage.embedded.format.part_stats import read_counts
+from vantage.storage.embedded.format.part_stats import read_part_stats
 from vantage.storage.embedded.format.segment import Part, Segment, SegmentDamaged, check_header, named_segments
 from vantage.storage.embedded.maintain.segment_files import DAMAGED, SEGMENTS
-from vantage.storage.embedded.read.connection_pool import Pool
-from vantage.storage.embedded.read.snapshot import View
+from vantage.storage.embedded.read.connection_pool import ConnectionPool
+from vantage.storage.embedded.read.snapshot import Snapshot
 from vantage.storage.embedded.read.usage import file_nbytes, usage_rows
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.lock import FileLock
@@ -22,21 +22,21 @@ _PARTS = "SELECT id, generation, level, samples, spans, first_ms, last_ms, nbyte
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class FolderContents:
     """What a folder holds. ``damaged``: each segment that cannot be read, by name with the reason; ``put_aside``:
     names of those a server has moved out of the way."""
 
     segments: tuple[Segment, ...]
     damaged: tuple[str, ...]
-    put_aside: tuple[str, ...]
+    quarantined: tuple[str, ...]
 
     @property
-    def view(self) -> View:
+    def view(self) -> Snapshot:
         """As queries would see it, without what is not sealed."""
-        return View().with_segments(*self.segments)
+        return Snapshot().with_segments(*self.segments)
 
 
-class Looker:
+class ReadOnlyFolder:
     """One look at a folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +56,7 @@ class Looker:
             f"{path.absolute().as_uri()}?{options}", uri=True, isolation_level=None, check_same_thread=False
         )
 
-    def segments(self) -> Looked:
+    def segments(self) -> FolderContents:
         """Headers, and what each part says of itself. Raises FormatTooNew."""
         sealed = self._sealed_generation()
         found, damaged = [], []
@@ -68,14 +68,14 @@ class Looker:
                     db.execute("BEGIN")  # one state of the file, whoever writes meanwhile
                     parts = [part for row in db.execute(_PARTS) if (part := Part(*row)).generation <= sealed]
                     for part in parts:
-                        read_counts(db, codec, part)
+                        read_part_stats(db, codec, part)
             except (SegmentDamaged, sqlite3.Error, ValueError, FileNotFoundError) as error:
                 if path.exists():  # else it has just left
                     damaged.append(f"{path.name}: {error}")
                 continue
             found.append(Segment(path, week, tier, tuple(parts)))
         aside = sorted(path.name for path in (self._folder / SEGMENTS / DAMAGED).glob("*.db"))
-        return Looked(tuple(found), tuple(damaged), tuple(aside))
+        return FolderContents(tuple(found), tuple(damaged), tuple(aside))
 
     def _sealed_generation(self) -> int:
         """Parts of later ones are being written, or were when a process ended. Without a journal that tells, all
@@ -87,7 +87,7 @@ class Looker:
         except (sqlite3.Error, TypeError):
             return 1 << 62
 
-    def usage(self, looked: Looked) -> tuple[list[UsageRow], dict[str, int]]:
+    def usage(self, looked: FolderContents) -> tuple[list[UsageRow], dict[str, int]]:
         """What is taken by service, metric and tier, the largest first, and by kind of file. Series are told by the
         journal. Raises sqlite3.Error."""
         catalogue = Catalogue(series_max=0)
@@ -97,7 +97,7 @@ class Looker:
                     catalogue.load(slot, identity)
                 except ValueError:
                     continue  # the journal's own check tells of it
-        pool = Pool(self.connect)
+        pool = ConnectionPool(self.connect)
         try:
             return usage_rows(looked.view, catalogue.columns, pool), file_nbytes(self._folder, looked.view)
         finally:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +19,14 @@ NAME: Final = "backup.json"
 READ_NBYTES: Final = 1 << 20
 _MANIFEST_NBYTES_MAX: Final = 16 << 20
 _PATH: Final = re.compile(r"journal\.db|metadata\.db|segments/\d{4}-W\d{2}\.(samples|rollups)\.db")
-Told = Callable[[int, int], None]  # bytes done, bytes in all
+ProgressCallback = Callable[[int, int], None]  # bytes done, bytes in all
 
 
-def quietly(done: int, total: int) -> None:
+def no_progress(done: int, total: int) -> None:
     """Nobody wants to know how far it is."""
 
 
-class HeldFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ManifestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of the backup. ``path`` is within its folder, ``sha256`` in hex."""
 
     path: str
@@ -40,7 +41,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     vantage: str
     made_ms: int
     sealed_generation: int
-    files: list[HeldFile]
+    files: list[ManifestFile]
 
     @property
     def nbytes(self) -> int:
@@ -104,7 +105,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def verify(folder: Path, manifest: Manifest, told: Told = quietly) -> None:
+def verify_manifest(folder: Path, manifest: Manifest, on_progress: ProgressCallback = no_progress) -> None:
     """Hold every file against its size and hash. Raises InputError naming the first that is not as it was."""
     for one in manifest.files:  # sizes first: they are looked at without reading
         path = folder / one.path
@@ -116,12 +117,17 @@ def verify(folder: Path, manifest: Manifest, told: Told = quietly) -> None:
             raise InputError(f"the backup is damaged: {path} has {nbytes} bytes, not {one.nbytes}")
     done = 0
     for one in manifest.files:
-        if hash_of(folder / one.path, told=lambda more, done=done: told(done + more, manifest.nbytes)) != one.sha256:  # type: ignore[misc]
+        progress = partial(_add_progress, on_progress, done, manifest.nbytes)
+        if hash_of(folder / one.path, on_progress=progress) != one.sha256:
             raise InputError(f"the backup is damaged: {folder / one.path} is not what was written (SHA-256)")
         done += one.nbytes
 
 
-def hash_of(path: Path, *, told: Callable[[int], None] = lambda _: None) -> str:
+def _add_progress(on_progress: ProgressCallback, base: int, total: int, done: int) -> None:
+    on_progress(base + done, total)
+
+
+def hash_of(path: Path, *, on_progress: Callable[[int], None] = lambda _: None) -> str:
     """SHA-256 of a file, in hex. Raises StartupError when it cannot be read."""
     hashed, done = hashlib.sha256(), 0
     try:
@@ -129,7 +135,7 @@ def hash_of(path: Path, *, told: Callable[[int], None] = lambda _: None) -> str:
             while block := file.read(READ_NBYTES):
                 hashed.update(block)
                 done += len(block)
-                told(done)
+                on_progress(done)
     except OSError as error:
         raise StartupError(f"{path} cannot be read: {error.strerror}") from error
     return hashed.hexdigest()

@@ -11,17 +11,17 @@ from typing import Final
 
 from vantage.core.errors import InputError, StartupError
 from vantage.storage.embedded.format.segment import SegmentDamaged, check_header
-from vantage.storage.embedded.maintain.segment_files import SEGMENTS, files_of
+from vantage.storage.embedded.maintain.segment_files import SEGMENTS, segment_paths
 from vantage.storage.embedded.offline.manifest import (
     READ_NBYTES,
-    HeldFile,
     Manifest,
-    Told,
-    quietly,
+    ManifestFile,
+    ProgressCallback,
+    no_progress,
     read_manifest,
     sync_file,
     sync_folder,
-    verify,
+    verify_manifest,
 )
 from vantage.storage.embedded.write.journal import refuse_newer
 from vantage.storage.lock import FolderLock
@@ -36,7 +36,9 @@ def refuse_unfinished(folder: Path) -> None:
         raise StartupError(f"{folder} holds an interrupted restore: run vantage restore again")
 
 
-def restore_backup(source: Path, folder: Path, *, verifying: Told = quietly, copying: Told = quietly) -> Manifest:
+def restore_backup(
+    source: Path, folder: Path, *, on_verify: ProgressCallback = no_progress, on_copy: ProgressCallback = no_progress
+) -> Manifest:
     """Verify a backup and put it into the data folder ``folder``, which must hold no data, but may hold an earlier
     attempt. When it returns everything is on the disk. When it raises before the first file is written nothing was
     touched; after that the marker stays, and the same may be run again.
@@ -51,14 +53,14 @@ def restore_backup(source: Path, folder: Path, *, verifying: Told = quietly, cop
         if there:  # else nobody runs there, and to lock it would already make it
             lock.take()
         _refuse_data(folder)
-        verify(source, manifest, verifying)
+        verify_manifest(source, manifest, on_verify)
         _refuse_newer(source, manifest)
         if not there:
             lock.take()
             _refuse_data(folder)
         with _failures(folder):
             _begin(folder)
-            _copy_all(source, folder, manifest, copying)
+            _copy_all(source, folder, manifest, on_copy)
             _end(folder)
     finally:
         lock.release()
@@ -98,7 +100,7 @@ def _begin(folder: Path) -> None:
     sync_folder(folder)
     sync_folder(folder.absolute().parent)  # the folder itself may be new
     for name in _DATABASES:
-        for one in files_of(folder / name):
+        for one in segment_paths(folder / name):
             one.unlink(missing_ok=True)
     segments = folder / SEGMENTS
     if segments.is_dir():
@@ -107,18 +109,18 @@ def _begin(folder: Path) -> None:
                 one.unlink()
 
 
-def _copy_all(source: Path, folder: Path, manifest: Manifest, copying: Told) -> None:
+def _copy_all(source: Path, folder: Path, manifest: Manifest, on_copy: ProgressCallback) -> None:
     (folder / SEGMENTS).mkdir(mode=0o700, exist_ok=True)
     done = 0
     for one in manifest.files:
         _copy(source, folder, one)
         done += one.nbytes
-        copying(done, manifest.nbytes)
+        on_copy(done, manifest.nbytes)
     sync_folder(folder / SEGMENTS)
     sync_folder(folder)
 
 
-def _copy(source: Path, folder: Path, one: HeldFile) -> None:
+def _copy(source: Path, folder: Path, one: ManifestFile) -> None:
     """Hold it against its hash once more: it may have changed since it was verified."""
     hashed = hashlib.sha256()
     target = os.open(folder / one.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

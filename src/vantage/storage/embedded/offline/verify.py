@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
 from vantage.storage.embedded.format.part_writer import read_identities
 from vantage.storage.embedded.format.segment import Segment
-from vantage.storage.embedded.offline.folder_reader import Looked, Looker
-from vantage.storage.embedded.offline.manifest import Told, quietly
-from vantage.storage.embedded.offline.verify_part import PartCheck
+from vantage.storage.embedded.offline.folder_reader import FolderContents, ReadOnlyFolder
+from vantage.storage.embedded.offline.manifest import ProgressCallback, no_progress
+from vantage.storage.embedded.offline.verify_part import PartVerifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,21 @@ class Fault:
         return f"{self.file}: {self.table}{row}: {self.reason}"
 
 
-def inspect_segments(looker: Looker, looked: Looked, told: Told = quietly) -> Iterator[Fault]:
+def verify_segments(
+    reader: ReadOnlyFolder, contents: FolderContents, on_progress: ProgressCallback = no_progress
+) -> Iterator[Fault]:
     """Everything wrong with any row of any segment. Changes nothing; a server may run."""
-    total = sum(segment.path.stat().st_size for segment in looked.segments if segment.path.exists())
+    total = sum(segment.path.stat().st_size for segment in contents.segments if segment.path.exists())
     done = 0
 
     def took(nbytes: int) -> None:
         nonlocal done
         done += nbytes
-        told(min(done, total), total)
+        on_progress(min(done, total), total)
 
-    for segment in looked.segments:
+    for segment in contents.segments:
         try:
-            with closing(looker.connect(segment.path)) as db:
+            with closing(reader.connect(segment.path)) as db:
                 db.execute("BEGIN")  # one state of the file, whoever writes meanwhile
                 yield from _of_file(db, segment, took)
         except sqlite3.Error as error:
@@ -59,7 +61,7 @@ def _of_file(db: sqlite3.Connection, segment: Segment, took: Callable[[int], Non
         if part.id not in kept:
             continue
         try:
-            for table, row, reason in PartCheck(db, codec, part, segment.tier, took).faults():
+            for table, row, reason in PartVerifier(db, codec, part, segment.tier, took).faults():
                 yield Fault(segment.name, table, row, reason)
         except sqlite3.DatabaseError as error:
             yield Fault(segment.name, f"rows of part {part.id}", None, str(error))

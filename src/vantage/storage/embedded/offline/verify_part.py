@@ -13,14 +13,14 @@ import numpy as np
 from vantage.core.batch import I64
 from vantage.core.idhash import U64
 from vantage.storage.embedded.format import span_block
-from vantage.storage.embedded.format.chunk import ChunkCodec, Runs, checksum
-from vantage.storage.embedded.format.exemplars import Unclaimed, unpack_links
-from vantage.storage.embedded.format.part_stats import SeriesCounts, ServiceCounts, read_counts
+from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
+from vantage.storage.embedded.format.exemplars import UnmatchedExemplars, unpack_exemplars
+from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, read_part_stats
 from vantage.storage.embedded.format.segment import SAMPLES, Part
-from vantage.storage.embedded.format.trace_id_index import kept_bits
+from vantage.storage.embedded.format.trace_id_index import truncate_hash
 from vantage.storage.trace_summary import count_by_service
 
-Said = tuple[str, int | None, str]  # table, row, what is wrong with it
+Report = tuple[str, int | None, str]  # table, row, what is wrong with it
 _CHUNKS: Final = "SELECT id, first_ms, last_ms, samples, crc, runs, times, vals FROM chunk WHERE part_id=? ORDER BY id"
 _LINKS: Final = "SELECT id, low, high, links, ids_crc, body_crc, ids, body FROM trace_link WHERE part_id=? ORDER BY id"
 _SPANS: Final = (
@@ -56,27 +56,27 @@ class _Sum:
         return self.entries, int(self._sum)
 
 
-class PartCheck:
+class PartVerifier:
     """One part. ``told`` hears how many bytes were read; sqlite3.Error is left to whoever runs it."""
 
     def __init__(
-        self, db: sqlite3.Connection, codec: ChunkCodec, part: Part, tier: str, told: Callable[[int], None]
+        self, db: sqlite3.Connection, codec: ChunkCodec, part: Part, tier: str, on_progress: Callable[[int], None]
     ) -> None:
         self._db = db
         self._codec = codec
         self._part = part
         self._tier = tier
-        self._told = told
+        self._told = on_progress
         self._nbytes = self._samples = self._spans = 0
         self._blocks: dict[int, int] = {}  # of spans, with how many each has
         self._held = _Sum()
-        self._unclaimed = Unclaimed(())
-        self._runs: list[Runs] = []
-        self._services: ServiceCounts = {}
+        self._unclaimed = UnmatchedExemplars(())
+        self._runs: list[ChunkDirectory] = []
+        self._services: ServiceStats = {}
         self._times: list[tuple[int, int]] = []
         self._sound = True  # whether every row could be read: else the totals need not fit
 
-    def faults(self) -> Iterator[Said]:
+    def faults(self) -> Iterator[Report]:
         """Everything wrong with it."""
         steps = (
             (self._links, self._chunks, self._span_blocks, self._index) if self._tier == SAMPLES else (self._rollups,)
@@ -86,7 +86,7 @@ class PartCheck:
                 self._sound = False
                 yield fault
         try:
-            counts = read_counts(self._db, self._codec, self._part)
+            counts = read_part_stats(self._db, self._codec, self._part)
         except ValueError as error:
             yield "part", self._part.id, str(error)
             return
@@ -97,7 +97,7 @@ class PartCheck:
         self._nbytes += nbytes
         self._told(nbytes)
 
-    def _chunks(self) -> Iterator[Said]:
+    def _chunks(self) -> Iterator[Report]:
         for chunk_id, first_ms, last_ms, samples, crc, directory, times, vals in self._db.execute(
             _CHUNKS, (self._part.id,)
         ):
@@ -120,13 +120,13 @@ class PartCheck:
         if self._unclaimed.left:
             yield "trace_link", None, f"of part {self._part.id} has {self._unclaimed.left} links without their samples"
 
-    def _links(self) -> Iterator[Said]:
+    def _links(self) -> Iterator[Report]:
         held, reached = [], 0
         for block_id, low, high, *row in self._db.execute(_LINKS, (self._part.id,)):
             self._took(len(row[-2]) + len(row[-1]))
             try:
-                some = unpack_links(self._codec, *row)
-                kept = some.kept
+                some = unpack_exemplars(self._codec, *row)
+                kept = some.filtered
                 _must(bool((np.diff(kept) >= 0).all()) and low >= reached, "its trace ids are not in order")
                 _must((int(kept[0]), int(kept[-1])) == (low, high), "its trace ids are not what it says")
             except ValueError as error:
@@ -134,9 +134,9 @@ class PartCheck:
                 continue
             reached = high
             held.append(some)
-        self._unclaimed = Unclaimed(held)
+        self._unclaimed = UnmatchedExemplars(held)
 
-    def _span_blocks(self) -> Iterator[Said]:
+    def _span_blocks(self) -> Iterator[Report]:
         for block_id, first_ms, last_ms, spans, longest_ns, services, body in self._db.execute(
             _SPANS, (self._part.id,)
         ):
@@ -153,7 +153,7 @@ class PartCheck:
             except ValueError as error:
                 yield "span_block", block_id, str(error)
                 continue
-            kept = kept_bits(table.trace_hashes())
+            kept = truncate_hash(table.trace_hashes())
             self._held.add(kept, np.full(len(kept), block_id), np.arange(len(kept)))
             self._spans += spans
             self._times.append((first_ms, last_ms))
@@ -161,7 +161,7 @@ class PartCheck:
                 held = self._services.get(key, (0, first, last))
                 self._services[key] = (held[0] + count, min(held[1], first), max(held[2], last))
 
-    def _index(self) -> Iterator[Said]:
+    def _index(self) -> Iterator[Report]:
         told = _Sum()
         sound = True
         for entry_id, kind, low, high, crc, body in self._db.execute(_INDEX, (self._part.id,)):
@@ -190,7 +190,7 @@ class PartCheck:
                 ),
             )
 
-    def _rollups(self) -> Iterator[Said]:
+    def _rollups(self) -> Iterator[Report]:
         for rollup_id, width_ms, first_ms, last_ms, partials, crc, *body in self._db.execute(
             _ROLLUPS, (self._part.id,)
         ):
@@ -215,7 +215,7 @@ class PartCheck:
             self._runs.append(runs)
             self._times.append((first_ms, last_ms))
 
-    def _totals(self, series: SeriesCounts, services: ServiceCounts) -> Iterator[Said]:
+    def _totals(self, series: SeriesStats, services: ServiceStats) -> Iterator[Report]:
         part = self._part
         for name, says, holds in (
             ("samples", part.samples, self._samples),
@@ -232,7 +232,7 @@ class PartCheck:
             yield "part", part.id, "what it says of each service's spans is not what its rows hold"
 
 
-def _same_series(says: SeriesCounts, held: list[Runs], *, of_samples: bool) -> bool:
+def _same_series(says: SeriesStats, held: list[ChunkDirectory], *, of_samples: bool) -> bool:
     """Whether samples and times are the same; shares of bytes are estimates."""
     if not held:
         return not len(says.slot)
@@ -250,7 +250,7 @@ def _same_series(says: SeriesCounts, held: list[Runs], *, of_samples: bool) -> b
     return all(np.array_equal(ours, theirs) for ours, theirs in pairs)
 
 
-def _fits(runs: Runs, time_ms: I64) -> bool:
+def _fits(runs: ChunkDirectory, time_ms: I64) -> bool:
     """Whether rows are in order of time within each run, and begin and end as the directory says."""
     ends = np.cumsum(runs.count)
     starts = ends - runs.count

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from vantage.core.batch import I64, U32
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded.format.chunk import ChunkCodec, Runs
+from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory
 
-REMEMBERED_NBYTES_MAX: Final = 64 << 20
+CACHE_NBYTES_MAX: Final = 64 << 20
 Mask = NDArray[np.bool_]
 
 
@@ -26,7 +26,7 @@ class ChunkIndex:
     """The runs of every chunk of a part, laid end to end: those of the chunk ``chunk_id[i]`` begin at ``starts[i]``."""
 
     chunk_id: I64
-    directories: tuple[Runs, ...]
+    directories: tuple[ChunkDirectory, ...]
     starts: I64
     slot: U32
     slot_max: int
@@ -38,7 +38,7 @@ class ChunkIndex:
         """What the index itself occupies."""
         return 56 * len(self.slot) + 400 * len(self.chunk_id)
 
-    def wanted(self, slots: Mask, time_ms: TimeRange) -> list[tuple[int, Runs, Mask | None]]:
+    def matching(self, slots: Mask, time_ms: TimeRange) -> list[tuple[int, ChunkDirectory, Mask | None]]:
         """The chunks that hold any of the chosen series in the range: id, directory, and which of its runs (None: all
         of them)."""
         if len(slots) <= self.slot_max:  # series that came after the mask was made
@@ -57,7 +57,7 @@ def make_index(rows: list[tuple[int, bytes]], codec: ChunkCodec) -> ChunkIndex:
     """From (id, directory) rows. Raises ValueError for a directory that cannot be read."""
     directories = tuple(codec.unpack_runs(directory) for _, directory in rows)
 
-    def joined(get: Callable[[Runs], Any], dtype: Any) -> Any:
+    def joined(get: Callable[[ChunkDirectory], Any], dtype: Any) -> Any:
         return np.concatenate([get(runs) for runs in directories]) if directories else np.empty(0, dtype)
 
     slot = joined(lambda runs: runs.slot, np.uint32)
@@ -76,10 +76,10 @@ _SAMPLES: Final = "SELECT id, runs FROM chunk WHERE part_id=? ORDER BY id"
 _ROLLUPS: Final = "SELECT id, runs FROM rollup WHERE part_id=? AND width_ms=? ORDER BY id"
 
 
-class PartIndexes:
+class ChunkIndexCache:
     """Indexes by file and part, the least recently used forgotten first. Any thread."""
 
-    def __init__(self, *, nbytes_max: int = REMEMBERED_NBYTES_MAX) -> None:
+    def __init__(self, *, nbytes_max: int = CACHE_NBYTES_MAX) -> None:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[Path, int, int], ChunkIndex] = OrderedDict()
         self._nbytes = 0
@@ -89,7 +89,7 @@ class PartIndexes:
     def nbytes(self) -> int:
         return self._nbytes
 
-    def of(self, path: Path, db: sqlite3.Connection, part: int, codec: ChunkCodec, *, width_ms: int = 0) -> ChunkIndex:
+    def get(self, path: Path, db: sqlite3.Connection, part: int, codec: ChunkCodec, *, width_ms: int = 0) -> ChunkIndex:
         """The index of a part's samples, or (with ``width_ms``) of its rollups. Raises sqlite3.Error and ValueError."""
         key = (path, part, width_ms)
         with self._lock:
@@ -107,7 +107,7 @@ class PartIndexes:
                 self._nbytes -= self._known.popitem(last=False)[1].size
         return index
 
-    def drop(self, path: Path) -> None:
+    def evict(self, path: Path) -> None:
         """The file changed under its parts' ids, or is gone."""
         with self._lock:
             for key in [key for key in self._known if key[0] == path]:

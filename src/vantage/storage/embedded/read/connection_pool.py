@@ -15,7 +15,7 @@ from vantage.storage.embedded.format.segment import connect_to_read
 IDLE_MAX: Final = 32
 
 
-class Pool:
+class ConnectionPool:
     """Idle connections by file, the least recently used closed first. Any thread."""
 
     def __init__(self, connect: Callable[[Path], sqlite3.Connection] = connect_to_read) -> None:
@@ -28,15 +28,15 @@ class Pool:
     @contextmanager
     def reading(self, path: Path) -> Iterator[sqlite3.Connection]:
         """A connection for one thread for a while. Raises sqlite3.Error, also when the file is gone."""
-        db = self._taken(path) or self._connect(path)
+        db = self._acquire(path) or self._connect(path)
         sound = False
         try:
             yield db
             sound = True
         finally:
-            self._give_back(path, db, sound=sound)
+            self._release(path, db, sound=sound)
 
-    def _taken(self, path: Path) -> sqlite3.Connection | None:
+    def _acquire(self, path: Path) -> sqlite3.Connection | None:
         with self._lock:
             for key, (held, db) in reversed(self._idle.items()):
                 if held == path:
@@ -44,7 +44,7 @@ class Pool:
                     return db
         return None
 
-    def _give_back(self, path: Path, db: sqlite3.Connection, *, sound: bool) -> None:
+    def _release(self, path: Path, db: sqlite3.Connection, *, sound: bool) -> None:
         closing = [db]
         with self._lock:
             if sound and self._open and path not in self._dropped:
@@ -55,7 +55,7 @@ class Pool:
         for one in closing:
             one.close()
 
-    def drop(self, path: Path) -> None:
+    def evict(self, path: Path) -> None:
         """The file is going: an open connection would keep its space on the disk."""
         with self._lock:
             self._dropped.add(path)
@@ -64,7 +64,7 @@ class Pool:
         for db in closing:
             db.close()
 
-    def allow(self, path: Path) -> None:
+    def readmit(self, path: Path) -> None:
         """The file may be there again."""
         with self._lock:
             self._dropped.discard(path)

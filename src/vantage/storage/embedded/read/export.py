@@ -13,19 +13,19 @@ from vantage.core.batch import Batch
 from vantage.core.errors import StoreUnavailable
 from vantage.core.span_table import SpanTable
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded.maintain.sort import Samples, joined_samples
-from vantage.storage.embedded.read.reader import StoreSource
+from vantage.storage.embedded.maintain.sort import Samples, concat_samples
+from vantage.storage.embedded.read.reader import SnapshotReader
 from vantage.storage.embedded.write.block import Mask
 from vantage.storage.ports import Selector
 from vantage.vql.exec.series_table import SeriesColumns
-from vantage.vql.exec.source import Chunk
+from vantage.vql.exec.source import SampleColumns
 
 SAMPLES_MAX: Final = 8192  # of a batch
 SPANS_MAX: Final = 1024
 T = TypeVar("T")
 
 
-def exported(source: StoreSource, selector: Selector, time_range: TimeRange) -> Iterator[Batch]:
+def export_batches(source: SnapshotReader, selector: Selector, time_range: TimeRange) -> Iterator[Batch]:
     """Samples, then spans, in no particular order. One thread at a time."""
     yield from _samples(source, selector, time_range)
     for table in source.spans(time_range, service=selector.service):
@@ -34,25 +34,25 @@ def exported(source: StoreSource, selector: Selector, time_range: TimeRange) -> 
             yield Batch(spans=tuple(table.spans(rows[start : start + SPANS_MAX])))
 
 
-def _samples(source: StoreSource, selector: Selector, time_range: TimeRange) -> Iterator[Batch]:
+def _samples(source: SnapshotReader, selector: Selector, time_range: TimeRange) -> Iterator[Batch]:
     columns = source.series()
     slots = columns.present.copy()
     for name, text in (("service_name", selector.service), ("environment", selector.environment)):
         if text:
-            slots &= columns.coded(name).test(lambda value, text=text: value == text)[: len(slots)]  # type: ignore[misc]
+            slots &= columns.column(name).mask(lambda value, text=text: value == text)[: len(slots)]  # type: ignore[misc]
     waiting: list[Samples] = []
     for chunk in source.samples(time_range, slots, links=True):
-        some = _wanted(chunk, slots, time_range)
+        some = _selected_slots(chunk, slots, time_range)
         if not len(some):
             continue
         waiting.append(some)  # many parts have a few samples each: they go out together
         if sum(map(len, waiting)) >= SAMPLES_MAX:
-            yield from _batches(joined_samples(waiting), columns)
+            yield from _batches(concat_samples(waiting), columns)
             waiting = []
-    yield from _batches(joined_samples(waiting), columns)
+    yield from _batches(concat_samples(waiting), columns)
 
 
-def _wanted(chunk: Chunk, slots: Mask, time_range: TimeRange) -> Samples:
+def _selected_slots(chunk: SampleColumns, slots: Mask, time_range: TimeRange) -> Samples:
     whole = Samples(chunk.slot, chunk.time_ms, chunk.value, chunk.links)
     known = np.minimum(chunk.slot, len(slots) - 1)
     keep = slots[known] & (chunk.slot < len(slots)) if len(slots) else np.zeros(len(chunk.slot), np.bool_)
@@ -62,7 +62,7 @@ def _wanted(chunk: Chunk, slots: Mask, time_range: TimeRange) -> Samples:
 
 def _batches(whole: Samples, columns: SeriesColumns) -> Iterator[Batch]:
     for start in range(0, len(whole), SAMPLES_MAX):
-        some = whole.cut(start, min(start + SAMPLES_MAX, len(whole)))
+        some = whole.slice(start, min(start + SAMPLES_MAX, len(whole)))
         distinct, index = np.unique(some.slot, return_inverse=True)
         named = [columns.series[slot] for slot in distinct.tolist()]
         if None in named:  # forgotten while this export ran
@@ -70,18 +70,18 @@ def _batches(whole: Samples, columns: SeriesColumns) -> Iterator[Batch]:
             yield from _batches(some.take(np.flatnonzero(kept)), columns)
             continue
         series = tuple(one for one in named if one is not None)
-        yield Batch(series, index.astype(np.uint32), some.time_ms, some.value, some.links.plain())
+        yield Batch(series, index.astype(np.uint32), some.time_ms, some.value, some.links.decode())
 
 
 def _selected(table: SpanTable, selector: Selector) -> Mask:
     keep = np.ones(len(table), np.bool_)
     for column, text in ((table.service_name, selector.service), (table.environment, selector.environment)):
         if text:
-            keep &= column.test(lambda value, text=text: value == text)  # type: ignore[misc]
+            keep &= column.mask(lambda value, text=text: value == text)  # type: ignore[misc]
     return keep
 
 
-async def in_steps(pieces: Iterator[T], threads: Executor) -> AsyncGenerator[T, None]:
+async def iterate_in_pool(pieces: Iterator[T], threads: Executor) -> AsyncGenerator[T, None]:
     """The pieces, each made in one of the threads when it is asked for: between two of them no thread is held. Closing
     this waits for the piece under way. Raises StoreUnavailable when the threads are gone."""
     loop = asyncio.get_running_loop()

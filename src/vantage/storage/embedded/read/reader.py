@@ -18,28 +18,34 @@ from vantage.core.errors import StoreUnavailable
 from vantage.core.idhash import hash_id
 from vantage.core.rollup import FIVE_MINUTES_MS, Partials
 from vantage.core.series import Series
-from vantage.core.span_table import SpanTable, joined, table_of
+from vantage.core.span_table import SpanTable, build_span_table, concat_span_tables
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.embedded.format import span_block
-from vantage.storage.embedded.format.chunk import ChunkCodec, Runs, checksum
-from vantage.storage.embedded.format.exemplars import Linked, TraceLinks, Unclaimed, find_links, unpack_links
-from vantage.storage.embedded.format.part_stats import PartCounts, ServiceCounts, read_counts
+from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
+from vantage.storage.embedded.format.exemplars import (
+    ExemplarColumns,
+    Linked,
+    UnmatchedExemplars,
+    find_exemplars,
+    unpack_exemplars,
+)
+from vantage.storage.embedded.format.part_stats import PartStats, ServiceStats, read_part_stats
 from vantage.storage.embedded.format.segment import Part, Segment, is_damage
-from vantage.storage.embedded.format.trace_id_index import find, kept_bits
-from vantage.storage.embedded.read.chunk_index import ChunkIndex, PartIndexes
-from vantage.storage.embedded.read.connection_pool import Pool
-from vantage.storage.embedded.read.snapshot import Seen
+from vantage.storage.embedded.format.trace_id_index import find, truncate_hash
+from vantage.storage.embedded.read.chunk_index import ChunkIndex, ChunkIndexCache
+from vantage.storage.embedded.read.connection_pool import ConnectionPool
+from vantage.storage.embedded.read.snapshot import PinnedSnapshot
 from vantage.storage.embedded.write.block import Mask, SampleBlock, SpanBlock
-from vantage.storage.embedded.write.head import links_of_trace, overlapping, spans_of_traces
+from vantage.storage.embedded.write.head import exemplars_of_trace, overlapping, spans_of_traces
 from vantage.storage.trace_summary import count_by_service
 from vantage.vql.exec.series_table import SeriesColumns
-from vantage.vql.exec.source import Chunk, Reading
+from vantage.vql.exec.source import SampleColumns, ScanEstimate
 from vantage.vql.signatures import ROLLUP_WIDTHS_MS
 from vantage.vql.tree import TableName
 
 T = TypeVar("T")
 BLOCKS_MAX: Final = 16
-NO_SPANS: Final = table_of(())
+NO_SPANS: Final = build_span_table(())
 _ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
 _CHUNK: Final = "SELECT crc, runs, times, vals FROM chunk WHERE id=?"
 _ROLLUP: Final = "SELECT crc, runs, times, counts, sums, mins, maxs, sketches FROM rollup WHERE id=?"
@@ -48,7 +54,7 @@ _BLOCKS: Final = "SELECT id, first_ms, last_ms, duration_ns_max, services, spans
 _log = structlog.get_logger("vantage.storage.reading")
 
 
-class Damage:
+class DamageLog:
     """Where readers report what they could not read: ``file`` for a whole segment, ``rows`` for single rows."""
 
     def __init__(self, quarantine: Callable[[Segment, str], None]) -> None:
@@ -63,22 +69,22 @@ class Damage:
         self._quarantine(segment, str(reason))
 
 
-class StoreSource:
+class SnapshotReader:
     """Reads what ``seen`` holds. One thread at a time."""
 
     def __init__(
         self,
-        seen: Seen,
+        seen: PinnedSnapshot,
         series: SeriesColumns,
         *,
         histograms: Mask,
         codec: ChunkCodec,
-        pool: Pool,
-        indexes: PartIndexes,
-        damage: Damage,
+        pool: ConnectionPool,
+        indexes: ChunkIndexCache,
+        damage: DamageLog,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        self._seen = seen
+        self._pinned = seen
         self._series = series
         self._histograms = histograms
         self._pool = pool
@@ -93,8 +99,8 @@ class StoreSource:
 
     # --- what there is to read ---
 
-    def rows_at_most(self, table: TableName, time_range: TimeRange) -> int:
-        view = self._seen.view
+    def rows_upper_bound(self, table: TableName, time_range: TimeRange) -> int:
+        view = self._pinned.snapshot
         if table in ROLLUP_WIDTHS_MS:  # parts do not tell their rows, but no four of them take less than a byte
             parts = self._parts(view.rollups.values(), time_range)
             sealed = sum(4 * part.nbytes for _, part in parts)
@@ -105,45 +111,45 @@ class StoreSource:
             return sealed + sum(len(block.table) for block in self._span_blocks())
         return sealed + sum(len(block.slot) for block in self._sample_blocks())
 
-    def plan(self, table: TableName, time_range: TimeRange, slots: Mask) -> list[Reading]:
-        time_range = self._floored(time_range)
+    def plan(self, table: TableName, time_range: TimeRange, slots: Mask) -> list[ScanEstimate]:
+        time_range = self._clamp_to_floor(time_range)
         if table == "spans":
             return self._plan_of_spans(time_range)
         width_ms = ROLLUP_WIDTHS_MS.get(table, 0)
-        tier = self._seen.view.rollups if width_ms else self._seen.view.samples
+        tier = self._pinned.snapshot.rollups if width_ms else self._pinned.snapshot.samples
         chunks = rows = 0
         for segment, part in self._parts(tier.values(), time_range):
             for index in self._read(segment, self._index, segment, part, width_ms):
                 self._tick()
-                for _, runs, picked in index.wanted(slots, time_range):
+                for _, runs, picked in index.matching(slots, time_range):
                     chunks += 1
                     rows += runs.rows if picked is None else int(runs.count[picked].sum())
         blocks = list(overlapping(self._sample_blocks(), time_range))
         young = sum(np.count_nonzero(slots[block.slot]) for block in blocks)
-        return [Reading("sealed", chunks, rows), Reading("head", len(blocks), int(young))]
+        return [ScanEstimate("sealed", chunks, rows), ScanEstimate("head", len(blocks), int(young))]
 
-    def _plan_of_spans(self, time_range: TimeRange) -> list[Reading]:
+    def _plan_of_spans(self, time_range: TimeRange) -> list[ScanEstimate]:
         blocks = list(overlapping(self._span_blocks(), time_range))
         chunks = rows = 0
-        for segment, part in self._parts(self._seen.view.samples.values(), time_range):
+        for segment, part in self._parts(self._pinned.snapshot.samples.values(), time_range):
             for _, first_ms, last_ms, _, _, spans in self._read(segment, _blocks_of, part.id) if part.spans else ():
                 if last_ms >= time_range.start_ms and first_ms < time_range.end_ms:
                     chunks, rows = chunks + 1, rows + spans
         young = sum(len(block.table) for block in blocks)
-        return [Reading("sealed", chunks, rows), Reading("head", len(blocks), young)]
+        return [ScanEstimate("sealed", chunks, rows), ScanEstimate("head", len(blocks), young)]
 
     def _index(self, db: sqlite3.Connection, segment: Segment, part: Part, width_ms: int) -> Iterator[ChunkIndex]:
-        yield self._indexes.of(segment.path, db, part.id, self._codec, width_ms=width_ms)
+        yield self._indexes.get(segment.path, db, part.id, self._codec, width_ms=width_ms)
 
     # --- samples ---
 
-    def samples(self, time_range: TimeRange, slots: Mask, *, links: bool) -> Iterator[Chunk]:
-        time_range = self._floored(time_range)
-        for segment, part in self._parts(self._seen.view.samples.values(), time_range):
-            held = Unclaimed(self._links(segment, part, time_range, slots)) if links else None
+    def samples(self, time_range: TimeRange, slots: Mask, *, links: bool) -> Iterator[SampleColumns]:
+        time_range = self._clamp_to_floor(time_range)
+        for segment, part in self._parts(self._pinned.snapshot.samples.values(), time_range):
+            held = UnmatchedExemplars(self._links(segment, part, time_range, slots)) if links else None
             yield from self._read(segment, self._chunks, segment, part, time_range, slots, held)
         for block in overlapping(self._sample_blocks(), time_range):
-            yield self._young(Chunk(block.slot, block.time_ms, block.value, block.links))
+            yield self._drop_expired(SampleColumns(block.slot, block.time_ms, block.value, block.exemplars))
 
     def _chunks(
         self,
@@ -152,10 +158,10 @@ class StoreSource:
         part: Part,
         time_range: TimeRange,
         slots: Mask,
-        links: Unclaimed | None,
-    ) -> Iterator[Chunk]:
-        index = self._indexes.of(segment.path, db, part.id, self._codec)
-        for chunk_id, runs, wanted in index.wanted(slots, time_range):
+        links: UnmatchedExemplars | None,
+    ) -> Iterator[SampleColumns]:
+        index = self._indexes.get(segment.path, db, part.id, self._codec)
+        for chunk_id, runs, wanted in index.matching(slots, time_range):
             self._tick()
             try:
                 row = db.execute(_CHUNK, (chunk_id,)).fetchone()
@@ -170,25 +176,25 @@ class StoreSource:
             except ValueError as error:
                 self._damage.row(segment, f"chunk {chunk_id}", error)
                 continue
-            yield self._young(chunk)
+            yield self._drop_expired(chunk)
 
-    def _young(self, chunk: Chunk) -> Chunk:
+    def _drop_expired(self, chunk: SampleColumns) -> SampleColumns:
         """Without samples that have outlived their retention and are not removed yet."""
-        floor_ms = self._seen.view.floor_ms
+        floor_ms = self._pinned.snapshot.floor_ms
         if not floor_ms or (chunk.time_ms >= floor_ms).all():
             return chunk
         rows = np.flatnonzero(chunk.time_ms >= floor_ms)
         return chunk.take(rows)
 
-    def _chunk(self, runs: Runs, times: bytes, vals: bytes, wanted: Mask | None) -> Chunk:
+    def _chunk(self, runs: ChunkDirectory, times: bytes, vals: bytes, wanted: Mask | None) -> SampleColumns:
         kept = runs if wanted is None else runs.take(wanted)
-        return Chunk(
+        return SampleColumns(
             np.repeat(kept.slot, kept.count),
             self._codec.unpack_times(times, runs, wanted),
             self._codec.unpack_values(vals, runs, wanted),
         )
 
-    def _links(self, segment: Segment, part: Part, time_range: TimeRange, slots: Mask) -> list[TraceLinks]:
+    def _links(self, segment: Segment, part: Part, time_range: TimeRange, slots: Mask) -> list[ExemplarColumns]:
         """The links of a part's samples of some series in a range."""
         found, chosen = [], np.flatnonzero(slots)
         for some in self._read(segment, self._link_blocks, segment, part):
@@ -197,12 +203,12 @@ class StoreSource:
             found.append(some.keep(held & np.isin(some.slot, chosen)))
         return found
 
-    def _link_blocks(self, db: sqlite3.Connection, segment: Segment, part: Part) -> Iterator[TraceLinks]:
+    def _link_blocks(self, db: sqlite3.Connection, segment: Segment, part: Part) -> Iterator[ExemplarColumns]:
         for row in db.execute(
             "SELECT id, links, ids_crc, body_crc, ids, body FROM trace_link WHERE part_id=?", (part.id,)
         ):
             try:
-                yield unpack_links(self._codec, *row[1:])
+                yield unpack_exemplars(self._codec, *row[1:])
             except ValueError as error:
                 self._damage.row(segment, f"trace_link {row[0]}", error)
 
@@ -211,14 +217,14 @@ class StoreSource:
     def partials(
         self, time_range: TimeRange, slots: Mask, *, width_ms: int, wanted: frozenset[str]
     ) -> Iterator[Partials]:
-        time_range = self._floored(time_range)
-        for segment, part in self._parts(self._seen.view.rollups.values(), time_range):
+        time_range = self._clamp_to_floor(time_range)
+        for segment, part in self._parts(self._pinned.snapshot.rollups.values(), time_range):
             yield from self._read(segment, self._rollups, segment, part, time_range, slots, width_ms, wanted)
         # A bucket may begin before the block's first sample, and the block's last sample lie after the range.
         wider = TimeRange(time_range.start_ms, time_range.end_ms + width_ms)
         for block in overlapping(self._sample_blocks(), wider):
             self._tick()
-            yield block.rolled if width_ms == FIVE_MINUTES_MS else block.rolled_by_hour(self._histograms)
+            yield block.rollup_5m if width_ms == FIVE_MINUTES_MS else block.rollup_1h(self._histograms)
 
     def _rollups(
         self,
@@ -230,8 +236,8 @@ class StoreSource:
         width_ms: int,
         columns: frozenset[str],
     ) -> Iterator[Partials]:
-        index = self._indexes.of(segment.path, db, part.id, self._codec, width_ms=width_ms)
-        for rollup_id, runs, wanted in index.wanted(slots, time_range):
+        index = self._indexes.get(segment.path, db, part.id, self._codec, width_ms=width_ms)
+        for rollup_id, runs, wanted in index.matching(slots, time_range):
             self._tick()
             try:
                 row = db.execute(_ROLLUP, (rollup_id,)).fetchone()
@@ -261,11 +267,12 @@ class StoreSource:
         self, time_range: TimeRange, *, service: str = "", min_duration_ns: int = 0
     ) -> list[tuple[int, Callable[[], SpanTable | None]]]:
         """Blocks that may hold such spans, as the time of their last start and a way to read them; the latest first."""
-        time_range = self._floored(time_range)
+        time_range = self._clamp_to_floor(time_range)
         found: list[tuple[int, Callable[[], SpanTable | None]]] = [
-            (block.last_ms, partial(self._shown_head, block)) for block in overlapping(self._span_blocks(), time_range)
+            (block.last_ms, partial(self._read_head_block, block))
+            for block in overlapping(self._span_blocks(), time_range)
         ]
-        for segment, part in self._parts(self._seen.view.samples.values(), time_range):
+        for segment, part in self._parts(self._pinned.snapshot.samples.values(), time_range):
             if not part.spans:
                 continue
             for block_id, first_ms, last_ms, longest_ns, services, _ in self._read(segment, _blocks_of, part.id):
@@ -273,16 +280,16 @@ class StoreSource:
                     continue
                 if service and service not in json.loads(services):
                     continue
-                found.append((last_ms, partial(self._shown_block, segment, block_id)))
+                found.append((last_ms, partial(self._read_sealed_block, segment, block_id)))
         found.sort(key=lambda entry: -entry[0])
         return found
 
-    def _shown_head(self, block: SpanBlock) -> SpanTable:
-        return self._shown(block.table)
+    def _read_head_block(self, block: SpanBlock) -> SpanTable:
+        return self._drop_hidden(block.table)
 
-    def _shown_block(self, segment: Segment, block_id: int) -> SpanTable | None:
+    def _read_sealed_block(self, segment: Segment, block_id: int) -> SpanTable | None:
         table = self._block(segment, block_id)
-        return None if table is None else self._shown(table)
+        return None if table is None else self._drop_hidden(table)
 
     def _block(self, segment: Segment, block_id: int) -> SpanTable | None:
         def read(db: sqlite3.Connection) -> Iterator[SpanTable]:
@@ -301,46 +308,46 @@ class StoreSource:
             self._blocks[key] = found
         return found
 
-    def _shown(self, table: SpanTable) -> SpanTable:
+    def _drop_hidden(self, table: SpanTable) -> SpanTable:
         """Without spans that are being removed, or have outlived their retention."""
-        view = self._seen.view
+        view = self._pinned.snapshot
         if not view.hidden and not view.floor_ms:
             return table
         keep = table.start_ns >= view.floor_ms * 1_000_000
-        for service, environment in self._seen.view.hidden:
-            keep &= ~forgotten_rows(table, service, environment)
+        for service, environment in self._pinned.snapshot.hidden:
+            keep &= ~selected_rows(table, service, environment)
         return table if keep.all() else table.take(np.flatnonzero(keep))
 
-    def service_counts(self) -> Iterator[ServiceCounts]:
+    def service_counts(self) -> Iterator[ServiceStats]:
         """Spans, first and last start by service, environment, version and instance: one for each block and part."""
         for block in self._span_blocks():
             yield count_by_service(block.table)
-        for segment, part in self._parts(self._seen.view.samples.values(), _ALWAYS):
+        for segment, part in self._parts(self._pinned.snapshot.samples.values(), _ALWAYS):
             if part.spans:
                 for counts in self._read(segment, self._counts, part):
                     yield {
                         key: held
                         for key, held in (counts.services if counts else {}).items()
                         if not any(
-                            one in ("", key[0]) and other in ("", key[1]) for one, other in self._seen.view.hidden
+                            one in ("", key[0]) and other in ("", key[1]) for one, other in self._pinned.snapshot.hidden
                         )
                     }
 
-    def _counts(self, db: sqlite3.Connection, part: Part) -> Iterator[PartCounts | None]:
-        yield read_counts(db, self._codec, part)
+    def _counts(self, db: sqlite3.Connection, part: Part) -> Iterator[PartStats | None]:
+        yield read_part_stats(db, self._codec, part)
 
     def _is_hidden(self, service: str, environment: str) -> bool:
-        return any(one in ("", service) and other in ("", environment) for one, other in self._seen.view.hidden)
+        return any(one in ("", service) and other in ("", environment) for one, other in self._pinned.snapshot.hidden)
 
     # --- traces ---
 
     def spans_of(self, trace_ids: Collection[str]) -> SpanTable:
         """Every span of some traces."""
         unsealed = spans_of_traces(self._span_blocks(), trace_ids)
-        tables = [table_of(unsealed)] if unsealed else []
-        wanted = {int(kept_bits(np.array([hash_id(one)], np.uint64))[0]) for one in trace_ids}
+        tables = [build_span_table(unsealed)] if unsealed else []
+        wanted = {int(truncate_hash(np.array([hash_id(one)], np.uint64))[0]) for one in trace_ids}
         ids = {one.encode() for one in trace_ids}
-        for segment in self._seen.view.samples.values():
+        for segment in self._pinned.snapshot.samples.values():
             rows: dict[int, set[int]] = {}
             for kept in wanted:
                 self._tick()
@@ -352,15 +359,15 @@ class StoreSource:
                     continue
                 picked = np.array(sorted(row for row in places if bytes(table.trace_id[row]) in ids), np.int64)
                 tables.append(table.take(picked))
-        return self._shown(joined(tables)) if tables else NO_SPANS
+        return self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS
 
-    def links_of(self, trace_id: str) -> list[tuple[Series, int, float, str]]:
+    def exemplars_of(self, trace_id: str) -> list[tuple[Series, int, float, str]]:
         """Series, time, value and span id of every sample that carries the trace id."""
-        found = links_of_trace(self._sample_blocks(), trace_id)
-        kept = int(kept_bits(np.array([hash_id(trace_id)], np.uint64))[0])
-        for segment in self._seen.view.samples.values():
+        found = exemplars_of_trace(self._sample_blocks(), trace_id)
+        kept = int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0])
+        for segment in self._pinned.snapshot.samples.values():
             found += self._read(segment, self._linked, segment, trace_id, kept)
-        series, floor_ms = self._series.series, self._seen.view.floor_ms
+        series, floor_ms = self._series.series, self._pinned.snapshot.floor_ms
         return [
             (one, time_ms, value, span_id)
             for slot, time_ms, value, span_id in found
@@ -371,7 +378,7 @@ class StoreSource:
         for part in segment.parts:
             self._tick()
             try:
-                yield from find_links(db, self._codec, part=part.id, trace_id=trace_id, kept=kept)
+                yield from find_exemplars(db, self._codec, part=part.id, trace_id=trace_id, kept=kept)
             except ValueError as error:
                 self._damage.row(segment, "trace_link", error)
 
@@ -387,19 +394,19 @@ class StoreSource:
 
     # --- common ---
 
-    def _floored(self, time_range: TimeRange) -> TimeRange:
-        floor_ms = self._seen.view.floor_ms
+    def _clamp_to_floor(self, time_range: TimeRange) -> TimeRange:
+        floor_ms = self._pinned.snapshot.floor_ms
         if floor_ms <= time_range.start_ms:
             return time_range
         return TimeRange(min(floor_ms, time_range.end_ms - 1), time_range.end_ms)
 
     def _sample_blocks(self) -> Iterator[SampleBlock]:
-        sealing = chain.from_iterable(generation.samples for generation in self._seen.view.sealing)
-        return chain(sealing, self._seen.samples)
+        sealing = chain.from_iterable(generation.samples for generation in self._pinned.snapshot.sealing_generations)
+        return chain(sealing, self._pinned.samples)
 
     def _span_blocks(self) -> Iterator[SpanBlock]:
-        sealing = chain.from_iterable(generation.spans for generation in self._seen.view.sealing)
-        return chain(sealing, self._seen.spans)
+        sealing = chain.from_iterable(generation.spans for generation in self._pinned.snapshot.sealing_generations)
+        return chain(sealing, self._pinned.spans)
 
     @staticmethod
     def _parts(segments: Collection[Segment], time_range: TimeRange) -> Iterator[tuple[Segment, Part]]:
@@ -427,11 +434,11 @@ def _blocks_of(db: sqlite3.Connection, part: int) -> Iterator[tuple[int, int, in
     return iter(db.execute(_BLOCKS, (part,)).fetchall())
 
 
-def forgotten_rows(table: SpanTable, service: str, environment: str) -> Mask:
+def selected_rows(table: SpanTable, service: str, environment: str) -> Mask:
     """The spans of a service, an environment or both ('' means any)."""
     gone = np.ones(len(table), np.bool_)
     if service:
-        gone &= table.service_name.test(lambda text: text == service)
+        gone &= table.service_name.mask(lambda text: text == service)
     if environment:
-        gone &= table.environment.test(lambda text: text == environment)
+        gone &= table.environment.mask(lambda text: text == environment)
     return gone

@@ -35,18 +35,18 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Snapshot:
     """One consistent state. Segments by week. ``hidden`` are services and environments ('' means any) whose sealed
     spans are being removed; data before ``floor_ms`` has outlived its retention."""
 
     version: int = 0
-    sealing: tuple[Generation, ...] = ()
+    sealing_generations: tuple[Generation, ...] = ()
     samples: Mapping[int, Segment] = field(default_factory=lambda: _NOTHING)
     rollups: Mapping[int, Segment] = field(default_factory=lambda: _NOTHING)
     hidden: tuple[tuple[str, str], ...] = ()
     floor_ms: int = 0
 
-    def with_segments(self, *changed: Segment) -> View:
+    def with_segments(self, *changed: Segment) -> Snapshot:
         """The view with segments put in place of those of their week and tier; one without parts is taken out."""
         tiers = {SAMPLES: dict(self.samples), ROLLUPS: dict(self.rollups)}
         for segment in changed:
@@ -56,20 +56,20 @@ class View:
                 tiers[segment.tier].pop(segment.week, None)
         return replace(self, samples=tiers[SAMPLES], rollups=tiers[ROLLUPS])
 
-    def tier(self, name: str) -> Mapping[int, Segment]:
+    def of_tier(self, name: str) -> Mapping[int, Segment]:
         return self.samples if name == SAMPLES else self.rollups
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class PinnedSnapshot:
     """A pinned view with the head's blocks as they were at the same moment."""
 
-    view: View
+    snapshot: Snapshot
     samples: tuple[SampleBlock, ...]
     spans: tuple[SpanBlock, ...]
 
 
-class Views:
+class Snapshots:
     """The present view and who still looks at older ones. Any thread."""
 
     def __init__(self, head: Head) -> None:
@@ -77,23 +77,23 @@ class Views:
         self._lock = threading.Lock()
         self._pins: Counter[int] = Counter()
         self._freed = threading.Condition(self._lock)
-        self.now = View()
+        self.now = Snapshot()
 
     @contextmanager
-    def pinned(self) -> Iterator[Seen]:
+    def pinned(self) -> Iterator[PinnedSnapshot]:
         """Everything as it is now, held until the end."""
         with self._lock:
-            seen = Seen(self.now, self._head.samples, self._head.spans)
-            self._pins[seen.view.version] += 1
+            seen = PinnedSnapshot(self.now, self._head.samples, self._head.spans)
+            self._pins[seen.snapshot.version] += 1
         try:
             yield seen
         finally:
             with self._lock:
-                self._pins[seen.view.version] -= 1
+                self._pins[seen.snapshot.version] -= 1
                 self._pins += Counter()
                 self._freed.notify_all()
 
-    def publish(self, change: Callable[[View], View]) -> View:
+    def publish(self, change: Callable[[Snapshot], Snapshot]) -> Snapshot:
         """Put a changed view in place. ``change`` runs under the lock, and may move blocks out of the head."""
         with self._lock:
             self.now = replace(change(self.now), version=self.now.version + 1)

@@ -11,23 +11,23 @@ import numpy as np
 
 from vantage.core.batch import I64
 from vantage.storage.embedded.format.chunk import ChunkCodec
-from vantage.storage.embedded.format.part_stats import PartCounts, read_counts
+from vantage.storage.embedded.format.part_stats import PartStats, read_part_stats
 from vantage.storage.embedded.format.segment import SAMPLES, TIERS, Part, Segment
-from vantage.storage.embedded.maintain.segment_files import files_of
-from vantage.storage.embedded.read.connection_pool import Pool
-from vantage.storage.embedded.read.snapshot import View
+from vantage.storage.embedded.maintain.segment_files import segment_paths
+from vantage.storage.embedded.read.connection_pool import ConnectionPool
+from vantage.storage.embedded.read.snapshot import Snapshot
 from vantage.storage.ports import UsageRow
 from vantage.vql.exec.series_table import SeriesColumns
 
 
-def usage_rows(view: View, columns: SeriesColumns, pool: Pool) -> list[UsageRow]:
+def usage_rows(view: Snapshot, columns: SeriesColumns, pool: ConnectionPool) -> list[UsageRow]:
     """The largest first. Parts that cannot be read are left out."""
     codec = ChunkCodec()
     found: list[UsageRow] = []
     spans: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
     for tier in TIERS:
         nbytes, items = np.zeros(len(columns), np.int64), np.zeros(len(columns), np.int64)
-        for segment in view.tier(tier).values():
+        for segment in view.of_tier(tier).values():
             for part in segment.parts:
                 counts = _counts(pool, codec, segment, part)
                 if counts is None:
@@ -44,10 +44,10 @@ def usage_rows(view: View, columns: SeriesColumns, pool: Pool) -> list[UsageRow]
     return sorted(found, key=lambda row: (-row.nbytes, row.service, row.metric, row.tier))
 
 
-def _counts(pool: Pool, codec: ChunkCodec, segment: Segment, part: Part) -> PartCounts | None:
+def _counts(pool: ConnectionPool, codec: ChunkCodec, segment: Segment, part: Part) -> PartStats | None:
     try:
         with pool.reading(segment.path) as db:
-            return read_counts(db, codec, part)
+            return read_part_stats(db, codec, part)
     except (sqlite3.Error, ValueError):
         return None
 
@@ -68,17 +68,17 @@ def _by_metric(columns: SeriesColumns, tier: Literal["samples", "rollups"], nbyt
     ]
 
 
-def file_nbytes(data: Path, view: View) -> dict[str, int]:
+def file_nbytes(data: Path, view: Snapshot) -> dict[str, int]:
     """Bytes on the disk: the journal, and each tier of segments."""
     found = {"journal": _size(data / "journal.db")}
     for tier in TIERS:
-        found[tier] = sum(_size(segment.path) for segment in view.tier(tier).values())
+        found[tier] = sum(_size(segment.path) for segment in view.of_tier(tier).values())
     return found
 
 
 def _size(path: Path) -> int:
     total = 0
-    for one in files_of(path):
+    for one in segment_paths(path):
         try:
             total += one.stat().st_size
         except FileNotFoundError:

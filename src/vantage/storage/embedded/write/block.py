@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.batch import F64, I64, U32
-from vantage.core.exemplars import LinkColumns, joined_link_columns, link_columns
-from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, roll, roll_up, with_sketches
+from vantage.core.exemplars import LinkColumns, concat_link_columns, link_columns
+from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, rollup_partials, rollup_samples, with_sketches
 from vantage.core.span import Span
-from vantage.core.span_table import SpanTable, joined, table_of
+from vantage.core.span_table import SpanTable, build_span_table, concat_span_tables
 from vantage.storage.embedded.write.record import Record
 
 SAMPLE_NBYTES: Final = 20
@@ -32,8 +32,8 @@ class SampleBlock:
     slot: U32
     time_ms: I64
     value: F64
-    links: LinkColumns
-    link_hash: I64  # of each link's trace id
+    exemplars: LinkColumns
+    exemplar_hash: I64  # of each link's trace id
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -41,20 +41,20 @@ class SampleBlock:
     @property
     def nbytes(self) -> int:
         """What it occupies, by estimate."""
-        return SAMPLE_NBYTES * len(self.slot) + self.links.nbytes + HASH_NBYTES * len(self.links)
+        return SAMPLE_NBYTES * len(self.slot) + self.exemplars.nbytes + HASH_NBYTES * len(self.exemplars)
 
-    def then(self, later: SampleBlock) -> SampleBlock:
+    def concat(self, later: SampleBlock) -> SampleBlock:
         return SampleBlock(
             min(self.first_ms, later.first_ms),
             max(self.last_ms, later.last_ms),
             np.concatenate([self.slot, later.slot]),
             np.concatenate([self.time_ms, later.time_ms]),
             np.concatenate([self.value, later.value]),
-            joined_link_columns([(0, self.links), (len(self), later.links)]),
-            np.concatenate([self.link_hash, later.link_hash]),
+            concat_link_columns([(0, self.exemplars), (len(self), later.exemplars)]),
+            np.concatenate([self.exemplar_hash, later.exemplar_hash]),
         )
 
-    def keep(self, mask: Mask) -> SampleBlock | None:
+    def filter(self, mask: Mask) -> SampleBlock | None:
         """A block of some of the rows; None of none."""
         rows = np.flatnonzero(mask)
         if rows.size == len(self):
@@ -68,8 +68,8 @@ class SampleBlock:
             self.slot[rows],
             times,
             self.value[rows],
-            self.links.moved(rows, len(self)),
-            self.link_hash[mask[self.links.position]],
+            self.exemplars.take(rows, len(self)),
+            self.exemplar_hash[mask[self.exemplars.position]],
         )
 
     @cached_property
@@ -77,19 +77,28 @@ class SampleBlock:
         order = np.lexsort((self.time_ms, self.slot))
         return self.slot[order], self.time_ms[order], self.value[order]
 
-    @cached_property
-    def rolled(self) -> Partials:
-        """The block summed up over 5 minutes; made on first use."""
-        return roll(*self._sorted, width_ms=FIVE_MINUTES_MS)
+    @property
+    def is_rolled_up(self) -> bool:
+        """Whether ``rollup_5m`` is computed already."""
+        return "rollup_5m" in self.__dict__
 
-    def rolled_by_hour(self, histograms: Mask) -> Partials:
+    @cached_property
+    def rollup_5m(self) -> Partials:
+        """The block summed up over 5 minutes; made on first use."""
+        return rollup_samples(*self._sorted, width_ms=FIVE_MINUTES_MS)
+
+    def rollup_1h(self, histograms: Mask) -> Partials:
         """The block summed up over hours, with sketches of the series that are histograms; made on first use."""
         held: Partials | None = self.__dict__.get("_hours")
         if held is None:
             slot, time_ms, value = self._sorted
             some = histograms[slot]
             held = with_sketches(
-                roll_up(self.rolled, width_ms=HOUR_MS), slot[some], time_ms[some], value[some], width_ms=HOUR_MS
+                rollup_partials(self.rollup_5m, width_ms=HOUR_MS),
+                slot[some],
+                time_ms[some],
+                value[some],
+                width_ms=HOUR_MS,
             )
             self.__dict__["_hours"] = held
         return held
@@ -115,9 +124,9 @@ class SpanBlock:
     @cached_property
     def table(self) -> SpanTable:
         """The spans as columns; made on first use."""
-        return table_of(self.spans)
+        return build_span_table(self.spans)
 
-    def then(self, later: SpanBlock) -> SpanBlock:
+    def concat(self, later: SpanBlock) -> SpanBlock:
         block = SpanBlock(
             min(self.first_ms, later.first_ms),
             max(self.last_ms, later.last_ms),
@@ -125,10 +134,10 @@ class SpanBlock:
             np.concatenate([self.trace_hash, later.trace_hash]),
         )
         if "table" in self.__dict__:  # of a large block the columns are made once, not again with every commit
-            block.__dict__["table"] = joined([self.table, later.table])
+            block.__dict__["table"] = concat_span_tables([self.table, later.table])
         return block
 
-    def keep(self, mask: Mask) -> SpanBlock | None:
+    def filter(self, mask: Mask) -> SpanBlock | None:
         """A block of some of the rows; None of none."""
         rows = np.flatnonzero(mask)
         if rows.size == len(self):
@@ -149,16 +158,16 @@ def sample_block(record: Record) -> SampleBlock:
         record.time_ms,
         record.value,
         link_columns(record.links),
-        hashes(record.links.trace_id),
+        hash_ids(record.links.trace_id),
     )
 
 
 def span_block(spans: tuple[Span, ...]) -> SpanBlock:
     """The block of one commit that holds spans."""
     starts = [span.start_ms for span in spans]
-    return SpanBlock(min(starts), max(starts), spans, hashes([span.trace_id for span in spans]))
+    return SpanBlock(min(starts), max(starts), spans, hash_ids([span.trace_id for span in spans]))
 
 
-def hashes(ids: Sequence[str]) -> I64:
+def hash_ids(ids: Sequence[str]) -> I64:
     """Python's own hashes: to find an id among many is then one comparison of arrays. They never leave the process."""
     return np.fromiter(map(hash, ids), np.int64, len(ids))

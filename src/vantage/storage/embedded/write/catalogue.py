@@ -12,7 +12,7 @@ from vantage.core.rollup import HOUR_MS
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.storage.embedded.write.block import Mask
-from vantage.storage.series_overflow import FOLDED_REMEMBERED_MAX, FOLDED_SERIES_MAX, folded
+from vantage.storage.series_overflow import FOLDED_REMEMBERED_MAX, FOLDED_SERIES_MAX, overflow
 from vantage.vql.exec.series_table import SeriesColumns
 
 _decode = msgspec.msgpack.Decoder(tuple[str, str, str, Kind, str, tuple[tuple[str, str], ...]]).decode
@@ -53,14 +53,14 @@ class Catalogue:
     def load(self, slot: int, identity: bytes) -> None:
         """Put a series back at its slot (slots ascend). Raises ValueError for an identity that cannot be read."""
         one = read_identity(identity)
-        self.reach(slot)
+        self.reserve(slot)
         self.add([(slot, one)])
 
-    def reach(self, slots: int) -> None:
+    def reserve(self, slots: int) -> None:
         """Leave slots without a series, up to a number of them."""
         while len(self.columns) < slots:
             self.columns.append(None)
-        self._fit()
+        self._grow()
 
     def resolve(self, wanted: Sequence[Series], fresh: dict[int, tuple[int, Series]]) -> list[int]:
         """The slots of ``wanted``. A series not known yet gets the next slot and is noted in ``fresh`` by id: call
@@ -72,7 +72,7 @@ class Catalogue:
             if slot is None and one.id not in fresh and len(self._slots) + len(fresh) >= self._series_max:
                 if len(self.folded) < FOLDED_REMEMBERED_MAX:
                     self.folded.add(one.id)
-                one = folded(one, whole=len(self._slots) + len(fresh) >= self._series_max + FOLDED_SERIES_MAX)
+                one = overflow(one, whole=len(self._slots) + len(fresh) >= self._series_max + FOLDED_SERIES_MAX)
                 slot = self._slots.get(one.id)
             known = None
             if slot is not None:
@@ -93,11 +93,11 @@ class Catalogue:
             if slot == len(self.columns):
                 self.columns.append(one)
             else:
-                self.columns.put(slot, one)
+                self.columns.set(slot, one)
             self._slots[one.id] = slot
-        self._fit()
+        self._grow()
 
-    def _fit(self) -> None:
+    def _grow(self) -> None:
         missing = len(self.columns) - len(self.samples)
         if missing > 0:
             more = max(missing, len(self.samples) // 2, 64)
@@ -133,7 +133,7 @@ class Catalogue:
         self.first_ms, self.last_ms = np.full(size, _NEVER_FIRST), np.full(size, _NEVER_LAST)
         self.samples = np.zeros(size, np.int64)
 
-    def held(self, slot: int) -> bool:
+    def has_data(self, slot: int) -> bool:
         """Whether anything is kept of a series."""
         return bool(self.last_ms[slot] != _NEVER_LAST)
 
@@ -146,12 +146,12 @@ class Catalogue:
         """By slot, whether there is a series."""
         return self.columns.present
 
-    def named(self, **names: str) -> list[int]:
+    def find(self, **names: str) -> list[int]:
         """The slots of series by names of columns, such as ``service_name``; '' means any."""
         hit = self.present().copy()
         for name, text in names.items():
             if text:
-                hit &= self.columns.coded(name).test(lambda value, text=text: value == text)  # type: ignore[misc]
+                hit &= self.columns.column(name).mask(lambda value, text=text: value == text)  # type: ignore[misc]
         return [slot for slot in np.flatnonzero(hit).tolist() if slot < len(self.samples)]
 
     def drop(self, slots: Sequence[int]) -> None:
@@ -160,6 +160,6 @@ class Catalogue:
             one = self.series[slot]
             if one is not None:
                 del self._slots[one.id]
-                self.columns.put(slot, None)
+                self.columns.set(slot, None)
                 self.samples[slot] = 0
                 self.first_ms[slot], self.last_ms[slot] = _NEVER_FIRST, _NEVER_LAST

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import structlog
 
-from vantage.core.batch import Batch, joined_links
+from vantage.core.batch import Batch, concat_links
 from vantage.core.clock import Clock
 from vantage.core.errors import StartupError, StoreUnavailable, VantageError
 from vantage.core.series import Series
@@ -55,7 +55,7 @@ class _Job:
     done: asyncio.Future[Any] | None  # None: nobody waits
 
 
-class Writer:
+class CommitThread:
     """Owns the journal; changes catalogue and head. ``write`` and ``run`` are called on the event loop.
 
     ``committed`` is called on the writer thread after each commit that is visible, with its number.
@@ -144,13 +144,13 @@ class Writer:
         self._threads[1].start()
         self._wake([(prepared, None, None)])
         try:
-            while self._take():
+            while self._drain_queue():
                 pass
             self._passive_checkpoint(self._journal.db)
         finally:
             self._journal.close()
 
-    def _take(self) -> bool:
+    def _drain_queue(self) -> bool:
         """Serve everything queued so far; False when the end was asked for."""
         first = self._queue.get()
         taken: list[_Write] = []
@@ -163,7 +163,7 @@ class Writer:
                 taken = []
                 if entry is None:
                     return False
-                self._do(entry)
+                self._run_job(entry)
             if len(taken) >= COMMIT_BATCHES_MAX:
                 break
             try:
@@ -173,7 +173,7 @@ class Writer:
         self._commit(taken)
         return True
 
-    def _do(self, job: _Job) -> None:
+    def _run_job(self, job: _Job) -> None:
         try:
             self._wake([(job.done, job.run(), None)])
         except sqlite3.Error as error:
@@ -219,7 +219,7 @@ class Writer:
             np.concatenate(slots),
             np.concatenate([batch.time_ms for batch in batches]),
             np.concatenate([batch.value for batch in batches]),
-            joined_links(links),
+            concat_links(links),
             tuple(span for batch in batches for span in batch.spans),
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded.write.block import Mask, SampleBlock, SpanBlock, hashes, sample_block, span_block
+from vantage.storage.embedded.write.block import Mask, SampleBlock, SpanBlock, hash_ids, sample_block, span_block
 from vantage.storage.embedded.write.record import Record
 
 BLOCK_SAMPLES_MAX: Final = 65_536
@@ -38,17 +38,17 @@ class Head:
             self.sample_count += len(block)
             self.nbytes += block.nbytes
             while blocks and len(blocks[-1]) <= len(block) and len(blocks[-1]) + len(block) <= BLOCK_SAMPLES_MAX:
-                blocks, block = blocks[:-1], blocks[-1].then(block)
+                blocks, block = blocks[:-1], blocks[-1].concat(block)
             self.samples = (*blocks, block)
         if record.spans:
             some, held = span_block(record.spans), self.spans
             self.span_count += len(some)
             self.nbytes += some.nbytes
             while held and len(held[-1]) <= len(some) and len(held[-1]) + len(some) <= BLOCK_SPANS_MAX:
-                held, some = held[:-1], held[-1].then(some)
+                held, some = held[:-1], held[-1].concat(some)
             self.spans = (*held, some)
 
-    def put(self, samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...]) -> None:
+    def replace(self, samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...]) -> None:
         """Hold these blocks and no others."""
         self.samples, self.spans = samples, spans
         self.sample_count, self.span_count, self.nbytes = totals(samples, spans)
@@ -61,12 +61,12 @@ def totals(samples: Iterable[SampleBlock], spans: Iterable[SpanBlock]) -> tuple[
     return sum(map(len, samples)), sum(map(len, spans)), sum(block.nbytes for block in blocks)
 
 
-def without(
+def filter_blocks(
     samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...], slots: Mask, gone: Callable[[Span], bool]
 ) -> tuple[tuple[SampleBlock, ...], tuple[SpanBlock, ...]]:
     """Blocks without the samples of some slots, and without the spans that a test picks."""
-    kept = (block.keep(~slots[block.slot]) for block in samples)
-    left = (block.keep(np.fromiter((not gone(one) for one in block.spans), np.bool_, len(block))) for block in spans)
+    kept = (block.filter(~slots[block.slot]) for block in samples)
+    left = (block.filter(np.fromiter((not gone(one) for one in block.spans), np.bool_, len(block))) for block in spans)
     return tuple(block for block in kept if block is not None), tuple(block for block in left if block is not None)
 
 
@@ -80,20 +80,20 @@ def overlapping(blocks: Iterable[B], time_range: TimeRange) -> Iterator[B]:
 def spans_of_traces(blocks: Iterable[SpanBlock], trace_ids: Collection[str]) -> list[Span]:
     """The spans of some traces."""
     found: list[Span] = []
-    wanted = hashes(list(trace_ids))
+    wanted = hash_ids(list(trace_ids))
     for block in blocks:
         places = np.flatnonzero(np.isin(block.trace_hash, wanted)).tolist()
         found.extend(span for place in places if (span := block.spans[place]).trace_id in trace_ids)
     return found
 
 
-def links_of_trace(blocks: Iterable[SampleBlock], trace_id: str) -> list[tuple[int, int, float, str]]:
+def exemplars_of_trace(blocks: Iterable[SampleBlock], trace_id: str) -> list[tuple[int, int, float, str]]:
     """Slot, time, value and span id of the samples that carry the trace id."""
     found = []
     wanted, held = hash(trace_id), trace_id.encode()
     for block in blocks:
-        links = block.links
-        for place in np.flatnonzero(block.link_hash == wanted).tolist():
+        links = block.exemplars
+        for place in np.flatnonzero(block.exemplar_hash == wanted).tolist():
             if links.trace_id[place] == held:
                 row, span_id = links.position[place], links.span_id[place].decode()
                 found.append((int(block.slot[row]), int(block.time_ms[row]), float(block.value[row]), span_id))

@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS progress (name TEXT PRIMARY KEY, value INTEGER NOT NU
 CREATE TABLE IF NOT EXISTS forgetting (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 INSERT OR IGNORE INTO progress VALUES ('sealed_seq', 0), ('sealed_generation', 0);
 """
-TRIM_ROWS: Final = 64  # deleted in one transaction: commits wait for no longer than that
+DELETE_ROWS: Final = 64  # deleted in one transaction: commits wait for no longer than that
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_ids: Final = msgspec.msgpack.Decoder(list[str]).decode
 _decode_selector: Final = msgspec.msgpack.Decoder(tuple[str, str]).decode
@@ -50,7 +50,7 @@ class Entry:
 
     seq: int
     record: Record | None
-    forgets: tuple[str, str] | None  # service, environment
+    deletes: tuple[str, str] | None  # service, environment
 
 
 class Journal:
@@ -164,7 +164,7 @@ class Journal:
         self._next_seq = seq + 1
         return seq
 
-    def forget(self, *, service: str, environment: str, slots: Sequence[int], at_ms: int) -> int:
+    def add_tombstone(self, *, service: str, environment: str, slots: Sequence[int], at_ms: int) -> int:
         """Record that everything selected so far is gone, and remove its series. Slots are never used again. Returns
         the number under which ``forgotten`` is told that segments no longer hold it."""
         body, seq = _encode((service, environment)), self._next_seq
@@ -175,12 +175,12 @@ class Journal:
         self._next_seq = seq + 1
         return seq
 
-    def forgetting(self) -> list[tuple[int, str, str]]:
+    def tombstones(self) -> list[tuple[int, str, str]]:
         """What segments may still hold although it was forgotten: number, service, environment."""
         rows = self.db.execute("SELECT seq, body FROM forgetting ORDER BY seq")
         return [(seq, *_decode_selector(body)) for seq, body in rows]
 
-    def forgotten(self, seq: int) -> None:
+    def clear_tombstone(self, seq: int) -> None:
         """Segments no longer hold it."""
         with self._transaction() as db:
             db.execute("DELETE FROM forgetting WHERE seq=?", (seq,))
@@ -192,17 +192,17 @@ class Journal:
             db.execute("UPDATE progress SET value=? WHERE name='sealed_generation'", (generation,))
         self.sealed_seq, self.sealed_generation = seq_max, generation
 
-    def trim(self) -> bool:
+    def delete_sealed(self) -> bool:
         """Delete some of the rows that are sealed; whether there are more. Damaged rows stay for people to look at."""
         kept = json.dumps(self.damaged)
         with self._transaction() as db:
             db.execute(
                 "DELETE FROM journal WHERE seq IN (SELECT seq FROM journal WHERE seq <= ?"
                 " AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?)",
-                (self.sealed_seq, kept, TRIM_ROWS),
+                (self.sealed_seq, kept, DELETE_ROWS),
             )
             (gone,) = db.execute("SELECT changes()").fetchone()
-        return int(gone) == TRIM_ROWS
+        return int(gone) == DELETE_ROWS
 
     def drop_batch_ids(self, *, before_ms: int) -> None:
         """Delete batch ids older than the memory."""
@@ -265,7 +265,7 @@ def _first_bytes(path: Path, count: int) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
+class JournalCheck:
     """What a look at a journal found; ``problem`` is empty when it could be read."""
 
     commits: int = 0
@@ -274,20 +274,20 @@ class Inspection:
     problem: str = ""
 
 
-def inspect(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> Inspection:
+def check_journal(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> JournalCheck:
     """Read every row and hold it against its checksum; ``connect`` opens the file so that nothing changes in it. The
     server may be running."""
     try:
         refuse_newer(path)
         db = connect(path)
     except (StartupError, sqlite3.Error) as error:
-        return Inspection(problem=str(error))
+        return JournalCheck(problem=str(error))
     try:
         (series,) = db.execute("SELECT count(*) FROM series").fetchone()
         rows = db.execute("SELECT crc, body FROM journal")
         right = [zlib.crc32(body) == crc for crc, body in rows]
-        return Inspection(len(right), series, right.count(False))
+        return JournalCheck(len(right), series, right.count(False))
     except sqlite3.Error as error:
-        return Inspection(problem=str(error))
+        return JournalCheck(problem=str(error))
     finally:
         db.close()
