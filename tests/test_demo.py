@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vantage.core.batch import F64, I64
+from vantage.core.arrays import F64, I64
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ForbiddenError, InputError, UnauthorizedError, UnavailableError
 from vantage.core.timerange import TimeRange
@@ -312,7 +312,7 @@ def test_traces_are_whole(received: list[DecodedRequest]) -> None:
 
 def test_few_samples_are_linked_and_each_link_leads_to_its_span(received: list[DecodedRequest]) -> None:
     known = {(span.trace_id, span.span_id) for one in received for span in one.batch.spans}
-    linked = [pair for one in received for pair in zip(one.batch.links.trace_id, one.batch.links.span_id, strict=True)]
+    linked = [(trace_id, span_id) for one in received for _, trace_id, span_id in one.batch.exemplars.rows()]
     assert set(linked) <= known
     assert 0.01 < len(linked) / sum(one.batch.samples for one in received) < 0.1
 
@@ -329,7 +329,7 @@ def test_a_column_too_long_for_one_batch_is_split_with_its_links(world: Scenario
     found = {
         (span_id, float(one.batch.value[position]))
         for one in map(receive, sent)
-        for position, span_id in zip(one.batch.links.position.tolist(), one.batch.links.span_id, strict=True)
+        for position, _, span_id in one.batch.exemplars.rows()
         if span_id in {"s0", "s9999", "s10000", "s119999"}
     }
     assert found == {("s0", 0.0), ("s9999", 9999.0), ("s10000", 10000.0), ("s119999", 119999.0)}

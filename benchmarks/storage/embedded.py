@@ -18,8 +18,9 @@ import numpy as np
 from benchmarks.storage.data import WINDOW_SAMPLES, Columns, Plan, all_series, windows
 from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch, nbytes
 from vantage.app import SWITCH_INTERVAL_S
-from vantage.core.batch import Batch, Links
+from vantage.core.batch import Batch
 from vantage.core.clock import SystemClock
+from vantage.core.exemplars import encode_exemplars
 from vantage.query.context import QueryContext
 from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.metadata.store import SqlMetadataStore
@@ -108,7 +109,7 @@ class Embedded:
             index=index.astype(np.uint32),
             time_ms=columns.time_ms,
             value=columns.value,
-            links=Links(columns.linked.astype(np.uint32), tuple(columns.trace_id), tuple(columns.span_id)),
+            exemplars=encode_exemplars(columns.linked, columns.trace_id, columns.span_id),
         )
 
     def open(self, plan: Plan) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.storage.data import Columns, Plan, all_series, windows
 from benchmarks.storage.promql import Promql, Server, promql_name
 from benchmarks.storage.subject import Loaded, Stopwatch, nbytes
-from vantage.core.batch import F64, I64
+from vantage.core.arrays import F64, I64
 from vantage.core.series import Series
 
 COMPACTING_S_MAX: Final = 180

@@ -61,8 +61,7 @@ def test_what_is_recorded_arrives_as_the_server_reads_it(receiver: Receiver) -> 
     assert (first.service, first.environment, first.unit) == ("my-api", "staging", "ms")
     assert dict(first.tags) == {"endpoint": "/api/users", "service_version": "2.4.0", "instance": "a-1"}
     assert received.batch.time_ms[0] == 1_703_001_234_567
-    links = received.batch.links
-    assert [*zip(links.position.tolist(), links.trace_id, links.span_id, strict=True)] == [(0, "abc-123", "span-001")]
+    assert received.batch.exemplars.rows() == [(0, "abc-123", "span-001")]
     assert abs(received.batch.time_ms[1] - time.time() * 1000) < 60_000
 
 

@@ -34,7 +34,8 @@ ALWAYS = Compare(">=", Column("timestamp"), Literal(0))
 CHILD = """
 import asyncio, sys, time
 from pathlib import Path
-from vantage.core.batch import Batch, Links, batch_of
+from vantage.core.exemplars import encode_exemplars
+from vantage.core.batch import Batch, batch_of
 from vantage.core.clock import SystemClock
 from vantage.core.retention import RetentionRule
 from vantage.core.sample import Kind
@@ -64,10 +65,10 @@ def batch(service, n, back_ms=0):
          now_ms - i, float(n * samples + i))
         for i in range(samples)
     ]
-    links = Links(np.arange(0, samples, 7, dtype=np.uint32), [f"{n:032x}"] * len(range(0, samples, 7)),
+    links = encode_exemplars(np.arange(0, samples, 7, dtype=np.uint32), [f"{n:032x}"] * len(range(0, samples, 7)),
                   [f"{i:016x}" for i in range(0, samples, 7)])
     span = Span(f"{n:032x}", f"{n:016x}", service, "op", now_ms * 1_000_000, 1000, environment="e")
-    return batch_of(rows, links=links, spans=(span,), batch_id=f"{service}-{n}")
+    return batch_of(rows, exemplars=links, spans=(span,), batch_id=f"{service}-{n}")
 
 async def main():
     async with EmbeddedStore(folder, clock=SystemClock(), telemetry=Telemetry()) as store:

@@ -15,8 +15,9 @@ import pytest
 
 from tests.support.random_batches import RandomBatches
 from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately, of_service
-from vantage.core.batch import Batch, Links, build_batch
+from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import StoreTimeout
+from vantage.core.exemplars import encode_exemplars
 from vantage.core.span import SpanStatus
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.ports import RetentionPolicy, Selector, ServiceEdge, TelemetryStore, TraceFilter
@@ -33,7 +34,7 @@ def contents(batches: Iterable[Batch]) -> Counter[Any]:
         links = {
             position: ids
             for position, *ids in zip(
-                batch.links.position.tolist(), batch.links.trace_id, batch.links.span_id, strict=True
+                batch.exemplars.position.tolist(), batch.exemplars.trace_id, batch.exemplars.span_id, strict=True
             )
         }
         for row, (which, time_ms, value) in enumerate(
@@ -125,8 +126,8 @@ class TelemetryContract:
 
     async def test_a_trace_holds_its_spans_and_linked_samples(self, store: TelemetryStore) -> None:
         one = a_series()
-        links = Links(np.array([1], np.uint32), ["t1"], ["s1"])
-        await store.write(build_batch([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], links=links))
+        links = encode_exemplars(np.array([1], np.uint32), ["t1"], ["s1"])
+        await store.write(build_batch([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], exemplars=links))
         await store.write(Batch(spans=(a_span(span_id="s2", start_ms=NOW_MS), a_span(start_ms=NOW_MS - 5))))
         trace = await store.trace("t1")
         assert [span.span_id for span in trace.spans] == ["s1", "s2"]
@@ -136,8 +137,8 @@ class TelemetryContract:
     async def test_the_samples_of_a_trace_are_in_order_of_time(self, store: TelemetryStore) -> None:
         one = a_series()
         for at_ms in (NOW_MS, NOW_MS - 20, NOW_MS - 10):
-            links = Links(np.array([0], np.uint32), ["t1"], ["s1"])
-            await store.write(build_batch([(one, at_ms, float(NOW_MS - at_ms))], links=links))
+            links = encode_exemplars(np.array([0], np.uint32), ["t1"], ["s1"])
+            await store.write(build_batch([(one, at_ms, float(NOW_MS - at_ms))], exemplars=links))
         assert [sample.value for sample in (await store.trace("t1")).samples] == [20.0, 10.0, 0.0]
 
     async def test_traces_are_found_by_each_condition(self, store: TelemetryStore) -> None:

@@ -96,19 +96,13 @@ def test_the_server_reads_what_is_described(name: str) -> None:
             (identity, time_ms, float(value), by_position.get(position))
             for position, (time_ms, value) in enumerate(zip(times, values, strict=True))
         ]
-    links = dict(
-        zip(
-            batch.links.position.tolist(),
-            zip(batch.links.trace_id, batch.links.span_id, strict=True),
-            strict=True,
-        )
-    )
+    exemplars = {position: (trace_id, span_id) for position, trace_id, span_id in batch.exemplars.rows()}
     assert [
         (
             (one.service, one.environment, one.metric, one.kind.value, one.unit, one.tags),
             int(batch.time_ms[row]),
             float(batch.value[row]),
-            links.get(row),
+            exemplars.get(row),
         )
         for row, one in enumerate(batch.series[i] for i in batch.index.tolist())
     ] == rows

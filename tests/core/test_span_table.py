@@ -9,16 +9,10 @@ from hypothesis import strategies as st
 
 from tests.support.samples import NOW_MS, a_span
 from tests.support.spans import any_spans, many_spans
+from vantage.core.dict_column import DictColumn, concat_dict_columns, dict_encode
 from vantage.core.idhash import hash_id
 from vantage.core.span import Span
-from vantage.core.span_table import (
-    SpanTable,
-    TextColumn,
-    build_span_table,
-    concat_span_tables,
-    concat_texts,
-    encode_texts,
-)
+from vantage.core.span_table import SpanTable, build_span_table, concat_span_tables
 
 
 @given(any_spans())
@@ -70,8 +64,8 @@ def test_codes_point_at_distinct_texts() -> None:
 
 
 def test_columns_that_share_a_dictionary_keep_it() -> None:
-    one = encode_texts(["a", "b", "a"])
-    both = concat_texts([one, TextColumn(one.codes[:2], one.values)])
+    one = dict_encode(["a", "b", "a"])
+    both = concat_dict_columns([one, DictColumn(one.codes[:2], one.values)])
     assert both.values is one.values
     assert both.to_list() == ["a", "b", "a", "a", "b"]
 

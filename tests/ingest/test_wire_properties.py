@@ -116,16 +116,16 @@ def receive(one_format: Any, body: bytes) -> DecodedRequest:
 def content(received: DecodedRequest) -> list[Any]:
     """Everything a batch says of its samples, in no order."""
     batch = received.batch
-    links = {
-        row: (trace_id, span_id)
-        for row, trace_id, span_id in zip(
-            batch.links.position.tolist(), batch.links.trace_id, batch.links.span_id, strict=True
-        )
-    }
+    exemplars = {position: (trace_id, span_id) for position, trace_id, span_id in batch.exemplars.rows()}
     assert len(batch.index) == len(batch.time_ms) == len(batch.value)
-    assert batch.links.position.tolist() == sorted(links)
+    assert batch.exemplars.position.tolist() == sorted(exemplars)
     return sorted(
-        (batch.series[index].canonical(), int(batch.time_ms[row]), float(batch.value[row]), *links.get(row, ("", "")))
+        (
+            batch.series[index].canonical(),
+            int(batch.time_ms[row]),
+            float(batch.value[row]),
+            *exemplars.get(row, ("", "")),
+        )
         for row, index in enumerate(batch.index.tolist())
     )
 

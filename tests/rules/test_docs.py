@@ -19,8 +19,8 @@ from vantage import app, cli, config, server
 from vantage.commands import client, doctor, import_data
 from vantage.config import Settings
 from vantage.core import batch, sample, sketch, span
-from vantage.core.batch import Links, build_batch
-from vantage.core.exemplars import link_columns
+from vantage.core.batch import build_batch
+from vantage.core.exemplars import encode_exemplars
 from vantage.ingest import body
 from vantage.ingest.wire import decoded
 from vantage.query import live, rollups, service_map, timeseries, timeseries_query
@@ -170,7 +170,7 @@ def test_functions_of_the_agent_are_listed() -> None:
     assert {re.split(r"\(", code)[0] for cells in table for code in codes(cells[0])} == set(vantage_agent.__all__)
 
 
-USUAL_LINK = link_columns(Links(np.zeros(1, np.uint32), (32 * "a",), (16 * "b",)))
+USUAL_EXEMPLAR = encode_exemplars(np.zeros(1, np.uint32), (32 * "a",), (16 * "b",))
 CONFIG = _config.Config("", "", "", 0, "")
 LIMITS = [
     ("docs/api.md", f"{body.BODY_NBYTES_MAX} bytes as sent, {body.UNPACKED_NBYTES_MAX} unpacked"),
@@ -196,7 +196,7 @@ LIMITS = [
     ("docs/storage.md", f"| batch ids | {batch.BATCH_ID_MEMORY_MS // 60_000} minutes, {batch.BATCH_ID_MEMORY_MAX} |"),
     (
         "docs/storage.md",
-        (f"estimated as {block.SAMPLE_NBYTES} bytes a sample, {USUAL_LINK.nbytes + block.HASH_NBYTES} more with a "
+        (f"estimated as {block.SAMPLE_NBYTES} bytes a sample, {USUAL_EXEMPLAR.nbytes + block.HASH_NBYTES} more with a "
         f"trace and a span id of the usual length, {block.SPAN_NBYTES} a span"),
     ),
     ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tests.support.samples import NOW_MS, a_series, a_span
-from vantage.core.batch import NO_LINKS, Batch, Links, build_batch
+from vantage.core.batch import Batch, build_batch
+from vantage.core.exemplars import NO_EXEMPLARS, encode_exemplars
 from vantage.core.sample import Kind
 from vantage.core.series import Series
 from vantage.core.span import SpanStatus
@@ -42,13 +43,13 @@ class RandomBatches:
         for _ in range(self.random.randint(0, 60)):
             back_ms = self.random.choice([0, 0, 0, 5, 300_000, 7 * 86_400_000, 3 * 365 * 86_400_000])
             rows.append((self.random.choice(self.series), self.now_ms - back_ms, self._value()))
-        links = NO_LINKS
+        links = NO_EXEMPLARS
         linked = sorted(self.random.sample(range(len(rows)), len(rows) // 5))
         if linked:
             ids = [self._id() for _ in linked]
-            links = Links(np.array(linked, np.uint32), ids, [one[:16] for one in ids])
+            links = encode_exemplars(np.array(linked, np.uint32), ids, [one[:16] for one in ids])
         spans = tuple(self._span(n) for n in range(self.random.randint(0, 8)))
-        return build_batch(rows, links=links, spans=spans) if rows else Batch(spans=spans)
+        return build_batch(rows, exemplars=links, spans=spans) if rows else Batch(spans=spans)
 
     def _id(self) -> str:
         self._traces += self.random.randint(0, 1)

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.samples import NOW_MS, MovedClock, a_series, a_span, lately
-from vantage.core.batch import Batch, Links, build_batch
+from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import InputError, StoreTimeout
+from vantage.core.exemplars import encode_exemplars
+from vantage.core.sample_columns import SampleColumns
 from vantage.core.span import SpanStatus
 from vantage.storage.memory import MemoryStore
 from vantage.vql.check import check
@@ -21,7 +23,7 @@ from vantage.vql.exec.execute import Deadline, execute, to_table
 from vantage.vql.exec.frame import Frame
 from vantage.vql.exec.like import like_matcher
 from vantage.vql.exec.series_table import SeriesColumns
-from vantage.vql.exec.source import SampleColumns, ScanEstimate
+from vantage.vql.exec.source import ScanEstimate
 from vantage.vql.table import Table
 from vantage.vql.tree import (
     And,
@@ -55,9 +57,9 @@ async def ask(*exprs: Expr, store: MemoryStore | None = None, rows_max: int = 10
     if store is None:
         store = MemoryStore(clock=MovedClock())
         rows = [(a_series(service, tags={"method": method}), value) for service, method, value in ROWS]
-        links = Links(np.array([1], np.uint32), ["t1"], ["s1"])
+        links = encode_exemplars(np.array([1], np.uint32), ["t1"], ["s1"])
         await store.write(
-            build_batch([(one, NOW_MS - 1000 + i, value) for i, (one, value) in enumerate(rows)], links=links)
+            build_batch([(one, NOW_MS - 1000 + i, value) for i, (one, value) in enumerate(rows)], exemplars=links)
         )
     items = tuple(SelectItem(expr, f"c{i}") for i, expr in enumerate(exprs))
     select = Select(parts.pop("table", "metrics"), items, **parts)
@@ -389,13 +391,13 @@ class Columns:
     def series(self) -> Any:
         return SeriesColumns([a_series()])
 
-    def rows_at_most(self, table: Any, time_range: Any) -> int:
+    def rows_upper_bound(self, table: Any, time_range: Any) -> int:
         return len(self._chunk.value)
 
     def plan(self, table: Any, time_range: Any, slots: Any) -> Any:
         return [ScanEstimate("all", 1, len(self._chunk.value))]
 
-    def samples(self, time_range: Any, slots: Any, *, links: bool) -> Any:
+    def samples(self, time_range: Any, slots: Any, *, exemplars: bool) -> Any:
         yield self._chunk
 
     def partials(self, time_range: Any, slots: Any, *, width_ms: int, wanted: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Trace links as arrays: stores keep and move hundreds of thousands of them, and none by itself."""
+"""Exemplars: the trace and span ids that few samples carry, as columns beside those of the samples."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Final
 
 import numpy as np
 
-from vantage.core.batch import I64, NO_LINKS, Links
-from vantage.core.idhash import Ids, concat_ids
-from vantage.core.span_table import decode_ids, encode_ids
-
-ENCODE_CHUNK: Final = 4096  # ids turned into bytes in one go: the interpreter is not let go meanwhile
+from vantage.core.arrays import I64, Array
+from vantage.core.idhash import Ids, concat_ids, decode_ids, encode_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LinkColumns:
-    """Row ``position[i]`` (ascending) carries ``trace_id[i]`` and ``span_id[i]`` ('' for none)."""
+class Exemplars:
+    """The sample of row ``position[i]`` carries ``trace_id[i]`` and ``span_id[i]`` (empty where there is none).
+
+    Positions ascend. Ids are ASCII bytes of fixed width, padded with NUL: no object stands for a single one, so that
+    hundreds of thousands of them cost neither the garbage collector nor the interpreter lock anything.
+    """
 
     position: I64
     trace_id: Ids
@@ -30,54 +31,47 @@ class LinkColumns:
     def nbytes(self) -> int:
         return self.position.nbytes + self.trace_id.nbytes + self.span_id.nbytes
 
-    def take(self, rows: I64, size: int) -> LinkColumns:
-        """The links of rows that are put in another order, out of ``size``; those of rows left out are gone."""
+    def take(self, rows: Array, size: int) -> Exemplars:
+        """Return the exemplars of the given rows, in any order, out of ``size`` rows."""
         if not len(self):
-            return NO_LINK_COLUMNS
-        link_of = np.full(size, -1, np.int64)
-        link_of[self.position] = np.arange(len(self))
-        found = link_of[rows]
-        position = np.flatnonzero(found >= 0)
-        some = found[position]
-        return LinkColumns(position, self.trace_id[some], self.span_id[some])
+            return NO_EXEMPLARS
+        exemplar_of = np.full(size, -1, np.int64)
+        exemplar_of[self.position] = np.arange(len(self))
+        taken = exemplar_of[rows]
+        position = np.flatnonzero(taken >= 0)
+        taken = taken[position]
+        return Exemplars(position, self.trace_id[taken], self.span_id[taken])
 
-    def slice(self, start: int, end: int) -> LinkColumns:
-        """Those of neighbouring rows, counted from the first of them."""
+    def slice(self, start: int, end: int) -> Exemplars:
+        """Return the exemplars of rows ``start`` to ``end``, with positions counted from ``start``."""
         low, high = np.searchsorted(self.position, [start, end]).tolist()
         if high == low:
-            return NO_LINK_COLUMNS
-        return LinkColumns(self.position[low:high] - start, self.trace_id[low:high], self.span_id[low:high])
+            return NO_EXEMPLARS
+        return Exemplars(self.position[low:high] - start, self.trace_id[low:high], self.span_id[low:high])
 
-    def decode(self) -> Links:
-        """As queries take them."""
-        if not len(self):
-            return NO_LINKS
-        return Links(self.position.astype(np.uint32), tuple(decode_ids(self.trace_id)), tuple(decode_ids(self.span_id)))
+    def rows(self) -> list[tuple[int, str, str]]:
+        """Return position, trace id and span id of each exemplar."""
+        return list(zip(self.position.tolist(), decode_ids(self.trace_id), decode_ids(self.span_id), strict=True))
 
 
 _NO_IDS: Final = np.empty(0, "S1")
-NO_LINK_COLUMNS: Final = LinkColumns(np.empty(0, np.int64), _NO_IDS, _NO_IDS)
+NO_EXEMPLARS: Final = Exemplars(np.empty(0, np.int64), _NO_IDS, _NO_IDS)
 
 
-def link_columns(links: Links) -> LinkColumns:
-    """Links as arrays."""
-    if not len(links):
-        return NO_LINK_COLUMNS
-    return LinkColumns(links.position.astype(np.int64), _bytes(links.trace_id), _bytes(links.span_id))
+def encode_exemplars(position: Sequence[int] | Array, trace_ids: Sequence[str], span_ids: Sequence[str]) -> Exemplars:
+    """Build exemplars from text. Raises UnicodeEncodeError: ids are ASCII."""
+    if not len(position):
+        return NO_EXEMPLARS
+    return Exemplars(np.asarray(position, np.int64), encode_ids(trace_ids), encode_ids(span_ids))
 
 
-def _bytes(ids: Sequence[str]) -> Ids:
-    parts = [encode_ids(ids[start : start + ENCODE_CHUNK]) for start in range(0, len(ids), ENCODE_CHUNK)]
-    return concat_ids(parts)
-
-
-def concat_link_columns(parts: Sequence[tuple[int, LinkColumns]]) -> LinkColumns:
-    """The links of columns laid end to end; each part comes with the row at which its columns begin."""
-    held = [(start, links) for start, links in parts if len(links)]
-    if not held:
-        return NO_LINK_COLUMNS
-    return LinkColumns(
-        np.concatenate([links.position + start for start, links in held]),
-        concat_ids([links.trace_id for _, links in held]),
-        concat_ids([links.span_id for _, links in held]),
+def concat_exemplars(parts: Sequence[tuple[int, Exemplars]]) -> Exemplars:
+    """Concatenate exemplars; each part comes with the row at which its samples begin."""
+    present = [(start, exemplars) for start, exemplars in parts if len(exemplars)]
+    if not present:
+        return NO_EXEMPLARS
+    return Exemplars(
+        np.concatenate([exemplars.position + start for start, exemplars in present]),
+        concat_ids([exemplars.trace_id for _, exemplars in present]),
+        concat_ids([exemplars.span_id for _, exemplars in present]),
     )

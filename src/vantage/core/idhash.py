@@ -6,14 +6,14 @@ They are for finding, not for trust: whoever finds an id by its hash compares th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vantage.core.arrays import U64, Array
 from vantage.core.sample import ID_LENGTH_MAX
 
-U64 = NDArray[np.uint64]
 Ids = NDArray[np.bytes_]
 
 # The finaliser of SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014),
@@ -77,8 +77,28 @@ def hash_pairs(first: Ids, second: Ids) -> U64:
     return _mix_array(hash_ids(first) * _MULTIPLIER_ARRAY[0] + hash_ids(second))
 
 
-def _mix_array(numbers: NDArray[Any]) -> U64:
+def _mix_array(numbers: Array) -> U64:
     mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(_FIRST)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
     found: U64 = mixed ^ (mixed >> np.uint64(31))
     return found
+
+
+ENCODE_AT_ONCE: Final = 4096  # ids that are turned into bytes in one go, which holds the interpreter lock
+
+
+def encode_ids(texts: Sequence[str]) -> Ids:
+    """Return ids as an array of fixed width, that of the longest. Raises UnicodeEncodeError: ids are ASCII."""
+    if len(texts) > ENCODE_AT_ONCE:
+        starts = range(0, len(texts), ENCODE_AT_ONCE)
+        return concat_ids([encode_ids(texts[start : start + ENCODE_AT_ONCE]) for start in starts])
+    width = max(map(len, texts), default=1) or 1
+    if min(map(len, texts), default=width) < width:
+        texts = [text.ljust(width, "\0") for text in texts]
+    return np.frombuffer("".join(texts).encode("ascii"), f"S{width}")
+
+
+def decode_ids(ids: Ids) -> list[str]:
+    """Return ids as text."""
+    texts: list[str] = ids.astype(np.str_).tolist()
+    return texts

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from vantage.core.batch import F64, I64, U32
+from vantage.core.arrays import F64, I64, U32
 from vantage.core.sketch import I32, sketch_keys
 
 FIVE_MINUTES_MS: Final = 300_000

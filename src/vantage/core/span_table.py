@@ -2,116 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain, islice
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vantage.core.batch import I64, U32
-from vantage.core.idhash import U64, Ids, concat_ids, hash_ids
+from vantage.core.arrays import I64, U64, Mask, Rows
+from vantage.core.dict_column import DictColumn, TextColumn, concat_dict_columns, dict_encode
+from vantage.core.idhash import Ids, concat_ids, decode_ids, encode_ids, hash_ids
 from vantage.core.span import Span, SpanKind, SpanStatus
 
-Rows = NDArray[np.intp]
-TEXT_NBYTES: Final = 64  # of a str beside its characters and its place in a tuple; measured on CPython 3.11
 _KINDS: Final = {kind.value: kind for kind in SpanKind}
 _STATUSES: Final = {status.value: status for status in SpanStatus}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TextColumn:
-    """Row ``i`` has the text ``values[codes[i]]``. The values are distinct, and never more than a row each."""
-
-    codes: U32
-    values: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    @property
-    def nbytes(self) -> int:
-        """What it occupies, roughly."""
-        return self.codes.nbytes + sum(map(len, self.values)) + TEXT_NBYTES * len(self.values)
-
-    def take(self, rows: Rows) -> TextColumn:
-        taken = TextColumn(self.codes[rows], self.values)
-        return taken.compacted() if len(self.values) > len(rows) else taken
-
-    def compacted(self) -> TextColumn:
-        """The same texts, without values that no row has."""
-        used = np.zeros(len(self.values), np.bool_)
-        used[self.codes] = True
-        places = np.flatnonzero(used)
-        if len(places) == len(self.values):
-            return self
-        codes = (np.cumsum(used, dtype=np.uint32) - np.uint32(1))[self.codes]
-        return TextColumn(codes, tuple(map(self.values.__getitem__, places.tolist())))
-
-    def code_of(self, text: str) -> int:
-        """The code of a text, -1 when no row has it."""
-        try:
-            return self.values.index(text)
-        except ValueError:
-            return -1
-
-    def mask(self, condition: Callable[[str], bool]) -> NDArray[np.bool_]:
-        """Which rows meet a condition; it is asked once a value."""
-        if not self.values:
-            return np.zeros(len(self.codes), np.bool_)
-        return np.fromiter(map(condition, self.values), np.bool_, len(self.values))[self.codes]
-
-    def text(self, row: int) -> str:
-        return self.values[int(self.codes[row])]
-
-    def to_list(self) -> list[str]:
-        """A text for each row."""
-        return list(map(self.values.__getitem__, self.codes.tolist()))
-
-
-def encode_texts(texts: Sequence[str]) -> TextColumn:
-    """Give each distinct text a code, in the order of appearance."""
-    numbers = _numbers()
-    codes = np.fromiter(map(numbers.__getitem__, texts), np.uint32, len(texts))
-    return TextColumn(codes, tuple(numbers))
-
-
-def _numbers() -> defaultdict[str, int]:
-    """Gives each text a number when it is first looked up: one look-up a text, and no step in Python."""
-    return defaultdict(count().__next__)
-
-
-def concat_texts(parts: Sequence[TextColumn]) -> TextColumn:
-    """Columns laid end to end, under one dictionary."""
-    if len(parts) == 1:
-        return parts[0]
-    if not parts:
-        return TextColumn(np.empty(0, np.uint32), ())
-    codes = np.concatenate([part.codes for part in parts])
-    if all(part.values is parts[0].values for part in parts):
-        return TextColumn(codes, parts[0].values)
-    numbers = _numbers()
-    at = 0
-    for part in parts:
-        places = np.fromiter(map(numbers.__getitem__, part.values), np.uint32, len(part.values))
-        codes[at : at + len(part)] = places[part.codes]
-        at += len(part)
-    return TextColumn(codes, tuple(numbers))
-
-
-def encode_ids(texts: Sequence[str]) -> Ids:
-    """Ids as an array of fixed width, that of the longest. Raises UnicodeEncodeError: ids are ASCII."""
-    width = max(map(len, texts), default=1) or 1
-    if min(map(len, texts), default=width) < width:
-        texts = [text.ljust(width, "\0") for text in texts]
-    return np.frombuffer("".join(texts).encode("ascii"), f"S{width}")
-
-
-def decode_ids(ids: Ids) -> list[str]:
-    found: list[str] = ids.astype(np.str_).tolist()
-    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,36 +66,36 @@ class SpanTable:
         attr_start = _starts(counts)
         entries = np.repeat(starts - attr_start[:-1], counts) + np.arange(attr_start[-1])
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*IDS, *NUMBERS)}
-        columns |= {name: getattr(self, name).take(rows) for name in TEXTS}
+        columns |= {name: getattr(self, name).take_compact(rows) for name in TEXTS}
         return SpanTable(
             **columns,
             attr_start=attr_start,
-            attr_key=self.attr_key.take(entries),
-            attr_value=self.attr_value.take(entries),
+            attr_key=self.attr_key.take_compact(entries),
+            attr_value=self.attr_value.take_compact(entries),
         )
 
-    def within(self, start_ms: int, end_ms: int) -> NDArray[np.bool_]:
+    def within(self, start_ms: int, end_ms: int) -> Mask:
         """Which rows start in the range; the end is exclusive."""
         return (self.start_ns >= start_ms * 1_000_000) & (self.start_ns < end_ms * 1_000_000)
 
     def attribute(self, key: str) -> TextColumn:
         """The value of one attribute for each row, '' where it is absent."""
         entries = np.flatnonzero(self.attr_key.codes == self.attr_key.code_of(key))
-        held = TextColumn(self.attr_value.codes[entries], self.attr_value.values).compacted()
+        held = DictColumn(self.attr_value.codes[entries], self.attr_value.values).compacted()
         absent, values = held.code_of(""), held.values
         if absent < 0 and len(entries) < len(self):
             absent, values = len(values), (*values, "")
         codes = np.full(len(self), max(absent, 0), np.uint32)
         codes[self._rows_of(entries)] = held.codes
-        return TextColumn(codes, values)
+        return DictColumn(codes, values)
 
-    def with_attribute(self, key: str, value: str) -> NDArray[np.bool_]:
+    def with_attribute(self, key: str, value: str) -> Mask:
         """Which rows have the attribute with exactly this value."""
         key_code, value_code = self.attr_key.code_of(key), self.attr_value.code_of(value)
         entries = np.flatnonzero((self.attr_key.codes == key_code) & (self.attr_value.codes == value_code))
         return self._marked(entries)
 
-    def with_value(self, condition: Callable[[str], bool]) -> NDArray[np.bool_]:
+    def with_value(self, condition: Callable[[str], bool]) -> Mask:
         """Which rows have an attribute, whatever its key, whose value meets the condition."""
         return self._marked(np.flatnonzero(self.attr_value.mask(condition)))
 
@@ -206,17 +110,17 @@ class SpanTable:
         return Span(
             bytes(self.trace_id[row]).decode(),
             bytes(self.span_id[row]).decode(),
-            self.service_name.text(row),
-            self.name.text(row),
+            self.service_name.value(row),
+            self.name.value(row),
             int(self.start_ns[row]),
             int(self.duration_ns[row]),
             bytes(self.parent_span_id[row]).decode(),
-            _KINDS[self.kind.text(row)],
-            _STATUSES[self.status.text(row)],
-            self.environment.text(row),
-            self.service_version.text(row),
-            self.instance.text(row),
-            {self.attr_key.text(entry): self.attr_value.text(entry) for entry in entries},
+            _KINDS[self.kind.value(row)],
+            _STATUSES[self.status.value(row)],
+            self.environment.value(row),
+            self.service_version.value(row),
+            self.instance.value(row),
+            {self.attr_key.value(entry): self.attr_value.value(entry) for entry in entries},
         )
 
     def spans(self, rows: Rows | None = None) -> list[Span]:
@@ -247,7 +151,7 @@ class SpanTable:
         """The rows that attribute entries belong to."""
         return np.searchsorted(self.attr_start, entries, side="right") - 1
 
-    def _marked(self, entries: Rows) -> NDArray[np.bool_]:
+    def _marked(self, entries: Rows) -> Mask:
         marked = np.zeros(len(self), np.bool_)
         marked[self._rows_of(entries)] = True
         return marked
@@ -271,19 +175,19 @@ def build_span_table(spans: Sequence[Span]) -> SpanTable:
         trace_id=encode_ids([span.trace_id for span in spans]),
         span_id=encode_ids([span.span_id for span in spans]),
         parent_span_id=encode_ids([span.parent_span_id for span in spans]),
-        service_name=encode_texts([span.service_name for span in spans]),
-        name=encode_texts([span.name for span in spans]),
+        service_name=dict_encode([span.service_name for span in spans]),
+        name=dict_encode([span.name for span in spans]),
         # A member of an enum is hashed by a function in Python; its text is hashed at once.
-        kind=encode_texts([str.__str__(span.kind) for span in spans]),
-        status=encode_texts([str.__str__(span.status) for span in spans]),
-        environment=encode_texts([span.environment for span in spans]),
-        service_version=encode_texts([span.service_version for span in spans]),
-        instance=encode_texts([span.instance for span in spans]),
+        kind=dict_encode([str.__str__(span.kind) for span in spans]),
+        status=dict_encode([str.__str__(span.status) for span in spans]),
+        environment=dict_encode([span.environment for span in spans]),
+        service_version=dict_encode([span.service_version for span in spans]),
+        instance=dict_encode([span.instance for span in spans]),
         start_ns=np.array([span.start_ns for span in spans], np.int64),
         duration_ns=np.array([span.duration_ns for span in spans], np.int64),
         attr_start=_starts(np.fromiter(map(len, maps), np.int64, len(maps))),
-        attr_key=encode_texts(list(chain.from_iterable(maps))),
-        attr_value=encode_texts(list(chain.from_iterable(map(dict.values, maps)))),
+        attr_key=dict_encode(list(chain.from_iterable(maps))),
+        attr_value=dict_encode(list(chain.from_iterable(map(dict.values, maps)))),
     )
 
 
@@ -299,7 +203,8 @@ def concat_span_tables(tables: Iterable[SpanTable]) -> SpanTable:
         for name in (*IDS, *NUMBERS)
     }
     columns |= {
-        name: concat_texts([getattr(table, name) for table in held]) for name in (*TEXTS, "attr_key", "attr_value")
+        name: concat_dict_columns([getattr(table, name) for table in held])
+        for name in (*TEXTS, "attr_key", "attr_value")
     }
     counts = np.concatenate([np.diff(table.attr_start) for table in held])
     return SpanTable(**columns, attr_start=_starts(counts))

@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vantage.core.batch import F64, I64
+from vantage.core.arrays import F64, I64, Mask
 from vantage.demo.shop import (
     CATALOG,
     CHECKOUT,
@@ -52,7 +51,7 @@ DURATION: Final = "http.request.duration"
 BY_NAME: Final = {service.name: service for service in SERVICES}
 
 Rng = np.random.Generator
-Bools = NDArray[np.bool_]
+Bools = Mask
 
 
 @dataclass(slots=True)

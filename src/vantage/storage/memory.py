@@ -8,12 +8,13 @@ from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vantage.core.batch import NO_LINKS, Batch, Links, build_batch
+from vantage.core.arrays import Mask
+from vantage.core.batch import Batch, build_batch
 from vantage.core.clock import Clock
-from vantage.core.exemplars import link_columns
+from vantage.core.exemplars import NO_EXEMPLARS, Exemplars, encode_exemplars
 from vantage.core.rollup import Partials, rollup_samples, with_sketches
+from vantage.core.sample_columns import SampleColumns
 from vantage.core.series import Series
 from vantage.core.span import Span
 from vantage.core.span_table import SpanTable, build_span_table
@@ -37,7 +38,7 @@ from vantage.storage.trace_summary import count_by_service, latest_summaries, ma
 from vantage.vql.check import CheckedSelect
 from vantage.vql.exec.execute import Deadline, execute, explain
 from vantage.vql.exec.series_table import SeriesColumns
-from vantage.vql.exec.source import SampleColumns, ScanEstimate
+from vantage.vql.exec.source import ScanEstimate
 from vantage.vql.table import Table
 from vantage.vql.tree import TableName
 
@@ -64,16 +65,11 @@ class MemoryStore:
     async def write(self, batch: Batch) -> bool:
         if batch.batch_id and batch.batch_id in self._ids:
             return False
-        links = {
-            position: ids
-            for position, *ids in zip(
-                batch.links.position.tolist(), batch.links.trace_id, batch.links.span_id, strict=True
-            )
-        }
+        exemplars = {position: (trace_id, span_id) for position, trace_id, span_id in batch.exemplars.rows()}
         for row, (which, time_ms, value) in enumerate(
             zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True)
         ):
-            trace_id, span_id = links.get(row, ("", ""))
+            trace_id, span_id = exemplars.get(row, ("", ""))
             self._rows.append((batch.series[which], time_ms, value, trace_id, span_id))
         self._spans.extend(batch.spans)
         if batch.batch_id:
@@ -128,12 +124,7 @@ class MemoryStore:
         spans = [span for span in self._spans if wanted(span.service_name, span.environment, span.start_ms)]
         for start in range(0, len(rows), EXPORTED_MAX):
             some = rows[start : start + EXPORTED_MAX]
-            linked = [(place, row[3], row[4]) for place, row in enumerate(some) if row[3]]
-            links = NO_LINKS
-            if linked:
-                positions = np.array([place for place, _, _ in linked], np.uint32)
-                links = Links(positions, [trace for _, trace, _ in linked], [span for _, _, span in linked])
-            yield build_batch([row[:3] for row in some], links=links)
+            yield build_batch([row[:3] for row in some], exemplars=_exemplars(some))
         for start in range(0, len(spans), EXPORTED_MAX):
             yield Batch(spans=tuple(spans[start : start + EXPORTED_MAX]))
 
@@ -194,27 +185,22 @@ class _RowSource:
     def rows_upper_bound(self, table: TableName, time_range: TimeRange) -> int:
         return len(self._spans if table == "spans" else self._rows)
 
-    def plan(self, table: TableName, time_range: TimeRange, slots: NDArray[np.bool_]) -> list[ScanEstimate]:
+    def plan(self, table: TableName, time_range: TimeRange, slots: Mask) -> list[ScanEstimate]:
         return [ScanEstimate("memory", 1, self.rows_upper_bound(table, time_range))]
 
-    def samples(self, time_range: TimeRange, slots: NDArray[np.bool_], *, links: bool) -> Iterator[SampleColumns]:
-        linked = [(row, held[3], held[4]) for row, held in enumerate(self._rows) if held[3] or held[4]]
-        held_links = NO_LINKS
-        if linked:
-            position = np.array([row for row, _, _ in linked], np.uint32)
-            held_links = Links(position, [trace for _, trace, _ in linked], [span for _, _, span in linked])
+    def samples(self, time_range: TimeRange, slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
         count = len(self._rows)
         yield SampleColumns(
             np.fromiter((self._slots[row[0].id] for row in self._rows), np.uint32, count),
             np.fromiter((row[1] for row in self._rows), np.int64, count),
             np.fromiter((row[2] for row in self._rows), np.float64, count),
-            link_columns(held_links),
+            _exemplars(self._rows),
         )
 
     def partials(
-        self, time_range: TimeRange, slots: NDArray[np.bool_], *, width_ms: int, wanted: frozenset[str]
+        self, time_range: TimeRange, slots: Mask, *, width_ms: int, wanted: frozenset[str]
     ) -> Iterator[Partials]:
-        (chunk,) = self.samples(time_range, slots, links=False)
+        (chunk,) = self.samples(time_range, slots, exemplars=False)
         order = np.lexsort((chunk.time_ms, chunk.slot))
         slot, time_ms, value = chunk.slot[order], chunk.time_ms[order], chunk.value[order]
         some = self._series.column("metric_type").mask(lambda kind: kind == "histogram")[slot]
@@ -223,3 +209,8 @@ class _RowSource:
 
     def spans(self, time_range: TimeRange) -> Iterator[SpanTable]:
         yield build_span_table(self._spans)
+
+
+def _exemplars(rows: Sequence[tuple[Series, int, float, str, str]]) -> Exemplars:
+    with_ids = [(position, row[3], row[4]) for position, row in enumerate(rows) if row[3] or row[4]]
+    return encode_exemplars(*zip(*with_ids, strict=True)) if with_ids else NO_EXEMPLARS

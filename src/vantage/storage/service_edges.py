@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vantage.core.batch import I64
+from vantage.core.arrays import I64, Mask, Rows
+from vantage.core.dict_column import DictColumn, TextColumn, concat_dict_columns
 from vantage.core.errors import InputError
 from vantage.core.idhash import Ids, hash_pairs
 from vantage.core.span import SpanKind, SpanStatus
-from vantage.core.span_table import Rows, SpanTable, TextColumn, concat_texts
+from vantage.core.span_table import SpanTable
 from vantage.core.timerange import TimeRange
 from vantage.storage.ports import EdgeKind, ServiceEdge
 
@@ -24,7 +24,6 @@ SPANS_MAX: Final = 2_000_000  # some 110 bytes and a microsecond each
 PEER_ATTRIBUTES: Final = ("peer.service", "db.system.name", "db.system", "messaging.system", "server.address")
 _KINDS: Final[tuple[EdgeKind, ...]] = ("call", "message", "external")
 _EXTERNAL: Final = _KINDS.index("external")
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,10 +106,10 @@ def _concat(parts: Sequence[_SpanColumns]) -> _SpanColumns:
         trace_id=np.concatenate([part.trace_id for part in parts]),
         span_id=np.concatenate([part.span_id for part in parts]),
         parent_span_id=np.concatenate([part.parent_span_id for part in parts]),
-        service=concat_texts([part.service for part in parts]),
-        kind=concat_texts([part.kind for part in parts]),
-        status=concat_texts([part.status for part in parts]),
-        peer=concat_texts([part.peer for part in parts]),
+        service=concat_dict_columns([part.service for part in parts]),
+        kind=concat_dict_columns([part.kind for part in parts]),
+        status=concat_dict_columns([part.status for part in parts]),
+        peer=concat_dict_columns([part.peer for part in parts]),
         duration_ns=np.concatenate([part.duration_ns for part in parts]),
         counted=np.concatenate([part.counted for part in parts]),
     )
@@ -120,7 +119,7 @@ def _peers(table: SpanTable) -> TextColumn:
     """Whom each client's or producer's span says it calls, '' where it does not say."""
     unnamed = _of_kind(table.kind, SpanKind.CLIENT, SpanKind.PRODUCER)
     rows: list[Rows] = []
-    parts = [TextColumn(np.zeros(1, np.uint32), ("",))]
+    parts = [DictColumn(np.zeros(1, np.uint32), ("",))]
     for key in PEER_ATTRIBUTES:
         if table.attr_key.code_of(key) < 0:
             continue
@@ -129,11 +128,11 @@ def _peers(table: SpanTable) -> TextColumn:
         unnamed[named] = False
         rows.append(named)
         parts.append(column.take(named))
-    found = concat_texts(parts)
+    found = concat_dict_columns(parts)
     codes = np.zeros(len(table), np.uint32)
     if rows:
         codes[np.concatenate(rows)] = found.codes[1:]
-    return TextColumn(codes, found.values)
+    return DictColumn(codes, found.values)
 
 
 def _with_parents(spans: _SpanColumns) -> tuple[Rows, Rows]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vantage.core.batch import I64
-from vantage.core.idhash import Ids, hash_ids
+from vantage.core.arrays import I64, Mask, Rows
+from vantage.core.idhash import Ids, decode_ids, hash_ids
 from vantage.core.span import SpanStatus
-from vantage.core.span_table import Rows, SpanTable, decode_ids
+from vantage.core.span_table import SpanTable
 from vantage.storage.ports import TraceFilter, TraceSummary
 
-Mask = NDArray[np.bool_]
 ServiceKey = tuple[str, str, str, str]
 
 

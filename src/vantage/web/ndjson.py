@@ -47,9 +47,7 @@ def _sample_lines(batch: Batch) -> bytes:
     heads = [_head(one) for one in batch.series]
     tails = {
         position: f',"trace_id":"{trace_id}"' + (f',"span_id":"{span_id}"' if span_id else "")
-        for position, trace_id, span_id in zip(
-            batch.links.position.tolist(), batch.links.trace_id, batch.links.span_id, strict=True
-        )
+        for position, trace_id, span_id in batch.exemplars.rows()
     }  # ids hold nothing that JSON would have to escape
     rows = zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True)
     if not tails:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
-from vantage.core.batch import Batch, Links, build_batch
+from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import ConfigError, DataFolderInUse, FormatTooNew, InputError, StoreTimeout, StoreUnavailable
+from vantage.core.exemplars import encode_exemplars
 from vantage.core.retention import parse_rule
 from vantage.core.sample import Kind
 from vantage.storage.clickhouse import chdb
@@ -54,10 +55,10 @@ async def rolled(store: ClickHouseStore) -> list[object]:
 
 
 async def test_what_was_written_is_there_after_a_restart(opened: Opened) -> None:
-    links = Links(np.array([1], np.uint32), ["t1"], ["s1"])
+    links = encode_exemplars(np.array([1], np.uint32), ["t1"], ["s1"])
     one = a_series(tags={"k": "ü"})
     async with opened() as store:
-        await store.write(build_batch([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], links=links, batch_id="b1"))
+        await store.write(build_batch([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], exemplars=links, batch_id="b1"))
         await store.write(Batch(spans=(a_span(attributes={"z": "1", "a": "2"}),), batch_id="b2"))
     async with opened() as store:
         assert await counted(store) == (2, 3.0)
@@ -364,7 +365,9 @@ async def test_usage_counts_metrics_and_services(opened: Opened) -> None:
 async def test_forgetting_reaches_rollups_links_and_times(opened: Opened) -> None:
     async with opened() as store:
         await store.write(
-            build_batch([(a_series("gone"), NOW_MS, 1.0)], links=Links(np.zeros(1, np.uint32), ["t1"], [""]))
+            build_batch(
+                [(a_series("gone"), NOW_MS, 1.0)], exemplars=encode_exemplars(np.zeros(1, np.uint32), ["t1"], [""])
+            )
         )
         await store.write(Batch(spans=(a_span("t1", service="gone"),)))
         await store.delete(Selector(service="gone"))

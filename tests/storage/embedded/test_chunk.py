@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.samples import NOW_MS
-from vantage.core.batch import Links
-from vantage.core.exemplars import link_columns
-from vantage.core.idhash import hash_id
+from vantage.core.exemplars import encode_exemplars
+from vantage.core.idhash import decode_ids, hash_id
 from vantage.core.rollup import HOUR_MS, rollup_samples, with_sketches
+from vantage.core.sample_columns import SampleColumns
 from vantage.storage.embedded.format.chunk import (
     CHUNK_SAMPLES_MAX,
     ChunkCodec,
@@ -24,7 +24,7 @@ from vantage.storage.embedded.format.chunk import (
 from vantage.storage.embedded.format.column_codec import ColumnCodec
 from vantage.storage.embedded.format.trace_id_index import ENTRIES_MAX, pack_index, truncate_hash
 from vantage.storage.embedded.format.week import WEEK_MS, parse_week, week_name, week_of, week_range
-from vantage.storage.embedded.maintain.sort import Samples, in_storage_order
+from vantage.storage.embedded.maintain.sort import in_storage_order
 
 CODEC = ChunkCodec()
 
@@ -86,8 +86,8 @@ def test_samples_are_kept_by_stretches_of_time_and_series_by_series_within() -> 
     mixed = np.random.default_rng(3).permutation(len(slot))
     linked = range(0, len(slot), 100)
     ids = tuple(str(value[mixed[row]]) for row in linked)
-    links = Links(np.array(linked, np.uint32), ids, ("",) * len(ids))
-    whole = Samples(slot[mixed], time_ms[mixed], value[mixed], link_columns(links))
+    links = encode_exemplars(linked, ids, ("",) * len(ids))
+    whole = SampleColumns(slot[mixed], time_ms[mixed], value[mixed], links)
     found = list(in_storage_order(whole, np.arange(200)[::-1]))
     assert len(found) > 5
     ends = [(some.time_ms.min(), some.time_ms.max()) for some in found]
@@ -95,17 +95,17 @@ def test_samples_are_kept_by_stretches_of_time_and_series_by_series_within() -> 
     for some in found:
         order = np.lexsort((some.time_ms, -some.slot.astype(np.int64)))
         assert order.tolist() == list(range(len(order)))
-        linked = [str(some.value[row]) for row in some.links.position.tolist()]
-        assert linked == list(some.links.decode().trace_id), "a link went to another sample"
+        linked = [str(some.value[row]) for row in some.exemplars.position.tolist()]
+        assert linked == decode_ids(some.exemplars.trace_id), "a link went to another sample"
     rows = sorted(zip(*(np.concatenate([getattr(some, name) for some in found]).tolist()
                         for name in ("slot", "time_ms", "value")), strict=True))  # fmt: skip
     assert rows == sorted(zip(slot.tolist(), time_ms.tolist(), value.tolist(), strict=True))
-    assert sum(len(some.links) for some in found) == 1000
+    assert sum(len(some.exemplars) for some in found) == 1000
 
 
 def test_few_samples_are_one_stretch() -> None:
     slot, time_ms, value = some_samples(1, 5000)
-    assert len(list(in_storage_order(Samples(slot, time_ms, value), np.zeros(1, np.int64)))) == 1
+    assert len(list(in_storage_order(SampleColumns(slot, time_ms, value), np.zeros(1, np.int64)))) == 1
 
 
 def test_every_id_of_an_index_is_found_where_it_is() -> None:

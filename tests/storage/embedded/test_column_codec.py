@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vantage.storage.embedded.format.column_codec import ColumnCodec, deltas, undelta, unzigzag, zigzag
+from vantage.core.int_packing import deltas, undelta, unzigzag, zigzag
+from vantage.storage.embedded.format.column_codec import ColumnCodec
 
 PACKER = ColumnCodec()
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -104,8 +104,8 @@ async def test_a_segment_that_breaks_while_it_is_served_is_put_aside(opened: Ope
         with older.open("r+b") as file:  # in place, as a failing disk would
             file.seek(2048)
             file.write(b"\xff" * (len(content) - 2048))
-        store._pool.drop(older)
-        store._pool.allow(older)
+        store._pool.evict(older)
+        store._pool.readmit(older)
         await total(store)
         for _ in range(100):
             if (await store.usage()).damaged:

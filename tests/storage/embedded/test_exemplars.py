@@ -13,16 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.samples import NOW_MS
-from vantage.core.idhash import concat_ids, hash_id
-from vantage.core.span_table import decode_ids, encode_ids
+from vantage.core.exemplars import encode_exemplars
+from vantage.core.idhash import concat_ids, decode_ids, encode_ids, hash_id
+from vantage.core.sample_columns import SampleColumns
 from vantage.storage.embedded.format.chunk import ChunkCodec
 from vantage.storage.embedded.format.exemplars import (
     EXEMPLARS_MAX,
-    ExemplarColumns,
     UnmatchedExemplars,
     exemplar_blocks,
     exemplars_between,
     find_exemplars,
+    sort_by_trace,
+    trace_hashes,
     unpack_exemplars,
 )
 from vantage.storage.embedded.format.segment import TRACE_LINK
@@ -38,20 +40,16 @@ ROWS = st.lists(
 )  # fmt: skip
 
 
-def links_of(rows: list[Row]) -> ExemplarColumns:
+def exemplar_samples(rows: list[Row]) -> SampleColumns:
     trace_id, span_id, slot, time_ms, value = zip(*rows, strict=True)
-    return ExemplarColumns(
-        encode_ids(trace_id),
-        encode_ids(span_id),
-        np.array(slot, np.uint32),
-        np.array(time_ms),
-        np.array(value, np.float64),
-    )
+    exemplars = encode_exemplars(range(len(rows)), trace_id, span_id)
+    return SampleColumns(np.array(slot, np.uint32), np.array(time_ms), np.array(value, np.float64), exemplars)
 
 
-def rows_of(links: ExemplarColumns) -> list[Row]:
-    columns = (links.slot.tolist(), links.time_ms.tolist(), links.value.tolist())
-    return list(zip(decode_ids(links.trace_id), decode_ids(links.span_id), *columns, strict=True))
+def rows_of(samples: SampleColumns) -> list[Row]:
+    columns = (samples.slot.tolist(), samples.time_ms.tolist(), samples.value.tolist())
+    ids = samples.exemplars
+    return list(zip(decode_ids(ids.trace_id), decode_ids(ids.span_id), *columns, strict=True))
 
 
 def many(count: int, *, a_trace: int) -> list[Row]:
@@ -66,12 +64,12 @@ def many(count: int, *, a_trace: int) -> list[Row]:
 def written(rows: list[Row], part: int = 1) -> sqlite3.Connection:
     db = sqlite3.connect(":memory:")
     db.executescript(TRACE_LINK)
-    for _, block in exemplar_blocks(CODEC, links_of(rows).in_storage_order()):
+    for _, block in exemplar_blocks(CODEC, sort_by_trace(exemplar_samples(rows))):
         db.execute("INSERT INTO trace_link VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", (part, *block.columns))
     return db
 
 
-def kept_of(trace_id: str) -> int:
+def truncated_hash(trace_id: str) -> int:
     return int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0])
 
 
@@ -82,15 +80,15 @@ def exactly(rows: list[Row]) -> Counter[str]:
 
 @given(ROWS)
 def test_a_block_comes_back_whole(rows: list[Row]) -> None:
-    ((some, block),) = exemplar_blocks(CODEC, links_of(rows).in_storage_order())
+    ((some, block),) = exemplar_blocks(CODEC, sort_by_trace(exemplar_samples(rows)))
     assert exactly(rows_of(some)) == exactly(rows)
     found = unpack_exemplars(CODEC, *block.columns[2:])
     assert list(map(repr, rows_of(found))) == list(map(repr, rows_of(some)))
-    assert (block.low, block.high) == (found.filtered.min(), found.filtered.max())
+    assert (block.low, block.high) == (trace_hashes(found).min(), trace_hashes(found).max())
 
 
 def test_a_flipped_bit_is_a_value_error() -> None:
-    ((_, block),) = exemplar_blocks(CODEC, links_of(many(5, a_trace=2)).in_storage_order())
+    ((_, block),) = exemplar_blocks(CODEC, sort_by_trace(exemplar_samples(many(5, a_trace=2))))
     for name in ("ids", "body"):
         plain: bytes = getattr(block, name)
         for place in range(len(plain)):
@@ -105,12 +103,12 @@ def test_every_trace_is_found_with_all_its_links_over_many_blocks(a_trace: int) 
     rows = many(5 * EXEMPLARS_MAX, a_trace=a_trace)
     db = written(rows)
     for trace_id in {row[0] for row in rows[:: max(1, a_trace // 2)]} if a_trace > 4 else {rows[0][0], rows[7777][0]}:
-        found = find_exemplars(db, CODEC, part=1, trace_id=trace_id, kept=kept_of(trace_id))
-        assert exactly([(trace_id, row[3], *row[:3]) for row in found]) == exactly(
+        found = find_exemplars(db, CODEC, part=1, trace_id=trace_id, trace_hash=truncated_hash(trace_id))
+        assert exactly([row for samples in found for row in rows_of(samples)]) == exactly(
             [row for row in rows if row[0] == trace_id]
         )
-    assert list(find_exemplars(db, CODEC, part=1, trace_id="none", kept=kept_of("none"))) == []
-    assert list(find_exemplars(db, CODEC, part=2, trace_id=rows[0][0], kept=kept_of(rows[0][0]))) == []
+    assert list(find_exemplars(db, CODEC, part=1, trace_id="none", trace_hash=truncated_hash("none"))) == []
+    assert list(find_exemplars(db, CODEC, part=2, trace_id=rows[0][0], trace_hash=truncated_hash(rows[0][0]))) == []
 
 
 @pytest.mark.parametrize("shares", [1, 3, 7])
@@ -133,7 +131,7 @@ def test_samples_claim_their_links_each_once_however_they_come(rows: list[Row], 
     samples = [row[2:] for row in rows] + [row[2:] for row, again in zip(rows, more, strict=False) if again]
     samples.sort(key=lambda sample: (sample[0] % 2, hash(sample)))
     half = len(rows) // 2
-    unclaimed = UnmatchedExemplars([links_of(some) for some in (rows[:half], rows[half:]) if some])
+    unclaimed = UnmatchedExemplars([exemplar_samples(some) for some in (rows[:half], rows[half:]) if some])
     claimed: list[Row] = []
     for part in range(chunks):
         some = samples[part::chunks]
@@ -151,7 +149,7 @@ def test_samples_claim_their_links_each_once_however_they_come(rows: list[Row], 
 
 def test_what_no_sample_claims_is_left() -> None:
     rows = many(10, a_trace=2)
-    unclaimed = UnmatchedExemplars([links_of(rows)])
+    unclaimed = UnmatchedExemplars([exemplar_samples(rows)])
     assert len(unclaimed.claim(np.array([0], np.uint32), np.array([NOW_MS]), np.array([-1.0]))) == 0
     assert len(unclaimed.claim(np.array([rows[3][2]], np.uint32), np.array([rows[3][3]]), np.array([rows[3][4]]))) == 1
     assert unclaimed.left == 9

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
-from vantage.core.batch import Links, build_batch
+from vantage.core.batch import build_batch
+from vantage.core.exemplars import encode_exemplars
 from vantage.core.sample import Kind
 from vantage.storage.embedded.format import segment
 from vantage.storage.embedded.offline.folder_reader import ReadOnlyFolder
@@ -34,11 +35,11 @@ async def make(folder: Path) -> None:
     """Samples of a histogram over two weeks with a trace link and a span, a forgotten service, odd values; where this
     version seals, the odd values alone are not sealed."""
     latency = a_series(tags={"k": "ü"}, kind=Kind.HISTOGRAM, metric="latency", unit="ms")
-    links = Links(np.array([0], np.uint32), ["t1"], ["s1"])
+    links = encode_exemplars(np.array([0], np.uint32), ["t1"], ["s1"])
     async with opened(folder) as store:
         rows = [(latency, NOW_MS - 1000 * i, 0.25 * i) for i in range(100)]
         await store.write(
-            build_batch(rows, links=links, spans=(a_span(attributes={"http.route": "/pay"}),), batch_id="b1")
+            build_batch(rows, exemplars=links, spans=(a_span(attributes={"http.route": "/pay"}),), batch_id="b1")
         )
         await store.write(a_batch(1.0, series=a_series("gone")))
         await store.delete(Selector(service="gone"))

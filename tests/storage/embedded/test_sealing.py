@@ -172,7 +172,7 @@ async def test_generations_close_by_themselves_when_they_are_full(opened: Open) 
         for n in range(30):
             await store.write(a_batch(*[float(n)] * 100))
         for _ in range(100):
-            if not store._snapshots.now.sealing:
+            if not store._snapshots.now.sealing_generations:
                 break
             await asyncio.sleep(0.05)
         assert store._head.sample_count < 1000
@@ -225,7 +225,7 @@ async def test_a_query_sees_everything_at_any_moment_of_seals_and_merges(
         await store.seal()
         await merged(store)
         assert list((await store.select(count_query(), deadline_s=10)).rows()) == [(7500, 7500.0)]
-        assert all(len(segment.parts) < 6 for tier in TIERS for segment in store._snapshots.now.tier(tier).values())
+        assert all(len(segment.parts) < 6 for tier in TIERS for segment in store._snapshots.now.of_tier(tier).values())
 
 
 async def test_rollups_tell_of_what_is_not_sealed_yet(opened: Open) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query
-from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch, Links, build_batch
+from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch, build_batch
 from vantage.core.errors import BusyError, DataFolderInUse, FormatTooNew, StartupError, StoreUnavailable
+from vantage.core.exemplars import encode_exemplars
 from vantage.storage.embedded.offline.folder_reader import ReadOnlyFolder
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.embedded.write.journal import FORMAT, check_journal
@@ -33,8 +34,8 @@ async def totals(store: EmbeddedStore) -> tuple[Any, ...]:
 async def test_everything_written_is_there_after_a_restart(opened: Open) -> None:
     one, other = a_series(tags={"k": "1"}), a_series(tags={"k": "2"})
     async with opened() as store:
-        links = Links(np.array([0], np.uint32), ["t1"], ["s9"])
-        await store.write(build_batch([(one, NOW_MS, 1.0), (other, NOW_MS, 2.0)], links=links, spans=(a_span(),)))
+        links = encode_exemplars(np.array([0], np.uint32), ["t1"], ["s9"])
+        await store.write(build_batch([(one, NOW_MS, 1.0), (other, NOW_MS, 2.0)], exemplars=links, spans=(a_span(),)))
         await store.write(a_batch(4.0, series=one))
     async with opened() as store:
         assert await totals(store) == (3, 7.0)
@@ -86,20 +87,20 @@ async def test_many_small_commits_make_few_blocks(opened: Open) -> None:
         assert await totals(store) == (300, sum(range(300)))
 
 
-async def test_links_survive_merging_and_filtering(opened: Open) -> None:
+async def test_exemplars_survive_merging_and_filtering(opened: Open) -> None:
     one = a_series()
     async with opened() as store:
         for i in range(40):
-            links = Links(np.array([1], np.uint32), [f"t{i}"], [""])
-            await store.write(build_batch([(one, NOW_MS, 0.0), (one, NOW_MS, float(i))], links=links))
+            links = encode_exemplars(np.array([1], np.uint32), [f"t{i}"], [""])
+            await store.write(build_batch([(one, NOW_MS, 0.0), (one, NOW_MS, float(i))], exemplars=links))
         (sample,) = (await store.trace("t17")).samples
         assert sample.value == 17.0
-        chunk_links = [(block.value[p], t) for block in store._head.samples for p, t in _pairs(block.links.plain())]
-        assert sorted(chunk_links) == sorted((float(i), f"t{i}") for i in range(40))
-
-
-def _pairs(links: Links) -> list[tuple[int, str]]:
-    return list(zip(links.position.tolist(), links.trace_id, strict=True))
+        held = [
+            (float(block.samples.value[position]), trace_id)
+            for block in store._head.samples
+            for position, trace_id, _ in block.samples.exemplars.rows()
+        ]
+        assert sorted(held) == sorted((float(i), f"t{i}") for i in range(40))
 
 
 async def test_a_damaged_row_is_reported_and_the_rest_served(opened: Open, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
 from litestar.testing import AsyncTestClient
 
-from vantage.core.batch import Links, build_batch
+from vantage.core.batch import build_batch
 from vantage.core.deployment import Deployment
 from vantage.core.errors import InputError, NotFoundError, VantageError
+from vantage.core.exemplars import encode_exemplars
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
@@ -389,8 +390,8 @@ async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client:
 
 
 async def test_samples_linked_to_a_trace_are_shown_with_it(client: Client, reads: QueryContext) -> None:
-    links = Links(np.array([0], np.uint32), ["t-9"], ["s-9"])
-    await reads.store.write(build_batch([(durations("api"), NOW_MS - 1000, 40.0)], links=links))
+    links = encode_exemplars(np.array([0], np.uint32), ["t-9"], ["s-9"])
+    await reads.store.write(build_batch([(durations("api"), NOW_MS - 1000, 40.0)], exemplars=links))
     page = text_of((await client.get("/traces/t-9")).text)
     assert "Linked samples" in page
     assert "http.request.duration api 40 ms" in page

@@ -12,8 +12,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from vantage.core.batch import F64, I64, U32, Batch, Links
+from vantage.core.arrays import F64, I64, U32
+from vantage.core.batch import Batch
 from vantage.core.errors import InputError
+from vantage.core.exemplars import encode_exemplars
 from vantage.core.sample import FUTURE_MS_MAX, ID_LENGTH_MAX, TIME_MS_MIN, id_problem, time_problem
 from vantage.core.series import Series
 from vantage.core.span import Span, span_problem
@@ -66,6 +68,29 @@ def input_error(error: Exception) -> InputError:
     return InputError(str(error))
 
 
+class SentIds(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """Trace and span ids as they were sent, unchecked: sample ``rows[i]`` (ascending) has ``trace_ids[i]`` and
+    ``span_ids[i]`` ('' for none)."""
+
+    rows: Sequence[int]
+    trace_ids: Sequence[str]
+    span_ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def filter(self, keep: Sequence[bool]) -> SentIds:
+        """Return the ids of the samples that are kept, their rows counted among those."""
+        new_rows = np.cumsum(np.array(keep, np.bool_)) - 1
+        kept = [i for i, row in enumerate(self.rows) if keep[row]]
+        return SentIds(
+            [int(new_rows[self.rows[i]]) for i in kept],
+            [self.trace_ids[i] for i in kept],
+            [self.span_ids[i] for i in kept],
+        )
+
+
+NO_IDS: Final = SentIds((), (), ())
 DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -74,7 +99,7 @@ def validate_samples(
     resolved: Sequence[Series | Rejection],
     times: Sequence[int],
     values: Sequence[float],
-    links: Links,
+    ids: SentIds,
     *,
     now_ms: int,
     oldest_ms: int,
@@ -83,7 +108,7 @@ def validate_samples(
 ) -> None:
     """Put the samples that pass every check into ``received.batch``, and reject the others one by one.
 
-    ``resolved[i]``, ``times[i]`` and ``values[i]`` belong to sample ``i``; so does the link whose position is ``i``.
+    ``resolved[i]``, ``times[i]`` and ``values[i]`` belong to sample ``i``; so do the ids whose row is ``i``.
     ``id_lengths_known``: the decoder has held the lengths of trace and span ids against their limit.
     """
     time_column, value_column = np.array(times, np.int64), np.array(values, np.float64)
@@ -91,17 +116,18 @@ def validate_samples(
     if not (
         Rejection not in set(map(type, distinct))
         and _check_values(times, values, now_ms, oldest_ms)
-        and (not len(links) or _check_ids(links, lengths_known=id_lengths_known))
+        and (not len(ids) or _check_ids(ids, lengths_known=id_lengths_known))
     ):
-        keep = _keep(received, resolved, time_column, value_column, links, now_ms=now_ms, oldest_ms=oldest_ms)
+        keep = _keep(received, resolved, time_column, value_column, ids, now_ms=now_ms, oldest_ms=oldest_ms)
         rows = np.flatnonzero(keep)
         resolved = [resolved[row] for row in rows.tolist()]
-        time_column, value_column, links = time_column[rows], value_column[rows], links.take(rows)
+        time_column, value_column, ids = time_column[rows], value_column[rows], ids.filter(keep)
         distinct = dict.fromkeys(resolved)
     series: tuple[Series, ...] = tuple(distinct)  # type: ignore[arg-type]  # only series are left
     position = dict(zip(distinct, range(len(series)), strict=True))
     index: U32 = np.array([*map(position.__getitem__, resolved)], np.uint32)
-    received.batch = Batch(series, index, time_column, value_column, links, received.batch.spans, batch_id)
+    exemplars = encode_exemplars(ids.rows, ids.trace_ids, ids.span_ids)
+    received.batch = Batch(series, index, time_column, value_column, exemplars, received.batch.spans, batch_id)
 
 
 def _check_values(times: Sequence[int], values: Sequence[float], now_ms: int, oldest_ms: int) -> bool:
@@ -114,11 +140,11 @@ def _check_values(times: Sequence[int], values: Sequence[float], now_ms: int, ol
     return isfinite(sum(values))
 
 
-def _check_ids(links: Links, *, lengths_known: bool) -> bool:
-    ids = [*links.trace_id, *links.span_id]
+def _check_ids(sent: SentIds, *, lengths_known: bool) -> bool:
+    ids = [*sent.trace_ids, *sent.span_ids]
     text = "".join(ids)
     return (
-        all(links.trace_id)
+        all(sent.trace_ids)
         and (lengths_known or max(map(len, ids)) <= ID_LENGTH_MAX)
         and text.isascii()
         and not text.encode().translate(None, _ID_BYTES)
@@ -130,13 +156,13 @@ def _keep(
     resolved: Sequence[Series | Rejection],
     times: I64,
     values: F64,
-    links: Links,
+    ids: SentIds,
     *,
     now_ms: int,
     oldest_ms: int,
 ) -> list[bool]:
     """The slow path, taken when something is wrong: one sample after the other, the first fault of each."""
-    by_row = dict(zip(links.position.tolist(), zip(links.trace_id, links.span_id, strict=True), strict=True))
+    by_row = dict(zip(ids.rows, zip(ids.trace_ids, ids.span_ids, strict=True), strict=True))
     finite = np.isfinite(values)
     keep = []
     for row, one in enumerate(resolved):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-import numpy as np
 from msgspec import Meta, Raw
 
-from vantage.core.batch import NO_LINKS, Links
 from vantage.core.sample import ID_LENGTH_MAX
 from vantage.core.series import Series
 from vantage.ingest.series_cache import Key, Resource, SeriesCache, parse_json_tags, parse_msgpack_tags
-from vantage.ingest.wire.decoded import DECODE_ERRORS, DecodedRequest, Rejection, input_error, validate_samples
+from vantage.ingest.wire.decoded import (
+    DECODE_ERRORS,
+    NO_IDS,
+    DecodedRequest,
+    Rejection,
+    SentIds,
+    input_error,
+    validate_samples,
+)
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _NO_TAGS: Final = Raw(b"")
@@ -122,7 +128,7 @@ class NativeFormat:
             resolved,  # type: ignore[arg-type]  # no None is left
             times,  # type: ignore[arg-type]
             [one.value for one in samples],
-            _links([one.trace_id for one in samples], [one.span_id for one in samples]),
+            _sent_ids([one.trace_id for one in samples], [one.span_id for one in samples]),
             now_ms=now_ms,
             oldest_ms=oldest_ms,
             batch_id=batch_id,
@@ -151,17 +157,15 @@ def _whole(time_ms: float) -> int:
     return int(min(max(time_ms, -_BEYOND_MS), _BEYOND_MS)) if time_ms == time_ms else -_BEYOND_MS
 
 
-def _links(trace_ids: list[str | None], span_ids: list[str | None]) -> Links:
-    """The links of the samples that name a trace or a span; a span without a trace is rejected later on."""
-    if all(trace_ids):
-        rows = np.arange(len(trace_ids), dtype=np.uint32)
-    else:
-        held = [row for row, ids in enumerate(zip(trace_ids, span_ids, strict=True)) if ids[0] or ids[1]]
-        if not held:
-            return NO_LINKS
-        trace_ids, span_ids = [trace_ids[row] for row in held], [span_ids[row] for row in held]
-        rows = np.array(held, np.uint32)
-    return Links(rows, _known(trace_ids), _known(span_ids))
+def _sent_ids(trace_ids: list[str | None], span_ids: list[str | None]) -> SentIds:
+    """Return the ids of the samples that name a trace or a span; a span without a trace is rejected later on."""
+    rows: Sequence[int] = range(len(trace_ids))
+    if not all(trace_ids):
+        rows = [row for row, ids in enumerate(zip(trace_ids, span_ids, strict=True)) if ids[0] or ids[1]]
+        if not rows:
+            return NO_IDS
+        trace_ids, span_ids = [trace_ids[row] for row in rows], [span_ids[row] for row in rows]
+    return SentIds(rows, _known(trace_ids), _known(span_ids))
 
 
 def _known(ids: list[str | None]) -> list[str]:

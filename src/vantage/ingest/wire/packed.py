@@ -11,10 +11,9 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import msgspec
-import numpy as np
 from msgspec import Meta, Raw
 
-from vantage.core.batch import BATCH_ID_LENGTH_MAX, NO_LINKS, Links
+from vantage.core.batch import BATCH_ID_LENGTH_MAX
 from vantage.core.errors import InputError
 from vantage.core.series import Series
 from vantage.ingest.series_cache import Key, Resource, SeriesCache, parse_msgpack_tags
@@ -22,6 +21,7 @@ from vantage.ingest.wire.decoded import (
     DECODE_ERRORS,
     DecodedRequest,
     Rejection,
+    SentIds,
     add_spans,
     input_error,
     validate_samples,
@@ -121,7 +121,7 @@ class PackedFormat:
             resolved,
             times,
             values,
-            Links(np.array(rows, np.uint32), trace_ids, span_ids) if rows else NO_LINKS,
+            SentIds(rows, trace_ids, span_ids),
             now_ms=now_ms,
             oldest_ms=oldest_ms,
             batch_id=batch_id,

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from vantage.core.arrays import F64, I64, Array
+from vantage.core.dict_column import TextColumn
 from vantage.core.errors import InputError, StoreTimeout, StoreUnavailable, VantageError
-from vantage.core.span_table import TextColumn
 
 Param = str | int | float
-Column = NDArray[Any] | TextColumn | list[str] | list[dict[str, str]]
+Column = Array | TextColumn | list[str] | list[dict[str, str]]
 ROWS_MAX: Final = 2_000_000_000  # read to answer the questions of the port that have no limit of their own
 QUERY_NBYTES_MAX: Final = 2 << 30
 
@@ -47,11 +46,11 @@ class QueryResult(Protocol):
         """Python values, None for NULL, a dict for a map."""
         ...
 
-    def ints(self, name: str) -> NDArray[np.int64]:
+    def ints(self, name: str) -> I64:
         """Integers without NULL."""
         ...
 
-    def floats(self, name: str) -> NDArray[np.float64]:
+    def floats(self, name: str) -> F64:
         """Floats without NULL."""
         ...
 

@@ -7,11 +7,15 @@ from typing import Final
 
 import numpy as np
 
-from vantage.core.batch import I64, NO_LINKS, Batch, Links
+from vantage.core.arrays import I64, Rows
+from vantage.core.batch import Batch
+from vantage.core.dict_column import DictColumn, TextColumn, dict_encode
+from vantage.core.exemplars import Exemplars, encode_exemplars
+from vantage.core.idhash import encode_ids
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span
-from vantage.core.span_table import Rows, SpanTable, TextColumn, build_span_table, encode_ids, encode_texts
+from vantage.core.span_table import SpanTable, build_span_table
 from vantage.storage.clickhouse.engine import Column, QueryResult
 from vantage.vql.check import CheckedSelect
 from vantage.vql.table import ColumnType, Table
@@ -30,7 +34,7 @@ def sample_columns(batches: Sequence[tuple[Batch, Sequence[Series]]]) -> dict[st
     places: dict[int, int] = {}
     held: list[Series] = []
     series_of: list[I64] = []
-    links: dict[int, tuple[str, str]] = {}
+    ids: dict[int, tuple[str, str]] = {}
     rows = 0
     for batch, series in batches:
         slots = []
@@ -40,35 +44,33 @@ def sample_columns(batches: Sequence[tuple[Batch, Sequence[Series]]]) -> dict[st
                 held.append(one)
             slots.append(slot)
         series_of.append(np.array(slots, np.int64)[batch.index] if slots else np.empty(0, np.int64))
-        for position, trace_id, span_id in zip(
-            batch.links.position.tolist(), batch.links.trace_id, batch.links.span_id, strict=True
-        ):
-            links[rows + position] = (trace_id, span_id)
+        for position, trace_id, span_id in batch.exemplars.rows():
+            ids[rows + position] = (trace_id, span_id)
         rows += batch.samples
     place = np.concatenate(series_of)
-    positions = np.fromiter(links, np.int64, len(links))
+    positions = np.fromiter(ids, np.int64, len(ids))
     return {
         **{name: _by_series(texts, place) for name, texts in _names(held).items()},
         "series_id": np.array([one.id for one in held], np.uint64)[place],
         "timestamp": _times(np.concatenate([batch.time_ms for batch, _ in batches])),
         "value": np.concatenate([batch.value for batch, _ in batches]),
-        "trace_id": _sparse([trace_id for trace_id, _ in links.values()], positions, rows),
-        "span_id": _sparse([span_id for _, span_id in links.values()], positions, rows),
+        "trace_id": _sparse([trace_id for trace_id, _ in ids.values()], positions, rows),
+        "span_id": _sparse([span_id for _, span_id in ids.values()], positions, rows),
     }
 
 
 def _names(series: Sequence[Series]) -> dict[str, TextColumn]:
     return {
-        "service_name": encode_texts([one.service for one in series]),
-        "environment": encode_texts([one.environment for one in series]),
-        "metric_name": encode_texts([one.metric for one in series]),
-        "metric_type": encode_texts([one.kind.value for one in series]),
-        "unit": encode_texts([one.unit for one in series]),
+        "service_name": dict_encode([one.service for one in series]),
+        "environment": dict_encode([one.environment for one in series]),
+        "metric_name": dict_encode([one.metric for one in series]),
+        "metric_type": dict_encode([one.kind.value for one in series]),
+        "unit": dict_encode([one.unit for one in series]),
     }
 
 
 def _by_series(texts: TextColumn, place: I64) -> TextColumn:
-    return TextColumn(texts.codes[place], texts.values)
+    return DictColumn(texts.codes[place], texts.values)
 
 
 def _times(time_ms: I64) -> np.ndarray[tuple[int], np.dtype[np.datetime64]]:
@@ -77,10 +79,10 @@ def _times(time_ms: I64) -> np.ndarray[tuple[int], np.dtype[np.datetime64]]:
 
 def _sparse(texts: list[str], positions: I64, rows: int) -> TextColumn:
     """A text for some rows, '' for the others."""
-    coded = encode_texts(["", *texts])
+    coded = dict_encode(["", *texts])
     codes = np.zeros(rows, np.uint32)
     codes[positions] = coded.codes[1:]
-    return TextColumn(codes, coded.values)
+    return DictColumn(codes, coded.values)
 
 
 def series_columns(series: Sequence[Series], *, now_ms: int) -> dict[str, Column]:
@@ -148,8 +150,8 @@ def read_spans(answer: QueryResult) -> SpanTable:
         start_ns=answer.ints("start_ns"),
         duration_ns=answer.ints("duration_ns"),
         attr_start=np.cumsum([0, *map(len, maps)], dtype=np.int64),
-        attr_key=encode_texts(keys),
-        attr_value=encode_texts(values),
+        attr_key=dict_encode(keys),
+        attr_value=dict_encode(values),
     )
 
 
@@ -168,17 +170,14 @@ def read_samples(answer: QueryResult, known: Mapping[int, Series], *, rows_max: 
             index=index.astype(np.uint32),
             time_ms=time_ms[some],
             value=value[some],
-            links=_links(traces, spans, some),
+            exemplars=_exemplars(traces, spans, some),
         )
 
 
-def _links(traces: TextColumn, spans: TextColumn, rows: Rows) -> Links:
-    linked = np.flatnonzero(traces.take(rows).mask(bool) | spans.take(rows).mask(bool))
-    if not len(linked):
-        return NO_LINKS
-    return Links(
-        linked.astype(np.uint32), tuple(traces.take(rows[linked]).to_list()), tuple(spans.take(rows[linked]).to_list())
-    )
+def _exemplars(trace_ids: TextColumn, span_ids: TextColumn, rows: Rows) -> Exemplars:
+    trace_ids, span_ids = trace_ids.take_compact(rows), span_ids.take_compact(rows)
+    position = np.flatnonzero(trace_ids.mask(bool) | span_ids.mask(bool))
+    return encode_exemplars(position, trace_ids.take(position).to_list(), span_ids.take(position).to_list())
 
 
 def read_table(query: CheckedSelect, answer: QueryResult) -> Table:

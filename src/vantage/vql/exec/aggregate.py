@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vantage.core.batch import F64, I64
+from vantage.core.arrays import F64, I64, Array, Mask
+from vantage.core.dict_column import DictColumn
 from vantage.core.sketch import sketch_quantile
-from vantage.vql.exec.frame import Array, DictColumn, Frame, Vector, finite
+from vantage.vql.exec.frame import Frame, Vector, finite
 from vantage.vql.tree import Call, Column
 
 _RADIX_GROUPS_MAX: Final = 1 << 16
@@ -25,10 +25,10 @@ _RADIX_GROUPS_MAX: Final = 1 << 16
 class Groups:
     """Row ``i`` belongs to group ``ids[i]`` of ``count`` groups."""
 
-    ids: NDArray[np.int64]
+    ids: I64
     count: int
 
-    def only(self, keep: NDArray[np.bool_]) -> Groups:
+    def only(self, keep: Mask) -> Groups:
         return Groups(self.ids[keep], self.count)
 
 
@@ -51,7 +51,7 @@ def _values(call: Call, frame: Frame, groups: Groups) -> tuple[Array, Groups]:
     return numbers, groups
 
 
-def _counts(groups: Groups) -> NDArray[np.int64]:
+def _counts(groups: Groups) -> I64:
     return np.bincount(groups.ids, minlength=groups.count)
 
 
@@ -65,7 +65,7 @@ def _count(call: Call, frame: Frame, groups: Groups) -> Vector:
     return _counts(_values(call, frame, groups)[1])
 
 
-def _present(text: DictColumn) -> NDArray[np.bool_]:
+def _present(text: DictColumn[Any]) -> Mask:
     return text.mask(lambda value: value is not None)
 
 
@@ -108,7 +108,7 @@ def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
     return np.where(empty, np.nan, found) if empty.any() else found
 
 
-def _ranks(text: DictColumn) -> tuple[NDArray[np.int64], list[Any]]:
+def _ranks(text: DictColumn[Any]) -> tuple[I64, list[Any]]:
     """The rank of every row's text, in the order of code points, and the texts by rank; null has the last rank."""
     order = sorted(range(len(text.values)), key=lambda code: (text.values[code] is None, str(text.values[code])))
     rank = np.empty(len(order), np.int64)
@@ -116,7 +116,7 @@ def _ranks(text: DictColumn) -> tuple[NDArray[np.int64], list[Any]]:
     return rank[text.codes], [text.values[code] for code in order]
 
 
-def _extreme_text(call: Call, vector: DictColumn, groups: Groups) -> DictColumn:
+def _extreme_text(call: Call, vector: DictColumn[Any], groups: Groups) -> DictColumn[Any]:
     present = _present(vector)
     ranks, values = _ranks(vector)
     left = groups.only(present)

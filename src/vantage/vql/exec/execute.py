@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vantage.core.arrays import Array, Mask
+from vantage.core.dict_column import DictColumn
 from vantage.core.errors import StoreTimeout
 from vantage.vql.check import CheckedSelect, aggregates_of
 from vantage.vql.exec.aggregate import Groups, aggregate
-from vantage.vql.exec.frame import Array, DictColumn, Frame, PerSeries, Vector, dense_codes
+from vantage.vql.exec.frame import Frame, PerSeries, Vector, dense_codes
 from vantage.vql.exec.scan_samples import scan_rollups, scan_samples
 from vantage.vql.exec.source import ColumnSource, scan_spans
 from vantage.vql.signatures import series_only
@@ -65,7 +66,7 @@ def explain(query: CheckedSelect, source: ColumnSource) -> Table:
     )
 
 
-def _filter(frame: Frame, keep: NDArray[np.bool_]) -> Frame:
+def _filter(frame: Frame, keep: Mask) -> Frame:
     """The rows that ``keep`` leaves; columns are cut when they are used."""
     rows = np.flatnonzero(keep)
     return frame if rows.size == frame.rows else _take(frame, rows)

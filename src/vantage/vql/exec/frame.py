@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import operator
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vantage.core.arrays import Array, Mask
+from vantage.core.dict_column import DictColumn, dict_encode
 from vantage.vql.exec.like import like_matcher
 from vantage.vql.signatures import series_only
 from vantage.vql.tree import (
@@ -35,44 +36,15 @@ from vantage.vql.tree import (
     TagValue,
 )
 
-Array = NDArray[Any]
 _TABLE_MAX: Final = 1 << 20  # entries of a look-up table that is cheaper than sorting
 
 
-@dataclass(frozen=True, slots=True)
-class DictColumn:
-    """Row ``i`` has the value ``values[codes[i]]``."""
-
-    codes: NDArray[np.int64]
-    values: Sequence[Any]
-
-    def map(self, function: Callable[[Any], Any]) -> DictColumn:
-        return DictColumn(self.codes, [function(value) for value in self.values])
-
-    def mask(self, condition: Callable[[Any], bool]) -> NDArray[np.bool_]:
-        table = np.fromiter((condition(value) for value in self.values), np.bool_, len(self.values))
-        return table[self.codes] if len(table) else np.zeros(len(self.codes), np.bool_)
-
-    def merge_equal_values(self) -> NDArray[np.int64]:
-        """Codes that are equal where values are: a function or a tag look-up may give several codes one value."""
-        numbers: dict[str, int] = {}
-        codes = (numbers.setdefault(repr(value), len(numbers)) for value in self.values)
-        return np.fromiter(codes, np.int64, len(self.values))[self.codes]
-
-
-Vector = Array | DictColumn
-
-
-def dict_encode(values: Iterable[Any]) -> DictColumn:
-    """Give each distinct hashable value a code."""
-    numbers: dict[Any, int] = {}
-    codes = np.fromiter((numbers.setdefault(value, len(numbers)) for value in values), np.int64)
-    return DictColumn(codes, list(numbers))
+Vector = Array | DictColumn[Any]
 
 
 def dense_codes(codes: Array) -> tuple[Array, Array]:
     """Codes without gaps, in the same order, and the first row of each."""
-    size = int(codes.max(initial=-1)) + 1
+    size = int(codes.max()) + 1 if codes.size else 0
     if size > max(_TABLE_MAX, 2 * len(codes)):
         _, first, ids = np.unique(codes, return_index=True, return_inverse=True)
         return ids, first
@@ -84,7 +56,7 @@ def dense_codes(codes: Array) -> tuple[Array, Array]:
 
 def take(vector: Vector, rows: Array) -> Vector:
     """Some rows of a vector."""
-    return DictColumn(vector.codes[rows], vector.values) if isinstance(vector, DictColumn) else vector[rows]
+    return vector.take(rows) if isinstance(vector, DictColumn) else vector[rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +133,10 @@ class Frame:
             return np.array([np.nan if v is None else v for v in vector.values], np.float64)[vector.codes]
         return vector
 
-    def condition(self, expr: Expr) -> NDArray[np.bool_]:
+    def condition(self, expr: Expr) -> Mask:
         return self.numbers(expr).astype(np.bool_, copy=False)
 
-    def text(self, expr: Expr) -> DictColumn:
+    def text(self, expr: Expr) -> DictColumn[Any]:
         vector = self.vector(expr)
         return vector if isinstance(vector, DictColumn) else dict_encode(vector.tolist())
 
@@ -221,7 +193,7 @@ def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: C901 - one case a no
             raise KeyError(name)
 
 
-def _all(combine: np.ufunc, conditions: list[NDArray[np.bool_]]) -> Array:
+def _all(combine: np.ufunc, conditions: list[Mask]) -> Array:
     found: Array = combine.reduce(conditions)
     return found
 
@@ -253,7 +225,7 @@ def _compare(expr: Compare, frame: Frame) -> Array:
     return found
 
 
-def _rank_texts(texts: DictColumn, ranks: Mapping[str, int]) -> Array:
+def _rank_texts(texts: DictColumn[Any], ranks: Mapping[str, int]) -> Array:
     return np.array([ranks.get(value, np.nan) for value in texts.values], np.float64)[texts.codes]
 
 
@@ -279,12 +251,12 @@ def _case(whens: tuple[tuple[Expr, Expr], ...], otherwise: Expr, frame: Frame) -
     return _pick(conditions, [_map_texts(result) for result in results], frame.rows)
 
 
-def _map_texts(vector: Vector) -> DictColumn:
+def _map_texts(vector: Vector) -> DictColumn[Any]:
     """A vector beside texts: it is text, or null all through."""
     return vector if isinstance(vector, DictColumn) else DictColumn(np.zeros(len(vector), np.int64), [None])
 
 
-def _pick(conditions: list[NDArray[np.bool_]], texts: list[DictColumn], rows_count: int) -> DictColumn:
+def _pick(conditions: list[Mask], texts: list[DictColumn[Any]], rows_count: int) -> DictColumn[Any]:
     """Each row's text from the first condition that holds, else the last text."""
     chosen = np.select(conditions, list(range(len(conditions))), len(conditions))
     codes = np.zeros(rows_count, np.int64)

@@ -7,15 +7,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from vantage.core.batch import U32
-from vantage.core.exemplars import LinkColumns
-from vantage.core.idhash import Ids
+from vantage.core.arrays import U32, Array
+from vantage.core.dict_column import DictColumn, TextColumn
+from vantage.core.exemplars import Exemplars
+from vantage.core.idhash import Ids, decode_ids
 from vantage.core.rollup import Partials, concat_partials
-from vantage.core.span_table import decode_ids
+from vantage.core.sample_columns import SampleColumns
 from vantage.vql.check import CheckedSelect
-from vantage.vql.exec.frame import Array, DictColumn, Frame, PerSeries
+from vantage.vql.exec.frame import Frame, PerSeries
 from vantage.vql.exec.series_table import SeriesColumns
-from vantage.vql.exec.source import ColumnSource, SampleColumns, check_scan_limit
+from vantage.vql.exec.source import ColumnSource, check_scan_limit
 from vantage.vql.signatures import ROLLUP_WIDTHS_MS
 from vantage.vql.tree import Call, Column, Expr, children
 
@@ -29,10 +30,10 @@ def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[
     series = source.series()
     chosen = series.matching(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
-    with_links = not referenced_names(query)[0].isdisjoint(("trace_id", "span_id"))
+    with_exemplars = not referenced_names(query)[0].isdisjoint(("trace_id", "span_id"))
     check_scan_limit(source, query, chosen, rows_max=rows_max)
     kept: list[SampleColumns] = []
-    for chunk in source.samples(query.time_range, chosen, links=with_links):
+    for chunk in source.samples(query.time_range, chosen, exemplars=with_exemplars):
         tick()
         keep = chosen[chunk.slot]
         if chunk.time_ms.size and (chunk.time_ms.min() < start or chunk.time_ms.max() >= end):
@@ -49,8 +50,8 @@ def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[
             "timestamp": lambda: _concat([chunk.time_ms for chunk in kept], np.int64),
             "value": lambda: _concat([chunk.value for chunk in kept], np.float64),
             "series": lambda: slot.astype(np.int64),
-            "trace_id": lambda: _exemplar_ids(kept, lambda links: links.trace_id),
-            "span_id": lambda: _exemplar_ids(kept, lambda links: links.span_id),
+            "trace_id": lambda: _exemplar_ids(kept, lambda exemplars: exemplars.trace_id),
+            "span_id": lambda: _exemplar_ids(kept, lambda exemplars: exemplars.span_id),
         },
         shared=lambda: _per_series(series, slot),
     )
@@ -95,12 +96,13 @@ def _per_series(series: SeriesColumns, slot: U32) -> PerSeries:
     return PerSeries(series.frame(np.flatnonzero(present)), (np.cumsum(present) - 1)[slot])
 
 
-def _exemplar_ids(chunks: Iterable[SampleColumns], get: Callable[[LinkColumns], Ids]) -> DictColumn:
+def _exemplar_ids(chunks: Iterable[SampleColumns], get: Callable[[Exemplars], Ids]) -> TextColumn:
+    """Return one id per sample, '' where it carries none."""
     numbers: dict[str, int] = {"": 0}
     parts: list[Array] = []
     for chunk in chunks:
-        codes = np.zeros(len(chunk.slot), np.int64)
-        for position, text in zip(chunk.links.position.tolist(), decode_ids(get(chunk.links)), strict=True):
+        codes = np.zeros(len(chunk), np.int64)
+        for position, text in zip(chunk.exemplars.position.tolist(), decode_ids(get(chunk.exemplars)), strict=True):
             codes[position] = numbers.setdefault(text, len(numbers))
         parts.append(codes)
     return DictColumn(_concat(parts, np.int64), list(numbers))

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vantage.core.arrays import I64, Array, Mask
+from vantage.core.dict_column import DictColumn
 from vantage.core.series import Series
-from vantage.vql.exec.frame import DictColumn, Frame
+from vantage.vql.exec.frame import Frame
 from vantage.vql.tree import Column as ColumnOf
 from vantage.vql.tree import Expr, TagValue, children, conjuncts
 
-Mask = NDArray[np.bool_]
 _GET: Final[dict[str, Callable[[Series], str]]] = {
     "service_name": lambda one: one.service,
     "environment": lambda one: one.environment,
@@ -71,13 +71,13 @@ class SeriesColumns:
         return self._present[: len(self.series)]
 
     @property
-    def group(self) -> NDArray[np.int64]:
+    def group(self) -> I64:
         """A number by slot, the same for the series of one metric and service; those of a metric are neighbours."""
         size = len(self.series)
-        found: NDArray[np.int64] = self._codes["metric_name"][:size] << 32 | self._codes["service_name"][:size]
+        found: I64 = self._codes["metric_name"][:size] << 32 | self._codes["service_name"][:size]
         return found
 
-    def column(self, name: str, slots: NDArray[Any] | None = None) -> DictColumn:
+    def column(self, name: str, slots: Array | None = None) -> DictColumn[Any]:
         """A name of every slot, or of some."""
         codes = self._codes[name][: len(self.series)]
         return DictColumn(codes if slots is None else codes[slots], self._values[name])
@@ -91,20 +91,20 @@ class SeriesColumns:
             chosen[slots] = self.frame(slots).condition(part)
         return chosen
 
-    def frame(self, slots: NDArray[Any]) -> Frame:
+    def frame(self, slots: Array) -> Frame:
         """One row a slot."""
 
-        def of(name: str) -> Callable[[], DictColumn]:
+        def of(name: str) -> Callable[[], DictColumn[Any]]:
             return lambda: self.column(name, slots)
 
         columns: dict[str, Callable[[], Any]] = {name: of(name) for name in NAMES}
         columns["tags"] = lambda: DictColumn(np.arange(len(slots)), self.tags(slots))
         return Frame(len(slots), columns)
 
-    def tags(self, slots: NDArray[Any]) -> list[dict[str, str]]:
+    def tags(self, slots: Array) -> list[dict[str, str]]:
         return [dict(one.tags) if (one := self.series[slot]) is not None else {} for slot in slots.tolist()]
 
-    def at(self, slots: NDArray[Any]) -> Sequence[Series | None]:
+    def at(self, slots: Array) -> Sequence[Series | None]:
         return [self.series[slot] for slot in slots.tolist()]
 
 

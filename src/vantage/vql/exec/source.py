@@ -8,34 +8,20 @@ from itertools import chain
 from typing import Any, Protocol, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vantage.core.batch import F64, I64, U32
+from vantage.core.arrays import I64, Array, Mask
+from vantage.core.dict_column import DictColumn, TextColumn, concat_dict_columns, dict_encode
 from vantage.core.errors import InputError
-from vantage.core.exemplars import NO_LINK_COLUMNS, LinkColumns
+from vantage.core.idhash import decode_ids
 from vantage.core.rollup import Partials
-from vantage.core.span_table import IDS, SpanTable, TextColumn, concat_texts, decode_ids
+from vantage.core.sample_columns import SampleColumns
+from vantage.core.span_table import IDS, SpanTable
 from vantage.core.timerange import TimeRange
 from vantage.vql.check import CheckedSelect
-from vantage.vql.exec.frame import Array, DictColumn, Frame, Vector, dict_encode
+from vantage.vql.exec.frame import Frame, Vector
 from vantage.vql.exec.series_table import SeriesColumns
 from vantage.vql.signatures import SPANS
 from vantage.vql.tree import TableName
-
-
-@dataclass(frozen=True, slots=True)
-class SampleColumns:
-    """Some samples as columns; ``slot`` is an index into the source's series."""
-
-    slot: U32
-    time_ms: I64
-    value: F64
-    links: LinkColumns = NO_LINK_COLUMNS
-
-    def take(self, rows: I64) -> SampleColumns:
-        """Some of the samples."""
-        links = self.links.take(rows, len(self.slot))
-        return SampleColumns(self.slot[rows], self.time_ms[rows], self.value[rows], links)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +40,7 @@ class ColumnSource(Protocol):
         """A quick bound on what any query of the range reads."""
         ...
 
-    def plan(self, table: TableName, time_range: TimeRange, slots: NDArray[np.bool_]) -> list[ScanEstimate]:
+    def plan(self, table: TableName, time_range: TimeRange, slots: Mask) -> list[ScanEstimate]:
         """What reading the range and the series whose slots are set takes up; ``slots`` tells nothing of spans."""
         ...
 
@@ -62,13 +48,13 @@ class ColumnSource(Protocol):
         """By slot."""
         ...
 
-    def samples(self, time_range: TimeRange, slots: NDArray[np.bool_], *, links: bool) -> Iterator[SampleColumns]:
+    def samples(self, time_range: TimeRange, slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
         """Chunks that hold every sample of the range and of the series whose slots are set, and perhaps others;
-        without ``links`` they need not hold any."""
+        without ``exemplars`` they need not hold any."""
         ...
 
     def partials(
-        self, time_range: TimeRange, slots: NDArray[np.bool_], *, width_ms: int, wanted: frozenset[str]
+        self, time_range: TimeRange, slots: Mask, *, width_ms: int, wanted: frozenset[str]
     ) -> Iterator[Partials]:
         """Rows that sum up every sample of the series whose slots are set, in buckets of ``width_ms`` that begin in the
         range, and perhaps others. ``wanted`` names the columns that must be there: sum, min, max, sketches."""
@@ -83,7 +69,7 @@ def _concat(parts: list[Any], dtype: Any) -> Array:
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
-def check_scan_limit(source: ColumnSource, query: CheckedSelect, slots: NDArray[np.bool_], *, rows_max: int) -> None:
+def check_scan_limit(source: ColumnSource, query: CheckedSelect, slots: Mask, *, rows_max: int) -> None:
     """Raises InputError, with the figure, when more than ``rows_max`` rows would have to be read."""
     table, time_range = query.select.table, query.time_range
     if source.rows_upper_bound(table, time_range) <= rows_max:
@@ -112,9 +98,8 @@ def scan_spans(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[],
 def _frame_of_spans(kept: Sequence[tuple[SpanTable, Array]]) -> Frame:
     """The given rows of some tables as columns, each made on first use."""
 
-    def texts(get: Callable[[SpanTable], TextColumn]) -> DictColumn:
-        found = concat_texts([get(table).take(rows) for table, rows in kept])
-        return DictColumn(found.codes.astype(np.int64), found.values)
+    def texts(get: Callable[[SpanTable], TextColumn]) -> TextColumn:
+        return concat_dict_columns([get(table).take_compact(rows) for table, rows in kept])
 
     def text(name: str) -> Callable[[], Vector]:
         if name in IDS:
@@ -126,7 +111,7 @@ def _frame_of_spans(kept: Sequence[tuple[SpanTable, Array]]) -> Frame:
     def numbers(get: Callable[[SpanTable], I64]) -> Callable[[], Vector]:
         return lambda: _concat([get(table)[rows] for table, rows in kept], np.int64)
 
-    def maps() -> DictColumn:
+    def maps() -> DictColumn[dict[str, str]]:
         found = [attributes for table, rows in kept for attributes in table.take(rows).attributes()]
         return DictColumn(np.arange(len(found)), found)
 

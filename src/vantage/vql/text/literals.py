@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Final
 
+from vantage.core.dict_column import DictColumn
 from vantage.core.errors import InputError, QueryError
 from vantage.core.timerange import TIME_MS_MAX, parse_time
-from vantage.vql.exec.frame import DictColumn, Frame
+from vantage.vql.exec.frame import Frame
 from vantage.vql.signatures import AGGREGATES
 from vantage.vql.text.compile import Params
 from vantage.vql.tree import Call, Column, Expr, Literal, TagValue, children

@@ -14,10 +14,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from vantage.core.batch import F64, I64, U32
+from vantage.core.arrays import F64, I64, U32, Mask
+from vantage.core.int_packing import deltas, undelta
 from vantage.core.rollup import NO_SKETCHES, Partials, Sketches
 from vantage.storage.embedded.format import span_column_codec
-from vantage.storage.embedded.format.column_codec import ColumnCodec, Mask, deltas, rows_of, undelta
+from vantage.storage.embedded.format.column_codec import ColumnCodec, rows_of
 
 CHUNK_SAMPLES_MAX: Final = 8192
 CHUNK_PARTIALS_MAX: Final = 8192

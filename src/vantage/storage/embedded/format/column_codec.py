@@ -7,18 +7,29 @@ to whoever reads the files without Vantage. All numbers are little-endian.
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import zstandard
-from numpy.typing import NDArray
 
-from vantage.core.batch import F64, I64
-
-U64 = NDArray[np.uint64]
-Array = NDArray[Any]
-Mask = NDArray[np.bool_]
-Rows = I64 | slice  # ascending row numbers, or neighbouring rows
+from vantage.core.arrays import F64, I64, U8, U64, Array, Mask
+from vantage.core.int_packing import (
+    U64_MAX,
+    WIDTHS,
+    Rows,
+    add_distances,
+    byte_shuffle,
+    byte_unshuffle,
+    deltas,
+    distances,
+    pack_narrow,
+    run_starts,
+    undelta,
+    unpack_narrow,
+    unzigzag,
+    width_for,
+    zigzag,
+)
 
 LEVEL: Final = 3
 PACKED_NBYTES_MAX: Final = 64 << 20  # no column of a sound file unpacks to more
@@ -28,8 +39,7 @@ _EXACT: Final = float(1 << 53)
 _INTS: Final = struct.Struct("<BIQ")  # width in bytes, count, smallest value (two's complement)
 _STEPPED: Final = 16  # added to a run's number of digits: steps are kept, not distances from the smallest
 _POWERS: Final = 10.0 ** np.arange(DIGITS_MAX + 1)
-_WIDTH_BYTES: Final = frozenset((0, 1, 2, 4, 8))
-_WIDTHS: Final = {0: np.uint8, 1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_WIDTH_BYTES: Final = frozenset(WIDTHS)
 
 
 class ColumnCodec:
@@ -75,46 +85,12 @@ class ColumnCodec:
         return _read_floats(self.unpack(packed), counts, wanted)
 
 
-def byte_shuffle(values: Array) -> bytes:
-    """The bytes of fixed-width numbers, those of equal weight together."""
-    width = values.dtype.itemsize
-    planes = np.empty((width, len(values)), np.uint8)
-    apart = values.view(np.uint8).reshape(-1, width)
-    for place in range(width):  # plane by plane numpy is several times faster than with a transposed array
-        planes[place] = apart[:, place]
-    return planes.tobytes()
-
-
-def byte_unshuffle(data: bytes | memoryview, dtype: Any, count: int, rows: Rows | None = None) -> Array:
-    """The inverse of ``shuffled``, of all ``count`` numbers or of some rows."""
-    width = np.dtype(dtype).itemsize
-    if len(data) != count * width:
-        raise ValueError("a column of the wrong length")
-    planes = np.frombuffer(data, np.uint8).reshape(width, count)
-    if rows is not None:
-        planes = planes[:, rows]
-    apart = np.empty((planes.shape[1], width), np.uint8)
-    for place, plane in enumerate(planes):
-        apart[:, place] = plane
-    found: Array = apart.view(dtype)
-    return found.reshape(len(apart))
-
-
-def _width_of(largest: int) -> int:
-    return next(
-        width for width, limit in ((0, 1), (1, 1 << 8), (2, 1 << 16), (4, 1 << 32), (8, 1 << 64)) if largest < limit
-    )
-
-
 def _write_ints_raw(values: Array) -> bytes:
-    whole = values.astype(np.int64, copy=False)
-    if not len(whole):
+    if not len(values):
         return _INTS.pack(0, 0, 0)
-    low = int(whole.min())
-    apart = whole.view(np.uint64) - np.uint64(low & (1 << 64) - 1)  # modulo 2**64: any two int64 have a distance
-    width = _width_of(int(apart.max()))
-    head = _INTS.pack(width, len(whole), low & (1 << 64) - 1)
-    return head + (byte_shuffle(apart.astype(_WIDTHS[width])) if width else b"")
+    low, rest = distances(values)
+    width = width_for(int(rest.max()))
+    return _INTS.pack(width, len(values), low & U64_MAX) + pack_narrow(rest, width)
 
 
 def _read_ints(plain: bytes | memoryview, rows: Rows | None = None) -> tuple[I64, memoryview]:
@@ -122,15 +98,12 @@ def _read_ints(plain: bytes | memoryview, rows: Rows | None = None) -> tuple[I64
     if len(view) < _INTS.size:
         raise ValueError("a column that ends early")
     width, count, low = _INTS.unpack_from(view)
-    if width not in _WIDTHS or count * 8 > PACKED_NBYTES_MAX:
+    if width not in WIDTHS or count * 8 > PACKED_NBYTES_MAX:
         raise ValueError("a column of no known width")
     end = _INTS.size + width * count
     if end > len(view) or (rows is not None and _end(rows) > count):
         raise ValueError("a column that ends early")
-    if not width:
-        return np.full(count if rows is None else _number(rows), np.uint64(low)).view(np.int64), view[end:]
-    apart = byte_unshuffle(view[_INTS.size : end], _WIDTHS[width], count, rows).astype(np.uint64)
-    return (apart + np.uint64(low)).view(np.int64), view[end:]
+    return add_distances(low, unpack_narrow(view[_INTS.size : end], width, count, rows)), view[end:]
 
 
 def rows_of(counts: I64, wanted: Mask) -> Rows:
@@ -145,10 +118,6 @@ def rows_of(counts: I64, wanted: Mask) -> Rows:
     return np.flatnonzero(np.repeat(wanted, counts))
 
 
-def _number(rows: Rows) -> int:
-    return int(rows.stop - rows.start) if isinstance(rows, slice) else len(rows)
-
-
 def _end(rows: Rows) -> int:
     """One after the last."""
     if isinstance(rows, slice):
@@ -156,40 +125,7 @@ def _end(rows: Rows) -> int:
     return int(rows[-1]) + 1 if len(rows) else 0
 
 
-def zigzag(values: I64) -> U64:
-    """Small numbers of either sign as small unsigned ones: 0, -1, 1, -2 … as 0, 1, 2, 3 …"""
-    found: U64 = ((values << 1) ^ (values >> 63)).view(np.uint64)
-    return found
-
-
-def unzigzag(values: U64) -> I64:
-    found: I64 = (values >> np.uint64(1)).view(np.int64) ^ -(values & np.uint64(1)).view(np.int64)
-    return found
-
-
-def deltas(values: I64, counts: I64) -> I64:
-    """The step from the row before. A run's first row has none: it repeats the next one's, so as not to stand out."""
-    found = np.zeros(len(values), np.int64)
-    np.subtract(values[1:], values[:-1], out=found[1:])
-    start = starts_of(counts)
-    found[start] = np.where(counts > 1, found[np.minimum(start + 1, len(values) - 1)], 0)
-    return found
-
-
-def undelta(apart: I64, first: I64, counts: I64) -> I64:
-    """The inverse of ``steps``, from each run's first value."""
-    found: I64 = np.cumsum(apart)
-    found += np.repeat(first - found[starts_of(counts)], counts)
-    return found
-
-
-def starts_of(counts: I64) -> I64:
-    """The first row of each run."""
-    found: I64 = np.cumsum(counts) - counts
-    return found
-
-
-def _digits(values: F64, counts: I64) -> NDArray[np.uint8]:
+def _digits(values: F64, counts: I64) -> U8:
     """For each run the fewest decimal digits that tell all its floats exactly, or RAW."""
     found = np.full(len(counts), RAW, np.uint8)
     left = np.arange(len(counts))
@@ -201,7 +137,7 @@ def _digits(values: F64, counts: I64) -> NDArray[np.uint8]:
             whole = np.rint(values * scale) + 0.0  # -0.0 becomes 0.0, and is then not exact
         small = np.abs(whole) < _EXACT
         exact = small & ((whole / scale).view(np.int64) == values.view(np.int64))
-        at = starts_of(counts[left])
+        at = run_starts(counts[left])
         fits = np.logical_and.reduceat(exact, at)
         found[left[fits]] = digits
         # What 9 digits cannot tell, fewer cannot either; a numerator too large for a float proves nothing.
@@ -224,7 +160,7 @@ def _write_floats_raw(values: F64, counts: I64) -> bytes:
     some = counts[whole_run]
     scale = np.repeat(_POWERS[digits[whole_run]], some)
     numerators = np.rint(values[of_whole] * scale).astype(np.int64)
-    start = starts_of(some)
+    start = run_starts(some)
     if len(some):
         lowest = np.minimum.reduceat(numerators, start)
         apart = (numerators - np.repeat(lowest, some)).view(np.uint64)
@@ -232,13 +168,13 @@ def _write_floats_raw(values: F64, counts: I64) -> bytes:
         stepped = np.add.reduceat(_bits(step) - _bits(apart), start) < 0
         first = np.where(stepped, numerators[start], lowest)
         rest = np.where(np.repeat(stepped, some), step, apart)
-        width = np.array([_width_of(largest) for largest in np.maximum.reduceat(rest, start).tolist()], np.uint8)
+        width = np.array([width_for(largest) for largest in np.maximum.reduceat(rest, start).tolist()], np.uint8)
     else:
         stepped, first, rest, width = np.empty(0, bool), numerators, numerators.view(np.uint64), np.empty(0, np.uint8)
     modes = digits.copy()
     modes[whole_run] += np.where(stepped, _STEPPED, 0).astype(np.uint8)
     wide = np.repeat(width, some)
-    streams = [byte_shuffle(rest[wide == one].astype(_WIDTHS[one])) for one in (1, 2, 4, 8)]
+    streams = [pack_narrow(rest[wide == one], one) for one in WIDTHS[1:]]
     return b"".join(
         (
             modes.tobytes(),
@@ -281,9 +217,7 @@ def _read_floats(plain: bytes, counts: I64, wanted: Mask | None) -> F64:
     return values
 
 
-def _read_numerators(
-    rest: memoryview, counts: I64, widths: NDArray[np.uint8], wanted: Mask | None
-) -> tuple[U64, memoryview]:
+def _read_numerators(rest: memoryview, counts: I64, widths: U8, wanted: Mask | None) -> tuple[U64, memoryview]:
     """What is added to each run's first number, one stream a width; and what comes after the streams."""
     kept = counts if wanted is None else counts[wanted]
     found = np.zeros(int(kept.sum()), np.uint64)
@@ -293,18 +227,18 @@ def _read_numerators(
         size = int(some.sum())
         stream, rest = rest[: size * width], rest[size * width :]
         rows = None if wanted is None else rows_of(some, wanted[of_width])
-        numbers = byte_unshuffle(stream, _WIDTHS[width], size, rows)
+        numbers = unpack_narrow(stream, width, size, rows)
         if len(numbers) == len(found):
-            return numbers.astype(np.uint64), _skipped(rest, counts, widths, width)
+            return numbers, _skipped(rest, counts, widths, width)
         found[np.repeat(of_width if wanted is None else of_width[wanted], kept)] = numbers
     return found, rest
 
 
-def _skipped(rest: memoryview, counts: I64, widths: NDArray[np.uint8], after: int) -> memoryview:
+def _skipped(rest: memoryview, counts: I64, widths: U8, after: int) -> memoryview:
     return rest[int((counts * widths)[widths > after].sum()) :]
 
 
-def _fractions(whole: U64, first: I64, counts: I64, modes: NDArray[np.uint8]) -> F64:
+def _fractions(whole: U64, first: I64, counts: I64, modes: U8) -> F64:
     """Floats of numerators, or of the steps between them, and their numbers of digits."""
     stepped, digits = modes & _STEPPED, modes & (_STEPPED - 1)
     if (digits > DIGITS_MAX).any():

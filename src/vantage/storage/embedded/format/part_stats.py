@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from vantage.core.batch import I64, U32
+from vantage.core.arrays import I64, U32
 from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
 from vantage.storage.embedded.format.segment import Part
 

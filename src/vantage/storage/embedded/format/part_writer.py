@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 import zstandard
 
-from vantage.core.batch import I64, U32
+from vantage.core.arrays import I64, U32
 from vantage.core.rollup import Partials
+from vantage.core.sample_columns import SampleColumns
 from vantage.core.span_table import SpanTable
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.chunk import (
@@ -23,11 +24,10 @@ from vantage.storage.embedded.format.chunk import (
     checksum,
     chunk_bounds,
 )
-from vantage.storage.embedded.format.exemplars import ExemplarColumns, exemplar_blocks
+from vantage.storage.embedded.format.exemplars import exemplar_blocks
 from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, pack_series_stats
 from vantage.storage.embedded.format.segment import SAMPLES, Part, SegmentWriter
 from vantage.storage.embedded.format.trace_id_index import pack_index, truncate_hash
-from vantage.storage.embedded.maintain.sort import Samples
 from vantage.storage.trace_summary import count_by_service
 
 SLICE_NBYTES: Final = 256 << 10  # written in one transaction, a few milliseconds of the disk
@@ -56,14 +56,14 @@ class _StatsBuilder:
         self.lasts.append(runs.last_ms)
         self.nbytes.append(-(-runs.count * nbytes // rows))  # rounded up: nothing takes no space
 
-    def add_links(self, slot: U32, nbytes: int) -> None:
-        """Bytes of links, which say nothing else of their series."""
-        distinct, links = np.unique(slot, return_counts=True)
+    def add_exemplars(self, slot: U32, nbytes: int) -> None:
+        """Add the bytes of exemplars to their series; samples and times are counted with the chunks."""
+        distinct, exemplars = np.unique(slot, return_counts=True)
         self.slots.append(distinct)
         self.samples.append(np.zeros(len(distinct), np.int64))
         self.firsts.append(np.full(len(distinct), np.iinfo(np.int64).max))
         self.lasts.append(np.full(len(distinct), np.iinfo(np.int64).min))
-        self.nbytes.append(-(-links * nbytes // len(slot)))
+        self.nbytes.append(-(-exemplars * nbytes // len(slot)))
 
     def by_series(self, *, of_rollups: bool) -> SeriesStats:
         if not self.slots:
@@ -134,12 +134,12 @@ class PartWriter:
     def _grow(self, first_ms: int, last_ms: int) -> None:
         self._first_ms, self._last_ms = min(self._first_ms, first_ms), max(self._last_ms, last_ms)
 
-    def samples(self, samples: Samples) -> None:
+    def samples(self, samples: SampleColumns) -> None:
         """Chunks of samples that lie in the order in which they are kept."""
         for start, end in chunk_bounds(samples.slot, CHUNK_SAMPLES_MAX):
             self._chunk(samples.slice(start, end))
 
-    def _chunk(self, some: Samples) -> None:
+    def _chunk(self, some: SampleColumns) -> None:
         chunk = self._codec.pack_samples(some.slot, some.time_ms, some.value)
         nbytes = chunk.nbytes
         self._insert(
@@ -152,12 +152,12 @@ class PartWriter:
         self._grow(chunk.first_ms, chunk.last_ms)
         self._counted.add(self._codec.unpack_runs(chunk.runs), nbytes)
 
-    def links(self, links: ExemplarColumns) -> None:
-        """Blocks of links that lie in the order in which they are kept, after those written before."""
-        for some, block in exemplar_blocks(self._codec, links):
+    def exemplars(self, samples: SampleColumns) -> None:
+        """Write exemplar samples that lie in storage order, after those written before."""
+        for block_samples, block in exemplar_blocks(self._codec, samples):
             row = (self._id(), self.part_id, *block.columns)
             self._insert("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row, block.nbytes)
-            self._counted.add_links(some.slot, block.nbytes)
+            self._counted.add_exemplars(block_samples.slot, block.nbytes)
 
     def spans(self, table: SpanTable) -> None:
         """Blocks of spans, in order of start."""

@@ -15,18 +15,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 import zstandard
-from numpy.typing import NDArray
 
-from vantage.core.batch import I64, U32
+from vantage.core.arrays import I64, U32, Array, Rows
+from vantage.core.dict_column import DictColumn, TextColumn
 from vantage.core.idhash import Ids, hash_ids
+from vantage.core.int_packing import unzigzag, zigzag
 from vantage.core.span import ATTRIBUTES_MAX, SpanKind, SpanStatus
-from vantage.core.span_table import TEXTS, SpanTable, TextColumn
-from vantage.storage.embedded.format.column_codec import unzigzag, zigzag
+from vantage.core.span_table import TEXTS, SpanTable
 from vantage.storage.embedded.format.span_column_codec import (
     PackedBytes,
     PackedIds,
@@ -88,7 +88,7 @@ def decode(body: bytes) -> SpanTable:
 
 def _block_of(table: SpanTable, packer: SpanColumnCodec) -> _Block:
     order = _order_by_key(table.attr_key)
-    by_key = TextColumn(table.attr_value.codes[order], table.attr_value.values)
+    by_key = DictColumn(table.attr_value.codes[order], table.attr_value.values)
     columns = [*(getattr(table, name) for name in TEXTS), table.attr_key, by_key]
     codes, values = zip(*map(_by_appearance, columns), strict=True)
     trace_code, first = _distinct(table.trace_id)
@@ -125,7 +125,7 @@ def _table_of(block: _Block, packer: SpanColumnCodec) -> SpanTable:
         require(len(set(texts)) == len(texts), "gives a text two codes")
         require(name not in _EXISTING or _EXISTING[name].issuperset(texts), "has a kind or status that does not exist")
         codes = packer.unpack_numbers(numbers, rows if name in TEXTS else entries)
-        held[name] = TextColumn(_codes(codes, len(texts)), texts)
+        held[name] = DictColumn(_codes(codes, len(texts)), texts)
     traces = packer.unpack_ids(block.traces, count_max=rows)
     trace_code = _codes(packer.unpack_numbers(block.trace_code, rows), len(traces))
     span_id = packer.unpack_ids(block.span_id, count_max=rows)
@@ -171,7 +171,7 @@ def _by_appearance(texts: TextColumn) -> tuple[I64, list[str]]:
     return _renamed(order, len(texts.values))[texts.codes], list(map(texts.values.__getitem__, order.tolist()))
 
 
-def _renamed(order: NDArray[Any], size: int) -> I64:
+def _renamed(order: Array, size: int) -> I64:
     """For each of ``size`` codes its place in ``order``."""
     renamed = np.zeros(size, np.int64)
     renamed[order] = np.arange(len(order))
@@ -228,7 +228,7 @@ def _parent_ids(coded: I64, span_id: Ids, elsewhere: Ids) -> Ids:
     return found
 
 
-def _order_by_key(keys: TextColumn) -> NDArray[np.intp]:
+def _order_by_key(keys: TextColumn) -> Rows:
     codes = keys.codes.astype(np.uint16) if len(keys.values) < 1 << 16 else keys.codes  # 16 bits are sorted by radix
     return np.argsort(codes, kind="stable")
 
@@ -240,4 +240,4 @@ def _by_row(keys: TextColumn, values: TextColumn, attr_start: I64) -> TextColumn
     require(not ((np.diff(row) == 0) & (np.diff(keys.codes[order]) == 0)).any(), "gives a span an attribute twice")
     codes = np.empty_like(values.codes)
     codes[order] = values.codes
-    return TextColumn(codes, values.values)
+    return DictColumn(codes, values.values)

@@ -6,21 +6,28 @@ smaller is a zstd frame. Reading checks every length before it takes memory, and
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 import zstandard
-from numpy.typing import NDArray
 
-from vantage.core.batch import I64
-from vantage.core.idhash import U64, Ids
+from vantage.core.arrays import I64, U64, Array
+from vantage.core.idhash import Ids
+from vantage.core.int_packing import (
+    WIDTHS,
+    add_distances,
+    distances,
+    pack_narrow,
+    unpack_narrow,
+    unzigzag,
+    width_for,
+    zigzag,
+)
 from vantage.core.sample import ID_LENGTH_MAX
-from vantage.storage.embedded.format.column_codec import byte_shuffle, byte_unshuffle, unzigzag, zigzag
 
 LEVEL: Final = 3  # of zstd; higher ones take several times as long for a few hundredths
 _WINDOW_NBYTES_MAX: Final = 1 << 23  # level 3 looks back 2 MiB
-_ALL: Final = (1 << 64) - 1
 _IS_HEX: Final = np.array([chr(byte) in "0123456789abcdef" for byte in range(256)])
 
 
@@ -68,13 +75,12 @@ class SpanColumnCodec:
         require(len(plain) == nbytes, "has a column of another length")
         return plain
 
-    def pack_numbers(self, values: NDArray[Any]) -> PackedNumbers:
+    def pack_numbers(self, values: Array) -> PackedNumbers:
         """Whole numbers as their distances from the smallest."""
-        base = int(values.min()) if values.size else 0
-        return self._pack_narrow(base, values.astype(np.int64, copy=False).view(np.uint64) - np.uint64(base & _ALL))
+        return self._pack_narrow(*distances(values)) if values.size else self._pack_narrow(0, np.empty(0, np.uint64))
 
     def unpack_numbers(self, numbers: PackedNumbers, count: int) -> I64:
-        return (self._unpack_narrow(numbers, count) + np.uint64(numbers.base & _ALL)).view(np.int64)
+        return add_distances(numbers.base, self._unpack_narrow(numbers, count))
 
     def pack_deltas(self, values: I64) -> PackedNumbers:
         """Each number as its distance from the one before; the first stands in ``base``."""
@@ -89,18 +95,14 @@ class SpanColumnCodec:
         return values
 
     def _pack_narrow(self, base: int, rest: U64) -> PackedNumbers:
-        largest = int(rest.max(initial=0))
-        if not largest:
-            return PackedNumbers(base, 0, PackedBytes(0, b""))
-        width = next(width for width in (1, 2, 4, 8) if largest < 1 << (8 * width))
-        return PackedNumbers(base, width, self.pack(byte_shuffle(rest.astype(f"<u{width}"))))
+        width = width_for(int(rest.max(initial=0)))
+        packed = self.pack(pack_narrow(rest, width)) if width else PackedBytes(0, b"")
+        return PackedNumbers(base, width, packed)
 
     def _unpack_narrow(self, numbers: PackedNumbers, count: int) -> U64:
-        require(numbers.width in (0, 1, 2, 4, 8), "has numbers of a strange width")
-        if not numbers.width:
-            return np.zeros(count, np.uint64)
-        plain = self.unpack(numbers.packed, count * numbers.width)
-        return byte_unshuffle(plain, f"<u{numbers.width}", count).astype(np.uint64)
+        require(numbers.width in WIDTHS, "has numbers of a strange width")
+        plain = self.unpack(numbers.packed, count * numbers.width) if numbers.width else b""
+        return unpack_narrow(plain, numbers.width, count)
 
     def pack_ids(self, ids: Ids) -> PackedIds:
         letters = np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), ids.dtype.itemsize)

@@ -13,8 +13,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from vantage.core.batch import I64
-from vantage.core.idhash import U64
+from vantage.core.arrays import I64, U64
 from vantage.storage.embedded.format.chunk import checksum
 from vantage.storage.embedded.format.column_codec import ColumnCodec
 

@@ -16,15 +16,11 @@ import msgspec
 import numpy as np
 import structlog
 
-from vantage.core.exemplars import LinkColumns
+from vantage.core.exemplars import Exemplars
+from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.storage.embedded.format import span_column_codec
 from vantage.storage.embedded.format.chunk import CHUNK_SAMPLES_MAX, ChunkCodec, checksum
-from vantage.storage.embedded.format.exemplars import (
-    ExemplarColumns,
-    concat_exemplars,
-    exemplar_blocks,
-    exemplars_of_samples,
-)
+from vantage.storage.embedded.format.exemplars import exemplar_blocks, exemplar_samples, sort_by_trace
 from vantage.storage.embedded.format.segment import FORMAT, SAMPLES, TRACE_LINK
 
 _decode_links: Final = msgspec.msgpack.Decoder(
@@ -66,9 +62,7 @@ def _sort_links(db: sqlite3.Connection) -> None:
         before += _nbytes(db, "SELECT length(body) FROM id_index WHERE part_id=? AND kind='link'", part)
         after = 0
         (highest,) = db.execute("SELECT max(id) FROM chunk WHERE part_id=?", (part,)).fetchone()
-        for number, (_, block) in enumerate(
-            exemplar_blocks(codec, concat_exemplars(found).in_storage_order()), highest + 1
-        ):
+        for number, (_, block) in enumerate(exemplar_blocks(codec, sort_by_trace(concat_samples(found))), highest + 1):
             db.execute("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, part, *block.columns))
             after += block.nbytes
         db.execute("UPDATE part SET nbytes = nbytes + ? WHERE id=?", (after - before, part))
@@ -80,23 +74,24 @@ def _nbytes(db: sqlite3.Connection, sql: str, part: int) -> int:
     return sum(size for (size,) in db.execute(sql, (part,)))
 
 
-def _links(db: sqlite3.Connection, codec: ChunkCodec, part: int) -> Iterator[ExemplarColumns]:
+def _links(db: sqlite3.Connection, codec: ChunkCodec, part: int) -> Iterator[SampleColumns]:
     for chunk_id, crc, directory, times, vals, body in db.execute(_LINKED, (part,)):
         try:
             if checksum(directory, times, vals) != crc:
                 raise ValueError("checksum mismatch")
             runs = codec.unpack_runs(directory)
-            yield exemplars_of_samples(
-                _unpacked(codec, body),
+            samples = SampleColumns(
                 np.repeat(runs.slot, runs.count),
                 codec.unpack_times(times, runs),
                 codec.unpack_values(vals, runs),
+                _unpack_exemplars(codec, body),
             )
+            yield exemplar_samples(samples)
         except ValueError as error:
             _log.error("trace links unreadable, left behind", chunk=chunk_id, reason=str(error))
 
 
-def _unpacked(codec: ChunkCodec, stored: bytes) -> LinkColumns:
+def _unpack_exemplars(codec: ChunkCodec, stored: bytes) -> Exemplars:
     """Format 1: the CRC-32 of what follows, positions in the chunk as steps, trace ids, span ids."""
     body = stored[4:]
     if checksum(body) != int.from_bytes(stored[:4], "little"):
@@ -105,7 +100,7 @@ def _unpacked(codec: ChunkCodec, stored: bytes) -> LinkColumns:
         position, trace_id, span_id = _decode_links(body)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
-    return LinkColumns(
+    return Exemplars(
         np.cumsum(codec.packer.unpack_ints(position)),
         codec.ids.unpack_ids(trace_id, count_max=CHUNK_SAMPLES_MAX),
         codec.ids.unpack_ids(span_id, count_max=CHUNK_SAMPLES_MAX),

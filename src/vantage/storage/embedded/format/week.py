@@ -6,7 +6,7 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
-from vantage.core.batch import I64
+from vantage.core.arrays import I64
 from vantage.core.timerange import TimeRange
 
 DAY_MS: Final = 86_400_000

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import structlog
 
-from vantage.core.batch import U32
+from vantage.core.arrays import U32
 from vantage.storage.embedded.format.segment import TIERS, Part, Segment
 from vantage.storage.embedded.maintain.rewrite import CUTOFF_NONE_MS, PartRewriter, RowFilter
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles

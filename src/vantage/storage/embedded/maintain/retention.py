@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import structlog
 
-from vantage.core.batch import I64
+from vantage.core.arrays import I64, Mask
 from vantage.core.retention import RetentionRule
 from vantage.core.span_table import SpanTable
 from vantage.storage.embedded.format.part_stats import PartStats
@@ -18,7 +18,6 @@ from vantage.storage.embedded.maintain.merge import Merger, PartUnreadable
 from vantage.storage.embedded.maintain.rewrite import CUTOFF_NONE_MS, RowFilter
 from vantage.storage.embedded.maintain.segment_files import UNPINNED_WAIT_S, SegmentFiles
 from vantage.storage.embedded.read.reader import selected_rows
-from vantage.storage.embedded.write.block import Mask
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.ports import DeletionResult
 

@@ -12,19 +12,19 @@ from typing import Final
 
 import numpy as np
 
-from vantage.core.batch import I64, U32
+from vantage.core.arrays import I64, U32, Mask
 from vantage.core.rollup import WIDTHS_MS, Partials
+from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.span_table import SpanTable, concat_span_tables
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
-from vantage.storage.embedded.format.exemplars import concat_exemplars, count_exemplars, exemplars_between
+from vantage.storage.embedded.format.exemplars import count_exemplars, exemplars_between, sort_by_trace
 from vantage.storage.embedded.format.part_writer import PartWriter
 from vantage.storage.embedded.format.segment import ROW_TABLES, SAMPLES, Part, SegmentWriter
 from vantage.storage.embedded.format.trace_id_index import HASH_MAX
-from vantage.storage.embedded.maintain.sort import Samples, concat_samples, in_storage_order, merge_partials
+from vantage.storage.embedded.maintain.sort import in_storage_order, merge_partials
 from vantage.storage.embedded.read.chunk_index import ChunkIndex, ChunkIndexCache
-from vantage.storage.embedded.write.block import Mask
 
 ROWS_AT_ONCE: Final = 1 << 18  # how much of the parts is in memory at a time
 _ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
@@ -76,7 +76,7 @@ class PartRewriter:
         )
         if self._writer.tier == SAMPLES:
             self._samples(parts, keep, target)
-            self._links(parts, keep, target)
+            self._exemplars(parts, keep, target)
             self._spans(parts, keep, target)
         else:
             for width_ms in WIDTHS_MS.values():
@@ -119,7 +119,7 @@ class PartRewriter:
                 target.samples(some)
             self._on_slice()
 
-    def _chunk(self, chunk_id: int, runs: ChunkDirectory, wanted: Mask | None, keep: RowFilter) -> Samples:
+    def _chunk(self, chunk_id: int, runs: ChunkDirectory, wanted: Mask | None, keep: RowFilter) -> SampleColumns:
         crc, directory, times, vals = self._db.execute(
             "SELECT crc, runs, times, vals FROM chunk WHERE id=?", (chunk_id,)
         ).fetchone()
@@ -127,24 +127,24 @@ class PartRewriter:
             raise ValueError(f"chunk {chunk_id}: checksum mismatch")
         slot = np.repeat(runs.slot, runs.count)
         time_ms = self._codec.unpack_times(times, runs)
-        whole = Samples(slot, time_ms, self._codec.unpack_values(vals, runs))
+        whole = SampleColumns(slot, time_ms, self._codec.unpack_values(vals, runs))
         kept = keep.rows(slot, time_ms)
         if wanted is not None:
             kept &= np.repeat(wanted, runs.count)
         return whole if kept.all() else whole.take(np.flatnonzero(kept))
 
-    def _links(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
+    def _exemplars(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
         total = sum(count_exemplars(self._db, part.id) for part in parts)
-        # Hashes are even: a share of their range holds a share of the links.
+        # Hashes are evenly distributed: a share of their range has a share of the exemplars.
         shares = total // ROWS_AT_ONCE + 1
         for low, high in pairwise(HASH_MAX * number // shares for number in range(shares + 1)):
-            found = [
-                some.keep(keep.rows(some.slot, some.time_ms))
+            blocks = [
+                samples.filter(keep.rows(samples.slot, samples.time_ms))
                 for part in parts
-                for some in exemplars_between(self._db, self._codec, part=part.id, low=low, high=high)
+                for samples in exemplars_between(self._db, self._codec, part=part.id, low=low, high=high)
             ]
-            if found:
-                target.links(concat_exemplars(found).in_storage_order())
+            if blocks:
+                target.exemplars(sort_by_trace(concat_samples(blocks)))
             self._on_slice()
 
     def _rollups(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter, width_ms: int) -> None:

@@ -9,23 +9,21 @@ from contextlib import contextmanager
 import numpy as np
 import structlog
 
-from vantage.core.batch import U32
+from vantage.core.arrays import U32, Mask
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, rollup_partials, rollup_samples, with_sketches
+from vantage.core.sample_columns import SampleColumns
 from vantage.core.span_table import SpanTable
-from vantage.storage.embedded.format.exemplars import ExemplarColumns
 from vantage.storage.embedded.format.part_writer import PartWriter
 from vantage.storage.embedded.format.segment import ROLLUPS, SAMPLES, Part, Segment, segment_path
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.maintain.sort import (
-    Samples,
+    exemplars_by_week,
     in_storage_order,
-    links_by_week,
     merge_partials,
     samples_by_week,
     spans_by_week,
 )
 from vantage.storage.embedded.read.snapshot import Generation
-from vantage.storage.embedded.write.block import Mask
 from vantage.storage.embedded.write.catalogue import Catalogue
 
 _log = structlog.get_logger("vantage.storage.seal")
@@ -46,12 +44,12 @@ class Sealer:
         floor_ms = self._files.views.now.floor_ms
         present = self._catalogue.present()
         samples = samples_by_week(generation.samples, present=present, floor_ms=floor_ms)
-        links = links_by_week(generation.samples, present=present, floor_ms=floor_ms)
+        exemplars = exemplars_by_week(generation.samples, present=present, floor_ms=floor_ms)
         spans = spans_by_week(generation.spans, floor_ms=floor_ms)
         written = []
         for week in sorted({*samples, *spans}):
             written += self._week(
-                week, generation.number, samples.pop(week, None), links.pop(week, None), spans.pop(week, None)
+                week, generation.number, samples.pop(week, None), exemplars.pop(week, None), spans.pop(week, None)
             )
         _log.info(
             "generation sealed",
@@ -67,8 +65,8 @@ class Sealer:
         self,
         week: int,
         generation: int,
-        samples: Samples | None,
-        links: ExemplarColumns | None,
+        samples: SampleColumns | None,
+        exemplars: SampleColumns | None,
         spans: SpanTable | None,
     ) -> list[tuple[Segment, Part]]:
         short: list[Partials] = []
@@ -77,8 +75,8 @@ class Sealer:
             for some in in_storage_order(samples, self._catalogue.columns.group) if samples is not None else ():
                 target.samples(some)
                 self._roll(some, short, long)
-            if links is not None:
-                target.links(links)
+            if exemplars is not None:
+                target.exemplars(exemplars)
             if spans is not None:
                 target.spans(spans)
             written = [(self._segment(week, SAMPLES), target.finish(generation=generation, level=0))]
@@ -94,7 +92,7 @@ class Sealer:
     def _segment(self, week: int, tier: str) -> Segment:
         return Segment(segment_path(self._files.folder, week, tier), week, tier, ())
 
-    def _roll(self, samples: Samples, short: list[Partials], long: list[Partials]) -> None:
+    def _roll(self, samples: SampleColumns, short: list[Partials], long: list[Partials]) -> None:
         slot, time_ms, value = samples.slot, samples.time_ms, samples.value
         short.append(rollup_samples(slot, time_ms, value, width_ms=FIVE_MINUTES_MS))
         some = np.flatnonzero(histograms(self._catalogue)[slot])

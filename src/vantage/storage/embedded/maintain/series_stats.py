@@ -33,7 +33,7 @@ def rebuild_series_stats(catalogue: Catalogue, counts: Sequence[PartStats], seen
         seen.samples, *(generation.samples for generation in seen.snapshot.sealing_generations)
     )
     for block in blocks:
-        catalogue.count(block.slot, block.time_ms)
+        catalogue.count(block.samples.slot, block.samples.time_ms)
     for one in counts:
         if one.part.samples:
             catalogue.count_many(one.series.slot, one.series.samples, one.series.first_ms, one.series.last_ms)

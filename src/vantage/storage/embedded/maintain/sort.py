@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vantage.core.batch import F64, I64, U32
-from vantage.core.exemplars import NO_LINK_COLUMNS, LinkColumns, concat_link_columns
+from vantage.core.arrays import I64, U32, Array, Mask
+from vantage.core.exemplars import NO_EXEMPLARS
 from vantage.core.rollup import NO_SKETCHES, Partials, Sketches, concat_partials, rollup_partials
+from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.span_table import SpanTable, concat_span_tables
 from vantage.storage.embedded.format.chunk import CHUNK_SAMPLES_MAX, RUN_SAMPLES
-from vantage.storage.embedded.format.exemplars import ExemplarColumns, concat_exemplars, exemplars_of_samples
+from vantage.storage.embedded.format.exemplars import exemplar_samples, sort_by_trace
 from vantage.storage.embedded.format.week import week_numbers
-from vantage.storage.embedded.write.block import Mask, SampleBlock, SpanBlock
+from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
 
 
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """Sample columns of equal length."""
-
-    slot: U32
-    time_ms: I64
-    value: F64
-    links: LinkColumns = NO_LINK_COLUMNS
-
-    def __len__(self) -> int:
-        return len(self.slot)
-
-    def take(self, rows: I64) -> Samples:
-        """Some rows in any order; their links come along."""
-        return Samples(self.slot[rows], self.time_ms[rows], self.value[rows], self.links.take(rows, len(self)))
-
-    def slice(self, start: int, end: int) -> Samples:
-        """Neighbouring rows."""
-        return Samples(
-            self.slot[start:end], self.time_ms[start:end], self.value[start:end], self.links.slice(start, end)
-        )
-
-
-def concat_samples(parts: Sequence[Samples]) -> Samples:
-    """Rows laid end to end."""
-    if len(parts) == 1:
-        return parts[0]
-    starts = np.cumsum([0, *map(len, parts)]).tolist()
-    return Samples(
-        np.concatenate([part.slot for part in parts]) if parts else np.empty(0, np.uint32),
-        np.concatenate([part.time_ms for part in parts]) if parts else np.empty(0, np.int64),
-        np.concatenate([part.value for part in parts]) if parts else np.empty(0, np.float64),
-        concat_link_columns([(start, part.links) for start, part in zip(starts, parts, strict=False)]),
-    )
-
-
-def storage_ranks(slot: U32, group: I64) -> tuple[NDArray[Any], int]:
+def storage_ranks(slot: U32, group: I64) -> tuple[Array, int]:
     """By slot, the place of its series in the order in which series are kept: those of one metric and service together
     (``group``, by slot). And how many series there are."""
     present = np.flatnonzero(np.bincount(slot))
@@ -66,7 +29,7 @@ def storage_ranks(slot: U32, group: I64) -> tuple[NDArray[Any], int]:
     return rank, len(present)
 
 
-def in_storage_order(samples: Samples, group: I64) -> Iterator[Samples]:
+def in_storage_order(samples: SampleColumns, group: I64) -> Iterator[SampleColumns]:
     """The samples as they are kept: series by series, by time within a series, those of one time as they came; one
     stretch of time after another. In a stretch a series has RUN_SAMPLES on average, and there is enough for a chunk."""
     size = len(samples)
@@ -79,36 +42,27 @@ def in_storage_order(samples: Samples, group: I64) -> Iterator[Samples]:
         yield samples.take(rows[np.argsort(rank[samples.slot[rows]], kind="stable")])
 
 
-def samples_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: int) -> dict[int, Samples]:
+def samples_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: int) -> dict[int, SampleColumns]:
     """The samples of a generation, as they came. Those of series that are gone, or older than ``floor_ms``, are left
     out."""
     parts = []
     for block in blocks:
-        some = Samples(block.slot, block.time_ms, block.value)
-        keep = present[block.slot] & (block.time_ms >= floor_ms)
-        parts.append(some if keep.all() else some.take(np.flatnonzero(keep)))
-    whole = concat_samples(parts)
-    weeks = week_numbers(whole.time_ms)
-    if not len(weeks):
-        return {}
-    if weeks.min() == weeks.max():
-        return {int(weeks[0]): whole}
-    return {week: whole.take(np.flatnonzero(weeks == week)) for week in np.unique(weeks).tolist()}
+        samples = replace(block.samples, exemplars=NO_EXEMPLARS)
+        parts.append(samples.filter(present[samples.slot] & (samples.time_ms >= floor_ms)))
+    samples = concat_samples(parts)
+    weeks = week_numbers(samples.time_ms)
+    return {week: samples.filter(weeks == week) for week in np.unique(weeks).tolist()}
 
 
-def links_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: int) -> dict[int, ExemplarColumns]:
-    """The trace links of those samples, in the order in which they are kept."""
-    parts = [
-        exemplars_of_samples(block.exemplars, block.slot, block.time_ms, block.value)
-        for block in blocks
-        if len(block.exemplars)
-    ]
+def exemplars_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: int) -> dict[int, SampleColumns]:
+    """Return the exemplar samples of those blocks in storage order, by week."""
+    parts = [exemplar_samples(block.samples) for block in blocks if len(block.samples.exemplars)]
     if not parts:
         return {}
-    whole = concat_exemplars(parts)
-    whole = whole.keep(present[whole.slot] & (whole.time_ms >= floor_ms)).in_storage_order()
-    weeks = week_numbers(whole.time_ms)
-    return {week: whole.keep(weeks == week) for week in np.unique(weeks).tolist()}
+    samples = concat_samples(parts)
+    samples = sort_by_trace(samples.filter(present[samples.slot] & (samples.time_ms >= floor_ms)))
+    weeks = week_numbers(samples.time_ms)
+    return {week: samples.filter(weeks == week) for week in np.unique(weeks).tolist()}
 
 
 def spans_by_week(blocks: Iterable[SpanBlock], *, floor_ms: int) -> dict[int, SpanTable]:

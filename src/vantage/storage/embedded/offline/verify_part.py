@@ -10,11 +10,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from vantage.core.batch import I64
-from vantage.core.idhash import U64
+from vantage.core.arrays import I64, U64
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
-from vantage.storage.embedded.format.exemplars import UnmatchedExemplars, unpack_exemplars
+from vantage.storage.embedded.format.exemplars import UnmatchedExemplars, trace_hashes, unpack_exemplars
 from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, read_part_stats
 from vantage.storage.embedded.format.segment import SAMPLES, Part
 from vantage.storage.embedded.format.trace_id_index import truncate_hash
@@ -79,7 +78,9 @@ class PartVerifier:
     def faults(self) -> Iterator[Report]:
         """Everything wrong with it."""
         steps = (
-            (self._links, self._chunks, self._span_blocks, self._index) if self._tier == SAMPLES else (self._rollups,)
+            (self._exemplars, self._chunks, self._span_blocks, self._index)
+            if self._tier == SAMPLES
+            else (self._rollups,)
         )
         for step in steps:
             for fault in step():
@@ -118,23 +119,27 @@ class PartVerifier:
             self._runs.append(runs)
             self._times.append((first_ms, last_ms))
         if self._unclaimed.left:
-            yield "trace_link", None, f"of part {self._part.id} has {self._unclaimed.left} links without their samples"
+            yield (
+                "trace_link",
+                None,
+                f"of part {self._part.id} has {self._unclaimed.left} exemplars without their samples",
+            )
 
-    def _links(self) -> Iterator[Report]:
-        held, reached = [], 0
+    def _exemplars(self) -> Iterator[Report]:
+        blocks, last_hash = [], 0
         for block_id, low, high, *row in self._db.execute(_LINKS, (self._part.id,)):
             self._took(len(row[-2]) + len(row[-1]))
             try:
-                some = unpack_exemplars(self._codec, *row)
-                kept = some.filtered
-                _must(bool((np.diff(kept) >= 0).all()) and low >= reached, "its trace ids are not in order")
-                _must((int(kept[0]), int(kept[-1])) == (low, high), "its trace ids are not what it says")
+                samples = unpack_exemplars(self._codec, *row)
+                hashes = trace_hashes(samples)
+                _must(bool((np.diff(hashes) >= 0).all()) and low >= last_hash, "its trace ids are not in order")
+                _must((int(hashes[0]), int(hashes[-1])) == (low, high), "its trace ids are not what it says")
             except ValueError as error:
                 yield "trace_link", block_id, str(error)
                 continue
-            reached = high
-            held.append(some)
-        self._unclaimed = UnmatchedExemplars(held)
+            last_hash = high
+            blocks.append(samples)
+        self._unclaimed = UnmatchedExemplars(blocks)
 
     def _span_blocks(self) -> Iterator[Report]:
         for block_id, first_ms, last_ms, spans, longest_ns, services, body in self._db.execute(

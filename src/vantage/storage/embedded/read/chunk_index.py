@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vantage.core.batch import I64, U32
+from vantage.core.arrays import I64, U32, Mask
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory
 
 CACHE_NBYTES_MAX: Final = 64 << 20
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,15 @@ from typing import Final, TypeVar
 
 import numpy as np
 
+from vantage.core.arrays import Mask
 from vantage.core.batch import Batch
 from vantage.core.errors import StoreUnavailable
+from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.span_table import SpanTable
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded.maintain.sort import Samples, concat_samples
 from vantage.storage.embedded.read.reader import SnapshotReader
-from vantage.storage.embedded.write.block import Mask
 from vantage.storage.ports import Selector
 from vantage.vql.exec.series_table import SeriesColumns
-from vantage.vql.exec.source import SampleColumns
 
 SAMPLES_MAX: Final = 8192  # of a batch
 SPANS_MAX: Final = 1024
@@ -26,7 +25,7 @@ T = TypeVar("T")
 
 
 def export_batches(source: SnapshotReader, selector: Selector, time_range: TimeRange) -> Iterator[Batch]:
-    """Samples, then spans, in no particular order. One thread at a time."""
+    """SampleColumns, then spans, in no particular order. One thread at a time."""
     yield from _samples(source, selector, time_range)
     for table in source.spans(time_range, service=selector.service):
         rows = np.flatnonzero(table.within(time_range.start_ms, time_range.end_ms) & _selected(table, selector))
@@ -40,9 +39,9 @@ def _samples(source: SnapshotReader, selector: Selector, time_range: TimeRange) 
     for name, text in (("service_name", selector.service), ("environment", selector.environment)):
         if text:
             slots &= columns.column(name).mask(lambda value, text=text: value == text)[: len(slots)]  # type: ignore[misc]
-    waiting: list[Samples] = []
-    for chunk in source.samples(time_range, slots, links=True):
-        some = _selected_slots(chunk, slots, time_range)
+    waiting: list[SampleColumns] = []
+    for chunk in source.samples(time_range, slots, exemplars=True):
+        some = _selected_rows(chunk, slots, time_range)
         if not len(some):
             continue
         waiting.append(some)  # many parts have a few samples each: they go out together
@@ -52,15 +51,13 @@ def _samples(source: SnapshotReader, selector: Selector, time_range: TimeRange) 
     yield from _batches(concat_samples(waiting), columns)
 
 
-def _selected_slots(chunk: SampleColumns, slots: Mask, time_range: TimeRange) -> Samples:
-    whole = Samples(chunk.slot, chunk.time_ms, chunk.value, chunk.links)
-    known = np.minimum(chunk.slot, len(slots) - 1)
-    keep = slots[known] & (chunk.slot < len(slots)) if len(slots) else np.zeros(len(chunk.slot), np.bool_)
-    keep &= (chunk.time_ms >= time_range.start_ms) & (chunk.time_ms < time_range.end_ms)
-    return whole if keep.all() else whole.take(np.flatnonzero(keep))
+def _selected_rows(samples: SampleColumns, slots: Mask, time_range: TimeRange) -> SampleColumns:
+    known = np.minimum(samples.slot, len(slots) - 1)
+    keep = slots[known] & (samples.slot < len(slots)) if len(slots) else np.zeros(len(samples), np.bool_)
+    return samples.filter(keep & (samples.time_ms >= time_range.start_ms) & (samples.time_ms < time_range.end_ms))
 
 
-def _batches(whole: Samples, columns: SeriesColumns) -> Iterator[Batch]:
+def _batches(whole: SampleColumns, columns: SeriesColumns) -> Iterator[Batch]:
     for start in range(0, len(whole), SAMPLES_MAX):
         some = whole.slice(start, min(start + SAMPLES_MAX, len(whole)))
         distinct, index = np.unique(some.slot, return_inverse=True)
@@ -70,7 +67,7 @@ def _batches(whole: Samples, columns: SeriesColumns) -> Iterator[Batch]:
             yield from _batches(some.take(np.flatnonzero(kept)), columns)
             continue
         series = tuple(one for one in named if one is not None)
-        yield Batch(series, index.astype(np.uint32), some.time_ms, some.value, some.links.decode())
+        yield Batch(series, index.astype(np.uint32), some.time_ms, some.value, some.exemplars)
 
 
 def _selected(table: SpanTable, selector: Selector) -> Mask:

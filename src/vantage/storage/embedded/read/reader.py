@@ -14,32 +14,28 @@ from typing import Final, TypeVar
 import numpy as np
 import structlog
 
+from vantage.core.arrays import Mask
 from vantage.core.errors import StoreUnavailable
-from vantage.core.idhash import hash_id
+from vantage.core.idhash import decode_ids, hash_id
 from vantage.core.rollup import FIVE_MINUTES_MS, Partials
+from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.series import Series
 from vantage.core.span_table import SpanTable, build_span_table, concat_span_tables
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
-from vantage.storage.embedded.format.exemplars import (
-    ExemplarColumns,
-    Linked,
-    UnmatchedExemplars,
-    find_exemplars,
-    unpack_exemplars,
-)
+from vantage.storage.embedded.format.exemplars import UnmatchedExemplars, find_exemplars, unpack_exemplars
 from vantage.storage.embedded.format.part_stats import PartStats, ServiceStats, read_part_stats
 from vantage.storage.embedded.format.segment import Part, Segment, is_damage
 from vantage.storage.embedded.format.trace_id_index import find, truncate_hash
 from vantage.storage.embedded.read.chunk_index import ChunkIndex, ChunkIndexCache
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.snapshot import PinnedSnapshot
-from vantage.storage.embedded.write.block import Mask, SampleBlock, SpanBlock
+from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
 from vantage.storage.embedded.write.head import exemplars_of_trace, overlapping, spans_of_traces
 from vantage.storage.trace_summary import count_by_service
 from vantage.vql.exec.series_table import SeriesColumns
-from vantage.vql.exec.source import SampleColumns, ScanEstimate
+from vantage.vql.exec.source import ScanEstimate
 from vantage.vql.signatures import ROLLUP_WIDTHS_MS
 from vantage.vql.tree import TableName
 
@@ -109,7 +105,7 @@ class SnapshotReader:
             sealed = sum(part.spans if table == "spans" else part.samples for _, part in parts)
         if table == "spans":
             return sealed + sum(len(block.table) for block in self._span_blocks())
-        return sealed + sum(len(block.slot) for block in self._sample_blocks())
+        return sealed + sum(len(block) for block in self._sample_blocks())
 
     def plan(self, table: TableName, time_range: TimeRange, slots: Mask) -> list[ScanEstimate]:
         time_range = self._clamp_to_floor(time_range)
@@ -125,7 +121,7 @@ class SnapshotReader:
                     chunks += 1
                     rows += runs.rows if picked is None else int(runs.count[picked].sum())
         blocks = list(overlapping(self._sample_blocks(), time_range))
-        young = sum(np.count_nonzero(slots[block.slot]) for block in blocks)
+        young = sum(np.count_nonzero(slots[block.samples.slot]) for block in blocks)
         return [ScanEstimate("sealed", chunks, rows), ScanEstimate("head", len(blocks), int(young))]
 
     def _plan_of_spans(self, time_range: TimeRange) -> list[ScanEstimate]:
@@ -143,13 +139,13 @@ class SnapshotReader:
 
     # --- samples ---
 
-    def samples(self, time_range: TimeRange, slots: Mask, *, links: bool) -> Iterator[SampleColumns]:
+    def samples(self, time_range: TimeRange, slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
         time_range = self._clamp_to_floor(time_range)
         for segment, part in self._parts(self._pinned.snapshot.samples.values(), time_range):
-            held = UnmatchedExemplars(self._links(segment, part, time_range, slots)) if links else None
-            yield from self._read(segment, self._chunks, segment, part, time_range, slots, held)
+            unmatched = UnmatchedExemplars(self._exemplars(segment, part, time_range, slots)) if exemplars else None
+            yield from self._read(segment, self._chunks, segment, part, time_range, slots, unmatched)
         for block in overlapping(self._sample_blocks(), time_range):
-            yield self._drop_expired(SampleColumns(block.slot, block.time_ms, block.value, block.exemplars))
+            yield self._drop_expired(block.samples)
 
     def _chunks(
         self,
@@ -158,7 +154,7 @@ class SnapshotReader:
         part: Part,
         time_range: TimeRange,
         slots: Mask,
-        links: UnmatchedExemplars | None,
+        unmatched: UnmatchedExemplars | None,
     ) -> Iterator[SampleColumns]:
         index = self._indexes.get(segment.path, db, part.id, self._codec)
         for chunk_id, runs, wanted in index.matching(slots, time_range):
@@ -166,44 +162,42 @@ class SnapshotReader:
             try:
                 row = db.execute(_CHUNK, (chunk_id,)).fetchone()
                 if row is None:
-                    continue  # its part has left while this query ran
+                    continue  # its part was deleted while this query ran
                 crc, directory, times, vals = row
                 if checksum(directory, times, vals) != crc:
                     raise ValueError("checksum mismatch")
-                chunk = self._chunk(runs, times, vals, wanted)
-                if links is not None:
-                    chunk = replace(chunk, links=links.claim(chunk.slot, chunk.time_ms, chunk.value))
+                samples = self._unpack_chunk(runs, times, vals, wanted)
+                if unmatched is not None:
+                    claimed = unmatched.claim(samples.slot, samples.time_ms, samples.value)
+                    samples = replace(samples, exemplars=claimed)
             except ValueError as error:
                 self._damage.row(segment, f"chunk {chunk_id}", error)
                 continue
-            yield self._drop_expired(chunk)
+            yield self._drop_expired(samples)
 
-    def _drop_expired(self, chunk: SampleColumns) -> SampleColumns:
-        """Without samples that have outlived their retention and are not removed yet."""
+    def _drop_expired(self, samples: SampleColumns) -> SampleColumns:
+        """Leave out samples that have expired and are not deleted yet."""
         floor_ms = self._pinned.snapshot.floor_ms
-        if not floor_ms or (chunk.time_ms >= floor_ms).all():
-            return chunk
-        rows = np.flatnonzero(chunk.time_ms >= floor_ms)
-        return chunk.take(rows)
+        return samples.filter(samples.time_ms >= floor_ms) if floor_ms else samples
 
-    def _chunk(self, runs: ChunkDirectory, times: bytes, vals: bytes, wanted: Mask | None) -> SampleColumns:
-        kept = runs if wanted is None else runs.take(wanted)
+    def _unpack_chunk(self, runs: ChunkDirectory, times: bytes, vals: bytes, wanted: Mask | None) -> SampleColumns:
+        read = runs if wanted is None else runs.take(wanted)
         return SampleColumns(
-            np.repeat(kept.slot, kept.count),
+            np.repeat(read.slot, read.count),
             self._codec.unpack_times(times, runs, wanted),
             self._codec.unpack_values(vals, runs, wanted),
         )
 
-    def _links(self, segment: Segment, part: Part, time_range: TimeRange, slots: Mask) -> list[ExemplarColumns]:
-        """The links of a part's samples of some series in a range."""
-        found, chosen = [], np.flatnonzero(slots)
-        for some in self._read(segment, self._link_blocks, segment, part):
+    def _exemplars(self, segment: Segment, part: Part, time_range: TimeRange, slots: Mask) -> list[SampleColumns]:
+        """Return a part's exemplar samples of the selected series in a range."""
+        selected, slot_numbers = [], np.flatnonzero(slots)
+        for samples in self._read(segment, self._exemplar_blocks, segment, part):
             self._tick()
-            held = (some.time_ms >= time_range.start_ms) & (some.time_ms < time_range.end_ms)
-            found.append(some.keep(held & np.isin(some.slot, chosen)))
-        return found
+            in_range = (samples.time_ms >= time_range.start_ms) & (samples.time_ms < time_range.end_ms)
+            selected.append(samples.filter(in_range & np.isin(samples.slot, slot_numbers)))
+        return selected
 
-    def _link_blocks(self, db: sqlite3.Connection, segment: Segment, part: Part) -> Iterator[ExemplarColumns]:
+    def _exemplar_blocks(self, db: sqlite3.Connection, segment: Segment, part: Part) -> Iterator[SampleColumns]:
         for row in db.execute(
             "SELECT id, links, ids_crc, body_crc, ids, body FROM trace_link WHERE part_id=?", (part.id,)
         ):
@@ -362,23 +356,33 @@ class SnapshotReader:
         return self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS
 
     def exemplars_of(self, trace_id: str) -> list[tuple[Series, int, float, str]]:
-        """Series, time, value and span id of every sample that carries the trace id."""
-        found = exemplars_of_trace(self._sample_blocks(), trace_id)
-        kept = int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0])
+        """Return series, time, value and span id of every sample that carries the trace id."""
+        parts = list(exemplars_of_trace(self._sample_blocks(), trace_id))
+        trace_hash = int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0])
         for segment in self._pinned.snapshot.samples.values():
-            found += self._read(segment, self._linked, segment, trace_id, kept)
-        series, floor_ms = self._series.series, self._pinned.snapshot.floor_ms
+            parts += self._read(segment, self._exemplars_of, segment, trace_id, trace_hash)
+        samples = self._drop_expired(concat_samples(parts))
+        rows = zip(
+            samples.slot.tolist(),
+            samples.time_ms.tolist(),
+            samples.value.tolist(),
+            decode_ids(samples.exemplars.span_id),
+            strict=True,
+        )
+        all_series = self._series.series
         return [
-            (one, time_ms, value, span_id)
-            for slot, time_ms, value, span_id in found
-            if (one := series[slot]) is not None and time_ms >= floor_ms
+            (series, time_ms, value, span_id)
+            for slot, time_ms, value, span_id in rows
+            if (series := all_series[slot]) is not None
         ]
 
-    def _linked(self, db: sqlite3.Connection, segment: Segment, trace_id: str, kept: int) -> Iterator[Linked]:
+    def _exemplars_of(
+        self, db: sqlite3.Connection, segment: Segment, trace_id: str, trace_hash: int
+    ) -> Iterator[SampleColumns]:
         for part in segment.parts:
             self._tick()
             try:
-                yield from find_exemplars(db, self._codec, part=part.id, trace_id=trace_id, kept=kept)
+                yield from find_exemplars(db, self._codec, part=part.id, trace_id=trace_id, trace_hash=trace_hash)
             except ValueError as error:
                 self._damage.row(segment, "trace_link", error)
 

@@ -6,7 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from vantage.core.span_table import SpanTable, concat_span_tables, decode_ids
+from vantage.core.idhash import decode_ids
+from vantage.core.span_table import SpanTable, concat_span_tables
 from vantage.storage.embedded.read.reader import SnapshotReader
 from vantage.storage.ports import TraceFilter, TraceSummary
 from vantage.storage.trace_summary import latest_summaries, matching_rows, summarize_traces

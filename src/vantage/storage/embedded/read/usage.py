@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from vantage.core.batch import I64
+from vantage.core.arrays import I64
 from vantage.storage.embedded.format.chunk import ChunkCodec
 from vantage.storage.embedded.format.part_stats import PartStats, read_part_stats
 from vantage.storage.embedded.format.segment import SAMPLES, TIERS, Part, Segment

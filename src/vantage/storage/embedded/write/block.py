@@ -8,19 +8,17 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vantage.core.batch import F64, I64, U32
-from vantage.core.exemplars import LinkColumns, concat_link_columns, link_columns
+from vantage.core.arrays import F64, I64, U32, U64, Mask
+from vantage.core.idhash import hash_ids
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, rollup_partials, rollup_samples, with_sketches
+from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.span import Span
 from vantage.core.span_table import SpanTable, build_span_table, concat_span_tables
-from vantage.storage.embedded.write.record import Record
 
 SAMPLE_NBYTES: Final = 20
 HASH_NBYTES: Final = 8
 SPAN_NBYTES: Final = 900  # a span with three attributes; measured likewise
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,53 +27,46 @@ class SampleBlock:
 
     first_ms: int
     last_ms: int
-    slot: U32
-    time_ms: I64
-    value: F64
-    exemplars: LinkColumns
-    exemplar_hash: I64  # of each link's trace id
+    samples: SampleColumns
+    exemplar_hash: U64  # of each exemplar's trace id
 
     def __len__(self) -> int:
-        return len(self.slot)
+        return len(self.samples)
 
     @property
     def nbytes(self) -> int:
-        """What it occupies, by estimate."""
-        return SAMPLE_NBYTES * len(self.slot) + self.exemplars.nbytes + HASH_NBYTES * len(self.exemplars)
+        """Estimate the memory of the block, in bytes."""
+        exemplars = self.samples.exemplars
+        return SAMPLE_NBYTES * len(self) + exemplars.nbytes + HASH_NBYTES * len(exemplars)
 
     def concat(self, later: SampleBlock) -> SampleBlock:
+        """Return one block of both."""
         return SampleBlock(
             min(self.first_ms, later.first_ms),
             max(self.last_ms, later.last_ms),
-            np.concatenate([self.slot, later.slot]),
-            np.concatenate([self.time_ms, later.time_ms]),
-            np.concatenate([self.value, later.value]),
-            concat_link_columns([(0, self.exemplars), (len(self), later.exemplars)]),
+            concat_samples([self.samples, later.samples]),
             np.concatenate([self.exemplar_hash, later.exemplar_hash]),
         )
 
     def filter(self, mask: Mask) -> SampleBlock | None:
-        """A block of some of the rows; None of none."""
-        rows = np.flatnonzero(mask)
-        if rows.size == len(self):
+        """Return a block of the rows that ``mask`` selects; None where it selects none."""
+        if mask.all():
             return self
-        if not rows.size:
+        if not mask.any():
             return None
-        times = self.time_ms[rows]
+        samples = self.samples.filter(mask)
         return SampleBlock(
-            int(times.min()),
-            int(times.max()),
-            self.slot[rows],
-            times,
-            self.value[rows],
-            self.exemplars.take(rows, len(self)),
-            self.exemplar_hash[mask[self.exemplars.position]],
+            int(samples.time_ms.min()),
+            int(samples.time_ms.max()),
+            samples,
+            self.exemplar_hash[mask[self.samples.exemplars.position]],
         )
 
     @cached_property
     def _sorted(self) -> tuple[U32, I64, F64]:
-        order = np.lexsort((self.time_ms, self.slot))
-        return self.slot[order], self.time_ms[order], self.value[order]
+        slot, time_ms, value = self.samples.slot, self.samples.time_ms, self.samples.value
+        order = np.lexsort((time_ms, slot))
+        return slot[order], time_ms[order], value[order]
 
     @property
     def is_rolled_up(self) -> bool:
@@ -149,25 +140,18 @@ class SpanBlock:
         return SpanBlock(min(starts), max(starts), spans, self.trace_hash[rows])
 
 
-def sample_block(record: Record) -> SampleBlock:
-    """The block of one commit that holds samples."""
-    return SampleBlock(
-        int(record.time_ms.min()),
-        int(record.time_ms.max()),
-        record.slot,
-        record.time_ms,
-        record.value,
-        link_columns(record.links),
-        hash_ids(record.links.trace_id),
-    )
+def sample_block(samples: SampleColumns) -> SampleBlock:
+    """Return the block of one commit's samples, of which there is at least one."""
+    first_ms, last_ms = int(samples.time_ms.min()), int(samples.time_ms.max())
+    return SampleBlock(first_ms, last_ms, samples, hash_ids(samples.exemplars.trace_id))
 
 
 def span_block(spans: tuple[Span, ...]) -> SpanBlock:
     """The block of one commit that holds spans."""
     starts = [span.start_ms for span in spans]
-    return SpanBlock(min(starts), max(starts), spans, hash_ids([span.trace_id for span in spans]))
+    return SpanBlock(min(starts), max(starts), spans, process_hashes([span.trace_id for span in spans]))
 
 
-def hash_ids(ids: Sequence[str]) -> I64:
+def process_hashes(ids: Sequence[str]) -> I64:
     """Python's own hashes: to find an id among many is then one comparison of arrays. They never leave the process."""
     return np.fromiter(map(hash, ids), np.int64, len(ids))

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from vantage.core.batch import I64, U32
+from vantage.core.arrays import I64, U32, Mask
 from vantage.core.rollup import HOUR_MS
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
-from vantage.storage.embedded.write.block import Mask
 from vantage.storage.series_overflow import FOLDED_REMEMBERED_MAX, FOLDED_SERIES_MAX, overflow
 from vantage.vql.exec.series_table import SeriesColumns
 

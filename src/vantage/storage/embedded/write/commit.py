@@ -21,9 +21,10 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import structlog
 
-from vantage.core.batch import Batch, concat_links
+from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import StartupError, StoreUnavailable, VantageError
+from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.series import Series
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.embedded.write.head import Head
@@ -199,7 +200,7 @@ class CommitThread:
             self._failed(taken, error)
             return
         self._catalogue.add(list(fresh.values()))
-        self._catalogue.count(record.slot, record.time_ms)
+        self._catalogue.count(record.samples.slot, record.samples.time_ms)
         self._head.append(record)
         self._committed(seq)
         self.failing = ""
@@ -209,19 +210,12 @@ class CommitThread:
         self._telemetry.message_processed(len(taken))
 
     def _record(self, batches: list[Batch], fresh: dict[int, tuple[int, Series]]) -> Record:
-        slots, links, start = [], [], 0
+        parts = []
         for batch in batches:
-            known = np.array(self._catalogue.resolve(batch.series, fresh), np.uint32)
-            slots.append(known[batch.index] if len(known) else np.empty(0, np.uint32))
-            links.append((start, batch.links))
-            start += batch.samples
-        return Record(
-            np.concatenate(slots),
-            np.concatenate([batch.time_ms for batch in batches]),
-            np.concatenate([batch.value for batch in batches]),
-            concat_links(links),
-            tuple(span for batch in batches for span in batch.spans),
-        )
+            slots = np.array(self._catalogue.resolve(batch.series, fresh), np.uint32)
+            slot = slots[batch.index] if len(slots) else np.empty(0, np.uint32)
+            parts.append(SampleColumns(slot, batch.time_ms, batch.value, batch.exemplars))
+        return Record(concat_samples(parts), tuple(span for batch in batches for span in batch.spans))
 
     def _failed(self, taken: list[_Write], error: BaseException) -> None:
         """Nothing was kept. One batch at a time is tried again when the fault may lie in a single one of them."""

@@ -11,9 +11,12 @@ from typing import Final, TypeVar
 
 import numpy as np
 
+from vantage.core.arrays import Mask
+from vantage.core.idhash import hash_id
+from vantage.core.sample_columns import SampleColumns
 from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded.write.block import Mask, SampleBlock, SpanBlock, hash_ids, sample_block, span_block
+from vantage.storage.embedded.write.block import SampleBlock, SpanBlock, process_hashes, sample_block, span_block
 from vantage.storage.embedded.write.record import Record
 
 BLOCK_SAMPLES_MAX: Final = 65_536
@@ -33,8 +36,8 @@ class Head:
 
     def append(self, record: Record) -> None:
         """Take a commit; it is visible when this returns."""
-        if len(record.slot):
-            block, blocks = sample_block(record), self.samples
+        if len(record.samples):
+            block, blocks = sample_block(record.samples), self.samples
             self.sample_count += len(block)
             self.nbytes += block.nbytes
             while blocks and len(blocks[-1]) <= len(block) and len(blocks[-1]) + len(block) <= BLOCK_SAMPLES_MAX:
@@ -65,7 +68,7 @@ def filter_blocks(
     samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...], slots: Mask, gone: Callable[[Span], bool]
 ) -> tuple[tuple[SampleBlock, ...], tuple[SpanBlock, ...]]:
     """Blocks without the samples of some slots, and without the spans that a test picks."""
-    kept = (block.filter(~slots[block.slot]) for block in samples)
+    kept = (block.filter(~slots[block.samples.slot]) for block in samples)
     left = (block.filter(np.fromiter((not gone(one) for one in block.spans), np.bool_, len(block))) for block in spans)
     return tuple(block for block in kept if block is not None), tuple(block for block in left if block is not None)
 
@@ -80,21 +83,17 @@ def overlapping(blocks: Iterable[B], time_range: TimeRange) -> Iterator[B]:
 def spans_of_traces(blocks: Iterable[SpanBlock], trace_ids: Collection[str]) -> list[Span]:
     """The spans of some traces."""
     found: list[Span] = []
-    wanted = hash_ids(list(trace_ids))
+    wanted = process_hashes(list(trace_ids))
     for block in blocks:
         places = np.flatnonzero(np.isin(block.trace_hash, wanted)).tolist()
         found.extend(span for place in places if (span := block.spans[place]).trace_id in trace_ids)
     return found
 
 
-def exemplars_of_trace(blocks: Iterable[SampleBlock], trace_id: str) -> list[tuple[int, int, float, str]]:
-    """Slot, time, value and span id of the samples that carry the trace id."""
-    found = []
-    wanted, held = hash(trace_id), trace_id.encode()
+def exemplars_of_trace(blocks: Iterable[SampleBlock], trace_id: str) -> Iterator[SampleColumns]:
+    """Yield the samples that carry the trace id."""
+    wanted, wanted_hash = trace_id.encode(), np.uint64(hash_id(trace_id))
     for block in blocks:
-        links = block.exemplars
-        for place in np.flatnonzero(block.exemplar_hash == wanted).tolist():
-            if links.trace_id[place] == held:
-                row, span_id = links.position[place], links.span_id[place].decode()
-                found.append((int(block.slot[row]), int(block.time_ms[row]), float(block.value[row]), span_id))
-    return found
+        if (block.exemplar_hash == wanted_hash).any():
+            exemplars = block.samples.exemplars
+            yield block.samples.take(exemplars.position[exemplars.trace_id == wanted])

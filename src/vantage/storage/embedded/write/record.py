@@ -1,7 +1,8 @@
 """The body of a journal row: one commit's samples and spans as bytes.
 
-MessagePack array ``[slots, times, values, link_positions, link_trace_ids, link_span_ids, spans]``; the first four are
-little-endian uint32, int64, float64 and uint32 arrays as ``bin``. A CRC-32 of the body stands beside it in the row.
+MessagePack array ``[slots, times, values, exemplar_positions, trace_ids, span_ids, spans]``; the first four are
+little-endian uint32, int64, float64 and uint32 arrays as ``bin``, ids are ``bin`` of equal width, padded with NUL. A
+CRC-32 of the body stands beside it in the row. Up to format 2 of the journal the ids were arrays of text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from vantage.core.batch import F64, I64, NO_LINKS, U32, Links
+from vantage.core.exemplars import NO_EXEMPLARS, Exemplars
+from vantage.core.idhash import Ids, encode_ids
+from vantage.core.sample import ID_LENGTH_MAX
+from vantage.core.sample_columns import SampleColumns
 from vantage.core.span import Span
 
 
@@ -20,9 +24,9 @@ class _Body(msgspec.Struct, array_like=True):
     slots: bytes
     times: bytes
     values: bytes
-    link_positions: bytes
-    link_trace_ids: list[str]
-    link_span_ids: list[str]
+    exemplar_positions: bytes
+    trace_ids: bytes | list[str]
+    span_ids: bytes | list[str]
     spans: list[Span]
 
 
@@ -32,41 +36,53 @@ _decoder: Final = msgspec.msgpack.Decoder(_Body)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One commit: sample columns (``slot`` is the series' number in the catalogue) and spans."""
+    """One commit: samples (``slot`` is the number of their series in the catalogue) and spans."""
 
-    slot: U32
-    time_ms: I64
-    value: F64
-    links: Links
+    samples: SampleColumns
     spans: tuple[Span, ...]
 
 
 def encode(record: Record) -> bytes:
-    """The record's body."""
+    """Return the record's body."""
+    samples = record.samples
     return _encoder.encode(
         _Body(
-            record.slot.astype("<u4", copy=False).tobytes(),
-            record.time_ms.astype("<i8", copy=False).tobytes(),
-            record.value.astype("<f8", copy=False).tobytes(),
-            record.links.position.astype("<u4", copy=False).tobytes(),
-            list(record.links.trace_id),
-            list(record.links.span_id),
+            samples.slot.astype("<u4", copy=False).tobytes(),
+            samples.time_ms.astype("<i8", copy=False).tobytes(),
+            samples.value.astype("<f8", copy=False).tobytes(),
+            samples.exemplars.position.astype("<u4").tobytes(),
+            samples.exemplars.trace_id.tobytes(),
+            samples.exemplars.span_id.tobytes(),
             list(record.spans),
         )
     )
 
 
 def decode(body: bytes) -> Record:
-    """Raises ValueError when the body is none of ours."""
+    """Return the record of a body. Raises ValueError for bytes that ``encode`` did not write."""
     try:
         raw = _decoder.decode(body)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
     slot, time_ms = np.frombuffer(raw.slots, "<u4"), np.frombuffer(raw.times, "<i8")
-    value, position = np.frombuffer(raw.values, "<f8"), np.frombuffer(raw.link_positions, "<u4")
+    value, position = np.frombuffer(raw.values, "<f8"), np.frombuffer(raw.exemplar_positions, "<u4")
     if not len(slot) == len(time_ms) == len(value):
         raise ValueError("columns of different length")
-    if not len(position) == len(raw.link_trace_ids) == len(raw.link_span_ids):
-        raise ValueError("link columns of different length")
-    links = Links(position, tuple(raw.link_trace_ids), tuple(raw.link_span_ids)) if len(position) else NO_LINKS
-    return Record(slot, time_ms, value, links, tuple(raw.spans))
+    exemplars = NO_EXEMPLARS
+    if len(position):
+        trace_id, span_id = _ids(raw.trace_ids, len(position)), _ids(raw.span_ids, len(position))
+        exemplars = Exemplars(position.astype(np.int64), trace_id, span_id)
+    elif raw.trace_ids or raw.span_ids:
+        raise ValueError("exemplar columns of different length")
+    return Record(SampleColumns(slot, time_ms, value, exemplars), tuple(raw.spans))
+
+
+def _ids(packed: bytes | list[str], count: int) -> Ids:
+    if isinstance(packed, list):
+        if len(packed) != count:
+            raise ValueError("exemplar columns of different length")
+        return encode_ids(packed)
+    width, rest = divmod(len(packed), count)
+    if rest or not 1 <= width <= ID_LENGTH_MAX:
+        raise ValueError("exemplar columns of different length")
+    return np.frombuffer(packed, f"S{width}")
