@@ -6,8 +6,16 @@ from typing import TypeVar
 
 import pytest
 
+from tests.support.groups import mark_groups, rank_of
+
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+@pytest.hookimpl(tryfirst=True)  # the workers read the marks in this hook too
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_groups(items)
+    items.sort(key=rank_of)
 
 
 @pytest.hookimpl(wrapper=True)
