@@ -24,7 +24,8 @@ import zstandard
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.support.server import Server, serving, wait_until
+from tests.support.server import Server, serving
+from tests.support.wait import wait_until
 
 INT64_MAX = 2**63 - 1
 NAME_MILLION = "a" * 1_000_000

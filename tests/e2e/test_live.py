@@ -15,7 +15,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_socket
 
-from tests.support.server import Server, serving, wait_until
+from tests.support.server import Server, serving
+from tests.support.wait import wait_until
 from tests.support.world import NOW_MS, MovedClock, a_batch, a_series
 from vantage.core.batch import Batch, batch_of
 from vantage.query.live import PENDING_MAX, SERIES_MAX, Live, messages

@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from tests.support.server import Server, serving, vantage, wait_until
+from tests.support.server import Server, serving, vantage
+from tests.support.wait import wait_until
 from vantage.cli import main
 
 BATCH = {"service_name": "api", "metrics": [{"metric_name": "m", "value": 1}]}

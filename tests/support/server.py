@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,12 +164,3 @@ def vantage(
         cwd=cwd,
         timeout=60,
     )
-
-
-def wait_until(condition: Any, timeout_s: float = 10.0, every_s: float = 0.05) -> Any:
-    """What ``condition`` returns once it is true."""
-    end_s = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < end_s, "waited in vain"
-        time.sleep(every_s)
-    return found

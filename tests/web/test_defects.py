@@ -18,7 +18,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_socket
 
-from tests.support.server import Server, serving, vantage, wait_until
+from tests.support.server import Server, serving, vantage
+from tests.support.wait import wait_until
 from tests.support.world import a_series
 from vantage.core.batch import Batch, batch_of
 from vantage.core.clock import SystemClock
