@@ -247,7 +247,9 @@ def test_an_agent_is_never_started_into_an_exception(
     assert len(gc.callbacks) == callbacks_before
 
 
-@pytest.mark.parametrize("nonsense", [None, "soon", math.nan, math.inf, -1, 10**400, object()], ids=repr)
+@pytest.mark.parametrize(
+    "nonsense", [None, "soon", math.nan, math.inf, -1, 10**400, object()], ids=lambda one: f"{one!r:.20}"
+)
 def test_a_wait_of_nonsense_still_sends_and_stops(receiver: Receiver, nonsense: Any) -> None:
     vantage_agent.init_agent("s", receiver.url, flush_interval_s=600)
     vantage_agent.gauge("a", 1)

@@ -397,7 +397,7 @@ def test_a_gzip_body_of_ten_thousands_of_empty_members_is_refused_while_others_a
         assert answer.result().status == 400
 
 
-PACKED_GOOD = gzip.compress(GOOD)
+PACKED_GOOD = gzip.compress(GOOD, mtime=0)  # each worker must call a case the same
 ZSTD_GOOD = zstandard.ZstdCompressor().compress(GOOD)
 
 
@@ -421,7 +421,7 @@ def zstd_with_a_window_of_two_gigabytes() -> bytes:
         ("zstd", zstd_with_a_window_of_two_gigabytes(), 400),
         ("br", GOOD, 415),
         ("deflate", zlib.compress(GOOD), 415),
-        ("gzip, gzip", gzip.compress(PACKED_GOOD), 415),
+        ("gzip, gzip", gzip.compress(PACKED_GOOD, mtime=0), 415),
         ("x" * 5000, GOOD, 415),
         ("GZIP", PACKED_GOOD, 202),
         ("identity", GOOD, 202),
