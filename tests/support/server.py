@@ -109,9 +109,9 @@ class Server:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.request("POST", path, body, {"Content-Type": "application/json", **named})
 
-    def counts(self) -> dict[str, float]:
+    def counts(self, **headers: str) -> dict[str, float]:
         """What ``/metrics`` says: sample name with labels, and value."""
-        lines = self.get("/metrics").body.decode().splitlines()
+        lines = self.get("/metrics", **headers).body.decode().splitlines()
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
 
     def connect(self) -> socket.socket:
