@@ -26,7 +26,8 @@ from vantage.telemetry import Telemetry
 from vantage.vql.check import check
 from vantage.vql.tree import Call, Column, Compare, Item, Literal, Select
 
-KILLS = 30 if os.environ.get("VANTAGE_TEST_LONG") else 6
+LONG = bool(os.environ.get("VANTAGE_TEST_LONG"))
+KILLS = 30 if LONG else 6  # the short variant is done with the first that falls within a step
 SAMPLES = 40
 ROOT = Path(__file__).resolve().parents[2]
 ALWAYS = Compare(">=", Column("timestamp"), Literal(0))
@@ -210,6 +211,8 @@ def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(tmp_path: Path, 
         assert spans["kept"] >= len(kept)
         assert not forgotten & values.keys(), "what was forgotten is there again"
         first = max(kept, default=0) + 10
+        if within and not LONG:
+            break
     assert within >= KILLS / 10, "the kills came between the steps: they tested nothing"
 
 
