@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
+# Processes that run tests side by side. More than cores, as many tests wait for programs they started.
+WORKERS ?= 3
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,10 +28,10 @@ demo: setup ## the same, with live demo traffic
 	@exec $(BIN)/vantage serve --data ./data --demo $(ARGS)
 
 test: setup $(STAMPS)/dev ## all tests, in their short variants (ARGS="-k word" selects)
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(PYTEST) -m "not long" $(ARGS)
 
 test-long: setup $(STAMPS)/dev ## all tests, with the full counts
-	VANTAGE_TEST_LONG=1 $(BIN)/python -m pytest $(ARGS)
+	VANTAGE_TEST_LONG=1 $(PYTEST) $(ARGS)
 
 bench: setup $(STAMPS)/bench ## the benchmarks, as ratios against baselines of the same run
 	$(BIN)/python -m benchmarks $(ARGS)

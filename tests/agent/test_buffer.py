@@ -64,8 +64,9 @@ def test_the_buffer_loses_exactly_what_it_counts_under_many_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(buffer) == 100
-    assert buffer.take_losses() == {"buffer_full": 39_900}
+    # Room is made down to 99, and plain spans enter without the lock: how many were beyond 100 just then is chance.
+    assert len(buffer) in (99, 100)
+    assert buffer.take_losses() == {"buffer_full": 40_000 - len(buffer)}
     assert buffer.nbytes == held_nbytes(buffer)
 
 

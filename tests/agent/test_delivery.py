@@ -71,7 +71,9 @@ def test_retry_after_may_be_a_date(receiver: Receiver, delivery: Delivery) -> No
     assert 100 < delivery.pauses[0] <= 120
 
 
-@pytest.mark.parametrize("text", ["86400", formatdate(time() + 86400, usegmt=True), "1e400"])
+@pytest.mark.parametrize(
+    "text", ["86400", formatdate(time() + 86400, usegmt=True), "1e400"], ids=["seconds", "date", "beyond floats"]
+)
 def test_a_server_may_not_ask_for_silence_without_end(receiver: Receiver, delivery: Delivery, text: str) -> None:
     receiver.answers = [(503, {"Retry-After": text}, b"")]
     delivery.send()

@@ -491,10 +491,10 @@ async def test_a_cancelled_span_is_ended(receiver: Receiver, start: Callable[...
 
     async def work() -> None:
         async with span("cancelled"):
-            await asyncio.sleep(30)
+            await asyncio.Event().wait()
 
     task = asyncio.create_task(work())
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)  # until it waits
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

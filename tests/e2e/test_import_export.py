@@ -21,7 +21,8 @@ import pytest
 import zstandard
 
 from tests.support.load import NO_RATES, printed_seed
-from tests.support.server import Server, serving, vantage, wait_until
+from tests.support.server import Server, serving, vantage
+from tests.support.wait import wait_until
 
 QUIET = {**NO_RATES, "VANTAGE_SELF_TELEMETRY": "false"}
 YEAR_MS = 365 * 86_400_000

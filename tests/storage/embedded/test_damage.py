@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.samples import HOUR_MS, NOW_MS, a_batch, a_series, a_span, count_query
+from tests.support.wait import until
 from vantage.core.batch import Batch
 from vantage.core.errors import FormatTooNew, StoreUnavailable
 from vantage.core.timerange import TimeRange
@@ -107,11 +107,11 @@ async def test_a_segment_that_breaks_while_it_is_served_is_put_aside(opened: Ope
         store._pool.evict(older)
         store._pool.readmit(older)
         await total(store)
-        for _ in range(100):
-            if (await store.usage()).damaged:
-                break
-            await asyncio.sleep(0.05)
-        assert (await store.usage()).damaged == (older.name,)
+
+        async def damaged() -> tuple[str, ...]:
+            return (await store.usage()).damaged
+
+        assert await until(damaged) == (older.name,)
         assert await total(store) == 1000
 
 
@@ -146,10 +146,7 @@ async def test_parts_with_a_damaged_row_are_not_merged_away(
     flip(path, "chunk.vals")
     few_parts(monkeypatch, 3)
     async with opened() as store:
-        for _ in range(60):
-            await asyncio.sleep(0.05)
-            if store._maintenance.merger._unreadable:
-                break
+        await until(lambda: store._maintenance.merger._unreadable)
         assert await total(store) == 200
         (segment,) = store._snapshots.now.samples.values()
         assert len(segment.parts) == 3, "the damaged row stays for a person to look at"

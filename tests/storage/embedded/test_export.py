@@ -14,6 +14,7 @@ from tests.contracts.telemetry_contract import ALWAYS, contents
 from tests.storage.embedded.test_sealing import few_parts, merged
 from tests.support.random_batches import RandomBatches
 from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, count_query
+from tests.support.wait import until
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.storage.embedded.store import EXPORTS_MAX, QUERY_THREADS, EmbeddedStore
 from vantage.storage.ports import RetentionPolicy, Selector
@@ -64,10 +65,7 @@ async def test_an_export_goes_on_with_what_it_began_with_while_everything_is_sea
         for _ in range(6):
             await store.write(chance.batch())
             await store.seal()
-        for _ in range(100):
-            if await store._run_maintenance(lambda: store._maintenance.merger.due(2) is None):
-                break
-            await asyncio.sleep(0.02)
+        await until(lambda: store._run_maintenance(lambda: store._maintenance.merger.due(2) is None))
         exported += [batch async for batch in export]
         assert contents(exported) == contents(batches)
         await merged(store)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
+from tests.support.wait import until
 from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import BusyError, InputError
 from vantage.core.retention import RetentionRule, parse_rule
@@ -234,11 +234,12 @@ async def test_while_sealing_lags_behind_writes_are_busy_and_nothing_is_dropped(
         assert refused.value.retry_after_s >= 1
         assert await total(store) == kept
         monkeypatch.setattr(store._maintenance.sealer, "write", sealing)
-        for _ in range(100):
+
+        def sealed() -> bool:
             store._maintenance._retry_at_s = 0.0
-            if store.unsealed_nbytes < 1 << 20:
-                break
-            await asyncio.sleep(0.05)
+            return store.unsealed_nbytes < 1 << 20
+
+        await until(sealed)
         await store.write(a_batch(1.0))
         assert await total(store) == kept + 1
     async with opened() as store:
@@ -265,9 +266,6 @@ async def test_what_is_forgotten_while_a_backup_is_made_is_hidden_at_once_and_re
         assert (await store.trace("t")).spans == ()
         assert on_disk(tmp_path / "data") >= before
         backup.release()
-        for _ in range(100):
-            if not store._snapshots.now.hidden:
-                break
-            await asyncio.sleep(0.05)
+        await until(lambda: not store._snapshots.now.hidden)
         assert on_disk(tmp_path / "data") < before / 2
         assert await total(store) == 1000

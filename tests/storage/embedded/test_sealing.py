@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.random_batches import RandomBatches
 from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, count_query, lately
+from tests.support.wait import until
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.format.segment import TIERS
@@ -138,14 +139,11 @@ def _sample(one: Any) -> tuple[Any, ...]:
 
 async def merged(store: EmbeddedStore) -> None:
     """Wait until there is nothing left to merge or to delete."""
-    for _ in range(200):
-        idle = await store._run_maintenance(
+    await until(
+        lambda: store._run_maintenance(
             lambda: store._maintenance.merger.due(merge.PARTS_MIN) is None and not store._files._waiting
         )
-        if idle:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("merging did not come to an end")
+    )
 
 
 async def test_a_sealed_generation_leaves_the_journal_empty(opened: Open) -> None:
@@ -154,12 +152,7 @@ async def test_a_sealed_generation_leaves_the_journal_empty(opened: Open) -> Non
             await store.write(a_batch(float(n)))
         await store.seal()
         assert store.unsealed_nbytes == 0
-        for _ in range(100):
-            (left,) = await store._commits.run(lambda: store._journal.db.execute(COUNT_ROWS).fetchone())
-            if not left:
-                break
-            await asyncio.sleep(0.05)
-        assert left == 0
+        await until(lambda: store._commits.run(lambda: store._journal.db.execute(COUNT_ROWS).fetchone() == (0,)))
     async with opened() as store:
         assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(10, 45.0)]
         await store.write(a_batch(5.0))
@@ -171,10 +164,7 @@ async def test_generations_close_by_themselves_when_they_are_full(opened: Open) 
     async with opened(generation_samples_max=1000) as store:
         for n in range(30):
             await store.write(a_batch(*[float(n)] * 100))
-        for _ in range(100):
-            if not store._snapshots.now.sealing_generations:
-                break
-            await asyncio.sleep(0.05)
+        await until(lambda: not store._snapshots.now.sealing_generations)
         assert store._head.sample_count < 1000
         assert len(store._snapshots.now.samples) == 1
         assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(3000, 100.0 * sum(range(30)))]
@@ -184,10 +174,7 @@ async def test_a_generation_closes_when_it_is_old(opened: Open, clock: MovedCloc
     async with opened() as store:
         await store.write(a_batch(1.0))
         clock.now += 2 * HOUR_MS
-        for _ in range(100):
-            if store._snapshots.now.samples:
-                break
-            await asyncio.sleep(0.05)
+        await until(lambda: store._snapshots.now.samples)
         assert store.unsealed_nbytes == 0
 
 
