@@ -26,7 +26,8 @@ from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.metadata.store import SqlMetadataStore
 from vantage.storage.open import open_metadata, open_store
 from vantage.telemetry import Telemetry
-from vantage.vql.text.compile import ParamValue, compile_query
+from vantage.vql.text.compile import compile_query
+from vantage.vql.text.params import ParamValue
 from vantage.vql.tree import And, Arithmetic, Call, Column, Compare, Literal, Select, SelectItem, equals
 
 SEAL_SAMPLES: Final = 2_000_000  # at the end as well

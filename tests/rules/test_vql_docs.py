@@ -18,8 +18,8 @@ from vantage.vql.check import ROWS_MAX
 from vantage.vql.exec.execute import QUERY_SAMPLES_MAX
 from vantage.vql.signatures import ARGUMENTS_MAX, METRICS, SPANS, TEXT_FUNCTIONS
 from vantage.vql.text.compile import compile_query
-from vantage.vql.text.literals import PARAM_LENGTH_MAX, PARAM_VALUES_MAX
 from vantage.vql.text.lower_expr import DEPTH_MAX, NODES_MAX
+from vantage.vql.text.params import PARAM_LENGTH_MAX, PARAM_VALUES_MAX
 from vantage.vql.text.parse import DEPTH_MAX as BRACKETS_MAX
 from vantage.vql.text.parse import TEXT_NBYTES_MAX, TOKENS_MAX
 

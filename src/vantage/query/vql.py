@@ -11,7 +11,8 @@ from vantage.core.timerange import TimeRange
 from vantage.query.cache import SETTLE_MS_MIN
 from vantage.query.context import QueryContext
 from vantage.vql.table import Table
-from vantage.vql.text.compile import CompiledQuery, Params, compile_query
+from vantage.vql.text.compile import CompiledQuery, compile_query
+from vantage.vql.text.params import Params
 
 CELL_NBYTES: Final = 64
 

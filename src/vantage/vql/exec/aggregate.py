@@ -15,7 +15,8 @@ import numpy as np
 from vantage.core.arrays import F64, I64, Array, Mask
 from vantage.core.dict_column import DictColumn
 from vantage.core.sketch import sketch_quantile
-from vantage.vql.exec.frame import Frame, Vector, finite
+from vantage.vql.exec.frame import Frame
+from vantage.vql.exec.vector import Vector, finite
 from vantage.vql.tree import Call, Column
 
 _RADIX_GROUPS_MAX: Final = 1 << 16

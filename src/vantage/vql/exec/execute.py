@@ -13,9 +13,11 @@ from vantage.core.dict_column import DictColumn
 from vantage.core.errors import StoreTimeout
 from vantage.vql.check import CheckedSelect, aggregates_of
 from vantage.vql.exec.aggregate import Groups, aggregate
-from vantage.vql.exec.frame import Frame, PerSeries, Vector, dense_codes
+from vantage.vql.exec.frame import Frame, PerSeries
 from vantage.vql.exec.scan_samples import scan_rollups, scan_samples
-from vantage.vql.exec.source import ColumnSource, scan_spans
+from vantage.vql.exec.scan_spans import scan_spans
+from vantage.vql.exec.source import ColumnSource
+from vantage.vql.exec.vector import Vector, dense_codes
 from vantage.vql.signatures import series_only
 from vantage.vql.table import Table, TableColumn, null_if_nan
 from vantage.vql.tree import Column, Expr, Order, TagValue

@@ -1,8 +1,4 @@
-"""Columns of values during execution, and the evaluation of row expressions on them.
-
-A vector is a numpy array (float64 with NaN for null, int64, bool) or ``Coded``: text or maps, as codes into the few
-distinct values, so that a condition on text is evaluated once a distinct value and not once a row.
-"""
+"""Frames: the rows of a query during execution, and the evaluation of row expressions on their columns."""
 
 from __future__ import annotations
 
@@ -18,6 +14,16 @@ import numpy as np
 from vantage.core.arrays import Array, Mask
 from vantage.core.dict_column import DictColumn, dict_encode
 from vantage.vql.exec.like import like_matcher
+from vantage.vql.exec.vector import (
+    Vector,
+    as_texts,
+    constant,
+    dense_codes,
+    finite,
+    pick,
+    rank_texts,
+    take,
+)
 from vantage.vql.signatures import series_only
 from vantage.vql.tree import (
     And,
@@ -35,28 +41,6 @@ from vantage.vql.tree import (
     Or,
     TagValue,
 )
-
-_TABLE_MAX: Final = 1 << 20  # entries of a look-up table that is cheaper than sorting
-
-
-Vector = Array | DictColumn[Any]
-
-
-def dense_codes(codes: Array) -> tuple[Array, Array]:
-    """Codes without gaps, in the same order, and the first row of each."""
-    size = int(codes.max()) + 1 if codes.size else 0
-    if size > max(_TABLE_MAX, 2 * len(codes)):
-        _, first, ids = np.unique(codes, return_index=True, return_inverse=True)
-        return ids, first
-    first_of = np.full(size, len(codes), np.int64)
-    np.minimum.at(first_of, codes, np.arange(len(codes)))
-    present = first_of < len(codes)
-    return (np.cumsum(present) - 1)[codes], first_of[present]
-
-
-def take(vector: Vector, rows: Array) -> Vector:
-    """Some rows of a vector."""
-    return vector.take(rows) if isinstance(vector, DictColumn) else vector[rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +144,7 @@ _COMPARE: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
 def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: C901 - one case a node
     match expr:
         case Literal(value=value):
-            return _constant(value, frame.rows)
+            return constant(value, frame.rows)
         case TagValue(key=key):
             return frame.tag(key)
         case Compare():
@@ -198,16 +182,6 @@ def _all(combine: np.ufunc, conditions: list[Mask]) -> Array:
     return found
 
 
-def _constant(value: Any, rows: int) -> Vector:
-    if value is None or isinstance(value, float):
-        return np.full(rows, np.nan if value is None else value, np.float64)
-    if isinstance(value, bool):
-        return np.full(rows, value, np.bool_)
-    if isinstance(value, int):
-        return np.full(rows, value, np.int64)
-    return DictColumn(np.zeros(rows, np.int64), [value])
-
-
 def _compare(expr: Compare, frame: Frame) -> Array:
     compare = _COMPARE[expr.op]
     left, right = frame.vector(expr.left), frame.vector(expr.right)
@@ -216,22 +190,13 @@ def _compare(expr: Compare, frame: Frame) -> Array:
         return left.mask(lambda value: value is not None and compare(value, constant))
     if isinstance(left, DictColumn) and isinstance(right, DictColumn):
         ranks = {value: rank for rank, value in enumerate(sorted({*left.values, *right.values} - {None}))}
-        left, right = (_rank_texts(side, ranks) for side in (left, right))
+        left, right = (rank_texts(side, ranks) for side in (left, right))
     assert not isinstance(left, DictColumn)
     assert not isinstance(right, DictColumn)
     found: Array = compare(left, right)
     if expr.op == "!=":  # numpy says NaN != NaN; null compares as false
         found = found & ~(np.isnan(left.astype(np.float64)) | np.isnan(right.astype(np.float64)))
     return found
-
-
-def _rank_texts(texts: DictColumn[Any], ranks: Mapping[str, int]) -> Array:
-    return np.array([ranks.get(value, np.nan) for value in texts.values], np.float64)[texts.codes]
-
-
-def finite(numbers: Array) -> Array:
-    """What is not a finite number is null."""
-    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def _arithmetic(op: str, left: Array, right: Array) -> Array:
@@ -248,24 +213,7 @@ def _case(whens: tuple[tuple[Expr, Expr], ...], otherwise: Expr, frame: Frame) -
     if not any(isinstance(result, DictColumn) for result in results):
         numbers = [np.asarray(result) for result in results]
         return np.select(conditions, numbers[:-1], numbers[-1])
-    return _pick(conditions, [_map_texts(result) for result in results], frame.rows)
-
-
-def _map_texts(vector: Vector) -> DictColumn[Any]:
-    """A vector beside texts: it is text, or null all through."""
-    return vector if isinstance(vector, DictColumn) else DictColumn(np.zeros(len(vector), np.int64), [None])
-
-
-def _pick(conditions: list[Mask], texts: list[DictColumn[Any]], rows_count: int) -> DictColumn[Any]:
-    """Each row's text from the first condition that holds, else the last text."""
-    chosen = np.select(conditions, list(range(len(conditions))), len(conditions))
-    codes = np.zeros(rows_count, np.int64)
-    values: list[Any] = []
-    for which, text in enumerate(texts):
-        rows = np.flatnonzero(chosen == which)
-        codes[rows] = text.codes[rows] + len(values)
-        values.extend(text.values)
-    return DictColumn(codes, values)
+    return pick(conditions, [as_texts(result) for result in results], frame.rows)
 
 
 def _coalesce(frame: Frame, args: tuple[Expr, ...]) -> Vector:
@@ -276,9 +224,9 @@ def _coalesce(frame: Frame, args: tuple[Expr, ...]) -> Vector:
         for vector in reversed(numbers[:-1]):  # np.where makes floats of integers beside floats
             found = np.where(np.isnan(vector), found, vector)
         return found
-    held = [_map_texts(vector) for vector in vectors]
+    held = [as_texts(vector) for vector in vectors]
     present = [one.mask(lambda value: value is not None) for one in held]
-    return _pick(present, [*held, DictColumn(np.zeros(frame.rows, np.int64), [None])], frame.rows)
+    return pick(present, [*held, DictColumn(np.zeros(frame.rows, np.int64), [None])], frame.rows)
 
 
 def _concat(frame: Frame, args: tuple[Expr, ...]) -> Vector:

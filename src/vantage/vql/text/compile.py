@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vantage.core.errors import QueryError
 from vantage.vql.check import ROWS_MAX, CheckedSelect, check, check_condition
+from vantage.vql.text.params import Params
 from vantage.vql.tree import Expr, TableName
-
-ParamValue = str | int | float | bool | Sequence[str | int | float]
-Params = Mapping[str, ParamValue]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -13,13 +12,10 @@ from vantage.core.errors import InputError, QueryError
 from vantage.core.timerange import TIME_MS_MAX, parse_time
 from vantage.vql.exec.frame import Frame
 from vantage.vql.signatures import AGGREGATES
-from vantage.vql.text.compile import Params
 from vantage.vql.tree import Call, Column, Expr, Literal, TagValue, children
 from vantage.vql.types import Types, type_of
 
 INT_MAX: Final = (1 << 63) - 1
-PARAM_VALUES_MAX: Final = 1000
-PARAM_LENGTH_MAX: Final = 4096
 _UNITS_MS: Final = {
     "MILLISECOND": 1,
     "SECOND": 1000,
@@ -29,9 +25,6 @@ _UNITS_MS: Final = {
     "WEEK": 604_800_000,
 }
 _UNEVEN: Final = ("MONTH", "QUARTER", "YEAR")
-_DECLARED: Final = re.compile(
-    r"(?:Nullable\()?(String|U?Int\d+|Float\d+|Bool|DateTime(?:64)?|Date)(?:\(.*\))?\)?", re.S
-)
 
 
 def parse_number(text: str, *, at: int | None) -> int | float:
@@ -99,58 +92,3 @@ def fold_constant(expr: Expr, types: Types) -> Expr:
     if found == "int" and all(isinstance(part, Literal) and part.meaning == "interval" for part in parts):
         return Literal(value, "interval", at=expr.at)
     return Literal(value, "time" if found == "time" else "", at=expr.at)
-
-
-def bind_param(params: Params, name: str, declared: str, *, now_ms: int) -> Literal | list[Literal]:
-    """The value of a parameter, declared as a ClickHouse type or ''. Raises QueryError that names it."""
-    field = f"params.{name[:80]}"
-    if name not in params:
-        raise QueryError("the query asks for this parameter", field=field)
-    value = params[name]
-    inner = re.fullmatch(r"Array\((.*)\)", declared, re.DOTALL)
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    if declared and is_list is not (inner is not None):
-        raise QueryError(f"is not of the type {declared[:80]}", field=field)
-    if not is_list:
-        return _value(value, declared, field)
-    assert isinstance(value, Sequence)
-    if len(value) > PARAM_VALUES_MAX:
-        raise QueryError(f"has more than {PARAM_VALUES_MAX} values", field=field)
-    return [_value(one, inner[1] if inner else "", field) for one in value]
-
-
-def reject_unused_params(params: Params, used: set[str]) -> None:
-    """Raises QueryError for a parameter that the query does not ask for."""
-    for name in params:
-        if name not in used:
-            raise QueryError("the query has no such parameter", field=f"params.{name[:80]}")
-
-
-def _value(value: object, declared: str, field: str) -> Literal:
-    kind = _DECLARED.fullmatch(declared)
-    if declared and kind is None:
-        raise QueryError(f"{declared[:80]} is no type of a parameter", field=field)
-    wanted = re.sub(r"\d+$", "", kind[1]).removeprefix("U") if kind else ""
-    if wanted in ("DateTime", "Date"):
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise QueryError(f"is not of the type {declared[:80]}", field=field)
-        return Literal(parse_time_literal(value, at=None, field=field), "time")
-    fits: dict[str, tuple[type, ...]] = {
-        "String": (str,),
-        "Int": (int,),
-        "Float": (int, float),
-        "Bool": (bool,),
-        "": (str, int, float, bool),
-    }
-    if not isinstance(value, fits[wanted]) or (isinstance(value, bool) and wanted not in ("Bool", "")):
-        raise QueryError(f"is not of the type {declared[:80] or 'text, number or true or false'}", field=field)
-    if isinstance(value, str) and (len(value) > PARAM_LENGTH_MAX or re.search(r"[\ud800-\udfff]", value)):
-        raise QueryError(f"is longer than {PARAM_LENGTH_MAX} characters, or holds one that is none", field=field)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = float(value) if wanted == "Float" and abs(value) < 1e308 else value
-        if (isinstance(value, float) and not math.isfinite(value)) or (
-            isinstance(value, int) and not -INT_MAX - 1 <= value <= INT_MAX
-        ):
-            raise QueryError("is too large", field=field)
-    assert isinstance(value, (str, int, float, bool))
-    return Literal(value)

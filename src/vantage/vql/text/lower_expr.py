@@ -9,23 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
-from typing import Literal as OneOf
 
 from sqlglot import exp
 from sqlglot.tokenizer_core import Token
 
 from vantage.core.errors import QueryError
 from vantage.vql.check import first_aggregate
-from vantage.vql.signatures import AGGREGATES, FUNCTIONS, SPELLINGS, TABLES, TEXT_FUNCTIONS
-from vantage.vql.text.compile import Params
-from vantage.vql.text.literals import bind_param, fold_constant, parse_interval, parse_number, parse_time_literal
-from vantage.vql.text.parse import offset_of_call, offset_of_word
-from vantage.vql.text.unsupported import suggest_quotes, unknown_function, unsupported
+from vantage.vql.signatures import TABLES
+from vantage.vql.text.literals import fold_constant, parse_interval, parse_number, parse_time_literal
+from vantage.vql.text.lower_call import Scope, lower_call
+from vantage.vql.text.params import Params, bind_param
+from vantage.vql.text.parse import offset_of, offset_of_word
+from vantage.vql.text.unsupported import allow_args, suggest_quotes, unsupported
 from vantage.vql.tree import (
     And,
     Arithmetic,
     ArithmeticOp,
-    Call,
     Case,
     Column,
     Compare,
@@ -45,9 +44,6 @@ from vantage.vql.types import type_of, unknown_name
 
 NODES_MAX: Final = 4000  # after aliases are replaced by what they stand for
 DEPTH_MAX: Final = 100
-WEEK_MS: Final = 604_800_000
-MONDAY_MS: Final = 345_600_000  # 1970-01-05, the first Monday
-Scope = OneOf["item", "where", "group", "having", "order"]
 
 _COMPARE: Final[Mapping[type[exp.Expression], CompareOp]] = {
     exp.EQ: "=",
@@ -71,23 +67,7 @@ _CALLS: Final = (
     exp.ParameterizedAgg,
     exp.CombinedParameterizedAgg,
 )
-_BUCKETS_MS: Final[Mapping[str, int]] = {
-    "toStartOfSecond": 1000,
-    "toStartOfMinute": 60_000,
-    "toStartOfFiveMinutes": 300_000,
-    "toStartOfFifteenMinutes": 900_000,
-    "toStartOfHour": 3_600_000,
-    "toStartOfDay": 86_400_000,
-}
-_NAMES: Final[Mapping[str, str]] = {name.lower(): name for name in TEXT_FUNCTIONS}
 _MAPS: Final[Mapping[str, str]] = {"metrics": "tags", "spans": "attributes"}
-
-
-def allow_args(node: exp.Expression, *allowed: str) -> None:
-    """Refuse a part that the grammar knows and VQL does not."""
-    for name, part in node.args.items():
-        if part and name not in allowed:
-            raise unsupported(node, name)
 
 
 class ExprLowerer:
@@ -139,7 +119,7 @@ class ExprLowerer:
             left, right = self.expr(node.this, scope), self.expr(node.expression, scope)
             return self._folded(Arithmetic(arithmetic, left, right, at=left.at))
         if isinstance(node, _CALLS):
-            return self._call(node, scope)
+            return lower_call(node, scope, tokens=self._tokens, now_ms=self._now_ms, lower=self.expr, fold=self._folded)
         if (lower := _LOWER.get(type(node))) is None:
             raise unsupported(node, "")
         return lower(self, node, scope)
@@ -334,64 +314,6 @@ class ExprLowerer:
     def _folded(self, expr: Expr) -> Expr:
         return fold_constant(expr, self.types)
 
-    # --- functions ---
-
-    def _call(self, node: exp.Expression, scope: Scope) -> Expr:
-        parametric = isinstance(node, (exp.ParameterizedAgg, exp.CombinedParameterizedAgg))
-        allow_args(node, "this", "expressions", "params")
-        written: str = node.this if isinstance(node.this, str) else str(node.name)
-        args: list[exp.Expression] = node.args.get("params" if parametric else "expressions") or []
-        at = offset_of_call(self._tokens, written, next((offset_of(arg) for arg in args), None))
-        name = _NAMES.get(written.lower())
-        if name is None:
-            raise unknown_function(written, at=at)
-        if name in AGGREGATES or name == "median":
-            scope = "item"  # inside an aggregate a name is a column
-        if name == "count" and len(args) == 1 and isinstance(args[0], exp.Star):
-            args = []
-        parameter = self._parameter(node.expressions, name, at) if parametric else None
-        lowered_args = tuple(self.expr(arg, scope) for arg in args)
-        if name in SPELLINGS:
-            return self._spelled(name, lowered_args, at)
-        if parameter is not None and not FUNCTIONS[name].parameter:
-            raise QueryError(f"{name} takes no parameter", at=at)
-        if name == "toStartOfInterval":
-            lowered_args = _interval_args(lowered_args, at)
-        return self._folded(Call(name, lowered_args, parameter, at=at))
-
-    def _parameter(self, nodes: Sequence[exp.Expression], name: str, at: int | None) -> float:
-        values = [self.expr(node, "item") for node in nodes]
-        if len(values) == 1 and isinstance(values[0], Literal) and type(values[0].value) in (int, float):
-            return float(values[0].value)  # type: ignore[arg-type] # just seen
-        raise QueryError(f"{name} takes one number as its parameter, as in {name}(0.95)(value)", at=at)
-
-    def _spelled(self, name: str, args: tuple[Expr, ...], at: int | None) -> Expr:
-        wanted = {"if": 3, "now": 0}.get(name, 1)
-        if len(args) != wanted:
-            raise QueryError(f"{name} takes {wanted} arguments", at=at)
-        if name == "now":
-            return Literal(self._now_ms, "time", at=at)
-        if name == "if":
-            return Case(((args[0], args[1]),), args[2], at=at)
-        if name == "median":
-            return Call("quantile", args, 0.5, at=at)
-        return self._folded(Call("toStartOfInterval", (args[0], Literal(_BUCKETS_MS[name])), at=at))
-
-
-def _interval_args(args: tuple[Expr, ...], at: int | None) -> tuple[Expr, ...]:
-    """Weeks begin on Monday, as in ClickHouse; all else counts from the epoch."""
-    if len(args) == 2 and isinstance(args[1], Literal) and args[1].meaning == "interval":
-        width_ms = args[1].value
-        assert isinstance(width_ms, int)
-        if width_ms > 0 and width_ms % WEEK_MS == 0:
-            return (args[0], Literal(width_ms), Literal(MONDAY_MS))
-        return (args[0], Literal(width_ms))
-    raise QueryError(
-        "toStartOfInterval needs a time and a constant INTERVAL",
-        at=at,
-        suggestion="write toStartOfInterval(timestamp, INTERVAL 5 MINUTE)",
-    )
-
 
 _LOWER: Final[Mapping[type[exp.Expression], Callable[[ExprLowerer, Any, Scope], Expr]]] = {
     exp.Paren: ExprLowerer.paren,
@@ -411,15 +333,6 @@ _LOWER: Final[Mapping[type[exp.Expression], Callable[[ExprLowerer, Any, Scope], 
     exp.Neg: ExprLowerer.minus,
     exp.Case: ExprLowerer.case,
 }
-
-
-def offset_of(node: exp.Expression) -> int | None:
-    """The offset of a node, or of the first thing in it that has one."""
-    for one in node.walk(bfs=False):
-        at = one.meta.get("start")
-        if at is not None:
-            return int(at)
-    return None
 
 
 def _node_count_and_depth(expr: Expr) -> tuple[int, int]:

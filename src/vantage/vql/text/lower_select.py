@@ -9,11 +9,12 @@ from sqlglot import exp
 
 from vantage.core.errors import QueryError
 from vantage.vql.signatures import TEXT_TABLES
-from vantage.vql.text.compile import Params
-from vantage.vql.text.literals import parse_number, reject_unused_params
-from vantage.vql.text.lower_expr import ExprLowerer, Scope, allow_args, offset_of
-from vantage.vql.text.parse import Parsed, ParsedCondition
-from vantage.vql.text.unsupported import unsupported
+from vantage.vql.text.literals import parse_number
+from vantage.vql.text.lower_call import Scope
+from vantage.vql.text.lower_expr import ExprLowerer
+from vantage.vql.text.params import Params, reject_unused_params
+from vantage.vql.text.parse import Parsed, ParsedCondition, offset_of
+from vantage.vql.text.unsupported import allow_args, unsupported
 from vantage.vql.tree import Column, Expr, Literal, Order, Select, SelectItem, TableName
 from vantage.vql.types import unknown_name
 

@@ -107,6 +107,15 @@ def parse_condition(text: str) -> ParsedCondition:
     return ParsedCondition(text, tokens, found[0])
 
 
+def offset_of(node: exp.Expression) -> int | None:
+    """The offset of a node, or of the first thing in it that has one."""
+    for one in node.walk(bfs=False):
+        at = one.meta.get("start")
+        if at is not None:
+            return int(at)
+    return None
+
+
 def offset_of_call(tokens: Sequence[Token], name: str, before: int | None) -> int | None:
     """Where a function's name stands; ``before`` is the place of something in its brackets."""
     found = None

@@ -115,6 +115,13 @@ def unsupported(node: exp.Expression, part: str) -> QueryError:
     return QueryError(f"{name} is not part of VQL", at=at, suggestion=suggestion)
 
 
+def allow_args(node: exp.Expression, *allowed: str) -> None:
+    """Refuse a part that the grammar knows and VQL does not."""
+    for name, part in node.args.items():
+        if part and name not in allowed:
+            raise unsupported(node, name)
+
+
 def unknown_function(name: str, *, at: int | None) -> QueryError:
     """The error for a function that VQL does not have."""
     suggestion = _FUNCTIONS.get(name.lower())
