@@ -19,7 +19,7 @@ from litestar_htmx import HTMXDetails
 from markupsafe import Markup
 
 from vantage.core.clock import Clock
-from vantage.core.deployment import Deployment
+from vantage.core.deployment import REPORTED, Deployment
 from vantage.web import figures
 from vantage.web.sparkline import sparkline
 
@@ -164,4 +164,4 @@ def query_string(state: Mapping[str, object], **changed: object) -> str:
 
 def is_reported(deployment: Deployment) -> bool:
     """Posted by somebody, rather than seen in the data."""
-    return deployment.source == "told"
+    return deployment.source == REPORTED
