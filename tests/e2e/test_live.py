@@ -60,7 +60,7 @@ def test_an_update_tells_a_second_of_one_series_within_two_seconds(server: Serve
         assert time.monotonic() - started < WITHIN_S + BUSY_S
     data = update["data"]
     assert update["type"] == "metric_update"
-    assert abs(data.pop("timestamp") - time.time() * 1000) < 5000
+    assert abs(data.pop("timestamp") - time.time() * 1000) < 10_000
     assert data == {
         "service": "shape", "environment": "test", "metric": "m", "kind": "histogram", "unit": "ms",
         "tags": {"k": "v"}, "value": 3.0, "count": 3, "sum": 9.0, "min": 1.0, "max": 5.0,
