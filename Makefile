@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo test test-long bench lint format lock
+.PHONY: help setup run demo check test test-long coverage bench lint format lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,11 +24,19 @@ run: setup ## Vantage on http://127.0.0.1:8000, data in ./data (ARGS="--port 900
 demo: setup ## the same, with live demo traffic
 	@exec $(BIN)/vantage serve --data ./data --demo $(ARGS)
 
+check: lint test ## the gate of every change: lint, then all tests
+
 test: setup $(STAMPS)/dev ## all tests, in their short variants (ARGS="-k word" selects)
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
 
 test-long: setup $(STAMPS)/dev ## all tests, with the full counts
 	VANTAGE_TEST_LONG=1 $(BIN)/python -m pytest $(ARGS)
+
+coverage: setup $(STAMPS)/dev ## all tests, then the lines and branches that they ran, in every process
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not long" $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 bench: setup $(STAMPS)/bench ## the benchmarks, as ratios against baselines of the same run
 	$(BIN)/python -m benchmarks $(ARGS)
