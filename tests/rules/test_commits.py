@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,9 +49,11 @@ def long_subjects(folder: Path, *, since_s: int) -> list[str]:
 
 
 def run_hook(message: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run the commit-msg hook as git would."""
+    """Run the commit-msg hook as git would; with a copy of its file, for pre-commit refuses one that is being edited."""
+    hooks = shutil.copy(HOOKS, home)
     return subprocess.run(
-        [sys.executable, "-m", "pre_commit", "run", "--hook-stage", "commit-msg", "--commit-msg-filename", message],
+        [sys.executable, "-m", "pre_commit", "run", "--config", hooks,
+         "--hook-stage", "commit-msg", "--commit-msg-filename", message],
         cwd=ROOT,
         env={**os.environ, "PRE_COMMIT_HOME": str(home), "PRE_COMMIT_COLOR": "never"},
         capture_output=True, text=True, check=False,
