@@ -6,7 +6,15 @@
   const LINES_MAX = 8;
   const plots = new Map(); // element -> { plot, key, fetchedAt, observer, waiting }
 
-  const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // A canvas needs the colour of the theme in use as rgb(…); the token itself is light-dark(…).
+  const probe = document.createElement("span");
+  probe.hidden = true;
+  document.body.append(probe);
+  const token = (name) => {
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color;
+  };
+  const translucent = (colour, alpha) => colour.replace(/^rgb\((.*)\)$/, `rgba($1, ${alpha})`);
   const COLOURS = {
     rate: ["--chart-rate", 0.12], errors: ["--chart-errors", 0.12], quiet: ["--chart-quiet", 0.12],
     p50: ["--c5", 0], p95: ["--chart-p95", 0.08], p99: ["--c4", 0],
@@ -108,9 +116,8 @@
         ...chart.lines.map((line) => {
           const colour = colourOf(line.colour);
           const fill = COLOURS[line.colour]?.[1] ?? 0;
-          const alpha = Math.round(fill * 255).toString(16).padStart(2, "0");
           return {
-            label: line.label, stroke: colour, width: 1.6, fill: fill ? colour + alpha : undefined,
+            label: line.label, stroke: colour, width: 1.6, fill: fill ? translucent(colour, fill) : undefined,
             points: { show: chart.lonely, size: 5, fill: colour }, value: (held, value, which, at) => show(at === null || at === undefined ? latest(held.data[which]) : value, chart.unit),
           };
         }),

@@ -49,7 +49,7 @@ def long_subjects(folder: Path, *, since_s: int) -> list[str]:
 
 
 def run_hook(message: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run the commit-msg hook as git would; with a copy of its file, for pre-commit refuses one that is being edited."""
+    """Run the commit-msg hook as git would, from a copy: pre-commit refuses a file that is being edited."""
     hooks = shutil.copy(HOOKS, home)
     return subprocess.run(
         [sys.executable, "-m", "pre_commit", "run", "--config", hooks,
