@@ -4,6 +4,7 @@
   const REFETCH_MS_MIN = 5000;
   const LEGEND_PX = 22;
   const LINES_MAX = 8;
+  const LIMITS = JSON.parse(document.body.dataset.limits);
   const plots = new Map(); // element -> { plot, key, fetchedAt, observer, waiting }
 
   // A canvas needs the colour of the theme in use as rgb(…); the token itself is light-dark(…).
@@ -105,7 +106,7 @@
       cursor: { sync: { key: "page" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: {
         x: { range: () => [chart.start, chart.end] },
-        y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.12 : chart.unit === "%" ? 5 : 1] },
+        y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.12 : chart.unit === "%" ? LIMITS.empty_percent_top : 1] },
       },
       axes: [
         { ...axis, grid: { show: false }, space: 72, size: 24, values: (_, splits) => splits.map((at) => moment(at, chart)) },
@@ -180,7 +181,7 @@
         note(element, "No samples in this range.");
         return;
       }
-      const lines = series.map((one, i) => ({ label: labelOf(one.tags, answer), colour: i === 0 ? "rate" : `--c${i % 10}` }));
+      const lines = series.map((one, i) => ({ label: labelOf(one.tags, answer), colour: i === 0 ? "rate" : `--c${i % LIMITS.colours}` }));
       const points = [series[0].points.map((point) => point[0] / 1000), ...series.map((one) => one.points.map((point) => point[1]))];
       draw(element, { unit: answer.unit, start: answer.start / 1000, end: answer.end / 1000, lines }, points);
     } catch (error) {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_block
 from litestar import Request, Response
@@ -20,12 +21,20 @@ from markupsafe import Markup
 
 from vantage.core.clock import Clock
 from vantage.core.deployment import Deployment
+from vantage.query import thresholds
 from vantage.web import figures
+from vantage.web.api.live import HEARTBEAT_S
 from vantage.web.sparkline import sparkline
 
 AnyRequest = Request[Any, Any, Any]
 NAV: Final = (("/", "Overview", "overview"), ("/traces", "Traces", "traces"), ("/schema", "API", "api"))
 COLOURS: Final = 10  # classes c0 … c9 of the style sheet
+# What scripts need to know, and Python decides: an attribute of <body>.
+SCRIPT_LIMITS: Final = {
+    "heartbeat_s": HEARTBEAT_S,
+    "empty_percent_top": thresholds.ERROR_RATIO_CRITICAL * 100,  # how high a chart of percentages is that shows zeros
+    "colours": COLOURS,
+}
 _HASH_LENGTH: Final = 12
 
 
@@ -59,6 +68,8 @@ class Renderer:
             "duration_ms": figures.duration_ms,
             "duration_ns": figures.duration_ns,
             "change": figures.change,
+            "error_level": thresholds.error_level,
+            "p95_change_level": thresholds.p95_change_level,
             "ago": self.ago,
             "moment": moment,
             "segment": segment,
@@ -66,9 +77,12 @@ class Renderer:
         }
         self._environment.globals |= {
             "asset": self.asset,
+            "error_ratio_critical": thresholds.ERROR_RATIO_CRITICAL,
+            "is_p95_change_shown": thresholds.is_p95_change_shown,
             "nav": NAV,
             "sparkline": sparkline,
             "palette": palette,
+            "script_limits": msgspec.json.encode(SCRIPT_LIMITS).decode(),
             "query_string": query_string,
             "version": version,
             "was_told": was_told,
