@@ -4,6 +4,7 @@
   const REFETCH_MS_MIN = 5000;
   const LEGEND_PX = 22;
   const LINES_MAX = 8;
+  const { quantity } = globalThis.numberFormat;
   const LIMITS = JSON.parse(document.body.dataset.limits);
   const plots = new Map(); // element -> { plot, key, fetchedAt, observer, waiting }
 
@@ -21,32 +22,6 @@
     p50: ["--c5", 0], p95: ["--chart-p95", 0.08], p99: ["--c4", 0],
   };
   const colourOf = (name) => token(COLOURS[name] ? COLOURS[name][0] : name);
-
-  const SIZES = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
-  const plain = (value) => String(Number(value.toPrecision(3)));
-  const short = (value) => {
-    for (const [size, letter] of SIZES) if (Math.abs(value) >= size) return plain(value / size) + letter;
-    return plain(value);
-  };
-  const TIMES_MS = [[86400000, "d"], [3600000, "h"], [60000, "min"], [1000, "s"]];
-  const duration = (ms) => {
-    for (const [size, unit] of TIMES_MS) if (Math.abs(ms) >= size) return `${plain(ms / size)} ${unit}`;
-    return ms === 0 || Math.abs(ms) >= 1 ? `${plain(ms)} ms` : `${plain(ms * 1000)} µs`;
-  };
-  const BYTES = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]];
-  const bytes = (value) => {
-    for (const [size, unit] of BYTES) if (Math.abs(value) >= size) return `${plain(value / size)} ${unit}`;
-    return `${plain(value)} B`;
-  };
-  const FACTORS_MS = { ns: 1e-6, us: 1e-3, ms: 1, s: 1000, min: 60000, h: 3600000 };
-  const show = (value, unit) => {
-    if (value === null || value === undefined) return "–";
-    if (unit in FACTORS_MS) return duration(value * FACTORS_MS[unit]);
-    if (unit === "By" || unit === "bytes") return bytes(value);
-    if (unit === "%") return `${plain(value)} %`;
-    if (unit === "/s" || unit === "1/s") return `${short(value)}/s`;
-    return unit && unit !== "1" ? `${short(value)} ${unit}` : short(value);
-  };
 
   const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
   const minute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
@@ -110,7 +85,7 @@
       },
       axes: [
         { ...axis, grid: { show: false }, space: 72, size: 24, values: (_, splits) => splits.map((at) => moment(at, chart)) },
-        { ...axis, grid, size: 58, space: 34, values: (_, splits) => splits.map((value) => show(value, chart.unit)) },
+        { ...axis, grid, size: 58, space: 34, values: (_, splits) => splits.map((value) => quantity(value, chart.unit, Math.max(...splits))) },
       ],
       series: [
         { value: (_, at) => (at === null || at === undefined ? "" : (chart.end - chart.start > 7200 ? minute : clock).format(at * 1000)), label: "" },
@@ -119,7 +94,7 @@
           const fill = COLOURS[line.colour]?.[1] ?? 0;
           return {
             label: line.label, stroke: colour, width: 1.6, fill: fill ? translucent(colour, fill) : undefined,
-            points: { show: chart.lonely, size: 5, fill: colour }, value: (held, value, which, at) => show(at === null || at === undefined ? latest(held.data[which]) : value, chart.unit),
+            points: { show: chart.lonely, size: 5, fill: colour }, value: (held, value, which, at) => quantity(at === null || at === undefined ? latest(held.data[which]) : value, chart.unit),
           };
         }),
       ],

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 from vantage import __version__
-from vantage.commands.console import Progress, notice, size, utc
+from vantage.commands.console import Progress, notice
 from vantage.commands.settings import load
 from vantage.config import Settings
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ConfigError, StartupError
+from vantage.core.number_format import duration_s, size, utc
 from vantage.storage.embedded.backup import make_backup
 from vantage.storage.embedded.manifest import Manifest
 from vantage.storage.embedded.restore import restore_backup
@@ -39,8 +40,8 @@ def run_backup(arguments: argparse.Namespace) -> int:
     if made.put_aside:
         notice(f"not copied: {made.put_aside} damaged files that were put aside in segments/damaged")
     print(
-        f"{target}: {_counts(made.manifest)}, in {time.monotonic() - began_s:.1f} s; "
-        f"segments stood still for {made.held_s:.1f} s"
+        f"{target}: {_counts(made.manifest)}, in {duration_s(time.monotonic() - began_s)}; "
+        f"segments stood still for {duration_s(made.held_s)}"
     )
     if made.left_out:
         raise StartupError(f"the backup lacks what cannot be read: {'; '.join(made.left_out)}")
@@ -75,7 +76,7 @@ def run_restore(arguments: argparse.Namespace) -> int:
     elif _own_metadata(settings) is None:
         notice(f"keys and deployments are in {data}/metadata.db, and metadata_url names another database")
     print(
-        f"{data}: {_counts(manifest)} as of {utc(manifest.made_ms)} UTC, in {time.monotonic() - began_s:.1f} s; "
+        f"{data}: {_counts(manifest)} as of {utc(manifest.made_ms)}, in {duration_s(time.monotonic() - began_s)}; "
         "start it with vantage serve"
     )
     return 0

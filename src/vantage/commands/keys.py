@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vantage.commands.console import print_table, utc
+from vantage.commands.console import print_table
 from vantage.commands.serving import make_folder
 from vantage.commands.settings import load
 from vantage.core.clock import SystemClock
 from vantage.core.errors import InputError
 from vantage.core.key import ApiKey, Scope, hash_secret, new_secret
+from vantage.core.number_format import date_time
 
 
 def run_keys(arguments: argparse.Namespace) -> int:
@@ -38,8 +39,8 @@ def run_keys(arguments: argparse.Namespace) -> int:
                     key.id,
                     key.name,
                     " ".join(sorted(key.scopes)),
-                    utc(key.created_ms),
-                    "never" if key.expires_ms is None else utc(key.expires_ms),
+                    date_time(key.created_ms),
+                    "never" if key.expires_ms is None else date_time(key.expires_ms),
                     _state(key),
                 ]
                 for key in await metadata.keys()
