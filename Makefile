@@ -44,6 +44,7 @@ bench: setup $(STAMPS)/bench ## the benchmarks, as ratios against baselines of t
 lint: setup $(STAMPS)/dev node_modules/.package-lock.json ## ruff, a strict type check, linters of scripts, styles, templates and SQL
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/vulture
 	node_modules/.bin/biome lint --error-on-warnings
 	$(BIN)/djlint --lint --quiet templates
 	$(BIN)/sqlfluff lint --nocolor migrations/clickhouse

@@ -329,9 +329,6 @@ class StoreSource:
     def _counts(self, db: sqlite3.Connection, part: Part) -> Iterator[PartCounts | None]:
         yield read_counts(db, self._codec, part)
 
-    def _is_hidden(self, service: str, environment: str) -> bool:
-        return any(one in ("", service) and other in ("", environment) for one, other in self._seen.view.hidden)
-
     # --- traces ---
 
     def spans_of(self, trace_ids: Collection[str]) -> SpanTable:
