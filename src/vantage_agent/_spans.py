@@ -167,7 +167,7 @@ class Timer(_Around):
         self._record = record
         self._tags = tags
 
-    def _another(self, *, is_current: bool = True) -> Timer:
+    def _another(self, **_: bool) -> Timer:
         return Timer(self._record, self._tags)
 
     def _begin(self) -> int:

@@ -83,7 +83,7 @@ class MemoryStore:
     async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         return execute(query, _RowSource(self._rows, self._spans), Deadline(deadline_s))
 
-    async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
+    async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:  # noqa: ARG002 - of the port; this is quick
         return explain(query, _RowSource(self._rows, self._spans))
 
     async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
@@ -189,14 +189,14 @@ class _RowSource:
     def series(self) -> SeriesColumns:
         return self._series
 
-    def rows_at_most(self, table: TableName, time_range: TimeRange) -> int:
+    def rows_at_most(self, table: TableName, _time_range: TimeRange) -> int:
         return len(self._spans if table == "spans" else self._rows)
 
-    def plan(self, table: TableName, time_range: TimeRange, slots: NDArray[np.bool_]) -> list[Reading]:
+    def plan(self, table: TableName, time_range: TimeRange, _slots: NDArray[np.bool_]) -> list[Reading]:
         return [Reading("memory", 1, self.rows_at_most(table, time_range))]
 
-    def samples(self, time_range: TimeRange, slots: NDArray[np.bool_], *, links: bool) -> Iterator[Chunk]:
-        linked = [(row, held[3], held[4]) for row, held in enumerate(self._rows) if held[3] or held[4]]
+    def samples(self, _time_range: TimeRange, _slots: NDArray[np.bool_], *, links: bool) -> Iterator[Chunk]:
+        linked = [(row, held[3], held[4]) for row, held in enumerate(self._rows) if links and (held[3] or held[4])]
         held_links = NO_LINKS
         if linked:
             position = np.array([row for row, _, _ in linked], np.uint32)
@@ -215,9 +215,12 @@ class _RowSource:
         (chunk,) = self.samples(time_range, slots, links=False)
         order = np.lexsort((chunk.time_ms, chunk.slot))
         slot, time_ms, value = chunk.slot[order], chunk.time_ms[order], chunk.value[order]
-        some = self._series.coded("metric_type").test(lambda kind: kind == "histogram")[slot]
         rolled = roll(slot, time_ms, value, width_ms=width_ms)
+        if "sketches" not in wanted:
+            yield rolled
+            return
+        some = self._series.coded("metric_type").test(lambda kind: kind == "histogram")[slot]
         yield with_sketches(rolled, slot[some], time_ms[some], value[some], width_ms=width_ms)
 
-    def spans(self, time_range: TimeRange) -> Iterator[SpanTable]:
+    def spans(self, _time_range: TimeRange) -> Iterator[SpanTable]:
         yield table_of(self._spans)

@@ -100,7 +100,7 @@ def folded(expr: Expr, types: Types) -> Expr:
     return Literal(value, "time" if found == "time" else "", at=expr.at)
 
 
-def param_of(params: Params, name: str, declared: str, *, now_ms: int) -> Literal | list[Literal]:
+def param_of(params: Params, name: str, declared: str) -> Literal | list[Literal]:
     """The value of a parameter, declared as a ClickHouse type or ''. Raises QueryError that names it."""
     field = f"params.{name[:80]}"
     if name not in params:
