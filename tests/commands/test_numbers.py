@@ -16,14 +16,14 @@ from vantage.vql.table import Table, TableColumn
 EXAMPLES = json.loads((Path(__file__).resolve().parents[1] / "number_format.json").read_text())
 
 
-def whole(name: str) -> list[tuple[Any, str]]:
-    """Return the examples of numbers that are counted: whole ones above 0."""
+def positive_integers(name: str) -> list[tuple[Any, str]]:
+    """Return the examples with integers above 0, which a count can be."""
     numbers = [(value, text) for (value,), text in EXAMPLES[name] if value and value > 0 and value == int(value)]
     assert len(numbers) >= 5
     return [(int(value), text) for value, text in numbers]
 
 
-@pytest.mark.parametrize(("nbytes", "text"), whole("size"))
+@pytest.mark.parametrize(("nbytes", "text"), positive_integers("size"))
 def test_doctor_shows_bytes_as_the_pages_do(nbytes: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     growing = [{"service": "a", "metric": "b", "tags": {}, "samples": 7, "bytes": nbytes}]
     space._show_rows({"samples": nbytes}, [space._cells("a", "b", "raw", nbytes, 7, 7)])
@@ -34,7 +34,7 @@ def test_doctor_shows_bytes_as_the_pages_do(nbytes: int, text: str, capsys: pyte
     assert growth.endswith(text)
 
 
-@pytest.mark.parametrize(("number", "text"), whole("count"))
+@pytest.mark.parametrize(("number", "text"), positive_integers("count"))
 def test_doctor_shows_counts_as_the_pages_do(number: int, text: str) -> None:
     assert space._cells("a", "b", "raw", 0, number, number)[-2:] == [text, text]
 

@@ -66,7 +66,7 @@ def run_hook(message: Path, home: Path) -> subprocess.CompletedProcess[str]:
         "Reader: close the file",
         "x" * 72,
         "ü" * 72,
-        "Reader: close the file\n\nIt was open until the process ended, which on Windows kept others from it.\n",
+        "Reader: close the file\n\nIt was open until the process ended, and Windows locked it for that long.\n",
         "# a comment of git's\nReader: close the file\n\n# Please enter the message\n",
     ],
 )

@@ -15,7 +15,7 @@ COLOUR = re.compile(r"#[0-9a-f]{3,8}\b|\b(?:rgb|hsl)a?\(", re.IGNORECASE)
 
 def properties() -> list[tuple[str, str]]:
     """Return name and value of each custom property that stands on a line of its own."""
-    return [found for sheet in SHEETS for found in PROPERTY.findall(sheet.read_text(encoding="utf-8"))]
+    return [pair for sheet in SHEETS for pair in PROPERTY.findall(sheet.read_text(encoding="utf-8"))]
 
 
 def test_each_custom_property_has_one_value() -> None:

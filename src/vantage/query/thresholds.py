@@ -1,4 +1,4 @@
-"""When a figure is a warning, and when it is bad: the one place for pages, scripts and the order of services."""
+"""When a figure is a warning, and when it is bad: defined once, for pages, scripts and the order of services."""
 
 from __future__ import annotations
 
