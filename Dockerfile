@@ -2,7 +2,7 @@
 FROM node:22-bookworm-slim AS assets
 WORKDIR /build
 COPY package.json package-lock.json .npmrc ./
-RUN npm ci --ignore-scripts
+RUN npm ci --omit=dev --ignore-scripts
 
 # The wheel, and an environment of hash-pinned dependencies with the wheel in it.
 FROM python:3.13-slim-bookworm AS build

@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo test test-long bench lint format lock
+.PHONY: help setup run demo check test test-long coverage bench lint format lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,23 +27,36 @@ run: setup ## Vantage on http://127.0.0.1:8000, data in ./data (ARGS="--port 900
 demo: setup ## the same, with live demo traffic
 	@exec $(BIN)/vantage serve --data ./data --demo $(ARGS)
 
+check: lint test ## the gate of every change: lint, then all tests
+
 test: setup $(STAMPS)/dev ## all tests, in their short variants (ARGS="-k word" selects)
 	$(PYTEST) -m "not long" $(ARGS)
 
 test-long: setup $(STAMPS)/dev ## all tests, with the full counts
 	VANTAGE_TEST_LONG=1 $(PYTEST) $(ARGS)
 
+coverage: setup $(STAMPS)/dev ## all tests, then the lines and branches that they ran, in every process
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not long" $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 bench: setup $(STAMPS)/bench ## the benchmarks, as ratios against baselines of the same run
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lint: setup $(STAMPS)/dev ## ruff (rules and format) and a strict type check
+lint: setup $(STAMPS)/dev node_modules/.package-lock.json ## ruff, a strict type check, linters of scripts, styles, templates and SQL
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/vulture
+	node_modules/.bin/biome lint --error-on-warnings
+	$(BIN)/djlint --lint --quiet templates
+	$(BIN)/sqlfluff lint --nocolor migrations/clickhouse
 	$(BIN)/mypy
 
-format: setup $(STAMPS)/dev ## rewrites files as `make lint` wants them
+format: setup $(STAMPS)/dev node_modules/.package-lock.json ## rewrites files as `make lint` wants them
 	$(BIN)/ruff check --fix-only --exit-zero
 	$(BIN)/ruff format
+	node_modules/.bin/biome lint --write
 
 # Server first: the others are held to its versions, since all share one environment. uv resolves for every Python and platform at once.
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
@@ -89,6 +102,11 @@ $(STAMPS)/project: pyproject.toml $(STAMPS)/server $(STAMPS)/build
 $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/server
 	@echo "Installing what tests and checks need"
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+node_modules/.package-lock.json: package.json package-lock.json .npmrc
+	@echo "Installing the linter of scripts and styles"
+	@npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@
 
 $(STAMPS)/bench: requirements/bench.txt $(STAMPS)/server

@@ -167,7 +167,7 @@ class Timer(_Scope):
         self._record = record
         self._tags = tags
 
-    def _copy(self, *, is_current: bool = True) -> Timer:
+    def _copy(self, **_: bool) -> Timer:
         return Timer(self._record, self._tags)
 
     def _begin(self) -> int:

@@ -68,7 +68,7 @@ class RuntimeMetrics:
         if lag_s is not None:
             self._record("process.event_loop.lag", "gauge", "ms", lag_s * 1000)
 
-    def _on_gc(self, phase: str, info: dict[str, Any]) -> None:
+    def _on_gc(self, phase: str, _info: dict[str, Any]) -> None:
         """Called by the collector, in whatever thread it stops."""
         if phase == "start":
             self._gc_began_s = _monotonic()

@@ -35,7 +35,7 @@ class SigtermHandler:
         except (ValueError, OSError):
             pass
 
-    def _handle(self, number: int, frame: Any) -> None:
+    def _handle(self, number: int, _frame: Any) -> None:
         try:
             if self._shutdown is not None:
                 self._shutdown(TERM_S)

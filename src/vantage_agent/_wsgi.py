@@ -163,6 +163,6 @@ def _end(span: Span, environ: dict[str, Any], route_of: Callable[..., str | None
     tracer.finish(span)
 
 
-def no_route(environ: dict[str, Any]) -> str | None:
+def no_route(_environ: dict[str, Any]) -> str | None:
     """Of an application whose router is not known."""
     return None

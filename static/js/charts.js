@@ -4,40 +4,24 @@
   const REFETCH_MS_MIN = 5000;
   const LEGEND_PX = 22;
   const LINES_MAX = 8;
+  const { quantity } = globalThis.numberFormat;
+  const LIMITS = JSON.parse(document.body.dataset.limits);
   const plots = new Map(); // element -> { plot, key, fetchedAt, observer, waiting }
 
-  const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // A canvas needs the colour of the theme in use as rgb(…); the token itself is light-dark(…).
+  const probe = document.createElement("span");
+  probe.hidden = true;
+  document.body.append(probe);
+  const token = (name) => {
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color;
+  };
+  const translucent = (colour, alpha) => colour.replace(/^rgb\((.*)\)$/, `rgba($1, ${alpha})`);
   const COLOURS = {
     rate: ["--chart-rate", 0.12], errors: ["--chart-errors", 0.12], quiet: ["--chart-quiet", 0.12],
     p50: ["--c5", 0], p95: ["--chart-p95", 0.08], p99: ["--c4", 0],
   };
   const colourOf = (name) => token(COLOURS[name] ? COLOURS[name][0] : name);
-
-  const SIZES = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
-  const plain = (value) => String(Number(value.toPrecision(3)));
-  const short = (value) => {
-    for (const [size, letter] of SIZES) if (Math.abs(value) >= size) return plain(value / size) + letter;
-    return plain(value);
-  };
-  const TIMES_MS = [[86400000, "d"], [3600000, "h"], [60000, "min"], [1000, "s"]];
-  const duration = (ms) => {
-    for (const [size, unit] of TIMES_MS) if (Math.abs(ms) >= size) return `${plain(ms / size)} ${unit}`;
-    return ms === 0 || Math.abs(ms) >= 1 ? `${plain(ms)} ms` : `${plain(ms * 1000)} µs`;
-  };
-  const BYTES = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]];
-  const bytes = (value) => {
-    for (const [size, unit] of BYTES) if (Math.abs(value) >= size) return `${plain(value / size)} ${unit}`;
-    return `${plain(value)} B`;
-  };
-  const FACTORS_MS = { ns: 1e-6, us: 1e-3, ms: 1, s: 1000, min: 60000, h: 3600000 };
-  const show = (value, unit) => {
-    if (value === null || value === undefined) return "–";
-    if (unit in FACTORS_MS) return duration(value * FACTORS_MS[unit]);
-    if (unit === "By" || unit === "bytes") return bytes(value);
-    if (unit === "%") return `${plain(value)} %`;
-    if (unit === "/s" || unit === "1/s") return `${short(value)}/s`;
-    return unit && unit !== "1" ? `${short(value)} ${unit}` : short(value);
-  };
 
   const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
   const minute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
@@ -97,21 +81,20 @@
       cursor: { sync: { key: "page" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: {
         x: { range: () => [chart.start, chart.end] },
-        y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.12 : chart.unit === "%" ? 5 : 1] },
+        y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.12 : chart.unit === "%" ? LIMITS.empty_percent_top : 1] },
       },
       axes: [
         { ...axis, grid: { show: false }, space: 72, size: 24, values: (_, splits) => splits.map((at) => moment(at, chart)) },
-        { ...axis, grid, size: 58, space: 34, values: (_, splits) => splits.map((value) => show(value, chart.unit)) },
+        { ...axis, grid, size: 58, space: 34, values: (_, splits) => splits.map((value) => quantity(value, chart.unit, Math.max(...splits))) },
       ],
       series: [
         { value: (_, at) => (at === null || at === undefined ? "" : (chart.end - chart.start > 7200 ? minute : clock).format(at * 1000)), label: "" },
         ...chart.lines.map((line) => {
           const colour = colourOf(line.colour);
           const fill = COLOURS[line.colour]?.[1] ?? 0;
-          const alpha = Math.round(fill * 255).toString(16).padStart(2, "0");
           return {
-            label: line.label, stroke: colour, width: 1.6, fill: fill ? colour + alpha : undefined,
-            points: { show: chart.lonely, size: 5, fill: colour }, value: (held, value, which, at) => show(at === null || at === undefined ? latest(held.data[which]) : value, chart.unit),
+            label: line.label, stroke: colour, width: 1.6, fill: fill ? translucent(colour, fill) : undefined,
+            points: { show: chart.lonely, size: 5, fill: colour }, value: (held, value, which, at) => quantity(at === null || at === undefined ? latest(held.data[which]) : value, chart.unit),
           };
         }),
       ],
@@ -173,7 +156,7 @@
         note(element, "No samples in this range.");
         return;
       }
-      const lines = series.map((one, i) => ({ label: labelOf(one.tags, answer), colour: i === 0 ? "rate" : `--c${i % 10}` }));
+      const lines = series.map((one, i) => ({ label: labelOf(one.tags, answer), colour: i === 0 ? "rate" : `--c${i % LIMITS.colours}` }));
       const points = [series[0].points.map((point) => point[0] / 1000), ...series.map((one) => one.points.map((point) => point[1]))];
       draw(element, { unit: answer.unit, start: answer.start / 1000, end: answer.end / 1000, lines }, points);
     } catch (error) {

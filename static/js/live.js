@@ -5,7 +5,8 @@
   const REST_FACTOR = 3; // a slow server is asked less often: it rests this many times as long as it worked
   const RETRY_MS_MIN = 500;
   const RETRY_MS_MAX = 15000;
-  const SILENCE_MS_MAX = 75000; // two heartbeats and a half
+  const HEARTBEATS_MISSED_MAX = 2.5;
+  const SILENCE_MS_MAX = JSON.parse(document.body.dataset.limits).heartbeat_s * 1000 * HEARTBEATS_MISSED_MAX;
   const TEXTS = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", paused: "Paused", still: "Fixed range" };
 
   const button = document.getElementById("live");

@@ -1,16 +1,10 @@
 // What every page does for its reader: times in their zone, copying, the choice of theme.
 (() => {
   const TICK_MS = 5000;
-  const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
+  const { ago } = globalThis.numberFormat;
   const local = new Intl.DateTimeFormat(undefined, {
     year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit",
   });
-
-  const agoText = (atMs) => {
-    const elapsed = Math.floor((Date.now() - atMs) / 1000);
-    for (const [size, unit] of UNITS) if (elapsed >= size) return `${Math.floor(elapsed / size)} ${unit} ago`;
-    return elapsed > 0 ? `${elapsed} s ago` : "now";
-  };
 
   const setText = (element, text) => {
     if (element.textContent !== text) element.textContent = text;
@@ -19,7 +13,7 @@
   const showTimes = () => {
     for (const element of document.querySelectorAll("time[data-ago]")) {
       const atMs = Number(element.dataset.ago);
-      setText(element, agoText(atMs));
+      setText(element, ago(atMs, Date.now()));
       element.title = local.format(atMs);
     }
     for (const element of document.querySelectorAll("time[data-at]")) {

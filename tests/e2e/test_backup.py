@@ -68,8 +68,8 @@ def test_a_backup_of_a_running_server_is_served_elsewhere_with_its_keys(tmp_path
         done = vantage("backup", str(backup), "--data", str(data))
         assert (done.returncode, done.stderr) == (0, "")
         assert re.fullmatch(
-            rf"{re.escape(str(backup))}: [\d.]+ [kM]?B in 2 files, 0 of them segments, in [\d.]+ s; "
-            r"segments stood still for [\d.]+ s\n",
+            rf"{re.escape(str(backup))}: [\d.]+ [kM]?B in 2 files, 0 of them segments, in [\d.]+ m?s; "
+            r"segments stood still for [\d.]+ m?s\n",
             done.stdout,
         )
         assert server.request("POST", "/v1/metrics", body, headers).status == 202, "the server goes on"

@@ -149,6 +149,28 @@ def test_the_dark_is_dark_and_the_light_is_light(browser: Browser, server: Serve
             assert low <= lightness(page) <= high, scheme
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_reader_chooses_the_other_theme_and_keeps_it(browser: Browser, server: Server, scheme: str) -> None:
+    line = """() => {
+        const canvas = document.querySelector("#chart-requests canvas");
+        const probe = document.body.appendChild(document.createElement("span"));
+        probe.style.color = "var(--chart-rate)";
+        const wanted = getComputedStyle(probe).color.match(/\\d+/g).map(Number);
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        for (let i = 0; i < data.length; i += 4)
+            if (data[i + 3] > 250 && wanted.every((part, j) => Math.abs(data[i + j] - part) <= 6)) return true;
+        return false;
+    }"""
+    with looking(browser, color_scheme=scheme) as page:
+        page.goto(server.url + "/services/shop", wait_until="load")
+        before = lightness(page)
+        page.locator("#theme").click()
+        assert abs(lightness(page) - before) > 0.5
+        page.reload(wait_until="load")
+        assert abs(lightness(page) - before) > 0.5, "the choice is lost"
+        page.wait_for_function(line, timeout=3000)  # the chart has its line in the colour of this theme
+
+
 def test_every_link_of_the_overview_leads_somewhere(browser: Browser, server: Server) -> None:
     with looking(browser) as page:
         page.goto(server.url + "/")

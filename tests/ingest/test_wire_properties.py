@@ -20,7 +20,6 @@ from vantage.ingest.wire.packed import PackedFormat
 from vantage.ingest.wire.spans import SpansFormat
 
 NOW_MS = 1_763_900_000_000
-RESOURCE = ("service_name", "environment", "service_version", "instance")
 
 modest = settings(deadline=None, max_examples=120)
 many = settings(deadline=None, max_examples=400)

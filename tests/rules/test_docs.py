@@ -214,14 +214,15 @@ LIMITS = [
     ("docs/storage.md", f"| series | {Settings().series_max} (`series_max`)"),
     (
         "docs/storage.md",
-        (f"| a generation | {seal_queue.GENERATION_SAMPLES_MAX} samples, {seal_queue.GENERATION_NBYTES_MAX >> 20} MiB by the "
-        "same estimate (a quarter of `head_bytes_max` where that is less), "
+        (f"| a generation | {seal_queue.GENERATION_SAMPLES_MAX} samples, "
+        f"{seal_queue.GENERATION_NBYTES_MAX >> 20} MiB by the same estimate (a quarter of `head_bytes_max` where that is less), "
         f"{seal_queue.GENERATION_AGE_MS_MAX // 3_600_000} hours |"),
     ),
     (
         "docs/storage.md",
         (f"When the head has {seal_queue.GENERATION_SAMPLES_MAX} samples, an estimated "
-        f"{seal_queue.GENERATION_NBYTES_MAX >> 20} MiB, or is {seal_queue.GENERATION_AGE_MS_MAX // 3_600_000} hours old"),
+        f"{seal_queue.GENERATION_NBYTES_MAX >> 20} MiB, "
+        f"or is {seal_queue.GENERATION_AGE_MS_MAX // 3_600_000} hours old"),
     ),
     (
         "docs/storage.md",

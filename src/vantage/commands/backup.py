@@ -8,10 +8,11 @@ from pathlib import Path
 
 from vantage import __version__
 from vantage.commands.config import load
-from vantage.commands.console import Progress, notice, size, utc
+from vantage.commands.console import Progress, notice
 from vantage.config import Settings
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ConfigError, StartupError
+from vantage.core.number_format import duration_s, size, utc
 from vantage.storage.embedded.offline.backup import make_backup
 from vantage.storage.embedded.offline.manifest import Manifest
 from vantage.storage.embedded.offline.restore import restore_backup
@@ -39,8 +40,8 @@ def run_backup(arguments: argparse.Namespace) -> int:
     if made.quarantined:
         notice(f"not copied: {made.quarantined} damaged files that were put aside in segments/damaged")
     print(
-        f"{target}: {_counts(made.manifest)}, in {time.monotonic() - began_s:.1f} s; "
-        f"segments stood still for {made.locked_s:.1f} s"
+        f"{target}: {_counts(made.manifest)}, in {duration_s(time.monotonic() - began_s)}; "
+        f"segments stood still for {duration_s(made.locked_s)}"
     )
     if made.omitted:
         raise StartupError(f"the backup lacks what cannot be read: {'; '.join(made.omitted)}")
@@ -75,7 +76,7 @@ def run_restore(arguments: argparse.Namespace) -> int:
     elif _own_metadata(settings) is None:
         notice(f"keys and deployments are in {data}/metadata.db, and metadata_url names another database")
     print(
-        f"{data}: {_counts(manifest)} as of {utc(manifest.made_ms)} UTC, in {time.monotonic() - began_s:.1f} s; "
+        f"{data}: {_counts(manifest)} as of {utc(manifest.made_ms)}, in {duration_s(time.monotonic() - began_s)}; "
         "start it with vantage serve"
     )
     return 0

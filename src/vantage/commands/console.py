@@ -1,17 +1,15 @@
-"""What commands print: tables, sizes, times, and how far something long has come."""
+"""What commands print: tables, notices, and how far something long has come."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Final, Self
 
 QUIET_S: Final = 2.0  # what is over sooner needs no progress
 _TERMINAL_EVERY_S: Final = 0.2
 _LOG_EVERY_S: Final = 10.0
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, indent: str = "") -> None:
@@ -19,20 +17,6 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, indent: s
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
         print((indent + "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip())
-
-
-def utc(at_ms: int) -> str:
-    """Such as 2026-11-17 12:00:00."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def size(nbytes: float) -> str:
-    """Such as 12.3 MB, in powers of ten."""
-    for unit in _UNITS:
-        if nbytes < 1000 or unit == _UNITS[-1]:
-            break
-        nbytes /= 1000
-    return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
 
 
 def notice(text: str) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from vantage.commands.client import Client, local_url
-from vantage.commands.console import print_table, size
+from vantage.commands.console import print_table
 from vantage.config import Settings
 from vantage.core.errors import VantageError
+from vantage.core.number_format import count, size
 from vantage.storage.embedded.offline.folder_reader import FolderContents, ReadOnlyFolder
 
 ROWS_SHOWN: Final = 10
@@ -52,7 +53,7 @@ _FIELDS: Final = ("service", "metric", "tier", "bytes", "items", "series")
 
 def _cells(service: str, metric: str, tier: str, nbytes: int, items: int, series: int) -> list[str]:
     # Rollups hold no samples, and spans no series.
-    return [service, metric, tier, size(nbytes), str(items) if items else "", str(series) if series else ""]
+    return [service, metric, tier, size(nbytes), count(items) if items else "", count(series) if series else ""]
 
 
 def _show_rows(files: Mapping[str, int], rows: Sequence[list[str]]) -> None:
@@ -70,7 +71,7 @@ def _show_growing(growing: Sequence[Mapping[str, Any]]) -> None:
             one["service"],
             one["metric"],
             " ".join(f"{key}={value}" for key, value in sorted(one["tags"].items())),
-            str(one["samples"]),
+            count(one["samples"]),
             "" if one["bytes"] is None else size(one["bytes"]),
         ]
         for one in growing[:GROWING_SHOWN]

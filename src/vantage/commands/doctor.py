@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from vantage.commands.config import load
-from vantage.commands.console import Progress, size, utc
+from vantage.commands.console import Progress
 from vantage.commands.disk_usage import show_usage
 from vantage.config import Loaded, Settings
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ConfigError, VantageError
+from vantage.core.number_format import size, utc
 from vantage.storage.embedded.offline.folder_reader import FolderContents, ReadOnlyFolder
 from vantage.storage.embedded.offline.restore import refuse_unfinished
 from vantage.storage.embedded.offline.verify import verify_segments
@@ -167,12 +168,12 @@ def _check_disk(data: Path) -> str:
     existing = next(folder for folder in (data.absolute(), *data.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < DISK_FREE_MIN:
-        raise ConfigError(f"{free / 1e6:.0f} MB free on {existing}, at least {DISK_FREE_MIN / 1e6:.0f} MB are needed")
-    return f"{free / 1e9:.1f} GB free"
+        raise ConfigError(f"{size(free)} free on {existing}, at least {size(DISK_FREE_MIN)} are needed")
+    return f"{size(free)} free"
 
 
 def _check_clock() -> str:
     now_ms = SystemClock().now_ms()
     if now_ms < CLOCK_EARLIEST_MS:
         raise ConfigError(f"the clock says {utc(now_ms)}: set it, or every sample lies in the future")
-    return f"{utc(now_ms)} UTC"
+    return utc(now_ms)

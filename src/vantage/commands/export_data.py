@@ -15,8 +15,9 @@ from urllib.parse import urlencode
 import zstandard
 
 from vantage.commands.client import Client, open_client
-from vantage.commands.console import Progress, size
+from vantage.commands.console import Progress
 from vantage.core.errors import StartupError, UnavailableError
+from vantage.core.number_format import size
 
 READ_NBYTES: Final = 1 << 18
 _GZIP_LEVEL: Final = 5

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from vantage.commands.config import load
-from vantage.commands.console import print_table, utc
+from vantage.commands.console import print_table
 from vantage.commands.serve import make_folder
 from vantage.core.api_key import ApiKey, Scope, hash_secret, new_secret
 from vantage.core.clock import SystemClock
 from vantage.core.errors import InputError
+from vantage.core.number_format import date_time
 
 
 def run_keys(arguments: argparse.Namespace) -> int:
@@ -38,8 +39,8 @@ def run_keys(arguments: argparse.Namespace) -> int:
                     key.id,
                     key.name,
                     " ".join(sorted(key.scopes)),
-                    utc(key.created_ms),
-                    "never" if key.expires_ms is None else utc(key.expires_ms),
+                    date_time(key.created_ms),
+                    "never" if key.expires_ms is None else date_time(key.expires_ms),
                     _state(key),
                 ]
                 for key in await metadata.keys()

@@ -24,6 +24,7 @@ from vantage.commands.console import Progress, notice
 from vantage.commands.grid import cells, grid, rfc3339
 from vantage.core.clock import SystemClock
 from vantage.core.errors import DataFolderInUse, InputError, QueryError, StartupError, UnavailableError
+from vantage.core.number_format import duration_ms, duration_s
 from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
 from vantage.query.table_formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, encode_table, has_parquet
@@ -157,7 +158,7 @@ def _write(answer: VqlResult, kind: str, output: str) -> None:
         start, end = (rfc3339(at) for at in (answer.time_range.start_ms, answer.time_range.end_ms))
         rows = "1 row" if len(answer.table) == 1 else f"{len(answer.table)} rows"
         cached = ", from the cache" if answer.cached else ""
-        print(f"{rows}, {start} to {end}, {answer.elapsed_ms:.0f} ms{cached}", file=sys.stderr)
+        print(f"{rows}, {start} to {end}, {duration_ms(answer.elapsed_ms)}{cached}", file=sys.stderr)
 
 
 def _encode_file(answer: VqlResult, kind: str) -> Iterator[bytes]:
@@ -194,7 +195,7 @@ def _show_elapsed() -> Iterator[None]:
     def tell() -> None:
         with Progress() as progress:
             while not ended.wait(_TICK_S):
-                progress.show(f"asking for {time.monotonic() - began_s:.0f} s")
+                progress.show(f"asking for {duration_s(round(time.monotonic() - began_s))}")
 
     thread = threading.Thread(target=tell, name="progress", daemon=True)
     thread.start()

@@ -9,8 +9,7 @@
     │   └── UnauthorizedError no key, or a key nobody knows
     ├── BusyError             slow down, then send the same again (carries retry_after_s)
     ├── UnavailableError      a component is away: try again later (carries retry_after_s)
-    │   ├── StoreUnavailable  the telemetry or metadata store cannot answer or cannot write
-    │   └── SinkUnavailable   the queue behind ingest cannot take responsibility
+    │   └── StoreUnavailable  the telemetry or metadata store cannot answer or cannot write
     ├── StoreTimeout          the query ran past its deadline: ask for less
     └── StartupError          give up: the process cannot run like this
         ├── ConfigError       a setting is wrong
@@ -93,10 +92,6 @@ class UnavailableError(VantageError):
 
 class StoreUnavailable(UnavailableError):
     """The store cannot write or answer now (disk full, read-only, closed, database away)."""
-
-
-class SinkUnavailable(UnavailableError):
-    """The sink could not take responsibility for the batch."""
 
 
 class StoreTimeout(VantageError):

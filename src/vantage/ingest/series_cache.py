@@ -89,7 +89,6 @@ class SeriesCache:
         self._nbytes_max = nbytes_max
         self._nbytes = 0
         self._by_origin: dict[tuple[str, ...], dict[Key, Series]] = {}
-        self.cleared = 0
 
     def known(self, origin: tuple[str, ...]) -> dict[Key, Series]:
         """The part of the cache for one format and envelope: look keys up in it, and ``resolve`` what is absent.
@@ -152,4 +151,3 @@ class SeriesCache:
     def _make_room(self) -> None:
         if self._nbytes > self._nbytes_max:
             self._by_origin, self._nbytes = {}, 0
-            self.cleared += 1

@@ -11,10 +11,10 @@ from vantage.core.sample import TAG_VERSION
 from vantage.query.context import QueryContext
 from vantage.query.http_semconv import QUANTILES_ALL, Buckets
 from vantage.query.red import BucketValues, RedStats, read_red
+from vantage.query.thresholds import ERROR_RATIO_HIGH
 
 SELF: Final = "vantage"  # the service under which Vantage reports itself
 DEPLOYMENTS_MAX: Final = 8
-ERROR_RATIO_HIGH: Final = 0.01  # from here on a service stands at the top
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class MemoryStore:
     async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         return execute(query, _RowSource(self._rows, self._spans), Deadline(deadline_s))
 
-    async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
+    async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:  # noqa: ARG002 - of the port; this is quick
         return explain(query, _RowSource(self._rows, self._spans))
 
     async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
@@ -182,19 +182,19 @@ class _RowSource:
     def series(self) -> SeriesColumns:
         return self._series
 
-    def rows_upper_bound(self, table: TableName, time_range: TimeRange) -> int:
+    def rows_upper_bound(self, table: TableName, _time_range: TimeRange) -> int:
         return len(self._spans if table == "spans" else self._rows)
 
-    def plan(self, table: TableName, time_range: TimeRange, slots: Mask) -> list[ScanEstimate]:
+    def plan(self, table: TableName, time_range: TimeRange, _slots: Mask) -> list[ScanEstimate]:
         return [ScanEstimate("memory", 1, self.rows_upper_bound(table, time_range))]
 
-    def samples(self, time_range: TimeRange, slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
+    def samples(self, _time_range: TimeRange, _slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
         count = len(self._rows)
         yield SampleColumns(
             np.fromiter((self._slots[row[0].id] for row in self._rows), np.uint32, count),
             np.fromiter((row[1] for row in self._rows), np.int64, count),
             np.fromiter((row[2] for row in self._rows), np.float64, count),
-            _exemplars(self._rows),
+            _exemplars(self._rows) if exemplars else NO_EXEMPLARS,
         )
 
     def partials(
@@ -203,11 +203,14 @@ class _RowSource:
         (chunk,) = self.samples(time_range, slots, exemplars=False)
         order = np.lexsort((chunk.time_ms, chunk.slot))
         slot, time_ms, value = chunk.slot[order], chunk.time_ms[order], chunk.value[order]
-        some = self._series.column("metric_type").mask(lambda kind: kind == "histogram")[slot]
         rolled = rollup_samples(slot, time_ms, value, width_ms=width_ms)
+        if "sketches" not in wanted:
+            yield rolled
+            return
+        some = self._series.column("metric_type").mask(lambda kind: kind == "histogram")[slot]
         yield with_sketches(rolled, slot[some], time_ms[some], value[some], width_ms=width_ms)
 
-    def spans(self, time_range: TimeRange) -> Iterator[SpanTable]:
+    def spans(self, _time_range: TimeRange) -> Iterator[SpanTable]:
         yield build_span_table(self._spans)
 
 

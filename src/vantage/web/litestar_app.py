@@ -51,7 +51,7 @@ class _SchemaPage(OpenAPIRenderPlugin):
         super().__init__(path="/")
         self._renderer = renderer
 
-    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+    def render(self, request: Request[Any, Any, Any], _openapi_schema: dict[str, Any]) -> bytes:
         page = self._renderer.page(request, "schema.html")
         return str(page.content).encode()
 
@@ -63,7 +63,7 @@ class _SchemaDocument(JsonRenderPlugin):
         super().__init__()
         self._body = b""
 
-    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+    def render(self, _request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         self._body = self._body or msgspec.json.encode(schema.add_ingest_paths(openapi_schema))
         return self._body
 

@@ -12,20 +12,29 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_block
 from litestar import Request, Response
 from litestar_htmx import HTMXDetails
 from markupsafe import Markup
 
+from vantage.core import number_format
 from vantage.core.clock import Clock
 from vantage.core.deployment import REPORTED, Deployment
-from vantage.web import figures
+from vantage.query import thresholds
+from vantage.web.api.live import HEARTBEAT_S
 from vantage.web.sparkline import sparkline
 
 AnyRequest = Request[Any, Any, Any]
 NAV: Final = (("/", "Overview", "overview"), ("/traces", "Traces", "traces"), ("/schema", "API", "api"))
 COLOURS: Final = 10  # classes c0 … c9 of the style sheet
+# What scripts need to know, and Python decides: an attribute of <body>.
+SCRIPT_LIMITS: Final = {
+    "heartbeat_s": HEARTBEAT_S,
+    "empty_percent_top": thresholds.ERROR_RATIO_CRITICAL * 100,  # how high a chart of percentages is that shows zeros
+    "colours": COLOURS,
+}
 _HASH_LENGTH: Final = 12
 
 
@@ -53,12 +62,15 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._environment.filters |= {
-            "count": figures.count,
-            "rate": figures.rate,
-            "ratio": figures.ratio,
-            "duration_ms": figures.duration_ms,
-            "duration_ns": figures.duration_ns,
-            "change": figures.change,
+            "count": number_format.count,
+            "rate": number_format.rate,
+            "ratio": number_format.ratio,
+            "quantity": number_format.quantity,
+            "duration_ms": number_format.duration_ms,
+            "duration_ns": number_format.duration_ns,
+            "change": number_format.change,
+            "error_level": thresholds.error_level,
+            "p95_change_level": thresholds.p95_change_level,
             "ago": self.ago,
             "moment": moment,
             "segment": segment,
@@ -66,9 +78,12 @@ class Renderer:
         }
         self._environment.globals |= {
             "asset": self.asset,
+            "error_ratio_critical": thresholds.ERROR_RATIO_CRITICAL,
+            "is_p95_change_shown": thresholds.is_p95_change_shown,
             "nav": NAV,
             "sparkline": sparkline,
             "palette": palette,
+            "script_limits": msgspec.json.encode(SCRIPT_LIMITS).decode(),
             "query_string": query_string,
             "version": version,
             "was_told": is_reported,
@@ -102,9 +117,9 @@ class Renderer:
 
     def ago(self, at_ms: int) -> Markup:
         """``3 s ago``; a script keeps it counting and gives the local time as its title."""
-        text = figures.ago(at_ms, now_ms=self._clock.now_ms())
+        text = number_format.ago(at_ms, now_ms=self._clock.now_ms())
         return Markup('<time datetime="{}" data-ago="{}" title="{}">{}</time>').format(
-            figures.rfc3339(at_ms), at_ms, figures.utc(at_ms), text
+            number_format.rfc3339(at_ms), at_ms, number_format.utc(at_ms), text
         )
 
 
@@ -132,7 +147,7 @@ def html(text: str, *, status: int = 200) -> Response[str]:
 def moment(at_ms: int) -> Markup:
     """A time of day and date; UTC until a script makes it local."""
     return Markup('<time datetime="{}" data-at="{}">{}</time>').format(
-        figures.rfc3339(at_ms), at_ms, figures.utc(at_ms)
+        number_format.rfc3339(at_ms), at_ms, number_format.utc(at_ms)
     )
 
 

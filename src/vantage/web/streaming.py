@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import structlog
-from litestar import Request
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Send
@@ -29,7 +28,7 @@ class StreamingResponse(Response[bytes]):
         super().__init__(b"", media_type=media_type)
         self._pieces = pieces
 
-    def to_asgi_response(self, app: Any, request: Request[Any, Any, Any], **named: Any) -> ASGIResponse:
+    def to_asgi_response(self, *_: Any, **named: Any) -> ASGIResponse:
         return _StreamingASGI(
             pieces=self._pieces,
             media_type=self.media_type,

@@ -52,7 +52,7 @@ def _is_of_kombu(client: Any) -> bool:
     return bool(_pools_of_kombu) and client.connection_pool in _pools_of_kombu
 
 
-def _begin_command(client: Any, args: tuple[Any, ...], kwargs: Any) -> Span | None:
+def _begin_command(client: Any, args: tuple[Any, ...], _kwargs: Any) -> Span | None:
     if not tracer.on:
         return None
     try:
@@ -67,7 +67,7 @@ def _begin_command(client: Any, args: tuple[Any, ...], kwargs: Any) -> Span | No
     return begin_query(None, _database, client, command=name)
 
 
-def _begin_pipeline(pipeline: Any, args: Any, kwargs: Any) -> Span | None:
+def _begin_pipeline(pipeline: Any, _args: Any, _kwargs: Any) -> Span | None:
     try:
         # An empty one asks nothing.
         if not tracer.on or not pipeline.command_stack or _is_of_kombu(pipeline):

@@ -20,7 +20,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
     patches.wrap(module.Connection, "_execute_context", measured(_begin))
 
 
-def _begin(connection: Any, args: tuple[Any, ...], kwargs: Any) -> Span | None:
+def _begin(connection: Any, args: tuple[Any, ...], _kwargs: Any) -> Span | None:
     try:
         statement = args[2]  # after dialect and constructor
         statement = getattr(statement, "string", statement)  # of what text was compiled to

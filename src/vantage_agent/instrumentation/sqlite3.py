@@ -97,7 +97,7 @@ def _measured(plain: Any) -> Any:
     return method
 
 
-def _begin(cursor: Any, args: tuple[Any, ...], kwargs: Any) -> Span | None:
+def _begin(cursor: Any, args: tuple[Any, ...], _kwargs: Any) -> Span | None:
     return begin_query(args[0] if args else None, _database_of, cursor)
 
 

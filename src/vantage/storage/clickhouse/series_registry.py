@@ -24,9 +24,11 @@ class SeriesRegistry:
         return self._by_id
 
     def resolve(self, wanted: Sequence[Series], fresh: dict[int, Series]) -> list[Series]:
-        """The series that take the samples of ``wanted``; those not known yet are noted in ``fresh``: ``add`` them
-        once they are durable. Beyond ``series_max`` it is the one of the same metric whose only tag is ``__overflow__``.
-        Raises ValueError when two identities share an id."""
+        """Return the series that take the samples of ``wanted``.
+
+        New ones are put into ``fresh``: ``add`` them once they are durable. Beyond ``series_max`` it is the overflow
+        series of the same metric. Raises ValueError when two identities share an id.
+        """
         found = []
         for one in wanted:
             known = self._by_id.get(one.id) or fresh.get(one.id)

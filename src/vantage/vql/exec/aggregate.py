@@ -184,7 +184,7 @@ def _arg_max(call: Call, frame: Frame, groups: Groups) -> Vector:
     return DictColumn(codes, [*(texts[rank] for rank in chosen.tolist()), None] if texts else [*chosen.tolist(), None])
 
 
-def _increase(call: Call, frame: Frame, groups: Groups) -> Vector:
+def _increase(_call: Call, frame: Frame, groups: Groups) -> Vector:
     """Growth between neighbouring samples of each series, counted in the later one's group; a fall is a reset, after
     which the new total is all growth (as Prometheus' ``increase`` does, without its extrapolation)."""
     series, times, values = (frame.numbers(Column(name)) for name in ("series", "timestamp", "value"))

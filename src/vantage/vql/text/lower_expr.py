@@ -172,18 +172,18 @@ class ExprLowerer:
         if self._nodes > NODES_MAX:
             raise QueryError(f"the query has more than {NODES_MAX} parts, aliases written out")
 
-    def literal(self, node: exp.Expression, scope: Scope) -> Expr:
+    def literal(self, node: exp.Expression, _scope: Scope) -> Expr:
         if node.is_string:
             return Literal(node.this, at=offset_of(node))
         return Literal(parse_number(node.this, at=offset_of(node)), at=offset_of(node))
 
-    def boolean(self, node: exp.Expression, scope: Scope) -> Expr:
+    def boolean(self, node: exp.Expression, _scope: Scope) -> Expr:
         return Literal(bool(node.this))
 
-    def null(self, node: exp.Expression, scope: Scope) -> Expr:
+    def null(self, _node: exp.Expression, _scope: Scope) -> Expr:
         return Literal(None)
 
-    def placeholder(self, node: exp.Expression, scope: Scope) -> Expr:
+    def placeholder(self, node: exp.Expression, _scope: Scope) -> Expr:
         value = self._param(node)
         if isinstance(value, list):
             raise QueryError("a list can only stand after IN", field=f"params.{node.name[:80]}")
@@ -193,9 +193,9 @@ class ExprLowerer:
         kind = node.args.get("kind")
         declared = kind.sql("clickhouse") if isinstance(kind, exp.Expression) else ""
         self.params_used.add(node.name)
-        return bind_param(self._params, node.name, declared, now_ms=self._now_ms)
+        return bind_param(self._params, node.name, declared)
 
-    def interval(self, node: exp.Expression, scope: Scope) -> Expr:
+    def interval(self, node: exp.Expression, _scope: Scope) -> Expr:
         allow_args(node, "this", "unit")
         unit = node.args.get("unit")
         count = node.this
@@ -204,7 +204,7 @@ class ExprLowerer:
             raise QueryError("INTERVAL needs a number and a unit", suggestion="write INTERVAL 5 MINUTE", at=at)
         return Literal(parse_interval(count.this, unit.name, at=at), "interval", at=at)
 
-    def tag(self, node: exp.Expression, scope: Scope) -> Expr:
+    def tag(self, node: exp.Expression, _scope: Scope) -> Expr:
         allow_args(node, "this", "expressions")
         owner, at = _MAPS[self._table], offset_of(node)
         if not isinstance(node.this, exp.Column) or node.this.name != owner or len(node.expressions) != 1:

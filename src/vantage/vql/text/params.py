@@ -20,7 +20,7 @@ _DECLARED: Final = re.compile(
 )
 
 
-def bind_param(params: Params, name: str, declared: str, *, now_ms: int) -> Literal | list[Literal]:
+def bind_param(params: Params, name: str, declared: str) -> Literal | list[Literal]:
     """The value of a parameter, declared as a ClickHouse type or ''. Raises QueryError that names it."""
     field = f"params.{name[:80]}"
     if name not in params:

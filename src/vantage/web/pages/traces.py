@@ -85,6 +85,7 @@ async def traces_page(request: Request[Any, Any, Any], reads: QueryContext) -> R
         search=search,
         problems=problems,
         statuses=STATUSES,
+        text_length_max=TEXT_LENGTH_MAX,
         services=sorted(services | ({search.service} - {""})),
         traces=found,
         longest_ns=max((one.duration_ns for one in found), default=0),

@@ -1,6 +1,6 @@
 """A consistent copy of a data folder, made while a server goes on writing to it, or while none runs.
 
-The lock on ``maintenance.lock`` keeps segments as they are: the server neither seals, merges nor lets go while it is taken,
+The lock on ``maintenance.lock`` keeps segments as they are: a server neither seals, merges nor deletes meanwhile,
 and ingest goes on into journal and head. Segments are copied first and the journal last, in one step: so whatever was
 sealed is in the segments, and whatever was not, up to that moment, is in the journal.
 """

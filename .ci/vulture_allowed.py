@@ -1,0 +1,59 @@
+"""Names that vulture finds unused in src/ and that somebody outside it uses, grouped by who does."""
+
+# uvicorn calls and reads them: the server subclasses its protocol and its Server.
+_.capture_signals
+_.force_exit
+_.should_exit
+
+# sqlglot reads the tables of the dialect.
+_.FUNCTION_PARSERS
+_.NO_PAREN_FUNCTIONS
+
+# Litestar calls them on a response.
+_.to_asgi_response
+_.send_body
+
+# jinja2 reads what the environment is given.
+_.filters
+_.globals
+
+# Templates read them.
+_.area
+_.first_seen_ms
+_.height
+_.is_narrow
+_.last_seen_ms
+_.missing_id
+_.only_self
+_.p50_ms
+_.p95_change
+_.p99_ms
+_.presets
+_.services_failing
+
+# Fields of answers: clients of the API read them.
+_.call_rate
+_.dependencies
+_.duration_max
+_.duration_mean
+_.first_seen
+_.last_seen
+_.latency_ms
+_.next_cursor
+_.raw_since
+_.request_rate
+_.row_count
+
+# Registered where it is made: the metrics endpoint reads it.
+_.kafka_lag
+
+# A value of the wire format: spans arrive with it.
+_.OK
+
+# Applications call them on a span.
+_.set_attribute
+_.set_error
+
+# In-memory twins of the ports: the contract suites and tests in process use them.
+MemoryMetadataStore
+MemoryStore
