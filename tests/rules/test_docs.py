@@ -215,7 +215,8 @@ LIMITS = [
     (
         "docs/storage.md",
         (f"| a generation | {seal_queue.GENERATION_SAMPLES_MAX} samples, "
-        f"{seal_queue.GENERATION_NBYTES_MAX >> 20} MiB by the same estimate (a quarter of `head_bytes_max` where that is less), "
+        f"{seal_queue.GENERATION_NBYTES_MAX >> 20} MiB by the same estimate "
+        "(a quarter of `head_bytes_max` where that is less), "
         f"{seal_queue.GENERATION_AGE_MS_MAX // 3_600_000} hours |"),
     ),
     (
