@@ -173,11 +173,11 @@ async def test_the_overview_tells_true_rates_errors_and_durations_over_every_ran
 ) -> None:
     clock = MovedClock(START_MS)
     async with MemoryMetadataStore(clock) as metadata:
-        reads = QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
+        context = QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
         for one in received:
-            await reads.store.write(one.batch)
+            await context.store.write(one.batch)
         buckets = split_buckets(TimeRange(START_MS - hours * HOUR_MS, START_MS), points=60)
-        overview = await read_overview(reads, buckets)
+        overview = await read_overview(context, buckets)
     told_hours = min(hours, 6)
     expected = np.mean([world.rate(START_MS - minute * MINUTE_MS) for minute in range(told_hours * 60)])
     assert overview.totals.rate_per_s == pytest.approx(expected, rel=0.03)

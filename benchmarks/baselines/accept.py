@@ -39,7 +39,7 @@ def main() -> None:
     requests = RequestMetrics(telemetry)
     ingest = IngestApp(
         Receiver(NullSink(), clock=clock, telemetry=telemetry),
-        access=Authenticator(clock=clock, auth="auto", api_key=KEY),
+        authenticator=Authenticator(clock=clock, auth="auto", api_key=KEY),
         proxies=TrustedProxies(()),
         rate_per_minute=settings.ingest_rate_limit,
         telemetry=telemetry,

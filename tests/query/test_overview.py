@@ -39,7 +39,7 @@ class FixedClock:
 
 
 @pytest.fixture
-async def reads() -> AsyncIterator[QueryContext]:
+async def context() -> AsyncIterator[QueryContext]:
     clock = FixedClock()
     async with MemoryMetadataStore(clock) as metadata:
         yield QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
@@ -74,10 +74,10 @@ def server_span(
     )  # fmt: skip
 
 
-async def write(reads: QueryContext, *rows: tuple[Series, int, float], spans: tuple[Span, ...] = ()) -> None:
+async def write(context: QueryContext, *rows: tuple[Series, int, float], spans: tuple[Span, ...] = ()) -> None:
     """Rows of ``(series, bucket, value)``; each lies in the middle of its bucket."""
     placed = [(series, START_MS + bucket * STEP_MS + STEP_MS // 2, value) for series, bucket, value in rows]
-    await reads.store.write(build_batch(placed, spans=spans))
+    await context.store.write(build_batch(placed, spans=spans))
 
 
 def red_of(overview: Overview, service: str) -> RedStats:
@@ -86,11 +86,11 @@ def red_of(overview: Overview, service: str) -> RedStats:
     return red
 
 
-async def test_the_counter_tells_the_number_of_requests_even_beside_a_histogram(reads: QueryContext) -> None:
+async def test_the_counter_tells_the_number_of_requests_even_beside_a_histogram(context: QueryContext) -> None:
     await write(
-        reads, (counter("api", status="200"), 2, 90), (counter("api", status="503"), 2, 30), (durations("api"), 2, 5)
+        context, (counter("api", status="200"), 2, 90), (counter("api", status="503"), 2, 30), (durations("api"), 2, 5)
     )
-    red = red_of(await read_overview(reads, BUCKETS), "api")
+    red = red_of(await read_overview(context, BUCKETS), "api")
     assert red.source == "metrics"
     assert red.requests == 120
     assert red.rates_per_s[2] == 2.0
@@ -98,19 +98,19 @@ async def test_the_counter_tells_the_number_of_requests_even_beside_a_histogram(
     assert red.p95_ms == 5
 
 
-async def test_without_a_counter_observations_are_the_requests(reads: QueryContext) -> None:
-    await write(reads, *((durations("api"), 0, float(ms)) for ms in range(1, 102)))
-    red = red_of(await read_overview(reads, BUCKETS), "api")
+async def test_without_a_counter_observations_are_the_requests(context: QueryContext) -> None:
+    await write(context, *((durations("api"), 0, float(ms)) for ms in range(1, 102)))
+    red = red_of(await read_overview(context, BUCKETS), "api")
     assert red.requests == 101
     assert red.p95_ms == red.p95s_ms[0] == 96
     assert red.error_ratio == 0
 
 
-async def test_the_histogram_tells_the_error_ratio_when_the_counter_does_not_know(reads: QueryContext) -> None:
+async def test_the_histogram_tells_the_error_ratio_when_the_counter_does_not_know(context: QueryContext) -> None:
     await write(
-        reads, (counter("api"), 0, 50), (durations("api", status="200"), 0, 1), (durations("api", status="500"), 0, 1)
+        context, (counter("api"), 0, 50), (durations("api", status="200"), 0, 1), (durations("api", status="500"), 0, 1)
     )
-    red = red_of(await read_overview(reads, BUCKETS), "api")
+    red = red_of(await read_overview(context, BUCKETS), "api")
     assert (red.requests, red.error_ratio) == (50, 0.5)
 
 
@@ -130,144 +130,143 @@ async def test_the_histogram_tells_the_error_ratio_when_the_counter_does_not_kno
         ({}, 0.0),
     ],
 )
-async def test_what_counts_as_an_error(reads: QueryContext, tags: dict[str, str], ratio: float) -> None:
-    await write(reads, (counter("api", **tags), 0, 1))
-    assert red_of(await read_overview(reads, BUCKETS), "api").error_ratio == ratio
+async def test_what_counts_as_an_error(context: QueryContext, tags: dict[str, str], ratio: float) -> None:
+    await write(context, (counter("api", **tags), 0, 1))
+    assert red_of(await read_overview(context, BUCKETS), "api").error_ratio == ratio
 
 
-async def test_an_empty_bucket_is_a_gap_and_never_zero(reads: QueryContext) -> None:
-    await write(reads, (durations("api", status="200"), 1, 10), (durations("api", status="200"), 3, 10))
-    red = red_of(await read_overview(reads, BUCKETS), "api")
+async def test_an_empty_bucket_is_a_gap_and_never_zero(context: QueryContext) -> None:
+    await write(context, (durations("api", status="200"), 1, 10), (durations("api", status="200"), 3, 10))
+    red = red_of(await read_overview(context, BUCKETS), "api")
     assert red.rates_per_s == (None, 1 / 60, None, 1 / 60, *[None] * 6)
     assert red.error_ratios == (None, 0.0, None, 0.0, *[None] * 6)
     assert red.p95s_ms == (None, 10.0, None, 10.0, *[None] * 6)
 
 
 @pytest.mark.parametrize(("unit", "value"), [("s", 0.25), ("ms", 250), ("", 250), ("us", 250_000), ("ns", 250_000_000)])
-async def test_durations_are_milliseconds_whatever_their_unit(reads: QueryContext, unit: str, value: float) -> None:
-    await write(reads, (durations("api", unit=unit), 0, value))
-    assert red_of(await read_overview(reads, BUCKETS), "api").p95_ms == pytest.approx(250)
+async def test_durations_are_milliseconds_whatever_their_unit(context: QueryContext, unit: str, value: float) -> None:
+    await write(context, (durations("api", unit=unit), 0, value))
+    assert red_of(await read_overview(context, BUCKETS), "api").p95_ms == pytest.approx(250)
 
 
-async def test_a_service_without_request_metrics_is_measured_by_its_server_spans(reads: QueryContext) -> None:
+async def test_a_service_without_request_metrics_is_measured_by_its_server_spans(context: QueryContext) -> None:
     spans = (
         server_span("api", START_MS + 1, 10),
         server_span("api", START_MS + 2, 30, status=SpanStatus.ERROR),
         server_span("api", START_MS + 3, 9000, kind=SpanKind.INTERNAL),
     )
-    await write(reads, (gauge("api"), 0, 1), spans=spans)
-    red = red_of(await read_overview(reads, BUCKETS), "api")
+    await write(context, (gauge("api"), 0, 1), spans=spans)
+    red = red_of(await read_overview(context, BUCKETS), "api")
     assert (red.source, red.requests, red.error_ratio, red.p95_ms) == ("spans", 2, 0.5, 29)
     assert red.rates_per_s[0] == 2 / 60
 
 
-async def test_a_service_with_neither_shows_the_rate_of_its_samples(reads: QueryContext) -> None:
-    await write(reads, *((gauge("worker"), bucket, 1.0) for bucket in range(4, 10)))
-    red = red_of(await read_overview(reads, BUCKETS), "worker")
+async def test_a_service_with_neither_shows_the_rate_of_its_samples(context: QueryContext) -> None:
+    await write(context, *((gauge("worker"), bucket, 1.0) for bucket in range(4, 10)))
+    red = red_of(await read_overview(context, BUCKETS), "worker")
     assert (red.source, red.requests, red.error_ratio, red.p95_ms) == ("samples", 6, None, None)
     assert red.rates_per_s[3:5] == (None, 1 / 60)
 
 
-async def test_a_service_just_started_is_not_diluted_by_the_range(reads: QueryContext) -> None:
-    await write(reads, (counter("api"), 8, 90))
-    assert red_of(await read_overview(reads, BUCKETS), "api").rate_per_s == pytest.approx(1.0)
+async def test_a_service_just_started_is_not_diluted_by_the_range(context: QueryContext) -> None:
+    await write(context, (counter("api"), 8, 90))
+    assert red_of(await read_overview(context, BUCKETS), "api").rate_per_s == pytest.approx(1.0)
 
 
-async def test_a_bucket_under_way_counts_the_time_that_has_passed(reads: QueryContext) -> None:
-    await write(reads, (counter("api"), 0, 60))
+async def test_a_bucket_under_way_counts_the_time_that_has_passed(context: QueryContext) -> None:
+    await write(context, (counter("api"), 0, 60))
     cut = Buckets(START_MS, START_MS + 45_000, STEP_MS)
-    assert red_of(await read_overview(reads, cut), "api").rates_per_s == (60 / 45,)
+    assert red_of(await read_overview(context, cut), "api").rates_per_s == (60 / 45,)
 
 
-async def test_the_first_moments_of_a_bucket_give_no_rate(reads: QueryContext) -> None:
+async def test_the_first_moments_of_a_bucket_give_no_rate(context: QueryContext) -> None:
     at_ms = START_MS + 9 * STEP_MS
-    await reads.store.write(build_batch([(counter("api"), at_ms - 1, 60), (counter("api"), at_ms + 1, 60)]))
+    await context.store.write(build_batch([(counter("api"), at_ms - 1, 60), (counter("api"), at_ms + 1, 60)]))
     early = Buckets(START_MS, at_ms + 5000, STEP_MS)
-    red = red_of(await read_overview(reads, early), "api")
+    red = red_of(await read_overview(context, early), "api")
     assert red.rates_per_s[-2:] == (1.0, None)
     assert red.requests == 120
 
 
-async def test_the_change_of_p95_compares_the_halves(reads: QueryContext) -> None:
-    await write(reads, (durations("api"), 1, 100), (durations("api"), 8, 150), (durations("new"), 8, 150))
-    overview = await read_overview(reads, BUCKETS)
+async def test_the_change_of_p95_compares_the_halves(context: QueryContext) -> None:
+    await write(context, (durations("api"), 1, 100), (durations("api"), 8, 150), (durations("new"), 8, 150))
+    overview = await read_overview(context, BUCKETS)
     assert red_of(overview, "api").p95_change == pytest.approx(0.5)
     assert red_of(overview, "new").p95_change is None
 
 
-async def test_services_with_errors_come_first_and_vantage_last(reads: QueryContext) -> None:
+async def test_services_with_errors_come_first_and_vantage_last(context: QueryContext) -> None:
     await write(
-        reads,
+        context,
         (gauge("vantage"), 0, 1),
         (gauge("a-quiet"), 0, 1),
         (counter("b-fine", status="200"), 0, 1),
         (counter("c-failing", status="500"), 0, 1),
     )
-    overview = await read_overview(reads, BUCKETS)
+    overview = await read_overview(context, BUCKETS)
     assert [row.name for row in overview.services] == ["c-failing", "b-fine", "a-quiet", "vantage"]
     assert overview.services[-1].is_self
     assert (overview.totals.services, overview.totals.services_failing, overview.only_self) == (3, 1, False)
 
 
-async def test_totals_weigh_errors_by_requests(reads: QueryContext) -> None:
+async def test_totals_weigh_errors_by_requests(context: QueryContext) -> None:
     await write(
-        reads,
+        context,
         (counter("big", status="200"), 0, 90),
         (counter("small", status="500"), 0, 10),
         (durations("small"), 0, 70),
     )
-    totals = (await read_overview(reads, BUCKETS)).totals
+    totals = (await read_overview(context, BUCKETS)).totals
     assert totals.error_ratio == pytest.approx(0.1)
     assert totals.rates_per_s[:2] == (pytest.approx(100 / 60), None)
     assert totals.slowest is not None
     assert totals.slowest.name == "small"
 
 
-async def test_a_service_seen_only_before_the_range_is_listed_without_figures(reads: QueryContext) -> None:
-    await reads.store.write(build_batch([(durations("old", version="1.0"), START_MS - 86_400_000, 1)]))
-    row = (await read_overview(reads, BUCKETS)).services[0]
+async def test_a_service_seen_only_before_the_range_is_listed_without_figures(context: QueryContext) -> None:
+    await context.store.write(build_batch([(durations("old", version="1.0"), START_MS - 86_400_000, 1)]))
+    row = (await read_overview(context, BUCKETS)).services[0]
     assert (row.name, row.red, row.last_seen_ms) == ("old", None, START_MS - 86_400_000)
     assert (row.environments, row.versions) == (("test",), ("1.0",))
 
 
-async def test_the_version_seen_last_stands_first(reads: QueryContext) -> None:
-    await write(reads, (durations("api", version="2.0"), 1, 1), (durations("api", version="1.9"), 5, 1))
-    assert (await read_overview(reads, BUCKETS)).services[0].versions == ("1.9", "2.0")
+async def test_the_version_seen_last_stands_first(context: QueryContext) -> None:
+    await write(context, (durations("api", version="2.0"), 1, 1), (durations("api", version="1.9"), 5, 1))
+    assert (await read_overview(context, BUCKETS)).services[0].versions == ("1.9", "2.0")
 
 
-async def test_recent_deployments_are_shown_latest_first(reads: QueryContext) -> None:
+async def test_recent_deployments_are_shown_latest_first(context: QueryContext) -> None:
     for version, at_ms in (("1", START_MS), ("2", START_MS + 1)):
-        await reads.metadata.record_deployment(Deployment("api", "test", version, at_ms, "detected"), actor="system")
-    assert [one.version for one in (await read_overview(reads, BUCKETS)).deployments] == ["2", "1"]
+        await context.metadata.record_deployment(Deployment("api", "test", version, at_ms, "detected"), actor="system")
+    assert [one.version for one in (await read_overview(context, BUCKETS)).deployments] == ["2", "1"]
 
 
-async def test_an_empty_store_gives_an_empty_overview(reads: QueryContext) -> None:
-    overview = await read_overview(reads, BUCKETS)
+async def test_an_empty_store_gives_an_empty_overview(context: QueryContext) -> None:
+    overview = await read_overview(context, BUCKETS)
     assert (overview.services, overview.only_self, overview.totals.rate_per_s) == ((), True, None)
 
 
-async def test_one_service_alone_has_more_quantiles(reads: QueryContext) -> None:
-    await write(reads, *((durations("api"), 0, float(ms)) for ms in range(1, 102)))
-    row = await read_service(reads, BUCKETS, service="api")
+async def test_one_service_alone_has_more_quantiles(context: QueryContext) -> None:
+    await write(context, *((durations("api"), 0, float(ms)) for ms in range(1, 102)))
+    row = await read_service(context, BUCKETS, service="api")
     assert row is not None
     assert row.red is not None
     assert (row.red.p50_ms, row.red.p95_ms, row.red.p99_ms) == (51, 96, 100)
     assert (row.red.p50s_ms[0], row.red.p99s_ms[0]) == (51, 100)
 
 
-async def test_an_unknown_service_is_none(reads: QueryContext) -> None:
-    assert await read_service(reads, BUCKETS, service="nobody") is None
+async def test_an_unknown_service_is_none(context: QueryContext) -> None:
+    assert await read_service(context, BUCKETS, service="nobody") is None
 
 
-async def test_endpoints_are_split_by_route_and_method(reads: QueryContext) -> None:
+async def test_endpoints_are_split_by_route_and_method(context: QueryContext) -> None:
     await write(
-        reads,
+        context,
         (durations("api", endpoint="/a", method="GET", status="200"), 0, 10),
         (durations("api", endpoint="/a", method="GET", status="500"), 0, 30),
         (durations("api", endpoint="/b", method="POST", status="200"), 0, 5),
     )
-    catalogue = await reads.store.list_series(service="api")
-    found = await read_endpoints(reads, BUCKETS, service="api", source="metrics", catalogue=catalogue)
+    found = await read_endpoints(context, BUCKETS, service="api", source="metrics")
     assert [(one.method, one.route, one.requests, one.error_ratio) for one in found] == [
         ("GET", "/a", 2, 0.5),
         ("POST", "/b", 1, 0),
@@ -275,9 +274,9 @@ async def test_endpoints_are_split_by_route_and_method(reads: QueryContext) -> N
     assert found[0].p95_ms == pytest.approx(29)
 
 
-async def test_endpoints_of_a_service_known_by_spans_are_its_operations(reads: QueryContext) -> None:
-    await write(reads, spans=(server_span("api", START_MS + 1, 10),))
-    found = await read_endpoints(reads, BUCKETS, service="api", source="spans", catalogue=())
+async def test_endpoints_of_a_service_known_by_spans_are_its_operations(context: QueryContext) -> None:
+    await write(context, spans=(server_span("api", START_MS + 1, 10),))
+    found = await read_endpoints(context, BUCKETS, service="api", source="spans")
     assert [(one.route, one.requests, one.p95_ms) for one in found] == [("GET /", 1, 10)]
 
 
@@ -294,22 +293,22 @@ async def test_endpoints_of_a_service_known_by_spans_are_its_operations(reads: Q
     ],
 )
 async def test_spans_name_their_endpoint_by_attributes(
-    reads: QueryContext, attributes: dict[str, str], method: str, route: str
+    context: QueryContext, attributes: dict[str, str], method: str, route: str
 ) -> None:
-    await write(reads, spans=(server_span("api", START_MS + 1, 10, attributes=attributes),))
-    (one,) = await read_endpoints(reads, BUCKETS, service="api", source="spans", catalogue=())
+    await write(context, spans=(server_span("api", START_MS + 1, 10, attributes=attributes),))
+    (one,) = await read_endpoints(context, BUCKETS, service="api", source="spans")
     assert (one.method, one.route) == (method, route)
 
 
-async def test_endpoints_of_spans_have_their_own_errors_and_durations(reads: QueryContext) -> None:
+async def test_endpoints_of_spans_have_their_own_errors_and_durations(context: QueryContext) -> None:
     get, post = ({"http.route": "/a", "http.request.method": method} for method in ("GET", "POST"))
     spans = (
         server_span("api", START_MS + 1, 10, attributes=get),
         server_span("api", START_MS + 2, 30, attributes=get, status=SpanStatus.ERROR),
         server_span("api", START_MS + 3, 5, attributes=post),
     )
-    await write(reads, spans=spans)
-    found = await read_endpoints(reads, BUCKETS, service="api", source="spans", catalogue=())
+    await write(context, spans=spans)
+    found = await read_endpoints(context, BUCKETS, service="api", source="spans")
     assert [(one.method, one.route, one.requests, one.error_ratio) for one in found] == [
         ("GET", "/a", 2, 0.5),
         ("POST", "/a", 1, 0),

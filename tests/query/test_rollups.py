@@ -48,7 +48,7 @@ async def filled(store: TelemetryStore, *, sealed: bool) -> None:
 
 
 @pytest.fixture
-async def reads(tmp_path: Path) -> AsyncIterator[QueryContext]:
+async def context(tmp_path: Path) -> AsyncIterator[QueryContext]:
     clock = MovedClock()
     async with EmbeddedStore(tmp_path, clock=clock, telemetry=Telemetry()) as store:
         await filled(store, sealed=True)
@@ -56,14 +56,14 @@ async def reads(tmp_path: Path) -> AsyncIterator[QueryContext]:
 
 
 async def both(
-    reads: QueryContext, monkeypatch: pytest.MonkeyPatch, asked: TimeseriesQuery, *, tier: str | None = None
+    context: QueryContext, monkeypatch: pytest.MonkeyPatch, asked: TimeseriesQuery, *, tier: str | None = None
 ) -> tuple[Timeseries, Timeseries]:
     """The answer as it comes (or from ``tier``), and that from samples."""
     if tier:
         monkeypatch.setattr(timeseries, "choose_tier", lambda *_: tier)
-    ours = await timeseries.timeseries(reads, asked)
+    ours = await timeseries.timeseries(context, asked)
     monkeypatch.setattr(timeseries, "choose_tier", lambda *_: None)
-    raw = await timeseries.timeseries(reads, asked)
+    raw = await timeseries.timeseries(context, asked)
     monkeypatch.setattr(timeseries, "choose_tier", rollups.choose_tier)
     assert (raw.source, raw.approximate) == ("raw", False)
     return ours, raw
@@ -94,14 +94,14 @@ def assert_near(ours: Timeseries, raw: Timeseries, rel: float) -> int:
     ],
 )
 async def test_rollups_give_what_samples_give(
-    reads: QueryContext, monkeypatch: pytest.MonkeyPatch, agg: str, step_ms: int, end_ms: int, source: str
+    context: QueryContext, monkeypatch: pytest.MonkeyPatch, agg: str, step_ms: int, end_ms: int, source: str
 ) -> None:
     for metric in ("latency", "hits", "level"):
         if agg == "rate" and metric == "level":
             continue
         for group_by in ((), ("route",), ("route", "pod")):
             asked = TimeseriesQuery("api", metric, TimeRange(START_MS, end_ms), agg, step_ms, group_by)
-            ours, raw = await both(reads, monkeypatch, asked)
+            ours, raw = await both(context, monkeypatch, asked)
             assert ours.source in source.split()
             assert not ours.approximate
             assert assert_near(ours, raw, 1e-9) > 4
@@ -110,24 +110,24 @@ async def test_rollups_give_what_samples_give(
 @pytest.mark.parametrize("agg", ["p50", "p75", "p90", "p95", "p99"])
 @pytest.mark.parametrize("step_ms", [HOUR_MS, 6 * HOUR_MS])
 async def test_quantiles_from_sketches_are_within_the_stated_error(
-    reads: QueryContext, monkeypatch: pytest.MonkeyPatch, agg: str, step_ms: int
+    context: QueryContext, monkeypatch: pytest.MonkeyPatch, agg: str, step_ms: int
 ) -> None:
     asked = TimeseriesQuery("api", "latency", TimeRange(START_MS, START_MS + 24 * HOUR_MS), agg, step_ms, ("route",))
-    ours, raw = await both(reads, monkeypatch, asked, tier="1h")
+    ours, raw = await both(context, monkeypatch, asked, tier="1h")
     assert (ours.source, ours.approximate) == ("1h", True)
     assert assert_near(ours, raw, RELATIVE_ERROR) > 4
 
 
 async def test_few_samples_give_exact_quantiles_and_many_those_of_sketches(
-    reads: QueryContext, monkeypatch: pytest.MonkeyPatch
+    context: QueryContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = TimeseriesQuery("api", "latency", TimeRange(START_MS, START_MS + 24 * HOUR_MS), "p95", HOUR_MS)
-    exact = await timeseries.timeseries(reads, asked)
+    exact = await timeseries.timeseries(context, asked)
     assert (exact.source, exact.approximate) == ("raw", False)
     monkeypatch.setattr(rollups, "QUANTILE_SAMPLES_MAX", 100)
-    sketched = await timeseries.timeseries(reads, asked)
+    sketched = await timeseries.timeseries(context, asked)
     assert (sketched.source, sketched.approximate) == ("1h", True)
-    finer = await timeseries.timeseries(reads, TimeseriesQuery("api", "latency", asked.time_range, "p95", 300_000))
+    finer = await timeseries.timeseries(context, TimeseriesQuery("api", "latency", asked.time_range, "p95", 300_000))
     assert finer.source == "raw", "sketches are kept of hours alone"
 
 
@@ -136,16 +136,16 @@ async def test_few_samples_give_exact_quantiles_and_many_those_of_sketches(
     [("latency", "last", HOUR_MS), ("level", "p95", HOUR_MS), ("level", "avg", 60_000), ("level", "avg", 420_000)],
 )
 async def test_what_rollups_cannot_tell_is_read_from_samples(
-    reads: QueryContext, metric: str, agg: str, step_ms: int
+    context: QueryContext, metric: str, agg: str, step_ms: int
 ) -> None:
     asked = TimeseriesQuery("api", metric, TimeRange(START_MS, START_MS + 24 * HOUR_MS), agg, step_ms)
-    found = await timeseries.timeseries(reads, asked)
+    found = await timeseries.timeseries(context, asked)
     assert (found.source, found.approximate) == ("raw", False)
 
 
-async def test_tags_choose_series_of_rollups_too(reads: QueryContext, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tags_choose_series_of_rollups_too(context: QueryContext, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = TimeRange(START_MS, START_MS + 24 * HOUR_MS)
     asked = TimeseriesQuery("api", "hits", whole, "sum", HOUR_MS, ("pod",), (("route", "/a"),))
-    ours, raw = await both(reads, monkeypatch, asked)
+    ours, raw = await both(context, monkeypatch, asked)
     assert ours.source == "1h"
     assert_near(ours, raw, 1e-9)

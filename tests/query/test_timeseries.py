@@ -54,9 +54,9 @@ async def ask(
     store: TelemetryStore, agg: str = "avg", time_range: TimeRange = THREE_BUCKETS, **other: Any
 ) -> Timeseries:
     clock = MovedClock()
-    reads = QueryContext(store, MemoryMetadataStore(clock), clock, Telemetry())
+    context = QueryContext(store, MemoryMetadataStore(clock), clock, Telemetry())
     named = {"service": "api", "metric": "m", "step_ms": STEP_MS, **other}
-    return await timeseries(reads, TimeseriesQuery(time_range=time_range, agg=agg, **named))
+    return await timeseries(context, TimeseriesQuery(time_range=time_range, agg=agg, **named))
 
 
 async def points(store: TelemetryStore, agg: str, **other: Any) -> list[float | None]:

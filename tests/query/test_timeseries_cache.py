@@ -70,15 +70,15 @@ class Both:
         return self.telemetry.value("vantage_query_cache_hits_total")
 
     @property
-    def reads(self) -> float:
+    def context(self) -> float:
         """Queries that the cached side had to run."""
         counted = self.telemetry.registry.get_sample_value
         return counted("vantage_api_query_duration_seconds_count", {"query": "timeseries"}) or 0
 
 
-async def answer(reads: QueryContext, asked: TimeseriesQuery) -> Timeseries | str:
+async def answer(context: QueryContext, asked: TimeseriesQuery) -> Timeseries | str:
     try:
-        return await timeseries.timeseries(reads, asked)
+        return await timeseries.timeseries(context, asked)
     except InputError as refused:
         return str(refused)
 
@@ -197,9 +197,9 @@ async def test_a_range_that_is_settled_is_not_read_again(both: Both) -> None:
     await write(both.store, (a_series(), NOW_MS - HOUR_MS, 1.0))
     whole = asked_of(HOUR_MS, NOW_MS // STEP_MS * STEP_MS - 600_000)
     await both.same(whole)
-    assert both.reads == 1
+    assert both.context == 1
     assert (await both.same(whole)).groups[0].points.count(1) == 1
-    assert both.reads == 1
+    assert both.context == 1
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ async def test_growth_in_a_range_that_is_settled_is_kept(both: Both) -> None:
     asked = asked_of(HOUR_MS // 2, NOW_MS - HOUR_MS // 4 - 7, "rate")
     for _ in range(2):
         assert (await both.same(asked)).groups[0].points.count(1.0) > 20
-    assert (both.hits, both.reads) == (1, 1)
+    assert (both.hits, both.context) == (1, 1)
 
 
 async def test_warnings_are_given_with_what_is_kept(both: Both) -> None:

@@ -19,58 +19,58 @@ SETTLED_MS = 1_794_996_000_000 + 1000  # in that hour, which ended six minutes b
 
 
 @pytest.fixture
-async def reads() -> AsyncIterator[QueryContext]:
+async def context() -> AsyncIterator[QueryContext]:
     clock = MovedClock()
     async with MemoryStore(clock=clock) as store:
         metadata = MemoryMetadataStore(clock)
         yield QueryContext(store, metadata, clock, Telemetry(), cache_nbytes_max=1 << 20, rows_max=10)
 
 
-async def ask(reads: QueryContext, text: str) -> tuple[object, bool]:
-    answer = await run_vql(reads, text, {})
+async def ask(context: QueryContext, text: str) -> tuple[object, bool]:
+    answer = await run_vql(context, text, {})
     return answer.table.data[0][0], answer.cached
 
 
-async def test_what_is_settled_is_kept_for_five_minutes(reads: QueryContext) -> None:
-    await reads.store.write(a_batch(1.0, at_ms=SETTLED_MS))
-    assert await ask(reads, SETTLED) == (1, False)
-    await reads.store.write(a_batch(2.0, at_ms=SETTLED_MS))
-    assert await ask(reads, SETTLED) == (1, True)
-    assert await ask(reads, SETTLED.replace(" AS n", "")) == (2, False)
-    await reads.clock.sleep(300)
-    assert await ask(reads, SETTLED) == (2, False)
+async def test_what_is_settled_is_kept_for_five_minutes(context: QueryContext) -> None:
+    await context.store.write(a_batch(1.0, at_ms=SETTLED_MS))
+    assert await ask(context, SETTLED) == (1, False)
+    await context.store.write(a_batch(2.0, at_ms=SETTLED_MS))
+    assert await ask(context, SETTLED) == (1, True)
+    assert await ask(context, SETTLED.replace(" AS n", "")) == (2, False)
+    await context.clock.sleep(300)
+    assert await ask(context, SETTLED) == (2, False)
 
 
-async def test_the_newest_window_is_always_read(reads: QueryContext) -> None:
+async def test_the_newest_window_is_always_read(context: QueryContext) -> None:
     since = f"SELECT count() AS n FROM metrics WHERE timestamp >= 0 AND timestamp < {NOW_MS - 100_000}"
-    await reads.store.write(a_batch(1.0, at_ms=SETTLED_MS))
-    assert await ask(reads, since) == (1, False)
-    await reads.store.write(a_batch(2.0, at_ms=SETTLED_MS))
-    assert await ask(reads, since) == (2, False)
-    assert await ask(reads, "SELECT count() FROM metrics WHERE timestamp >= 0") == (2, False)
+    await context.store.write(a_batch(1.0, at_ms=SETTLED_MS))
+    assert await ask(context, since) == (1, False)
+    await context.store.write(a_batch(2.0, at_ms=SETTLED_MS))
+    assert await ask(context, since) == (2, False)
+    assert await ask(context, "SELECT count() FROM metrics WHERE timestamp >= 0") == (2, False)
 
 
-async def test_plans_are_not_kept(reads: QueryContext) -> None:
-    assert (await ask(reads, f"EXPLAIN {SETTLED}"))[1] is False
-    assert (await ask(reads, f"EXPLAIN {SETTLED}"))[1] is False
+async def test_plans_are_not_kept(context: QueryContext) -> None:
+    assert (await ask(context, f"EXPLAIN {SETTLED}"))[1] is False
+    assert (await ask(context, f"EXPLAIN {SETTLED}"))[1] is False
 
 
-async def test_forgetting_empties_it(reads: QueryContext) -> None:
-    await ask(reads, SETTLED)
-    reads.cache.clear()
-    assert (await ask(reads, SETTLED))[1] is False
+async def test_forgetting_empties_it(context: QueryContext) -> None:
+    await ask(context, SETTLED)
+    context.cache.clear()
+    assert (await ask(context, SETTLED))[1] is False
 
 
-async def test_rows_that_were_cut_are_a_warning(reads: QueryContext) -> None:
-    await reads.store.write(a_batch(*map(float, range(12))))
-    answer = await run_vql(reads, "SELECT value FROM metrics WHERE timestamp >= now() - INTERVAL 1 HOUR", {})
+async def test_rows_that_were_cut_are_a_warning(context: QueryContext) -> None:
+    await context.store.write(a_batch(*map(float, range(12))))
+    answer = await run_vql(context, "SELECT value FROM metrics WHERE timestamp >= now() - INTERVAL 1 HOUR", {})
     assert answer.table.truncated
     assert answer.warnings == ("only the first 10 rows are given: narrow the query or say LIMIT",)
 
 
-async def test_queries_are_timed_whether_or_not_they_are_answered(reads: QueryContext) -> None:
-    await ask(reads, SETTLED)
+async def test_queries_are_timed_whether_or_not_they_are_answered(context: QueryContext) -> None:
+    await ask(context, SETTLED)
     with pytest.raises(QueryError):
-        await ask(reads, "SELECT valu FROM metrics")
-    count = reads.telemetry.registry.get_sample_value("vantage_api_query_duration_seconds_count", {"query": "vql"})
+        await ask(context, "SELECT valu FROM metrics")
+    count = context.telemetry.registry.get_sample_value("vantage_api_query_duration_seconds_count", {"query": "vql"})
     assert count == 2

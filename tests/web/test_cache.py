@@ -12,10 +12,11 @@ import httpx
 import pytest
 
 from tests.support.samples import HOUR_MS, NOW_MS
-from vantage.app import RETENTION_EVERY_S, create_app
+from vantage.app import create_app
 from vantage.config import Settings
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import DeletionResult
+from vantage.storage.retention_loop import INTERVAL_S
 
 DAY_MS = 24 * HOUR_MS
 
@@ -128,7 +129,7 @@ async def test_what_has_outlived_its_days_is_gone_from_answers_with_the_next_loo
 
 async def sleeping(app: Running) -> bool:
     """Whether the loop of retention waits for its next turn."""
-    return any(at_ms - app.clock.now == RETENTION_EVERY_S * 1000 for at_ms, _ in app.clock._asleep)
+    return any(at_ms - app.clock.now == INTERVAL_S * 1000 for at_ms, _ in app.clock._asleep)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ async def test_retention_empties_the_cache_when_something_left_or_may_have(
         await app.send("api")
         await app.total()
         await app.until(lambda: sleeping(app))
-        app.clock.move(RETENTION_EVERY_S)
+        app.clock.move(INTERVAL_S)
 
         async def looked() -> bool:
             return looks > 0

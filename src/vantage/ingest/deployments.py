@@ -26,6 +26,8 @@ _log = structlog.get_logger("vantage.ingest.deployments")
 class DeploymentDetector:
     """Looks at committed batches, and records new versions in its own time: ingest never waits for it."""
 
+    name = "deployments"
+
     def __init__(self, metadata: MetadataStore, *, clock: Clock, telemetry: Telemetry) -> None:
         self._metadata = metadata
         self._clock = clock

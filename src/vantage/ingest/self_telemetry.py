@@ -38,6 +38,8 @@ class RouteCounts(Protocol):
 class SelfTelemetry:
     """Every 15 seconds: CPU, memory, event-loop lag, commit latency, ingest rate, queue depth, requests by route."""
 
+    name = "self telemetry"
+
     def __init__(
         self,
         sink: Sink,

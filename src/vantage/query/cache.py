@@ -1,44 +1,62 @@
-"""Answers that were given lately: the least recently used leave first, and none is given for longer than 5 minutes.
+"""Results of recent queries: the least recently used are evicted first, and each expires.
 
-What may be kept is the asker's to decide: an answer must be told by its key alone, and must not be changed by what is
-sent from now on, late samples excepted.
+The caller decides what may be cached: a result must depend on its key alone, and must not change with what is sent
+from now on, late samples excepted.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, Final, NamedTuple, TypeVar
+
+from cachetools import TLRUCache
 
 from vantage.core.clock import Clock
 from vantage.telemetry import Telemetry
 
 TTL_S: Final = 300.0
 SETTLE_MS_MIN: Final = 120_000  # senders collect for seconds, and send again for minutes
-ENTRY_NBYTES: Final = 1024  # beside the value: the key and the places it is kept in, which bounds small entries too
+ENTRY_NBYTES: Final = 1024  # beside the value: the key and the entry, which bounds small entries too
+T = TypeVar("T")
 
 
 class _Entry(NamedTuple):
     value: Any
-    put_s: float
     nbytes: int
     data_end_ms: int
+    ttl_s: float
+
+
+class _Entries(TLRUCache[Hashable, _Entry]):
+    """The entries by key; ``popitem`` is called for each that is evicted to make room."""
+
+    def __init__(self, nbytes_max: int, clock: Clock, on_evicted: Callable[[], None]) -> None:
+        super().__init__(
+            max(1, nbytes_max),
+            ttu=lambda _key, entry, now_s: now_s + entry.ttl_s,
+            timer=clock.monotonic_s,
+            getsizeof=lambda entry: entry.nbytes,
+        )
+        self._on_evicted = on_evicted
+
+    def popitem(self) -> tuple[Hashable, _Entry]:
+        self._on_evicted()
+        return super().popitem()
 
 
 class Cache:
-    """At most ``nbytes_max`` bytes, as those who put things estimate them; 0 keeps nothing. For one event loop."""
+    """At most ``nbytes_max`` bytes, as callers estimate them; 0 caches nothing. For one event loop."""
 
     def __init__(self, nbytes_max: int, *, clock: Clock, telemetry: Telemetry) -> None:
         self._nbytes_max = nbytes_max
         self._clock = clock
         self._telemetry = telemetry
-        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
-        self._nbytes = 0
+        self._entries = _Entries(nbytes_max, clock, telemetry.cache_evictions.inc)
         self._generation = 0
 
     @property
     def generation(self) -> int:
-        """How often everything was let go of: whoever asks the store takes it before, and puts the answer with it."""
+        """How often results were invalidated: note it before reading the store, and pass it to ``put``."""
         return self._generation
 
     @property
@@ -46,55 +64,55 @@ class Cache:
         return self._nbytes_max > 0
 
     def get(self, key: Hashable) -> Any | None:
-        """What was put under a key; None when it is not there, or older than 5 minutes. It is not to be changed."""
+        """Return the cached value, None when there is none or it has expired. It must not be changed."""
         if not self.enabled:
             return None
         entry = self._entries.get(key)
-        if entry is not None and self._clock.monotonic_s() - entry.put_s >= TTL_S:
-            self._drop(key)
-            entry = None
         if entry is None:
             self._telemetry.cache_misses.inc()
             return None
-        self._entries.move_to_end(key)
         self._telemetry.cache_hits.inc()
         return entry.value
 
-    def put(self, key: Hashable, value: Any, *, nbytes: int, generation: int, data_end_ms: int) -> None:
-        """Keep a value in place of what its key had; others leave for it. It tells of nothing at or after ``until_ms``.
-        One that would take more than all there is is not kept, and neither is one of an earlier ``generation``: its
-        answer was under way while data was forgotten or came late, and may be of before."""
+    def put(
+        self, key: Hashable, value: Any, *, nbytes: int, generation: int, data_end_ms: int, ttl_s: float = TTL_S
+    ) -> None:
+        """Cache a value that depends on no data at or after ``data_end_ms``.
+
+        A value larger than the cache is not cached, nor one of an earlier ``generation``: it was being computed while
+        data was deleted or came late, and may lack that.
+        """
         nbytes += ENTRY_NBYTES
         if generation != self._generation or nbytes > self._nbytes_max:
             return
-        if key in self._entries:
-            self._drop(key)
-        now_s = self._clock.monotonic_s()
-        while self._nbytes + nbytes > self._nbytes_max:
-            oldest, entry = next(iter(self._entries.items()))
-            self._drop(oldest)
-            if now_s - entry.put_s < TTL_S:  # what was of no use any more is no loss
-                self._telemetry.cache_evictions.inc()
-        self._entries[key] = _Entry(value, now_s, nbytes, data_end_ms)
-        self._nbytes += nbytes
-        self._telemetry.cache_bytes.set(self._nbytes)
+        self._entries.expire()  # what has expired makes room before anything is evicted
+        self._entries[key] = _Entry(value, nbytes, data_end_ms, ttl_s)
+        self._telemetry.cache_bytes.set(self._entries.currsize)
+
+    async def cached(self, key: Hashable, load: Callable[[], Awaitable[T]], *, ttl_s: float, nbytes: int = 0) -> T:
+        """Return the value of ``key``, at most ``ttl_s`` seconds old: cache an expensive result that live pages
+        request repeatedly. Raises what ``load`` raises."""
+        value: T | None = self.get(key)
+        if value is None:
+            generation = self._generation
+            value = await load()
+            self.put(key, value, nbytes=nbytes, generation=generation, data_end_ms=0, ttl_s=ttl_s)
+        return value
 
     def invalidate_from(self, at_ms: int) -> None:
-        """Data of such a time was written by this process: what tells of that time is let go of, answers that are
-        under way included. Data that is on time touches nothing."""
+        """Invalidate every entry that covers ``at_ms``, including results still being computed.
+
+        Data that arrives on time invalidates nothing.
+        """
         if at_ms > self._clock.now_ms() - SETTLE_MS_MIN:
             return
         self._generation += 1
         for key in [key for key, entry in self._entries.items() if entry.data_end_ms > at_ms]:
-            self._drop(key)
+            del self._entries[key]
+        self._telemetry.cache_bytes.set(self._entries.currsize)
 
     def clear(self) -> None:
-        """Let go of everything, answers that are under way included."""
+        """Invalidate everything, including results still being computed."""
         self._generation += 1
         self._entries.clear()
-        self._nbytes = 0
         self._telemetry.cache_bytes.set(0)
-
-    def _drop(self, key: Hashable) -> None:
-        self._nbytes -= self._entries.pop(key).nbytes
-        self._telemetry.cache_bytes.set(self._nbytes)

@@ -44,19 +44,19 @@ class Metric:
     last_ms: int
 
 
-async def services(reads: QueryContext) -> list[Service]:
+async def services(context: QueryContext) -> list[Service]:
     """Every service that samples or spans are held of, by name."""
     found: dict[str, _Collected] = {}
-    for info in await reads.store.list_series():
+    for info in await context.store.list_series():
         one = info.series
         held = found.setdefault(one.service, _Collected(info.first_ms, info.last_ms))
         held.add(one.environment, one.tag(TAG_VERSION), info.first_ms, info.last_ms)
         held.samples += info.samples
-    for spans in await reads.store.services_with_spans():
+    for spans in await context.store.services_with_spans():
         held = found.setdefault(spans.service, _Collected(spans.first_ms, spans.last_ms))
         held.add(spans.environment, spans.service_version, spans.first_ms, spans.last_ms)
         held.spans += spans.spans
-    rates = await _request_rates(reads)
+    rates = await _request_rates(context)
     return [
         Service(
             name,
@@ -87,12 +87,12 @@ class _Collected:
         self.first_ms, self.last_ms = min(self.first_ms, first_ms), max(self.last_ms, last_ms)
 
 
-async def _request_rates(reads: QueryContext) -> dict[str, float]:
+async def _request_rates(context: QueryContext) -> dict[str, float]:
     """Requests a second: the counter ``http.requests`` where a service sends it, else the number of durations."""
-    since = Compare(">=", Column("timestamp"), Literal(reads.clock.now_ms() - RATE_WINDOW_MS))
+    since = Compare(">=", Column("timestamp"), Literal(context.clock.now_ms() - RATE_WINDOW_MS))
     rates: dict[str, float] = {}
     for metric, total in ((DURATION, Call("count")), (REQUESTS, Call("sum", (Column("value"),)))):
-        table = await reads.select(
+        table = await context.select(
             "services",
             Select(
                 "metrics",
@@ -105,11 +105,11 @@ async def _request_rates(reads: QueryContext) -> dict[str, float]:
     return rates
 
 
-async def metrics(reads: QueryContext, service: str) -> list[Metric]:
+async def metrics(context: QueryContext, service: str) -> list[Metric]:
     """The metrics of a service, by name. A metric sent with several kinds or units appears once for each."""
     found: dict[tuple[str, str, str], tuple[set[str], Counter[str]]] = {}
     last: dict[tuple[str, str, str], int] = {}
-    for info in await reads.store.list_series(service=service):
+    for info in await context.store.list_series(service=service):
         key = (info.series.metric, info.series.kind.value, info.series.unit)
         tag_keys, counts = found.setdefault(key, (set(), Counter()))
         tag_keys.update(name for name, _ in info.series.tags)
@@ -122,10 +122,10 @@ async def metrics(reads: QueryContext, service: str) -> list[Metric]:
     ]
 
 
-async def tag_values(reads: QueryContext, *, service: str, metric: str, key: str) -> Sequence[tuple[str, int]]:
+async def tag_values(context: QueryContext, *, service: str, metric: str, key: str) -> Sequence[tuple[str, int]]:
     """The values of a tag and how many series have each, the most frequent first; a thousand at most."""
     counts: Counter[str] = Counter()
-    for info in await reads.store.list_series(service=service, metric=metric):
+    for info in await context.store.list_series(service=service, metric=metric):
         if value := info.series.tag(key):
             counts[value] += 1
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:TAG_VALUES_MAX]

@@ -77,7 +77,7 @@ class _Token:
         return re.sub(r"\\(.)|''", lambda found: found[1] or "'", inner, flags=re.DOTALL)
 
 
-async def complete(reads: QueryContext, text: str, position: int) -> Completions:
+async def complete(context: QueryContext, text: str, position: int) -> Completions:
     """What may stand at ``position``, counted in code points and taken for the nearest one within the text. Any text
     gives an answer; raises only what the store raises."""
     position = min(max(position, 0), len(text))
@@ -86,7 +86,7 @@ async def complete(reads: QueryContext, text: str, position: int) -> Completions
     if last is not None and _in_comment(last, position):
         return Completions(position, position, ())
     if last is not None and last.is_open:
-        kind, found = await _complete_names(reads, tokens, text)
+        kind, found = await _complete_names(context, tokens, text)
         items = (Completion(name, _escaped(name), kind) for name in _matching(found, last.value))
         return Completions(last.start + 1, position, tuple(items))
     word = last.text if last is not None and _WORD.fullmatch(last.text) and _ends(last) == position else ""
@@ -107,21 +107,21 @@ def _in_comment(token: _Token, position: int) -> bool:
     return token.text.startswith("--") and _ends(token) == position
 
 
-async def _complete_names(reads: QueryContext, tokens: Sequence[_Token], text: str) -> tuple[str, list[str]]:
+async def _complete_names(context: QueryContext, tokens: Sequence[_Token], text: str) -> tuple[str, list[str]]:
     """The kind and the names that the open string may be, those with most samples or spans first."""
     before = [token.text for token in tokens[:-1]]
     is_key = before[-1:] == ["["] and before[-2:-1] != [] and before[-2] in _MAPS
     subject, key = (before[-2], "") if is_key else _compared(tokens[:-1])
     kind = "tag" if is_key else _KINDS.get(subject, "value")
     if subject == "service_name":
-        series, spans = await reads.store.list_series(), await reads.store.services_with_spans()
+        series, spans = await context.store.list_series(), await context.store.services_with_spans()
         counted: Iterable[tuple[str, int]] = itertools.chain(
             ((info.series.service, info.samples) for info in series), ((one.service, one.spans) for one in spans)
         )
     elif _is_about_spans(text):
-        counted = await _complete_spans(reads, "" if is_key else subject, key, text)
+        counted = await _complete_spans(context, "" if is_key else subject, key, text)
     else:
-        found = await _series(reads, text, subject)
+        found = await _series(context, text, subject)
         counted = (
             (name, info.samples) for info in found for name in _complete_series(info, subject, key, is_key=is_key)
         )
@@ -136,10 +136,10 @@ def _complete_series(info: SeriesInfo, subject: str, key: str, *, is_key: bool) 
     return {"metric_name": (one.metric,), "environment": (one.environment,)}.get(subject, ())
 
 
-async def _complete_spans(reads: QueryContext, column: str, key: str, text: str) -> Iterable[tuple[str, int]]:
+async def _complete_spans(context: QueryContext, column: str, key: str, text: str) -> Iterable[tuple[str, int]]:
     """Of the latest spans: the keys of their attributes, without a ``column``; else its values, or those of one
     attribute. What is no column of texts has none."""
-    where: list[Expr] = [Compare(">=", Column("timestamp"), Literal(reads.clock.now_ms() - SPANS_AGE_MS))]
+    where: list[Expr] = [Compare(">=", Column("timestamp"), Literal(context.clock.now_ms() - SPANS_AGE_MS))]
     if service := _equal_to(text, "service_name"):
         where.append(equals("service_name", service))
     if not column:
@@ -150,7 +150,7 @@ async def _complete_spans(reads: QueryContext, column: str, key: str, text: str)
             order_by=(Order(Column("timestamp"), descending=True),),
             limit=SPANS_READ_MAX,
         )
-        table = await reads.select("completions", latest)
+        table = await context.select("completions", latest)
         return ((name, 1) for held in table.column("held") for name in held)
     if column not in _MAPS and SPANS.get(column) != "string":
         return ()
@@ -163,7 +163,7 @@ async def _complete_spans(reads: QueryContext, column: str, key: str, text: str)
         order_by=(Order(Call("count"), descending=True),),
         limit=SPANS_READ_MAX,
     )
-    table = await reads.select("completions", counts)
+    table = await context.select("completions", counts)
     return zip(table.column("held"), table.column("spans"), strict=True)
 
 
@@ -171,10 +171,10 @@ def _is_about_spans(text: str) -> bool:
     return re.search(r"\bFROM\s+spans\b", text, re.IGNORECASE) is not None
 
 
-async def _series(reads: QueryContext, text: str, subject: str) -> Sequence[SeriesInfo]:
+async def _series(context: QueryContext, text: str, subject: str) -> Sequence[SeriesInfo]:
     """Those of the service and the metric that the text names, all when it names none."""
     metric = "" if subject == "metric_name" else _equal_to(text, "metric_name")
-    return await reads.store.list_series(service=_equal_to(text, "service_name"), metric=metric)
+    return await context.store.list_series(service=_equal_to(text, "service_name"), metric=metric)
 
 
 def _compared(tokens: Sequence[_Token]) -> tuple[str, str]:

@@ -46,22 +46,21 @@ class Endpoint:
     p95_ms: float | None
 
 
-async def read_endpoints(
-    reads: QueryContext, buckets: Buckets, *, service: str, source: RedSource, catalogue: Sequence[SeriesInfo]
-) -> list[Endpoint]:
+async def read_endpoints(context: QueryContext, buckets: Buckets, *, service: str, source: RedSource) -> list[Endpoint]:
     """The busiest first, at most ENDPOINTS_MAX. Empty when the service does not name its endpoints."""
     here = (equals("service_name", service),)
     if source == "spans":
-        found = await _from_spans(reads, buckets, here)
+        found = await _from_spans(context, buckets, here)
     else:
-        found = await _from_metrics(reads, buckets, here, catalogue)
+        series = await context.store.list_series(service=service)
+        found = await _from_metrics(context, buckets, here, series)
     return sorted(found, key=lambda one: (-one.requests, one.route, one.method))[:ENDPOINTS_MAX]
 
 
-async def _from_spans(reads: QueryContext, buckets: Buckets, here: Sequence[Expr]) -> list[Endpoint]:
+async def _from_spans(context: QueryContext, buckets: Buckets, here: Sequence[Expr]) -> list[Endpoint]:
     keys = (_first_of(ROUTE_ATTRIBUTES, Column("name")), _first_of(METHOD_ATTRIBUTES, Constant("")))
     query = spans_query(buckets, keys, where=here)
-    groups = parse_stats(query, await reads.select("endpoints", query, rows_max=ROWS_MAX))
+    groups = parse_stats(query, await context.select("endpoints", query, rows_max=ROWS_MAX))
     # An operation is often named after method and route, as in "GET /users".
     return [
         _endpoint(method, route.removeprefix(f"{method} ") if method else route, {DURATION: one}, buckets)
@@ -76,7 +75,7 @@ def _first_of(attributes: Sequence[str], otherwise: Expr) -> Expr:
 
 
 async def _from_metrics(
-    reads: QueryContext, buckets: Buckets, here: Sequence[Expr], catalogue: Sequence[SeriesInfo]
+    context: QueryContext, buckets: Buckets, here: Sequence[Expr], catalogue: Sequence[SeriesInfo]
 ) -> list[Endpoint]:
     held = {key for info in catalogue if info.series.metric in (REQUESTS, DURATION) for key, _ in info.series.tags}
     route = next((tag for tag in ROUTE_TAGS if tag in held), None)
@@ -84,7 +83,7 @@ async def _from_metrics(
         return []
     method = next((tag for tag in METHOD_TAGS if tag in held), "")
     query = metrics_query(buckets, (Column("metric_name"), TagValue(route), TagValue(method)), where=here)
-    groups = parse_stats(query, await reads.select("endpoints", query, rows_max=ROWS_MAX))
+    groups = parse_stats(query, await context.select("endpoints", query, rows_max=ROWS_MAX))
     merged: dict[tuple[str, str], dict[str, RequestStats]] = {}
     for (metric, at_route, at_method), one in groups.items():
         merged.setdefault((at_method, at_route), {})[metric] = one

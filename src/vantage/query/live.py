@@ -101,7 +101,9 @@ class Subscriber:
 
 
 class LiveUpdates:
-    """Hands committed batches to the readers; never waits for one."""
+    """Hands committed batches to the subscribers; never waits for one."""
+
+    name = "live updates"
 
     def __init__(self, *, clock: Clock, telemetry: Telemetry) -> None:
         self._clock = clock

@@ -87,32 +87,32 @@ class _ServiceFacts:
         self.last_ms = max(self.last_ms, last_ms)
 
 
-async def read_overview(reads: QueryContext, buckets: Buckets) -> Overview:
+async def read_overview(context: QueryContext, buckets: Buckets) -> Overview:
     """Services with errors first, then those with traffic, then by name; Vantage itself last."""
-    known = await _known_services(reads)
-    red = await read_red(reads, buckets, services=tuple(known))
+    known = await _known_services(context)
+    red = await read_red(context, buckets, services=tuple(known))
     rows = sorted((_row(name, one, red.get(name)) for name, one in known.items()), key=_sort_key)
-    deployments = await reads.metadata.deployments(limit=DEPLOYMENTS_MAX)
+    deployments = await context.metadata.deployments(limit=DEPLOYMENTS_MAX)
     return Overview(buckets, tuple(rows), _totals(rows, buckets), tuple(deployments))
 
 
-async def read_service(reads: QueryContext, buckets: Buckets, *, service: str) -> ServiceRow | None:
+async def read_service(context: QueryContext, buckets: Buckets, *, service: str) -> ServiceRow | None:
     """One service, None when nothing is known of it."""
-    known = (await _known_services(reads, service=service)).get(service)
+    known = (await _known_services(context, service=service)).get(service)
     if known is None:
         return None
-    red = await read_red(reads, buckets, services=(service,), quantiles=QUANTILES_ALL)
+    red = await read_red(context, buckets, services=(service,), quantiles=QUANTILES_ALL)
     return _row(service, known, red.get(service))
 
 
-async def _known_services(reads: QueryContext, *, service: str = "") -> dict[str, _ServiceFacts]:
+async def _known_services(context: QueryContext, *, service: str = "") -> dict[str, _ServiceFacts]:
     known: dict[str, _ServiceFacts] = {}
-    for info in await reads.store.list_series(service=service):
+    for info in await context.store.list_series(service=service):
         one = info.series
         known.setdefault(one.service, _ServiceFacts()).add(
             one.environment, one.tag(TAG_VERSION), info.first_ms, info.last_ms
         )
-    for spans in await reads.store.services_with_spans():
+    for spans in await context.store.services_with_spans():
         if service in ("", spans.service):
             known.setdefault(spans.service, _ServiceFacts()).add(
                 spans.environment, spans.service_version, spans.first_ms, spans.last_ms

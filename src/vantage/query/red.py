@@ -60,14 +60,14 @@ class RedStats:
 
 
 async def read_red(
-    reads: QueryContext, buckets: Buckets, *, services: Sequence[str], quantiles: Sequence[float] = QUANTILES_OVERVIEW
+    context: QueryContext, buckets: Buckets, *, services: Sequence[str], quantiles: Sequence[float] = QUANTILES_OVERVIEW
 ) -> dict[str, RedStats]:
     """RED of each of ``services`` that has data in the range, with the ``quantiles`` GLANCE or FULL."""
-    found = await _from_metrics(reads, buckets, services, quantiles)
+    found = await _from_metrics(context, buckets, services, quantiles)
     if left := [name for name in services if name not in found]:
-        found |= await _from_spans(reads, buckets, left, quantiles)
+        found |= await _from_spans(context, buckets, left, quantiles)
     if left := [name for name in services if name not in found]:
-        found |= await _from_samples(reads, buckets, left)
+        found |= await _from_samples(context, buckets, left)
     return found
 
 
@@ -75,20 +75,20 @@ def _bucket(buckets: Buckets) -> Expr:
     return Call("toStartOfInterval", (Column("timestamp"), Constant(buckets.step_ms)))
 
 
-async def _measure(reads: QueryContext, name: str, query: Select) -> dict[tuple[Any, ...], RequestStats]:
-    return parse_stats(query, await reads.select(name, query, rows_max=ROWS_MAX))
+async def _measure(context: QueryContext, name: str, query: Select) -> dict[tuple[Any, ...], RequestStats]:
+    return parse_stats(query, await context.select(name, query, rows_max=ROWS_MAX))
 
 
 async def _from_metrics(
-    reads: QueryContext, buckets: Buckets, services: Sequence[str], quantiles: Sequence[float]
+    context: QueryContext, buckets: Buckets, services: Sequence[str], quantiles: Sequence[float]
 ) -> dict[str, RedStats]:
     keys = (Column("metric_name"), Column("service_name"))
     chosen = (In(Column("service_name"), tuple(services)),)
-    whole = await _measure(reads, "red", metrics_query(buckets, keys, where=chosen, quantiles=quantiles))
+    whole = await _measure(context, "red", metrics_query(buckets, keys, where=chosen, quantiles=quantiles))
     if not whole:
         return {}
     query = metrics_query(buckets, (*keys, _bucket(buckets)), where=chosen, quantiles=quantiles)
-    parts = _by_service(await _measure(reads, "red_buckets", query), keys=2)
+    parts = _by_service(await _measure(context, "red_buckets", query), keys=2)
     found = {}
     for service in {key[1] for key in whole}:
         counted = {metric: one for metric in (REQUESTS, DURATION) if (one := whole.get((metric, service)))}
@@ -103,23 +103,23 @@ async def _from_metrics(
 
 
 async def _from_spans(
-    reads: QueryContext, buckets: Buckets, services: Sequence[str], quantiles: Sequence[float]
+    context: QueryContext, buckets: Buckets, services: Sequence[str], quantiles: Sequence[float]
 ) -> dict[str, RedStats]:
     keys = (Column("service_name"),)
     chosen = (In(Column("service_name"), tuple(services)),)
-    whole = await _measure(reads, "red", spans_query(buckets, keys, where=chosen, quantiles=quantiles))
+    whole = await _measure(context, "red", spans_query(buckets, keys, where=chosen, quantiles=quantiles))
     if not whole:
         return {}
     query = spans_query(buckets, (*keys, _bucket(buckets)), where=chosen, quantiles=quantiles)
-    parts = _by_service(await _measure(reads, "red_buckets", query), keys=1)
+    parts = _by_service(await _measure(context, "red_buckets", query), keys=1)
     return {key[0]: _red(buckets, "spans", (one,) * 3, (parts[key],) * 3) for key, one in whole.items()}
 
 
-async def _from_samples(reads: QueryContext, buckets: Buckets, services: Sequence[str]) -> dict[str, RedStats]:
+async def _from_samples(context: QueryContext, buckets: Buckets, services: Sequence[str]) -> dict[str, RedStats]:
     keys = (Column("service_name"), _bucket(buckets))
     items = select_items((*keys, Call("count"), Call("min", (Column("timestamp"),))))
     where = And((In(Column("service_name"), tuple(services)), *time_filter(buckets)))
-    table = await reads.select("red_samples", Select("metrics", items, where=where, group_by=keys), rows_max=ROWS_MAX)
+    table = await context.select("red_samples", Select("metrics", items, where=where, group_by=keys), rows_max=ROWS_MAX)
     parts = _by_service({row[:2]: RequestStats(row[2], 0, 0, first_ms=row[3]) for row in table.rows()}, keys=1)
     found = {}
     for key, held in parts.items():

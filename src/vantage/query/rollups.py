@@ -70,12 +70,12 @@ def _count_samples(found: Sequence[SeriesInfo], time_range: TimeRange) -> float:
 
 
 async def read_rollups(
-    reads: QueryContext, asked: TimeseriesQuery, tier: Tier, kind: Kind, step_ms: int, aligned: TimeRange
+    context: QueryContext, asked: TimeseriesQuery, tier: Tier, kind: Kind, step_ms: int, aligned: TimeRange
 ) -> PointRows:
     """The points of a range. Where it ends within a bucket, its end is read from samples."""
     width_ms = WIDTHS_MS[tier]
     if asked.agg.startswith("p"):
-        return await _quantiles(reads, asked, tier, step_ms, aligned)
+        return await _quantiles(context, asked, tier, step_ms, aligned)
     end_ms = asked.time_range.end_ms
     cut_ms = max(end_ms // width_ms * width_ms, aligned.start_ms)
     parts: dict[tuple[tuple[str, ...], int], list[float]] = {}
@@ -83,13 +83,13 @@ async def read_rollups(
     source: Source = tier
     if cut_ms > aligned.start_ms:
         calls = (Call("sum", (Column("count"),)), *(Call(name, (Column(name),)) for name in ("sum", "min", "max")))
-        table = await _read(reads, asked, TABLES[tier], calls, step_ms, aligned.start_ms, cut_ms)
+        table = await _read(context, asked, TABLES[tier], calls, step_ms, aligned.start_ms, cut_ms)
         truncated |= table.truncated
         _add(parts, table)
     if end_ms > cut_ms:
         value = Column("value")
         calls = (Call("count"), *(Call(name, (value,)) for name in ("sum", "min", "max")))
-        table = await _read(reads, asked, "metrics", calls, step_ms, cut_ms, end_ms)
+        table = await _read(context, asked, "metrics", calls, step_ms, cut_ms, end_ms)
         truncated |= table.truncated
         if len(table):
             source = "mixed" if parts else "raw"
@@ -102,7 +102,7 @@ async def read_rollups(
 
 
 async def _read(
-    reads: QueryContext,
+    context: QueryContext,
     asked: TimeseriesQuery,
     table: TableName,
     calls: Sequence[Expr],
@@ -120,7 +120,7 @@ async def _read(
         group_by=(*keys, bucket),
         order_by=(Order(bucket),),
     )
-    return await reads.select("timeseries", select, rows_max=ROWS_MAX)
+    return await context.select("timeseries", select, rows_max=ROWS_MAX)
 
 
 def _add(parts: dict[tuple[tuple[str, ...], int], list[float]], table: Table) -> None:
@@ -149,11 +149,11 @@ def _value(agg: str, kind: Kind, step_ms: int, found: Sequence[float]) -> float 
 
 
 async def _quantiles(
-    reads: QueryContext, asked: TimeseriesQuery, tier: str, step_ms: int, aligned: TimeRange
+    context: QueryContext, asked: TimeseriesQuery, tier: str, step_ms: int, aligned: TimeRange
 ) -> PointRows:
     """An hour in which the range ends counts whole: its sketch cannot be cut."""
     end_ms = asked.time_range.aligned(WIDTHS_MS[tier]).end_ms
     calls = (Call("sketchQuantile", (), int(asked.agg[1:]) / 100), Call("sum", (Column("count"),)))
-    table = await _read(reads, asked, TABLES[tier], calls, step_ms, aligned.start_ms, end_ms)
+    table = await _read(context, asked, TABLES[tier], calls, step_ms, aligned.start_ms, end_ms)
     rows = [Point(tuple(names), at_ms, value, round(count)) for *names, at_ms, value, count in table.rows()]
     return PointRows(rows, "1h", table.truncated)

@@ -47,27 +47,27 @@ class ServiceMap:
         return tuple(one for one in self.calls if one.caller == service)
 
 
-async def read_service_map(reads: QueryContext, time_range: TimeRange, *, service: str = "") -> ServiceMap:
+async def read_service_map(context: QueryContext, time_range: TimeRange, *, service: str = "") -> ServiceMap:
     """The edges in a range; with ``service``, those that begin or end there. Raises InputError for too many spans."""
-    return await _aggregate_calls(reads, await reads.store.edges(time_range), time_range, service)
+    return await _aggregate_calls(context, await context.store.edges(time_range), time_range, service)
 
 
-async def recent_service_map(reads: QueryContext, *, service: str) -> ServiceMap:
+async def recent_service_map(context: QueryContext, *, service: str) -> ServiceMap:
     """Those of a service over the last LATELY_MS, up to LATELY_AGE_S_MAX old: the pages of all services share them.
     Raises InputError for too many spans."""
-    now_ms = reads.clock.now_ms() + 1  # a span that starts this millisecond lies before the end
+    now_ms = context.clock.now_ms() + 1  # a span that starts this millisecond lies before the end
     time_range = TimeRange(now_ms - RECENT_MS, now_ms)
-    found = await reads.lately(("edges",), lambda: reads.store.edges(time_range), age_s_max=RECENT_TTL_S)
-    return await _aggregate_calls(reads, found, time_range, service)
+    found = await context.cache.cached(("edges",), lambda: context.store.edges(time_range), ttl_s=RECENT_TTL_S)
+    return await _aggregate_calls(context, found, time_range, service)
 
 
 async def _aggregate_calls(
-    reads: QueryContext, edges: Sequence[ServiceEdge], time_range: TimeRange, service: str
+    context: QueryContext, edges: Sequence[ServiceEdge], time_range: TimeRange, service: str
 ) -> ServiceMap:
     found = [edge for edge in edges if not service or service in (edge.caller, edge.callee)]
     known: set[str] = set()
     if any(edge.kind == "external" for edge in found):
-        known = {one.service for one in await reads.store.services_with_spans()}
+        known = {one.service for one in await context.store.services_with_spans()}
     found.sort(key=lambda edge: (-edge.calls, edge.caller, edge.callee, edge.kind))
     seconds = (time_range.end_ms - time_range.start_ms) / 1000
     return ServiceMap(

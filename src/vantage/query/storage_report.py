@@ -44,24 +44,24 @@ class StorageReport:
     new_series: list[NewSeries]
 
 
-async def read_storage_report(reads: QueryContext) -> StorageReport:
+async def read_storage_report(context: QueryContext) -> StorageReport:
     """Usage by service, metric and tier; the series that grow fastest; the metrics that gain most series."""
-    usage = await reads.store.usage()
-    return StorageReport(usage, await _growing(reads, usage), await _new_series(reads))
+    usage = await context.store.usage()
+    return StorageReport(usage, await _growing(context, usage), await _new_series(context))
 
 
-async def _growing(reads: QueryContext, usage: Usage) -> list[GrowingSeries]:
+async def _growing(context: QueryContext, usage: Usage) -> list[GrowingSeries]:
     keys: tuple[Expr, ...] = tuple(Column(name) for name in ("service_name", "environment", "metric_name", "tags"))
     count = Call("sum", (Column("count"),))
     select = Select(
         "rollups_1h",
         tuple(SelectItem(expr, f"c{i}") for i, expr in enumerate((*keys, count))),
-        where=Compare(">=", Column("timestamp"), Literal(reads.clock.now_ms() - GROWTH_MS)),
+        where=Compare(">=", Column("timestamp"), Literal(context.clock.now_ms() - GROWTH_MS)),
         group_by=keys,
         order_by=(Order(count, descending=True),),
         limit=GROWING_MAX,
     )
-    table = await reads.select("storage", select)
+    table = await context.select("storage", select)
     sizes = {
         (row.service, row.metric): row.nbytes / row.items for row in usage.rows if row.tier == "samples" and row.items
     }
@@ -74,10 +74,10 @@ async def _growing(reads: QueryContext, usage: Usage) -> list[GrowingSeries]:
     ]  # fmt: skip
 
 
-async def _new_series(reads: QueryContext) -> list[NewSeries]:
-    since_ms = reads.clock.now_ms() - GROWTH_MS
+async def _new_series(context: QueryContext) -> list[NewSeries]:
+    since_ms = context.clock.now_ms() - GROWTH_MS
     counts: dict[tuple[str, str], list[int]] = {}
-    for info in await reads.store.list_series():
+    for info in await context.store.list_series():
         held = counts.setdefault((info.series.service, info.series.metric), [0, 0])
         held[0] += 1
         held[1] += info.first_ms >= since_ms

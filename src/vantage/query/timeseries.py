@@ -62,16 +62,16 @@ class Timeseries:
     approximate: bool
 
 
-async def timeseries(reads: QueryContext, asked: TimeseriesQuery) -> Timeseries:
+async def timeseries(context: QueryContext, asked: TimeseriesQuery) -> Timeseries:
     """Answer. Raises InputError naming the parameter at fault."""
     if asked.agg not in AGGREGATIONS:
         raise InputError(f"is none of {', '.join(AGGREGATIONS)}", field="agg")
     if len(asked.group_by) > GROUP_KEYS_MAX:
         raise InputError(f"names more than {GROUP_KEYS_MAX} keys", field="group_by")
     warnings: list[str] = []
-    found = await reads.store.list_series(service=asked.service, metric=asked.metric)
+    found = await context.store.list_series(service=asked.service, metric=asked.metric)
     kind, unit = _kind_and_unit(asked, found, warnings)
-    raw_since_ms = await reads.store.raw_since_ms()
+    raw_since_ms = await context.store.raw_since_ms()
     # Rollups have no single samples to look at.
     can = rollup_tiers(asked.agg, kind) if asked.where is None or series_only(asked.where) else ()
     step_ms = asked.step_ms or _auto_step_ms(asked.time_range, raw_since_ms, can)
@@ -90,15 +90,15 @@ async def timeseries(reads: QueryContext, asked: TimeseriesQuery) -> Timeseries:
     def since(start_ms: int) -> Awaitable[PointRows]:
         part = TimeRange(start_ms, aligned.end_ms)
         if tier is None:
-            return _from_samples(reads, asked, kind, step_ms, part)
-        return read_rollups(reads, asked, tier, kind, step_ms, part)
+            return _from_samples(context, asked, kind, step_ms, part)
+        return read_rollups(context, asked, tier, kind, step_ms, part)
 
     # Series that are new, and history that is sent now, are seen at once.
     determines = (kind, raw_since_ms, len(found), min((info.first_ms for info in found), default=0))
     # The growth in a series' first bucket is told by its last sample before, however long ago that was.
     joins = not (asked.agg == "rate" and kind is Kind.CUMULATIVE)
     reading = PointLoader(aligned, step_ms, source=tier or "raw", determines=determines, joins=joins, since=since)
-    points = await cached_points(reads, asked, reading)
+    points = await cached_points(context, asked, reading)
     if points.truncated:
         warnings.append("there are more points than can be given: narrow the range or group by fewer tags")
     return Timeseries(
@@ -146,7 +146,7 @@ def _fill_buckets(
 
 
 async def _from_samples(
-    reads: QueryContext, asked: TimeseriesQuery, kind: Kind, step_ms: int, aligned: TimeRange
+    context: QueryContext, asked: TimeseriesQuery, kind: Kind, step_ms: int, aligned: TimeRange
 ) -> PointRows:
     value, lookback_ms = _value(asked.agg, kind, step_ms)
     keys = group_by_exprs(asked)
@@ -163,7 +163,7 @@ async def _from_samples(
         group_by=(*keys, bucket),
         order_by=(Order(bucket),),
     )
-    table = await reads.select("timeseries", select, rows_max=ROWS_MAX)
+    table = await context.select("timeseries", select, rows_max=ROWS_MAX)
     rows = [Point(tuple(names), at_ms, found, samples) for *names, at_ms, found, samples in table.rows()]
     return PointRows(rows, "raw", table.truncated)
 

@@ -44,11 +44,11 @@ class _CachedPoints:
     rows: tuple[Point, ...]
 
 
-async def cached_points(reads: QueryContext, asked: TimeseriesQuery, reading: PointLoader) -> PointRows:
+async def cached_points(context: QueryContext, asked: TimeseriesQuery, reading: PointLoader) -> PointRows:
     """All points of a question: those of settled buckets may be 5 minutes old, the others are read now. Ranges whose
     readings do not join are kept by themselves, and once all of them is settled. Raises what the reading raises."""
-    cache, generation = reads.cache, reads.cache.generation
-    start_ms, end_ms = reading.aligned.start_ms, _final_until_ms(asked, reading, reads.clock.now_ms())
+    cache, generation = context.cache, context.cache.generation
+    start_ms, end_ms = reading.aligned.start_ms, _final_until_ms(asked, reading, context.clock.now_ms())
     if not cache.enabled or end_ms <= start_ms:
         return await reading.since(start_ms)
     question = replace(asked, time_range=_ANY, step_ms=reading.step_ms)

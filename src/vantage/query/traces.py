@@ -13,7 +13,7 @@ import msgspec
 from vantage.core.errors import InputError, NotFoundError
 from vantage.core.span import Span
 from vantage.query.context import QueryContext
-from vantage.storage.ports import ExemplarSample, Trace, TraceSummary
+from vantage.storage.ports import ExemplarSample, Trace, TraceFilter, TraceSummary
 
 
 class Node(msgspec.Struct, eq=False, gc=False):
@@ -55,9 +55,24 @@ class TraceTree:
         return [node for root in self.roots for node in root.walk()]
 
 
-async def trace_tree(reads: QueryContext, trace_id: str) -> TraceTree:
+async def find_traces(context: QueryContext, wanted: TraceFilter) -> Sequence[TraceSummary]:
+    """Return up to ``limit`` traces, the latest start first."""
+    return await context.store.traces(wanted)
+
+
+async def find_trace(context: QueryContext, trace_id: str) -> Trace:
+    """Return the spans and exemplars of a trace; empty when it is unknown."""
+    return await context.store.trace(trace_id)
+
+
+async def services_with_spans(context: QueryContext) -> set[str]:
+    """Return the names of the services that have spans."""
+    return {stats.service for stats in await context.store.services_with_spans()}
+
+
+async def trace_tree(context: QueryContext, trace_id: str) -> TraceTree:
     """A trace by id. Raises NotFoundError when nothing is kept of it."""
-    trace = await reads.store.trace(trace_id)
+    trace = await find_trace(context, trace_id)
     if not trace.spans and not trace.samples:
         raise NotFoundError(f"no trace {trace_id[:64]!r} is kept", field="trace_id")
     return build_tree(trace)

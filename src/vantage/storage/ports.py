@@ -168,24 +168,8 @@ class Usage:
     damaged: tuple[str, ...]
 
 
-class TelemetryStore(Protocol):
-    """Samples and spans."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    async def write(self, batch: Batch) -> bool:
-        """Keep a batch. When it returns the batch is durable and queries see it, whole.
-
-        True: kept now. False: its ``batch_id`` was kept before, nothing changed; a repeat that arrives while the
-        first is under way waits for that one's outcome. May be repeated with the same id for 60 minutes. Raises
-        BusyError when the queue is full and StoreUnavailable when it cannot be made durable; in both cases nothing
-        of the batch is kept.
-        """
-        ...
+class TelemetryReader(Protocol):
+    """Samples and spans, as queries read them."""
 
     async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         """Answer a query; an empty table, never None. Raises StoreTimeout after ``deadline_s`` seconds, InputError
@@ -227,14 +211,6 @@ class TelemetryStore(Protocol):
         StoreUnavailable."""
         ...
 
-    async def expire(self, policy: RetentionPolicy) -> DeletionResult:
-        """Drop what the policy no longer keeps. May be repeated at any time."""
-        ...
-
-    async def delete(self, selector: Selector) -> DeletionResult:
-        """Drop everything selected; when it returns, queries no longer see it, also after a restart."""
-        ...
-
     async def usage(self) -> Usage:
         """What is kept, and what it takes."""
         ...
@@ -243,12 +219,50 @@ class TelemetryStore(Protocol):
         """Samples before this time have left by size, and only their rollups may be there; 0: none have."""
         ...
 
+
+class TelemetryStore(TelemetryReader, Protocol):
+    """Samples and spans. It is open between ``__aenter__`` and ``__aexit__``."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def write(self, batch: Batch) -> bool:
+        """Keep a batch. When it returns the batch is durable and queries see it, whole.
+
+        True: kept now. False: its ``batch_id`` was kept before, nothing changed; a repeat that arrives while the
+        first is under way waits for that one's outcome. May be repeated with the same id for 60 minutes. Raises
+        BusyError when the queue is full and StoreUnavailable when it cannot be made durable; in both cases nothing
+        of the batch is kept.
+        """
+        ...
+
+    async def expire(self, policy: RetentionPolicy) -> DeletionResult:
+        """Drop what the policy no longer keeps. May be repeated at any time."""
+        ...
+
+    async def delete(self, selector: Selector) -> DeletionResult:
+        """Drop everything selected; when it returns, queries no longer see it, also after a restart."""
+        ...
+
     async def ping(self) -> None:
         """Return when the store can read and write; raises StoreUnavailable when not."""
         ...
 
 
-class MetadataStore(Protocol):
+class MetadataReader(Protocol):
+    """What queries read of the metadata. Raises StoreUnavailable when the database cannot be reached."""
+
+    async def deployments(
+        self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
+    ) -> Sequence[Deployment]:
+        """The latest first; a limit of 0 gives none."""
+        ...
+
+
+class MetadataStore(MetadataReader, Protocol):
     """Configuration and its history. Every method that changes something writes one audit entry in the same
     transaction, in the name of ``actor``. Raises StoreUnavailable when the database cannot be reached."""
 
@@ -272,15 +286,9 @@ class MetadataStore(Protocol):
         ...
 
     async def record_deployment(self, deployment: Deployment, *, actor: str) -> bool:
-        """Keep a deployment. For ``source`` seen: only the first of a service, environment and version, and False
-        when it is known already, seen or told; one that was seen moves back when this one is earlier, without an
-        audit entry. Told ones are always kept and return True."""
-        ...
-
-    async def deployments(
-        self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
-    ) -> Sequence[Deployment]:
-        """The latest first; a limit of 0 gives none."""
+        """Keep a deployment. A detected one only when its service, environment and version are new: else False, and a
+        detected one moves back when this one is earlier, without an audit entry. Reported ones are always recorded
+        and return True."""
         ...
 
     async def remove_deployments(self, selector: Selector, *, actor: str) -> int:

@@ -19,9 +19,9 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 
 @dataclass(slots=True)
 class Authorizer:
-    """Keys, proxies and buckets of one application; stands in its state under ``admission``."""
+    """Keys, proxies and buckets of one application; stands in its state under ``authorizer``."""
 
-    access: Authenticator
+    authenticator: Authenticator
     proxies: TrustedProxies
     buckets: TokenBuckets
     sessions: TokenBuckets
@@ -35,7 +35,7 @@ class Authorizer:
         address = self.proxies.client(peer, headers)
         now_s = time.monotonic()
         try:
-            principal = self.access.principal(secret_of(headers), session_of(headers))
+            principal = self.authenticator.principal(secret_of(headers), session_of(headers))
         except ForbiddenError:
             self.buckets.take(address, now_s)
             raise
@@ -50,12 +50,12 @@ class Authorizer:
     def check_again(self, connection: Connection, scope: Scope) -> None:
         """Whether a connection that was let in may stay: its key may have been revoked since. Raises as ``admit``."""
         headers = connection.scope["header_map"]  # type: ignore[typeddict-item]
-        if not self.access.principal(secret_of(headers), session_of(headers)).allows(scope):
+        if not self.authenticator.principal(secret_of(headers), session_of(headers)).allows(scope):
             raise ForbiddenError(f"this key lacks the scope {scope.value!r}")
 
 
 async def require_scope(connection: Connection, handler: BaseRouteHandler) -> None:
     """The guard of every handler but the open ones: ``opt["scope"]`` names the scope it needs, read when it is silent.
     Leaves the principal in the connection's state."""
-    admission: Authorizer = connection.app.state.admission
-    connection.state.principal = admission.authorize(connection, handler.opt.get("scope", Scope.READ))
+    authorizer: Authorizer = connection.app.state.authorizer
+    connection.state.principal = authorizer.authorize(connection, handler.opt.get("scope", Scope.READ))

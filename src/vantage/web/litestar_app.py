@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,14 @@ from litestar.static_files import create_static_files_router
 
 from vantage.core.errors import VantageError
 from vantage.query.context import QueryContext
+from vantage.query.deletion import Deletion
+from vantage.query.deployments import DeploymentReports
 from vantage.query.live import LiveUpdates
 from vantage.roles import Routes
 from vantage.telemetry import Telemetry
 from vantage.web import exception_handlers, pages
+from vantage.web.api import deletion as deletion_api
 from vantage.web.api import (
-    deletion,
     deployments,
     export,
     health,
@@ -71,12 +72,13 @@ class _SchemaDocument(JsonRenderPlugin):
 def create_litestar(
     *,
     routes: frozenset[Routes],
-    reads: QueryContext,
+    context: QueryContext,
+    deletion: Deletion,
+    deployment_reports: DeploymentReports,
     live_updates: LiveUpdates,
     telemetry: Telemetry,
-    vitals: health.HealthChecks,
-    after_forget: Callable[[], None],
-    admission: Authorizer,
+    health_checks: health.HealthChecks,
+    authorizer: Authorizer,
     renderer: Renderer,
     static: Path,
     version: str,
@@ -86,7 +88,7 @@ def create_litestar(
     guarded: list[Any] = []
     opened: list[Any] = [*health.handlers]
     if Routes.API in routes:
-        for resource in (services, metrics, traces, service_map, deployments, storage, deletion, export, vql):
+        for resource in (services, metrics, traces, service_map, deployments, storage, deletion_api, export, vql):
             guarded += resource.handlers
         opened += live.handlers
     if Routes.PAGES in routes:
@@ -107,12 +109,13 @@ def create_litestar(
     return Litestar(
         route_handlers=[Router("/", route_handlers=guarded, guards=[require_scope]), *opened],
         dependencies={
-            "reads": provide(reads),
+            "context": provide(context),
             "live": provide(live_updates),
             "telemetry": provide(telemetry),
-            "vitals": provide(vitals),
+            "health_checks": provide(health_checks),
             "renderer": provide(renderer),
-            "after_forget": provide(deletion.OnDeleted(after_forget)),
+            "deletion": provide(deletion),
+            "deployment_reports": provide(deployment_reports),
         },
         exception_handlers={
             VantageError: exception_handlers.on_vantage_error,
@@ -131,7 +134,7 @@ def create_litestar(
             backend="gzip", gzip_compress_level=5, minimum_size=1000, exclude_opt_key=UNCOMPRESSED
         ),
         request_max_body_size=REQUEST_NBYTES_MAX,
-        state=State({"admission": admission, "renderer": renderer, "websockets_max": websockets_max}),
+        state=State({"authorizer": authorizer, "renderer": renderer, "websockets_max": websockets_max}),
         debug=False,
         logging_config=None,
     )

@@ -135,15 +135,15 @@ async def test_where_only_rollups_are_left_a_coarse_step_shows_them_and_a_fine_o
             await store.write(noise(days, 20_000))
             await store.seal()
         await store.expire(budget_of(on_disk(tmp_path / "data") * 6 // 10))
-        reads = QueryContext(store, MemoryMetadataStore(clock), clock, Telemetry())
+        context = QueryContext(store, MemoryMetadataStore(clock), clock, Telemetry())
         old = TimeRange(NOW_MS - 30 * DAY_MS - HOUR_MS, NOW_MS - 30 * DAY_MS + HOUR_MS)
-        coarse = await timeseries(reads, TimeseriesQuery("api", "m", old, agg="count", step_ms=300_000))
+        coarse = await timeseries(context, TimeseriesQuery("api", "m", old, agg="count", step_ms=300_000))
         assert (coarse.source, coarse.approximate) == ("5m", False)
         assert sum(point or 0 for point in coarse.groups[0].points) == 20_000
-        fine = await timeseries(reads, TimeseriesQuery("api", "m", old, agg="count", step_ms=60_000))
+        fine = await timeseries(context, TimeseriesQuery("api", "m", old, agg="count", step_ms=60_000))
         assert fine.groups == []
         assert "5 minutes" in fine.warnings[0]
-        auto = await timeseries(reads, TimeseriesQuery("api", "m", old, agg="count"))
+        auto = await timeseries(context, TimeseriesQuery("api", "m", old, agg="count"))
         assert auto.step_ms == 300_000
         assert sum(point or 0 for point in auto.groups[0].points) == 20_000
 

@@ -48,8 +48,8 @@ class FixedClock:
 
 
 @get("/traces", include_in_schema=False)
-async def traces(request: AnyRequest, reads: NamedDependency[QueryContext]) -> Response[Any]:
-    return await traces_page(request, reads)
+async def traces(request: AnyRequest, context: NamedDependency[QueryContext]) -> Response[Any]:
+    return await traces_page(request, context)
 
 
 @get("/login")
@@ -68,18 +68,18 @@ def on_error(request: AnyRequest, error: VantageError) -> Response[str]:
 
 
 @pytest.fixture
-async def reads() -> AsyncIterator[QueryContext]:
+async def context() -> AsyncIterator[QueryContext]:
     clock = FixedClock()
     async with MemoryMetadataStore(clock) as metadata:
         yield QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
 
 
 @pytest.fixture
-async def client(reads: QueryContext) -> AsyncIterator[Client]:
+async def client(context: QueryContext) -> AsyncIterator[Client]:
     renderer = Renderer(templates=templates_dir(), static=static_dir(), clock=FixedClock())
     app = Litestar(
         [*handlers, traces, login, schema],
-        dependencies={"reads": Provide(lambda: reads, sync_to_thread=False)},
+        dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         state=State({"renderer": renderer}),
         exception_handlers={VantageError: on_error},
         openapi_config=None,
@@ -100,9 +100,9 @@ def durations(service: str, **tags: str) -> Series:
     )
 
 
-async def fill(reads: QueryContext, service: str = "api", **tags: str) -> None:
+async def fill(context: QueryContext, service: str = "api", **tags: str) -> None:
     tags = {"endpoint": "/users", "method": "GET", "status": "200"} | tags
-    await reads.store.write(
+    await context.store.write(
         build_batch([(durations(service, **tags), NOW_MS - 3000 - 10_000 * i, 40.0) for i in range(30)])
     )
 
@@ -123,8 +123,8 @@ def text_of(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
 
 
-async def test_a_page_is_whole_and_its_fragment_is_the_view_alone(client: Client, reads: QueryContext) -> None:
-    await fill(reads)
+async def test_a_page_is_whole_and_its_fragment_is_the_view_alone(client: Client, context: QueryContext) -> None:
+    await fill(context)
     whole = await client.get("/")
     fragment = await client.get("/", headers=FRAGMENT)
     assert whole.text.startswith("<!doctype html>")
@@ -145,10 +145,10 @@ async def test_htmx_gets_the_whole_page_where_it_replaces_the_body(client: Clien
 
 
 async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(
-    client: Client, reads: QueryContext
+    client: Client, context: QueryContext
 ) -> None:
-    await fill(reads)
-    await reads.metadata.record_deployment(
+    await fill(context)
+    await context.metadata.record_deployment(
         Deployment("api", "test", "1.2.3", NOW_MS - 60_000, "detected"), actor="system"
     )
     page = text_of((await client.get("/")).text)
@@ -156,9 +156,9 @@ async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(
     assert "first seen in the data 1 min ago" in page
 
 
-async def test_before_the_first_data_the_overview_says_how_to_send_some(client: Client, reads: QueryContext) -> None:
+async def test_before_the_first_data_the_overview_says_how_to_send_some(client: Client, context: QueryContext) -> None:
     own = make_series(service="vantage", environment="", metric="process.rss", kind=Kind.GAUGE)
-    await reads.store.write(build_batch([(own, NOW_MS - 1000, 1.0)]))
+    await context.store.write(build_batch([(own, NOW_MS - 1000, 1.0)]))
     page = text_of((await client.get("/")).text)
     assert "Send your first data" in page
     assert "from vantage_agent import init_agent init_agent(" in page
@@ -166,17 +166,17 @@ async def test_before_the_first_data_the_overview_says_how_to_send_some(client: 
     assert "vantage Vantage itself" in page
 
 
-async def test_the_first_service_ends_the_introduction(client: Client, reads: QueryContext) -> None:
-    await fill(reads)
+async def test_the_first_service_ends_the_introduction(client: Client, context: QueryContext) -> None:
+    await fill(context)
     assert "Send your first data" not in (await client.get("/")).text
 
 
 @pytest.mark.parametrize("path", ["/", "/services/{name}", "/traces", "/traces/t-1"])
-async def test_hostile_names_are_text_and_nothing_else(client: Client, reads: QueryContext, path: str) -> None:
-    await fill(reads, HOSTILE_NAME, endpoint=HOSTILE, **{HOSTILE[:60]: HOSTILE})
+async def test_hostile_names_are_text_and_nothing_else(client: Client, context: QueryContext, path: str) -> None:
+    await fill(context, HOSTILE_NAME, endpoint=HOSTILE, **{HOSTILE[:60]: HOSTILE})
     hostile = span("s-1", service=HOSTILE_NAME, name=HOSTILE, attributes={HOSTILE: HOSTILE}, environment="test")
-    await reads.store.write(build_batch([], spans=(hostile,)))
-    await reads.metadata.record_deployment(
+    await context.store.write(build_batch([], spans=(hostile,)))
+    await context.metadata.record_deployment(
         Deployment(HOSTILE_NAME, "test", HOSTILE, NOW_MS - 1000, "reported", HOSTILE), actor="system"
     )
     address = path.format(name="%3Cscript%3Ealert('x')%3C%5Cscript%3E%22")
@@ -186,9 +186,9 @@ async def test_hostile_names_are_text_and_nothing_else(client: Client, reads: Qu
     assert "&lt;script&gt;alert" in answer.text
 
 
-async def test_nothing_on_a_page_is_inline(client: Client, reads: QueryContext) -> None:
-    await fill(reads)
-    await reads.store.write(build_batch([], spans=(span("s-1"),)))
+async def test_nothing_on_a_page_is_inline(client: Client, context: QueryContext) -> None:
+    await fill(context)
+    await context.store.write(build_batch([], spans=(span("s-1"),)))
     for path in ("/", "/services/api", "/traces", "/traces/t-1", "/login", "/schema"):
         page = (await client.get(path)).text
         assert not re.findall(r"<[^>]* style=|<style|<[^>]* on[a-z]+=|javascript:", page), path
@@ -203,15 +203,15 @@ async def test_assets_carry_a_hash_of_their_content(client: Client) -> None:
     assert {name for name in named if not name.startswith("vendor/") and not (static_dir() / name).is_file()} == set()
 
 
-async def test_the_range_is_in_the_url_and_links_keep_it(client: Client, reads: QueryContext) -> None:
-    await fill(reads)
+async def test_the_range_is_in_the_url_and_links_keep_it(client: Client, context: QueryContext) -> None:
+    await fill(context)
     page = (await client.get("/?range=6h")).text
     assert re.search(r'href="\?range=6h"[^>]*aria-current="true"', page)
     assert 'href="/services/api?range=6h"' in page
 
 
-async def test_two_moments_in_the_url_stand_still(client: Client, reads: QueryContext) -> None:
-    await fill(reads)
+async def test_two_moments_in_the_url_stand_still(client: Client, context: QueryContext) -> None:
+    await fill(context)
     page = (await client.get(f"/?start={NOW_MS - 3_600_000}&end={NOW_MS}")).text
     assert 'data-live=""' in page
     assert f"start={NOW_MS - 3_600_000}" in page
@@ -233,9 +233,9 @@ async def test_services_leads_to_the_overview_and_keeps_the_range(client: Client
     assert answer.headers["location"] == "/?range=6h"
 
 
-async def test_a_service_has_charts_endpoints_metrics_and_traces(client: Client, reads: QueryContext) -> None:
-    await fill(reads)
-    await reads.store.write(build_batch([], spans=(span("s-1"),)))
+async def test_a_service_has_charts_endpoints_metrics_and_traces(client: Client, context: QueryContext) -> None:
+    await fill(context)
+    await context.store.write(build_batch([], spans=(span("s-1"),)))
     page = (await client.get("/services/api")).text
     assert len(re.findall("data-points=", page)) == 3
     assert "GET /users 0.102/s 0 % 40 ms" in text_of(page)
@@ -245,8 +245,8 @@ async def test_a_service_has_charts_endpoints_metrics_and_traces(client: Client,
     assert 'data-live="api"' in page
 
 
-async def test_the_metric_named_in_the_url_is_open(client: Client, reads: QueryContext) -> None:
-    await fill(reads)
+async def test_the_metric_named_in_the_url_is_open(client: Client, context: QueryContext) -> None:
+    await fill(context)
     assert (
         'data-metric="http.request.duration" open'
         in (await client.get("/services/api?metric=http.request.duration")).text
@@ -254,12 +254,12 @@ async def test_the_metric_named_in_the_url_is_open(client: Client, reads: QueryC
     assert 'data-metric="http.request.duration" open' not in (await client.get("/services/api")).text
 
 
-async def test_a_service_shows_who_calls_it_and_whom_it_calls(client: Client, reads: QueryContext) -> None:
-    await fill(reads)
+async def test_a_service_shows_who_calls_it_and_whom_it_calls(client: Client, context: QueryContext) -> None:
+    await fill(context)
     calls = span("a", kind=SpanKind.CLIENT, service="web")
     answered = span("b", "a", service="api", duration_ns=4_000_000, status=SpanStatus.ERROR)
     stored = span("c", "b", kind=SpanKind.CLIENT, service="api", attributes={"db.system": "postgresql"})
-    await reads.store.write(build_batch([], spans=(calls, answered, stored)))
+    await context.store.write(build_batch([], spans=(calls, answered, stored)))
     page = (await client.get("/services/api?range=1h")).text
     text = text_of(page)
     assert "Called by" in text
@@ -272,9 +272,9 @@ async def test_a_service_shows_who_calls_it_and_whom_it_calls(client: Client, re
     assert "Callee Calls Errors Mean api" in others
 
 
-async def test_a_fixed_range_has_neighbours_of_its_own(client: Client, reads: QueryContext) -> None:
+async def test_a_fixed_range_has_neighbours_of_its_own(client: Client, context: QueryContext) -> None:
     called = span("b", kind=SpanKind.CLIENT, attributes={"peer.service": "bank"})
-    await reads.store.write(build_batch([], spans=(called,)))
+    await context.store.write(build_batch([], spans=(called,)))
     url = "/services/api?start={}&end={}"
     inside = text_of((await client.get(url.format(NOW_MS - 6000, NOW_MS))).text)
     assert "Calls from spans of this range Callee Calls Errors Mean bank" in inside
@@ -283,28 +283,28 @@ async def test_a_fixed_range_has_neighbours_of_its_own(client: Client, reads: Qu
 
 
 async def test_a_service_of_too_many_spans_says_why_it_shows_no_neighbours(
-    client: Client, reads: QueryContext, monkeypatch: pytest.MonkeyPatch
+    client: Client, context: QueryContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def too_many(time_range: Any) -> Any:
         raise InputError("the range holds too many spans")
 
-    await fill(reads)
-    monkeypatch.setattr(reads.store, "edges", too_many)
+    await fill(context)
+    monkeypatch.setattr(context.store, "edges", too_many)
     answer = await client.get("/services/api")
     assert answer.status_code == 200
     assert "is not told: the range holds too many spans." in text_of(answer.text)
 
 
-async def test_a_service_without_neighbours_shows_no_empty_lists(client: Client, reads: QueryContext) -> None:
-    await fill(reads)
+async def test_a_service_without_neighbours_shows_no_empty_lists(client: Client, context: QueryContext) -> None:
+    await fill(context)
     text = text_of((await client.get("/services/api")).text)
     assert "Called by" not in text
     assert "Callee" not in text
 
 
-async def test_many_neighbours_are_cut_and_counted(client: Client, reads: QueryContext) -> None:
+async def test_many_neighbours_are_cut_and_counted(client: Client, context: QueryContext) -> None:
     spans = [span(f"s{i}", kind=SpanKind.CLIENT, attributes={"server.address": f"10.0.0.{i}"}) for i in range(25)]
-    await reads.store.write(build_batch([], spans=tuple(spans)))
+    await context.store.write(build_batch([], spans=tuple(spans)))
     page = (await client.get("/services/api")).text
     assert "5 more are not shown." in text_of(page)
     assert 'href="/api/edges?service=api"' in page
@@ -315,14 +315,14 @@ async def test_an_unknown_service_is_404(client: Client) -> None:
 
 
 async def test_traces_are_found_by_what_the_form_says_and_the_form_keeps_it(
-    client: Client, reads: QueryContext
+    client: Client, context: QueryContext
 ) -> None:
     spans = (
         span("s-1", trace_id="fast"),
         span("s-2", trace_id="slow", duration_ns=2_000_000_000, attributes={"http.route": "/a:b"}),
         span("s-3", trace_id="bad", status=SpanStatus.ERROR, service="other"),
     )
-    await reads.store.write(build_batch([], spans=spans))
+    await context.store.write(build_batch([], spans=spans))
 
     async def found(query: str) -> list[str]:
         return re.findall(r'id="trace-(\w+)"', (await client.get(f"/traces?{query}")).text)
@@ -354,8 +354,8 @@ async def test_an_attribute_without_a_value_is_told_beside_the_field(client: Cli
     assert 'name="attribute" value="http.route"' in answer.text
 
 
-async def test_older_traces_are_a_page_away(client: Client, reads: QueryContext) -> None:
-    await reads.store.write(build_batch([], spans=tuple(span("s", trace_id=f"t{i:02}") for i in range(60))))
+async def test_older_traces_are_a_page_away(client: Client, context: QueryContext) -> None:
+    await context.store.write(build_batch([], spans=tuple(span("s", trace_id=f"t{i:02}") for i in range(60))))
     first = (await client.get("/traces")).text
     older = re.findall(r'href="(/traces\?cursor=[^"]+)"', first)
     second = (await client.get(unescape(older[0]))).text
@@ -374,13 +374,13 @@ async def test_a_trace_named_in_the_query_has_a_page_of_its_own(client: Client) 
     assert answer.headers["location"] == "/traces/a%3Ab"
 
 
-async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client: Client, reads: QueryContext) -> None:
+async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client: Client, context: QueryContext) -> None:
     spans = (
         span("root"),
         span("child", "root", duration_ns=20_000_000, attributes={"db.system": "sqlite"}),
         span("lost", "gone", service="other"),
     )
-    await reads.store.write(build_batch([], spans=spans))
+    await context.store.write(build_batch([], spans=spans))
     page = (await client.get("/traces/t-1")).text
     text = text_of(page)
     assert "Self time 30 ms (60 %)" in text
@@ -391,9 +391,9 @@ async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client:
     assert page.count('<details class="span">') == 3
 
 
-async def test_samples_linked_to_a_trace_are_shown_with_it(client: Client, reads: QueryContext) -> None:
+async def test_samples_linked_to_a_trace_are_shown_with_it(client: Client, context: QueryContext) -> None:
     links = encode_exemplars(np.array([0], np.uint32), ["t-9"], ["s-9"])
-    await reads.store.write(build_batch([(durations("api"), NOW_MS - 1000, 40.0)], exemplars=links))
+    await context.store.write(build_batch([(durations("api"), NOW_MS - 1000, 40.0)], exemplars=links))
     page = text_of((await client.get("/traces/t-9")).text)
     assert "Linked samples" in page
     assert "http.request.duration api 40 ms" in page
@@ -407,18 +407,18 @@ async def test_an_unknown_trace_is_404(client: Client, trace_id: str) -> None:
     assert "req-1" in answer.text
 
 
-async def test_a_trace_of_very_many_spans_is_cut_and_says_so(client: Client, reads: QueryContext) -> None:
+async def test_a_trace_of_very_many_spans_is_cut_and_says_so(client: Client, context: QueryContext) -> None:
     spans = tuple(span(f"s{i}", f"s{i - 1}" if i else "") for i in range(2100))
-    await reads.store.write(build_batch([], spans=spans))
+    await context.store.write(build_batch([], spans=spans))
     page = (await client.get("/traces/t-1")).text
     assert page.count('<details class="span">') == 1000
     assert "1100 more spans are not drawn" in page
     assert 'href="/api/traces/t-1"' in page
 
 
-async def test_lines_for_missing_parents_are_not_counted_as_spans(client: Client, reads: QueryContext) -> None:
+async def test_lines_for_missing_parents_are_not_counted_as_spans(client: Client, context: QueryContext) -> None:
     spans = tuple(span(f"s{i}", f"gone{i}") for i in range(700))
-    await reads.store.write(build_batch([], spans=spans))
+    await context.store.write(build_batch([], spans=spans))
     page = (await client.get("/traces/t-1")).text
     assert page.count('<details class="span">') == page.count('class="missing"') == 500
     assert "200 more spans are not drawn" in page

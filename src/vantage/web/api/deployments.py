@@ -14,6 +14,8 @@ from vantage.core.deployment import REPORTED, Deployment
 from vantage.core.errors import InputError
 from vantage.core.sample import metric_name_problem, service_name_problem, text_problem, time_problem
 from vantage.query.context import QueryContext
+from vantage.query.deployments import DeploymentReports
+from vantage.query.deployments import list_deployments as read_deployments
 from vantage.web.api.params import End, Start, problems, time_range
 
 
@@ -48,17 +50,16 @@ _EARLIER_SOURCES: Final = {"told": "reported", "seen": "detected"}
 
 @get("/api/deployments", summary="Deployments", responses=problems(), tags=["deployments"])
 async def list_deployments(
-    reads: NamedDependency[QueryContext],
+    context: NamedDependency[QueryContext],
     service: Annotated[str, Parameter(description="Only of this service.", max_length=255)] = "",
     start: Start = "now-30d",
     end: End = "now",
     limit: Annotated[int, Parameter(description="How many at most.", ge=1, le=1000)] = 100,
 ) -> DeploymentsOut:
     """Return the latest deployments, detected in the data or reported."""
-    found = await reads.metadata.deployments(
-        service=service, time_range=time_range(start, end, now_ms=reads.clock.now_ms()), limit=limit
-    )
-    return DeploymentsOut([_out(one) for one in found])
+    in_range = time_range(start, end, now_ms=context.clock.now_ms())
+    latest = await read_deployments(context, service=service, time_range=in_range, limit=limit)
+    return DeploymentsOut([_out(deployment) for deployment in latest])
 
 
 @post(
@@ -69,10 +70,13 @@ async def list_deployments(
     opt={"scope": Scope.INGEST},
 )
 async def report_deployment(
-    request: Request[Any, Any, Any], reads: NamedDependency[QueryContext], data: JSONBody[DeploymentIn]
+    request: Request[Any, Any, Any],
+    context: NamedDependency[QueryContext],
+    deployment_reports: NamedDependency[DeploymentReports],
+    data: JSONBody[DeploymentIn],
 ) -> DeploymentOut:
     """Record that a version goes live, from a delivery pipeline for example."""
-    now_ms = reads.clock.now_ms()
+    now_ms = context.clock.now_ms()
     at_ms = now_ms if data.timestamp is None else data.timestamp
     for field, reason in (
         ("service", service_name_problem(data.service)),
@@ -84,8 +88,9 @@ async def report_deployment(
     ):
         if reason:
             raise InputError(reason, field=field)
-    deployment = Deployment(data.service, data.environment, data.version, at_ms, REPORTED, data.description)
-    await reads.metadata.record_deployment(deployment, actor=request.state.principal.id)
+    deployment = await deployment_reports.report(
+        data.service, data.environment, data.version, at_ms, data.description, actor=request.state.principal.id
+    )
     return _out(deployment)
 
 

@@ -15,6 +15,7 @@ from litestar.params import Parameter
 from vantage.core.batch import Batch
 from vantage.core.timerange import TIME_MS_MAX
 from vantage.query.context import QueryContext
+from vantage.query.export import export_batches
 from vantage.storage.ports import Selector
 from vantage.web.api.params import TIME_TEXT, examples, problems, time_range
 from vantage.web.ndjson import MEDIA_TYPE, encode_lines
@@ -44,7 +45,7 @@ _END: Final = str(TIME_MS_MAX)
     opt={UNCOMPRESSED: True},
 )
 async def export(
-    reads: NamedDependency[QueryContext],
+    context: NamedDependency[QueryContext],
     start: Annotated[
         str,
         Parameter(
@@ -59,9 +60,9 @@ async def export(
     environment: Annotated[str, Parameter(description="Of this environment alone.", max_length=255)] = "",
 ) -> StreamingResponse:
     """Stream every sample and span that is kept, without loss and in no particular order."""
-    wanted = time_range(start or _BEGINNING, end or _END, now_ms=reads.clock.now_ms())
-    batches = reads.store.export(Selector(service, environment), wanted)
-    # TimeseriesQuery for before the answer begins, so that "too many exports" is a status and not a broken connection.
+    wanted = time_range(start or _BEGINNING, end or _END, now_ms=context.clock.now_ms())
+    batches = export_batches(context, Selector(service, environment), wanted)
+    # The first batch is read before the answer begins: too many exports are then a status, not a broken connection.
     first = await anext(batches, None)
     return StreamingResponse(_pieces(first, batches), media_type=MEDIA_TYPE)
 

@@ -73,9 +73,9 @@ _UNHEALTHY = {503: ResponseSpec(HealthOut, generate_examples=False, description=
 
 
 @get("/health", summary="Health with dependencies", responses=_UNHEALTHY, tags=["operations"])
-async def health(request: Request[Any, Any, Any], vitals: NamedDependency[HealthChecks]) -> Response[HealthOut]:
+async def health(request: Request[Any, Any, Any], health_checks: NamedDependency[HealthChecks]) -> Response[HealthOut]:
     """Every dependency with its status and latency; 503 when one is down."""
-    found = await vitals.check(draining=request.app.state.admission.draining)
+    found = await health_checks.check(draining=request.app.state.authorizer.draining)
     return Response(found, status_code=503 if found.status == "down" else 200)
 
 
@@ -86,9 +86,9 @@ async def live() -> LiveOut:
 
 
 @get("/health/ready", summary="May requests be sent here?", responses=_UNHEALTHY, tags=["operations"])
-async def ready(request: Request[Any, Any, Any], vitals: NamedDependency[HealthChecks]) -> Response[HealthOut]:
+async def ready(request: Request[Any, Any, Any], health_checks: NamedDependency[HealthChecks]) -> Response[HealthOut]:
     """200 when every dependency is up; 503 before that, and from the moment the process was told to stop."""
-    found = await vitals.check(draining=request.app.state.admission.draining)
+    found = await health_checks.check(draining=request.app.state.authorizer.draining)
     return Response(found, status_code=200 if found.status == "up" else 503)
 
 

@@ -88,7 +88,7 @@ class IngestApp:
         self,
         receiver: Receiver,
         *,
-        access: Authenticator,
+        authenticator: Authenticator,
         proxies: TrustedProxies,
         rate_per_minute: int,
         telemetry: Telemetry,
@@ -96,7 +96,7 @@ class IngestApp:
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._receiver = receiver
-        self._access = access
+        self._authenticator = authenticator
         self._proxies = proxies
         self._buckets = TokenBuckets(rate_per_minute)
         self._telemetry = telemetry
@@ -176,7 +176,7 @@ class IngestApp:
         address = self._proxies.client(peer, headers)
         now_s = self._monotonic_s()
         try:
-            principal = self._access.principal(secret_of(headers))
+            principal = self._authenticator.principal(secret_of(headers))
         except ForbiddenError:
             self._buckets.take(address, now_s)
             raise

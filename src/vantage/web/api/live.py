@@ -42,9 +42,9 @@ async def pages_socket(
 
 
 async def _serve(socket: Socket, reader: Subscriber, telemetry: Telemetry) -> None:
-    admission: Authorizer = socket.app.state.admission
+    authorizer: Authorizer = socket.app.state.authorizer
     try:
-        admission.authorize(socket, Scope.READ)
+        authorizer.authorize(socket, Scope.READ)
         if telemetry.value("vantage_api_websocket_connections") >= socket.app.state.websockets_max:
             raise VantageError("too many WebSockets are open")
     except VantageError as error:
@@ -56,7 +56,7 @@ async def _serve(socket: Socket, reader: Subscriber, telemetry: Telemetry) -> No
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_wait_for_disconnect(socket))
-            tasks.create_task(_send_all(socket, reader, admission))
+            tasks.create_task(_send_all(socket, reader, authorizer))
     except* (WebSocketDisconnect, _Disconnected, TimeoutError):
         pass
     finally:
@@ -75,11 +75,11 @@ async def _wait_for_disconnect(socket: Socket) -> None:
     raise _Disconnected
 
 
-async def _send_all(socket: Socket, reader: Subscriber, admission: Authorizer) -> None:
+async def _send_all(socket: Socket, reader: Subscriber, authorizer: Authorizer) -> None:
     left_out = 0
     async for updates, services, dropped in messages(reader, heartbeat_s=HEARTBEAT_S):
         try:
-            admission.check_again(socket, Scope.READ)
+            authorizer.check_again(socket, Scope.READ)
         except VantageError as error:
             await socket.close(code=1008, reason=str(error)[:120])
             raise _Disconnected from error

@@ -79,32 +79,32 @@ class TimeseriesOut(msgspec.Struct):
 
 
 @get("/api/metrics", summary="Metrics of a service", responses=problems(), tags=["catalogue"])
-async def list_metrics(reads: NamedDependency[QueryContext], service: Service) -> MetricsOut:
+async def list_metrics(context: NamedDependency[QueryContext], service: Service) -> MetricsOut:
     """The metrics a service has sent: name, kind, unit, tag keys, series and samples held."""
     return MetricsOut(
         service,
         [
             MetricOut(one.name, one.kind, one.unit, list(one.tag_keys), one.series, one.samples, one.last_ms)
-            for one in await catalogue.metrics(reads, service)
+            for one in await catalogue.metrics(context, service)
         ],
     )
 
 
 @get("/api/metrics/tags", summary="Values of a tag", responses=problems(), tags=["catalogue"])
 async def list_tag_values(
-    reads: NamedDependency[QueryContext],
+    context: NamedDependency[QueryContext],
     service: Service,
     key: Annotated[str, Parameter(description="The tag's key.", max_length=64, examples=examples("endpoint"))],
     metric: Annotated[str, Parameter(description="The metric's name; all when absent.", max_length=255)] = "",
 ) -> TagValuesOut:
     """The values a tag has among a service's series."""
-    found = await catalogue.tag_values(reads, service=service, metric=metric, key=key)
+    found = await catalogue.tag_values(context, service=service, metric=metric, key=key)
     return TagValuesOut(service, metric, key, [TagValueOut(value, series) for value, series in found])
 
 
 @get("/api/metrics/timeseries", summary="A metric over time", responses=problems(), tags=["metrics"])
 async def get_timeseries(
-    reads: NamedDependency[QueryContext],
+    context: NamedDependency[QueryContext],
     service: Service,
     metric: Metric,
     start: Start = "now-1h",
@@ -153,14 +153,14 @@ async def get_timeseries(
     asked = TimeseriesQuery(
         service=service,
         metric=metric,
-        time_range=time_range(start, end, now_ms=reads.clock.now_ms()),
+        time_range=time_range(start, end, now_ms=context.clock.now_ms()),
         agg=agg,
         step_ms=_step_ms(step),
         group_by=tuple(key for part in group_by or [] for key in part.split(",") if key),
         tags=tuple(pair(text, field="tag") for text in tag or []),
-        where=await _condition(where, now_ms=reads.clock.now_ms()),
+        where=await _condition(where, now_ms=context.clock.now_ms()),
     )
-    found = await timeseries(reads, asked)
+    found = await timeseries(context, asked)
     return TimeseriesOut(
         service=service,
         metric=metric,

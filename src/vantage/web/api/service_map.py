@@ -39,7 +39,7 @@ class ServiceMapOut(msgspec.Struct):
 
 @get("/api/edges", summary="Who calls whom", responses=problems(), tags=["traces"])
 async def list_edges(
-    reads: NamedDependency[QueryContext],
+    context: NamedDependency[QueryContext],
     service: Annotated[
         str, Parameter(description="Only its callers and callees; all when absent.", max_length=255)
     ] = "",
@@ -47,8 +47,8 @@ async def list_edges(
     end: End = "now",
 ) -> ServiceMapOut:
     """The services and others that call each other, told from spans; the most calls first."""
-    asked = time_range(start, end, now_ms=reads.clock.now_ms())
-    found = await read_service_map(reads, asked, service=service)
+    asked = time_range(start, end, now_ms=context.clock.now_ms())
+    found = await read_service_map(context, asked, service=service)
     return ServiceMapOut(
         asked.start_ms,
         asked.end_ms,

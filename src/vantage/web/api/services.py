@@ -30,7 +30,7 @@ class ServicesOut(msgspec.Struct):
 
 
 @get("/api/services", summary="Services", responses=problems(), tags=["catalogue"])
-async def list_services(reads: NamedDependency[QueryContext]) -> ServicesOut:
+async def list_services(context: NamedDependency[QueryContext]) -> ServicesOut:
     """Every service that samples or spans are kept of, by name."""
     return ServicesOut(
         [
@@ -44,7 +44,7 @@ async def list_services(reads: NamedDependency[QueryContext]) -> ServicesOut:
                 one.spans,
                 one.request_rate_per_s,
             )
-            for one in await catalogue.services(reads)
+            for one in await catalogue.services(context)
         ]
     )
 

@@ -27,17 +27,17 @@ async def login_page(request: AnyRequest) -> Response[Any]:
 async def login(request: AnyRequest) -> Response[Any]:
     form = await request.form()
     target = _local(str(form.get("next", "/")))
-    admission: Authorizer = request.app.state.admission
+    authorizer: Authorizer = request.app.state.authorizer
     peer = request.client.host if request.client else ""
-    address = admission.proxies.client(peer, dict(request.scope["headers"]))
-    admission.logins.take(address, time.monotonic())
+    address = authorizer.proxies.client(peer, dict(request.scope["headers"]))
+    authorizer.logins.take(address, time.monotonic())
     try:
-        session = admission.access.start_session(str(form.get("key", "")).strip())
+        session = authorizer.authenticator.start_session(str(form.get("key", "")).strip())
     except ForbiddenError as error:
         renderer: Renderer = request.app.state.renderer
         return renderer.page(request, "login.html", status=401, error=str(error), next=target)
     secure = request.url.scheme == "https" or (
-        admission.proxies.trusts(peer) and request.headers.get("x-forwarded-proto", "") == "https"
+        authorizer.proxies.trusts(peer) and request.headers.get("x-forwarded-proto", "") == "https"
     )
     cookie = Cookie(
         SESSION_COOKIE, value=session, max_age=SESSION_MS // 1000, httponly=True, samesite="lax", secure=secure

@@ -58,9 +58,9 @@ class StorageOut(msgspec.Struct):
 
 
 @get("/api/storage", summary="What is kept, and what it takes", responses=problems(), tags=["operations"])
-async def get_storage(reads: NamedDependency[QueryContext]) -> StorageOut:
+async def get_storage(context: NamedDependency[QueryContext]) -> StorageOut:
     """Bytes on disk by service, metric and tier, the largest first, and what grows fastest."""
-    found = await read_storage_report(reads)
+    found = await read_storage_report(context)
     usage = found.usage
     return StorageOut(
         dict(usage.files),

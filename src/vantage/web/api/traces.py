@@ -13,7 +13,7 @@ from vantage.core.errors import InputError
 from vantage.core.sample import id_problem
 from vantage.core.timerange import parse_duration_ms
 from vantage.query.context import QueryContext
-from vantage.query.traces import Node, decode_cursor, encode_cursor, trace_tree
+from vantage.query.traces import Node, decode_cursor, encode_cursor, find_trace, find_traces, trace_tree
 from vantage.storage.ports import ExemplarSample, Trace, TraceFilter
 from vantage.web.api.params import End, Start, examples, pair, problems, time_range
 from vantage.web.exception_handlers import wants_page
@@ -84,7 +84,7 @@ class TraceTreeOut(msgspec.Struct):
 
 @get("/api/traces", summary="Find traces", responses=problems(), tags=["traces"])
 async def list_traces(
-    reads: NamedDependency[QueryContext],
+    context: NamedDependency[QueryContext],
     service: Annotated[str, Parameter(description="A service that takes part.", max_length=255)] = "",
     status: Annotated[Literal["", "unset", "ok", "error"], Parameter(description="The status of a span in it.")] = "",
     min_duration: Annotated[
@@ -110,9 +110,10 @@ async def list_traces(
     cursor: Annotated[str, Parameter(description="`next_cursor` of the page before.", max_length=200)] = "",
 ) -> TracesOut:
     """The latest traces of which one span meets every condition."""
-    found = await reads.store.traces(
+    found = await find_traces(
+        context,
         TraceFilter(
-            time_range=time_range(start, end, now_ms=reads.clock.now_ms()),
+            time_range=time_range(start, end, now_ms=context.clock.now_ms()),
             service=service,
             status=status,
             min_duration_ns=_duration_ns(min_duration, "min_duration") or 0,
@@ -121,7 +122,7 @@ async def list_traces(
             attributes=tuple(pair(text, field="attribute") for text in attribute or []),
             limit=limit,
             before=decode_cursor(cursor) if cursor else None,
-        )
+        ),
     )
     return TracesOut(
         [
@@ -147,11 +148,11 @@ def _duration_ns(text: str, field: str) -> int | None:
 
 @get("/api/traces/{trace_id:str}", summary="One trace", responses=problems(404), tags=["traces"])
 async def get_trace(
-    reads: NamedDependency[QueryContext],
+    context: NamedDependency[QueryContext],
     trace_id: Annotated[str, Parameter(description="The trace's id.", max_length=64, examples=examples("abc-123"))],
 ) -> TraceTreeOut:
     """All spans of a trace as a tree, and the samples linked to it."""
-    tree = await trace_tree(reads, _checked(trace_id))
+    tree = await trace_tree(context, _checked(trace_id))
     return TraceTreeOut(
         tree.trace_id,
         tree.start_ns,
@@ -165,14 +166,14 @@ async def get_trace(
 
 
 @get(["/traces", "/traces/"], include_in_schema=False)
-async def traces_or_page(request: Request[Any, Any, Any], reads: NamedDependency[QueryContext]) -> Response[Any]:
+async def traces_or_page(request: Request[Any, Any, Any], context: NamedDependency[QueryContext]) -> Response[Any]:
     """The page for a browser; for anything else what is kept of ``trace_id``, a line a span."""
     if wants_page(request):
-        return await traces_page(request, reads)
+        return await traces_page(request, context)
     trace_id = request.query_params.get("trace_id", "")
     if not trace_id:
         raise InputError("is missing: /traces/?trace_id=…, or /api/traces to search", field="trace_id")
-    trace = await reads.store.trace(_checked(trace_id))
+    trace = await find_trace(context, _checked(trace_id))
     return Response(_trace_rows(trace), media_type="application/json")
 
 

@@ -84,13 +84,13 @@ class VqlOut(msgspec.Struct):
     opt={UNCOMPRESSED: True},
 )
 async def execute(
-    request: Request[Any, Any, Any], reads: NamedDependency[QueryContext], data: JSONBody[VqlIn]
+    request: Request[Any, Any, Any], context: NamedDependency[QueryContext], data: JSONBody[VqlIn]
 ) -> Response[Any]:
     """Run a SELECT over `metrics` or `spans`; `EXPLAIN SELECT` tells what it would read. See docs/vql.md."""
     kind = _format(data.format, request.headers.get("accept", ""))
     if kind == PARQUET and not has_parquet():
         raise NotAcceptable(PARQUET_MISSING)
-    answer = await run_vql(reads, data.query, data.params)
+    answer = await run_vql(context, data.query, data.params)
     if kind == JSON:
         return Response(await asyncio.to_thread(_json, answer), media_type="application/json")
     streamed = StreamingResponse(_stream(encode_table(answer.table, kind)), media_type=MEDIA_TYPES[kind])
@@ -126,9 +126,9 @@ class CompletionsIn(msgspec.Struct):
 
 
 @post("/vql/completions", summary="What may be written next", status_code=200, responses=problems(), tags=["vql"])
-async def completions(reads: NamedDependency[QueryContext], data: JSONBody[CompletionsIn]) -> CompletionsOut:
+async def completions(context: NamedDependency[QueryContext], data: JSONBody[CompletionsIn]) -> CompletionsOut:
     """For editors: columns, functions, keywords, and the metrics, services, tags and values that are held."""
-    found = await completion.complete(reads, data.query, len(data.query) if data.position is None else data.position)
+    found = await completion.complete(context, data.query, len(data.query) if data.position is None else data.position)
     items = [CompletionOut(one.label, one.insert, one.kind) for one in found.items]
     return CompletionsOut(found.start, found.end, items)
 

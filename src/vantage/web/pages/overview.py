@@ -18,9 +18,9 @@ POINTS = 60  # of a sparkline
 
 
 @get("/", include_in_schema=False)
-async def overview(request: Request[Any, Any, Any], reads: NamedDependency[QueryContext]) -> Response[str]:
-    chosen = parse_range(request, now_ms=reads.clock.now_ms())
-    found = await read_overview(reads, split_buckets(chosen.time_range, points=POINTS))
+async def overview(request: Request[Any, Any, Any], context: NamedDependency[QueryContext]) -> Response[str]:
+    chosen = parse_range(request, now_ms=context.clock.now_ms())
+    found = await read_overview(context, split_buckets(chosen.time_range, points=POINTS))
     return render(
         request,
         "pages/overview.html",

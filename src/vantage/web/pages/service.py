@@ -12,10 +12,12 @@ from litestar.params import FromPath
 from vantage.core.errors import InputError, NotFoundError, StoreTimeout
 from vantage.query import catalogue
 from vantage.query.context import QueryContext
+from vantage.query.deployments import list_deployments
 from vantage.query.endpoints import read_endpoints
 from vantage.query.http_semconv import split_buckets
 from vantage.query.overview import read_service
 from vantage.query.service_map import RECENT_MS, ServiceMap, read_service_map, recent_service_map
+from vantage.query.traces import find_traces
 from vantage.storage.ports import TraceFilter
 from vantage.web.pages.charts import red_charts
 from vantage.web.pages.ranges import PageRange, parse_range
@@ -30,20 +32,19 @@ DEFAULT_AGGREGATIONS: Final = {"counter": "rate", "cumulative": "rate", "histogr
 
 @get("/services/{name:str}", include_in_schema=False)
 async def service(
-    request: Request[Any, Any, Any], reads: NamedDependency[QueryContext], name: FromPath[str]
+    request: Request[Any, Any, Any], context: NamedDependency[QueryContext], name: FromPath[str]
 ) -> Response[str]:
-    chosen = parse_range(request, now_ms=reads.clock.now_ms())
+    chosen = parse_range(request, now_ms=context.clock.now_ms())
     buckets = split_buckets(chosen.time_range, points=POINTS)
-    row = await read_service(reads, buckets, service=name)
+    row = await read_service(context, buckets, service=name)
     if row is None:
         raise NotFoundError(f"no service {name[:80]!r} has sent anything", field="name")
-    deployments = await reads.metadata.deployments(service=name, time_range=chosen.time_range)
+    deployments = await list_deployments(context, service=name, time_range=chosen.time_range)
     endpoints = []
     if row.red is not None and row.has_traffic:
-        held = await reads.store.list_series(service=name)
-        endpoints = await read_endpoints(reads, buckets, service=name, source=row.red.source, catalogue=held)
-    edges, edges_of, edges_problem = await _edges(reads, chosen, name)
-    metrics = await catalogue.metrics(reads, name)
+        endpoints = await read_endpoints(context, buckets, service=name, source=row.red.source)
+    edges, edges_of, edges_problem = await _edges(context, chosen, name)
+    metrics = await catalogue.metrics(context, name)
     return render(
         request,
         "pages/service.html",
@@ -63,18 +64,18 @@ async def service(
         metrics_left_out=max(0, len(metrics) - METRICS_MAX),
         open_metric=request.query_params.get("metric", ""),
         chart_url=_chart_url(name, chosen),
-        traces=await reads.store.traces(TraceFilter(chosen.time_range, service=name, limit=TRACES_MAX)),
+        traces=await find_traces(context, TraceFilter(chosen.time_range, service=name, limit=TRACES_MAX)),
     )
 
 
-async def _edges(reads: QueryContext, chosen: PageRange, service: str) -> tuple[ServiceMap, str, str]:
+async def _edges(context: QueryContext, chosen: PageRange, service: str) -> tuple[ServiceMap, str, str]:
     """Who calls the service and whom it calls, of which time, and why that is not told. A live page asks again every
     second, and every span of the time is read: so it tells of the last minutes alone."""
     try:
         if chosen.is_live:
             minutes = RECENT_MS // 60_000
-            return await recent_service_map(reads, service=service), f"the last {minutes} minutes", ""
-        return await read_service_map(reads, chosen.time_range, service=service), "this range", ""
+            return await recent_service_map(context, service=service), f"the last {minutes} minutes", ""
+        return await read_service_map(context, chosen.time_range, service=service), "this range", ""
     except (InputError, StoreTimeout) as error:
         return ServiceMap((), 0), "", str(error)
 

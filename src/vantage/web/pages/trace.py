@@ -20,11 +20,11 @@ SAMPLES_MAX: Final = 200
 
 @get("/traces/{trace_id:str}", include_in_schema=False)
 async def trace(
-    request: Request[Any, Any, Any], reads: NamedDependency[QueryContext], trace_id: FromPath[str]
+    request: Request[Any, Any, Any], context: NamedDependency[QueryContext], trace_id: FromPath[str]
 ) -> Response[str]:
     if id_problem(trace_id):
         raise NotFoundError(f"no trace {trace_id[:64]!r} is kept", field="trace_id")
-    tree = await trace_tree(reads, trace_id)
+    tree = await trace_tree(context, trace_id)
     drawn = waterfall(tree)
     tops = [node.span for node in sorted(tree.roots, key=lambda node: node.orphan)]  # a root before any orphan
     return render(

@@ -12,7 +12,7 @@ from vantage.core.errors import InputError
 from vantage.core.span import SpanStatus
 from vantage.core.timerange import parse_duration_ms
 from vantage.query.context import QueryContext
-from vantage.query.traces import decode_cursor, encode_cursor
+from vantage.query.traces import decode_cursor, encode_cursor, find_traces, services_with_spans
 from vantage.storage.ports import TraceFilter
 from vantage.web.pages.ranges import parse_range
 from vantage.web.render import render, segment
@@ -46,12 +46,12 @@ class Search:
         return any(self.state().values())
 
 
-async def traces_page(request: Request[Any, Any, Any], reads: QueryContext) -> Response[Any]:
+async def traces_page(request: Request[Any, Any, Any], context: QueryContext) -> Response[Any]:
     """The search, or one trace's own page when the URL names it."""
     asked = request.query_params
     if trace_id := asked.get("trace_id", ""):
         return Redirect(f"/traces/{segment(trace_id)}")
-    chosen = parse_range(request, now_ms=reads.clock.now_ms())
+    chosen = parse_range(request, now_ms=context.clock.now_ms())
     status = asked.get("status", "")
     search = Search(
         service=asked.get("service", ""),
@@ -64,7 +64,8 @@ async def traces_page(request: Request[Any, Any, Any], reads: QueryContext) -> R
     problems["min_duration"], min_duration_ns = _min_duration_ns(search.min_duration)
     problems["attribute"], attributes = _attributes(search.attribute)
     cursor = asked.get("cursor", "")
-    found = await reads.store.traces(
+    found = await find_traces(
+        context,
         TraceFilter(
             chosen.time_range,
             service=search.service,
@@ -74,9 +75,9 @@ async def traces_page(request: Request[Any, Any, Any], reads: QueryContext) -> R
             attributes=attributes,
             limit=PAGE,
             before=decode_cursor(cursor) if cursor else None,
-        )
+        ),
     )
-    services = {one.service for one in await reads.store.services_with_spans()}
+    services = await services_with_spans(context)
     return render(
         request,
         "pages/traces.html",
