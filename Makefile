@@ -11,6 +11,10 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
+# Processes that run tests side by side. More than cores, as many tests wait for programs they started.
+WORKERS ?= 3
+SIDE_BY_SIDE = --numprocesses $(WORKERS) --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,14 +31,14 @@ demo: setup ## the same, with live demo traffic
 check: lint test ## the gate of every change: lint, then all tests
 
 test: setup $(STAMPS)/dev ## all tests, in their short variants (ARGS="-k word" selects)
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(PYTEST) -m "not long" $(ARGS)
 
 test-long: setup $(STAMPS)/dev ## all tests, with the full counts
-	VANTAGE_TEST_LONG=1 $(BIN)/python -m pytest $(ARGS)
+	VANTAGE_TEST_LONG=1 $(PYTEST) $(ARGS)
 
 coverage: setup $(STAMPS)/dev ## all tests, then the lines and branches that they ran, in every process
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not long" $(ARGS)
+	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) -m "not long" $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

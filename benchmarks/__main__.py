@@ -20,10 +20,10 @@ import psutil
 
 from benchmarks.agents.run import bench_agent
 from benchmarks.payloads import PACKED, RATES, packed, payload, request, uvicorn, vantage
-from benchmarks.rounds import CONNECTIONS, PYTHON, Contestant, Loader, Running, interleave
-from benchmarks.storage.holding import bench_holding
+from benchmarks.rounds import CONNECTIONS, PYTHON, Loader, Running, Subject, interleave
+from benchmarks.storage.load_footprint import bench_footprint
 from benchmarks.storage.run import bench_embedded
-from vantage.vql.text import compile_query
+from vantage.vql.text.compile import compile_query
 
 PARTS = ("accepting", "storing", "vql", "embedded", "holding", "idle", "agent")
 SEED_QUERY = """-- Get average response time for an endpoint over last hour
@@ -40,7 +40,7 @@ ORDER BY minute DESC
 """
 
 
-def table(title: str, contestants: list[Contestant], base: Contestant) -> None:
+def table(title: str, contestants: list[Subject], base: Subject) -> None:
     print(f"\n### {title}\n")
     print("| | req/s | thousand samples/s | p50 / p99 ms | CPU µs/request | ratio |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -56,12 +56,12 @@ def bench_accepting(rounds: int, seconds: float, work: Path) -> None:
     body = request(payload(100), "application/json")
 
     def usual_server(port: int) -> list[str]:
-        return uvicorn("benchmarks.baselines.usual:app", port)
+        return uvicorn("benchmarks.baselines.fastapi_sqlite:app", port)
 
-    usual = Contestant("usual design", usual_server, lambda *_: body, 100)
-    bare = Contestant("FastAPI + pydantic alone", usual_server, lambda *_: body, 100, {"USUAL_BARE": "1"})
-    floor = Contestant("bare floor", lambda port: uvicorn("benchmarks.baselines.floor:app", port), lambda *_: body, 100)
-    ours = Contestant(
+    usual = Subject("usual design", usual_server, lambda *_: body, 100)
+    bare = Subject("FastAPI + pydantic alone", usual_server, lambda *_: body, 100, {"USUAL_BARE": "1"})
+    floor = Subject("bare floor", lambda port: uvicorn("benchmarks.baselines.floor:app", port), lambda *_: body, 100)
+    ours = Subject(
         "Vantage", lambda port: [PYTHON, "-m", "benchmarks.baselines.accept", str(port)], lambda *_: body, 100
     )
     contestants = [usual, bare, floor, ours]
@@ -76,13 +76,13 @@ def bench_storing(rounds: int, seconds: float, work: Path) -> None:
     body = request(payload(100), "application/json")
     pack, large = request(packed(100), PACKED), request(packed(1000), PACKED)
 
-    def ours(name: str, sent: bytes, samples: int, **environ: str) -> Contestant:
+    def ours(name: str, sent: bytes, samples: int, **environ: str) -> Subject:
         folder = work / name.replace(" ", "-").replace(",", "")
-        return Contestant(name, lambda port: vantage(folder, port), lambda *_: sent, samples, {**RATES, **environ})
+        return Subject(name, lambda port: vantage(folder, port), lambda *_: sent, samples, {**RATES, **environ})
 
-    usual = Contestant(
+    usual = Subject(
         "usual design, FULL",
-        lambda port: uvicorn("benchmarks.baselines.usual:app", port),
+        lambda port: uvicorn("benchmarks.baselines.fastapi_sqlite:app", port),
         lambda *_: body,
         100,
         {"USUAL_DB": str(work / "usual.db")},
@@ -111,9 +111,7 @@ def bench_storing(rounds: int, seconds: float, work: Path) -> None:
 
 def bench_idle(seconds: float, work: Path) -> None:
     one = Running(
-        Contestant(
-            "idle", lambda port: vantage(work / "idle", port), lambda *_: b"", 0, {"VANTAGE_LOG_LEVEL": "warning"}
-        ),
+        Subject("idle", lambda port: vantage(work / "idle", port), lambda *_: b"", 0, {"VANTAGE_LOG_LEVEL": "warning"}),
         work / "idle.log",
     )
     time.sleep(seconds)
@@ -163,7 +161,7 @@ def main() -> None:
         if "embedded" in parts:
             bench_embedded(arguments.samples, work, quick=arguments.quick)
         if "holding" in parts:
-            bench_holding(work, quick=arguments.quick)
+            bench_footprint(work, quick=arguments.quick)
         if "agent" in parts:
             bench_agent(quick=arguments.quick)
         if "idle" in parts:

@@ -21,7 +21,7 @@ PYTHON = sys.executable
 
 
 @dataclass
-class Contestant:
+class Subject:
     """A server to load. ``command`` starts it on a port; ``request`` is sent again and again."""
 
     name: str
@@ -43,7 +43,7 @@ def free_port() -> int:
 class Running:
     """A contestant's server on the first core."""
 
-    def __init__(self, contestant: Contestant, log: Path) -> None:
+    def __init__(self, contestant: Subject, log: Path) -> None:
         self.contestant = contestant
         self.port = free_port()
         with log.open("ab") as output:
@@ -117,7 +117,7 @@ class Loader:
         self._process.wait(10)
 
 
-def interleave(contestants: Sequence[Contestant], *, rounds: int, seconds: float, log: Path) -> list[Running]:
+def interleave(contestants: Sequence[Subject], *, rounds: int, seconds: float, log: Path) -> list[Running]:
     """Start all, load each in turn, ``rounds`` times over after one warm-up. The servers are left running."""
     running = [Running(contestant, log) for contestant in contestants]
     loader = Loader()

@@ -40,7 +40,7 @@ def test_each_value_s_origin_is_told(tmp_path: Path) -> None:
     found = loaded(
         tmp_path, toml='host = "::1"', dotenv="VANTAGE_PORT=2", environ={"VANTAGE_DEBUG": "1"}, flags={"data": "d"}
     )
-    origins = {name: origin for name, _, origin in found.shown() if origin != "default"}
+    origins = {name: origin for name, _, origin in found.masked_rows() if origin != "default"}
     assert origins["host"].endswith("vantage.toml")
     assert origins["port"].endswith(".env (VANTAGE_PORT)")
     assert origins["debug"] == "environment (VANTAGE_DEBUG)"
@@ -133,8 +133,8 @@ def test_a_secret_may_stand_in_a_file_and_is_never_shown(tmp_path: Path) -> None
     held.write_text("  s3cret\n")
     found = loaded(tmp_path, environ={"VANTAGE_API_KEY_FILE": str(held)})
     assert found.settings.api_key == "s3cret"
-    assert ("api_key", MASK, "environment (VANTAGE_API_KEY_FILE)") in found.shown()
-    assert "s3cret" not in repr(found.shown())
+    assert ("api_key", MASK, "environment (VANTAGE_API_KEY_FILE)") in found.masked_rows()
+    assert "s3cret" not in repr(found.masked_rows())
 
 
 def test_a_missing_file_that_was_named_is_an_error_and_a_missing_dotenv_is_none(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_every_setting_is_explained_and_in_the_example() -> None:
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_default_can_be_given_as_text(tmp_path: Path, name: str) -> None:
     """What the documents show as default means the default."""
-    value = {row[0]: row[1] for row in loaded(tmp_path).shown()}[name]
+    value = {row[0]: row[1] for row in loaded(tmp_path).masked_rows()}[name]
     if name not in ("api_key", "tls_certificate", "tls_key"):
         text = "" if value == "none" else value
         assert loaded(tmp_path, environ={f"VANTAGE_{name.upper()}": text}).settings == Settings()

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vantage.core.batch import F64, I64
+from vantage.core.arrays import F64, I64
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ForbiddenError, InputError, UnauthorizedError, UnavailableError
 from vantage.core.timerange import TimeRange
 from vantage.demo import remove_demo, run_demo, send
+from vantage.demo.scenario import HOUR_MS, MINUTE_MS, Scenario
 from vantage.demo.shop import SERVICES
 from vantage.demo.traffic import BATCH_NBYTES_MAX, Column, Traffic, bodies
-from vantage.demo.world import HOUR_MS, MINUTE_MS, World
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
+from vantage.ingest.wire.decoded import DecodedRequest
 from vantage.ingest.wire.packed import PackedFormat
-from vantage.ingest.wire.received import Received
-from vantage.query.conventions import buckets_of
+from vantage.query.context import QueryContext
+from vantage.query.http_semconv import split_buckets
 from vantage.query.overview import read_overview
-from vantage.query.reads import Reads
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
@@ -37,17 +37,17 @@ SEED = 7
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World(seed=SEED, start_ms=START_MS)
+def world() -> Scenario:
+    return Scenario(seed=SEED, start_ms=START_MS)
 
 
 @pytest.fixture(scope="module")
-def history(world: World) -> Traffic:
+def history(world: Scenario) -> Traffic:
     return history_of(world)
 
 
 @pytest.fixture(scope="module")
-def received(history: Traffic) -> list[Received]:
+def received(history: Traffic) -> list[DecodedRequest]:
     return [receive(body) for body in bodies(history, new_batch_id=counted())]
 
 
@@ -59,7 +59,7 @@ class MovedClock(SystemClock):
         return self._now_ms
 
 
-def history_of(world: World) -> Traffic:
+def history_of(world: Scenario) -> Traffic:
     traffic = Traffic()
     for window in world.windows(world.history_start_ms, world.start_ms):
         world.traffic(*window, into=traffic)
@@ -71,7 +71,7 @@ def counted() -> Any:
     return lambda: f"batch-{next(numbers)}"
 
 
-def receive(body: bytes) -> Received:
+def receive(body: bytes) -> DecodedRequest:
     one = PackedFormat(SeriesCache()).receive(body, batch_id="", now_ms=START_MS, oldest_ms=0)
     assert (one.rejected, one.errors) == (0, [])
     return one
@@ -101,17 +101,17 @@ def counted_requests(traffic: Traffic, *services: str) -> tuple[I64, F64, I64]:
     return np.array(times), np.array(values), np.array(statuses)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(world: World) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(world: Scenario) -> None:
     def live(seed: int) -> list[bytes]:
-        traffic = World(seed=seed, start_ms=START_MS).traffic(START_MS, START_MS + 5000)
+        traffic = Scenario(seed=seed, start_ms=START_MS).traffic(START_MS, START_MS + 5000)
         return list(bodies(traffic, new_batch_id=counted()))
 
     assert live(SEED) == live(SEED)
     assert live(SEED) != live(SEED + 1)
 
 
-def test_a_window_does_not_depend_on_those_before_it(world: World) -> None:
-    fresh = World(seed=SEED, start_ms=START_MS)
+def test_a_window_does_not_depend_on_those_before_it(world: Scenario) -> None:
+    fresh = Scenario(seed=SEED, start_ms=START_MS)
     fresh.traffic(START_MS, START_MS + 1000)
     assert fresh.traffic(START_MS + 1000, START_MS + 2000) == world.traffic(START_MS + 1000, START_MS + 2000)
 
@@ -131,12 +131,14 @@ def test_history_is_modest_in_size_and_dense_where_it_is_recent(history: Traffic
 
 @pytest.mark.parametrize("hours", [0.1, 1, 24, 168])
 def test_history_of_any_length_is_modest(hours: float) -> None:
-    world = World(seed=SEED, start_ms=START_MS, history_hours=hours)
+    world = Scenario(seed=SEED, start_ms=START_MS, history_hours=hours)
     assert len(list(world.windows(world.history_start_ms, world.start_ms))) < 2000
     assert history_of(world).samples <= 300_000
 
 
-def test_requests_are_counted_at_their_true_rate_however_thin_the_durations_are(history: Traffic, world: World) -> None:
+def test_requests_are_counted_at_their_true_rate_however_thin_the_durations_are(
+    history: Traffic, world: Scenario
+) -> None:
     times, counts, _ = counted_requests(history)
     for hour in range(6):
         start_ms = world.history_start_ms + hour * HOUR_MS
@@ -145,7 +147,7 @@ def test_requests_are_counted_at_their_true_rate_however_thin_the_durations_are(
         assert counts[within].sum() / 3600 == pytest.approx(expected, rel=0.03), hour
 
 
-def test_where_every_duration_is_told_there_are_as_many_as_requests(history: Traffic, world: World) -> None:
+def test_where_every_duration_is_told_there_are_as_many_as_requests(history: Traffic, world: Scenario) -> None:
     recent_ms = world.start_ms - 15 * MINUTE_MS
     for service in SERVICES:
         told, _, _ = requests(history, service.name)
@@ -153,7 +155,7 @@ def test_where_every_duration_is_told_there_are_as_many_as_requests(history: Tra
         assert (told >= recent_ms).sum() == counts[times >= recent_ms].sum()
 
 
-def test_a_series_counts_once_a_window_and_windows_fit_the_steps_of_charts(history: Traffic, world: World) -> None:
+def test_a_series_counts_once_a_window_and_windows_fit_the_steps_of_charts(history: Traffic, world: Scenario) -> None:
     for recorded in history.values():
         for name, column in recorded.columns.items():
             if name.metric == "http.requests":
@@ -167,14 +169,14 @@ def test_a_series_counts_once_a_window_and_windows_fit_the_steps_of_charts(histo
 
 @pytest.mark.parametrize("hours", [1, 6, 24])
 async def test_the_overview_tells_true_rates_errors_and_durations_over_every_range(
-    received: list[Received], world: World, hours: int
+    received: list[DecodedRequest], world: Scenario, hours: int
 ) -> None:
     clock = MovedClock(START_MS)
     async with MemoryMetadataStore(clock) as metadata:
-        reads = Reads(MemoryStore(clock=clock), metadata, clock, Telemetry())
+        reads = QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
         for one in received:
             await reads.store.write(one.batch)
-        buckets = buckets_of(TimeRange(START_MS - hours * HOUR_MS, START_MS), points=60)
+        buckets = split_buckets(TimeRange(START_MS - hours * HOUR_MS, START_MS), points=60)
         overview = await read_overview(reads, buckets)
     told_hours = min(hours, 6)
     expected = np.mean([world.rate(START_MS - minute * MINUTE_MS) for minute in range(told_hours * 60)])
@@ -189,7 +191,7 @@ async def test_the_overview_tells_true_rates_errors_and_durations_over_every_ran
     assert 300 < (found["checkout"].p95_ms or 0) < 500
 
 
-def test_counted_errors_are_those_of_the_durations(history: Traffic, world: World) -> None:
+def test_counted_errors_are_those_of_the_durations(history: Traffic, world: Scenario) -> None:
     times, counts, statuses = counted_requests(history, "payments")
     during = (times >= world.burst_ms) & (times < world.burst_ms + 3 * MINUTE_MS)
     failed = statuses == 503
@@ -197,7 +199,7 @@ def test_counted_errors_are_those_of_the_durations(history: Traffic, world: Worl
     assert counts[~during & (statuses >= 500)].sum() < 0.01 * counts[~during].sum()
 
 
-def test_live_requests_are_counted_every_second(world: World) -> None:
+def test_live_requests_are_counted_every_second(world: Scenario) -> None:
     traffic = world.traffic(START_MS, START_MS + 1000)
     _, counts, _ = counted_requests(traffic)
     assert counts.sum() == sum(len(requests(traffic, service.name)[0]) for service in SERVICES) > 0
@@ -206,10 +208,10 @@ def test_live_requests_are_counted_every_second(world: World) -> None:
 @pytest.mark.parametrize("hour", range(0, 168, 5))
 def test_live_traffic_is_20_to_60_requests_a_second(hour: int) -> None:
     time_ms = START_MS + hour * HOUR_MS
-    assert 20 <= World(seed=SEED, start_ms=START_MS).rate(time_ms) <= 60
+    assert 20 <= Scenario(seed=SEED, start_ms=START_MS).rate(time_ms) <= 60
 
 
-def test_days_have_a_rhythm(world: World) -> None:
+def test_days_have_a_rhythm(world: Scenario) -> None:
     night, noon = START_MS + 14 * HOUR_MS, START_MS + 2 * HOUR_MS
     assert world.rate(noon) > 1.6 * world.rate(night)
     saturday = START_MS + 5 * 24 * HOUR_MS
@@ -218,7 +220,7 @@ def test_days_have_a_rhythm(world: World) -> None:
     )
 
 
-def test_the_next_version_of_checkout_is_slower(history: Traffic, world: World) -> None:
+def test_the_next_version_of_checkout_is_slower(history: Traffic, world: Scenario) -> None:
     versions = {origin.version for origin in history if origin.service == "checkout"}
     assert versions == {"2.4.0", "2.5.0"}
     times, durations, _ = requests(history, "checkout")
@@ -233,7 +235,7 @@ def test_the_next_version_of_checkout_is_slower(history: Traffic, world: World) 
     assert 0.85 < ratio < 1.15
 
 
-def test_payments_fail_for_three_minutes_and_so_do_their_callers(history: Traffic, world: World) -> None:
+def test_payments_fail_for_three_minutes_and_so_do_their_callers(history: Traffic, world: Scenario) -> None:
     for service, status in (("payments", 503), ("checkout", 502), ("storefront", 502)):
         times, _, statuses = requests(history, service)
         during = (times >= world.burst_ms) & (times < world.burst_ms + 3 * MINUTE_MS)
@@ -245,7 +247,7 @@ def test_payments_fail_for_three_minutes_and_so_do_their_callers(history: Traffi
     assert (statuses[~during] >= 500).mean() < 0.01
 
 
-def test_the_burst_comes_again_every_40_minutes_of_live_traffic(world: World) -> None:
+def test_the_burst_comes_again_every_40_minutes_of_live_traffic(world: Scenario) -> None:
     def failures(minute: float) -> int:
         start_ms = START_MS + int(minute * MINUTE_MS)
         _, _, statuses = requests(world.traffic(start_ms, start_ms + 30_000), "payments")
@@ -255,7 +257,7 @@ def test_the_burst_comes_again_every_40_minutes_of_live_traffic(world: World) ->
     assert min(failures(16), failures(56)) > 5
 
 
-def test_every_sample_and_span_lies_within_the_history(received: list[Received], world: World) -> None:
+def test_every_sample_and_span_lies_within_the_history(received: list[DecodedRequest], world: Scenario) -> None:
     for one in received:
         if one.batch.samples:
             assert world.history_start_ms <= int(one.batch.time_ms.min())
@@ -264,7 +266,7 @@ def test_every_sample_and_span_lies_within_the_history(received: list[Received],
             assert world.history_start_ms <= span.start_ms < world.start_ms + 10_000
 
 
-def test_the_server_accepts_every_batch_in_full(history: Traffic, received: list[Received]) -> None:
+def test_the_server_accepts_every_batch_in_full(history: Traffic, received: list[DecodedRequest]) -> None:
     assert sum(one.batch.samples for one in received) == history.samples
     assert {one.environment for batch in received for one in batch.batch.series} == {"demo"}
     assert {span.environment for batch in received for span in batch.batch.spans} == {"demo"}
@@ -273,7 +275,7 @@ def test_the_server_accepts_every_batch_in_full(history: Traffic, received: list
     assert len(sizes) < 100
 
 
-def test_metrics_have_their_units_and_kinds(received: list[Received]) -> None:
+def test_metrics_have_their_units_and_kinds(received: list[DecodedRequest]) -> None:
     found = {(one.metric, one.kind.value, one.unit) for batch in received for one in batch.batch.series}
     assert found == {
         ("http.requests", "counter", "{request}"),
@@ -286,7 +288,7 @@ def test_metrics_have_their_units_and_kinds(received: list[Received]) -> None:
     }
 
 
-def test_traces_are_whole(received: list[Received]) -> None:
+def test_traces_are_whole(received: list[DecodedRequest]) -> None:
     spans = [span for one in received for span in one.batch.spans]
     assert len(spans) > 1000
     by_trace: dict[str, dict[str, Any]] = {}
@@ -308,14 +310,14 @@ def test_traces_are_whole(received: list[Received]) -> None:
     assert len(services) >= 2
 
 
-def test_few_samples_are_linked_and_each_link_leads_to_its_span(received: list[Received]) -> None:
+def test_few_samples_are_linked_and_each_link_leads_to_its_span(received: list[DecodedRequest]) -> None:
     known = {(span.trace_id, span.span_id) for one in received for span in one.batch.spans}
-    linked = [pair for one in received for pair in zip(one.batch.links.trace_id, one.batch.links.span_id, strict=True)]
+    linked = [(trace_id, span_id) for one in received for _, trace_id, span_id in one.batch.exemplars.rows()]
     assert set(linked) <= known
     assert 0.01 < len(linked) / sum(one.batch.samples for one in received) < 0.1
 
 
-def test_a_column_too_long_for_one_batch_is_split_with_its_links(world: World) -> None:
+def test_a_column_too_long_for_one_batch_is_split_with_its_links(world: Scenario) -> None:
     traffic = world.traffic(START_MS, START_MS + 1000)
     recorded = next(iter(traffic.values()))
     count = 120_000
@@ -327,7 +329,7 @@ def test_a_column_too_long_for_one_batch_is_split_with_its_links(world: World) -
     found = {
         (span_id, float(one.batch.value[position]))
         for one in map(receive, sent)
-        for position, span_id in zip(one.batch.links.position.tolist(), one.batch.links.span_id, strict=True)
+        for position, _, span_id in one.batch.exemplars.rows()
         if span_id in {"s0", "s9999", "s10000", "s119999"}
     }
     assert found == {("s0", 0.0), ("s9999", 9999.0), ("s10000", 10000.0), ("s119999", 119999.0)}

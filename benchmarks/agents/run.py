@@ -169,11 +169,11 @@ def bench_agent(*, quick: bool) -> None:
         share = PEER_SHARE[is_server]
         scaled = ours / peer * PEER_US[framework]
         print(
-            f"| 9 {framework}, µs | {judged(MUST_US, ours)} | {judged(AIM_US[is_server], ours)} | {ours:.1f} |\n"
-            f"| 9 {framework}, µs in the whole process | {judged(MUST_US, whole)} | – | {whole:.1f} |\n"
-            f"| 9 {framework}, µs on the targets' machine, by OpenTelemetry's | {judged(MUST_US, scaled)} "
-            f"| {judged(AIM_US[is_server], scaled)} | {scaled:.1f} |\n"
-            f"| 9 {framework}, OpenTelemetry = 1 | {judged(share, ours / peer)} | – | {ours / peer:.3f} |"
+            f"| 9 {framework}, µs | {verdicts(MUST_US, ours)} | {verdicts(AIM_US[is_server], ours)} | {ours:.1f} |\n"
+            f"| 9 {framework}, µs in the whole process | {verdicts(MUST_US, whole)} | – | {whole:.1f} |\n"
+            f"| 9 {framework}, µs on the targets' machine, by OpenTelemetry's | {verdicts(MUST_US, scaled)} "
+            f"| {verdicts(AIM_US[is_server], scaled)} | {scaled:.1f} |\n"
+            f"| 9 {framework}, OpenTelemetry = 1 | {verdicts(share, ours / peer)} | – | {ours / peer:.3f} |"
         )
     print(
         f"\n{rounds} rounds of {calls} calls. In its thread: the median of a round's difference to the process without."
@@ -181,5 +181,5 @@ def bench_agent(*, quick: bool) -> None:
     print("In the whole process: the difference of the means.")
 
 
-def judged(limit: float, value: float) -> str:
+def verdicts(limit: float, value: float) -> str:
     return f"≤ {limit:.3g}: {'met' if value <= limit else '**missed**'}"

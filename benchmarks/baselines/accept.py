@@ -16,10 +16,10 @@ from vantage.core.clock import SystemClock
 from vantage.ingest.receive import Receiver
 from vantage.telemetry import Telemetry
 from vantage.web.api.ingest import IngestApp
-from vantage.web.auth import Access
-from vantage.web.edge import Edge, HostGuard
+from vantage.web.auth import Authenticator
 from vantage.web.limits import TrustedProxies
-from vantage.web.observe import Requests
+from vantage.web.middleware import EdgeMiddleware, HostGuard
+from vantage.web.request_metrics import RequestMetrics
 
 
 class NullSink:
@@ -36,16 +36,16 @@ async def _site(scope: Any, receive: Any, send: Any) -> None:
 def main() -> None:
     settings = Settings(port=int(sys.argv[1]), api_key=KEY, ingest_rate_limit=1_000_000_000)
     clock, telemetry = SystemClock(), Telemetry()
-    requests = Requests(telemetry)
+    requests = RequestMetrics(telemetry)
     ingest = IngestApp(
         Receiver(NullSink(), clock=clock, telemetry=telemetry),
-        access=Access(clock=clock, auth="auto", api_key=KEY),
+        access=Authenticator(clock=clock, auth="auto", api_key=KEY),
         proxies=TrustedProxies(()),
         rate_per_minute=settings.ingest_rate_limit,
         telemetry=telemetry,
         requests=requests,
     )
-    edge = Edge(
+    edge = EdgeMiddleware(
         ingest=ingest,
         site=_site,
         hosts=HostGuard(listen_host=settings.host, allowed=()),

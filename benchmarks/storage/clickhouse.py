@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.storage.contestant import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch
 from benchmarks.storage.data import Columns, Plan, all_series, windows
+from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch
 
 # Filter results of earlier queries are not to answer the next ones.
 _SETTINGS: Final = "SETTINGS use_query_condition_cache = 0"

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from vantage.core.batch import F64, I64, U32
+from vantage.core.arrays import F64, I64, U32
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 

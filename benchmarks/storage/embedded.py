@@ -15,18 +15,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.storage.contestant import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch, nbytes
 from benchmarks.storage.data import WINDOW_SAMPLES, Columns, Plan, all_series, windows
+from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch, nbytes
 from vantage.app import SWITCH_INTERVAL_S
-from vantage.core.batch import Batch, Links
+from vantage.core.batch import Batch
 from vantage.core.clock import SystemClock
-from vantage.query.reads import Reads
+from vantage.core.exemplars import encode_exemplars
+from vantage.query.context import QueryContext
 from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.metadata.store import SqlMetadataStore
 from vantage.storage.open import open_metadata, open_store
 from vantage.telemetry import Telemetry
-from vantage.vql.text import ParamValue, compile_query
-from vantage.vql.tree import And, Arithmetic, Call, Column, Compare, Item, Literal, Select, equals
+from vantage.vql.text.compile import compile_query
+from vantage.vql.text.params import ParamValue
+from vantage.vql.tree import And, Arithmetic, Call, Column, Compare, Literal, Select, SelectItem, equals
 
 SEAL_SAMPLES: Final = 2_000_000  # at the end as well
 ROWS_MAX: Final = 200_000
@@ -108,14 +110,14 @@ class Embedded:
             index=index.astype(np.uint32),
             time_ms=columns.time_ms,
             value=columns.value,
-            links=Links(columns.linked.astype(np.uint32), tuple(columns.trace_id), tuple(columns.span_id)),
+            exemplars=encode_exemplars(columns.linked, columns.trace_id, columns.span_id),
         )
 
     def open(self, plan: Plan) -> None:
         self._range = Range(plan.end_ms)
         self._runner.run(self._store.__aenter__())
         metadata: SqlMetadataStore = open_metadata("", data=self._folder, clock=self._clock)
-        self._reads = Reads(self._store, metadata, self._clock, self._telemetry)
+        self._reads = QueryContext(self._store, metadata, self._clock, self._telemetry)
 
     def ask(self, question: Question) -> Any:
         if question.name == "trace":
@@ -140,7 +142,7 @@ class Embedded:
         times = (Compare(">=", _TIME, Literal(self._range.day_ms)), Compare("<", _TIME, Literal(self._range.end_ms)))
         return Select(
             "rollups_5m",
-            (Item(_SERVICE, "service"), Item(_TIME, "bucket"), Item(_ROLLUP_AVG, "avg")),
+            (SelectItem(_SERVICE, "service"), SelectItem(_TIME, "bucket"), SelectItem(_ROLLUP_AVG, "avg")),
             where=And((equals("metric_name", METRIC_OF["day"]), *times)),
             group_by=(_SERVICE, _TIME),
         )

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.storage.contestant import Question, Store
 from benchmarks.storage.data import Plan
+from benchmarks.storage.subject import Question, Store
 
 
 def _vantage(folder: Path) -> Store:

@@ -9,10 +9,10 @@ from typing import Final
 import cramjam
 import numpy as np
 
-from benchmarks.storage.contestant import Loaded, Stopwatch, nbytes
 from benchmarks.storage.data import Columns, Plan, all_series, windows
 from benchmarks.storage.promql import Promql, Server, promql_name
-from vantage.core.batch import F64, I64
+from benchmarks.storage.subject import Loaded, Stopwatch, nbytes
+from vantage.core.arrays import F64, I64
 from vantage.core.series import Series
 
 COMPACTING_S_MAX: Final = 180

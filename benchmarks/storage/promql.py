@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 import psutil
 
 from benchmarks.rounds import free_port
-from benchmarks.storage.contestant import METRIC_OF, SERVICE, TOP, Answer, Question, Range
 from benchmarks.storage.data import Plan
+from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Answer, Question, Range
 
 TIMEOUT_S: Final = 300
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.storage.contestant import Loaded
 from benchmarks.storage.data import SERIES, Plan
+from benchmarks.storage.subject import Loaded
 
 if TYPE_CHECKING:
     from benchmarks.storage.run import Result, Run

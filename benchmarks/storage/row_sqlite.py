@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.storage.contestant import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch, nbytes
 from benchmarks.storage.data import Columns, Plan, all_series, windows
+from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch, nbytes
 
 _TABLE = (
     "CREATE TABLE metrics (timestamp INTEGER, service_name TEXT, environment TEXT, metric_name TEXT,"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.storage import report
-from benchmarks.storage.contestant import Answer, Loaded
 from benchmarks.storage.data import WINDOW_SAMPLES, Plan, trace_ids
+from benchmarks.storage.subject import Answer, Loaded
 
 ROUNDS: Final = 7
 TOLERANCE: Final = 1e-9
@@ -160,7 +160,7 @@ def measure(
         else:
             started = time.monotonic()
             run.results[peer.name] = Result(peer, load(peer, plan, work))
-            _tell(f"{peer.title}: loaded {plan.samples:,} samples in {time.monotonic() - started:.0f} s")
+            _print_results(f"{peer.title}: loaded {plan.samples:,} samples in {time.monotonic() - started:.0f} s")
     children: list[Child] = []
     try:
         for result in run.results.values():
@@ -195,7 +195,7 @@ def _ask(question: str, plan: Plan, run: Run, children: Sequence[Child]) -> dict
                 answers[child.peer.name] = [tuple(row) for row in found["answer"]]
             if turn != 1:
                 run.results[child.peer.name].asked_ms.setdefault(question, []).append(found["ms"])
-    _tell(f"{question}: {len(next(iter(answers.values())))} rows")
+    _print_results(f"{question}: {len(next(iter(answers.values())))} rows")
     return answers
 
 
@@ -225,7 +225,7 @@ def _close(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     )
 
 
-def _tell(text: str) -> None:
+def _print_results(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

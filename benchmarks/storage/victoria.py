@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks.storage.contestant import Loaded, Stopwatch, nbytes
 from benchmarks.storage.data import Columns, Plan, all_series, windows
 from benchmarks.storage.promql import Promql, promql_name
+from benchmarks.storage.subject import Loaded, Stopwatch, nbytes
 
 QUIET_S: Final = 2.0
 

@@ -18,25 +18,25 @@ from vantage.config import Settings
 from vantage.core.clock import Clock, SystemClock
 from vantage.core.errors import ConfigError, InputError, VantageError
 from vantage.core.retention import RetentionRule, parse_rule
-from vantage.ingest.deployments import DeploymentWatch
+from vantage.ingest.deployments import DeploymentDetector
 from vantage.ingest.receive import Receiver
 from vantage.ingest.self_telemetry import SelfTelemetry
 from vantage.ingest.store_sink import StoreSink
-from vantage.query.live import Live
-from vantage.query.reads import Reads
+from vantage.query.context import QueryContext
+from vantage.query.live import LiveUpdates
 from vantage.roles import ROLES, Loop, Role, Routes
-from vantage.storage.open import open_metadata, store_of
-from vantage.storage.ports import Reclaimed, RetentionPolicy
+from vantage.storage.open import open_metadata, open_telemetry_store
+from vantage.storage.ports import DeletionResult, RetentionPolicy
 from vantage.telemetry import Telemetry
-from vantage.web.api.health import Vitals
+from vantage.web.api.health import HealthChecks
 from vantage.web.api.ingest import IngestApp
-from vantage.web.auth import Access
-from vantage.web.edge import Edge, HostGuard
-from vantage.web.guard import Admission
+from vantage.web.auth import Authenticator
+from vantage.web.authorize import Authorizer
 from vantage.web.limits import TokenBuckets, TrustedProxies
-from vantage.web.observe import Requests
+from vantage.web.litestar_app import create_litestar
+from vantage.web.middleware import EdgeMiddleware, HostGuard
 from vantage.web.render import Renderer
-from vantage.web.site import make_site
+from vantage.web.request_metrics import RequestMetrics
 
 RETENTION_EVERY_S: Final = 60.0
 KEYS_EVERY_S: Final = 2.0
@@ -52,7 +52,7 @@ class App:
     """What the server runs: the ASGI application, what must be open while it serves, and a switch that makes
     ``/health/ready`` say 503."""
 
-    asgi: Edge
+    asgi: EdgeMiddleware
     opened: Callable[[], contextlib.AbstractAsyncContextManager[None]]
     drain: Callable[[], None]
 
@@ -64,24 +64,24 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
     policy = RetentionPolicy(settings.retention_days, settings.disk_budget_bytes, _rules(settings))
     data = Path(settings.data)
     telemetry = Telemetry()
-    requests = Requests(telemetry)
-    store = store_of(settings, clock=clock, telemetry=telemetry)
+    requests = RequestMetrics(telemetry)
+    store = open_telemetry_store(settings, clock=clock, telemetry=telemetry)
     metadata = open_metadata(settings.metadata_url, data=data, clock=clock)
-    access = Access(clock=clock, auth=settings.auth, api_key=settings.api_key)
+    access = Authenticator(clock=clock, auth=settings.auth, api_key=settings.api_key)
     proxies = TrustedProxies(settings.trusted_proxies)
-    admission = Admission(
+    admission = Authorizer(
         access,
         proxies,
         TokenBuckets(settings.api_rate_limit),
         TokenBuckets(settings.api_rate_limit * SESSION_RATE_FACTOR),
         TokenBuckets(LOGINS_PER_MINUTE),
     )
-    reads = Reads(
+    reads = QueryContext(
         store, metadata, clock, telemetry, settings.query_timeout_s, cache_nbytes_max=settings.query_cache_bytes
     )
-    live = Live(clock=clock, telemetry=telemetry)
-    deployments = DeploymentWatch(metadata, clock=clock, telemetry=telemetry)
-    sink = StoreSink(store, (live.offer, deployments.watch, reads.written))
+    live = LiveUpdates(clock=clock, telemetry=telemetry)
+    deployments = DeploymentDetector(metadata, clock=clock, telemetry=telemetry)
+    sink = StoreSink(store, (live.publish, deployments.observe, reads.on_written))
     receiver = Receiver(sink, clock=clock, telemetry=telemetry, retention_days=settings.retention_days)
     watch = SelfTelemetry(
         sink,
@@ -102,7 +102,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
                 gone = await store.expire(policy)
             finally:
                 # What has outlived its days is hidden long before it is removed and counted.
-                if policy.days is not None or gone != Reclaimed():
+                if policy.days is not None or gone != DeletionResult():
                     reads.cache.clear()
             if gone.samples or gone.spans:
                 _log.info("expired", samples=gone.samples, spans=gone.spans, series=gone.series, bytes=gone.nbytes)
@@ -142,13 +142,13 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
             await stack.enter_async_context(_running({loop: loops[loop] for loop in sorted(role.loops)}, clock))
             yield
 
-    site = make_site(
+    site = create_litestar(
         routes=role.routes,
         reads=reads,
         live_updates=live,
         telemetry=telemetry,
-        vitals=Vitals(__version__, settings.role, {"store": store.ping, "metadata": metadata.ping}),
-        after_forget=deployments.forget,
+        vitals=HealthChecks(__version__, settings.role, {"store": store.ping, "metadata": metadata.ping}),
+        after_forget=deployments.clear,
         admission=admission,
         renderer=Renderer(
             templates=resources.templates_dir(), static=resources.static_dir(), clock=clock, version=__version__
@@ -165,7 +165,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
         telemetry=telemetry,
         requests=requests,
     )
-    edge = Edge(
+    edge = EdgeMiddleware(
         ingest=ingest if Routes.INGEST in role.routes else None,
         site=site,
         hosts=HostGuard(listen_host=settings.host, allowed=settings.allowed_hosts),
@@ -197,7 +197,7 @@ def _rules(settings: Settings) -> tuple[RetentionRule, ...]:
         raise ConfigError(f"retention_rules: {error}") from error
 
 
-def _warn(settings: Settings, access: Access) -> None:
+def _warn(settings: Settings, access: Authenticator) -> None:
     if settings.listens_beyond_loopback and not access.required:
         _log.warning(
             "ANYONE WHO CAN REACH THIS ADDRESS CAN READ, WRITE AND DELETE: no API key is in use. "

@@ -143,7 +143,7 @@ class Loaded:
     origins: Mapping[str, str]
     warnings: tuple[str, ...]
 
-    def shown(self) -> list[tuple[str, str, str]]:
+    def masked_rows(self) -> list[tuple[str, str, str]]:
         """``(name, value, origin)`` of every setting, secrets masked."""
         rows = []
         for name in FIELDS:

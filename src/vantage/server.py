@@ -159,7 +159,7 @@ def _protocol(settings: Settings) -> type[HttpToolsProtocol]:
     return Protocol
 
 
-class _Awaited(Enum):
+class _ReadState(Enum):
     """What a connection owes us."""
 
     NOTHING = "nothing"
@@ -177,8 +177,8 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self._awaited = _Awaited.HEADERS
-        self._timed = _Awaited.NOTHING
+        self._awaited = _ReadState.HEADERS
+        self._timed = _ReadState.NOTHING
         self._timer: TimerHandle | None = None
         self._header_nbytes = 0
         self._has_body = False  # whether the bytes just taken held some of a body
@@ -191,20 +191,20 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._awaited = _Awaited.NOTHING
+        self._awaited = _ReadState.NOTHING
         self._watch()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         cycle: RequestResponseCycle | None = self.cycle
-        if self._awaited is _Awaited.NOTHING and (cycle is None or cycle.response_complete):
+        if self._awaited is _ReadState.NOTHING and (cycle is None or cycle.response_complete):
             # Whatever comes between two requests begins one, be it an empty line, which the parser does not tell of.
-            self._awaited = _Awaited.HEADERS
+            self._awaited = _ReadState.HEADERS
             self._header_nbytes = 0
         self._has_body = False
         super().data_received(data)
         # What belongs neither to a body nor to headers is trailers or the framing of chunks, bounded alike.
-        if self._awaited is not _Awaited.NOTHING and not self._has_body:
+        if self._awaited is not _ReadState.NOTHING and not self._has_body:
             self._header_nbytes += len(data)
             if self._header_nbytes > HEADERS_NBYTES_MAX:
                 self._refuse(431, "Headers too large", f"more than {HEADERS_NBYTES_MAX} bytes of headers")
@@ -214,11 +214,11 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._awaited = _Awaited.HEADERS
+        self._awaited = _ReadState.HEADERS
         self._header_nbytes = 0
 
     def on_headers_complete(self) -> None:
-        self._awaited = _Awaited.BODY
+        self._awaited = _ReadState.BODY
         self._header_nbytes = 0
         super().on_headers_complete()
 
@@ -228,16 +228,16 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._awaited = _Awaited.NOTHING
+        self._awaited = _ReadState.NOTHING
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         if cycle.scope["path"].startswith(INGEST_PREFIX):
-            cycle.send = _WholeAnswer(cycle)  # type: ignore[method-assign]
+            cycle.send = _SingleWriteResponse(cycle)  # type: ignore[method-assign]
         super()._start_asgi_task(cycle, app)
 
     def handle_websocket_upgrade(self) -> None:
-        self._awaited = _Awaited.NOTHING
+        self._awaited = _ReadState.NOTHING
         self._watch()
         super().handle_websocket_upgrade()
 
@@ -247,9 +247,9 @@ class _BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
         self._timed = self._awaited
-        if self._awaited is _Awaited.HEADERS:
+        if self._awaited is _ReadState.HEADERS:
             self._timer = self.loop.call_later(self.header_timeout_s, self._headers_late)
-        elif self._awaited is _Awaited.BODY:
+        elif self._awaited is _ReadState.BODY:
             self._timer = self.loop.call_later(self.body_timeout_s, self._body_late)
 
     def _headers_late(self) -> None:
@@ -274,7 +274,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class _WholeAnswer:
+class _SingleWriteResponse:
     """Sends an answer of one start and one body with a single write, and so in one packet: uvicorn's own way takes two
     of each, and looks at every header again. For our own short answers to ingest alone."""
 

@@ -81,7 +81,7 @@ class Telemetry:
         """Count batches written to the store."""
         self._messages.value += count
 
-    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+    def add_gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """A gauge whose value is read when asked for."""
         Gauge(name, help_text, registry=self.registry).set_function(read)
 

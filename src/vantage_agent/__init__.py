@@ -17,9 +17,9 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vantage_agent import _spans
-from vantage_agent._spans import SpanScope, Timer
-from vantage_agent._terminate import terminate
+from vantage_agent import _manual_spans
+from vantage_agent._manual_spans import SpanScope, Timer
+from vantage_agent._sigterm import sigterm_handler
 from vantage_agent._tracer import tracer
 
 # What only a started agent needs is imported by ``init_agent``: not with this module, which libraries may import for
@@ -184,7 +184,7 @@ def set_tags(tags: Mapping[str, Any]) -> None:
     """Tags of the request or span that runs: of its span, and of the sample of its duration. Few values a tag: each
     combination is a series."""
     try:
-        _spans.set_tags(tags)
+        _manual_spans.set_tags(tags)
     except Exception:
         pass
 
@@ -234,7 +234,7 @@ def shutdown(timeout_s: float = 2.0) -> None:
             instrumentations.uninstall()
         if agent is not None:
             agent.shutdown(_seconds(timeout_s))
-            terminate.uninstall()
+            sigterm_handler.uninstall()
     except Exception:
         pass
     finally:
@@ -263,7 +263,7 @@ def _hook_exits() -> None:
     global _hooked  # noqa: PLW0603
     import atexit
 
-    terminate.install(shutdown)
+    sigterm_handler.install(shutdown)
     if not _hooked:
         _hooked = True
         atexit.register(shutdown)

@@ -14,7 +14,7 @@ from vantage_agent._batch import RECORDED_SAMPLE, RECORDED_SPAN, TAG_VALUE_LENGT
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
 from vantage_agent._context import seed_ids
-from vantage_agent._counts import counts
+from vantage_agent._counters import counters
 from vantage_agent._exporter import Exporter
 from vantage_agent._runtime import RuntimeMetrics
 from vantage_agent._tracer import tracer
@@ -69,7 +69,7 @@ class Agent:
             before.abandon()
         if self._stopping:
             return
-        counts.reset(self._ensure_thread, self._buffer.count_loss)
+        counters.reset(self._ensure_thread, self._buffer.count_loss)
         tracer.attach(self._buffer, self._keep, self._look, sample_rate=config.trace_sample_rate)
         if self._runtime is not None:
             self._runtime.start()
@@ -166,7 +166,7 @@ class Agent:
         if not self._stopping:
             self._gather()
             tracer.detach()
-            counts.stop()
+            counters.stop()
             if self._runtime is not None:
                 self._runtime.stop()
             self._stop_s = time.monotonic() + timeout_s
@@ -185,7 +185,7 @@ class Agent:
             self._ensure_thread()
 
     def _look(self) -> None:
-        if self._buffer.look():
+        if self._buffer.check():
             self._wake.put(None)
         if self._thread is None:
             self._ensure_thread()
@@ -198,7 +198,7 @@ class Agent:
         """What was held back for the end of the interval goes into the buffer."""
         tracer.take_slowest()
         time_ms = time.time_ns() // 1_000_000
-        for (metric, tags), (count, trace_id, span_id) in counts.take().items():
+        for (metric, tags), (count, trace_id, span_id) in counters.take().items():
             self._keep(SAMPLE_NBYTES, RECORDED_SAMPLE, (metric, "counter", "", tags, time_ms, count, trace_id, span_id))
 
     def _ensure_thread(self) -> None:
@@ -228,7 +228,7 @@ class Agent:
                 exporter.send_all()
             except Exception:  # the thread must live
                 self._buffer.count_loss("internal_error")
-            if self._buffer.rearm():
+            if self._buffer.reset_wakeup():
                 self._wake.put(None)
             for done in asked:
                 done.set()

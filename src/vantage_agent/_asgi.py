@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from vantage_agent._describe import http_server
 from vantage_agent._lifespan import call_unmeasured
 from vantage_agent._runtime import watch_loop
+from vantage_agent._semconv import http_server
 from vantage_agent._span import Span, perf_ns
 from vantage_agent._tracer import tracer
 
@@ -59,7 +59,7 @@ def measured(
             if is_open:
                 is_open = False
                 _end(span, scope, route_of)
-            tracer.leave(span)
+            tracer.deactivate(span)
 
     return wrapper
 

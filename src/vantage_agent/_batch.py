@@ -11,7 +11,7 @@ from typing import Any
 
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
-from vantage_agent._pack import Alike, SpanRecord, pack_batch, span_fields
+from vantage_agent._pack import SpanRecord, SpanTemplate, pack_batch, span_fields
 from vantage_agent._span import Span
 from vantage_agent._tracer import BOTH, SAMPLE
 from vantage_agent._tracer import SPAN as SPAN_ALONE
@@ -45,7 +45,7 @@ class Column:
     def all_links(self) -> list[tuple[int, str, str]]:
         return self.links if self.exemplar is None else [*self.links, self.exemplar]
 
-    def cut(self, part: slice) -> Column:
+    def slice(self, part: slice) -> Column:
         """The samples of ``part``, with their links."""
         places = range(len(self.values))[part]
         cut = Column()
@@ -134,7 +134,7 @@ class Batch:
         for identity, column in self.columns.items():
             for half, part in ((first, slice(0, room)), (second, slice(room, None))):
                 if len(column.values[part]):
-                    half.columns[identity] = column.cut(part)
+                    half.columns[identity] = column.slice(part)
             room = max(0, room - len(column.values))
         first.spans, second.spans = self.spans[:room], self.spans[room:]
         first.items = min(first.size, self.items)
@@ -151,12 +151,12 @@ class Batch:
         yield Batch(items=items, spans=self.spans)
 
 
-class _Told:
+class _SpanTemplate:
     """What is told of a span, after redaction: shared by the records of many."""
 
     __slots__ = ("alike", "column", "metric", "nbytes", "tags")
 
-    def __init__(self, alike: Alike, metric: str, tags: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, alike: SpanTemplate, metric: str, tags: tuple[tuple[str, str], ...]) -> None:
         self.alike = alike
         self.metric = metric
         self.tags = tags
@@ -169,7 +169,7 @@ class _Known:
 
     def __init__(self) -> None:
         self.columns: dict[Identity, Column] = {}
-        self.told: dict[tuple[Any, ...], _Told] = {}
+        self.told: dict[tuple[Any, ...], _SpanTemplate] = {}
         self._origins: dict[Any, Any] = {}
 
     def origin_of(self, peer: Any) -> Any:
@@ -188,7 +188,7 @@ class BatchMaker:
         self._buffer = buffer
         self._nbytes_max = BATCH_NBYTES_MAX
 
-    def take_less(self) -> None:
+    def lower_limit(self) -> None:
         """A batch was too large for the server: the next ones are half as large."""
         self._nbytes_max = max(self._nbytes_max // 2, BATCH_NBYTES_MIN)
 
@@ -232,14 +232,14 @@ class BatchMaker:
 
     def _add_recorded_span(self, batch: Batch, span: dict[str, Any]) -> int:
         fields = {"kind": span["kind"], "status": span["status"]}
-        alike = Alike(span["name"], self._with_attributes(fields, span.get("attributes") or {}))
+        alike = SpanTemplate(span["name"], self._with_attributes(fields, span.get("attributes") or {}))
         parent_id = span.get("parent_span_id", "")
         own = (span["trace_id"], span["span_id"], parent_id, span["start_ns"], span["duration_ns"])
         batch.spans.append((*own, alike))
         return _span_nbytes(alike)
 
     def _add_traced(self, batch: Batch, known: _Known, what: int, span: Span) -> int:
-        told = self._told(known, span)
+        told = self._template(known, span)
         start_ns, duration_ns = span.start_ns, span.duration_ns
         nbytes = 0
         if what != SPAN_ALONE and told.metric:
@@ -248,7 +248,7 @@ class BatchMaker:
                 column, nbytes = self._column(batch, known, (told.metric, "histogram", "ms", told.tags))
                 told.column = column
             value = duration_ns / 1_000_000
-            if (span.sampled or span.is_kept) and (
+            if (span.sampled or span.is_recorded) and (
                 column.exemplar is None or value > column.values[column.exemplar[0]]
             ):
                 column.exemplar = (len(column.values), span.trace_id, span.span_id)
@@ -260,10 +260,10 @@ class BatchMaker:
             nbytes += told.nbytes
         return nbytes
 
-    def _told(self, known: _Known, span: Span) -> _Told:
+    def _template(self, known: _Known, span: Span) -> _SpanTemplate:
         """Worked out once a batch for all spans of which the same is to be told."""
         if not span.is_plain and (span.tags or span.attributes):
-            return self._described(span)
+            return self._describe(span)
         key = (
             span.describe,
             span.kind,
@@ -279,15 +279,15 @@ class BatchMaker:
         )
         told = known.told.get(key)
         if told is None:
-            told = known.told[key] = self._described(span)
+            told = known.told[key] = self._describe(span)
         return told
 
-    def _described(self, span: Span) -> _Told:
+    def _describe(self, span: Span) -> _SpanTemplate:
         found = span.describe(span)
         is_error = span.failed or (span.kind == "client" and span.status_code >= 400)
         fields = {"kind": span.kind, "status": "error" if is_error else "unset"}
-        alike = Alike(found.name[:NAME_LENGTH_MAX] or "unnamed", self._with_attributes(fields, found.attributes))
-        return _Told(alike, found.metric, tuple(found.tags.items()))
+        alike = SpanTemplate(found.name[:NAME_LENGTH_MAX] or "unnamed", self._with_attributes(fields, found.attributes))
+        return _SpanTemplate(alike, found.metric, tuple(found.tags.items()))
 
     def _with_attributes(self, fields: dict[str, Any], attributes: Mapping[str, str]) -> dict[str, Any]:
         allowed = list(self._allowed(attributes).items())[:ATTRIBUTES_MAX]
@@ -321,7 +321,7 @@ class BatchMaker:
             return {}
 
 
-def _span_nbytes(alike: Alike) -> int:
+def _span_nbytes(alike: SpanTemplate) -> int:
     """Of a record, packed, by estimate."""
     return 300 + sum([len(key) + len(value) for key, value in alike.fields.get("attributes", {}).items()])
 

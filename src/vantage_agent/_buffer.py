@@ -51,7 +51,7 @@ class Buffer:
                 self.look_at -= nbytes // PLAIN_NBYTES
             return len(self.items) >= self.look_at and self._look()
 
-    def look(self) -> bool:
+    def check(self) -> bool:
         """Lose the oldest where there is no room. True when what is there should be sent soon; that is said once
         until ``rearm``."""
         with self._lock:
@@ -101,7 +101,7 @@ class Buffer:
             self._beyond_out += _beyond(entry[0])
         return entry
 
-    def rearm(self) -> bool:
+    def reset_wakeup(self) -> bool:
         """What could be sent was sent: it is told again when the buffer is filling. True when it is already, by what
         came in meanwhile."""
         is_held = self._lock.acquire(timeout=LOCK_S_MAX)

@@ -42,7 +42,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What came of one attempt. ``status`` is 0 when there was no answer; ``detail`` says why."""
 
     status: int
@@ -54,7 +54,7 @@ class Answer:
         return 200 <= self.status < 300
 
     @property
-    def may_be_repeated(self) -> bool:
+    def is_retryable(self) -> bool:
         return self.status in (0, 429) or self.status >= 500
 
 
@@ -118,7 +118,7 @@ class Exporter:
             if answer is not None:
                 self._settle(part, answer, may_halve=may_halve)
 
-    def _settle(self, batch: Batch, answer: Answer, *, may_halve: bool) -> None:
+    def _settle(self, batch: Batch, answer: Response, *, may_halve: bool) -> None:
         """Do what a final answer asks for."""
         if answer.is_accepted:
             if answer.detail:
@@ -127,7 +127,7 @@ class Exporter:
             self._speaks_json = True  # an older server, or another one with the same JSON
             self._deliver(batch, may_halve=may_halve)
         elif answer.status == 413 and may_halve and batch.size > 1:
-            self._maker.take_less()
+            self._maker.lower_limit()
             for half in batch.halves():
                 self._deliver(half, may_halve=False)
         else:
@@ -159,13 +159,13 @@ class Exporter:
             headers["X-API-Key"] = self._config.api_key
         return Request(path, headers, gzip.compress(body, COMPRESSION, mtime=0))
 
-    def _send(self, batch: Batch, request: Request) -> Answer | None:
+    def _send(self, batch: Batch, request: Request) -> Response | None:
         """Attempt until there is an answer that is final. None when the batch was lost for want of one."""
         give_up_s = time.monotonic() + RETRY_S_MAX
         backoff_s = BACKOFF_S_FIRST
         while True:
             answer = self._attempt(request)
-            if not answer.may_be_repeated:
+            if not answer.is_retryable:
                 return answer
             self._warn(f"cannot send, will retry: {answer.detail or f'the server answered {answer.status}'}")
             # Jitter, so that many agents do not come back at the same moment.
@@ -176,12 +176,12 @@ class Exporter:
                 return None
             if not self._pause(wait_s):
                 answer = self._attempt(request)  # stopping: one last try
-                if not answer.may_be_repeated:
+                if not answer.is_retryable:
                     return answer
                 self._lose(batch, "shutdown")
                 return None
 
-    def _attempt(self, request: Request) -> Answer:
+    def _attempt(self, request: Request) -> Response:
         is_reused = self._connection is not None and self._connection.sock is not None
         try:
             try:
@@ -197,9 +197,9 @@ class Exporter:
                 return self._exchange(request)
         except Exception as error:  # whatever it is, the batch may go through later
             self.close()
-            return Answer(0, f"{self._config.host}:{self._config.port}: {str(error) or type(error).__name__}")
+            return Response(0, f"{self._config.host}:{self._config.port}: {str(error) or type(error).__name__}")
 
-    def _exchange(self, request: Request) -> Answer:
+    def _exchange(self, request: Request) -> Response:
         timeout_s = min(self._config.request_timeout_s, self._left_s())
         if timeout_s <= 0:
             raise TimeoutError("no time is left")
@@ -215,7 +215,7 @@ class Exporter:
         text = response.read(ANSWER_NBYTES_MAX)
         if not response.isclosed():  # there is more, which nobody wants to wait for
             self.close()
-        return Answer(response.status, _detail(response.status, text), _retry_after_s(response))
+        return Response(response.status, _detail(response.status, text), _retry_after_s(response))
 
     def _warn(self, message: str) -> None:
         now_s = time.monotonic()

@@ -13,7 +13,7 @@ from typing import Any
 
 MEDIA_TYPE = "application/vnd.vantage.v1+msgpack"
 
-KNOWN_MAX = 2000
+TEXTS_CACHED_MAX = 2000
 
 _float64 = struct.Struct(">Bd").pack
 _u8 = struct.Struct(">BB").pack
@@ -35,7 +35,7 @@ class Packed(bytes):
     """A value in its packed form."""
 
 
-class Alike:
+class SpanTemplate:
     """What many spans of a batch have in common: a name, and the fields that follow what each has of its own."""
 
     __slots__ = ("fields", "name", "packed")
@@ -59,7 +59,7 @@ class Alike:
 
 
 # Trace id, span id, the parent's id or '', start and duration in ns.
-SpanRecord = tuple[str, str, str, int, int, Alike]
+SpanRecord = tuple[str, str, str, int, int, SpanTemplate]
 
 
 def span_fields(span: SpanRecord) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _pack_map(value: Mapping[str, Any], out: bytearray, known: dict[Any, bytes])
         packed = known.get(key)
         if packed is None:
             packed = _text(key)
-            if len(known) < KNOWN_MAX:
+            if len(known) < TEXTS_CACHED_MAX:
                 known[key] = packed
         out += packed
         if type(item) is str:

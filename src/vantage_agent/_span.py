@@ -8,14 +8,14 @@ from contextvars import Token
 
 from vantage_agent._buffer import PLAIN_NBYTES
 
-HELD_MAX = 200  # spans kept of a trace whose fate is open; the further ones are counted as lost
+PENDING_MAX = 200  # spans kept of a trace whose fate is open; the further ones are counted as lost
 PAIR_NBYTES = 150  # of memory, without its texts
 
 perf_ns = time.perf_counter_ns
 clock_ns = time.time_ns
 
 
-class Described:
+class SpanDescription:
     """What the server is told of a span: its name and attributes, and the sample that is made of its duration."""
 
     __slots__ = ("attributes", "metric", "name", "tags")
@@ -42,8 +42,8 @@ class Span:
     parent_id: str = ""
     tracestate: str = ""
     root: Span | None = None  # None: itself, which as a cycle would wait for the collector
-    held: list[Span] | None = None
-    is_kept: bool = False  # though it is not sampled
+    pending: list[Span] | None = None
+    is_recorded: bool = False  # though it is not sampled
     sampled: bool = True
     failed: bool = False
     error_type: str = ""
@@ -56,14 +56,14 @@ class Span:
     # Of a call of a database: system, host, port and the database's name.
     database: tuple[str, str | None, int | None, str | None] | None = None
     statement: str | bytes = ""  # its beginning; of it an operation and a table are told
-    gave_header: bool = False  # the request carries a traceparent of ours
+    header_injected: bool = False  # the request carries a traceparent of ours
     is_complete: bool = False  # of a server: the answer is there in one piece
     status_code: int = 0
     tags: dict[str, str] | None = None  # of the sample and of the span
     attributes: dict[str, str] | None = None  # of the span alone
     token: Token[Span | None] | None = None
 
-    def __init__(self, describe: Callable[[Span], Described], kind: str) -> None:
+    def __init__(self, describe: Callable[[Span], SpanDescription], kind: str) -> None:
         self.describe = describe
         self.kind = kind
         self.duration_ns = -1  # it runs
@@ -91,6 +91,6 @@ def type_name(error: BaseException) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def internal(span: Span) -> Described:
+def internal(span: Span) -> SpanDescription:
     """A span of the application's own: a name, and no sample."""
-    return Described(span.name, {**(span.attributes or {}), **(span.tags or {})})
+    return SpanDescription(span.name, {**(span.attributes or {}), **(span.tags or {})})

@@ -21,7 +21,7 @@ from vantage_agent._context import (
     parse_traceparent,
     usable_tracestate,
 )
-from vantage_agent._span import HELD_MAX, Described, Span, perf_ns
+from vantage_agent._span import PENDING_MAX, Span, SpanDescription, perf_ns
 
 # What is to be made of a span in the buffer. One that lies there as it is: both.
 SAMPLE, SPAN, BOTH = 1, 2, 3
@@ -74,7 +74,11 @@ class Tracer:
         self._slowest_spans = 0
 
     def begin(
-        self, describe: Callable[[Span], Described], kind: str, traceparent: str | None = None, tracestate: str = ""
+        self,
+        describe: Callable[[Span], SpanDescription],
+        kind: str,
+        traceparent: str | None = None,
+        tracestate: str = "",
     ) -> Span:
         """A span that begins now, as a child of the one that ``traceparent`` names, or else of the running one. It is
         the running one itself until ``leave`` or ``finish``."""
@@ -105,11 +109,11 @@ class Tracer:
         span.token = current.set(span)
         return span
 
-    def enter(self, span: Span) -> None:
+    def activate(self, span: Span) -> None:
         """Make it the running one again."""
         span.token = current.set(span)
 
-    def leave(self, span: Span) -> None:
+    def deactivate(self, span: Span) -> None:
         token, span.token = span.token, None
         if token is not None:
             try:
@@ -150,14 +154,14 @@ class Tracer:
 
     def _end_root(self, root: Span, *, measured: bool) -> None:
         """Of a trace that was not sampled: is it worth keeping after all?"""
-        held = root.held or ()
+        held = root.pending or ()
         if root.failed or any(span.failed for span in held):
-            root.is_kept = True
+            root.is_recorded = True
             self._keep(root.nbytes, BOTH if measured else SPAN, root)
             for span in held:
-                span.is_kept = True
+                span.is_recorded = True
                 self._keep(span.nbytes, SPAN, span)
-            root.held = None
+            root.pending = None
             return
         if measured:
             self._keep(PLAIN_NBYTES, SAMPLE, root)
@@ -167,29 +171,29 @@ class Tracer:
             before = self._slowest.get(key)
             if before.duration_ns < root.duration_ns if before is not None else len(self._slowest) < SLOWEST_MAX:
                 if before is not None:
-                    self._slowest_spans -= len(before.held or ())
-                    before.held = None
+                    self._slowest_spans -= len(before.pending or ())
+                    before.pending = None
                 if self._slowest_spans + len(held) > SLOWEST_SPANS_MAX:
-                    root.held = None
+                    root.pending = None
                     self._buffer.count_loss("trace_too_large")
-                self._slowest_spans += len(root.held or ())
+                self._slowest_spans += len(root.pending or ())
                 self._slowest[key] = root
             else:
-                root.held = None
+                root.pending = None
 
     def _end_child(self, span: Span, root: Span, *, measured: bool) -> None:
-        if root.is_kept:
-            span.is_kept = True
+        if root.is_recorded:
+            span.is_recorded = True
             self._keep(span.nbytes, BOTH if measured else SPAN, span)
             return
         if measured:
             self._keep(PLAIN_NBYTES, SAMPLE, span)
         if root.duration_ns >= 0:
             return  # it was not worth keeping, or is the slowest so far: what comes after it is not held
-        held = root.held
+        held = root.pending
         if held is None:
-            root.held = [span]
-        elif len(held) < HELD_MAX:
+            root.pending = [span]
+        elif len(held) < PENDING_MAX:
             held.append(span)
         else:
             self._buffer.count_loss("trace_too_large")
@@ -200,10 +204,10 @@ class Tracer:
             slowest, self._slowest = self._slowest, {}
             self._slowest_spans = 0
         for root in slowest.values():
-            held, root.held = root.held or (), None
-            root.is_kept = True
+            held, root.pending = root.pending or (), None
+            root.is_recorded = True
             for span in (root, *held):
-                span.is_kept = True
+                span.is_recorded = True
                 self._keep(span.nbytes, SPAN, span)
 
 

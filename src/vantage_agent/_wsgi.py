@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
-from vantage_agent._describe import http_server
+from vantage_agent._semconv import http_server
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
 
@@ -60,8 +60,8 @@ def call_wsgi(
         if span.is_complete or _is_complete(answer, environ):
             _end(span, environ, route_of)
             return answer
-        tracer.leave(span)
-        return _Answer(answer, span, environ, route_of)
+        tracer.deactivate(span)
+        return _Response(answer, span, environ, route_of)
     except Exception:
         return answer
 
@@ -82,7 +82,7 @@ def _is_complete(answer: Any, environ: dict[str, Any]) -> bool:
     return isinstance(file_wrapper, type) and isinstance(answer, file_wrapper)
 
 
-class _Answer:
+class _Response:
     """The application's answer, still lazy: the server takes each piece from the application's own iterator. What
     the application does to make a piece is a part of the span; what the server does with it is not."""
 
@@ -139,14 +139,14 @@ class _Answer:
 
 def _enter(span: Span) -> None:
     try:
-        tracer.enter(span)
+        tracer.activate(span)
     except Exception:
         pass
 
 
 def _leave(span: Span) -> None:
     try:
-        tracer.leave(span)
+        tracer.deactivate(span)
     except Exception:
         pass
 

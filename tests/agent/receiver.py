@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
+from vantage.ingest.wire.decoded import DecodedRequest
 from vantage.ingest.wire.packed import PackedFormat
-from vantage.ingest.wire.received import Received
 
 ACCEPTED = (202, {}, b'{"accepted":1,"rejected":0,"errors":[]}')
 NOW_MS = 4_000_000_000_000  # later than any sample of these tests
@@ -39,7 +39,7 @@ class Sent:
         return json.loads(self.body)
 
     @property
-    def received(self) -> Received:
+    def received(self) -> DecodedRequest:
         """As the server reads it."""
         return PackedFormat(SeriesCache()).receive(self.body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
 

@@ -15,6 +15,7 @@ import pytest
 
 import vantage_agent
 from tests.agent.receiver import Receiver, answer, misbehaving, read_request
+from tests.support.wait import BUSY_S
 from vantage_agent import _exporter
 from vantage_agent._batch import RECORDED_SAMPLE
 from vantage_agent._buffer import Buffer
@@ -22,6 +23,11 @@ from vantage_agent._config import make_config
 from vantage_agent._exporter import Exporter
 
 NONSENSE: list[Any] = [None, "twelve", b"", object(), [], {}, math.nan, math.inf, 10**400, 1j, "\ud800", -(10**30)]
+
+
+def without_address(value: object) -> str:
+    """Name a case by its value. Each worker must call it the same."""
+    return "an object" if type(value) is object else repr(value)
 
 
 def start(receiver: Receiver, **more: Any) -> None:
@@ -61,8 +67,7 @@ def test_what_is_recorded_arrives_as_the_server_reads_it(receiver: Receiver) -> 
     assert (first.service, first.environment, first.unit) == ("my-api", "staging", "ms")
     assert dict(first.tags) == {"endpoint": "/api/users", "service_version": "2.4.0", "instance": "a-1"}
     assert received.batch.time_ms[0] == 1_703_001_234_567
-    links = received.batch.links
-    assert [*zip(links.position.tolist(), links.trace_id, links.span_id, strict=True)] == [(0, "abc-123", "span-001")]
+    assert received.batch.exemplars.rows() == [(0, "abc-123", "span-001")]
     assert abs(received.batch.time_ms[1] - time.time() * 1000) < 60_000
 
 
@@ -191,7 +196,7 @@ def test_an_api_key_is_not_shown() -> None:
     assert "secret" not in repr(make_config({}, api_key="secret"))
 
 
-@pytest.mark.parametrize("nonsense", NONSENSE, ids=repr)
+@pytest.mark.parametrize("nonsense", NONSENSE, ids=without_address)
 @pytest.mark.parametrize(
     "argument", ["name", "value", "metric_type", "tags", "unit", "timestamp_ms", "trace_id", "span_id"]
 )
@@ -206,7 +211,7 @@ def test_recording_nonsense_never_raises_and_never_spoils_a_batch(
     assert "good" in {one.metric for one in received.batch.series}
 
 
-@pytest.mark.parametrize("nonsense", NONSENSE, ids=repr)
+@pytest.mark.parametrize("nonsense", NONSENSE, ids=without_address)
 @pytest.mark.parametrize(
     "argument",
     ["name", "trace_id", "span_id", "start_ns", "duration_ns", "parent_span_id", "kind", "status", "attributes"],
@@ -259,7 +264,7 @@ def test_recording_does_not_wait_for_the_network() -> None:
     started = time.perf_counter()
     for i in range(20_000):
         vantage_agent.gauge("a", i)
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < BUSY_S
     vantage_agent.shutdown(0.1)
 
 

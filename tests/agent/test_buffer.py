@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from vantage_agent._batch import RECORDED_SAMPLE
 from vantage_agent._buffer import PLAIN_NBYTES, Buffer
-from vantage_agent._describe import http_server
+from vantage_agent._semconv import http_server
 from vantage_agent._tracer import Tracer
 
 
 def plain(buffer: Buffer, item: Any) -> bool:
     """As the tracer does it."""
     buffer.items.append(item)
-    return len(buffer.items) >= buffer.look_at and buffer.look()
+    return len(buffer.items) >= buffer.look_at and buffer.check()
 
 
 def held_nbytes(buffer: Buffer) -> int:
@@ -64,8 +64,9 @@ def test_the_buffer_loses_exactly_what_it_counts_under_many_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(buffer) == 100
-    assert buffer.take_losses() == {"buffer_full": 39_900}
+    # Room is made down to 99, and plain spans enter without the lock: how many were beyond 100 just then is chance.
+    assert len(buffer) in (99, 100)
+    assert buffer.take_losses() == {"buffer_full": 40_000 - len(buffer)}
     assert buffer.nbytes == held_nbytes(buffer)
 
 
@@ -103,7 +104,7 @@ def test_whatever_comes_and_goes_the_limits_hold(items_max: int, spans_max: int,
             taken += buffer.take() is not None
             continue
         if step == "rearm":
-            assert buffer.rearm() == is_half_full()
+            assert buffer.reset_wakeup() == is_half_full()
             was_told = False
             continue
         added += 1

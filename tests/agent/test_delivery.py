@@ -12,7 +12,7 @@ from time import sleep, time
 import pytest
 
 from tests.agent.receiver import ACCEPTED, NOW_MS, Receiver, answer, misbehaving, read_request
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.native import NativeFormat
 from vantage_agent import _exporter
 from vantage_agent._batch import BATCH_NBYTES_MAX, BATCH_NBYTES_MIN, RECORDED_SAMPLE, RECORDED_SPAN, Batch, BatchMaker
@@ -71,7 +71,9 @@ def test_retry_after_may_be_a_date(receiver: Receiver, delivery: Delivery) -> No
     assert 100 < delivery.pauses[0] <= 120
 
 
-@pytest.mark.parametrize("text", ["86400", formatdate(time() + 86400, usegmt=True), "1e400"])
+@pytest.mark.parametrize(
+    "text", ["86400", formatdate(time() + 86400, usegmt=True), "1e400"], ids=["seconds", "date", "beyond floats"]
+)
 def test_a_server_may_not_ask_for_silence_without_end(receiver: Receiver, delivery: Delivery, text: str) -> None:
     receiver.answers = [(503, {"Retry-After": text}, b"")]
     delivery.send()
@@ -288,7 +290,7 @@ def test_a_batch_that_is_too_large_is_halved_once_and_the_next_ones_are_smaller(
     assert delivery.buffer.take_losses() == {"refused_413": 3}
     assert delivery.exporter._maker._nbytes_max == BATCH_NBYTES_MAX // 2
     for _ in range(20):
-        delivery.exporter._maker.take_less()
+        delivery.exporter._maker.lower_limit()
     assert delivery.exporter._maker._nbytes_max == BATCH_NBYTES_MIN
 
 
@@ -305,7 +307,7 @@ def test_the_size_of_batches_follows_what_the_maker_may_take() -> None:
         return batches
 
     before = sizes()
-    maker.take_less()
+    maker.lower_limit()
     assert len(sizes()) == pytest.approx(2 * len(before), abs=1)
 
 

@@ -17,6 +17,7 @@ import pytest
 import vantage_agent
 from tests.agent.receiver import Receiver, answer, misbehaving, read_request
 from tests.agent.test_processes import python
+from tests.support.wait import BUSY_S
 from vantage_agent._batch import RECORDED_SAMPLE
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import make_config
@@ -159,7 +160,7 @@ started = time.monotonic()
 for i in range(1000):
     v.gauge("a", i)
 assert v.flush(0.05) is False
-assert time.monotonic() - started < 1
+assert time.monotonic() - started < 5  # a lookup that hangs never ends
 """
 
 
@@ -167,7 +168,7 @@ def test_a_lookup_that_hangs_holds_up_neither_recording_nor_the_exit() -> None:
     started = time.monotonic()
     done = python(HANGING_LOOKUP)
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - started < 2 + 3  # the interpreter itself starts and ends meanwhile
+    assert time.monotonic() - started < 2 + BUSY_S  # the interpreter itself starts and ends meanwhile
 
 
 @pytest.mark.parametrize("fault", FAULTS[:2], ids=lambda fault: fault.__name__)
@@ -177,7 +178,7 @@ def test_no_server_holds_up_the_exit(fault: Callable[[socket.socket], None]) -> 
         code = "import vantage_agent as v; v.init_agent('s'); v.gauge('a', 1); v.flush(0.1)"
         done = python(code, VANTAGE_AGENT_COLLECTOR_URL=server.url)
         assert (done.returncode, "Traceback" in done.stderr) == (0, False)
-        assert time.monotonic() - started < 2 + 3
+        assert time.monotonic() - started < 2 + BUSY_S
 
 
 def test_the_thread_ends_with_the_time_that_shutdown_was_given() -> None:
@@ -247,7 +248,9 @@ def test_an_agent_is_never_started_into_an_exception(
     assert len(gc.callbacks) == callbacks_before
 
 
-@pytest.mark.parametrize("nonsense", [None, "soon", math.nan, math.inf, -1, 10**400, object()], ids=repr)
+@pytest.mark.parametrize(
+    "nonsense", [None, "soon", math.nan, math.inf, -1, 10**400, object()], ids=lambda one: f"{one!r:.20}"
+)
 def test_a_wait_of_nonsense_still_sends_and_stops(receiver: Receiver, nonsense: Any) -> None:
     vantage_agent.init_agent("s", receiver.url, flush_interval_s=600)
     vantage_agent.gauge("a", 1)

@@ -14,6 +14,7 @@ import pytest
 
 import vantage_agent
 from tests.agent.receiver import Receiver
+from tests.support.wait import BUSY_S
 from vantage_agent.run import program_name
 
 HOME = str(Path(vantage_agent.__file__).parents[1])
@@ -53,7 +54,7 @@ def test_a_server_that_never_answers_holds_up_the_exit_for_two_seconds_at_most()
         done = python(code, VANTAGE_AGENT_COLLECTOR_URL=f"http://127.0.0.1:{silent.getsockname()[1]}")
         took_s = time.monotonic() - started
     assert (done.returncode, done.stdout.strip()) == (0, "False")
-    assert took_s < 2 + 1.5  # the interpreter itself starts and ends meanwhile
+    assert took_s < 2 + BUSY_S  # the interpreter itself starts and ends meanwhile
 
 
 def test_an_exit_during_an_outage_is_no_slower() -> None:
@@ -63,7 +64,7 @@ def test_an_exit_during_an_outage_is_no_slower() -> None:
         VANTAGE_AGENT_COLLECTOR_URL="http://127.0.0.1:9",
     )
     assert done.returncode == 0
-    assert time.monotonic() - started < 3.5
+    assert time.monotonic() - started < 2 + BUSY_S
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")

@@ -18,6 +18,7 @@ import uvloop
 
 import vantage_agent
 from tests.agent.receiver import Receiver
+from tests.support.wait import wait_until
 from vantage_agent import _agent, _runtime
 from vantage_agent._runtime import RuntimeMetrics, watch_loop
 
@@ -61,13 +62,15 @@ def test_the_names_and_units_are_those_of_vantage_itself(figures: Figures) -> No
 
 
 def test_cpu_is_that_of_the_interval(figures: Figures) -> None:
-    end = time.process_time() + 0.2
-    while time.process_time() < end:
+    figures.measure()
+    started_s, used_s = time.monotonic(), time.process_time()
+    while time.process_time() < used_s + 0.2:
         pass
     busy = figures.measure()["process.cpu.percent"]
+    own = (time.process_time() - used_s) / (time.monotonic() - started_s) * 100  # less where others are busy too
     time.sleep(0.3)
     idle = figures.measure()["process.cpu.percent"]
-    assert 20 < busy < 150
+    assert busy == pytest.approx(own, rel=0.25)
     assert idle < busy / 2
 
 
@@ -155,11 +158,11 @@ def test_a_loop_that_is_held_up_shows_by_how_much(figures: Figures, loop: asynci
         await asyncio.sleep(0.1)
 
     assert "process.event_loop.lag" not in figures.measure()
-    loop.run_until_complete(work(0.3))
+    loop.run_until_complete(work(0.6))
     held_up = figures.measure()["process.event_loop.lag"]
     loop.run_until_complete(work(0))
     free = figures.measure()["process.event_loop.lag"]
-    assert 200 < held_up < 5000
+    assert 500 < held_up < 5000
     assert free < held_up / 2
     time.sleep(0.05)
     assert "process.event_loop.lag" not in figures.measure()  # it does not run: there is nothing to tell
@@ -270,12 +273,14 @@ def test_a_process_ends_though_its_loop_is_watched() -> None:
 
 def test_the_agent_sends_them_every_interval(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_agent, "RUNTIME_INTERVAL_S", 0.1)
+    started_s = time.monotonic()
     vantage_agent.init_agent("s", receiver.url, flush_interval_s=0.3)
     vantage_agent.gauge("a", 1)
-    time.sleep(0.7)
+    wait_until(lambda: len(receiver.values("process.memory.rss")) >= 5)
     vantage_agent.shutdown()
-    assert 3 <= len(receiver.values("process.memory.rss")) <= 8
-    assert len(receiver.sent) <= 5  # measured more often than sent
+    measured = len(receiver.values("process.memory.rss"))
+    assert measured <= (time.monotonic() - started_s) / 0.1 + 2
+    assert len(receiver.sent) < measured  # measured more often than sent
 
 
 def test_they_go_on_while_the_server_is_away(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,8 +298,9 @@ def test_they_can_be_turned_off(receiver: Receiver, monkeypatch: pytest.MonkeyPa
     before = list(gc.callbacks)
     vantage_agent.init_agent("s", receiver.url, flush_interval_s=0.05, runtime_metrics=False)
     assert gc.callbacks == before
-    vantage_agent.gauge("a", 1)
-    time.sleep(0.3)
+    for count in range(1, 5):
+        vantage_agent.gauge("a", 1)
+        receiver.wait_for(count)
     vantage_agent.shutdown()
     assert {name for sent in receiver.sent for name in sent.values} == {"a"}
 

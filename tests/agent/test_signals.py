@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 import vantage_agent
-from tests.agent.receiver import Receiver, misbehaving
+from tests.agent.receiver import Receiver, answer, misbehaving, read_request
 from tests.agent.test_processes import AGENT, HOME, python
-from vantage_agent._terminate import terminate
+from tests.support.wait import BUSY_S
+from vantage_agent._sigterm import sigterm_handler
 
 APP = """
 import os, sys
@@ -172,17 +173,21 @@ def test_requests_of_an_application_without_a_change_are_recorded(
 
 
 def terminated(code: str, **environ: str) -> tuple[int, str, float]:
-    """Exit status and output of a program that is sent SIGTERM when it has said ``ready``, and how long that took."""
+    """Exit status and output of a program that is sent SIGTERM when it has said ``ready``, and how long that took. Its
+    input ends once the signal has been sent."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", textwrap.dedent(code)],
         env={**os.environ, "PYTHONPATH": HOME, **environ},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert process.stdin is not None
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
+        process.stdin.close()
         started = time.monotonic()
         status = process.wait(15)
         return status, process.stdout.read(), time.monotonic() - started
@@ -215,7 +220,7 @@ def test_a_process_dies_of_sigterm_within_two_seconds_of_a_server_that_never_ans
         code = WAITING.format(before="", after="")
         status, _, took_s = terminated(code, VANTAGE_AGENT_COLLECTOR_URL=server.url)
     assert status == -signal.SIGTERM
-    assert took_s < 2 + 1.5
+    assert took_s < 2 + BUSY_S
 
 
 OWN = """signal.signal(signal.SIGTERM, lambda *_: (print("own"), exit(3)))"""
@@ -231,7 +236,7 @@ def test_a_handler_of_the_applications_own_stays(receiver: Receiver, place: str)
 
 def test_sigterm_is_ignored_where_the_application_ignores_it(receiver: Receiver) -> None:
     code = WAITING.format(before="signal.signal(signal.SIGTERM, signal.SIG_IGN)", after="")
-    code = code.replace("time.sleep(30)", "time.sleep(1)")
+    code = code.replace("time.sleep(30)", "import sys; sys.stdin.read()")
     status, _, _ = terminated(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
     assert status == 0
 
@@ -249,10 +254,10 @@ def test_sigterm_in_the_middle_of_recording_and_of_a_shutdown_is_survived(receiv
     for _ in range(5):
         status, _, took_s = terminated(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
         assert status == -signal.SIGTERM
-        assert took_s < 2 + 1.5
+        assert took_s < 2 + BUSY_S
 
 
-LOCKS = ["v._running._buffer._lock", "tracer._lock", "counts._lock", "loops._lock"]
+LOCKS = ["v._running._buffer._lock", "tracer._lock", "counters._lock", "loops._lock"]
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -260,7 +265,7 @@ LOCKS = ["v._running._buffer._lock", "tracer._lock", "counts._lock", "loops._loc
 def test_a_signal_handler_may_record_whatever_it_interrupts(receiver: Receiver, lock: str, ends: str) -> None:
     code = f"""
         import asyncio, os, signal, time, vantage_agent as v
-        from vantage_agent._counts import counts
+        from vantage_agent._counters import counters
         from vantage_agent._runtime import _loops as loops, watch_loop
         from vantage_agent._tracer import tracer
 
@@ -273,8 +278,8 @@ def test_a_signal_handler_may_record_whatever_it_interrupts(receiver: Receiver, 
                 assert time.monotonic() - started < 3
             with v.span("s"):
                 v.gauge("a", 1)
-            counts.add("c", (), None)
-            counts.take()
+            counters.add("c", (), None)
+            counters.take()
             loops.watch(loop)
 
         v.init_agent("s", flush_interval_s=600, trace_sample_rate=0)
@@ -291,17 +296,29 @@ def test_a_signal_handler_may_record_whatever_it_interrupts(receiver: Receiver, 
 
 
 def test_a_signal_during_the_shutdown_waits_for_what_is_being_sent(receiver: Receiver) -> None:
-    with misbehaving(lambda connection, _: time.sleep(1)) as slow:
-        code = """
-            import vantage_agent as v
-            v.init_agent("s", flush_interval_s=600)
-            v.gauge("a", 1)
-            print("ready", flush=True)
-            v.shutdown(10)
-        """
-        status, _, took_s = terminated(code, VANTAGE_AGENT_COLLECTOR_URL=slow.url)
-    assert status == -signal.SIGTERM
-    assert took_s > 0.5
+    arrived, released = threading.Event(), threading.Event()
+
+    def answer_when_released(connection: Any, nth: int) -> None:
+        read_request(connection)
+        arrived.set()
+        released.wait(30)
+        answer(connection)
+
+    code = """
+        import vantage_agent as v
+        v.init_agent("s", flush_interval_s=600)
+        v.gauge("a", 1)
+        v.shutdown(10)
+    """
+    with misbehaving(answer_when_released) as slow:
+        environ = {**os.environ, "PYTHONPATH": HOME, "VANTAGE_AGENT_COLLECTOR_URL": slow.url}
+        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], env=environ)
+        assert arrived.wait(30)
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        released.set()
+        assert process.wait(15) == -signal.SIGTERM
 
 
 @pytest.fixture
@@ -315,7 +332,7 @@ def sigterm_as_it_was() -> Iterator[None]:
 @pytest.mark.usefixtures("sigterm_as_it_was")
 def test_shutdown_puts_the_default_back_unless_there_is_another_handler(receiver: Receiver) -> None:
     vantage_agent.init_agent("s", receiver.url)
-    assert signal.getsignal(signal.SIGTERM) == terminate._handle
+    assert signal.getsignal(signal.SIGTERM) == sigterm_handler._handle
     vantage_agent.shutdown()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     vantage_agent.init_agent("s", receiver.url)

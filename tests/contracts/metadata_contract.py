@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from vantage.core.api_key import ApiKey, Scope, hash_secret
 from vantage.core.deployment import AuditEntry, Deployment
 from vantage.core.errors import ConflictError, InputError, NotFoundError, StoreUnavailable
-from vantage.core.key import ApiKey, Scope, hash_secret
 from vantage.core.timerange import TimeRange
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.metadata.store import SqlMetadataStore
@@ -116,7 +116,7 @@ class MetadataContract:
             await store.create_key(a_key(key_id="id-2"), actor="cli")
         clock.ms = NOW_MS + 1000
         await store.create_key(a_key(key_id="id-2"), actor="cli")
-        assert [key.usable(clock.ms) for key in await store.keys()] == [True, False]
+        assert [key.is_active(clock.ms) for key in await store.keys()] == [True, False]
 
     async def test_the_hash_of_a_revoked_key_stays_taken(self, store: AnyStore) -> None:
         await store.create_key(a_key(), actor="cli")
@@ -137,7 +137,7 @@ class MetadataContract:
         clock.ms += 7
         revoked = await store.revoke_key(id_or_name, actor="cli")
         assert revoked == a_key(revoked_ms=NOW_MS + 7)
-        assert not revoked.usable(clock.ms)
+        assert not revoked.is_active(clock.ms)
         assert list(await store.keys()) == [revoked]
 
     async def test_revoking_twice_by_id_changes_nothing(self, store: AnyStore, clock: MovedClock) -> None:

@@ -13,15 +13,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.support.chance import Chance
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately, of_service
-from vantage.core.batch import Batch, Links, batch_of
+from tests.support.random_batches import RandomBatches
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately, of_service
+from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import StoreTimeout
+from vantage.core.exemplars import encode_exemplars
 from vantage.core.span import SpanStatus
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
-from vantage.storage.ports import Edge, RetentionPolicy, Selector, TelemetryStore, TraceFilter
+from vantage.storage.ports import RetentionPolicy, Selector, ServiceEdge, TelemetryStore, TraceFilter
 from vantage.vql.check import check
-from vantage.vql.tree import And, Call, Column, Compare, Item, Literal, Order, Select, TagValue
+from vantage.vql.tree import And, Call, Column, Compare, Literal, Order, Select, SelectItem, TagValue
 
 ALWAYS = TimeRange(0, TIME_MS_MAX)
 
@@ -33,7 +34,7 @@ def contents(batches: Iterable[Batch]) -> Counter[Any]:
         links = {
             position: ids
             for position, *ids in zip(
-                batch.links.position.tolist(), batch.links.trace_id, batch.links.span_id, strict=True
+                batch.exemplars.position.tolist(), batch.exemplars.trace_id, batch.exemplars.span_id, strict=True
             )
         }
         for row, (which, time_ms, value) in enumerate(
@@ -84,7 +85,7 @@ class TelemetryContract:
         await store.write(a_batch(*values))
         query = Select(
             "metrics",
-            (Item(Column("value"), "value"),),
+            (SelectItem(Column("value"), "value"),),
             where=Compare(">=", Column("timestamp"), Literal(0)),
             order_by=(Order(Column("timestamp")),),
         )
@@ -95,7 +96,7 @@ class TelemetryContract:
         await store.write(a_batch(1.0, 2.0, 4.0, at_ms=1000_000))
         query = Select(
             "metrics",
-            (Item(Call("sum", (Column("value"),)), "sum"),),
+            (SelectItem(Call("sum", (Column("value"),)), "sum"),),
             where=And(
                 (
                     Compare(">=", Column("timestamp"), Literal(1000_000)),
@@ -118,15 +119,15 @@ class TelemetryContract:
         await store.write(a_batch(1.0, 2.0, series=a_series(metric="a")))
         await store.write(a_batch(1.0, series=a_series(metric="b", tags={"k": "ü"})))
         await store.write(a_batch(1.0, series=a_series("other")))
-        found = {(info.series.metric, info.samples) for info in await store.catalogue(service="api")}
+        found = {(info.series.metric, info.samples) for info in await store.list_series(service="api")}
         assert found == {("a", 2), ("b", 1)}
-        (info,) = await store.catalogue(service="api", metric="a")
+        (info,) = await store.list_series(service="api", metric="a")
         assert (info.first_ms, info.last_ms) == (NOW_MS - 1000, NOW_MS - 999)
 
     async def test_a_trace_holds_its_spans_and_linked_samples(self, store: TelemetryStore) -> None:
         one = a_series()
-        links = Links(np.array([1], np.uint32), ["t1"], ["s1"])
-        await store.write(batch_of([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], links=links))
+        links = encode_exemplars(np.array([1], np.uint32), ["t1"], ["s1"])
+        await store.write(build_batch([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], exemplars=links))
         await store.write(Batch(spans=(a_span(span_id="s2", start_ms=NOW_MS), a_span(start_ms=NOW_MS - 5))))
         trace = await store.trace("t1")
         assert [span.span_id for span in trace.spans] == ["s1", "s2"]
@@ -136,8 +137,8 @@ class TelemetryContract:
     async def test_the_samples_of_a_trace_are_in_order_of_time(self, store: TelemetryStore) -> None:
         one = a_series()
         for at_ms in (NOW_MS, NOW_MS - 20, NOW_MS - 10):
-            links = Links(np.array([0], np.uint32), ["t1"], ["s1"])
-            await store.write(batch_of([(one, at_ms, float(NOW_MS - at_ms))], links=links))
+            links = encode_exemplars(np.array([0], np.uint32), ["t1"], ["s1"])
+            await store.write(build_batch([(one, at_ms, float(NOW_MS - at_ms))], exemplars=links))
         assert [sample.value for sample in (await store.trace("t1")).samples] == [20.0, 10.0, 0.0]
 
     async def test_traces_are_found_by_each_condition(self, store: TelemetryStore) -> None:
@@ -179,9 +180,9 @@ class TelemetryContract:
             await store.write(Batch(spans=(called,)))
             caller = a_span(trace_id, "a", service="web", start_ms=start_ms - 300_000)
             await store.write(Batch(spans=(caller, a_span(trace_id, "c", "b", start_ms=start_ms, service="api"))))
-        both = [Edge("web", "api", "call", 2, 1, 8_000_000, 4_000_000)]
+        both = [ServiceEdge("web", "api", "call", 2, 1, 8_000_000, 4_000_000)]
         assert list(await store.edges(TimeRange(early, NOW_MS))) == both
-        latest = [Edge("web", "api", "call", 1, 1, 4_000_000, 4_000_000)]
+        latest = [ServiceEdge("web", "api", "call", 1, 1, 4_000_000, 4_000_000)]
         assert list(await store.edges(TimeRange(late, NOW_MS))) == latest
         assert list(await store.edges(TimeRange(late + 1, NOW_MS))) == []
 
@@ -189,7 +190,10 @@ class TelemetryContract:
         await store.write(Batch(spans=(a_span(), a_span("t2", service="db", duration_ms=30))))
         query = Select(
             "spans",
-            (Item(Column("service_name"), "service"), Item(Call("max", (Column("duration_ns"),)), "longest")),
+            (
+                SelectItem(Column("service_name"), "service"),
+                SelectItem(Call("max", (Column("duration_ns"),)), "longest"),
+            ),
             where=Compare(">=", Column("timestamp"), Literal(0)),
             group_by=(Column("service_name"),),
             order_by=(Order(Column("service_name")),),
@@ -202,19 +206,19 @@ class TelemetryContract:
         await store.write(a_batch(1.0, 2.0, series=demo))
         await store.write(a_batch(4.0))
         await store.write(Batch(spans=(a_span(), a_span("t2", "s2"))))
-        gone = await store.forget(Selector(environment="demo"))
+        gone = await store.delete(Selector(environment="demo"))
         assert (gone.samples, gone.spans, gone.series) == (2, 0, 1)
         assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(1, 4.0)]
-        gone = await store.forget(Selector(service="api"))
+        gone = await store.delete(Selector(service="api"))
         assert (gone.samples, gone.spans) == (1, 2)
         assert (await store.trace("t1")).spans == ()
-        assert await store.catalogue() == []
+        assert await store.list_series() == []
         await store.write(a_batch(8.0, series=demo))
         assert list((await store.select(count_query(of_service("api")), deadline_s=5)).rows()) == [(1, 8.0)]
 
     async def test_forgetting_everything_at_once_is_not_offered(self, store: TelemetryStore) -> None:
         with pytest.raises(ValueError, match="name a service"):
-            await store.forget(Selector())
+            await store.delete(Selector())
 
     async def test_expiring_without_a_policy_drops_nothing(self, store: TelemetryStore, clock: MovedClock) -> None:
         await store.write(a_batch(1.0))
@@ -231,14 +235,14 @@ class TelemetryContract:
         await store.write(a_batch(100.0, 101.0, series=a_series(tags={"i": "2"})))
         query = Select(
             "metrics",
-            (Item(Call("increase"), "grown"),),
+            (SelectItem(Call("increase"), "grown"),),
             where=Compare(">=", Column("timestamp"), Literal(0)),
         )
         table = await store.select(check(query, now_ms=NOW_MS), deadline_s=5)
         assert list(table.rows()) == [(5.0 + 3.0 + 1.0 + 1.0,)]
 
     async def test_an_export_holds_everything_as_it_was_written(self, store: TelemetryStore) -> None:
-        chance = Chance(7)
+        chance = RandomBatches(7)
         batches = [chance.batch() for _ in range(20)]
         for batch in batches:
             await store.write(batch)

@@ -79,7 +79,7 @@ class TestSqlite(MetadataContract):
         script = """
 import asyncio, sys
 from vantage.core.clock import SystemClock
-from vantage.core.key import ApiKey, Scope
+from vantage.core.api_key import ApiKey, Scope
 from vantage.storage.metadata.store import SqlMetadataStore
 
 async def main():

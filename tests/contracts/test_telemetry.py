@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.telemetry_contract import TelemetryContract
-from tests.support.world import MovedClock
+from tests.support.samples import MovedClock
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import TelemetryStore

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.packed import MEDIA_TYPE, PackedFormat
 from vantage_agent import _pack
 
@@ -45,7 +45,7 @@ def encoded(described: Any) -> bytes:
 def record(
     *, trace_id: str, span_id: str, name: str, start_ns: int, duration_ns: int, parent_span_id: str = "", **fields: Any
 ) -> _pack.SpanRecord:
-    return trace_id, span_id, parent_span_id, start_ns, duration_ns, _pack.Alike(name, fields)
+    return trace_id, span_id, parent_span_id, start_ns, duration_ns, _pack.SpanTemplate(name, fields)
 
 
 def test_there_is_a_file_of_bytes_for_every_description() -> None:
@@ -96,19 +96,13 @@ def test_the_server_reads_what_is_described(name: str) -> None:
             (identity, time_ms, float(value), by_position.get(position))
             for position, (time_ms, value) in enumerate(zip(times, values, strict=True))
         ]
-    links = dict(
-        zip(
-            batch.links.position.tolist(),
-            zip(batch.links.trace_id, batch.links.span_id, strict=True),
-            strict=True,
-        )
-    )
+    exemplars = {position: (trace_id, span_id) for position, trace_id, span_id in batch.exemplars.rows()}
     assert [
         (
             (one.service, one.environment, one.metric, one.kind.value, one.unit, one.tags),
             int(batch.time_ms[row]),
             float(batch.value[row]),
-            links.get(row),
+            exemplars.get(row),
         )
         for row, one in enumerate(batch.series[i] for i in batch.index.tolist())
     ] == rows

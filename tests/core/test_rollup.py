@@ -12,9 +12,9 @@ from vantage.core.rollup import (
     HOUR_MS,
     NO_PARTIALS,
     Partials,
-    joined_partials,
-    roll,
-    roll_up,
+    concat_partials,
+    rollup_partials,
+    rollup_samples,
     with_sketches,
 )
 from vantage.core.sketch import sketch_quantile
@@ -38,7 +38,7 @@ def told(partials: Partials) -> dict[tuple[int, int], list[float]]:
 @given(SAMPLES)
 def test_each_bucket_tells_count_sum_and_extremes(rows: list[tuple[int, int, int]]) -> None:
     slot, time_ms, value = columns(rows)
-    found = told(roll(slot, time_ms, value, width_ms=FIVE_MINUTES_MS))
+    found = told(rollup_samples(slot, time_ms, value, width_ms=FIVE_MINUTES_MS))
     for (one, at_ms), (count, total, least, most) in found.items():
         held = value[(slot == one) & (time_ms // FIVE_MINUTES_MS * FIVE_MINUTES_MS == at_ms)]
         assert (count, least, most) == (len(held), held.min(), held.max())
@@ -49,9 +49,10 @@ def test_each_bucket_tells_count_sum_and_extremes(rows: list[tuple[int, int, int
 @given(SAMPLES)
 def test_hours_are_the_same_from_samples_and_from_five_minutes(rows: list[tuple[int, int, int]]) -> None:
     slot, time_ms, value = columns(rows)
-    short = roll(slot, time_ms, value, width_ms=FIVE_MINUTES_MS)
+    short = rollup_samples(slot, time_ms, value, width_ms=FIVE_MINUTES_MS)
     straight, by_steps = (
-        told(one) for one in (roll(slot, time_ms, value, width_ms=HOUR_MS), roll_up(short, width_ms=HOUR_MS))
+        told(one)
+        for one in (rollup_samples(slot, time_ms, value, width_ms=HOUR_MS), rollup_partials(short, width_ms=HOUR_MS))
     )
     assert straight.keys() == by_steps.keys()
     for key, row in straight.items():
@@ -60,23 +61,25 @@ def test_hours_are_the_same_from_samples_and_from_five_minutes(rows: list[tuple[
 
 def test_a_sum_of_decimals_is_the_decimal() -> None:
     values = np.array([0.1] * 10 + [0.2])
-    found = roll(np.zeros(11, np.uint32), np.arange(11), values, width_ms=HOUR_MS)
+    found = rollup_samples(np.zeros(11, np.uint32), np.arange(11), values, width_ms=HOUR_MS)
     assert found.sum.tolist() == [1.2]
     odd = np.array([1 / 3, 1 / 7])
-    assert roll(np.zeros(2, np.uint32), np.arange(2), odd, width_ms=HOUR_MS).sum.tolist() == [odd.sum()]
+    assert rollup_samples(np.zeros(2, np.uint32), np.arange(2), odd, width_ms=HOUR_MS).sum.tolist() == [odd.sum()]
 
 
 def test_sketches_belong_to_their_rows_also_when_rows_are_taken_and_joined() -> None:
     slot = np.repeat(np.arange(3, dtype=np.uint32), 100)
     time_ms, value = np.tile(np.arange(100) * 60_000, 3), np.repeat([1.0, 10.0, 100.0], 100)
-    hours = with_sketches(roll(slot, time_ms, value, width_ms=HOUR_MS), slot, time_ms, value, width_ms=HOUR_MS)
-    some = joined_partials([hours.take(np.flatnonzero(hours.slot == 2)), hours.take(np.flatnonzero(hours.slot == 0))])
+    hours = with_sketches(
+        rollup_samples(slot, time_ms, value, width_ms=HOUR_MS), slot, time_ms, value, width_ms=HOUR_MS
+    )
+    some = concat_partials([hours.take(np.flatnonzero(hours.slot == 2)), hours.take(np.flatnonzero(hours.slot == 0))])
     found = sketch_quantile(some.sketches.row, some.sketches.key, some.sketches.count, groups=len(some), p=0.5)
     assert found == pytest.approx([100.0, 100.0, 1.0, 1.0], rel=0.01)
 
 
 def test_nothing_rolls_up_to_nothing() -> None:
     nothing = np.empty(0, np.int64)
-    assert len(roll(nothing.astype(np.uint32), nothing, nothing.astype(float), width_ms=HOUR_MS)) == 0
-    assert len(roll_up(NO_PARTIALS, width_ms=HOUR_MS)) == 0
-    assert len(joined_partials([])) == 0
+    assert len(rollup_samples(nothing.astype(np.uint32), nothing, nothing.astype(float), width_ms=HOUR_MS)) == 0
+    assert len(rollup_partials(NO_PARTIALS, width_ms=HOUR_MS)) == 0
+    assert len(concat_partials([])) == 0

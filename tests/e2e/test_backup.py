@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chance import Chance
 from tests.support.load import NO_RATES
+from tests.support.random_batches import RandomBatches
 from tests.support.server import Server, serving, vantage
 from vantage.core.clock import SystemClock
 from vantage.storage.embedded.store import EmbeddedStore
-from vantage.storage.lock import UPKEEP, FileLock
+from vantage.storage.lock import MAINTENANCE, FileLock
 from vantage.telemetry import Telemetry
 
 BATCH = {"service_name": "api", "metrics": [{"metric_name": "m", "value": 1}]}
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     """A data folder with segments and something not sealed."""
 
     async def fill() -> None:
-        chance = Chance(17)
+        chance = RandomBatches(17)
         async with EmbeddedStore(tmp_path / "data", clock=SystemClock(), telemetry=Telemetry()) as store:
             for n in range(12):
                 await store.write(chance.batch())
@@ -117,7 +117,7 @@ def test_a_segment_that_cannot_be_read_makes_the_backup_fail_by_name_and_keep_th
 
 
 def test_whoever_waits_for_the_lock_is_told_why(folder: Path, tmp_path: Path) -> None:
-    lock = FileLock(folder, UPKEEP)
+    lock = FileLock(folder, MAINTENANCE)
     assert lock.take(wait=True)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("VANTAGE_")}
     process = subprocess.Popen(

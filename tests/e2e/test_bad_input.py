@@ -24,7 +24,8 @@ import zstandard
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.support.server import Server, serving, wait_until
+from tests.support.server import Server, serving
+from tests.support.wait import BUSY_S, wait_until
 
 INT64_MAX = 2**63 - 1
 NAME_MILLION = "a" * 1_000_000
@@ -392,11 +393,11 @@ def test_a_gzip_body_of_ten_thousands_of_empty_members_is_refused_while_others_a
         answer = threads.submit(server.send, slow_gzip_bomb(), Content_Encoding="gzip")
         started = time.monotonic()
         assert one(server, "meanwhile").status == 202
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < BUSY_S
         assert answer.result().status == 400
 
 
-PACKED_GOOD = gzip.compress(GOOD)
+PACKED_GOOD = gzip.compress(GOOD, mtime=0)  # each worker must call a case the same
 ZSTD_GOOD = zstandard.ZstdCompressor().compress(GOOD)
 
 
@@ -420,7 +421,7 @@ def zstd_with_a_window_of_two_gigabytes() -> bytes:
         ("zstd", zstd_with_a_window_of_two_gigabytes(), 400),
         ("br", GOOD, 415),
         ("deflate", zlib.compress(GOOD), 415),
-        ("gzip, gzip", gzip.compress(PACKED_GOOD), 415),
+        ("gzip, gzip", gzip.compress(PACKED_GOOD, mtime=0), 415),
         ("x" * 5000, GOOD, 415),
         ("GZIP", PACKED_GOOD, 202),
         ("identity", GOOD, 202),
@@ -444,7 +445,7 @@ def test_a_body_longer_than_announced_harms_nobody(server: Server, path: str) ->
 def test_a_body_shorter_than_announced_is_given_up(server: Server, path: str) -> None:
     started = time.monotonic()
     answer = talk(server, head(server, JSON_LINE, "Content-Length: 5000", path=path) + GOOD)
-    assert time.monotonic() - started < BODY_TIMEOUT_S + 2
+    assert time.monotonic() - started < BODY_TIMEOUT_S + BUSY_S
     if path.startswith("/v1/"):
         assert status_of(answer) == 408
     elif answer:
@@ -464,7 +465,7 @@ def test_an_announced_body_that_is_too_large_is_refused_before_it_comes(server: 
     started = time.monotonic()
     for length in (1 << 21, 10**15, 10**18):
         assert status_of(talk(server, head(server, JSON_LINE, f"Content-Length: {length}"))) == 413
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < BUSY_S
 
 
 @pytest.mark.parametrize(
@@ -508,12 +509,12 @@ def test_a_body_that_drips_for_ever_is_given_up(server: Server, path: str) -> No
     answer = talk(server, start, *[b"1\r\n \r\n"] * 40, pause_s=0.1)
     if path.startswith("/v1/"):
         assert status_of(answer) == 408
-    assert time.monotonic() - started < 40 * 0.1 + 2
+    assert time.monotonic() - started < 40 * 0.1 + BUSY_S
 
 
 def test_a_dripping_body_is_answered_within_its_time(server: Server) -> None:
     with server.connect() as held:
-        held.settimeout(BODY_TIMEOUT_S + 2)
+        held.settimeout(BODY_TIMEOUT_S + BUSY_S)
         held.sendall(head(server, JSON_LINE, "Transfer-Encoding: chunked"))
         stop = threading.Event()
 
@@ -527,7 +528,7 @@ def test_a_dripping_body_is_answered_within_its_time(server: Server) -> None:
         try:
             started = time.monotonic()
             assert status_of(held.recv(4096)) == 408
-            assert time.monotonic() - started < BODY_TIMEOUT_S + 1
+            assert time.monotonic() - started < BODY_TIMEOUT_S + BUSY_S
         finally:
             stop.set()
             dripping.join()
@@ -550,13 +551,13 @@ def test_headers_that_do_not_come_end_the_connection(server: Server, sent: bytes
     started = time.monotonic()
     answer = talk(server, sent)
     assert answer in (b"",) or status_of(answer) in (400, 408)
-    assert time.monotonic() - started < BODY_TIMEOUT_S + 1
+    assert time.monotonic() - started < BODY_TIMEOUT_S + BUSY_S
 
 
 def test_headers_that_drip_end_the_connection(server: Server) -> None:
     started = time.monotonic()
     talk(server, b"POST /v1/metrics HTTP/1.1\r\n", *[b"X-A: b\r\n"] * 100, pause_s=0.05)
-    assert time.monotonic() - started < 100 * 0.05 + 1
+    assert time.monotonic() - started < 100 * 0.05 + BUSY_S
     assert one(server, "after").status == 202
 
 
@@ -587,7 +588,7 @@ def test_two_thousand_idle_connections_keep_nobody_from_posting(patient: Server)
         for _ in range(3):
             started = time.monotonic()
             assert one(patient, "crowd").status == 202
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < BUSY_S
     assert patient.total("api", "crowd") == (3, 3.0)
 
 

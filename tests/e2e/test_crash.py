@@ -10,7 +10,6 @@ from __future__ import annotations
 import http.client
 import os
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -27,25 +26,26 @@ from tests.support.load import (
     values_of,
 )
 from tests.support.server import Server
+from tests.support.wait import wait_until
 
 LONG = bool(os.environ.get("VANTAGE_TEST_LONG"))
-ROUNDS = 50 if LONG else 6
+ROUNDS = 50 if LONG else 2
 
 
 def crash_rounds(data: Path, rounds: int, *, seed: int, program: tuple[str, ...] = ("-m", "vantage")) -> None:
     """Load, kill, look, send again, look again: ``rounds`` times on one folder."""
     chance = random.Random(seed)
     answered: set[int] = set()
-    number = rounds_with_answers = 0
+    number = 0
     server = Server(data, environ=NO_RATES, program=program).wait_ready()
     try:
         for _ in range(rounds):
             with Load(server, START_MS, number) as load:
-                time.sleep(chance.uniform(0.02, 0.7))
+                enough = chance.randint(1, 100)
+                wait_until(lambda load=load, enough=enough: len(load.sent.answered) >= enough, every_s=0.001)
                 server.kill()
             number = load.next
             answered |= load.sent.answered
-            rounds_with_answers += bool(load.sent.answered)
 
             server = Server(data, environ=NO_RATES, program=program).wait_ready()
             found = read_back(server, START_MS, number)
@@ -65,7 +65,6 @@ def crash_rounds(data: Path, rounds: int, *, seed: int, program: tuple[str, ...]
             assert set(found.values()) <= {1}, "a batch sent again is kept twice"
             assert len(found) == number * SAMPLES_PER_BATCH, f"kept are {len(found)} of {number * SAMPLES_PER_BATCH}"
             assert "Traceback" not in server.output
-        assert rounds_with_answers >= rounds / 2, "the kills came before any answer: nothing was tested"
         for one in chance.sample(range(number), min(10, number)):
             linked = server.get(f"/api/traces/t{one}").json()["samples"]
             assert sorted(sample["value"] for sample in linked) == list(values_of(one))
@@ -85,7 +84,7 @@ def test_every_batch_is_kept_exactly_once_through_kills_at_random_moments(tmp_pa
 
 
 ACKNOWLEDGES_EARLY = """
-from vantage.storage.embedded.journal import Journal
+from vantage.storage.embedded.write.journal import Journal
 from vantage.storage.embedded.store import EmbeddedStore
 
 async def write(self, batch):
@@ -96,8 +95,8 @@ async def write(self, batch):
 EmbeddedStore.write = write
 """
 FORGETS_BATCH_IDS = """
-from vantage.storage.batch_ids import BatchIds
-BatchIds.seen = lambda self, batch_id, now_ms: False
+from vantage.storage.recent_batch_ids import RecentBatchIds
+RecentBatchIds.seen = lambda self, batch_id, now_ms: False
 """
 KEEPS_HALF = """
 from vantage.storage.embedded.store import EmbeddedStore
@@ -112,7 +111,7 @@ EmbeddedStore.write = write
 """
 SLOW_DISK = """
 import time
-from vantage.storage.embedded.journal import Journal
+from vantage.storage.embedded.write.journal import Journal
 commit = Journal.commit
 
 def slow(self, *args, **named):

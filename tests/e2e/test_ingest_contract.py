@@ -13,7 +13,8 @@ import msgpack
 import pytest
 import zstandard
 
-from tests.support.server import Answer, Server, serving, vantage, wait_until
+from tests.support.server import Answer, Server, serving, vantage
+from tests.support.wait import wait_until
 
 MSGPACK = "application/msgpack"
 PACKED = "application/vnd.vantage.v1+msgpack"

@@ -25,7 +25,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.support.server import Server, serving, wait_until
+from tests.support.server import Server, serving
+from tests.support.wait import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "http://127.0.0.1:8000"

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from vantage.core.errors import InputError
 from vantage.core.sample import FUTURE_MS_MAX, TIME_MS_MIN, Kind
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
+from vantage.ingest.wire.decoded import DecodedRequest
 from vantage.ingest.wire.native import NativeFormat
 from vantage.ingest.wire.packed import PackedFormat
-from vantage.ingest.wire.received import Received
 from vantage.ingest.wire.spans import SpansFormat
 
 NOW_MS = 1_763_900_000_000
@@ -106,25 +106,25 @@ def packed_of(envelope: dict[str, str], sent: list[Sample]) -> dict[str, Any]:
     }
 
 
-def receive(one_format: Any, body: bytes) -> Received:
+def receive(one_format: Any, body: bytes) -> DecodedRequest:
     received = one_format.receive(body, batch_id="b", now_ms=NOW_MS, oldest_ms=0)
-    assert isinstance(received, Received)
+    assert isinstance(received, DecodedRequest)
     return received
 
 
-def content(received: Received) -> list[Any]:
+def content(received: DecodedRequest) -> list[Any]:
     """Everything a batch says of its samples, in no order."""
     batch = received.batch
-    links = {
-        row: (trace_id, span_id)
-        for row, trace_id, span_id in zip(
-            batch.links.position.tolist(), batch.links.trace_id, batch.links.span_id, strict=True
-        )
-    }
+    exemplars = {position: (trace_id, span_id) for position, trace_id, span_id in batch.exemplars.rows()}
     assert len(batch.index) == len(batch.time_ms) == len(batch.value)
-    assert batch.links.position.tolist() == sorted(links)
+    assert batch.exemplars.position.tolist() == sorted(exemplars)
     return sorted(
-        (batch.series[index].canonical(), int(batch.time_ms[row]), float(batch.value[row]), *links.get(row, ("", "")))
+        (
+            batch.series[index].canonical(),
+            int(batch.time_ms[row]),
+            float(batch.value[row]),
+            *exemplars.get(row, ("", "")),
+        )
         for row, index in enumerate(batch.index.tolist())
     )
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from tests.support.world import MovedClock
-from vantage.query.cache import ENTRY_NBYTES, LIFE_S, Cache
+from tests.support.samples import MovedClock
+from vantage.query.cache import ENTRY_NBYTES, TTL_S, Cache
 from vantage.telemetry import Telemetry
 
 ROOM = 10 * (ENTRY_NBYTES + 100)
@@ -21,7 +21,7 @@ class Kept:
         self.cache = Cache(nbytes_max, clock=self.clock, telemetry=self.telemetry)
 
     def put(self, key: str, value: object = "v", nbytes: int = 100, until_ms: int = 0) -> None:
-        self.cache.put(key, value, nbytes=nbytes, generation=self.cache.generation, until_ms=until_ms)
+        self.cache.put(key, value, nbytes=nbytes, generation=self.cache.generation, data_end_ms=until_ms)
 
     def move(self, seconds: float) -> None:
         self.clock.now += int(seconds * 1000)
@@ -42,7 +42,7 @@ def test_what_was_put_is_given_again_and_counted() -> None:
 def test_an_answer_is_given_for_five_minutes_and_no_longer() -> None:
     kept = Kept()
     kept.put("k")
-    kept.move(LIFE_S - 1)
+    kept.move(TTL_S - 1)
     assert kept.cache.get("k") == "v"
     kept.move(1)
     assert kept.cache.get("k") is None
@@ -54,7 +54,7 @@ def test_being_asked_for_does_not_lengthen_a_life() -> None:
     kept.put("k")
     for _ in range(10):
         kept.cache.get("k")
-        kept.move(LIFE_S / 10)
+        kept.move(TTL_S / 10)
     assert kept.cache.get("k") is None
 
 
@@ -73,7 +73,7 @@ def test_what_is_too_old_is_not_counted_as_evicted() -> None:
     kept = Kept()
     for n in range(10):
         kept.put(f"k{n}")
-    kept.move(LIFE_S)
+    kept.move(TTL_S)
     kept.put("new")
     assert kept.count("evictions_total") == 0
 
@@ -114,7 +114,7 @@ def test_an_answer_that_was_under_way_when_the_cache_was_cleared_is_not_kept() -
     kept = Kept()
     before = kept.cache.generation
     kept.cache.clear()
-    kept.cache.put("k", "of before", nbytes=1, generation=before, until_ms=0)
+    kept.cache.put("k", "of before", nbytes=1, generation=before, data_end_ms=0)
     assert kept.cache.get("k") is None
     kept.put("k", "of after")
     assert kept.cache.get("k") == "of after"
@@ -133,7 +133,7 @@ def test_it_is_a_dictionary_that_forgets(seed: int) -> None:
                 if found is not None:
                     value, at_ms = model[key]
                     assert found == value
-                    assert kept.clock.now - at_ms < LIFE_S * 1000
+                    assert kept.clock.now - at_ms < TTL_S * 1000
             case "p":
                 kept.put(key, step, nbytes=chance.choice([0, 50, 700, 4000]))
                 model[key] = (step, kept.clock.now)
@@ -153,9 +153,9 @@ def test_late_data_takes_what_tells_of_its_time() -> None:
     kept.put("older", until_ms=now_ms - 900_000)
     kept.put("newer", until_ms=now_ms - 300_000)
     before = kept.cache.generation
-    kept.cache.came(now_ms - 1000)  # on time
+    kept.cache.invalidate_from(now_ms - 1000)  # on time
     assert (kept.cache.get("older"), kept.cache.get("newer"), kept.cache.generation) == ("v", "v", before)
-    kept.cache.came(now_ms - 900_000)
+    kept.cache.invalidate_from(now_ms - 900_000)
     assert (kept.cache.get("older"), kept.cache.get("newer")) == ("v", None)
-    kept.cache.put("newer", "under way meanwhile", nbytes=1, generation=before, until_ms=now_ms)
+    kept.cache.put("newer", "under way meanwhile", nbytes=1, generation=before, data_end_ms=now_ms)
     assert kept.cache.get("newer") is None

@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from vantage.core.batch import batch_of
+from vantage.core.batch import build_batch
 from vantage.core.deployment import Deployment
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.core.timerange import TimeRange
-from vantage.query.conventions import Buckets, buckets_of
+from vantage.query.context import QueryContext
 from vantage.query.endpoints import read_endpoints
+from vantage.query.http_semconv import Buckets, split_buckets
 from vantage.query.overview import Overview, read_overview, read_service
-from vantage.query.reads import Reads
-from vantage.query.red import Red
+from vantage.query.red import RedStats
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
@@ -39,10 +39,10 @@ class FixedClock:
 
 
 @pytest.fixture
-async def reads() -> AsyncIterator[Reads]:
+async def reads() -> AsyncIterator[QueryContext]:
     clock = FixedClock()
     async with MemoryMetadataStore(clock) as metadata:
-        yield Reads(MemoryStore(clock=clock), metadata, clock, Telemetry())
+        yield QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
 
 
 def counter(service: str, **tags: str) -> Series:
@@ -74,19 +74,19 @@ def server_span(
     )  # fmt: skip
 
 
-async def write(reads: Reads, *rows: tuple[Series, int, float], spans: tuple[Span, ...] = ()) -> None:
+async def write(reads: QueryContext, *rows: tuple[Series, int, float], spans: tuple[Span, ...] = ()) -> None:
     """Rows of ``(series, bucket, value)``; each lies in the middle of its bucket."""
     placed = [(series, START_MS + bucket * STEP_MS + STEP_MS // 2, value) for series, bucket, value in rows]
-    await reads.store.write(batch_of(placed, spans=spans))
+    await reads.store.write(build_batch(placed, spans=spans))
 
 
-def red_of(overview: Overview, service: str) -> Red:
+def red_of(overview: Overview, service: str) -> RedStats:
     red = next(row.red for row in overview.services if row.name == service)
     assert red is not None
     return red
 
 
-async def test_the_counter_tells_the_number_of_requests_even_beside_a_histogram(reads: Reads) -> None:
+async def test_the_counter_tells_the_number_of_requests_even_beside_a_histogram(reads: QueryContext) -> None:
     await write(
         reads, (counter("api", status="200"), 2, 90), (counter("api", status="503"), 2, 30), (durations("api"), 2, 5)
     )
@@ -98,7 +98,7 @@ async def test_the_counter_tells_the_number_of_requests_even_beside_a_histogram(
     assert red.p95_ms == 5
 
 
-async def test_without_a_counter_observations_are_the_requests(reads: Reads) -> None:
+async def test_without_a_counter_observations_are_the_requests(reads: QueryContext) -> None:
     await write(reads, *((durations("api"), 0, float(ms)) for ms in range(1, 102)))
     red = red_of(await read_overview(reads, BUCKETS), "api")
     assert red.requests == 101
@@ -106,7 +106,7 @@ async def test_without_a_counter_observations_are_the_requests(reads: Reads) -> 
     assert red.error_ratio == 0
 
 
-async def test_the_histogram_tells_the_error_ratio_when_the_counter_does_not_know(reads: Reads) -> None:
+async def test_the_histogram_tells_the_error_ratio_when_the_counter_does_not_know(reads: QueryContext) -> None:
     await write(
         reads, (counter("api"), 0, 50), (durations("api", status="200"), 0, 1), (durations("api", status="500"), 0, 1)
     )
@@ -130,12 +130,12 @@ async def test_the_histogram_tells_the_error_ratio_when_the_counter_does_not_kno
         ({}, 0.0),
     ],
 )
-async def test_what_counts_as_an_error(reads: Reads, tags: dict[str, str], ratio: float) -> None:
+async def test_what_counts_as_an_error(reads: QueryContext, tags: dict[str, str], ratio: float) -> None:
     await write(reads, (counter("api", **tags), 0, 1))
     assert red_of(await read_overview(reads, BUCKETS), "api").error_ratio == ratio
 
 
-async def test_an_empty_bucket_is_a_gap_and_never_zero(reads: Reads) -> None:
+async def test_an_empty_bucket_is_a_gap_and_never_zero(reads: QueryContext) -> None:
     await write(reads, (durations("api", status="200"), 1, 10), (durations("api", status="200"), 3, 10))
     red = red_of(await read_overview(reads, BUCKETS), "api")
     assert red.rates_per_s == (None, 1 / 60, None, 1 / 60, *[None] * 6)
@@ -144,12 +144,12 @@ async def test_an_empty_bucket_is_a_gap_and_never_zero(reads: Reads) -> None:
 
 
 @pytest.mark.parametrize(("unit", "value"), [("s", 0.25), ("ms", 250), ("", 250), ("us", 250_000), ("ns", 250_000_000)])
-async def test_durations_are_milliseconds_whatever_their_unit(reads: Reads, unit: str, value: float) -> None:
+async def test_durations_are_milliseconds_whatever_their_unit(reads: QueryContext, unit: str, value: float) -> None:
     await write(reads, (durations("api", unit=unit), 0, value))
     assert red_of(await read_overview(reads, BUCKETS), "api").p95_ms == pytest.approx(250)
 
 
-async def test_a_service_without_request_metrics_is_measured_by_its_server_spans(reads: Reads) -> None:
+async def test_a_service_without_request_metrics_is_measured_by_its_server_spans(reads: QueryContext) -> None:
     spans = (
         server_span("api", START_MS + 1, 10),
         server_span("api", START_MS + 2, 30, status=SpanStatus.ERROR),
@@ -161,41 +161,41 @@ async def test_a_service_without_request_metrics_is_measured_by_its_server_spans
     assert red.rates_per_s[0] == 2 / 60
 
 
-async def test_a_service_with_neither_shows_the_rate_of_its_samples(reads: Reads) -> None:
+async def test_a_service_with_neither_shows_the_rate_of_its_samples(reads: QueryContext) -> None:
     await write(reads, *((gauge("worker"), bucket, 1.0) for bucket in range(4, 10)))
     red = red_of(await read_overview(reads, BUCKETS), "worker")
     assert (red.source, red.requests, red.error_ratio, red.p95_ms) == ("samples", 6, None, None)
     assert red.rates_per_s[3:5] == (None, 1 / 60)
 
 
-async def test_a_service_just_started_is_not_diluted_by_the_range(reads: Reads) -> None:
+async def test_a_service_just_started_is_not_diluted_by_the_range(reads: QueryContext) -> None:
     await write(reads, (counter("api"), 8, 90))
     assert red_of(await read_overview(reads, BUCKETS), "api").rate_per_s == pytest.approx(1.0)
 
 
-async def test_a_bucket_under_way_counts_the_time_that_has_passed(reads: Reads) -> None:
+async def test_a_bucket_under_way_counts_the_time_that_has_passed(reads: QueryContext) -> None:
     await write(reads, (counter("api"), 0, 60))
     cut = Buckets(START_MS, START_MS + 45_000, STEP_MS)
     assert red_of(await read_overview(reads, cut), "api").rates_per_s == (60 / 45,)
 
 
-async def test_the_first_moments_of_a_bucket_give_no_rate(reads: Reads) -> None:
+async def test_the_first_moments_of_a_bucket_give_no_rate(reads: QueryContext) -> None:
     at_ms = START_MS + 9 * STEP_MS
-    await reads.store.write(batch_of([(counter("api"), at_ms - 1, 60), (counter("api"), at_ms + 1, 60)]))
+    await reads.store.write(build_batch([(counter("api"), at_ms - 1, 60), (counter("api"), at_ms + 1, 60)]))
     early = Buckets(START_MS, at_ms + 5000, STEP_MS)
     red = red_of(await read_overview(reads, early), "api")
     assert red.rates_per_s[-2:] == (1.0, None)
     assert red.requests == 120
 
 
-async def test_the_change_of_p95_compares_the_halves(reads: Reads) -> None:
+async def test_the_change_of_p95_compares_the_halves(reads: QueryContext) -> None:
     await write(reads, (durations("api"), 1, 100), (durations("api"), 8, 150), (durations("new"), 8, 150))
     overview = await read_overview(reads, BUCKETS)
     assert red_of(overview, "api").p95_change == pytest.approx(0.5)
     assert red_of(overview, "new").p95_change is None
 
 
-async def test_services_with_errors_come_first_and_vantage_last(reads: Reads) -> None:
+async def test_services_with_errors_come_first_and_vantage_last(reads: QueryContext) -> None:
     await write(
         reads,
         (gauge("vantage"), 0, 1),
@@ -209,7 +209,7 @@ async def test_services_with_errors_come_first_and_vantage_last(reads: Reads) ->
     assert (overview.totals.services, overview.totals.services_failing, overview.only_self) == (3, 1, False)
 
 
-async def test_totals_weigh_errors_by_requests(reads: Reads) -> None:
+async def test_totals_weigh_errors_by_requests(reads: QueryContext) -> None:
     await write(
         reads,
         (counter("big", status="200"), 0, 90),
@@ -223,30 +223,30 @@ async def test_totals_weigh_errors_by_requests(reads: Reads) -> None:
     assert totals.slowest.name == "small"
 
 
-async def test_a_service_seen_only_before_the_range_is_listed_without_figures(reads: Reads) -> None:
-    await reads.store.write(batch_of([(durations("old", version="1.0"), START_MS - 86_400_000, 1)]))
+async def test_a_service_seen_only_before_the_range_is_listed_without_figures(reads: QueryContext) -> None:
+    await reads.store.write(build_batch([(durations("old", version="1.0"), START_MS - 86_400_000, 1)]))
     row = (await read_overview(reads, BUCKETS)).services[0]
     assert (row.name, row.red, row.last_seen_ms) == ("old", None, START_MS - 86_400_000)
     assert (row.environments, row.versions) == (("test",), ("1.0",))
 
 
-async def test_the_version_seen_last_stands_first(reads: Reads) -> None:
+async def test_the_version_seen_last_stands_first(reads: QueryContext) -> None:
     await write(reads, (durations("api", version="2.0"), 1, 1), (durations("api", version="1.9"), 5, 1))
     assert (await read_overview(reads, BUCKETS)).services[0].versions == ("1.9", "2.0")
 
 
-async def test_recent_deployments_are_shown_latest_first(reads: Reads) -> None:
+async def test_recent_deployments_are_shown_latest_first(reads: QueryContext) -> None:
     for version, at_ms in (("1", START_MS), ("2", START_MS + 1)):
         await reads.metadata.record_deployment(Deployment("api", "test", version, at_ms, "seen"), actor="system")
     assert [one.version for one in (await read_overview(reads, BUCKETS)).deployments] == ["2", "1"]
 
 
-async def test_an_empty_store_gives_an_empty_overview(reads: Reads) -> None:
+async def test_an_empty_store_gives_an_empty_overview(reads: QueryContext) -> None:
     overview = await read_overview(reads, BUCKETS)
     assert (overview.services, overview.only_self, overview.totals.rate_per_s) == ((), True, None)
 
 
-async def test_one_service_alone_has_more_quantiles(reads: Reads) -> None:
+async def test_one_service_alone_has_more_quantiles(reads: QueryContext) -> None:
     await write(reads, *((durations("api"), 0, float(ms)) for ms in range(1, 102)))
     row = await read_service(reads, BUCKETS, service="api")
     assert row is not None
@@ -255,18 +255,18 @@ async def test_one_service_alone_has_more_quantiles(reads: Reads) -> None:
     assert (row.red.p50s_ms[0], row.red.p99s_ms[0]) == (51, 100)
 
 
-async def test_an_unknown_service_is_none(reads: Reads) -> None:
+async def test_an_unknown_service_is_none(reads: QueryContext) -> None:
     assert await read_service(reads, BUCKETS, service="nobody") is None
 
 
-async def test_endpoints_are_split_by_route_and_method(reads: Reads) -> None:
+async def test_endpoints_are_split_by_route_and_method(reads: QueryContext) -> None:
     await write(
         reads,
         (durations("api", endpoint="/a", method="GET", status="200"), 0, 10),
         (durations("api", endpoint="/a", method="GET", status="500"), 0, 30),
         (durations("api", endpoint="/b", method="POST", status="200"), 0, 5),
     )
-    catalogue = await reads.store.catalogue(service="api")
+    catalogue = await reads.store.list_series(service="api")
     found = await read_endpoints(reads, BUCKETS, service="api", source="metrics", catalogue=catalogue)
     assert [(one.method, one.route, one.requests, one.error_ratio) for one in found] == [
         ("GET", "/a", 2, 0.5),
@@ -275,7 +275,7 @@ async def test_endpoints_are_split_by_route_and_method(reads: Reads) -> None:
     assert found[0].p95_ms == pytest.approx(29)
 
 
-async def test_endpoints_of_a_service_known_by_spans_are_its_operations(reads: Reads) -> None:
+async def test_endpoints_of_a_service_known_by_spans_are_its_operations(reads: QueryContext) -> None:
     await write(reads, spans=(server_span("api", START_MS + 1, 10),))
     found = await read_endpoints(reads, BUCKETS, service="api", source="spans", catalogue=())
     assert [(one.route, one.requests, one.p95_ms) for one in found] == [("GET /", 1, 10)]
@@ -294,14 +294,14 @@ async def test_endpoints_of_a_service_known_by_spans_are_its_operations(reads: R
     ],
 )
 async def test_spans_name_their_endpoint_by_attributes(
-    reads: Reads, attributes: dict[str, str], method: str, route: str
+    reads: QueryContext, attributes: dict[str, str], method: str, route: str
 ) -> None:
     await write(reads, spans=(server_span("api", START_MS + 1, 10, attributes=attributes),))
     (one,) = await read_endpoints(reads, BUCKETS, service="api", source="spans", catalogue=())
     assert (one.method, one.route) == (method, route)
 
 
-async def test_endpoints_of_spans_have_their_own_errors_and_durations(reads: Reads) -> None:
+async def test_endpoints_of_spans_have_their_own_errors_and_durations(reads: QueryContext) -> None:
     get, post = ({"http.route": "/a", "http.request.method": method} for method in ("GET", "POST"))
     spans = (
         server_span("api", START_MS + 1, 10, attributes=get),
@@ -318,6 +318,6 @@ async def test_endpoints_of_spans_have_their_own_errors_and_durations(reads: Rea
 
 
 def test_buckets_begin_on_a_whole_step_and_end_with_the_range() -> None:
-    buckets = buckets_of(TimeRange(START_MS + 1234, START_MS + 3_600_000), points=60)
+    buckets = split_buckets(TimeRange(START_MS + 1234, START_MS + 3_600_000), points=60)
     assert (buckets.start_ms, buckets.end_ms, buckets.step_ms) == (START_MS, START_MS + 3_600_000, 60_000)
     assert buckets.count == len(buckets.starts_ms()) == 60

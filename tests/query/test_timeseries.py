@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_series
-from vantage.core.batch import batch_of
+from tests.support.samples import NOW_MS, MovedClock, a_series
+from vantage.core.batch import build_batch
 from vantage.core.errors import InputError
 from vantage.core.sample import Kind
 from vantage.core.series import Series
 from vantage.core.timerange import TimeRange
-from vantage.query.reads import Reads
-from vantage.query.timeseries import AGGREGATIONS, BUCKETS_MAX, GROUPS_MAX, Asked, Timeseries, timeseries
+from vantage.query.context import QueryContext
+from vantage.query.timeseries import AGGREGATIONS, BUCKETS_MAX, GROUPS_MAX, Timeseries, TimeseriesQuery, timeseries
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
@@ -47,16 +47,16 @@ async def write(store: TelemetryStore, one: Series, buckets: list[list[float]]) 
         for i, values in enumerate(buckets)
         for place, value in enumerate(values)
     ]
-    await store.write(batch_of(rows))
+    await store.write(build_batch(rows))
 
 
 async def ask(
     store: TelemetryStore, agg: str = "avg", time_range: TimeRange = THREE_BUCKETS, **other: Any
 ) -> Timeseries:
     clock = MovedClock()
-    reads = Reads(store, MemoryMetadataStore(clock), clock, Telemetry())
+    reads = QueryContext(store, MemoryMetadataStore(clock), clock, Telemetry())
     named = {"service": "api", "metric": "m", "step_ms": STEP_MS, **other}
-    return await timeseries(reads, Asked(time_range=time_range, agg=agg, **named))
+    return await timeseries(reads, TimeseriesQuery(time_range=time_range, agg=agg, **named))
 
 
 async def points(store: TelemetryStore, agg: str, **other: Any) -> list[float | None]:

@@ -6,15 +6,15 @@ import random
 
 import pytest
 
-from tests.support.world import NOW_MS, a_span
+from tests.support.samples import NOW_MS, a_span
 from vantage.core.errors import InputError
 from vantage.core.span import Span, SpanStatus
-from vantage.query.traces import Node, TraceTree, cursor_of, read_cursor, tree_of
+from vantage.query.traces import Node, TraceTree, build_tree, decode_cursor, encode_cursor
 from vantage.storage.ports import Trace, TraceSummary
 
 
 def tree(*spans: Span) -> TraceTree:
-    return tree_of(Trace("t1", spans, ()))
+    return build_tree(Trace("t1", spans, ()))
 
 
 def at(span_id: str, parent: str = "", start_ms: int = 0, duration_ms: float = 10, **other: object) -> Span:
@@ -22,15 +22,15 @@ def at(span_id: str, parent: str = "", start_ms: int = 0, duration_ms: float = 1
 
 
 def shape(found: TraceTree) -> list[tuple[str, int, bool]]:
-    return [(node.span.span_id, node.depth, node.orphan) for node in found.flat()]
+    return [(node.span.span_id, node.depth, node.orphan) for node in found.walk()]
 
 
 def test_children_stand_under_their_parents_in_the_order_of_their_start() -> None:
     found = tree(at("c", "a", 5), at("a"), at("b", "a", 1), at("d", "b", 2))
     assert [node.span.span_id for node in found.roots] == ["a"]
-    by_id = {node.span.span_id: node for node in found.flat()}
+    by_id = {node.span.span_id: node for node in found.walk()}
     assert [child.span.span_id for child in by_id["a"].children] == ["b", "c"]
-    assert [node.span.span_id for node in found.flat()] == ["a", "b", "d", "c"]
+    assert [node.span.span_id for node in found.walk()] == ["a", "b", "d", "c"]
     assert (by_id["a"].depth, by_id["b"].depth, by_id["d"].depth) == (0, 1, 2)
 
 
@@ -50,21 +50,21 @@ def test_spans_whose_parent_is_missing_are_orphans_at_the_top() -> None:
 )
 def test_spans_that_name_each_other_in_a_ring_are_all_there_once(parents: dict[str, str]) -> None:
     found = tree(*(at(span_id, parent) for span_id, parent in parents.items()))
-    assert sorted(node.span.span_id for node in found.flat()) == sorted(parents)
+    assert sorted(node.span.span_id for node in found.walk()) == sorted(parents)
     assert found.span_count == len(parents)
 
 
 def test_a_span_id_given_twice_is_shown_twice_and_its_children_once() -> None:
     found = tree(at("a", start_ms=0), at("a", start_ms=1, name="again"), at("b", "a", 2))
-    assert sorted(node.span.name for node in found.flat()) == ["GET /", "GET /", "again"]
-    assert sum(len(node.children) for node in found.flat()) == 1
-    (parent,) = [node for node in found.flat() if node.children]
+    assert sorted(node.span.name for node in found.walk()) == ["GET /", "GET /", "again"]
+    assert sum(len(node.children) for node in found.walk()) == 1
+    (parent,) = [node for node in found.walk() if node.children]
     assert parent.span.name == "GET /"
 
 
 def test_a_repeated_root_inside_its_own_children_ends() -> None:
     found = tree(at("a"), at("b", "a"), at("a", "b", name="again"))
-    assert len(found.flat()) == 3
+    assert len(found.walk()) == 3
 
 
 @pytest.mark.timeout(20)
@@ -73,8 +73,8 @@ def test_a_chain_of_ten_thousand_spans_is_no_recursion() -> None:
     spans = [at(f"s{i}", f"s{i - 1}" if i else "", i, depth * 2 - i) for i in range(depth)]
     random.Random(7).shuffle(spans)
     found = tree(*spans)
-    assert [node.depth for node in found.flat()] == list(range(depth))
-    assert sum(node.self_ns for node in found.flat()) > 0
+    assert [node.depth for node in found.walk()] == list(range(depth))
+    assert sum(node.self_ns for node in found.walk()) > 0
 
 
 @pytest.mark.timeout(20)
@@ -103,7 +103,7 @@ def test_ten_thousand_children_of_one_span_are_quick() -> None:
 )
 def test_self_time_is_what_no_child_covers(children: list[tuple[int, int]], self_ms: int) -> None:
     spans = [at(f"c{i}", "a", start, duration) for i, (start, duration) in enumerate(children)]
-    root = next(node for node in tree(at("a", duration_ms=100), *spans).flat() if node.span.span_id == "a")
+    root = next(node for node in tree(at("a", duration_ms=100), *spans).walk() if node.span.span_id == "a")
     assert root.self_ns == self_ms * 1_000_000
 
 
@@ -126,7 +126,7 @@ def test_any_tangle_of_parents_shows_every_span_once_and_parents_first() -> None
         spans = [
             at(one, chance.choice([*ids, "", "gone"]), chance.randint(0, 20), chance.randint(0, 30)) for one in ids
         ]
-        nodes: list[Node] = tree(*spans).flat()
+        nodes: list[Node] = tree(*spans).walk()
         assert sorted(node.span.span_id for node in nodes) == sorted(ids)
         seen: dict[str, int] = {}
         for node in nodes:
@@ -138,11 +138,11 @@ def test_any_tangle_of_parents_shows_every_span_once_and_parents_first() -> None
 
 def test_a_cursor_comes_back_as_it_went() -> None:
     last = TraceSummary("t:1.2", "a", "b", NOW_MS * 1_000_000, 5, 1, 0, ("a",))
-    assert read_cursor(cursor_of(last)) == (last.start_ns, last.trace_id)
+    assert decode_cursor(encode_cursor(last)) == (last.start_ns, last.trace_id)
 
 
 @pytest.mark.parametrize("text", ["", "!", "AAAA", "=", "ää", "eA", "x" * 199])
 def test_a_made_up_cursor_is_refused(text: str) -> None:
     with pytest.raises(InputError) as refused:
-        read_cursor(text)
+        decode_cursor(text)
     assert refused.value.field == "cursor"

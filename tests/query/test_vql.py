@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_batch
+from tests.support.samples import NOW_MS, MovedClock, a_batch
 from vantage.core.errors import QueryError
-from vantage.query.reads import Reads
+from vantage.query.context import QueryContext
 from vantage.query.vql import run_vql
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
@@ -19,19 +19,19 @@ SETTLED_MS = 1_794_996_000_000 + 1000  # in that hour, which ended six minutes b
 
 
 @pytest.fixture
-async def reads() -> AsyncIterator[Reads]:
+async def reads() -> AsyncIterator[QueryContext]:
     clock = MovedClock()
     async with MemoryStore(clock=clock) as store:
         metadata = MemoryMetadataStore(clock)
-        yield Reads(store, metadata, clock, Telemetry(), cache_nbytes_max=1 << 20, rows_max=10)
+        yield QueryContext(store, metadata, clock, Telemetry(), cache_nbytes_max=1 << 20, rows_max=10)
 
 
-async def ask(reads: Reads, text: str) -> tuple[object, bool]:
+async def ask(reads: QueryContext, text: str) -> tuple[object, bool]:
     answer = await run_vql(reads, text, {})
     return answer.table.data[0][0], answer.cached
 
 
-async def test_what_is_settled_is_kept_for_five_minutes(reads: Reads) -> None:
+async def test_what_is_settled_is_kept_for_five_minutes(reads: QueryContext) -> None:
     await reads.store.write(a_batch(1.0, at_ms=SETTLED_MS))
     assert await ask(reads, SETTLED) == (1, False)
     await reads.store.write(a_batch(2.0, at_ms=SETTLED_MS))
@@ -41,7 +41,7 @@ async def test_what_is_settled_is_kept_for_five_minutes(reads: Reads) -> None:
     assert await ask(reads, SETTLED) == (2, False)
 
 
-async def test_the_newest_window_is_always_read(reads: Reads) -> None:
+async def test_the_newest_window_is_always_read(reads: QueryContext) -> None:
     since = f"SELECT count() AS n FROM metrics WHERE timestamp >= 0 AND timestamp < {NOW_MS - 100_000}"
     await reads.store.write(a_batch(1.0, at_ms=SETTLED_MS))
     assert await ask(reads, since) == (1, False)
@@ -50,25 +50,25 @@ async def test_the_newest_window_is_always_read(reads: Reads) -> None:
     assert await ask(reads, "SELECT count() FROM metrics WHERE timestamp >= 0") == (2, False)
 
 
-async def test_plans_are_not_kept(reads: Reads) -> None:
+async def test_plans_are_not_kept(reads: QueryContext) -> None:
     assert (await ask(reads, f"EXPLAIN {SETTLED}"))[1] is False
     assert (await ask(reads, f"EXPLAIN {SETTLED}"))[1] is False
 
 
-async def test_forgetting_empties_it(reads: Reads) -> None:
+async def test_forgetting_empties_it(reads: QueryContext) -> None:
     await ask(reads, SETTLED)
     reads.cache.clear()
     assert (await ask(reads, SETTLED))[1] is False
 
 
-async def test_rows_that_were_cut_are_a_warning(reads: Reads) -> None:
+async def test_rows_that_were_cut_are_a_warning(reads: QueryContext) -> None:
     await reads.store.write(a_batch(*map(float, range(12))))
     answer = await run_vql(reads, "SELECT value FROM metrics WHERE timestamp >= now() - INTERVAL 1 HOUR", {})
     assert answer.table.truncated
     assert answer.warnings == ("only the first 10 rows are given: narrow the query or say LIMIT",)
 
 
-async def test_queries_are_timed_whether_or_not_they_are_answered(reads: Reads) -> None:
+async def test_queries_are_timed_whether_or_not_they_are_answered(reads: QueryContext) -> None:
     await ask(reads, SETTLED)
     with pytest.raises(QueryError):
         await ask(reads, "SELECT valu FROM metrics")

@@ -13,36 +13,26 @@ import numpy as np
 import pytest
 
 import vantage_agent
+from tests.support.samples import NOW_MS, MovedClock, a_series
 from tests.support.server import serving
-from tests.support.world import NOW_MS, MovedClock, a_series
 from vantage import app, cli, config, server
-from vantage.commands import client, doctor, moving_in
+from vantage.commands import client, doctor, import_data
 from vantage.config import Settings
 from vantage.core import batch, sample, sketch, span
-from vantage.core.batch import Links, batch_of
-from vantage.core.link_columns import link_columns
+from vantage.core.batch import build_batch
+from vantage.core.exemplars import encode_exemplars
 from vantage.ingest import body
-from vantage.ingest.wire import received
-from vantage.query import asked, edges, live, rolled, timeseries
-from vantage.query import storage as query_storage
-from vantage.storage import edges as storage_edges
-from vantage.storage import query_threads
-from vantage.storage.embedded import (
-    backup,
-    blocks,
-    chunks,
-    head,
-    merge,
-    part_index,
-    pool,
-    segment,
-    shelf,
-    store,
-    trace_links,
-    upkeep,
-    write_part,
-    writer,
-)
+from vantage.ingest.wire import decoded
+from vantage.query import live, rollups, service_map, timeseries, timeseries_query
+from vantage.query import storage_report as query_storage
+from vantage.storage import query_pool
+from vantage.storage import service_edges as storage_edges
+from vantage.storage.embedded import store
+from vantage.storage.embedded.format import chunk, exemplars, part_writer, segment
+from vantage.storage.embedded.maintain import merge, segment_files, worker
+from vantage.storage.embedded.offline import backup
+from vantage.storage.embedded.read import chunk_index, connection_pool
+from vantage.storage.embedded.write import block, commit, head
 from vantage.telemetry import Telemetry
 from vantage.web import streaming
 from vantage_agent import _batch, _config, _exporter
@@ -140,7 +130,7 @@ def test_every_command_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> No
     assert flags <= set(cli._options(parser))
 
 
-class Asked(dict[str, str]):
+class TimeseriesQuery(dict[str, str]):
     """An environment that notes what it is asked for."""
 
     def __init__(self) -> None:
@@ -153,7 +143,7 @@ class Asked(dict[str, str]):
 
 
 def test_variables_of_the_agent_are_those_it_reads() -> None:
-    environ = Asked()
+    environ = TimeseriesQuery()
     _config.make_config(environ)
     read = re.compile(r"environ\.get\(\"(VANTAGE_AGENT_\w+)\"")
     elsewhere = {name for path in AGENT.rglob("*.py") for name in read.findall(path.read_text())}
@@ -180,7 +170,7 @@ def test_functions_of_the_agent_are_listed() -> None:
     assert {re.split(r"\(", code)[0] for cells in table for code in codes(cells[0])} == set(vantage_agent.__all__)
 
 
-USUAL_LINK = link_columns(Links(np.zeros(1, np.uint32), (32 * "a",), (16 * "b",)))
+USUAL_EXEMPLAR = encode_exemplars(np.zeros(1, np.uint32), (32 * "a",), (16 * "b",))
 CONFIG = _config.Config("", "", "", 0, "")
 LIMITS = [
     ("docs/api.md", f"{body.BODY_NBYTES_MAX} bytes as sent, {body.UNPACKED_NBYTES_MAX} unpacked"),
@@ -194,10 +184,10 @@ LIMITS = [
     ("docs/api.md", (f"| span attributes | {span.ATTRIBUTES_MAX}; keys {span.ATTRIBUTE_KEY_LENGTH_MAX} characters, "
                     f"values {span.ATTRIBUTE_VALUE_LENGTH_MAX} |")),
     ("docs/api.md", f"| span duration | {span.DURATION_NS_MAX // 86_400_000_000_000} days |"),
-    ("docs/api.md", f"| faults told in an answer | {received.ERRORS_SHOWN} |"),
-    ("docs/api.md", f"| points of a series | {asked.BUCKETS_MAX} |"),
+    ("docs/api.md", f"| faults told in an answer | {decoded.ERRORS_LISTED_MAX} |"),
+    ("docs/api.md", f"| points of a series | {timeseries_query.BUCKETS_MAX} |"),
     ("docs/api.md", f"| series of an answer | {timeseries.GROUPS_MAX} |"),
-    ("docs/api.md", f"At most {edges.EDGES_MAX} edges"),
+    ("docs/api.md", f"At most {service_map.EDGES_MAX} edges"),
     ("docs/api.md", f"up to {storage_edges.PARENT_REACH_MS // 60_000} minutes before the range"),
     ("docs/api.md", f"A range of more than {storage_edges.SPANS_MAX} spans"),
     ("docs/api.md", f"| series of a socket | {live.SERIES_MAX} |"),
@@ -206,55 +196,55 @@ LIMITS = [
     ("docs/storage.md", f"| batch ids | {batch.BATCH_ID_MEMORY_MS // 60_000} minutes, {batch.BATCH_ID_MEMORY_MAX} |"),
     (
         "docs/storage.md",
-        (f"estimated as {blocks.SAMPLE_NBYTES} bytes a sample, {USUAL_LINK.nbytes + blocks.HASH_NBYTES} more with a "
-        f"trace and a span id of the usual length, {blocks.SPAN_NBYTES} a span"),
+        (f"estimated as {block.SAMPLE_NBYTES} bytes a sample, {USUAL_EXEMPLAR.nbytes + block.HASH_NBYTES} more with a "
+        f"trace and a span id of the usual length, {block.SPAN_NBYTES} a span"),
     ),
     ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),
-    ("docs/storage.md", f"in blocks of up to {trace_links.LINKS_MAX} links"),
-    ("docs/storage.md", f"once the log has {writer.WAL_NBYTES_CHECKPOINT >> 20} MiB"),
-    ("docs/storage.md", f"From {writer.WAL_NBYTES_MAX >> 20} MiB on the writer"),
-    ("docs/storage.md", f"| batches in one commit | {writer.COMMIT_BATCHES_MAX} |"),
-    ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {query_threads.WAITING_MAX} waiting |"),
+    ("docs/storage.md", f"in blocks of up to {exemplars.EXEMPLARS_MAX} links"),
+    ("docs/storage.md", f"once the log has {commit.WAL_NBYTES_CHECKPOINT >> 20} MiB"),
+    ("docs/storage.md", f"From {commit.WAL_NBYTES_MAX >> 20} MiB on the writer"),
+    ("docs/storage.md", f"| batches in one commit | {commit.COMMIT_BATCHES_MAX} |"),
+    ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {query_pool.WAITING_MAX} waiting |"),
     (
         "docs/storage.md",
-        (f"{merge.PARTS_MIN} at a time: once nothing was sealed or asked for {upkeep.CALM_S:.0f} seconds, "
+        (f"{merge.PARTS_MIN} at a time: once nothing was sealed or asked for {worker.CALM_S:.0f} seconds, "
         f"or when {merge.PARTS_MIN_BUSY} wait"),
     ),
-    ("docs/operations.md", f"beside a backup waits for its end, up to {shelf.BACKUP_WAIT_S:.0f} s"),
+    ("docs/operations.md", f"beside a backup waits for its end, up to {segment_files.BACKUP_WAIT_S:.0f} s"),
     ("docs/storage.md", f"| series | {Settings().series_max} (`series_max`)"),
     (
         "docs/storage.md",
-        (f"| a generation | {upkeep.GENERATION_SAMPLES_MAX} samples, {upkeep.GENERATION_NBYTES_MAX >> 20} MiB by the "
+        (f"| a generation | {worker.GENERATION_SAMPLES_MAX} samples, {worker.GENERATION_NBYTES_MAX >> 20} MiB by the "
         "same estimate (a quarter of `head_bytes_max` where that is less), "
-        f"{upkeep.GENERATION_AGE_MS_MAX // 3_600_000} hours |"),
+        f"{worker.GENERATION_AGE_MS_MAX // 3_600_000} hours |"),
     ),
     (
         "docs/storage.md",
-        (f"When the head has {upkeep.GENERATION_SAMPLES_MAX} samples, an estimated "
-        f"{upkeep.GENERATION_NBYTES_MAX >> 20} MiB, or is {upkeep.GENERATION_AGE_MS_MAX // 3_600_000} hours old"),
+        (f"When the head has {worker.GENERATION_SAMPLES_MAX} samples, an estimated "
+        f"{worker.GENERATION_NBYTES_MAX >> 20} MiB, or is {worker.GENERATION_AGE_MS_MAX // 3_600_000} hours old"),
     ),
     (
         "docs/storage.md",
         (f"| a merged part | {merge.SAMPLES_MAX} samples, {merge.SPANS_MAX} spans, {merge.NBYTES_MAX >> 20} MiB |"),
     ),
     ("docs/storage.md", f"`user_version` the format: {segment.FORMAT}. The page size is {segment.PAGE_NBYTES}:"),
-    ("docs/storage.md", f"**Chunks** hold up to {chunks.CHUNK_SAMPLES_MAX} samples"),
-    ("docs/storage.md", f"some {chunks.RUN_SAMPLES} samples, so that"),
-    ("docs/storage.md", f"committed in slices of {write_part.SLICE_NBYTES >> 10} KiB"),
-    ("docs/storage.md", f"blocks of up to {write_part.SPAN_BLOCK_ROWS}, in order of start"),
+    ("docs/storage.md", f"**Chunks** hold up to {chunk.CHUNK_SAMPLES_MAX} samples"),
+    ("docs/storage.md", f"some {chunk.RUN_SAMPLES} samples, so that"),
+    ("docs/storage.md", f"committed in slices of {part_writer.SLICE_NBYTES >> 10} KiB"),
+    ("docs/storage.md", f"blocks of up to {part_writer.SPAN_BLOCK_ROWS}, in order of start"),
     ("docs/storage.md", f"with a relative error of {sketch.RELATIVE_ERROR}, as a MessagePack array"),
-    ("docs/storage.md", f"| connections to segments | {pool.IDLE_MAX} idle ones |"),
-    ("docs/storage.md", f"| directories of chunks remembered | {part_index.REMEMBERED_NBYTES_MAX >> 20} MiB |"),
+    ("docs/storage.md", f"| connections to segments | {connection_pool.IDLE_MAX} idle ones |"),
+    ("docs/storage.md", f"| directories of chunks remembered | {chunk_index.CACHE_NBYTES_MAX >> 20} MiB |"),
     ("docs/storage.md", f'{segment.APPLICATION_ID:#x} ("VTS1")'),
-    ("docs/architecture.md", f"exact from samples up to {rolled.QUANTILE_SAMPLES_MAX} of them"),
+    ("docs/architecture.md", f"exact from samples up to {rollups.QUANTILE_SAMPLES_MAX} of them"),
     ("README.md", f"| series | {Settings().series_max} |"),
     ("docs/operations.md", f"| headers | {server.HEADERS_NBYTES_MAX >> 10} KiB |"),
     ("docs/operations.md", f"({server.HANG_UP_AFTER * Settings().shutdown_timeout_s:g} of"),
-    ("docs/api.md", f"Only quantiles of more than {rolled.QUANTILE_SAMPLES_MAX} samples"),
+    ("docs/api.md", f"Only quantiles of more than {rollups.QUANTILE_SAMPLES_MAX} samples"),
     ("docs/api.md", f"within {sketch.RELATIVE_ERROR * 100:g} % of the exact ones"),
     ("docs/api.md", f"`growing` are the {query_storage.GROWING_MAX} series with most samples"),
-    ("docs/operations.md", f"waits up to {backup.WAIT_S:g} s for its turn, and says so after {backup.PATIENT_S:g}"),
-    ("docs/operations.md", f"batches of up to {moving_in.BATCH_ITEMS_MAX} lines or"),
+    ("docs/operations.md", f"waits up to {backup.WAIT_S:g} s for its turn, and says so after {backup.PATIENCE_S:g}"),
+    ("docs/operations.md", f"batches of up to {import_data.BATCH_ITEMS_MAX} lines or"),
     ("docs/operations.md", f"up to {client.PATIENCE_S // 60:g} minutes for one batch"),
     ("docs/operations.md", f"the first {doctor.FAULTS_SHOWN} faults"),
     ("docs/api.md", f"takes nothing for {streaming.STALL_S:g} s"),
@@ -360,7 +350,7 @@ async def test_the_program_in_the_docs_reads_every_sample_of_the_segments(tmp_pa
                 value = chance.choice([float(n), round(chance.random(), 3), chance.random(), -0.0, 5e-324, 1e300])
                 rows.append((one, at_ms, value))
                 expected.append(f"sample {at_ms} svc {n % 3} test m{n % 7} gauge {value} s {{'ü': '{n % 11}'}}")
-            await opened.write(batch_of(rows))
+            await opened.write(build_batch(rows))
             await opened.seal()
         beside = run_program(program, tmp_path)
     assert sorted(beside) == sorted(expected)

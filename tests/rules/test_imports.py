@@ -38,7 +38,7 @@ HOMES = {
     "alembic": ["vantage.storage.metadata"],
     "sqlalchemy": ["vantage.storage.metadata"],
     "chdb": ["vantage.storage.clickhouse.chdb"],
-    "pyarrow": ["vantage.query.formats", "vantage.storage.clickhouse.arrow"],
+    "pyarrow": ["vantage.query.table_formats", "vantage.storage.clickhouse.arrow"],
     "clickhouse_driver": ["vantage.storage.clickhouse.native"],
     "confluent_kafka": ["vantage.stream.kafka"],
     "scipy": ["vantage.analysis"],

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from tests.support.world import MovedClock, a_series, a_span
-from vantage.core.batch import Batch, batch_of
+from tests.support.samples import MovedClock, a_series, a_span
+from vantage.core.batch import Batch, build_batch
 from vantage.core.sample import Kind
 from vantage.storage.memory import MemoryStore
 from vantage.vql.check import ROWS_MAX
-from vantage.vql.constants import PARAM_LENGTH_MAX, PARAM_VALUES_MAX
-from vantage.vql.execute import QUERY_SAMPLES_MAX
-from vantage.vql.expressions import DEPTH_MAX, NODES_MAX
-from vantage.vql.functions import ARGUMENTS_MAX, METRICS, SPANS, TEXT_FUNCTIONS
-from vantage.vql.parse import DEPTH_MAX as BRACKETS_MAX
-from vantage.vql.parse import TEXT_NBYTES_MAX, TOKENS_MAX
-from vantage.vql.text import compile_query
+from vantage.vql.exec.execute import QUERY_SAMPLES_MAX
+from vantage.vql.signatures import ARGUMENTS_MAX, METRICS, SPANS, TEXT_FUNCTIONS
+from vantage.vql.text.compile import compile_query
+from vantage.vql.text.lower_expr import DEPTH_MAX, NODES_MAX
+from vantage.vql.text.params import PARAM_LENGTH_MAX, PARAM_VALUES_MAX
+from vantage.vql.text.parse import DEPTH_MAX as BRACKETS_MAX
+from vantage.vql.text.parse import TEXT_NBYTES_MAX, TOKENS_MAX
 
 DOCS = (Path(__file__).parents[2] / "docs" / "vql.md").read_text()
 QUERIES = re.findall(r"```sql\n(.*?)```", DOCS, re.DOTALL)
@@ -51,7 +51,7 @@ async def a_store() -> MemoryStore:
         at_ms = int(datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp() * 1000)
         tags = {"method": method, "route": "/pay", "status": "500" if value == "300" else "200"}
         one = a_series("my-api", "http.request.duration", Kind.HISTOGRAM, tags=tags)
-        await store.write(batch_of([(one, at_ms, float(value))]))
+        await store.write(build_batch([(one, at_ms, float(value))]))
     await store.write(Batch(spans=(a_span(start_ms=NOW_MS - 1000, attributes={"http.route": "/pay"}),)))
     return store
 

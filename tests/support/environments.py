@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,24 +32,35 @@ def run_or_cannot(*command: str) -> None:
         cannot(f"cannot be made: {' '.join(command)}: {done.stderr.strip()[-300:]}")
 
 
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Let the workers of a run make the thing called ``name`` one after the other: the first makes it for all."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def python_with(name: str, *requirements: str) -> Path:
     """The interpreter of the environment ``name``, which has ``requirements``. Where it cannot be made the test is
     skipped; in CI it fails."""
     folder = CACHE / name
     python, made = folder / "bin" / "python", folder / "made"
     wanted = "\n".join((sys.version, *requirements))
-    if made.exists() and made.read_text() == wanted:
-        return python
-    run_or_cannot(sys.executable, "-m", "venv", "--clear", str(folder))
-    run_or_cannot(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
-    made.write_text(wanted)
+    with alone(name):
+        if not made.exists() or made.read_text() != wanted:
+            run_or_cannot(sys.executable, "-m", "venv", "--clear", str(folder))
+            run_or_cannot(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
+            made.write_text(wanted)
     return python
 
 
 def source_of(name: str, version: str) -> Path:
     """The unpacked source distribution of a package."""
     folder = CACHE / "sources" / f"{name}-{version}"
-    if not folder.exists():
+    with alone(folder.name):
+        if folder.exists():
+            return folder
         parent = folder.parent
         pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps")
         run_or_cannot(*pip, "--no-binary", name, "-d", str(parent), f"{name}=={version}")

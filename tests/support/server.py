@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,9 +109,9 @@ class Server:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.request("POST", path, body, {"Content-Type": "application/json", **named})
 
-    def counts(self) -> dict[str, float]:
+    def counts(self, **headers: str) -> dict[str, float]:
         """What ``/metrics`` says: sample name with labels, and value."""
-        lines = self.get("/metrics").body.decode().splitlines()
+        lines = self.get("/metrics", **headers).body.decode().splitlines()
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
 
     def connect(self) -> socket.socket:
@@ -165,12 +164,3 @@ def vantage(
         cwd=cwd,
         timeout=60,
     )
-
-
-def wait_until(condition: Any, timeout_s: float = 10.0, every_s: float = 0.05) -> Any:
-    """What ``condition`` returns once it is true."""
-    end_s = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < end_s, "waited in vain"
-        time.sleep(every_s)
-    return found

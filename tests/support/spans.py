@@ -6,7 +6,7 @@ import random
 
 from hypothesis import strategies as st
 
-from tests.support.world import NOW_MS
+from tests.support.samples import NOW_MS
 from vantage.core.sample import TIME_MS_MIN
 from vantage.core.span import DURATION_NS_MAX, Span, SpanKind, SpanStatus
 

@@ -14,9 +14,9 @@ import sys
 import atheris  # type: ignore[import-not-found]
 
 with atheris.instrument_imports(include=["vantage.vql", "sqlglot"]):
-    import vantage.vql.lower
-    import vantage.vql.parse  # noqa: F401 - loaded here, to be instrumented
-    from vantage.vql.text import compile_condition, compile_query
+    import vantage.vql.text.lower_select
+    import vantage.vql.text.parse  # noqa: F401 - loaded here, to be instrumented
+    from vantage.vql.text.compile import compile_condition, compile_query
 
 from vantage.core.errors import QueryError
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tests.support.world import NOW_MS
+from tests.support.samples import NOW_MS
 
 DAY_MS = 86_400_000
 TEXTS = {

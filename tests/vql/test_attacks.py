@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series
 from tests.vql.attacks import ATTACKS, HARMLESS
 from vantage.core.errors import QueryError
 from vantage.storage.memory import MemoryStore
-from vantage.vql.text import compile_condition, compile_query
+from vantage.vql.text.compile import compile_condition, compile_query
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

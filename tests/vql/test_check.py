@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.world import NOW_MS
+from tests.support.samples import NOW_MS
 from vantage.core.errors import InputError
 from vantage.vql.check import DEFAULT_RANGE_MS, ROWS_MAX, CheckedSelect, check
 from vantage.vql.tree import (
@@ -17,7 +17,6 @@ from vantage.vql.tree import (
     CompareOp,
     Expr,
     In,
-    Item,
     Like,
     Literal,
     Negate,
@@ -25,6 +24,7 @@ from vantage.vql.tree import (
     Or,
     Order,
     Select,
+    SelectItem,
     TagValue,
     equals,
 )
@@ -34,7 +34,7 @@ COUNT = Call("count")
 
 
 def checked(*exprs: Expr, table: str = "metrics", rows_max: int = ROWS_MAX, **parts: object) -> CheckedSelect:
-    items = tuple(Item(expr, f"c{i}") for i, expr in enumerate(exprs))
+    items = tuple(SelectItem(expr, f"c{i}") for i, expr in enumerate(exprs))
     return check(Select(table, items, **parts), now_ms=NOW_MS, rows_max=rows_max)  # type: ignore[arg-type]
 
 

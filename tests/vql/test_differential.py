@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_series, a_span
+from tests.support.samples import NOW_MS, MovedClock, a_series, a_span
 from tests.vql.grammar import DAY_MS, Grammar, Query
-from vantage.core.batch import NO_LINKS, Batch, Links, batch_of
+from vantage.core.batch import Batch, build_batch
+from vantage.core.exemplars import NO_EXEMPLARS, encode_exemplars
 from vantage.core.sample import Kind
 from vantage.core.span import SpanStatus
 from vantage.storage.clickhouse.store import ClickHouseStore
@@ -24,8 +25,8 @@ from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import TelemetryStore
 from vantage.telemetry import Telemetry
-from vantage.vql.functions import TEXT_FUNCTIONS
-from vantage.vql.text import compile_query
+from vantage.vql.signatures import TEXT_FUNCTIONS
+from vantage.vql.text.compile import compile_query
 from vantage.vql.tree import Call, Expr, children
 
 pytest.importorskip("chdb", reason="pip install 'vantage[chdb]'")
@@ -62,8 +63,10 @@ def batches(chance: random.Random) -> Iterator[Batch]:
                 rows.append((one, at_ms, value))
         rows += [(series[n % 20], NOW_MS - chance.randint(0, 4_000_000), float(n % 7)) for n in range(40)]
         linked = sorted(chance.sample(range(len(rows)), len(rows) // 10))
-        links = Links(np.array(linked, np.uint32), [f"t-{n % 50}" for n in linked], [f"s{n % 9}" for n in linked])
-        yield batch_of(rows, links=links if linked else NO_LINKS, spans=tuple(spans(chance, start)))
+        links = encode_exemplars(
+            np.array(linked, np.uint32), [f"t-{n % 50}" for n in linked], [f"s{n % 9}" for n in linked]
+        )
+        yield build_batch(rows, exemplars=links if linked else NO_EXEMPLARS, spans=tuple(spans(chance, start)))
 
 
 def spans(chance: random.Random, start: int) -> Iterator[Any]:

@@ -11,16 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.world import NOW_MS, MovedClock, a_series, a_span, lately
-from vantage.core.batch import Batch, Links, batch_of
+from tests.support.samples import NOW_MS, MovedClock, a_series, a_span, lately
+from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import InputError, StoreTimeout
+from vantage.core.exemplars import encode_exemplars
+from vantage.core.sample_columns import SampleColumns
 from vantage.core.span import SpanStatus
 from vantage.storage.memory import MemoryStore
 from vantage.vql.check import check
-from vantage.vql.execute import Deadline, answer, execute
-from vantage.vql.like import like_matcher
-from vantage.vql.series import SeriesColumns
-from vantage.vql.source import Chunk, Reading
+from vantage.vql.exec.execute import Deadline, execute, to_table
+from vantage.vql.exec.frame import Frame
+from vantage.vql.exec.like import like_matcher
+from vantage.vql.exec.series_table import SeriesColumns
+from vantage.vql.exec.source import ScanEstimate
 from vantage.vql.table import Table
 from vantage.vql.tree import (
     And,
@@ -31,7 +34,6 @@ from vantage.vql.tree import (
     Compare,
     Expr,
     In,
-    Item,
     Like,
     Literal,
     Negate,
@@ -39,10 +41,10 @@ from vantage.vql.tree import (
     Or,
     Order,
     Select,
+    SelectItem,
     TagValue,
     equals,
 )
-from vantage.vql.vectors import Frame
 
 VALUE, TIME, SERVICE = Column("value"), Column("timestamp"), Column("service_name")
 NULL = Arithmetic("/", Literal(1), Literal(0))
@@ -55,11 +57,11 @@ async def ask(*exprs: Expr, store: MemoryStore | None = None, rows_max: int = 10
     if store is None:
         store = MemoryStore(clock=MovedClock())
         rows = [(a_series(service, tags={"method": method}), value) for service, method, value in ROWS]
-        links = Links(np.array([1], np.uint32), ["t1"], ["s1"])
+        links = encode_exemplars(np.array([1], np.uint32), ["t1"], ["s1"])
         await store.write(
-            batch_of([(one, NOW_MS - 1000 + i, value) for i, (one, value) in enumerate(rows)], links=links)
+            build_batch([(one, NOW_MS - 1000 + i, value) for i, (one, value) in enumerate(rows)], exemplars=links)
         )
-    items = tuple(Item(expr, f"c{i}") for i, expr in enumerate(exprs))
+    items = tuple(SelectItem(expr, f"c{i}") for i, expr in enumerate(exprs))
     select = Select(parts.pop("table", "metrics"), items, **parts)
     return await store.select(check(select, now_ms=NOW_MS + 5000, rows_max=rows_max), deadline_s=5)
 
@@ -315,9 +317,11 @@ def test_cutting_off_gives_the_first_of_all_rows_in_order(held: list[tuple[int, 
     keys, values = np.array([key for key, _ in held], np.int64), np.array([value for _, value in held], np.float64)
     frame = Frame(len(held), {"timestamp": lambda: keys, "value": lambda: values})
     order = (Order(TIME, descending=True),)
-    query = check(Select("metrics", (Item(VALUE, "v"), Item(TIME, "t")), order_by=order, limit=limit), now_ms=NOW_MS)
+    query = check(
+        Select("metrics", (SelectItem(VALUE, "v"), SelectItem(TIME, "t")), order_by=order, limit=limit), now_ms=NOW_MS
+    )
     expected = sorted(range(len(held)), key=lambda row: (-held[row][0], math.isnan(held[row][1]), held[row][1]))
-    found = list(answer(query, frame).rows())
+    found = list(to_table(query, frame).rows())
     shown = [(None if math.isnan(held[row][1]) else held[row][1], held[row][0]) for row in expected[:limit]]
     if limit < len(held):
         assert found == shown
@@ -380,20 +384,20 @@ class Columns:
     """A source of one chunk."""
 
     def __init__(self, values: list[float]) -> None:
-        self._chunk = Chunk(
+        self._chunk = SampleColumns(
             np.zeros(len(values), np.uint32), np.full(len(values), NOW_MS, np.int64), np.array(values, np.float64)
         )
 
     def series(self) -> Any:
         return SeriesColumns([a_series()])
 
-    def rows_at_most(self, table: Any, time_range: Any) -> int:
+    def rows_upper_bound(self, table: Any, time_range: Any) -> int:
         return len(self._chunk.value)
 
     def plan(self, table: Any, time_range: Any, slots: Any) -> Any:
-        return [Reading("all", 1, len(self._chunk.value))]
+        return [ScanEstimate("all", 1, len(self._chunk.value))]
 
-    def samples(self, time_range: Any, slots: Any, *, links: bool) -> Any:
+    def samples(self, time_range: Any, slots: Any, *, exemplars: bool) -> Any:
         yield self._chunk
 
     def partials(self, time_range: Any, slots: Any, *, width_ms: int, wanted: Any) -> Any:
@@ -405,7 +409,8 @@ class Columns:
 
 def over(values: list[float], expr: Expr, **options: Any) -> Any:
     query = check(
-        Select("metrics", (Item(expr, "c"),), where=Compare(">=", TIME, Literal(lately().start_ms))), now_ms=NOW_MS
+        Select("metrics", (SelectItem(expr, "c"),), where=Compare(">=", TIME, Literal(lately().start_ms))),
+        now_ms=NOW_MS,
     )
     (row,) = execute(query, Columns(values), options.pop("deadline", Deadline(5)), **options).rows()
     return row[0]

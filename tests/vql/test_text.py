@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.world import HOUR_MS, NOW_MS
+from tests.support.samples import HOUR_MS, NOW_MS
 from vantage.core.errors import QueryError
 from vantage.core.timerange import TimeRange
-from vantage.vql.functions import METRICS, TEXT_FUNCTIONS
-from vantage.vql.parse import DEPTH_MAX, TEXT_NBYTES_MAX, TOKENS_MAX
-from vantage.vql.text import Compiled, ParamValue, compile_condition, compile_query
+from vantage.vql.signatures import METRICS, TEXT_FUNCTIONS
+from vantage.vql.text.compile import CompiledQuery, compile_condition, compile_query
+from vantage.vql.text.params import ParamValue
+from vantage.vql.text.parse import DEPTH_MAX, TEXT_NBYTES_MAX, TOKENS_MAX
 from vantage.vql.tree import (
     And,
     Arithmetic,
@@ -54,7 +55,7 @@ ORDER BY minute DESC
 MONDAY_MS = 4 * 24 * HOUR_MS
 
 
-def compiled(text: str, params: dict[str, ParamValue] | None = None) -> Compiled:
+def compiled(text: str, params: dict[str, ParamValue] | None = None) -> CompiledQuery:
     return compile_query(text, now_ms=NOW_MS, params=params)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock
+from tests.support.samples import NOW_MS, MovedClock
+from vantage.core.api_key import ApiKey, Scope, hash_secret, new_secret
 from vantage.core.errors import ForbiddenError, UnauthorizedError
-from vantage.core.key import ApiKey, Scope, hash_secret, new_secret
-from vantage.web.auth import SESSION_MS, Access, secret_of, session_of
+from vantage.web.auth import SESSION_MS, Authenticator, secret_of, session_of
 
 SECRET = "vtg_the-secret"
 
@@ -23,8 +23,8 @@ def clock() -> MovedClock:
     return MovedClock()
 
 
-def access_with(clock: MovedClock, *keys: ApiKey, auth: str = "auto", api_key: str = "") -> Access:
-    access = Access(clock=clock, auth=auth, api_key=api_key)
+def access_with(clock: MovedClock, *keys: ApiKey, auth: str = "auto", api_key: str = "") -> Authenticator:
+    access = Authenticator(clock=clock, auth=auth, api_key=api_key)
     access.refresh(keys)
     return access
 

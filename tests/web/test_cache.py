@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.world import HOUR_MS, NOW_MS
+from tests.support.samples import HOUR_MS, NOW_MS
 from vantage.app import RETENTION_EVERY_S, create_app
 from vantage.config import Settings
 from vantage.storage.embedded.store import EmbeddedStore
-from vantage.storage.ports import Reclaimed
+from vantage.storage.ports import DeletionResult
 
 DAY_MS = 24 * HOUR_MS
 
@@ -133,14 +133,19 @@ async def sleeping(app: Running) -> bool:
 
 @pytest.mark.parametrize(
     ("gone", "emptied"),
-    [(Reclaimed(), False), (Reclaimed(samples=1), True), (Reclaimed(nbytes=4096), True), (OSError("disk"), True)],
+    [
+        (DeletionResult(), False),
+        (DeletionResult(samples=1), True),
+        (DeletionResult(nbytes=4096), True),
+        (OSError("disk"), True),
+    ],
 )
 async def test_retention_empties_the_cache_when_something_left_or_may_have(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: Reclaimed | OSError, *, emptied: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: DeletionResult | OSError, *, emptied: bool
 ) -> None:
     looks = 0
 
-    async def expire(*_: object) -> Reclaimed:
+    async def expire(*_: object) -> DeletionResult:
         nonlocal looks
         looks += 1
         if isinstance(gone, OSError):

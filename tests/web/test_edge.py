@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from vantage.web.edge import HostGuard
+from vantage.web.middleware import HostGuard
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests.support.load import NO_RATES
 from tests.support.server import Answer, Server, serving
 from tests.vql.attacks import ATTACKS, HARMLESS
 from vantage.core.clock import SystemClock
-from vantage.query import formats
+from vantage.query import table_formats
 
 URL = "/vql/execute"
 
@@ -206,8 +206,12 @@ def test_long_answers_come_in_pieces() -> None:
     from vantage.vql.table import Table, TableColumn
 
     table = Table((TableColumn("n", "int"),), (list(range(2500)),))
-    assert [piece.count(b"\n") for piece in formats.pieces(table, formats.NDJSON)] == [1000, 1000, 500]
-    assert [piece.count(b"\n") for piece in formats.pieces(table, formats.CSV)] == [1001, 1000, 500]
+    assert [piece.count(b"\n") for piece in table_formats.encode_table(table, table_formats.NDJSON)] == [
+        1000,
+        1000,
+        500,
+    ]
+    assert [piece.count(b"\n") for piece in table_formats.encode_table(table, table_formats.CSV)] == [1001, 1000, 500]
     empty = Table((TableColumn("n", "int"),), ([],))
-    assert list(formats.pieces(empty, formats.CSV)) == [b"n\r\n"]
-    assert list(formats.pieces(empty, formats.NDJSON)) == []
+    assert list(table_formats.encode_table(empty, table_formats.CSV)) == [b"n\r\n"]
+    assert list(table_formats.encode_table(empty, table_formats.NDJSON)) == []

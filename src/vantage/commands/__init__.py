@@ -11,18 +11,18 @@ from vantage import __version__
 
 # Where each command is; imported when it is run, so that none waits for the libraries of another.
 _HOMES: Final = {
-    "serve": "serving",
-    "migrate": "serving",
-    "demo": "traffic",
-    "healthcheck": "health",
-    "config": "settings",
+    "serve": "serve",
+    "migrate": "serve",
+    "demo": "demo",
+    "healthcheck": "healthcheck",
+    "config": "config",
     "doctor": "doctor",
     "keys": "keys",
-    "backup": "backups",
-    "restore": "backups",
+    "backup": "backup",
+    "restore": "backup",
     "query": "query",
-    "export": "moving_out",
-    "import": "moving_in",
+    "export": "export_data",
+    "import": "import_data",
 }
 
 

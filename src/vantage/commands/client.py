@@ -37,15 +37,15 @@ def client_key(arguments: argparse.Namespace) -> str | None:
     return arguments.api_key or config.load().settings.api_key or None
 
 
-def own_url(settings: Settings | None = None) -> str:
+def local_url(settings: Settings | None = None) -> str:
     """Where a server with these settings (those in effect here) listens on this machine."""
     settings = settings or config.load().settings
     return f"{'https' if settings.tls_certificate else 'http'}://127.0.0.1:{settings.port}"
 
 
-def client_of(arguments: argparse.Namespace) -> Client:
+def open_client(arguments: argparse.Namespace) -> Client:
     """The server that ``--url`` or the settings name. Raises InputError."""
-    return Client(arguments.url or own_url(), api_key=client_key(arguments))
+    return Client(arguments.url or local_url(), api_key=client_key(arguments))
 
 
 def unchecked_context() -> ssl.SSLContext:
@@ -93,7 +93,7 @@ class Client:
     def close(self) -> None:
         self._connection.close()
 
-    def ask(self, path: str, body: bytes | None = None) -> Any:
+    def request(self, path: str, body: bytes | None = None) -> Any:
         """The decoded answer to a GET, or to one POST of a JSON body."""
         try:
             return _decoded(self.stream(path, body).read(ANSWER_NBYTES_MAX))
@@ -114,11 +114,11 @@ class Client:
                 text = answer.read(ANSWER_NBYTES_MAX)
             except (OSError, http.client.HTTPException) as error:
                 raise self._away(error) from error
-            raise refusal(answer.status, text, self.url)
+            raise error_from_response(answer.status, text, self.url)
         return answer
 
     def post(
-        self, path: str, body: bytes, headers: Mapping[str, str], *, waiting: Callable[[str], None] = lambda _: None
+        self, path: str, body: bytes, headers: Mapping[str, str], *, on_wait: Callable[[str], None] = lambda _: None
     ) -> Any:
         """Post something that may be repeated, until the server has taken it. ``waiting`` is told why it takes
         long."""
@@ -137,13 +137,13 @@ class Client:
                 self._has_answered = True
                 if answer.status < 300:
                     return _decoded(text)
-                failure = refusal(answer.status, text, self.url)
+                failure = error_from_response(answer.status, text, self.url)
                 if answer.status not in (429, 503):
                     raise failure
                 wait_s = _retry_after_s(answer)
             if self._monotonic_s() + wait_s > began_s + PATIENCE_S:
                 raise failure
-            waiting(str(failure))
+            on_wait(str(failure))
             self._sleep(wait_s)
 
     def _exchange(
@@ -179,7 +179,7 @@ def _query_error(problem: Mapping[str, Any]) -> QueryError:
     return error
 
 
-def refusal(status: int, text: bytes, url: str) -> VantageError:
+def error_from_response(status: int, text: bytes, url: str) -> VantageError:
     """The error of a status, with what the server's problem details say."""
     try:
         problem = json.loads(text)

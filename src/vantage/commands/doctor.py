@@ -10,16 +10,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from vantage.commands.config import load
 from vantage.commands.console import Progress
-from vantage.commands.settings import load
-from vantage.commands.space import show_space
+from vantage.commands.disk_usage import show_usage
 from vantage.config import Loaded, Settings
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ConfigError, VantageError
 from vantage.core.number_format import size, utc
-from vantage.storage.embedded.inspect_segments import inspect_segments
-from vantage.storage.embedded.looking import Looked, Looker
-from vantage.storage.embedded.restore import refuse_unfinished
+from vantage.storage.embedded.offline.folder_reader import FolderContents, ReadOnlyFolder
+from vantage.storage.embedded.offline.restore import refuse_unfinished
+from vantage.storage.embedded.offline.verify import verify_segments
 from vantage.storage.open import chdb_folder, is_chdb, store_folder
 
 DISK_FREE_MIN: Final = 500_000_000
@@ -88,7 +88,7 @@ def _check_data(report: _Report, settings: Settings, arguments: argparse.Namespa
     if looked is None:
         return None
     # A folder that was named is looked at itself: the server at the configured address may have another.
-    return lambda: show_space(folders[0], looked, ask=None if arguments.data else settings)
+    return lambda: show_usage(folders[0], looked, ask=None if arguments.data else settings)
 
 
 def _check_folder(data: Path) -> str:
@@ -104,12 +104,12 @@ def _check_folder(data: Path) -> str:
 
 
 def _check_journal(folder: Path) -> str:
-    from vantage.storage.embedded.journal import inspect
+    from vantage.storage.embedded.write.journal import check_journal
 
     path = folder / "journal.db"
     if not path.exists():
         return "empty"
-    found = inspect(path, Looker(folder).connect)
+    found = check_journal(path, ReadOnlyFolder(folder).connect)
     if found.problem:
         raise ConfigError(f"{path}: {found.problem}")
     if found.damaged:
@@ -117,9 +117,9 @@ def _check_journal(folder: Path) -> str:
     return f"{found.commits} commits, {found.series} series, every checksum right"
 
 
-def _check_segments(report: _Report, folder: Path, *, deep: bool) -> Looked | None:
+def _check_segments(report: _Report, folder: Path, *, deep: bool) -> FolderContents | None:
     """What the segments are, or None when they cannot be looked at at all."""
-    looker = Looker(folder)
+    looker = ReadOnlyFolder(folder)
     try:
         looked = looker.segments()
     except (VantageError, OSError) as error:
@@ -127,7 +127,7 @@ def _check_segments(report: _Report, folder: Path, *, deep: bool) -> Looked | No
         return None
     for text in looked.damaged:
         report.fail("segments", text)
-    for name in looked.put_aside:
+    for name in looked.quarantined:
         report.fail("segments", f"{name} was put aside and is not served: restore it from a backup, or remove it")
     parts = [part for segment in looked.segments for part in segment.parts]
     nbytes = sum(segment.path.stat().st_size for segment in looked.segments if segment.path.exists())
@@ -141,10 +141,10 @@ def _check_segments(report: _Report, folder: Path, *, deep: bool) -> Looked | No
     return looked
 
 
-def _check_rows(report: _Report, looker: Looker, looked: Looked) -> None:
+def _check_rows(report: _Report, looker: ReadOnlyFolder, looked: FolderContents) -> None:
     with Progress() as progress:
-        faults = inspect_segments(
-            looker, looked, told=lambda done, total: progress.show(f"{size(done)} of {size(total)} read")
+        faults = verify_segments(
+            looker, looked, on_progress=lambda done, total: progress.show(f"{size(done)} of {size(total)} read")
         )
         shown = list(islice(faults, FAULTS_SHOWN))
         more = sum(1 for _ in faults)

@@ -32,7 +32,7 @@ def grid(table: Table, *, width: int) -> Iterator[str]:
     if sum(min(one, CELL_WIDTH_MIN) for one in wanted) > room:
         yield from _lists(heads, texts, width)
         return
-    widths = _fitting(wanted, room)
+    widths = _fit(wanted, room)
     rights = [column.type in _RIGHT for column in table.columns]
     yield _line(heads, widths, rights)
     yield _GAP.join("─" * one for one in widths)
@@ -78,7 +78,7 @@ def _printable(text: str) -> str:
     return "".join(letter if wcwidth(letter) >= 0 else "\ufffd" for letter in text)
 
 
-def _fitting(wanted: Sequence[int], room: int) -> list[int]:
+def _fit(wanted: Sequence[int], room: int) -> list[int]:
     """Widths that fit: the widest columns share what is left by the others."""
     widths = list(wanted)
     while sum(widths) > room and max(widths) > CELL_WIDTH_MIN:

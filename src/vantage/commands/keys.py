@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vantage.commands.config import load
 from vantage.commands.console import print_table
-from vantage.commands.serving import make_folder
-from vantage.commands.settings import load
+from vantage.commands.serve import make_folder
+from vantage.core.api_key import ApiKey, Scope, hash_secret, new_secret
 from vantage.core.clock import SystemClock
 from vantage.core.errors import InputError
-from vantage.core.key import ApiKey, Scope, hash_secret, new_secret
 from vantage.core.number_format import date_time
 
 
@@ -77,4 +77,4 @@ async def _create_key(arguments: argparse.Namespace, metadata: Any) -> int:
 def _state(key: ApiKey) -> str:
     if key.revoked_ms is not None:
         return "revoked"
-    return "usable" if key.usable(SystemClock().now_ms()) else "expired"
+    return "usable" if key.is_active(SystemClock().now_ms()) else "expired"

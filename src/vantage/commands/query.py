@@ -18,18 +18,18 @@ from typing import Any, Final
 import msgspec
 
 from vantage import log
-from vantage.commands.client import Client, client_of
+from vantage.commands.client import Client, open_client
+from vantage.commands.config import load
 from vantage.commands.console import Progress, notice
 from vantage.commands.grid import cells, grid, rfc3339
-from vantage.commands.settings import load
 from vantage.core.clock import SystemClock
 from vantage.core.errors import DataFolderInUse, InputError, QueryError, StartupError, UnavailableError
 from vantage.core.number_format import duration_ms, duration_s
 from vantage.core.timerange import TimeRange
-from vantage.query.formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, has_parquet, pieces
-from vantage.query.reads import Reads
-from vantage.query.vql import VqlAnswer, run_vql
-from vantage.storage.open import open_metadata, store_of
+from vantage.query.context import QueryContext
+from vantage.query.table_formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, encode_table, has_parquet
+from vantage.query.vql import VqlResult, run_vql
+from vantage.storage.open import open_metadata, open_telemetry_store
 from vantage.telemetry import Telemetry
 from vantage.vql.table import Table, TableColumn
 
@@ -43,7 +43,7 @@ _WIDE: Final = 10_000  # of a table that is written to no terminal
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Question:
     text: str
     params: dict[str, Any]
 
@@ -54,9 +54,9 @@ def run_query(arguments: argparse.Namespace) -> int:
         raise InputError("give --url or --data, not both")
     if arguments.format == PARQUET and arguments.output == "-" and sys.stdout.isatty():
         raise InputError("Parquet is not for a terminal: give --output FILE", field="--format")
-    asked = _Asked(_text(arguments.query), dict(_param(text) for text in arguments.param))
+    asked = _Question(_text(arguments.query), dict(_param(text) for text in arguments.param))
     try:
-        with _patiently():
+        with _show_elapsed():
             answer = _ask_folder(arguments, asked) if arguments.data else _ask_server(arguments, asked)
     except QueryError as error:
         _show(error, asked.text)
@@ -86,8 +86,8 @@ def _param(text: str) -> tuple[str, Any]:
     return name, value if isinstance(found, dict) or found is None else found
 
 
-def _ask_server(arguments: argparse.Namespace, asked: _Asked) -> VqlAnswer:
-    client = client_of(arguments)
+def _ask_server(arguments: argparse.Namespace, asked: _Question) -> VqlResult:
+    client = open_client(arguments)
     body = json.dumps({"query": asked.text, "params": asked.params, "format": JSON}).encode()
     try:
         return _decoded(client, body)
@@ -99,12 +99,12 @@ def _ask_server(arguments: argparse.Namespace, asked: _Asked) -> VqlAnswer:
         client.close()
 
 
-def _decoded(client: Client, body: bytes) -> VqlAnswer:
-    answer = client.ask("/vql/execute", body)
+def _decoded(client: Client, body: bytes) -> VqlResult:
+    answer = client.request("/vql/execute", body)
     try:
         columns = tuple(TableColumn(one["name"], one["type"]) for one in answer["columns"])
         data = tuple([row[place] for row in answer["rows"]] for place in range(len(columns)))
-        return VqlAnswer(
+        return VqlResult(
             Table(columns, data, truncated=answer["truncated"]),
             TimeRange(answer["range"]["start"], answer["range"]["end"]),
             tuple(answer["warnings"]),
@@ -115,19 +115,19 @@ def _decoded(client: Client, body: bytes) -> VqlAnswer:
         raise UnavailableError(f"{client.url} answered with something else than a table: is it Vantage?") from error
 
 
-def _ask_folder(arguments: argparse.Namespace, asked: _Asked) -> VqlAnswer:
+def _ask_folder(arguments: argparse.Namespace, asked: _Question) -> VqlResult:
     settings = load(arguments).settings
     data = Path(settings.data)
     if not data.is_dir():
         raise StartupError(f"{data} is no folder")
     log.configure(log_format="console", log_level="error")
     clock, telemetry = SystemClock(), Telemetry()
-    store = store_of(settings, clock=clock, telemetry=telemetry)
+    store = open_telemetry_store(settings, clock=clock, telemetry=telemetry)
 
-    async def ask() -> VqlAnswer:
+    async def ask() -> VqlResult:
         metadata = open_metadata(settings.metadata_url, data=data, clock=clock)  # asked nothing, so not opened
         async with store:
-            reads = Reads(store, metadata, clock, telemetry, timeout_s=settings.query_timeout_s)
+            reads = QueryContext(store, metadata, clock, telemetry, timeout_s=settings.query_timeout_s)
             return await run_vql(reads, asked.text, asked.params)
 
     try:
@@ -136,10 +136,10 @@ def _ask_folder(arguments: argparse.Namespace, asked: _Asked) -> VqlAnswer:
         raise DataFolderInUse(f"{error}; ask that server instead, with --url or without --data") from error
 
 
-def _write(answer: VqlAnswer, kind: str, output: str) -> None:
+def _write(answer: VqlResult, kind: str, output: str) -> None:
     if kind == PARQUET and not has_parquet():
         raise StartupError(PARQUET_MISSING.replace(" on the server", ""))
-    made = _made(answer, kind)
+    made = _encode_file(answer, kind)
     try:
         if output == "-":
             for piece in made:
@@ -161,7 +161,7 @@ def _write(answer: VqlAnswer, kind: str, output: str) -> None:
         print(f"{rows}, {start} to {end}, {duration_ms(answer.elapsed_ms)}{cached}", file=sys.stderr)
 
 
-def _made(answer: VqlAnswer, kind: str) -> Iterator[bytes]:
+def _encode_file(answer: VqlResult, kind: str) -> Iterator[bytes]:
     table = answer.table
     if kind == TABLE:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
@@ -171,7 +171,7 @@ def _made(answer: VqlAnswer, kind: str) -> Iterator[bytes]:
         yield msgspec.json.format(msgspec.json.encode([dict(zip(names, row, strict=True)) for row in table.rows()]))
         yield b"\n"
     else:
-        yield from pieces(table, kind)
+        yield from encode_table(table, kind)
 
 
 def _show(error: QueryError, text: str) -> None:
@@ -187,7 +187,7 @@ def _show(error: QueryError, text: str) -> None:
 
 
 @contextmanager
-def _patiently() -> Iterator[None]:
+def _show_elapsed() -> Iterator[None]:
     """Say how long it has been taking, while it takes long."""
     ended = threading.Event()
     began_s = time.monotonic()

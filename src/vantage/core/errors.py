@@ -16,7 +16,7 @@
         ├── DataFolderInUse   another process holds the data folder
         └── FormatTooNew      the data was written by a newer version; nothing was touched
 
-HTTP status codes are given in ``vantage.web.errors`` and nowhere else.
+HTTP status codes are given in ``vantage.web.exception_handlers`` and nowhere else.
 """
 
 from __future__ import annotations

@@ -6,14 +6,14 @@ They are for finding, not for trust: whoever finds an id by its hash compares th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vantage.core.arrays import U64, Array
 from vantage.core.sample import ID_LENGTH_MAX
 
-U64 = NDArray[np.uint64]
 Ids = NDArray[np.bytes_]
 
 # The finaliser of SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014),
@@ -25,7 +25,7 @@ _ALL: Final = (1 << 64) - 1
 _WORD: Final = 8  # bytes
 
 
-def _mixed(number: int) -> int:
+def _mix(number: int) -> int:
     number = (number ^ (number >> 30)) * _FIRST & _ALL
     number = (number ^ (number >> 27)) * _SECOND & _ALL
     return number ^ (number >> 31)
@@ -33,7 +33,7 @@ def _mixed(number: int) -> int:
 
 # Each word of an id has an odd multiplier of its own, so that ids with the same words in another order differ. A word
 # of zeros adds nothing: the padding of an array, however wide, does not change the hash.
-_MULTIPLIERS: Final = tuple(_mixed(_GAMMA * (place + 1) & _ALL) | 1 for place in range(ID_LENGTH_MAX // _WORD))
+_MULTIPLIERS: Final = tuple(_mix(_GAMMA * (place + 1) & _ALL) | 1 for place in range(ID_LENGTH_MAX // _WORD))
 _MULTIPLIER_ARRAY: Final = np.array(_MULTIPLIERS, np.uint64)
 
 
@@ -43,8 +43,8 @@ def hash_id(text: str) -> int:
     total, raw = 0, text.encode("ascii", "replace")[:ID_LENGTH_MAX]
     for place in range(0, len(raw), _WORD):
         word = int.from_bytes(raw[place : place + _WORD], "little")
-        total += _mixed(word * _MULTIPLIERS[place // _WORD] & _ALL)
-    return _mixed(total & _ALL)
+        total += _mix(word * _MULTIPLIERS[place // _WORD] & _ALL)
+    return _mix(total & _ALL)
 
 
 def hash_ids(ids: Ids) -> U64:
@@ -53,11 +53,11 @@ def hash_ids(ids: Ids) -> U64:
     padded = np.ascontiguousarray(ids, f"S{words * _WORD}")
     total = np.zeros(len(ids), np.uint64)
     for place, word in enumerate(padded.view("<u8").reshape(len(ids), words).T):
-        total += _mixed_array(word * _MULTIPLIER_ARRAY[place])
-    return _mixed_array(total)
+        total += _mix_array(word * _MULTIPLIER_ARRAY[place])
+    return _mix_array(total)
 
 
-def joined_ids(parts: Sequence[Ids]) -> Ids:
+def concat_ids(parts: Sequence[Ids]) -> Ids:
     """Ids laid end to end, as wide as the widest. numpy's own would copy them one by one, and let no other thread run
     meanwhile."""
     width = max(part.dtype.itemsize for part in parts)
@@ -74,11 +74,31 @@ def joined_ids(parts: Sequence[Ids]) -> Ids:
 
 def hash_pairs(first: Ids, second: Ids) -> U64:
     """One hash for each pair of ids, such as a trace's and a span's; their order counts."""
-    return _mixed_array(hash_ids(first) * _MULTIPLIER_ARRAY[0] + hash_ids(second))
+    return _mix_array(hash_ids(first) * _MULTIPLIER_ARRAY[0] + hash_ids(second))
 
 
-def _mixed_array(numbers: NDArray[Any]) -> U64:
+def _mix_array(numbers: Array) -> U64:
     mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(_FIRST)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
     found: U64 = mixed ^ (mixed >> np.uint64(31))
     return found
+
+
+ENCODE_AT_ONCE: Final = 4096  # ids that are turned into bytes in one go, which holds the interpreter lock
+
+
+def encode_ids(texts: Sequence[str]) -> Ids:
+    """Return ids as an array of fixed width, that of the longest. Raises UnicodeEncodeError: ids are ASCII."""
+    if len(texts) > ENCODE_AT_ONCE:
+        starts = range(0, len(texts), ENCODE_AT_ONCE)
+        return concat_ids([encode_ids(texts[start : start + ENCODE_AT_ONCE]) for start in starts])
+    width = max(map(len, texts), default=1) or 1
+    if min(map(len, texts), default=width) < width:
+        texts = [text.ljust(width, "\0") for text in texts]
+    return np.frombuffer("".join(texts).encode("ascii"), f"S{width}")
+
+
+def decode_ids(ids: Ids) -> list[str]:
+    """Return ids as text."""
+    texts: list[str] = ids.astype(np.str_).tolist()
+    return texts

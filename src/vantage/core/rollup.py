@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from vantage.core.batch import F64, I64, U32
+from vantage.core.arrays import F64, I64, U32
 from vantage.core.sketch import I32, sketch_keys
 
 FIVE_MINUTES_MS: Final = 300_000
@@ -71,15 +71,15 @@ class Partials:
         )  # fmt: skip
 
 
-def _nothing() -> Partials:
+def _empty() -> Partials:
     whole, real = np.empty(0, np.int64), np.empty(0, np.float64)
     return Partials(np.empty(0, np.uint32), whole, whole, real, real, real)
 
 
-NO_PARTIALS: Final = _nothing()
+NO_PARTIALS: Final = _empty()
 
 
-def joined_partials(parts: Sequence[Partials]) -> Partials:
+def concat_partials(parts: Sequence[Partials]) -> Partials:
     """Rows laid end to end."""
     if len(parts) <= 1:
         return parts[0] if parts else NO_PARTIALS
@@ -100,7 +100,7 @@ def joined_partials(parts: Sequence[Partials]) -> Partials:
     )
 
 
-def roll(slot: U32, time_ms: I64, value: F64, *, width_ms: int) -> Partials:
+def rollup_samples(slot: U32, time_ms: I64, value: F64, *, width_ms: int) -> Partials:
     """Sum samples up. They must lie series by series, each series' in order of time."""
     if not len(slot):
         return NO_PARTIALS
@@ -112,13 +112,13 @@ def roll(slot: U32, time_ms: I64, value: F64, *, width_ms: int) -> Partials:
         slot[first],
         bucket[first] * width_ms,
         np.diff(np.append(first, len(slot))),
-        _tidy(total),
+        _snap_to_decimal(total),
         np.minimum.reduceat(value, first),
         np.maximum.reduceat(value, first),
     )
 
 
-def roll_up(partials: Partials, *, width_ms: int) -> Partials:
+def rollup_partials(partials: Partials, *, width_ms: int) -> Partials:
     """Sum partials up into wider buckets. They must lie series by series, each series' in order of time."""
     if not len(partials):
         return NO_PARTIALS
@@ -130,7 +130,7 @@ def roll_up(partials: Partials, *, width_ms: int) -> Partials:
         partials.slot[first],
         bucket[first] * width_ms,
         np.add.reduceat(partials.count, first),
-        _tidy(total),
+        _snap_to_decimal(total),
         np.minimum.reduceat(partials.min, first),
         np.maximum.reduceat(partials.max, first),
     )
@@ -167,7 +167,7 @@ def _firsts(slot: U32, bucket: I64) -> I64:
     return np.flatnonzero(np.append(True, (slot[1:] != slot[:-1]) | (bucket[1:] != bucket[:-1])))
 
 
-def _tidy(total: F64) -> F64:
+def _snap_to_decimal(total: F64) -> F64:
     """Sums of decimal fractions as the decimal they stand for, where it is no further than the rounding of the
     additions (1e-13 of the sum): it is the better sum, and takes a third of the space."""
     found = total.copy()

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from vantage.core.clock import Clock, SystemClock
 from vantage.core.errors import ForbiddenError, InputError, NotFoundError, UnauthorizedError, UnavailableError
+from vantage.demo.scenario import HOUR_MS, Scenario
 from vantage.demo.shop import ENVIRONMENT
 from vantage.demo.traffic import MEDIA_TYPE, Traffic, bodies
-from vantage.demo.world import HOUR_MS, World
 
 REQUESTS_A_MINUTE_MAX: Final = 800  # below the server's default limit for one address
 TIMEOUT_S: Final = 30.0
@@ -45,7 +45,7 @@ def run_demo(
     stop = threading.Event() if stop is None else stop
     server = Server(url, api_key=api_key, clock=clock, stop=stop)
     seed = secrets.randbits(32) if seed is None else seed
-    world = World(seed=seed, start_ms=clock.now_ms() // 1000 * 1000, history_hours=history_hours)
+    world = Scenario(seed=seed, start_ms=clock.now_ms() // 1000 * 1000, history_hours=history_hours)
     try:
         send_history(world, server, stop)
         if not once:
@@ -67,7 +67,7 @@ def remove_demo(url: str, *, api_key: str | None) -> Any:
         server.close()
 
 
-def send_history(world: World, server: Server, stop: threading.Event) -> None:
+def send_history(world: Scenario, server: Server, stop: threading.Event) -> None:
     """The newest hour first, so that pages show something at once."""
     end_ms, sent = world.start_ms, 0
     while end_ms > world.history_start_ms and not stop.is_set():
@@ -81,7 +81,7 @@ def send_history(world: World, server: Server, stop: threading.Event) -> None:
         _progress(f"\r{sent} samples of history sent")
 
 
-def send_live(world: World, server: Server, clock: Clock, stop: threading.Event) -> None:
+def send_live(world: Scenario, server: Server, clock: Clock, stop: threading.Event) -> None:
     """Every second the past second's traffic, until ``stop``.
 
     The first and the second instances take turns, which halves the requests: each service is heard every second.

@@ -17,13 +17,13 @@ from vantage.storage.ports import MetadataStore
 from vantage.telemetry import Telemetry
 
 WAITING_MAX: Final = 1000
-SEEN_MAX: Final = 200_000
+KNOWN_MAX: Final = 200_000
 EARLIER_BY_MS: Final = 60_000  # by how much older data must be to move a deployment back
 RETRY_S: Final = 5.0
 _log = structlog.get_logger("vantage.ingest.deployments")
 
 
-class DeploymentWatch:
+class DeploymentDetector:
     """Looks at committed batches, and records new versions in its own time: ingest never waits for it."""
 
     def __init__(self, metadata: MetadataStore, *, clock: Clock, telemetry: Telemetry) -> None:
@@ -35,7 +35,7 @@ class DeploymentWatch:
         self._latest_ms = 0  # the latest of those times: a batch that is younger cannot make one earlier
         self._waiting: asyncio.Queue[Deployment] = asyncio.Queue(WAITING_MAX)
 
-    def watch(self, batch: Batch) -> None:
+    def observe(self, batch: Batch) -> None:
         """Take a committed batch."""
         fresh = versioned = False
         for one in batch.series:
@@ -49,19 +49,19 @@ class DeploymentWatch:
             np.minimum.at(first_ms, batch.index, batch.time_ms)
             for one, at_ms in zip(batch.series, first_ms.tolist(), strict=True):
                 if version := one.tag(TAG_VERSION):
-                    self._see(one.service, one.environment, version, at_ms)
+                    self._detect(one.service, one.environment, version, at_ms)
         for span in batch.spans:
             if span.service_version:
-                self._see(span.service_name, span.environment, span.service_version, span.start_ms)
-        if len(self._series) > SEEN_MAX:
+                self._detect(span.service_name, span.environment, span.service_version, span.start_ms)
+        if len(self._series) > KNOWN_MAX:
             self._series.clear()
 
-    def _see(self, service: str, environment: str, version: str, at_ms: int) -> None:
+    def _detect(self, service: str, environment: str, version: str, at_ms: int) -> None:
         key = (service, environment, version)
         if at_ms > self._known.get(key, at_ms + 2 * EARLIER_BY_MS) - EARLIER_BY_MS:
             return
-        if len(self._known) > SEEN_MAX:
-            self.forget()
+        if len(self._known) > KNOWN_MAX:
+            self.clear()
         try:
             self._waiting.put_nowait(Deployment(service, environment, version, at_ms, "seen"))
         except asyncio.QueueFull:
@@ -70,7 +70,7 @@ class DeploymentWatch:
         self._known[key] = at_ms
         self._latest_ms = max(self._known.values())
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Data was forgotten: versions that come again are new again."""
         self._series.clear()
         self._known.clear()

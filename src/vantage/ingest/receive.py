@@ -8,11 +8,11 @@ from typing import Final, Protocol
 from vantage.core.clock import Clock
 from vantage.core.errors import InputError
 from vantage.core.sample import TIME_MS_MIN, id_problem
-from vantage.ingest.resolve import SeriesCache
+from vantage.ingest.series_cache import SeriesCache
+from vantage.ingest.wire.decoded import DecodedRequest
 from vantage.ingest.wire.native import NativeFormat
 from vantage.ingest.wire.packed import MEDIA_TYPE as PACKED
 from vantage.ingest.wire.packed import PackedFormat
-from vantage.ingest.wire.received import Received
 from vantage.ingest.wire.spans import SpansFormat
 from vantage.stream.ports import Sink
 from vantage.telemetry import Telemetry
@@ -28,7 +28,7 @@ REASON_OTHER: Final = "other"
 class WireFormat(Protocol):
     """Decodes a body. Raises InputError when it cannot be read as a whole."""
 
-    def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> Received: ...
+    def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest: ...
 
 
 class UnknownMediaType(InputError):
@@ -51,7 +51,7 @@ class Receiver:
             "spans": {JSON: SpansFormat("json"), **dict.fromkeys(MSGPACK, SpansFormat("msgpack"))},
         }
 
-    def decode(self, endpoint: str, media_type: str, body: bytes, batch_id: str) -> Received:
+    def decode(self, endpoint: str, media_type: str, body: bytes, batch_id: str) -> DecodedRequest:
         """Decode a body of ``endpoint`` (metrics or spans). Raises UnknownMediaType and InputError."""
         formats = self._formats[endpoint]
         found = formats.get(media_type) or formats.get(media_type.partition(";")[0].strip().lower())
@@ -67,7 +67,7 @@ class Receiver:
         oldest_ms = TIME_MS_MIN if self._retention_ms is None else now_ms - self._retention_ms
         return found.receive(body, batch_id=batch_id, now_ms=now_ms, oldest_ms=oldest_ms)
 
-    async def publish(self, received: Received) -> None:
+    async def publish(self, received: DecodedRequest) -> None:
         """Hand the batch to the sink; when it returns, the batch is durable. Raises what the sink raises."""
         started = time.perf_counter()
         batch, telemetry = received.batch, self._telemetry

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import psutil
 import structlog
 
-from vantage.core.batch import batch_of
+from vantage.core.batch import build_batch
 from vantage.core.clock import Clock
 from vantage.core.errors import VantageError
 from vantage.core.sample import Kind
@@ -72,7 +72,7 @@ class SelfTelemetry:
         while True:
             rows = self.measure()
             try:
-                await self._sink.publish(batch_of(rows[:SAMPLES_MAX]))
+                await self._sink.publish(build_batch(rows[:SAMPLES_MAX]))
                 self._telemetry.lost.labels("self_telemetry_capped").inc(max(0, len(rows) - SAMPLES_MAX))
             except VantageError as error:
                 self._telemetry.lost.labels("self_telemetry_refused").inc(len(rows))

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 from vantage.core.clock import Clock
 from vantage.telemetry import Telemetry
 
-LIFE_S: Final = 300.0
-UNSETTLED_MS_MIN: Final = 120_000  # senders collect for seconds, and send again for minutes
+TTL_S: Final = 300.0
+SETTLE_MS_MIN: Final = 120_000  # senders collect for seconds, and send again for minutes
 ENTRY_NBYTES: Final = 1024  # beside the value: the key and the places it is kept in, which bounds small entries too
 
 
@@ -22,7 +22,7 @@ class _Entry(NamedTuple):
     value: Any
     put_s: float
     nbytes: int
-    until_ms: int
+    data_end_ms: int
 
 
 class Cache:
@@ -50,7 +50,7 @@ class Cache:
         if not self.enabled:
             return None
         entry = self._entries.get(key)
-        if entry is not None and self._clock.monotonic_s() - entry.put_s >= LIFE_S:
+        if entry is not None and self._clock.monotonic_s() - entry.put_s >= TTL_S:
             self._drop(key)
             entry = None
         if entry is None:
@@ -60,7 +60,7 @@ class Cache:
         self._telemetry.cache_hits.inc()
         return entry.value
 
-    def put(self, key: Hashable, value: Any, *, nbytes: int, generation: int, until_ms: int) -> None:
+    def put(self, key: Hashable, value: Any, *, nbytes: int, generation: int, data_end_ms: int) -> None:
         """Keep a value in place of what its key had; others leave for it. It tells of nothing at or after ``until_ms``.
         One that would take more than all there is is not kept, and neither is one of an earlier ``generation``: its
         answer was under way while data was forgotten or came late, and may be of before."""
@@ -73,19 +73,19 @@ class Cache:
         while self._nbytes + nbytes > self._nbytes_max:
             oldest, entry = next(iter(self._entries.items()))
             self._drop(oldest)
-            if now_s - entry.put_s < LIFE_S:  # what was of no use any more is no loss
+            if now_s - entry.put_s < TTL_S:  # what was of no use any more is no loss
                 self._telemetry.cache_evictions.inc()
-        self._entries[key] = _Entry(value, now_s, nbytes, until_ms)
+        self._entries[key] = _Entry(value, now_s, nbytes, data_end_ms)
         self._nbytes += nbytes
         self._telemetry.cache_bytes.set(self._nbytes)
 
-    def came(self, at_ms: int) -> None:
+    def invalidate_from(self, at_ms: int) -> None:
         """Data of such a time was written by this process: what tells of that time is let go of, answers that are
         under way included. Data that is on time touches nothing."""
-        if at_ms > self._clock.now_ms() - UNSETTLED_MS_MIN:
+        if at_ms > self._clock.now_ms() - SETTLE_MS_MIN:
             return
         self._generation += 1
-        for key in [key for key, entry in self._entries.items() if entry.until_ms > at_ms]:
+        for key in [key for key, entry in self._entries.items() if entry.data_end_ms > at_ms]:
             self._drop(key)
 
     def clear(self) -> None:

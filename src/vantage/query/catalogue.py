@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from vantage.core.sample import TAG_VERSION
-from vantage.query.reads import Reads
-from vantage.vql.tree import And, Call, Column, Compare, Item, Literal, Select, equals
+from vantage.query.context import QueryContext
+from vantage.vql.tree import And, Call, Column, Compare, Literal, Select, SelectItem, equals
 
 RATE_WINDOW_MS: Final = 300_000
 TAG_VALUES_MAX: Final = 1000
@@ -44,17 +44,17 @@ class Metric:
     last_ms: int
 
 
-async def services(reads: Reads) -> list[Service]:
+async def services(reads: QueryContext) -> list[Service]:
     """Every service that samples or spans are held of, by name."""
     found: dict[str, _Collected] = {}
-    for info in await reads.store.catalogue():
+    for info in await reads.store.list_series():
         one = info.series
         held = found.setdefault(one.service, _Collected(info.first_ms, info.last_ms))
-        held.see(one.environment, one.tag(TAG_VERSION), info.first_ms, info.last_ms)
+        held.add(one.environment, one.tag(TAG_VERSION), info.first_ms, info.last_ms)
         held.samples += info.samples
     for spans in await reads.store.services_with_spans():
         held = found.setdefault(spans.service, _Collected(spans.first_ms, spans.last_ms))
-        held.see(spans.environment, spans.service_version, spans.first_ms, spans.last_ms)
+        held.add(spans.environment, spans.service_version, spans.first_ms, spans.last_ms)
         held.spans += spans.spans
     rates = await _request_rates(reads)
     return [
@@ -80,14 +80,14 @@ class _Collected:
         self.samples = 0
         self.spans = 0
 
-    def see(self, environment: str, version: str, first_ms: int, last_ms: int) -> None:
+    def add(self, environment: str, version: str, first_ms: int, last_ms: int) -> None:
         self.environments.add(environment)
         if version:
             self.versions.add(version)
         self.first_ms, self.last_ms = min(self.first_ms, first_ms), max(self.last_ms, last_ms)
 
 
-async def _request_rates(reads: Reads) -> dict[str, float]:
+async def _request_rates(reads: QueryContext) -> dict[str, float]:
     """Requests a second: the counter ``http.requests`` where a service sends it, else the number of durations."""
     since = Compare(">=", Column("timestamp"), Literal(reads.clock.now_ms() - RATE_WINDOW_MS))
     rates: dict[str, float] = {}
@@ -96,7 +96,7 @@ async def _request_rates(reads: Reads) -> dict[str, float]:
             "services",
             Select(
                 "metrics",
-                (Item(Column("service_name"), "service"), Item(total, "requests")),
+                (SelectItem(Column("service_name"), "service"), SelectItem(total, "requests")),
                 where=And((equals("metric_name", metric), since)),
                 group_by=(Column("service_name"),),
             ),
@@ -105,11 +105,11 @@ async def _request_rates(reads: Reads) -> dict[str, float]:
     return rates
 
 
-async def metrics(reads: Reads, service: str) -> list[Metric]:
+async def metrics(reads: QueryContext, service: str) -> list[Metric]:
     """The metrics of a service, by name. A metric sent with several kinds or units appears once for each."""
     found: dict[tuple[str, str, str], tuple[set[str], Counter[str]]] = {}
     last: dict[tuple[str, str, str], int] = {}
-    for info in await reads.store.catalogue(service=service):
+    for info in await reads.store.list_series(service=service):
         key = (info.series.metric, info.series.kind.value, info.series.unit)
         tag_keys, counts = found.setdefault(key, (set(), Counter()))
         tag_keys.update(name for name, _ in info.series.tags)
@@ -122,10 +122,10 @@ async def metrics(reads: Reads, service: str) -> list[Metric]:
     ]
 
 
-async def tag_values(reads: Reads, *, service: str, metric: str, key: str) -> Sequence[tuple[str, int]]:
+async def tag_values(reads: QueryContext, *, service: str, metric: str, key: str) -> Sequence[tuple[str, int]]:
     """The values of a tag and how many series have each, the most frequent first; a thousand at most."""
     counts: Counter[str] = Counter()
-    for info in await reads.store.catalogue(service=service, metric=metric):
+    for info in await reads.store.list_series(service=service, metric=metric):
         if value := info.series.tag(key):
             counts[value] += 1
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:TAG_VALUES_MAX]

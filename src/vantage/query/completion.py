@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vantage.query.reads import Reads
+from vantage.query.context import QueryContext
 from vantage.storage.ports import SeriesInfo
-from vantage.vql.functions import METRICS, SPANS, TEXT_FUNCTIONS, TEXT_TABLES
-from vantage.vql.tree import And, Call, Column, Compare, Expr, Item, Literal, Order, Select, TagValue, equals
+from vantage.vql.signatures import METRICS, SPANS, TEXT_FUNCTIONS, TEXT_TABLES
+from vantage.vql.tree import And, Call, Column, Compare, Expr, Literal, Order, Select, SelectItem, TagValue, equals
 
 COMPLETIONS_MAX: Final = 50
 KEYWORDS: Final = (
@@ -77,7 +77,7 @@ class _Token:
         return re.sub(r"\\(.)|''", lambda found: found[1] or "'", inner, flags=re.DOTALL)
 
 
-async def complete(reads: Reads, text: str, position: int) -> Completions:
+async def complete(reads: QueryContext, text: str, position: int) -> Completions:
     """What may stand at ``position``, counted in code points and taken for the nearest one within the text. Any text
     gives an answer; raises only what the store raises."""
     position = min(max(position, 0), len(text))
@@ -86,7 +86,7 @@ async def complete(reads: Reads, text: str, position: int) -> Completions:
     if last is not None and _in_comment(last, position):
         return Completions(position, position, ())
     if last is not None and last.is_open:
-        kind, found = await _names(reads, tokens, text)
+        kind, found = await _complete_names(reads, tokens, text)
         items = (Completion(name, _escaped(name), kind) for name in _matching(found, last.value))
         return Completions(last.start + 1, position, tuple(items))
     word = last.text if last is not None and _WORD.fullmatch(last.text) and _ends(last) == position else ""
@@ -107,34 +107,36 @@ def _in_comment(token: _Token, position: int) -> bool:
     return token.text.startswith("--") and _ends(token) == position
 
 
-async def _names(reads: Reads, tokens: Sequence[_Token], text: str) -> tuple[str, list[str]]:
+async def _complete_names(reads: QueryContext, tokens: Sequence[_Token], text: str) -> tuple[str, list[str]]:
     """The kind and the names that the open string may be, those with most samples or spans first."""
     before = [token.text for token in tokens[:-1]]
     is_key = before[-1:] == ["["] and before[-2:-1] != [] and before[-2] in _MAPS
     subject, key = (before[-2], "") if is_key else _compared(tokens[:-1])
     kind = "tag" if is_key else _KINDS.get(subject, "value")
     if subject == "service_name":
-        series, spans = await reads.store.catalogue(), await reads.store.services_with_spans()
+        series, spans = await reads.store.list_series(), await reads.store.services_with_spans()
         counted: Iterable[tuple[str, int]] = itertools.chain(
             ((info.series.service, info.samples) for info in series), ((one.service, one.spans) for one in spans)
         )
     elif _is_about_spans(text):
-        counted = await _of_spans(reads, "" if is_key else subject, key, text)
+        counted = await _complete_spans(reads, "" if is_key else subject, key, text)
     else:
         found = await _series(reads, text, subject)
-        counted = ((name, info.samples) for info in found for name in _of_series(info, subject, key, is_key=is_key))
+        counted = (
+            (name, info.samples) for info in found for name in _complete_series(info, subject, key, is_key=is_key)
+        )
     # A catalogue may be long: it is gone through in a thread, not on the event loop.
     return kind, await asyncio.to_thread(_ranked, counted)
 
 
-def _of_series(info: SeriesInfo, subject: str, key: str, *, is_key: bool) -> Iterable[str]:
+def _complete_series(info: SeriesInfo, subject: str, key: str, *, is_key: bool) -> Iterable[str]:
     one = info.series
     if subject in _MAPS:
         return (name for name, _ in one.tags) if is_key else (one.tag(key),)
     return {"metric_name": (one.metric,), "environment": (one.environment,)}.get(subject, ())
 
 
-async def _of_spans(reads: Reads, column: str, key: str, text: str) -> Iterable[tuple[str, int]]:
+async def _complete_spans(reads: QueryContext, column: str, key: str, text: str) -> Iterable[tuple[str, int]]:
     """Of the latest spans: the keys of their attributes, without a ``column``; else its values, or those of one
     attribute. What is no column of texts has none."""
     where: list[Expr] = [Compare(">=", Column("timestamp"), Literal(reads.clock.now_ms() - SPANS_AGE_MS))]
@@ -143,7 +145,7 @@ async def _of_spans(reads: Reads, column: str, key: str, text: str) -> Iterable[
     if not column:
         latest = Select(
             "spans",
-            (Item(Column("attributes"), "held"),),
+            (SelectItem(Column("attributes"), "held"),),
             where=And(tuple(where)),
             order_by=(Order(Column("timestamp"), descending=True),),
             limit=SPANS_READ_MAX,
@@ -155,7 +157,7 @@ async def _of_spans(reads: Reads, column: str, key: str, text: str) -> Iterable[
     value = TagValue(key) if column in _MAPS else Column(column)
     counts = Select(
         "spans",
-        (Item(value, "held"), Item(Call("count"), "spans")),
+        (SelectItem(value, "held"), SelectItem(Call("count"), "spans")),
         where=And(tuple(where)),
         group_by=(value,),
         order_by=(Order(Call("count"), descending=True),),
@@ -169,10 +171,10 @@ def _is_about_spans(text: str) -> bool:
     return re.search(r"\bFROM\s+spans\b", text, re.IGNORECASE) is not None
 
 
-async def _series(reads: Reads, text: str, subject: str) -> Sequence[SeriesInfo]:
+async def _series(reads: QueryContext, text: str, subject: str) -> Sequence[SeriesInfo]:
     """Those of the service and the metric that the text names, all when it names none."""
     metric = "" if subject == "metric_name" else _equal_to(text, "metric_name")
-    return await reads.store.catalogue(service=_equal_to(text, "service_name"), metric=metric)
+    return await reads.store.list_series(service=_equal_to(text, "service_name"), metric=metric)
 
 
 def _compared(tokens: Sequence[_Token]) -> tuple[str, str]:

@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vantage.query.conventions import (
+from vantage.query.context import QueryContext
+from vantage.query.http_semconv import (
     DURATION,
     REQUESTS,
     Buckets,
-    Measured,
-    measured,
+    RequestStats,
     metrics_query,
+    parse_stats,
+    pick_metrics,
     rate_per_s,
-    sources,
     spans_query,
 )
-from vantage.query.reads import Reads
-from vantage.query.red import ROWS_MAX, Source
+from vantage.query.red import ROWS_MAX, RedSource
 from vantage.storage.ports import SeriesInfo
 from vantage.vql.tree import Case, Column, Compare, Expr, TagValue, equals
 from vantage.vql.tree import Literal as Constant
@@ -47,7 +47,7 @@ class Endpoint:
 
 
 async def read_endpoints(
-    reads: Reads, buckets: Buckets, *, service: str, source: Source, catalogue: Sequence[SeriesInfo]
+    reads: QueryContext, buckets: Buckets, *, service: str, source: RedSource, catalogue: Sequence[SeriesInfo]
 ) -> list[Endpoint]:
     """The busiest first, at most ENDPOINTS_MAX. Empty when the service does not name its endpoints."""
     here = (equals("service_name", service),)
@@ -58,10 +58,10 @@ async def read_endpoints(
     return sorted(found, key=lambda one: (-one.requests, one.route, one.method))[:ENDPOINTS_MAX]
 
 
-async def _from_spans(reads: Reads, buckets: Buckets, here: Sequence[Expr]) -> list[Endpoint]:
+async def _from_spans(reads: QueryContext, buckets: Buckets, here: Sequence[Expr]) -> list[Endpoint]:
     keys = (_first_of(ROUTE_ATTRIBUTES, Column("name")), _first_of(METHOD_ATTRIBUTES, Constant("")))
     query = spans_query(buckets, keys, where=here)
-    groups = measured(query, await reads.select("endpoints", query, rows_max=ROWS_MAX))
+    groups = parse_stats(query, await reads.select("endpoints", query, rows_max=ROWS_MAX))
     # An operation is often named after method and route, as in "GET /users".
     return [
         _endpoint(method, route.removeprefix(f"{method} ") if method else route, {DURATION: one}, buckets)
@@ -76,7 +76,7 @@ def _first_of(attributes: Sequence[str], otherwise: Expr) -> Expr:
 
 
 async def _from_metrics(
-    reads: Reads, buckets: Buckets, here: Sequence[Expr], catalogue: Sequence[SeriesInfo]
+    reads: QueryContext, buckets: Buckets, here: Sequence[Expr], catalogue: Sequence[SeriesInfo]
 ) -> list[Endpoint]:
     held = {key for info in catalogue if info.series.metric in (REQUESTS, DURATION) for key, _ in info.series.tags}
     route = next((tag for tag in ROUTE_TAGS if tag in held), None)
@@ -84,15 +84,15 @@ async def _from_metrics(
         return []
     method = next((tag for tag in METHOD_TAGS if tag in held), "")
     query = metrics_query(buckets, (Column("metric_name"), TagValue(route), TagValue(method)), where=here)
-    groups = measured(query, await reads.select("endpoints", query, rows_max=ROWS_MAX))
-    merged: dict[tuple[str, str], dict[str, Measured]] = {}
+    groups = parse_stats(query, await reads.select("endpoints", query, rows_max=ROWS_MAX))
+    merged: dict[tuple[str, str], dict[str, RequestStats]] = {}
     for (metric, at_route, at_method), one in groups.items():
         merged.setdefault((at_method, at_route), {})[metric] = one
     return [_endpoint(*key, counted, buckets) for key, counted in merged.items() if key[1]]
 
 
-def _endpoint(method: str, route: str, counted: dict[str, Measured], buckets: Buckets) -> Endpoint:
-    requests, errors = sources(counted)
+def _endpoint(method: str, route: str, counted: dict[str, RequestStats], buckets: Buckets) -> Endpoint:
+    requests, errors = pick_metrics(counted)
     durations = counted.get(DURATION)
     return Endpoint(
         method,

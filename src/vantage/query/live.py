@@ -42,7 +42,7 @@ class Update:
 
 
 @dataclass(slots=True, eq=False)
-class Reader:
+class Subscriber:
     """Someone who listens. ``service`` and ``metric`` choose series, '' any; ``series`` False: only names of services.
 
     ``dropped`` counts updates that left because the reader was slow, ``left_out`` series beyond the limit.
@@ -57,19 +57,19 @@ class Reader:
     ticks: int = 0
     services: set[str] = field(default_factory=set)
     dropped: int = 0
-    left_out: set[int] = field(default_factory=set)
+    series_skipped: set[int] = field(default_factory=set)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     numbers: Iterator[int] = field(default_factory=lambda: iter(range(2**62)))
 
-    def wants(self, one: Series) -> bool:
+    def matches(self, one: Series) -> bool:
         if self.service not in ("", one.service) or self.metric not in ("", one.metric):
             return False
         if one.id in self.followed:
             self.followed[one.id] = self.ticks
             return True
         if len(self.followed) >= SERIES_MAX:
-            if len(self.left_out) < 10 * SERIES_MAX:
-                self.left_out.add(one.id)
+            if len(self.series_skipped) < 10 * SERIES_MAX:
+                self.series_skipped.add(one.id)
             return False
         self.followed[one.id] = self.ticks
         return True
@@ -79,7 +79,7 @@ class Reader:
         self.ticks += 1
         if self.ticks % FOLLOWED_TICKS == 0:  # a series that fell silent, after a deployment say, makes room
             self.followed = {one: seen for one, seen in self.followed.items() if seen > self.ticks - FOLLOWED_TICKS}
-            self.left_out.clear()
+            self.series_skipped.clear()
         for update in self.current.values():
             self.pending[next(self.numbers)] = update
         self.current = {}
@@ -100,25 +100,25 @@ class Reader:
         return updates, services, dropped
 
 
-class Live:
+class LiveUpdates:
     """Hands committed batches to the readers; never waits for one."""
 
     def __init__(self, *, clock: Clock, telemetry: Telemetry) -> None:
         self._clock = clock
         self._telemetry = telemetry
-        self._readers: set[Reader] = set()
+        self._readers: set[Subscriber] = set()
 
     @contextmanager
-    def reader(self, *, service: str = "", metric: str = "", series: bool = True) -> Iterator[Reader]:
+    def subscribe(self, *, service: str = "", metric: str = "", series: bool = True) -> Iterator[Subscriber]:
         """Listen for as long as the context lasts."""
-        reader = Reader(service, metric, series)
+        reader = Subscriber(service, metric, series)
         self._readers.add(reader)
         try:
             yield reader
         finally:
             self._readers.discard(reader)
 
-    def offer(self, batch: Batch) -> None:
+    def publish(self, batch: Batch) -> None:
         """Take a batch that was just committed."""
         if not self._readers:
             return
@@ -129,7 +129,7 @@ class Live:
                 reader.services |= services
                 continue
             for place, one in enumerate(batch.series):
-                if reader.wants(one):
+                if reader.matches(one):
                     updates = _updates(batch) if updates is None else updates
                     if (update := updates[place]) is None:
                         continue
@@ -147,7 +147,7 @@ class Live:
                     self._telemetry.live_dropped.inc(dropped)
 
 
-async def messages(reader: Reader, *, heartbeat_s: float) -> AsyncIterator[tuple[list[Update], set[str], int]]:
+async def messages(reader: Subscriber, *, heartbeat_s: float) -> AsyncIterator[tuple[list[Update], set[str], int]]:
     """What to send next, each time there is something; empty after ``heartbeat_s`` seconds of silence."""
     while True:
         try:

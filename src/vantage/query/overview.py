@@ -8,9 +8,9 @@ from typing import Final
 
 from vantage.core.deployment import Deployment
 from vantage.core.sample import TAG_VERSION
-from vantage.query.conventions import FULL, Buckets
-from vantage.query.reads import Reads
-from vantage.query.red import Points, Red, read_red
+from vantage.query.context import QueryContext
+from vantage.query.http_semconv import QUANTILES_ALL, Buckets
+from vantage.query.red import BucketValues, RedStats, read_red
 from vantage.query.thresholds import ERROR_RATIO_HIGH
 
 SELF: Final = "vantage"  # the service under which Vantage reports itself
@@ -26,7 +26,7 @@ class ServiceRow:
     versions: tuple[str, ...]
     first_seen_ms: int
     last_seen_ms: int
-    red: Red | None
+    red: RedStats | None
 
     @property
     def is_self(self) -> bool:
@@ -51,7 +51,7 @@ class Totals:
     rate_per_s: float | None
     error_ratio: float | None
     slowest: ServiceRow | None
-    rates_per_s: Points
+    rates_per_s: BucketValues
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Overview:
 
 
 @dataclass(slots=True)
-class _Known:
+class _ServiceFacts:
     """What is being learnt of one service."""
 
     environments: set[str] = field(default_factory=set)
@@ -78,7 +78,7 @@ class _Known:
     first_ms: int = 2**62
     last_ms: int = 0
 
-    def saw(self, environment: str, version: str, first_ms: int, last_ms: int) -> None:
+    def add(self, environment: str, version: str, first_ms: int, last_ms: int) -> None:
         if environment:
             self.environments.add(environment)
         if version:
@@ -87,43 +87,45 @@ class _Known:
         self.last_ms = max(self.last_ms, last_ms)
 
 
-async def read_overview(reads: Reads, buckets: Buckets) -> Overview:
+async def read_overview(reads: QueryContext, buckets: Buckets) -> Overview:
     """Services with errors first, then those with traffic, then by name; Vantage itself last."""
     known = await _known_services(reads)
     red = await read_red(reads, buckets, services=tuple(known))
-    rows = sorted((_row(name, one, red.get(name)) for name, one in known.items()), key=_place)
+    rows = sorted((_row(name, one, red.get(name)) for name, one in known.items()), key=_sort_key)
     deployments = await reads.metadata.deployments(limit=DEPLOYMENTS_MAX)
     return Overview(buckets, tuple(rows), _totals(rows, buckets), tuple(deployments))
 
 
-async def read_service(reads: Reads, buckets: Buckets, *, service: str) -> ServiceRow | None:
+async def read_service(reads: QueryContext, buckets: Buckets, *, service: str) -> ServiceRow | None:
     """One service, None when nothing is known of it."""
     known = (await _known_services(reads, service=service)).get(service)
     if known is None:
         return None
-    red = await read_red(reads, buckets, services=(service,), quantiles=FULL)
+    red = await read_red(reads, buckets, services=(service,), quantiles=QUANTILES_ALL)
     return _row(service, known, red.get(service))
 
 
-async def _known_services(reads: Reads, *, service: str = "") -> dict[str, _Known]:
-    known: dict[str, _Known] = {}
-    for info in await reads.store.catalogue(service=service):
+async def _known_services(reads: QueryContext, *, service: str = "") -> dict[str, _ServiceFacts]:
+    known: dict[str, _ServiceFacts] = {}
+    for info in await reads.store.list_series(service=service):
         one = info.series
-        known.setdefault(one.service, _Known()).saw(one.environment, one.tag(TAG_VERSION), info.first_ms, info.last_ms)
+        known.setdefault(one.service, _ServiceFacts()).add(
+            one.environment, one.tag(TAG_VERSION), info.first_ms, info.last_ms
+        )
     for spans in await reads.store.services_with_spans():
         if service in ("", spans.service):
-            known.setdefault(spans.service, _Known()).saw(
+            known.setdefault(spans.service, _ServiceFacts()).add(
                 spans.environment, spans.service_version, spans.first_ms, spans.last_ms
             )
     return known
 
 
-def _row(name: str, known: _Known, red: Red | None) -> ServiceRow:
+def _row(name: str, known: _ServiceFacts, red: RedStats | None) -> ServiceRow:
     versions = sorted(known.versions, key=lambda version: (-known.versions[version], version))
     return ServiceRow(name, tuple(sorted(known.environments)), tuple(versions), known.first_ms, known.last_ms, red)
 
 
-def _place(row: ServiceRow) -> tuple[bool, bool, bool, str]:
+def _sort_key(row: ServiceRow) -> tuple[bool, bool, bool, str]:
     return row.is_self, not row.has_errors, not row.has_traffic, row.name
 
 

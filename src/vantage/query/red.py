@@ -11,31 +11,31 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Literal
 
-from vantage.query.conventions import (
+from vantage.query.context import QueryContext
+from vantage.query.http_semconv import (
     DURATION,
-    GLANCE,
+    QUANTILES_OVERVIEW,
     REQUESTS,
     Buckets,
-    Measured,
-    items_of,
-    measured,
+    RequestStats,
     metrics_query,
+    parse_stats,
+    pick_metrics,
     rate_per_s,
-    sources,
+    select_items,
     spans_query,
-    within,
+    time_filter,
 )
-from vantage.query.reads import Reads
 from vantage.vql.tree import And, Call, Column, Expr, In, Select
 from vantage.vql.tree import Literal as Constant
 
 ROWS_MAX: Final = 200_000  # services times buckets
-Source = Literal["metrics", "spans", "samples"]
-Points = tuple[float | None, ...]
+RedSource = Literal["metrics", "spans", "samples"]
+BucketValues = tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Red:
+class RedStats:
     """One service over a range. Counts are of the range; rates are per second, ratios from 0 to 1, durations ms.
 
     ``rate_per_s`` counts from the service's first data in the range, so that a service just started is not diluted.
@@ -44,7 +44,7 @@ class Red:
     tuples hold one value a bucket, None where there is nothing to tell.
     """
 
-    source: Source
+    source: RedSource
     requests: float
     rate_per_s: float
     error_ratio: float | None
@@ -52,16 +52,16 @@ class Red:
     p95_ms: float | None
     p99_ms: float | None
     p95_change: float | None
-    rates_per_s: Points
-    error_ratios: Points
-    p50s_ms: Points
-    p95s_ms: Points
-    p99s_ms: Points
+    rates_per_s: BucketValues
+    error_ratios: BucketValues
+    p50s_ms: BucketValues
+    p95s_ms: BucketValues
+    p99s_ms: BucketValues
 
 
 async def read_red(
-    reads: Reads, buckets: Buckets, *, services: Sequence[str], quantiles: Sequence[float] = GLANCE
-) -> dict[str, Red]:
+    reads: QueryContext, buckets: Buckets, *, services: Sequence[str], quantiles: Sequence[float] = QUANTILES_OVERVIEW
+) -> dict[str, RedStats]:
     """RED of each of ``services`` that has data in the range, with the ``quantiles`` GLANCE or FULL."""
     found = await _from_metrics(reads, buckets, services, quantiles)
     if left := [name for name in services if name not in found]:
@@ -75,13 +75,13 @@ def _bucket(buckets: Buckets) -> Expr:
     return Call("toStartOfInterval", (Column("timestamp"), Constant(buckets.step_ms)))
 
 
-async def _measure(reads: Reads, name: str, query: Select) -> dict[tuple[Any, ...], Measured]:
-    return measured(query, await reads.select(name, query, rows_max=ROWS_MAX))
+async def _measure(reads: QueryContext, name: str, query: Select) -> dict[tuple[Any, ...], RequestStats]:
+    return parse_stats(query, await reads.select(name, query, rows_max=ROWS_MAX))
 
 
 async def _from_metrics(
-    reads: Reads, buckets: Buckets, services: Sequence[str], quantiles: Sequence[float]
-) -> dict[str, Red]:
+    reads: QueryContext, buckets: Buckets, services: Sequence[str], quantiles: Sequence[float]
+) -> dict[str, RedStats]:
     keys = (Column("metric_name"), Column("service_name"))
     chosen = (In(Column("service_name"), tuple(services)),)
     whole = await _measure(reads, "red", metrics_query(buckets, keys, where=chosen, quantiles=quantiles))
@@ -92,7 +92,7 @@ async def _from_metrics(
     found = {}
     for service in {key[1] for key in whole}:
         counted = {metric: one for metric in (REQUESTS, DURATION) if (one := whole.get((metric, service)))}
-        requests, errors = sources(counted)
+        requests, errors = pick_metrics(counted)
         found[service] = _red(
             buckets,
             "metrics",
@@ -103,8 +103,8 @@ async def _from_metrics(
 
 
 async def _from_spans(
-    reads: Reads, buckets: Buckets, services: Sequence[str], quantiles: Sequence[float]
-) -> dict[str, Red]:
+    reads: QueryContext, buckets: Buckets, services: Sequence[str], quantiles: Sequence[float]
+) -> dict[str, RedStats]:
     keys = (Column("service_name"),)
     chosen = (In(Column("service_name"), tuple(services)),)
     whole = await _measure(reads, "red", spans_query(buckets, keys, where=chosen, quantiles=quantiles))
@@ -115,30 +115,32 @@ async def _from_spans(
     return {key[0]: _red(buckets, "spans", (one,) * 3, (parts[key],) * 3) for key, one in whole.items()}
 
 
-async def _from_samples(reads: Reads, buckets: Buckets, services: Sequence[str]) -> dict[str, Red]:
+async def _from_samples(reads: QueryContext, buckets: Buckets, services: Sequence[str]) -> dict[str, RedStats]:
     keys = (Column("service_name"), _bucket(buckets))
-    items = items_of((*keys, Call("count"), Call("min", (Column("timestamp"),))))
-    where = And((In(Column("service_name"), tuple(services)), *within(buckets)))
+    items = select_items((*keys, Call("count"), Call("min", (Column("timestamp"),))))
+    where = And((In(Column("service_name"), tuple(services)), *time_filter(buckets)))
     table = await reads.select("red_samples", Select("metrics", items, where=where, group_by=keys), rows_max=ROWS_MAX)
-    parts = _by_service({row[:2]: Measured(row[2], 0, 0, first_ms=row[3]) for row in table.rows()}, keys=1)
+    parts = _by_service({row[:2]: RequestStats(row[2], 0, 0, first_ms=row[3]) for row in table.rows()}, keys=1)
     found = {}
     for key, held in parts.items():
-        whole = Measured(
+        whole = RequestStats(
             sum(one.requests for one in held.values()), 0, 0, first_ms=min(m.first_ms for m in held.values())
         )
         found[key[0]] = _red(buckets, "samples", (whole, None, None), (held, {}, {}))
     return found
 
 
-def _by_service(groups: dict[tuple[Any, ...], Measured], *, keys: int) -> dict[tuple[Any, ...], dict[int, Measured]]:
+def _by_service(
+    groups: dict[tuple[Any, ...], RequestStats], *, keys: int
+) -> dict[tuple[Any, ...], dict[int, RequestStats]]:
     """Groups whose last key is the bucket, as buckets by the other keys."""
-    found: dict[tuple[Any, ...], dict[int, Measured]] = {}
+    found: dict[tuple[Any, ...], dict[int, RequestStats]] = {}
     for key, one in groups.items():
         found.setdefault(key[:keys], {})[key[keys]] = one
     return found
 
 
-def _change(points: Points) -> float | None:
+def _change(points: BucketValues) -> float | None:
     """Growth of the second half's median against the first's; None when either has no points or the first is 0."""
     middle = len(points) // 2
     before = [value for value in points[:middle] if value is not None]
@@ -150,14 +152,14 @@ def _change(points: Points) -> float | None:
 
 def _red(
     buckets: Buckets,
-    source: Source,
-    whole: tuple[Measured, Measured | None, Measured | None],
-    parts: tuple[dict[int, Measured], dict[int, Measured], dict[int, Measured]],
-) -> Red:
+    source: RedSource,
+    whole: tuple[RequestStats, RequestStats | None, RequestStats | None],
+    parts: tuple[dict[int, RequestStats], dict[int, RequestStats], dict[int, RequestStats]],
+) -> RedStats:
     requests, errors, durations = whole
-    durations = durations or Measured(0, 0, 0)
+    durations = durations or RequestStats(0, 0, 0)
 
-    def points(which: int, get: Callable[[Measured], float | None]) -> Points:
+    def points(which: int, get: Callable[[RequestStats], float | None]) -> BucketValues:
         held = parts[which]
         return tuple(get(one) if (one := held.get(at)) else None for at in buckets.starts_ms())
 
@@ -169,7 +171,7 @@ def _red(
         None if count is None or (passed_s := buckets.seconds(i)) < shortest_s else count / passed_s
         for i, count in enumerate(counts)
     )
-    return Red(
+    return RedStats(
         source=source,
         requests=requests.requests,
         rate_per_s=rate_per_s(requests, buckets),

@@ -12,8 +12,8 @@ import msgspec
 
 from vantage.core.errors import InputError, NotFoundError
 from vantage.core.span import Span
-from vantage.query.reads import Reads
-from vantage.storage.ports import LinkedSample, Trace, TraceSummary
+from vantage.query.context import QueryContext
+from vantage.storage.ports import ExemplarSample, Trace, TraceSummary
 
 
 class Node(msgspec.Struct, eq=False, gc=False):
@@ -27,7 +27,7 @@ class Node(msgspec.Struct, eq=False, gc=False):
     self_ns: int
     children: Sequence[Node] = ()
 
-    def flat(self) -> Iterator[Node]:
+    def walk(self) -> Iterator[Node]:
         """The node and everything below it, parents before children, in the order to draw them; without recursion,
         since a trace may be thousands of spans deep."""
         waiting = [self]
@@ -48,22 +48,22 @@ class TraceTree:
     span_count: int
     error_count: int
     services: tuple[str, ...]
-    samples: tuple[LinkedSample, ...]
+    samples: tuple[ExemplarSample, ...]
 
-    def flat(self) -> list[Node]:
+    def walk(self) -> list[Node]:
         """Every node, parents before children, in the order to draw them."""
-        return [node for root in self.roots for node in root.flat()]
+        return [node for root in self.roots for node in root.walk()]
 
 
-async def trace_tree(reads: Reads, trace_id: str) -> TraceTree:
+async def trace_tree(reads: QueryContext, trace_id: str) -> TraceTree:
     """A trace by id. Raises NotFoundError when nothing is kept of it."""
     trace = await reads.store.trace(trace_id)
     if not trace.spans and not trace.samples:
         raise NotFoundError(f"no trace {trace_id[:64]!r} is kept", field="trace_id")
-    return tree_of(trace)
+    return build_tree(trace)
 
 
-def tree_of(trace: Trace) -> TraceTree:
+def build_tree(trace: Trace) -> TraceTree:
     """Put spans under their parents. Spans whose parent is missing are orphans, at the top; so is one span of each
     ring of spans that name each other as parent. Repeated span ids keep their first span as the parent of others."""
     spans = trace.spans
@@ -78,13 +78,13 @@ def tree_of(trace: Trace) -> TraceTree:
             tops.append(span)
     for some in children.values():
         if len(some) > 1:
-            some.sort(key=_place)
+            some.sort(key=_sort_key)
     nodes: list[Node] = []
-    roots = [_below(span, first, children, nodes) for span in tops]
+    roots = [_build_subtree(span, first, children, nodes) for span in tops]
     if len(nodes) < len(spans):  # rings: no span in them is below a top
         placed = {id(node.span) for node in nodes}
-        roots += [_below(span, first, children, nodes, placed) for span in spans if id(span) not in placed]
-    roots.sort(key=lambda node: _place(node.span))
+        roots += [_build_subtree(span, first, children, nodes, placed) for span in spans if id(span) not in placed]
+    roots.sort(key=lambda node: _sort_key(node.span))
     starts = [span.start_ns for span in spans] or [sample.time_ms * 1_000_000 for sample in trace.samples]
     start_ns = min(starts)
     return TraceTree(
@@ -99,11 +99,11 @@ def tree_of(trace: Trace) -> TraceTree:
     )
 
 
-def _place(span: Span) -> tuple[int, str]:
+def _sort_key(span: Span) -> tuple[int, str]:
     return span.start_ns, span.span_id
 
 
-def _below(
+def _build_subtree(
     top: Span,
     first: Mapping[str, Span],
     children: Mapping[str, list[Span]],
@@ -149,12 +149,12 @@ def _self_ns(span: Span, children: Sequence[Span]) -> int:
     return span.duration_ns - covered
 
 
-def cursor_of(last: TraceSummary) -> str:
+def encode_cursor(last: TraceSummary) -> str:
     """An opaque text that continues a listing after ``last``."""
     return base64.urlsafe_b64encode(f"{last.start_ns}.{last.trace_id}".encode()).decode().rstrip("=")
 
 
-def read_cursor(text: str) -> tuple[int, str]:
+def decode_cursor(text: str) -> tuple[int, str]:
     """What ``cursor_of`` wrote. Raises InputError."""
     try:
         plain = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from vantage.core.timerange import TimeRange
-from vantage.query.cache import UNSETTLED_MS_MIN
-from vantage.query.reads import Reads
+from vantage.query.cache import SETTLE_MS_MIN
+from vantage.query.context import QueryContext
 from vantage.vql.table import Table
-from vantage.vql.text import Compiled, Params, compile_query
+from vantage.vql.text.compile import CompiledQuery, compile_query
+from vantage.vql.text.params import Params
 
 CELL_NBYTES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class VqlAnswer:
+class VqlResult:
     """A table, the range that was read, and what to tell whoever asked."""
 
     table: Table
@@ -27,7 +28,7 @@ class VqlAnswer:
     cached: bool = False
 
 
-async def run_vql(reads: Reads, text: str, params: Params) -> VqlAnswer:
+async def run_vql(reads: QueryContext, text: str, params: Params) -> VqlResult:
     """Answer a text. Raises QueryError, and what the store's ``select`` raises."""
     began_s = time.perf_counter()
     try:
@@ -42,23 +43,23 @@ async def run_vql(reads: Reads, text: str, params: Params) -> VqlAnswer:
     warnings = compiled.query.warnings
     if table.truncated:
         warnings = (*warnings, f"only the first {len(table)} rows are given: narrow the query or say LIMIT")
-    return VqlAnswer(table, compiled.query.time_range, warnings, round(elapsed_s * 1000, 3), cached)
+    return VqlResult(table, compiled.query.time_range, warnings, round(elapsed_s * 1000, 3), cached)
 
 
-async def _answered(reads: Reads, compiled: Compiled) -> tuple[Table, bool]:
+async def _answered(reads: QueryContext, compiled: CompiledQuery) -> tuple[Table, bool]:
     """The table, and whether it was kept. Kept are answers about a past that is settled: the tree and the range, where
     ``now()`` is a number already, are the whole question."""
     query, cache = compiled.query, reads.cache
     if compiled.explain:
         return await reads.store.explain(query, deadline_s=reads.timeout_s), False
-    if not cache.enabled or query.time_range.end_ms > reads.clock.now_ms() - UNSETTLED_MS_MIN:
+    if not cache.enabled or query.time_range.end_ms > reads.clock.now_ms() - SETTLE_MS_MIN:
         return await reads.store.select(query, deadline_s=reads.timeout_s), False
     key, generation = ("vql", query), cache.generation
     kept: Table | None = cache.get(key)
     if kept is not None:
         return kept, True
     table = await reads.store.select(query, deadline_s=reads.timeout_s)
-    cache.put(key, table, nbytes=_nbytes(table), generation=generation, until_ms=query.time_range.end_ms)
+    cache.put(key, table, nbytes=_nbytes(table), generation=generation, data_end_ms=query.time_range.end_ms)
     return table, False
 
 

@@ -8,36 +8,37 @@ from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vantage.core.batch import NO_LINKS, Batch, Links, batch_of
+from vantage.core.arrays import Mask
+from vantage.core.batch import Batch, build_batch
 from vantage.core.clock import Clock
-from vantage.core.link_columns import link_columns
-from vantage.core.rollup import Partials, roll, with_sketches
+from vantage.core.exemplars import NO_EXEMPLARS, Exemplars, encode_exemplars
+from vantage.core.rollup import Partials, rollup_samples, with_sketches
+from vantage.core.sample_columns import SampleColumns
 from vantage.core.series import Series
 from vantage.core.span import Span
-from vantage.core.spantable import SpanTable, table_of
+from vantage.core.span_table import SpanTable, build_span_table
 from vantage.core.timerange import TimeRange
-from vantage.storage.edges import edges_of
 from vantage.storage.ports import (
-    Edge,
-    LinkedSample,
-    Reclaimed,
+    DeletionResult,
+    ExemplarSample,
     RetentionPolicy,
     Selector,
     SeriesInfo,
-    ServiceSpans,
+    ServiceEdge,
+    ServiceSpanStats,
     Trace,
     TraceFilter,
     TraceSummary,
     Usage,
     UsageRow,
 )
-from vantage.storage.tracing import count_by_service, latest_summaries, matching_rows
+from vantage.storage.service_edges import service_edges
+from vantage.storage.trace_summary import count_by_service, latest_summaries, matching_rows
 from vantage.vql.check import CheckedSelect
-from vantage.vql.execute import Deadline, execute, explain
-from vantage.vql.series import SeriesColumns
-from vantage.vql.source import Chunk, Reading
+from vantage.vql.exec.execute import Deadline, execute, explain
+from vantage.vql.exec.series_table import SeriesColumns
+from vantage.vql.exec.source import ScanEstimate
 from vantage.vql.table import Table
 from vantage.vql.tree import TableName
 
@@ -64,16 +65,11 @@ class MemoryStore:
     async def write(self, batch: Batch) -> bool:
         if batch.batch_id and batch.batch_id in self._ids:
             return False
-        links = {
-            position: ids
-            for position, *ids in zip(
-                batch.links.position.tolist(), batch.links.trace_id, batch.links.span_id, strict=True
-            )
-        }
+        exemplars = {position: (trace_id, span_id) for position, trace_id, span_id in batch.exemplars.rows()}
         for row, (which, time_ms, value) in enumerate(
             zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True)
         ):
-            trace_id, span_id = links.get(row, ("", ""))
+            trace_id, span_id = exemplars.get(row, ("", ""))
             self._rows.append((batch.series[which], time_ms, value, trace_id, span_id))
         self._spans.extend(batch.spans)
         if batch.batch_id:
@@ -86,18 +82,20 @@ class MemoryStore:
     async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:  # noqa: ARG002 - of the port; this is quick
         return explain(query, _RowSource(self._rows, self._spans))
 
-    async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
+    async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         times: dict[int, tuple[Series, list[int]]] = {}
         for one, time_ms, *_ in self._rows:
             if (not service or one.service == service) and (not metric or one.metric == metric):
                 times.setdefault(one.id, (one, []))[1].append(time_ms)
         return [SeriesInfo(one, len(held), min(held), max(held)) for one, held in times.values()]
 
-    async def services_with_spans(self) -> Sequence[ServiceSpans]:
-        return [ServiceSpans(*key, *counts) for key, counts in count_by_service(table_of(self._spans)).items()]
+    async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
+        return [
+            ServiceSpanStats(*key, *counts) for key, counts in count_by_service(build_span_table(self._spans)).items()
+        ]
 
     async def trace(self, trace_id: str) -> Trace:
-        samples = [LinkedSample(*row) for row in self._rows if row[3] == trace_id]
+        samples = [ExemplarSample(*row) for row in self._rows if row[3] == trace_id]
         return Trace(
             trace_id,
             tuple(
@@ -110,12 +108,12 @@ class MemoryStore:
         )
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
-        table = table_of(self._spans)
+        table = build_span_table(self._spans)
         found = np.unique(table.trace_id[matching_rows(table, wanted)])
         return latest_summaries(table.take(np.flatnonzero(np.isin(table.trace_id, found))), wanted)
 
-    async def edges(self, time_range: TimeRange) -> Sequence[Edge]:
-        return edges_of([table_of(self._spans)], time_range)
+    async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
+        return service_edges([build_span_table(self._spans)], time_range)
 
     async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
         def wanted(service: str, environment: str, at_ms: int) -> bool:
@@ -126,25 +124,20 @@ class MemoryStore:
         spans = [span for span in self._spans if wanted(span.service_name, span.environment, span.start_ms)]
         for start in range(0, len(rows), EXPORTED_MAX):
             some = rows[start : start + EXPORTED_MAX]
-            linked = [(place, row[3], row[4]) for place, row in enumerate(some) if row[3]]
-            links = NO_LINKS
-            if linked:
-                positions = np.array([place for place, _, _ in linked], np.uint32)
-                links = Links(positions, [trace for _, trace, _ in linked], [span for _, _, span in linked])
-            yield batch_of([row[:3] for row in some], links=links)
+            yield build_batch([row[:3] for row in some], exemplars=_exemplars(some))
         for start in range(0, len(spans), EXPORTED_MAX):
             yield Batch(spans=tuple(spans[start : start + EXPORTED_MAX]))
 
-    async def expire(self, policy: RetentionPolicy) -> Reclaimed:
+    async def expire(self, policy: RetentionPolicy) -> DeletionResult:
         if policy.days is None:
-            return Reclaimed()
+            return DeletionResult()
         oldest_ms = self._clock.now_ms() - policy.days * 86_400_000
         return self._keep(
             [row for row in self._rows if row[1] >= oldest_ms],
             [span for span in self._spans if span.start_ms >= oldest_ms],
         )
 
-    async def forget(self, selector: Selector) -> Reclaimed:
+    async def delete(self, selector: Selector) -> DeletionResult:
         def selected(service: str, environment: str) -> bool:
             return selector.service in ("", service) and selector.environment in ("", environment)
 
@@ -155,9 +148,9 @@ class MemoryStore:
             [span for span in self._spans if not selected(span.service_name, span.environment)],
         )
 
-    def _keep(self, rows: list[tuple[Series, int, float, str, str]], spans: list[Span]) -> Reclaimed:
+    def _keep(self, rows: list[tuple[Series, int, float, str, str]], spans: list[Span]) -> DeletionResult:
         gone = {row[0].id for row in self._rows} - {row[0].id for row in rows}
-        result = Reclaimed(len(self._rows) - len(rows), len(self._spans) - len(spans), len(gone), 0)
+        result = DeletionResult(len(self._rows) - len(rows), len(self._spans) - len(spans), len(gone), 0)
         self._rows, self._spans = rows, spans
         return result
 
@@ -189,38 +182,38 @@ class _RowSource:
     def series(self) -> SeriesColumns:
         return self._series
 
-    def rows_at_most(self, table: TableName, _time_range: TimeRange) -> int:
+    def rows_upper_bound(self, table: TableName, _time_range: TimeRange) -> int:
         return len(self._spans if table == "spans" else self._rows)
 
-    def plan(self, table: TableName, time_range: TimeRange, _slots: NDArray[np.bool_]) -> list[Reading]:
-        return [Reading("memory", 1, self.rows_at_most(table, time_range))]
+    def plan(self, table: TableName, time_range: TimeRange, _slots: Mask) -> list[ScanEstimate]:
+        return [ScanEstimate("memory", 1, self.rows_upper_bound(table, time_range))]
 
-    def samples(self, _time_range: TimeRange, _slots: NDArray[np.bool_], *, links: bool) -> Iterator[Chunk]:
-        linked = [(row, held[3], held[4]) for row, held in enumerate(self._rows) if links and (held[3] or held[4])]
-        held_links = NO_LINKS
-        if linked:
-            position = np.array([row for row, _, _ in linked], np.uint32)
-            held_links = Links(position, [trace for _, trace, _ in linked], [span for _, _, span in linked])
+    def samples(self, _time_range: TimeRange, _slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
         count = len(self._rows)
-        yield Chunk(
+        yield SampleColumns(
             np.fromiter((self._slots[row[0].id] for row in self._rows), np.uint32, count),
             np.fromiter((row[1] for row in self._rows), np.int64, count),
             np.fromiter((row[2] for row in self._rows), np.float64, count),
-            link_columns(held_links),
+            _exemplars(self._rows) if exemplars else NO_EXEMPLARS,
         )
 
     def partials(
-        self, time_range: TimeRange, slots: NDArray[np.bool_], *, width_ms: int, wanted: frozenset[str]
+        self, time_range: TimeRange, slots: Mask, *, width_ms: int, wanted: frozenset[str]
     ) -> Iterator[Partials]:
-        (chunk,) = self.samples(time_range, slots, links=False)
+        (chunk,) = self.samples(time_range, slots, exemplars=False)
         order = np.lexsort((chunk.time_ms, chunk.slot))
         slot, time_ms, value = chunk.slot[order], chunk.time_ms[order], chunk.value[order]
-        rolled = roll(slot, time_ms, value, width_ms=width_ms)
+        rolled = rollup_samples(slot, time_ms, value, width_ms=width_ms)
         if "sketches" not in wanted:
             yield rolled
             return
-        some = self._series.coded("metric_type").test(lambda kind: kind == "histogram")[slot]
-        yield with_sketches(rolled, slot[some], time_ms[some], value[some], width_ms=width_ms)
+        has_sketch = self._series.column("metric_type").mask(lambda kind: kind == "histogram")[slot]
+        yield with_sketches(rolled, slot[has_sketch], time_ms[has_sketch], value[has_sketch], width_ms=width_ms)
 
     def spans(self, _time_range: TimeRange) -> Iterator[SpanTable]:
-        yield table_of(self._spans)
+        yield build_span_table(self._spans)
+
+
+def _exemplars(rows: Sequence[tuple[Series, int, float, str, str]]) -> Exemplars:
+    with_ids = [(position, row[3], row[4]) for position, row in enumerate(rows) if row[3] or row[4]]
+    return encode_exemplars(*zip(*with_ids, strict=True)) if with_ids else NO_EXEMPLARS

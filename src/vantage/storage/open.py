@@ -51,7 +51,7 @@ def open_store(
     )
 
 
-def store_of(settings: Settings, *, clock: Clock, telemetry: Telemetry) -> EmbeddedStore | ClickHouseStore:
+def open_telemetry_store(settings: Settings, *, clock: Clock, telemetry: Telemetry) -> EmbeddedStore | ClickHouseStore:
     """The telemetry store that the settings name, not yet opened. Raises ConfigError."""
     return open_store(
         settings.store_url,

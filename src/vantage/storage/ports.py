@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from vantage.core.api_key import ApiKey
 from vantage.core.batch import Batch
 from vantage.core.deployment import AuditEntry, Deployment
-from vantage.core.key import ApiKey
 from vantage.core.retention import RetentionRule
 from vantage.core.series import Series
 from vantage.core.span import Span
@@ -34,7 +34,7 @@ class SeriesInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceSpans:
+class ServiceSpanStats:
     """What the store knows of the spans of one service, environment, version and instance."""
 
     service: str
@@ -47,7 +47,7 @@ class ServiceSpans:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkedSample:
+class ExemplarSample:
     """A sample that carries a trace id."""
 
     series: Series
@@ -63,7 +63,7 @@ class Trace:
 
     trace_id: str
     spans: tuple[Span, ...]
-    samples: tuple[LinkedSample, ...]
+    samples: tuple[ExemplarSample, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class TraceSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class ServiceEdge:
     """Who calls whom. A ``call`` or a ``message`` was seen from both ends, and its figures are those of the called
     service's spans; ``external`` is told by the caller's spans alone, and ``callee`` is the name they give it, such as
     ``postgresql``."""
@@ -123,7 +123,7 @@ class Selector:
 
 
 @dataclass(frozen=True, slots=True)
-class Reclaimed:
+class DeletionResult:
     """What left the store. ``nbytes`` is what it occupied, as far as the store knows."""
 
     samples: int = 0
@@ -196,11 +196,11 @@ class TelemetryStore(Protocol):
         and ``rows`` (samples or spans, at most twice what is read). Raises what ``select`` raises."""
         ...
 
-    async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
+    async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         """The series that hold samples, '' meaning any service or metric; ordered by nothing in particular."""
         ...
 
-    async def services_with_spans(self) -> Sequence[ServiceSpans]:
+    async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
         """One entry for each service, environment, version and instance that spans are kept of."""
         ...
 
@@ -212,7 +212,7 @@ class TelemetryStore(Protocol):
         """Up to ``limit`` traces, the latest start first, ties by trace id."""
         ...
 
-    async def edges(self, time_range: TimeRange) -> Sequence[Edge]:
+    async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
         """Who calls whom, by the spans that start in the range; one entry for each caller, callee and kind, ordered by
         nothing in particular. A parent that starts more than 10 minutes before the range may not be found. Raises
         InputError beyond 2 million spans, StoreTimeout, BusyError, StoreUnavailable."""
@@ -226,11 +226,11 @@ class TelemetryStore(Protocol):
         StoreUnavailable."""
         ...
 
-    async def expire(self, policy: RetentionPolicy) -> Reclaimed:
+    async def expire(self, policy: RetentionPolicy) -> DeletionResult:
         """Drop what the policy no longer keeps. May be repeated at any time."""
         ...
 
-    async def forget(self, selector: Selector) -> Reclaimed:
+    async def delete(self, selector: Selector) -> DeletionResult:
         """Drop everything selected; when it returns, queries no longer see it, also after a restart."""
         ...
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from vantage.core.errors import QueryError
 from vantage.core.timerange import TimeRange
-from vantage.vql.functions import AGGREGATES, ROLLUP_WIDTHS_MS, TABLES, series_only
+from vantage.vql.signatures import AGGREGATES, ROLLUP_WIDTHS_MS, TABLES, series_only
 from vantage.vql.table import TableColumn
 from vantage.vql.tree import (
     And,
@@ -15,15 +15,15 @@ from vantage.vql.tree import (
     Column,
     Compare,
     Expr,
-    Item,
     Literal,
     Select,
+    SelectItem,
     TableName,
     TagValue,
     children,
     conjuncts,
 )
-from vantage.vql.types import Types, type_of, want
+from vantage.vql.types import Types, expect_type, type_of
 
 ROWS_MAX: Final = 10_000
 DEFAULT_RANGE_MS: Final = 3_600_000
@@ -54,13 +54,13 @@ def check(select: Select, *, now_ms: int, rows_max: int = ROWS_MAX) -> CheckedSe
     outputs = [*(item.expr for item in select.items), *(order.expr for order in select.order_by)]
     if select.having is not None:
         outputs.append(select.having)
-    grouped = bool(select.group_by) or any(aggregate_in(expr) is not None for expr in outputs)
+    grouped = bool(select.group_by) or any(first_aggregate(expr) is not None for expr in outputs)
     if grouped:
         for expr in outputs:
             _must_be_grouped(expr, select.group_by)
     elif select.having is not None:
         raise QueryError("HAVING needs a GROUP BY or an aggregate", at=select.having.at)
-    _fits(select, outputs)
+    _check_table_rules(select, outputs)
     time_range, rest, warnings = _time_range(select.where, now_ms)
     series = [part for part in rest if select.table != "spans" and series_only(part)]
     rows = [part for part in rest if part not in series]
@@ -83,7 +83,7 @@ def check_condition(condition: Expr, table: TableName) -> None:
     _check_conditions(Select(table, (), where=condition), TABLES[table])
 
 
-def _column(item: Item, types: Types) -> TableColumn:
+def _column(item: SelectItem, types: Types) -> TableColumn:
     found = type_of(item.expr, types)
     return TableColumn(item.name, "float" if found == "null" else found)
 
@@ -92,34 +92,34 @@ def _check_conditions(select: Select, types: Types) -> None:
     for clause, part in (("WHERE", select.where), *(("GROUP BY", key) for key in select.group_by)):
         if part is None:
             continue
-        if (call := aggregate_in(part)) is not None:
+        if (call := first_aggregate(part)) is not None:
             suggestion = "conditions on aggregates stand in HAVING" if clause == "WHERE" else ""
             raise QueryError("an aggregate cannot stand in WHERE or GROUP BY", at=call.at, suggestion=suggestion)
-        want(part, "bool" if clause == "WHERE" else "any", types, clause)
+        expect_type(part, "bool" if clause == "WHERE" else "any", types, clause)
     if select.having is not None:
-        want(select.having, "bool", types, "HAVING")
+        expect_type(select.having, "bool", types, "HAVING")
     for order in select.order_by:
-        want(order.expr, "sortable", types, "ORDER BY")
+        expect_type(order.expr, "sortable", types, "ORDER BY")
     for expr in (*(item.expr for item in select.items), *(order.expr for order in select.order_by), select.having):
         _not_nested(expr)
 
 
 def _not_nested(expr: Expr | None) -> None:
     """No aggregate of aggregates."""
-    if expr is None or (call := aggregate_in(expr)) is None:
+    if expr is None or (call := first_aggregate(expr)) is None:
         return
     if call is not expr:
         for part in children(expr):
             _not_nested(part)
-    elif (inner := next(filter(None, map(aggregate_in, call.args)), None)) is not None:
+    elif (inner := next(filter(None, map(first_aggregate, call.args)), None)) is not None:
         raise QueryError(f"{call.function} cannot hold another aggregate", at=inner.at)
 
 
-def aggregate_in(expr: Expr) -> Call | None:
+def first_aggregate(expr: Expr) -> Call | None:
     """The first aggregate of an expression."""
     if isinstance(expr, Call) and expr.function in AGGREGATES:
         return expr
-    return next(filter(None, map(aggregate_in, children(expr))), None)
+    return next(filter(None, map(first_aggregate, children(expr))), None)
 
 
 def aggregates_of(select: Select) -> list[Call]:
@@ -139,7 +139,7 @@ def aggregates_of(select: Select) -> list[Call]:
     return list(found)
 
 
-def _fits(select: Select, aggregated: list[Expr]) -> None:
+def _check_table_rules(select: Select, aggregated: list[Expr]) -> None:
     """Two aggregates know one table alone, and no limit is negative."""
     if select.limit is not None and select.limit < 0:
         raise QueryError("LIMIT is negative")

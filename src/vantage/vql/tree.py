@@ -142,7 +142,7 @@ class Case(_Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class SelectItem:
     """One column of the answer."""
 
     expr: Expr
@@ -160,7 +160,7 @@ class Select:
     """A query. ``where`` and ``having`` of None hold always; ``limit`` of None is the checker's maximum."""
 
     table: TableName
-    items: tuple[Item, ...]
+    items: tuple[SelectItem, ...]
     where: Expr | None = None
     group_by: tuple[Expr, ...] = ()
     having: Expr | None = None

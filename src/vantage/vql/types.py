@@ -8,7 +8,7 @@ from typing import Final
 from typing import Literal as OneOf
 
 from vantage.core.errors import QueryError
-from vantage.vql.functions import ARGUMENTS_MAX, FUNCTIONS, Function, Want
+from vantage.vql.signatures import ARGUMENTS_MAX, FUNCTIONS, Function, Want
 from vantage.vql.table import ColumnType
 from vantage.vql.tree import (
     And,
@@ -59,7 +59,7 @@ def type_of(expr: Expr, types: Types) -> Type:  # noqa: C901 - one case a node
     match expr:
         case Column(name=name):
             if name not in types:
-                raise unknown("column", name, types, at=expr.at)
+                raise unknown_name("column", name, types, at=expr.at)
             return types[name]
         case TagValue():
             return "string"
@@ -73,30 +73,30 @@ def type_of(expr: Expr, types: Types) -> Type:  # noqa: C901 - one case a node
             return "bool"
         case And(parts=parts) | Or(parts=parts):
             for part in parts:
-                want(part, "bool", types, "AND/OR")
+                expect_type(part, "bool", types, "AND/OR")
             return "bool"
         case Not(part=part):
-            want(part, "bool", types, "NOT")
+            expect_type(part, "bool", types, "NOT")
             return "bool"
         case In(part=part, values=values):
             for value in values:
                 _comparable(part, _literal_type(value), types, "IN")
             return "bool"
         case Like(part=part):
-            want(part, "string", types, "LIKE")
+            expect_type(part, "string", types, "LIKE")
             return "bool"
         case Arithmetic():
             return _arithmetic_type(expr, types)
         case Negate(part=part):
-            found = want(part, "number", types, "-")
+            found = expect_type(part, "number", types, "-")
             return "int" if found == "time" else found
         case Case(whens=whens, otherwise=otherwise):
             for condition, _ in whens:
-                want(condition, "bool", types, "CASE")
+                expect_type(condition, "bool", types, "CASE")
             return _common_type([*(result for _, result in whens), otherwise], types, "the branches of CASE")
 
 
-def want(expr: Expr, kind: Want, types: Types, where: str) -> ColumnType:
+def expect_type(expr: Expr, kind: Want, types: Types, where: str) -> ColumnType:
     """The type of an expression that must be of a kind. Raises QueryError naming ``where`` it was wanted."""
     found = type_of(expr, types)
     if found == "null":
@@ -107,7 +107,7 @@ def want(expr: Expr, kind: Want, types: Types, where: str) -> ColumnType:
     return found
 
 
-def unknown(what: str, name: str, known: Mapping[str, object], *, at: int | None) -> QueryError:
+def unknown_name(what: str, name: str, known: Mapping[str, object], *, at: int | None) -> QueryError:
     """The error for a name that nothing has."""
     folded = {one.lower(): one for one in known}
     near = get_close_matches(name[:80].lower(), list(folded), n=1)
@@ -144,7 +144,7 @@ def _comparable(expr: Expr, other: Type, types: Types, op: str) -> None:
 
 def _arithmetic_type(expr: Arithmetic, types: Types) -> ColumnType:
     op, left, right = expr.op, expr.left, expr.right
-    sides = want(left, "number", types, op), want(right, "number", types, op)
+    sides = expect_type(left, "number", types, op), expect_type(right, "number", types, op)
     if "time" in sides:
         if op == "-" and sides == ("time", "time"):
             return "int"
@@ -181,7 +181,7 @@ def _common_type(exprs: list[Expr], types: Types, where: str) -> ColumnType:
 def _call_type(call: Call, types: Types) -> ColumnType:
     function = FUNCTIONS.get(call.function)
     if function is None:
-        raise unknown("function", call.function, FUNCTIONS, at=call.at)
+        raise unknown_name("function", call.function, FUNCTIONS, at=call.at)
     wants = _wants(call, function)
     if function.parameter and not (call.parameter is not None and 0 <= call.parameter <= 1):
         raise QueryError(
@@ -197,7 +197,7 @@ def _call_type(call: Call, types: Types) -> ColumnType:
             )
     if function.common:
         return _common_type(list(call.args), types, f"the arguments of {call.function}")
-    found = [want(arg, kind, types, call.function) for arg, kind in zip(call.args, wants, strict=True)]
+    found = [expect_type(arg, kind, types, call.function) for arg, kind in zip(call.args, wants, strict=True)]
     return function.result or found[0]
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vantage.core.api_key import ALL_SCOPES, ApiKey, Scope, hash_secret
 from vantage.core.clock import Clock
 from vantage.core.errors import ForbiddenError, UnauthorizedError
-from vantage.core.key import ALL_SCOPES, ApiKey, Scope, hash_secret
 
 SESSION_COOKIE: Final = "vantage_session"
 SESSION_MS: Final = 30 * 86_400_000
@@ -32,7 +32,7 @@ class Principal:
 LOCAL: Final = Principal("local", ALL_SCOPES)
 
 
-class Access:
+class Authenticator:
     """The keys in use, in memory; ``refresh`` brings in what changed in the metadata store."""
 
     def __init__(self, *, clock: Clock, auth: str, api_key: str) -> None:
@@ -73,7 +73,7 @@ class Access:
         """Who has this secret, or this session. Raises UnauthorizedError."""
         if secret:
             found = self._by_secret.get(secret) or self._look_up(secret)
-            if found is not None and found[0].usable(self._clock.now_ms()):
+            if found is not None and found[0].is_active(self._clock.now_ms()):
                 return found[1]
             if self.required:
                 raise UnauthorizedError("the API key is unknown, expired or revoked")
@@ -102,7 +102,7 @@ class Access:
         if key is None or not expires.isascii() or not expires.isdigit() or len(expires) > 15:
             return None
         now_ms = self._clock.now_ms()
-        if not key.usable(now_ms) or int(expires) < now_ms:
+        if not key.is_active(now_ms) or int(expires) < now_ms:
             return None
         right = _signature(key, int(expires))
         return key if hmac.compare_digest(right.encode(), signature.encode("utf-8", "replace")) else None

@@ -86,7 +86,7 @@ class Renderer:
             "script_limits": msgspec.json.encode(SCRIPT_LIMITS).decode(),
             "query_string": query_string,
             "version": version,
-            "was_told": was_told,
+            "was_told": is_reported,
         }
 
     def page(
@@ -95,10 +95,10 @@ class Renderer:
         """The page, or its ``block`` when htmx asks for a fragment. ``context`` is what the template needs."""
         wanted = wants_fragment(request)
         variables = {"section": "", "status": status, "signed_in": _signed_in(request), **context}
-        text = self.block(template, block, **variables) if wanted else self.whole(template, **variables)
+        text = self.block(template, block, **variables) if wanted else self.page_as_string(template, **variables)
         return html(text, status=status)
 
-    def whole(self, template: str, **context: Any) -> str:
+    def page_as_string(self, template: str, **context: Any) -> str:
         return self._environment.get_template(template).render(context)
 
     def block(self, template: str, block: str, **context: Any) -> str:
@@ -177,6 +177,6 @@ def query_string(state: Mapping[str, object], **changed: object) -> str:
     return f"?{urlencode(pairs)}" if pairs else "?"
 
 
-def was_told(deployment: Deployment) -> bool:
+def is_reported(deployment: Deployment) -> bool:
     """Posted by somebody, rather than seen in the data."""
     return deployment.source == "told"

@@ -20,7 +20,7 @@ UNCOMPRESSED: Final = "streamed"  # in `opt` of a handler: compressing would be 
 _log = structlog.get_logger("vantage.web")
 
 
-class Streamed(Response[bytes]):
+class StreamingResponse(Response[bytes]):
     """An answer of pieces of unknown number. When one cannot be made the connection is broken off, so that the client
     does not take half of it for the whole."""
 
@@ -29,7 +29,7 @@ class Streamed(Response[bytes]):
         self._pieces = pieces
 
     def to_asgi_response(self, *_: Any, **named: Any) -> ASGIResponse:
-        return _StreamedASGI(
+        return _StreamingASGI(
             pieces=self._pieces,
             media_type=self.media_type,
             status_code=self.status_code or named.get("status_code"),
@@ -38,7 +38,7 @@ class Streamed(Response[bytes]):
         )
 
 
-class _StreamedASGI(ASGIResponse):
+class _StreamingASGI(ASGIResponse):
     __slots__ = ("_pieces",)
     _should_set_content_length = False
 

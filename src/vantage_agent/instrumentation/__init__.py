@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from types import ModuleType
 
-from vantage_agent._imports import ImportWatch
+from vantage_agent._import_hook import ImportHook
 from vantage_agent._patch import Patches
 
 # Name for ``auto_instrument`` -> the modules that are waited for.
@@ -66,12 +66,12 @@ class Instrumentations:
             for module in modules:
                 self._names_of.setdefault(module, []).append(name)
         self._patches = Patches()
-        self._watch: ImportWatch | None = None
+        self._watch: ImportHook | None = None
         self.installed: list[str] = []  # names whose libraries were imported
 
     def install(self) -> None:
         if self._names_of:
-            self._watch = ImportWatch(tuple(self._names_of), self._patch)
+            self._watch = ImportHook(tuple(self._names_of), self._patch)
             self._watch.install()
 
     def uninstall(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._client import begin_call, end_call, give_header, running_call, take_header
+from vantage_agent._http_client import begin_call, end_call, inject, remove_injected, running_call
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
@@ -48,11 +48,11 @@ def _make_send(send: Any) -> Any:
         # A proxy is asked for a tunnel first, which is not the application's request.
         if span is None or self.method == "CONNECT" or _SOCKET in self.headers:
             return await send(self, *args, **kwargs)
-        give_header(span, self.headers)
+        inject(span, self.headers)
         try:
             return await send(self, *args, **kwargs)
         finally:
-            take_header(span, self.headers)
+            remove_injected(span, self.headers)
 
     return wrapper
 

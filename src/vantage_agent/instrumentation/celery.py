@@ -7,8 +7,8 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._describe import task_run, task_sent
 from vantage_agent._patch import Patches
+from vantage_agent._semconv import task_run, task_sent
 from vantage_agent._span import Span
 from vantage_agent._tracer import traceparent_of, tracer
 

@@ -7,8 +7,8 @@ from types import MethodType, ModuleType
 from typing import Any
 
 from vantage_agent._context import current
-from vantage_agent._describe import http_server
 from vantage_agent._patch import Patches
+from vantage_agent._semconv import http_server
 from vantage_agent._tracer import tracer
 from vantage_agent._wsgi import call_wsgi
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._client import begin_call, end_call, give_header, running_call, take_header
+from vantage_agent._http_client import begin_call, end_call, inject, remove_injected, running_call
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 from vantage_agent._tracer import traceparent_of, tracer
@@ -95,7 +95,7 @@ def _give(span: Span, headers: Any) -> tuple[Held, ...]:
     everything each time, which takes longer than all the rest."""
     items = getattr(headers, "_list", None)
     if type(items) is not list:
-        give_header(span, headers)
+        inject(span, headers)
         return ()
     try:
         if b"traceparent" in map(_lower, items):
@@ -115,7 +115,7 @@ def _take(span: Span, headers: Any, held: tuple[Held, ...]) -> None:
             headers._list.remove(item)  # noqa: SLF001
     except Exception:  # the application took it out meanwhile
         pass
-    take_header(span, headers)
+    remove_injected(span, headers)
 
 
 def _begin(request: Any) -> Span | None:

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from vantage_agent._context import current
-from vantage_agent._counts import counts
+from vantage_agent._counters import counters
 from vantage_agent._patch import Patches
 from vantage_agent._tracer import tracer
 
@@ -25,7 +25,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
                         span = current.get()
                         if span is not None and not hasattr(record, "trace_id"):
                             record.trace_id, record.span_id = span.trace_id, span.span_id
-                        counts.add(METRIC, (("level", record.levelname),), span)
+                        counters.add(METRIC, (("level", record.levelname),), span)
                 except Exception:
                     pass
             return call_handlers(self, record)

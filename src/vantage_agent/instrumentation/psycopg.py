@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from vantage_agent._database import Database, begin_query, measured, measured_async
+from vantage_agent._db_client import Database, begin_query, measured, measured_async
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 from vantage_agent._sql import STATEMENT_LENGTH_MAX

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._client import begin_call, end_call, forget_redirects, give_header, take_header
+from vantage_agent._http_client import begin_call, end_call, forget_redirects, inject, remove_injected
 from vantage_agent._patch import Patches
 
 
@@ -25,16 +25,16 @@ def patch(patches: Patches, module: ModuleType) -> None:
             held = getattr(headers, "_store", None)
             if isinstance(held, dict):
                 headers = held
-                give_header(span, held, _as_held)
+                inject(span, held, _as_held)
             else:
-                give_header(span, headers)
+                inject(span, headers)
             try:
                 response = send(self, request, **kwargs)
             except BaseException as error:
-                take_header(span, headers)
+                remove_injected(span, headers)
                 end_call(span, 0, error)
                 raise
-            take_header(span, headers)
+            remove_injected(span, headers)
             end_call(span, getattr(response, "status_code", 0), None)
             if getattr(response, "history", None):
                 forget_redirects(span, response)

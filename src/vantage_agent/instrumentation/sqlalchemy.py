@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._database import Database, begin_query, measured
+from vantage_agent._db_client import Database, begin_query, measured
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 

@@ -13,7 +13,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._database import Database, begin_query, measured
+from vantage_agent._db_client import Database, begin_query, measured
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer

@@ -6,7 +6,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._client import begin_call, end_call, with_header
+from vantage_agent._http_client import begin_call, end_call, with_header
 from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer

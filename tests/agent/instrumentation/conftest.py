@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import vantage_agent
+from tests.agent.instrumentation.recorded import Told
 from tests.agent.instrumentation.servers import Upstream, upstream_server
-from tests.agent.instrumentation.told import Told
 from tests.agent.receiver import Receiver
 from tests.support.databases import running_postgres, running_redis
 

@@ -15,8 +15,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import vantage_agent
+from tests.agent.instrumentation.recorded import Told
 from tests.agent.instrumentation.servers import Upstream
-from tests.agent.instrumentation.told import Told
 
 Start = Callable[..., Told]
 

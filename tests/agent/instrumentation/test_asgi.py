@@ -25,8 +25,8 @@ from starlette.staticfiles import StaticFiles
 from websockets.sync.client import connect
 
 import vantage_agent
+from tests.agent.instrumentation.recorded import Told
 from tests.agent.instrumentation.servers import serving_asgi
-from tests.agent.instrumentation.told import Told
 from vantage_agent._context import current
 from vantage_agent._tracer import tracer
 

@@ -20,7 +20,7 @@ import celery
 import pytest
 
 import vantage_agent
-from tests.agent.instrumentation.told import Told
+from tests.agent.instrumentation.recorded import Told
 from tests.agent.receiver import Receiver, receiving
 from vantage_agent._tracer import tracer
 

@@ -18,8 +18,8 @@ import requests
 import urllib3
 
 import vantage_agent
+from tests.agent.instrumentation.recorded import Told
 from tests.agent.instrumentation.servers import Upstream
-from tests.agent.instrumentation.told import Told
 from vantage_agent._tracer import tracer
 
 Start = Callable[..., Told]

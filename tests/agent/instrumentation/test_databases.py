@@ -19,9 +19,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import vantage_agent
-from tests.agent.instrumentation.told import Told
+from tests.agent.instrumentation.recorded import Told
 from vantage_agent._buffer import PLAIN_NBYTES
-from vantage_agent._describe import database
+from vantage_agent._semconv import database
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
 

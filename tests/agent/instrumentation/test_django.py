@@ -32,8 +32,8 @@ from starlette.routing import Mount
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 import vantage_agent
+from tests.agent.instrumentation.recorded import Told
 from tests.agent.instrumentation.servers import Upstream, serving_asgi, serving_wsgi
-from tests.agent.instrumentation.told import Told
 from vantage_agent._context import current
 from vantage_agent._tracer import tracer
 

@@ -16,8 +16,8 @@ import requests
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 import vantage_agent
+from tests.agent.instrumentation.recorded import Told
 from tests.agent.instrumentation.servers import serving_wsgi
-from tests.agent.instrumentation.told import Told
 from vantage_agent._context import current
 from vantage_agent._tracer import tracer
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import vantage_agent
+from tests.agent.instrumentation.recorded import Told
 from tests.agent.instrumentation.servers import Upstream
-from tests.agent.instrumentation.told import Told
 from tests.agent.receiver import Receiver
 from vantage_agent.instrumentation import MODULES
 

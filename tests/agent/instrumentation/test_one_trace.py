@@ -18,8 +18,8 @@ import pytest
 import requests
 
 import vantage_agent
+from tests.agent.instrumentation.recorded import Told
 from tests.agent.instrumentation.servers import serving_asgi, serving_wsgi
-from tests.agent.instrumentation.told import Told
 from tests.agent.receiver import Receiver
 
 Start = Callable[..., Told]

@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 
 import vantage_agent
-from tests.agent.instrumentation.told import Told
+from tests.agent.instrumentation.recorded import Told
 
 Start = Callable[..., Told]
 ASK = "SELECT generate_series(1, 1000000000)"

@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import vantage_agent
-from tests.agent.instrumentation.told import Told
+from tests.agent.instrumentation.recorded import Told
 from tests.support.programs import free_port
 from vantage_agent._redis import command_name
 from vantage_agent._tracer import tracer
@@ -26,7 +26,7 @@ Start = Callable[..., Told]
 NO_RETRY = Retry(NoBackoff(), 0)
 
 
-class Asked(Protocol):
+class TimeseriesQuery(Protocol):
     def do(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """``client.method(...)``."""
 
@@ -90,13 +90,13 @@ def kind(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def one(kind: Any, redis_port: int) -> Iterator[Asked]:
+def one(kind: Any, redis_port: int) -> Iterator[TimeseriesQuery]:
     with contextlib.closing(kind(f"redis://127.0.0.1:{redis_port}/3")) as asked:
         asked.do("flushdb")
         yield asked
 
 
-def test_a_command_is_a_span_and_a_duration(start: Start, one: Asked, redis_port: int) -> None:
+def test_a_command_is_a_span_and_a_duration(start: Start, one: TimeseriesQuery, redis_port: int) -> None:
     told = start("redis")
     assert one.do("set", "a", "b") is True
     assert one.do("get", "a") == b"b"
@@ -115,7 +115,7 @@ def test_a_command_is_a_span_and_a_duration(start: Start, one: Asked, redis_port
     assert values_ms == [span["duration_ns"] / 1e6 for span in (first, second)]
 
 
-def test_commands_are_parts_of_the_span_around_them(start: Start, one: Asked) -> None:
+def test_commands_are_parts_of_the_span_around_them(start: Start, one: TimeseriesQuery) -> None:
     told = start("redis")
     with vantage_agent.span("outer") as outer:
         trace_id, span_id = outer.trace_id, outer.span_id
@@ -126,27 +126,27 @@ def test_commands_are_parts_of_the_span_around_them(start: Start, one: Asked) ->
 
 
 @pytest.mark.parametrize("transaction", [True, False])
-def test_a_pipeline_is_one_call(start: Start, one: Asked, *, transaction: bool) -> None:
+def test_a_pipeline_is_one_call(start: Start, one: TimeseriesQuery, *, transaction: bool) -> None:
     told = start("redis")
     assert one.pipeline(("set", "a", "1"), ("incr", "a"), ("get", "a"), transaction=transaction) == [True, 2, b"2"]
     assert one.pipeline(transaction=transaction) == []  # asks nothing
     assert [span["name"] for span in told.spans] == ["PIPELINE"]
 
 
-def test_what_a_pipeline_asks_at_once_is_told(start: Start, one: Asked) -> None:
+def test_what_a_pipeline_asks_at_once_is_told(start: Start, one: TimeseriesQuery) -> None:
     told = start("redis")
     assert one.pipeline(("set", "a", "1"), watch="a") == [True]
     assert [span["name"] for span in told.spans] == ["WATCH", "GET", "PIPELINE"]
 
 
-def test_a_script_is_one_call_inside_a_pipeline_too(start: Start, one: Asked) -> None:
+def test_a_script_is_one_call_inside_a_pipeline_too(start: Start, one: TimeseriesQuery) -> None:
     told = start("redis")
     assert one.do("eval", "return 'secret'", 0) == b"secret"
     assert [span["name"] for span in told.spans] == ["EVAL"]
     assert "secret" not in told.text
 
 
-def test_an_error_of_the_server_is_told_with_its_type(start: Start, one: Asked) -> None:
+def test_an_error_of_the_server_is_told_with_its_type(start: Start, one: TimeseriesQuery) -> None:
     told = start("redis")
     one.do("set", "secret1", "secret2")
     with pytest.raises(redis.ResponseError):
@@ -167,7 +167,9 @@ def test_a_server_that_is_not_there_is_an_error(start: Start, kind: Any) -> None
     assert (tags["peer"], tags["error_type"]) == (f"127.0.0.1:{port}", "redis.exceptions.ConnectionError")
 
 
-def test_nothing_of_a_command_but_its_name_is_sent(start: Start, one: Asked, kind: Any, redis_port: int) -> None:
+def test_nothing_of_a_command_but_its_name_is_sent(
+    start: Start, one: TimeseriesQuery, kind: Any, redis_port: int
+) -> None:
     told = start("redis")
     with contextlib.closing(kind(f"redis://:secret0@127.0.0.1:{redis_port}/3")) as asked:
         asked.do("get", "a")
@@ -188,7 +190,9 @@ def test_nothing_of_a_command_but_its_name_is_sent(start: Start, one: Asked, kin
     assert "sss" not in told.text.lower()
 
 
-def test_commands_that_wait_and_subscriptions_are_left_alone(start: Start, one: Asked, redis_port: int) -> None:
+def test_commands_that_wait_and_subscriptions_are_left_alone(
+    start: Start, one: TimeseriesQuery, redis_port: int
+) -> None:
     one.do("rpush", "list", "1", "2")
     one.do("xadd", "stream", {"a": "b"})
     told = start("redis")
@@ -203,7 +207,7 @@ def test_commands_that_wait_and_subscriptions_are_left_alone(start: Start, one: 
     assert "secret" not in told.text
 
 
-def test_a_command_inside_a_statement_is_another_call(start: Start, one: Asked) -> None:
+def test_a_command_inside_a_statement_is_another_call(start: Start, one: TimeseriesQuery) -> None:
     told = start("redis", "sqlalchemy")
     engine = sqlalchemy.create_engine("sqlite://")
     sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *_: one.do("get", "a"))
@@ -214,7 +218,7 @@ def test_a_command_inside_a_statement_is_another_call(start: Start, one: Asked) 
     assert (outer["name"], inner["name"], inner["parent_span_id"]) == ("SELECT", "GET", outer["span_id"])
 
 
-def test_nonsense_fails_as_it_does_without_an_agent(start: Start, one: Asked) -> None:
+def test_nonsense_fails_as_it_does_without_an_agent(start: Start, one: TimeseriesQuery) -> None:
     def attempt(*args: Any) -> tuple[type, str]:
         with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is what is compared
             one.do("execute_command", *args)
@@ -227,7 +231,7 @@ def test_nonsense_fails_as_it_does_without_an_agent(start: Start, one: Asked) ->
 
 
 def test_faults_of_the_agent_do_not_reach_the_application(
-    start: Start, one: Asked, monkeypatch: pytest.MonkeyPatch
+    start: Start, one: TimeseriesQuery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a fault of the agent's")
@@ -242,7 +246,7 @@ def test_faults_of_the_agent_do_not_reach_the_application(
                 contextvars.copy_context().run(one.do, "execute_command", "NONSENSE")
 
 
-def test_after_the_end_of_the_agent_commands_are_plain(start: Start, one: Asked) -> None:
+def test_after_the_end_of_the_agent_commands_are_plain(start: Start, one: TimeseriesQuery) -> None:
     told = start("redis")
     vantage_agent.shutdown()
     assert one.do("get", "a") is None
@@ -251,7 +255,9 @@ def test_after_the_end_of_the_agent_commands_are_plain(start: Start, one: Asked)
     assert told.database == []
 
 
-def test_an_agent_that_ends_while_a_command_runs_harms_nothing(start: Start, one: Asked, redis_port: int) -> None:
+def test_an_agent_that_ends_while_a_command_runs_harms_nothing(
+    start: Start, one: TimeseriesQuery, redis_port: int
+) -> None:
     start("redis")
     found: list[Any] = []
     with contextlib.closing(redis.Redis(port=redis_port)) as other:

@@ -16,7 +16,7 @@ import aiosqlite
 from django.db.backends.sqlite3.base import SQLiteCursorWrapper
 
 import vantage_agent
-from tests.agent.instrumentation.told import Told
+from tests.agent.instrumentation.recorded import Told
 
 Start = Callable[..., Told]
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import urllib3
 
+from tests.agent.instrumentation.recorded import Told
 from tests.agent.instrumentation.servers import Upstream
 from tests.agent.instrumentation.test_clients import with_requests, with_urllib3
-from tests.agent.instrumentation.told import Told
-from vantage_agent._describe import http_server
+from vantage_agent._semconv import http_server
 from vantage_agent._tracer import tracer
 
 Start = Callable[..., Told]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.support.world import NOW_MS
+from tests.support.samples import NOW_MS
 from vantage.vql.check import CheckedSelect, check
-from vantage.vql.text import compile_query
-from vantage.vql.tree import Call, Column, Compare, Item, Literal, Order, Select, equals
+from vantage.vql.text.compile import compile_query
+from vantage.vql.tree import Call, Column, Compare, Literal, Order, Select, SelectItem, equals
 
 ASKED_MS = NOW_MS + 3_600_000
 YEARS = "timestamp >= '2020-01-01'"
@@ -95,7 +95,7 @@ TEXTS = {
 }  # fmt: skip
 
 
-def _of(table: str, *items: Item, **other: object) -> CheckedSelect:
+def _of(table: str, *items: SelectItem, **other: object) -> CheckedSelect:
     where = Compare(">=", Column("timestamp"), Literal(0))
     return check(Select(table, items, where=where, **other), now_ms=ASKED_MS)  # type: ignore[arg-type]
 
@@ -104,10 +104,10 @@ def _rolled(table: str) -> CheckedSelect:
     names = (Column("service_name"), Column("metric_name"))
     return _of(
         table,
-        *(Item(name, name.name) for name in names),
-        Item(Call("sum", (Column("count"),)), "count"),
-        Item(Call("min", (Column("min"),)), "min"),
-        Item(Call("max", (Column("max"),)), "max"),
+        *(SelectItem(name, name.name) for name in names),
+        SelectItem(Call("sum", (Column("count"),)), "count"),
+        SelectItem(Call("min", (Column("min"),)), "min"),
+        SelectItem(Call("max", (Column("max"),)), "max"),
         group_by=names,
         order_by=tuple(map(Order, names)),
     )
@@ -116,13 +116,17 @@ def _rolled(table: str) -> CheckedSelect:
 def queries() -> dict[str, CheckedSelect]:
     """Every query by name; those that the text has no words for as trees."""
     found = {name: compile_query(text, now_ms=ASKED_MS).query for name, text in TEXTS.items()}
-    method = Item(Column("metric_name"), "metric")
+    method = SelectItem(Column("metric_name"), "metric")
     found["growth"] = _of(
-        "metrics", method, Item(Call("increase"), "grown"), group_by=(method.expr,), having=equals("metric_name", "m1")
+        "metrics",
+        method,
+        SelectItem(Call("increase"), "grown"),
+        group_by=(method.expr,),
+        having=equals("metric_name", "m1"),
     )
     found["rollups_5m"] = _rolled("rollups_5m")
     found["rollups_1h"] = _rolled("rollups_1h")
     found["sketches"] = _of(
-        "rollups_1h", method, Item(Call("sketchQuantile", parameter=0.5), "p50"), group_by=(method.expr,)
+        "rollups_1h", method, SelectItem(Call("sketchQuantile", parameter=0.5), "p50"), group_by=(method.expr,)
     )
     return found

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.storage.clickhouse.queries import queries
-from tests.support.chance import Chance
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series
+from tests.support.random_batches import RandomBatches
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series
 from vantage.core.sample import Kind
 from vantage.core.sketch import RELATIVE_ERROR
 from vantage.storage.clickhouse.store import ClickHouseStore
@@ -21,7 +21,7 @@ from vantage.storage.ports import TelemetryStore
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
 from vantage.vql.table import Table
-from vantage.vql.text import compile_query
+from vantage.vql.text.compile import compile_query
 
 pytest.importorskip("chdb", reason="pip install 'vantage[chdb]'")
 
@@ -31,7 +31,7 @@ SEED = 3
 @pytest.fixture
 async def stores(tmp_path: Path) -> AsyncIterator[tuple[TelemetryStore, TelemetryStore]]:
     """Two stores that were sent the same."""
-    clock, chance = MovedClock(), Chance(SEED)
+    clock, chance = MovedClock(), RandomBatches(SEED)
     async with (
         MemoryStore(clock=clock) as memory,
         ClickHouseStore(tmp_path, clock=clock, telemetry=Telemetry(), synchronous="NORMAL") as clickhouse,

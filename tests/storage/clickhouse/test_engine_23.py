@@ -17,7 +17,7 @@ import pytest
 
 from tests.storage.clickhouse.queries import queries
 from tests.support.environments import python_with
-from tests.support.world import NOW_MS
+from tests.support.samples import NOW_MS
 from vantage.storage.clickhouse.chdb import param_text
 from vantage.storage.clickhouse.schema import migrations
 from vantage.storage.clickhouse.sql import print_select

@@ -15,7 +15,7 @@ from vantage.core.errors import InputError
 from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.clickhouse.sql import print_select
 from vantage.vql.check import check
-from vantage.vql.tree import And, Arithmetic, Case, Column, Compare, Item, Like, Literal, Select
+from vantage.vql.tree import And, Arithmetic, Case, Column, Compare, Like, Literal, Select, SelectItem
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
@@ -42,7 +42,7 @@ def test_no_snapshot_is_left_of_a_query_that_is_gone() -> None:
     [("50\\%", "50\\%"), ("a\\b", "ab"), ("a\\\\b", "a\\\\b"), ("end\\", "end\\\\"), ("_%", "_%")],
 )
 def test_patterns_are_printed_with_known_escapes_only(pattern: str, bound: str) -> None:
-    select = Select("metrics", (Item(Column("value"), "v"),), where=Like(Column("trace_id"), pattern))
+    select = Select("metrics", (SelectItem(Column("value"), "v"),), where=Like(Column("trace_id"), pattern))
     assert bound in print_select(check(select, now_ms=ASKED_MS)).params.values()
 
 
@@ -50,7 +50,7 @@ def test_no_text_of_a_query_stands_in_the_sql() -> None:
     evil = "x'; DROP TABLE samples --"
     select = Select(
         "metrics",
-        (Item(Column("value"), evil),),
+        (SelectItem(Column("value"), evil),),
         where=And((Compare("=", Column("service_name"), Literal(evil)), Like(Column("unit"), evil))),
     )
     statement = print_select(check(select, now_ms=ASKED_MS))
@@ -63,11 +63,11 @@ def test_nesting_does_not_multiply_the_text() -> None:
     for _ in range(20):
         inner = Arithmetic("/", expr, Literal(2.0))
         expr = Case(((Compare(">", Column("value"), Literal(1)), inner),), Literal(None))  # type: ignore[assignment]
-    select = Select("metrics", (Item(expr, "deep"),))
+    select = Select("metrics", (SelectItem(expr, "deep"),))
     assert len(print_select(check(select, now_ms=ASKED_MS)).text) < 5000
 
 
 def test_a_number_beyond_64_bits_is_refused() -> None:
-    select = Select("metrics", (Item(Compare("=", Column("value"), Literal(1 << 70)), "huge"),))
+    select = Select("metrics", (SelectItem(Compare("=", Column("value"), Literal(1 << 70)), "huge"),))
     with pytest.raises(InputError, match="64 bits"):
         print_select(check(select, now_ms=ASKED_MS))

@@ -11,22 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.world import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
-from vantage.core.batch import Batch, Links, batch_of
+from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
+from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import ConfigError, DataFolderInUse, FormatTooNew, InputError, StoreTimeout, StoreUnavailable
+from vantage.core.exemplars import encode_exemplars
 from vantage.core.retention import parse_rule
 from vantage.core.sample import Kind
 from vantage.storage.clickhouse import chdb
-from vantage.storage.clickhouse.engine import Insert, Statement, meant
-from vantage.storage.clickhouse.intent import NAME
+from vantage.storage.clickhouse.engine import Insert, Statement, translate_error
+from vantage.storage.clickhouse.intent_log import NAME
 from vantage.storage.clickhouse.schema import Migration, migrate, migrations
 from vantage.storage.clickhouse.sql import print_select
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.ports import RetentionPolicy, Selector
 from vantage.telemetry import Telemetry
 from vantage.vql.check import check
-from vantage.vql.text import compile_query
-from vantage.vql.tree import Compare, Item, Literal, Select, TagValue
+from vantage.vql.text.compile import compile_query
+from vantage.vql.tree import Compare, Literal, Select, SelectItem, TagValue
 
 pytest.importorskip("chdb", reason="pip install 'vantage[chdb]'")
 
@@ -49,15 +50,15 @@ async def rolled(store: ClickHouseStore) -> list[object]:
     found = []
     for table in ("rollups_5m", "rollups_1h"):
         text = f"SELECT toInt64(sum(count)) AS held FROM {table}"
-        found += (await store._in_thread(lambda text=text: store._engine.run(Statement(text)))).plain("held")  # type: ignore[misc]
+        found += (await store._in_thread(lambda text=text: store._engine.run(Statement(text)))).to_list("held")  # type: ignore[misc]
     return found
 
 
 async def test_what_was_written_is_there_after_a_restart(opened: Opened) -> None:
-    links = Links(np.array([1], np.uint32), ["t1"], ["s1"])
+    links = encode_exemplars(np.array([1], np.uint32), ["t1"], ["s1"])
     one = a_series(tags={"k": "ü"})
     async with opened() as store:
-        await store.write(batch_of([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], links=links, batch_id="b1"))
+        await store.write(build_batch([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], exemplars=links, batch_id="b1"))
         await store.write(Batch(spans=(a_span(attributes={"z": "1", "a": "2"}),), batch_id="b2"))
     async with opened() as store:
         assert await counted(store) == (2, 3.0)
@@ -66,7 +67,7 @@ async def test_what_was_written_is_there_after_a_restart(opened: Opened) -> None
         assert [sample.value for sample in trace.samples] == [2.0]
         assert await store.write(a_batch(5.0, batch_id="b1")) is False
         assert await store.write(Batch(spans=(a_span(),), batch_id="b2")) is False
-        assert [info.series.tags for info in await store.catalogue()] == [(("k", "ü"),)]
+        assert [info.series.tags for info in await store.list_series()] == [(("k", "ü"),)]
 
 
 @pytest.mark.parametrize("inserted", [0, 1, 2, 3, 4])
@@ -125,7 +126,7 @@ async def test_a_failed_commit_is_finished_before_the_next(opened: Opened) -> No
 KILLED = """
 import asyncio, sys
 from pathlib import Path
-from tests.support.world import MovedClock, a_batch
+from tests.support.samples import MovedClock, a_batch
 from vantage.storage.clickhouse.sql import print_select
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.telemetry import Telemetry
@@ -225,7 +226,7 @@ async def test_odd_texts_are_found_as_they_are(opened: Opened, text: str) -> Non
         await store.write(a_batch(2.0, series=a_series(tags={"k": "other"})))
         found = await store.select(count_query(Compare("=", TagValue("k"), Literal(text))), deadline_s=30)
         assert list(found.rows()) == [(1, 1.0) if text else (0, None)]
-        select = Select("metrics", (Item(TagValue("k"), "k"), Item(Literal(text), "same")))
+        select = Select("metrics", (SelectItem(TagValue("k"), "k"), SelectItem(Literal(text), "same")))
         rows = list((await store.select(check(select, now_ms=NOW_MS), deadline_s=30)).rows())
         assert rows == sorted([(text or "-", text), ("other", text)], key=lambda row: row[0].encode())
 
@@ -235,7 +236,7 @@ async def test_samples_beyond_the_series_limit_are_folded(tmp_path: Path) -> Non
         for number in range(5):
             await store.write(a_batch(1.0, series=a_series(tags={"n": str(number)})))
         assert await counted(store) == (5, 5.0)
-        assert sorted(info.samples for info in await store.catalogue()) == [1, 1, 3]
+        assert sorted(info.samples for info in await store.list_series()) == [1, 1, 3]
 
 
 async def test_a_query_that_reads_too_much_is_refused_with_the_figure(tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ async def test_a_plan_is_at_most_twice_what_is_read(opened: Opened, where: str) 
         for day in range(20):
             first = NOW_MS - (20 - day) * DAY_MS
             times = range(first, first + DAY_MS, HOUR_MS // 6)
-            await store.write(batch_of([(one, at, float(at % 7)) for at in times for one in series]))
+            await store.write(build_batch([(one, at, float(at % 7)) for at in times for one in series]))
             await store.write(
                 Batch(spans=tuple(a_span(f"t{day}-{n}", start_ms=first + n * HOUR_MS) for n in range(20)))
             )
@@ -290,20 +291,20 @@ async def test_a_plan_is_at_most_twice_what_is_read(opened: Opened, where: str) 
     ],
 )
 def test_errors_of_the_engine_have_a_meaning(text: str, kind: type[Exception]) -> None:
-    assert type(meant(RuntimeError(text), {"max_rows_to_read": 7})) is kind
+    assert type(translate_error(RuntimeError(text), {"max_rows_to_read": 7})) is kind
 
 
 async def test_days_are_dropped_with_their_rollups_and_series(opened: Opened) -> None:
     old, new = a_series(metric="old"), a_series(metric="new")
     async with opened() as store:
-        await store.write(batch_of([(old, NOW_MS - 400 * DAY_MS, 1.0), (old, NOW_MS - 10 * DAY_MS, 2.0)]))
-        await store.write(batch_of([(new, NOW_MS - 10 * DAY_MS, 4.0), (new, NOW_MS, 8.0)]))
+        await store.write(build_batch([(old, NOW_MS - 400 * DAY_MS, 1.0), (old, NOW_MS - 10 * DAY_MS, 2.0)]))
+        await store.write(build_batch([(new, NOW_MS - 10 * DAY_MS, 4.0), (new, NOW_MS, 8.0)]))
         await store.write(Batch(spans=(a_span("t1", start_ms=NOW_MS - 10 * DAY_MS), a_span("t2"))))
         gone = await store.expire(RetentionPolicy(days=7))
         assert (gone.samples, gone.spans, gone.series) == (3, 1, 1)
         assert await counted(store) == (1, 8.0)
         assert await rolled(store) == [1, 1]
-        assert [info.series.metric for info in await store.catalogue()] == ["new"]
+        assert [info.series.metric for info in await store.list_series()] == ["new"]
         assert (await store.trace("t1")).spans == ()
         assert (await store.expire(RetentionPolicy(days=7))).samples == 0
         assert await store.write(a_batch(1.0, series=old)) is True
@@ -322,7 +323,7 @@ async def test_a_rule_is_for_the_services_and_metrics_it_names(opened: Opened) -
         assert await counted(store) == (1, 1.0)
         gone = await store.expire(RetentionPolicy(rules=(parse_rule("api/*=2"),)))
         assert (gone.samples, gone.spans) == (1, 1)
-        assert await store.catalogue() == []
+        assert await store.list_series() == []
 
 
 async def test_beyond_the_budget_the_oldest_samples_leave_before_rollups(opened: Opened) -> None:
@@ -364,14 +365,16 @@ async def test_usage_counts_metrics_and_services(opened: Opened) -> None:
 async def test_forgetting_reaches_rollups_links_and_times(opened: Opened) -> None:
     async with opened() as store:
         await store.write(
-            batch_of([(a_series("gone"), NOW_MS, 1.0)], links=Links(np.zeros(1, np.uint32), ["t1"], [""]))
+            build_batch(
+                [(a_series("gone"), NOW_MS, 1.0)], exemplars=encode_exemplars(np.zeros(1, np.uint32), ["t1"], [""])
+            )
         )
         await store.write(Batch(spans=(a_span("t1", service="gone"),)))
-        await store.forget(Selector(service="gone"))
+        await store.delete(Selector(service="gone"))
         for table in ("samples", "series", "trace_links", "rollups_5m", "rollups_1h", "spans", "span_times"):
             text = f"SELECT toInt64(count()) AS held FROM {table}"
             found = await store._in_thread(lambda text=text: store._engine.run(Statement(text)))  # type: ignore[misc]
-            assert found.plain("held") == [0], table
+            assert found.to_list("held") == [0], table
 
 
 async def test_writers_at_once_share_commits(opened: Opened) -> None:
@@ -391,7 +394,7 @@ async def test_the_view_metrics_has_the_columns_that_others_expect(opened: Opene
             "timestamp", "service_name", "environment", "metric_name", "metric_type", "value", "tags", "trace_id",
             "span_id",
         )  # fmt: skip
-        row = [found.plain(name)[0] for name in names[1:]]
+        row = [found.to_list(name)[0] for name in names[1:]]
         assert row == ["api", "test", "m", "gauge", 1.5, {"k": "v"}, "", ""]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.world import MovedClock
+from tests.support.samples import MovedClock
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.telemetry import Telemetry
 

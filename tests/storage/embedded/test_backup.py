@@ -17,8 +17,8 @@ import pytest
 
 from tests.contracts.telemetry_contract import ALWAYS, contents
 from tests.storage.embedded.test_sealing import few_parts
-from tests.support.chance import Chance
-from tests.support.world import NOW_MS, MovedClock, a_batch
+from tests.support.random_batches import RandomBatches
+from tests.support.samples import NOW_MS, MovedClock, a_batch
 from vantage.core.errors import (
     BusyError,
     DataFolderInUse,
@@ -28,11 +28,11 @@ from vantage.core.errors import (
     StoreUnavailable,
     VantageError,
 )
-from vantage.storage.embedded import shelf
-from vantage.storage.embedded.backup import Made, make_backup
-from vantage.storage.embedded.restore import MARKER, restore_backup
+from vantage.storage.embedded.maintain import segment_files
+from vantage.storage.embedded.offline.backup import BackupResult, make_backup
+from vantage.storage.embedded.offline.restore import MARKER, restore_backup
 from vantage.storage.embedded.store import EmbeddedStore
-from vantage.storage.lock import UPKEEP, FileLock
+from vantage.storage.lock import MAINTENANCE, FileLock
 from vantage.storage.ports import Selector
 from vantage.telemetry import Telemetry
 
@@ -49,7 +49,7 @@ def opened() -> Open:
     return open_store
 
 
-def back_up(folder: Path, target: Path, **other: Any) -> Made:
+def back_up(folder: Path, target: Path, **other: Any) -> BackupResult:
     options = {"metadata": None, "version": "1.2.3", "now_ms": lambda: NOW_MS, **other}
     return make_backup(folder, target, **options)
 
@@ -60,7 +60,7 @@ async def everything(store: EmbeddedStore) -> Counter[Any]:
 
 async def filled(opened: Open, folder: Path, *, batches: int = 12) -> Counter[Any]:
     """Some of it sealed, some not."""
-    chance = Chance(3)
+    chance = RandomBatches(3)
     async with opened(folder) as store:
         for n in range(batches):
             await store.write(chance.batch())
@@ -82,7 +82,7 @@ async def test_a_backup_beside_a_writing_sealing_and_merging_store_is_one_state_
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_parts(monkeypatch, 2)
-    chance = Chance(5)
+    chance = RandomBatches(5)
     written = []
     async with opened(tmp_path / "data", generation_samples_max=100) as store:
 
@@ -109,7 +109,7 @@ async def test_a_backup_beside_a_writing_sealing_and_merging_store_is_one_state_
 async def test_a_backup_without_a_server_is_the_same(opened: Open, tmp_path: Path) -> None:
     kept = await filled(opened, tmp_path / "data")
     made = back_up(tmp_path / "data", tmp_path / "backup")
-    assert (made.left_out, made.put_aside, made.manifest.sealed_generation) == ((), 0, 1)
+    assert (made.omitted, made.quarantined, made.manifest.sealed_generation) == ((), 0, 1)
     assert restore_backup(tmp_path / "backup", tmp_path / "new") == made.manifest
     async with opened(tmp_path / "new") as store:
         assert await everything(store) == kept
@@ -120,10 +120,10 @@ async def test_a_backup_without_a_server_is_the_same(opened: Open, tmp_path: Pat
 async def test_what_was_forgotten_is_forgotten_in_the_backup_too(opened: Open, tmp_path: Path) -> None:
     """While the lock is held nothing leaves segments, so the backup has both: the data, and that it is gone."""
     await filled(opened, tmp_path / "data")
-    lock = FileLock(tmp_path / "data", UPKEEP)
+    lock = FileLock(tmp_path / "data", MAINTENANCE)
     async with opened(tmp_path / "data") as store:
         assert lock.take(wait=True)
-        await store.forget(Selector(service="svc1"))
+        await store.delete(Selector(service="svc1"))
         kept = await everything(store)
         assert not any(b"svc1" in one[0] for one in kept if isinstance(one, tuple))
         lock.release()
@@ -138,7 +138,7 @@ async def test_nothing_is_sealed_while_segments_are_copied_and_everything_afterw
 ) -> None:
     async with opened(tmp_path / "data") as store:
         await store.write(a_batch(1.0))
-        lock = FileLock(tmp_path / "data", UPKEEP)
+        lock = FileLock(tmp_path / "data", MAINTENANCE)
         assert lock.take(wait=True)
         with pytest.raises(StoreUnavailable):
             await store.seal()
@@ -153,13 +153,13 @@ async def test_a_store_that_opens_beside_a_backup_leaves_segments_alone_until_it
 ) -> None:
     """Opening sweeps what a killed process left in segments: not while they are copied."""
     await filled(opened, tmp_path / "data")
-    lock = FileLock(tmp_path / "data", UPKEEP)
+    lock = FileLock(tmp_path / "data", MAINTENANCE)
     assert lock.take(wait=True)
-    monkeypatch.setattr(shelf, "BACKUP_WAIT_S", 0.2)
+    monkeypatch.setattr(segment_files, "BACKUP_WAIT_S", 0.2)
     with pytest.raises(StartupError, match="a backup has held"):
         async with opened(tmp_path / "data"):
             pass
-    monkeypatch.setattr(shelf, "BACKUP_WAIT_S", 60.0)
+    monkeypatch.setattr(segment_files, "BACKUP_WAIT_S", 60.0)
     async with AsyncExitStack() as stack:
         opening = asyncio.create_task(stack.enter_async_context(opened(tmp_path / "data")))
         await asyncio.sleep(0.3)
@@ -172,7 +172,7 @@ def test_a_lock_that_is_not_to_be_had_is_told_and_given_up(tmp_path: Path) -> No
     (tmp_path / "data").mkdir()
     with closing(sqlite3.connect(tmp_path / "data" / "journal.db")) as db:
         db.execute("CREATE TABLE t (a)")
-    held = FileLock(tmp_path / "data", UPKEEP)
+    held = FileLock(tmp_path / "data", MAINTENANCE)
     assert held.take(wait=True)
     with pytest.raises(BusyError, match="try again later"):
         back_up(tmp_path / "data", tmp_path / "backup", wait_s=0.2)
@@ -196,12 +196,12 @@ async def test_damaged_segments_are_left_out_and_named(opened: Open, tmp_path: P
     first, *_ = sorted((tmp_path / "data" / "segments").glob("*.samples.db"))
     first.write_bytes(b"no database at all" * 100)
     made = back_up(tmp_path / "data", tmp_path / "backup")
-    assert [text.partition(":")[0] for text in made.left_out] == [first.name]
+    assert [text.partition(":")[0] for text in made.omitted] == [first.name]
     assert f"segments/{first.name}" not in {one.path for one in made.manifest.files}
     async with opened(tmp_path / "data"):  # puts it aside
         pass
     made = back_up(tmp_path / "data", tmp_path / "again")
-    assert (made.left_out, made.put_aside) == ((), 1)
+    assert (made.omitted, made.quarantined) == ((), 1)
     assert not (tmp_path / "again" / "segments" / "damaged").exists()
 
 
@@ -239,7 +239,7 @@ async def test_what_fails_halfway_leaves_nothing_behind(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vantage.storage.embedded.backup.write_manifest", full)
+    monkeypatch.setattr("vantage.storage.embedded.offline.backup.write_manifest", full)
     with pytest.raises(StartupError, match="No space left"):
         back_up(tmp_path / "data", tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
@@ -329,7 +329,7 @@ async def test_an_interrupted_restore_is_not_served_and_may_be_run_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("vantage.storage.embedded.restore._end", torn)
+        patched.setattr("vantage.storage.embedded.offline.restore._end", torn)
         with pytest.raises(StartupError, match="run it again"):
             restore_backup(tmp_path / "backup", new)
     with pytest.raises(StartupError, match="an interrupted restore: run vantage restore again"):

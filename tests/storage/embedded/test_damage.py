@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -12,12 +11,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.world import HOUR_MS, NOW_MS, a_batch, a_series, a_span, count_query
+from tests.support.samples import HOUR_MS, NOW_MS, a_batch, a_series, a_span, count_query
+from tests.support.wait import until
 from vantage.core.batch import Batch
 from vantage.core.errors import FormatTooNew, StoreUnavailable
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded import merge
-from vantage.storage.embedded.segment import FORMAT, SegmentWriter
+from vantage.storage.embedded.format.segment import FORMAT, SegmentWriter
+from vantage.storage.embedded.maintain import merge
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import TraceFilter
 
@@ -104,14 +104,14 @@ async def test_a_segment_that_breaks_while_it_is_served_is_put_aside(opened: Ope
         with older.open("r+b") as file:  # in place, as a failing disk would
             file.seek(2048)
             file.write(b"\xff" * (len(content) - 2048))
-        store._pool.drop(older)
-        store._pool.allow(older)
+        store._pool.evict(older)
+        store._pool.readmit(older)
         await total(store)
-        for _ in range(100):
-            if (await store.usage()).damaged:
-                break
-            await asyncio.sleep(0.05)
-        assert (await store.usage()).damaged == (older.name,)
+
+        async def damaged() -> tuple[str, ...]:
+            return (await store.usage()).damaged
+
+        assert await until(damaged) == (older.name,)
         assert await total(store) == 1000
 
 
@@ -146,12 +146,9 @@ async def test_parts_with_a_damaged_row_are_not_merged_away(
     flip(path, "chunk.vals")
     few_parts(monkeypatch, 3)
     async with opened() as store:
-        for _ in range(60):
-            await asyncio.sleep(0.05)
-            if store._upkeep.merger._unreadable:
-                break
+        await until(lambda: store._maintenance.merger._unreadable)
         assert await total(store) == 200
-        (segment,) = store._views.now.samples.values()
+        (segment,) = store._snapshots.now.samples.values()
         assert len(segment.parts) == 3, "the damaged row stays for a person to look at"
 
 
@@ -176,7 +173,7 @@ async def test_a_disk_that_fills_up_in_the_middle_of_a_seal_loses_nothing(
         made(self, path, tier)
         self.db.execute("PRAGMA max_page_count=120")  # SQLite's own way of a full disk
 
-    monkeypatch.setattr("vantage.storage.embedded.write_part.SLICE_NBYTES", 16 << 10)
+    monkeypatch.setattr("vantage.storage.embedded.format.part_writer.SLICE_NBYTES", 16 << 10)
     values = [float(hash((n, "x")) % 10**9) / 7 for n in range(60_000)]
     async with opened() as store:
         await store.write(a_batch(*values))
@@ -186,7 +183,7 @@ async def test_a_disk_that_fills_up_in_the_middle_of_a_seal_loses_nothing(
         assert await total(store) == 60_000
         await store.write(a_batch(1.0))
         monkeypatch.setattr(SegmentWriter, "__init__", made)
-        store._upkeep._retry_at_s = 0.0
+        store._maintenance._retry_at_s = 0.0
         await store.seal()
         assert store.unsealed_nbytes == 0
         assert await total(store) == 60_001
@@ -208,7 +205,7 @@ async def test_a_seal_that_the_journal_cannot_record_is_repeated_and_kept_once(
         with pytest.raises(StoreUnavailable, match="full"):
             await store.seal()
         monkeypatch.setattr(store._journal, "seal", recorded)
-        store._upkeep._retry_at_s = 0.0
+        store._maintenance._retry_at_s = 0.0
         await store.seal()
         assert await total(store) == 1000
     async with opened() as store:
@@ -221,7 +218,7 @@ async def test_a_lost_journal_does_not_take_the_segments_along(opened: Open, tmp
         path.unlink()
     async with opened() as store:
         assert await total(store) == 2000
-        assert {info.series.service for info in await store.catalogue()} == {"old", "new"}
+        assert {info.series.service for info in await store.list_series()} == {"old", "new"}
         await store.write(a_batch(1.0, series=a_series("new")))
         await store.seal()
     async with opened() as store:

@@ -12,8 +12,9 @@ import pytest
 
 from tests.contracts.telemetry_contract import ALWAYS, contents
 from tests.storage.embedded.test_sealing import few_parts, merged
-from tests.support.chance import Chance
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, count_query
+from tests.support.random_batches import RandomBatches
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, count_query
+from tests.support.wait import until
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.storage.embedded.store import EXPORTS_MAX, QUERY_THREADS, EmbeddedStore
 from vantage.storage.ports import RetentionPolicy, Selector
@@ -36,7 +37,7 @@ async def test_what_is_sealed_merged_and_written_since_comes_out_as_it_went_in(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_parts(monkeypatch, 2)
-    chance = Chance(23)
+    chance = RandomBatches(23)
     batches = [chance.batch() for _ in range(40)]
     async with opened() as store:
         for n, batch in enumerate(batches):
@@ -52,7 +53,7 @@ async def test_an_export_goes_on_with_what_it_began_with_while_everything_is_sea
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_parts(monkeypatch, 2)
-    chance = Chance(29)
+    chance = RandomBatches(29)
     batches = [chance.batch() for _ in range(20)]
     async with opened() as store:
         for n, batch in enumerate(batches):
@@ -64,14 +65,11 @@ async def test_an_export_goes_on_with_what_it_began_with_while_everything_is_sea
         for _ in range(6):
             await store.write(chance.batch())
             await store.seal()
-        for _ in range(100):
-            if await store._on_upkeep(lambda: store._upkeep.merger.due(2) is None):
-                break
-            await asyncio.sleep(0.02)
+        await until(lambda: store._run_maintenance(lambda: store._maintenance.merger.due(2) is None))
         exported += [batch async for batch in export]
         assert contents(exported) == contents(batches)
         await merged(store)
-        assert not store._views._pins, "what it held is let go of"
+        assert not store._snapshots._pins, "what it held is let go of"
 
 
 async def test_waiting_exports_hold_no_thread_and_one_too_many_is_busy(opened: Open) -> None:
@@ -105,7 +103,7 @@ async def test_an_export_that_is_cancelled_while_it_reads_lets_go(opened: Open) 
             await asyncio.sleep(wait_s)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            assert not store._views._pins
+            assert not store._snapshots._pins
             assert store._exports == 0
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
-from vantage.core.batch import Links, batch_of
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
+from vantage.core.batch import build_batch
+from vantage.core.exemplars import encode_exemplars
 from vantage.core.sample import Kind
-from vantage.storage.embedded import journal, segment
-from vantage.storage.embedded.inspect_segments import inspect_segments
-from vantage.storage.embedded.looking import Looker
+from vantage.storage.embedded.format import segment
+from vantage.storage.embedded.offline.folder_reader import ReadOnlyFolder
+from vantage.storage.embedded.offline.verify import verify_segments
 from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.embedded.write import journal
 from vantage.storage.ports import Selector
 from vantage.telemetry import Telemetry
 
@@ -33,14 +35,14 @@ async def make(folder: Path) -> None:
     """Samples of a histogram over two weeks with a trace link and a span, a forgotten service, odd values; where this
     version seals, the odd values alone are not sealed."""
     latency = a_series(tags={"k": "ü"}, kind=Kind.HISTOGRAM, metric="latency", unit="ms")
-    links = Links(np.array([0], np.uint32), ["t1"], ["s1"])
+    links = encode_exemplars(np.array([0], np.uint32), ["t1"], ["s1"])
     async with opened(folder) as store:
         rows = [(latency, NOW_MS - 1000 * i, 0.25 * i) for i in range(100)]
         await store.write(
-            batch_of(rows, links=links, spans=(a_span(attributes={"http.route": "/pay"}),), batch_id="b1")
+            build_batch(rows, exemplars=links, spans=(a_span(attributes={"http.route": "/pay"}),), batch_id="b1")
         )
         await store.write(a_batch(1.0, series=a_series("gone")))
-        await store.forget(Selector(service="gone"))
+        await store.delete(Selector(service="gone"))
         await store.seal()
         await store.write(a_batch(5e-324, -0.0, 1e300, series=a_series("api", "odd")))
 
@@ -52,15 +54,15 @@ async def test_a_folder_of_an_earlier_format_is_read_and_written_on(tmp_path: Pa
         async with opened(tmp_path / "data") as store:
             ((count, _),) = (await store.select(count_query(of_service("api")), deadline_s=5)).rows()
             assert count == 103
-            assert {one.series.service for one in await store.catalogue()} == {"api"}
+            assert {one.series.service for one in await store.list_series()} == {"api"}
             trace = await store.trace("t1")
             assert [sample.value for sample in trace.samples] == [0.0]
             assert [span.attributes for span in trace.spans] == [{"http.route": "/pay"}]
             assert await store.write(a_batch(1.0, batch_id="b1")) is False, "its batch ids are remembered"
             await store.seal()
             assert store.damaged_rows == 0
-    looker = Looker(tmp_path / "data")
-    assert list(inspect_segments(looker, looker.segments())) == []
+    looker = ReadOnlyFolder(tmp_path / "data")
+    assert list(verify_segments(looker, looker.segments())) == []
 
 
 def test_the_present_formats_have_a_folder() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.world import NOW_MS, MovedClock, a_series, count_query
+from tests.support.samples import NOW_MS, MovedClock, a_series, count_query
 from vantage.core.batch import Batch
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.telemetry import Telemetry
@@ -39,9 +39,9 @@ async def test_series_without_end_are_folded_and_everything_is_counted(tmp_path:
         assert count == total == OFFERED
         grouped = await store.select(count_query(group_by=(TagValue("__other__"),)), deadline_s=30)
         assert {tag: samples for tag, samples, _ in grouped.rows()} == {"": SERIES_MAX, "true": OFFERED - SERIES_MAX}
-        assert len(await store.catalogue()) == SERIES_MAX + 1
-        assert len(store._views.now.sealing) == 0
+        assert len(await store.list_series()) == SERIES_MAX + 1
+        assert len(store._snapshots.now.sealing_generations) == 0
     async with opened(tmp_path) as store:
         ((count, _),) = (await store.select(count_query(), deadline_s=30)).rows()
         assert count == OFFERED
-        assert len(await store.catalogue()) == SERIES_MAX + 1
+        assert len(await store.list_series()) == SERIES_MAX + 1

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.world import HOUR_MS, NOW_MS, a_series, a_span
-from vantage.core.batch import Batch, batch_of
+from tests.support.samples import HOUR_MS, NOW_MS, a_series, a_span
+from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import InputError
 from vantage.storage.embedded.store import EmbeddedStore
-from vantage.vql.execute import Deadline
-from vantage.vql.text import compile_query
+from vantage.vql.exec.execute import Deadline
+from vantage.vql.text.compile import compile_query
 
 Open = Callable[..., Any]
 DAY_MS = 24 * HOUR_MS
@@ -26,7 +26,7 @@ async def fill(store: EmbeddedStore) -> None:
     for start in range(20):
         first = NOW_MS - (20 - start) * DAY_MS
         times = range(first, first + DAY_MS, HOUR_MS // 4)
-        await store.write(batch_of([(one, at, float(at % 7)) for at in times for one in series]))
+        await store.write(build_batch([(one, at, float(at % 7)) for at in times for one in series]))
         await store.write(Batch(spans=tuple(a_span(f"t{start}-{n}", start_ms=first + n * HOUR_MS) for n in range(20))))
         if start == 18:
             await store.seal()
@@ -38,8 +38,8 @@ def rows_read(store: EmbeddedStore, text: str) -> int:
     with store._source(Deadline(5)) as source:
         if query.select.table == "spans":
             return sum(len(table) for table in source.spans(query.time_range))
-        chosen = source.series().chosen(query.series_where)
-        chunks = source.samples(query.time_range, chosen, links=False)
+        chosen = source.series().matching(query.series_where)
+        chunks = source.samples(query.time_range, chosen, exemplars=False)
         return sum(int(np.count_nonzero(chosen[chunk.slot])) for chunk in chunks)
 
 

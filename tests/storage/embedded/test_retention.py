@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.world import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
-from vantage.core.batch import Batch, batch_of
+from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
+from tests.support.wait import until
+from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import BusyError, InputError
 from vantage.core.retention import RetentionRule, parse_rule
 from vantage.core.timerange import TimeRange
-from vantage.query.asked import Asked
-from vantage.query.reads import Reads
+from vantage.query.context import QueryContext
 from vantage.query.timeseries import timeseries
+from vantage.query.timeseries_query import TimeseriesQuery
 from vantage.storage.embedded.store import EmbeddedStore
-from vantage.storage.lock import UPKEEP, FileLock
+from vantage.storage.lock import MAINTENANCE, FileLock
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.ports import RetentionPolicy, Selector, TraceFilter
 from vantage.telemetry import Telemetry
@@ -38,7 +38,7 @@ def noise(days_back: float, count: int = 5000, service: str = "api", metric: str
     """Samples that no codec makes small."""
     values = np.random.default_rng(int(days_back * 100)).random(count)
     one, at_ms = a_series(service, metric), NOW_MS - int(days_back * DAY_MS)
-    return batch_of([(one, at_ms - i, float(value)) for i, value in enumerate(values)])
+    return build_batch([(one, at_ms - i, float(value)) for i, value in enumerate(values)])
 
 
 def on_disk(folder: Path) -> int:
@@ -106,7 +106,7 @@ async def test_series_of_which_nothing_is_left_leave_the_catalogue(opened: Open)
         assert len(store._catalogue) == 2
     async with opened() as store:
         assert await total(store) == 2
-        assert {info.series.tag("k") for info in await store.catalogue()} == {"old", "new"}
+        assert {info.series.tag("k") for info in await store.list_series()} == {"old", "new"}
 
 
 async def test_beyond_the_budget_the_oldest_samples_leave_before_any_rollup(opened: Open, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ async def test_beyond_the_budget_the_oldest_samples_leave_before_any_rollup(open
         kept = [name for name in names if name.endswith("samples.db")]
         assert kept == sorted(kept)[-len(kept) :]
         assert await store.raw_since_ms() > NOW_MS - 70 * DAY_MS
-        assert len(await store.catalogue()) == 1, "a series of which there are rollups is still known"
+        assert len(await store.list_series()) == 1, "a series of which there are rollups is still known"
 
 
 async def test_where_only_rollups_are_left_a_coarse_step_shows_them_and_a_fine_one_says_so(
@@ -135,15 +135,15 @@ async def test_where_only_rollups_are_left_a_coarse_step_shows_them_and_a_fine_o
             await store.write(noise(days, 20_000))
             await store.seal()
         await store.expire(budget_of(on_disk(tmp_path / "data") * 6 // 10))
-        reads = Reads(store, MemoryMetadataStore(clock), clock, Telemetry())
+        reads = QueryContext(store, MemoryMetadataStore(clock), clock, Telemetry())
         old = TimeRange(NOW_MS - 30 * DAY_MS - HOUR_MS, NOW_MS - 30 * DAY_MS + HOUR_MS)
-        coarse = await timeseries(reads, Asked("api", "m", old, agg="count", step_ms=300_000))
+        coarse = await timeseries(reads, TimeseriesQuery("api", "m", old, agg="count", step_ms=300_000))
         assert (coarse.source, coarse.approximate) == ("5m", False)
         assert sum(point or 0 for point in coarse.groups[0].points) == 20_000
-        fine = await timeseries(reads, Asked("api", "m", old, agg="count", step_ms=60_000))
+        fine = await timeseries(reads, TimeseriesQuery("api", "m", old, agg="count", step_ms=60_000))
         assert fine.groups == []
         assert "5 minutes" in fine.warnings[0]
-        auto = await timeseries(reads, Asked("api", "m", old, agg="count"))
+        auto = await timeseries(reads, TimeseriesQuery("api", "m", old, agg="count"))
         assert auto.step_ms == 300_000
         assert sum(point or 0 for point in auto.groups[0].points) == 20_000
 
@@ -200,7 +200,7 @@ async def test_forgetting_frees_the_space_of_what_was_sealed(opened: Open, tmp_p
         await store.write(noise(0, 1000, "kept"))
         await store.seal()
         before = on_disk(tmp_path / "data")
-        gone = await store.forget(Selector(service="gone"))
+        gone = await store.delete(Selector(service="gone"))
         assert gone.samples == 40_000
         assert gone.nbytes > 40_000 * 6
         assert on_disk(tmp_path / "data") <= before - gone.nbytes + 8192
@@ -210,10 +210,10 @@ async def test_forgetting_frees_the_space_of_what_was_sealed(opened: Open, tmp_p
 async def test_forgetting_while_a_generation_waits_takes_from_it_too(opened: Open) -> None:
     async with opened() as store:
         await store.write(a_batch(1.0, series=a_series("gone")))
-        await store._writer.run(store._upkeep.close_generation)
+        await store._commits.run(store._maintenance.close_generation)
         await store.write(a_batch(2.0, series=a_series("gone")))
         await store.write(a_batch(4.0))
-        assert (await store.forget(Selector(service="gone"))).samples == 2
+        assert (await store.delete(Selector(service="gone"))).samples == 2
         await store.seal()
         assert await total(store) == 1
     async with opened() as store:
@@ -225,20 +225,21 @@ async def test_while_sealing_lags_behind_writes_are_busy_and_nothing_is_dropped(
 ) -> None:
     kept = 0
     async with opened(head_nbytes_max=1 << 20) as store:
-        sealing = store._upkeep.sealer.write
-        monkeypatch.setattr(store._upkeep.sealer, "write", _fails)
+        sealing = store._maintenance.sealer.write
+        monkeypatch.setattr(store._maintenance.sealer, "write", _fails)
         with pytest.raises(BusyError) as refused:
             for _ in range(100):
                 await store.write(a_batch(*[1.0] * 5000))
                 kept += 5000
         assert refused.value.retry_after_s >= 1
         assert await total(store) == kept
-        monkeypatch.setattr(store._upkeep.sealer, "write", sealing)
-        for _ in range(100):
-            store._upkeep._retry_at_s = 0.0
-            if store.unsealed_nbytes < 1 << 20:
-                break
-            await asyncio.sleep(0.05)
+        monkeypatch.setattr(store._maintenance.sealer, "write", sealing)
+
+        def sealed() -> bool:
+            store._maintenance._retry_at_s = 0.0
+            return store.unsealed_nbytes < 1 << 20
+
+        await until(sealed)
         await store.write(a_batch(1.0))
         assert await total(store) == kept + 1
     async with opened() as store:
@@ -258,16 +259,13 @@ async def test_what_is_forgotten_while_a_backup_is_made_is_hidden_at_once_and_re
         await store.write(noise(0, 1000, "kept"))
         await store.seal()
         before = on_disk(tmp_path / "data")
-        backup = FileLock(tmp_path / "data", UPKEEP)
+        backup = FileLock(tmp_path / "data", MAINTENANCE)
         assert backup.take(wait=True)
-        await store.forget(Selector(service="gone"))
+        await store.delete(Selector(service="gone"))
         assert await total(store) == 1000
         assert (await store.trace("t")).spans == ()
         assert on_disk(tmp_path / "data") >= before
         backup.release()
-        for _ in range(100):
-            if not store._views.now.hidden:
-                break
-            await asyncio.sleep(0.05)
+        await until(lambda: not store._snapshots.now.hidden)
         assert on_disk(tmp_path / "data") < before / 2
         assert await total(store) == 1000

@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from tests.support.chance import Chance
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, count_query, lately
+from tests.support.random_batches import RandomBatches
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, count_query, lately
+from tests.support.wait import until
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded import merge
-from vantage.storage.embedded.segment import TIERS
+from vantage.storage.embedded.format.segment import TIERS
+from vantage.storage.embedded.maintain import merge
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import Selector, TelemetryStore, TraceFilter
 from vantage.vql.check import check
-from vantage.vql.tree import Call, Column, Compare, Item, Literal, Select
+from vantage.vql.tree import Call, Column, Compare, Literal, Select, SelectItem
 
 Open = Callable[..., Any]
 
@@ -39,7 +40,7 @@ ALWAYS = Compare(">=", Column("timestamp"), Literal(0))
 async def samples_of(store: TelemetryStore) -> Counter[tuple[Any, ...]]:
     """Every sample with everything that is told of it, floats as their bits."""
     names = ("service_name", "metric_name", "metric_type", "unit", "tags", "timestamp", "value", "trace_id", "span_id")
-    select = Select("metrics", tuple(Item(Column(name), name) for name in names), where=ALWAYS)
+    select = Select("metrics", tuple(SelectItem(Column(name), name) for name in names), where=ALWAYS)
     table = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**7), deadline_s=30)
     return Counter(
         (service, metric, kind, unit, tuple(sorted(tags.items())), at_ms, struct.pack("<d", value), trace_id, span_id)
@@ -62,7 +63,7 @@ async def rollups_of(store: TelemetryStore, table: str) -> dict[Any, Any]:
     keys = tuple(Column(name) for name in ("service_name", "metric_name", "tags", "timestamp"))
     calls = (Call("sum", (Column("count"),)), Call("sum", (Column("sum"),)), Call("min", (Column("min"),)),
              Call("max", (Column("max"),)))  # fmt: skip
-    items = tuple(Item(expr, f"c{i}") for i, expr in enumerate((*keys, *calls)))
+    items = tuple(SelectItem(expr, f"c{i}") for i, expr in enumerate((*keys, *calls)))
     select = Select(table, items, where=ALWAYS, group_by=keys)  # type: ignore[arg-type]
     found = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**7), deadline_s=30)
     return {(one, metric, str(sorted(tags.items())), at_ms): rest for one, metric, tags, at_ms, *rest in found.rows()}
@@ -70,7 +71,7 @@ async def rollups_of(store: TelemetryStore, table: str) -> dict[Any, Any]:
 
 async def quantiles_of(store: TelemetryStore, p: float) -> dict[Any, Any]:
     keys = (Column("service_name"), Column("timestamp"))
-    items = (*(Item(key, f"k{i}") for i, key in enumerate(keys)), Item(Call("sketchQuantile", (), p), "q"))
+    items = (*(SelectItem(key, f"k{i}") for i, key in enumerate(keys)), SelectItem(Call("sketchQuantile", (), p), "q"))
     select = Select("rollups_1h", items, where=ALWAYS, group_by=keys)
     found = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**6), deadline_s=30)
     return {(service, at_ms): value for service, at_ms, value in found.rows()}
@@ -88,8 +89,8 @@ async def assert_same(store: TelemetryStore, twin: TelemetryStore) -> None:
             if largest < 1e300:  # else the order of additions decides whether the sum overflows
                 assert total == pytest.approx(theirs[key][1], abs=1e-9 * largest * count)
     assert await quantiles_of(store, 0.9) == pytest.approx(await quantiles_of(twin, 0.9), nan_ok=True)
-    ours = {(one.series.id, one.samples, one.first_ms, one.last_ms) for one in await store.catalogue()}
-    assert ours == {(one.series.id, one.samples, one.first_ms, one.last_ms) for one in await twin.catalogue()}
+    ours = {(one.series.id, one.samples, one.first_ms, one.last_ms) for one in await store.list_series()}
+    assert ours == {(one.series.id, one.samples, one.first_ms, one.last_ms) for one in await twin.list_series()}
     assert set(await store.services_with_spans()) == set(await twin.services_with_spans())
     wanted = TraceFilter(lately(24 * 30), limit=7, status="error")
     assert await store.traces(wanted) == await twin.traces(wanted)
@@ -106,7 +107,7 @@ async def test_whatever_happens_below_queries_see_the_same(
     opened: Open, clock: MovedClock, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_parts(monkeypatch, 3)
-    chance = Chance(seed)
+    chance = RandomBatches(seed)
     async with MemoryStore(clock=clock) as twin:
         for _ in range(6):
             async with opened() as store:
@@ -125,7 +126,7 @@ async def test_whatever_happens_below_queries_see_the_same(
                 ours, theirs = await store.trace(trace.trace_id), await twin.trace(trace.trace_id)
                 assert Counter(map(_sample, ours.samples)) == Counter(map(_sample, theirs.samples))
             wanted = Selector(service="svc1")
-            ours, theirs = await store.forget(wanted), await twin.forget(wanted)
+            ours, theirs = await store.delete(wanted), await twin.delete(wanted)
             assert (ours.samples, ours.spans, ours.series) == (theirs.samples, theirs.spans, theirs.series)
             await assert_same(store, twin)
         async with opened() as store:
@@ -138,14 +139,11 @@ def _sample(one: Any) -> tuple[Any, ...]:
 
 async def merged(store: EmbeddedStore) -> None:
     """Wait until there is nothing left to merge or to delete."""
-    for _ in range(200):
-        idle = await store._on_upkeep(
-            lambda: store._upkeep.merger.due(merge.PARTS_MIN) is None and not store._shelf._waiting
+    await until(
+        lambda: store._run_maintenance(
+            lambda: store._maintenance.merger.due(merge.PARTS_MIN) is None and not store._files._waiting
         )
-        if idle:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("merging did not come to an end")
+    )
 
 
 async def test_a_sealed_generation_leaves_the_journal_empty(opened: Open) -> None:
@@ -154,12 +152,7 @@ async def test_a_sealed_generation_leaves_the_journal_empty(opened: Open) -> Non
             await store.write(a_batch(float(n)))
         await store.seal()
         assert store.unsealed_nbytes == 0
-        for _ in range(100):
-            (left,) = await store._writer.run(lambda: store._journal.db.execute(COUNT_ROWS).fetchone())
-            if not left:
-                break
-            await asyncio.sleep(0.05)
-        assert left == 0
+        await until(lambda: store._commits.run(lambda: store._journal.db.execute(COUNT_ROWS).fetchone() == (0,)))
     async with opened() as store:
         assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(10, 45.0)]
         await store.write(a_batch(5.0))
@@ -171,12 +164,9 @@ async def test_generations_close_by_themselves_when_they_are_full(opened: Open) 
     async with opened(generation_samples_max=1000) as store:
         for n in range(30):
             await store.write(a_batch(*[float(n)] * 100))
-        for _ in range(100):
-            if not store._views.now.sealing:
-                break
-            await asyncio.sleep(0.05)
+        await until(lambda: not store._snapshots.now.sealing_generations)
         assert store._head.sample_count < 1000
-        assert len(store._views.now.samples) == 1
+        assert len(store._snapshots.now.samples) == 1
         assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(3000, 100.0 * sum(range(30)))]
 
 
@@ -184,10 +174,7 @@ async def test_a_generation_closes_when_it_is_old(opened: Open, clock: MovedCloc
     async with opened() as store:
         await store.write(a_batch(1.0))
         clock.now += 2 * HOUR_MS
-        for _ in range(100):
-            if store._views.now.samples:
-                break
-            await asyncio.sleep(0.05)
+        await until(lambda: store._snapshots.now.samples)
         assert store.unsealed_nbytes == 0
 
 
@@ -225,7 +212,7 @@ async def test_a_query_sees_everything_at_any_moment_of_seals_and_merges(
         await store.seal()
         await merged(store)
         assert list((await store.select(count_query(), deadline_s=10)).rows()) == [(7500, 7500.0)]
-        assert all(len(segment.parts) < 6 for tier in TIERS for segment in store._views.now.tier(tier).values())
+        assert all(len(segment.parts) < 6 for tier in TIERS for segment in store._snapshots.now.of_tier(tier).values())
 
 
 async def test_rollups_tell_of_what_is_not_sealed_yet(opened: Open) -> None:
@@ -242,7 +229,7 @@ async def test_parts_tell_their_size_and_times(opened: Open) -> None:
     async with opened() as store:
         await store.write(a_batch(1.0, 2.0, at_ms=NOW_MS - 5000))
         await store.seal()
-        (segment,) = store._views.now.samples.values()
+        (segment,) = store._snapshots.now.samples.values()
         (part,) = segment.parts
         assert (part.samples, part.spans, part.first_ms, part.last_ms) == (2, 0, NOW_MS - 5000, NOW_MS - 4999)
         assert segment.path.stat().st_mode & 0o777 == 0o600

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.world import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query
-from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch, Links, batch_of
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query
+from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch, build_batch
 from vantage.core.errors import BusyError, DataFolderInUse, FormatTooNew, StartupError, StoreUnavailable
-from vantage.storage.batch_ids import BatchIds
-from vantage.storage.embedded.journal import FORMAT, inspect
-from vantage.storage.embedded.looking import Looker
+from vantage.core.exemplars import encode_exemplars
+from vantage.storage.embedded.offline.folder_reader import ReadOnlyFolder
 from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.embedded.write.journal import FORMAT, check_journal
 from vantage.storage.ports import Selector
+from vantage.storage.recent_batch_ids import RecentBatchIds
 
 Open = Callable[..., Any]
 
@@ -33,14 +34,14 @@ async def totals(store: EmbeddedStore) -> tuple[Any, ...]:
 async def test_everything_written_is_there_after_a_restart(opened: Open) -> None:
     one, other = a_series(tags={"k": "1"}), a_series(tags={"k": "2"})
     async with opened() as store:
-        links = Links(np.array([0], np.uint32), ["t1"], ["s9"])
-        await store.write(batch_of([(one, NOW_MS, 1.0), (other, NOW_MS, 2.0)], links=links, spans=(a_span(),)))
+        links = encode_exemplars(np.array([0], np.uint32), ["t1"], ["s9"])
+        await store.write(build_batch([(one, NOW_MS, 1.0), (other, NOW_MS, 2.0)], exemplars=links, spans=(a_span(),)))
         await store.write(a_batch(4.0, series=one))
     async with opened() as store:
         assert await totals(store) == (3, 7.0)
         trace = await store.trace("t1")
         assert (len(trace.spans), len(trace.samples)) == (1, 1)
-        assert sorted(info.samples for info in await store.catalogue()) == [1, 2]
+        assert sorted(info.samples for info in await store.list_series()) == [1, 2]
         await store.write(a_batch(8.0, series=other))
         assert await totals(store) == (4, 15.0)
 
@@ -55,7 +56,7 @@ async def test_batch_ids_are_remembered_across_a_restart(opened: Open, clock: Mo
 
 
 def test_batch_ids_beyond_the_limit_are_evicted_and_counted() -> None:
-    ids = BatchIds(ids_max=2)
+    ids = RecentBatchIds(ids_max=2)
     for name in ("a", "b", "c"):
         ids.add(name, NOW_MS)
     assert [ids.seen(name, NOW_MS) for name in ("a", "b", "c")] == [False, True, True]
@@ -68,8 +69,8 @@ async def test_what_was_forgotten_stays_forgotten_after_a_restart(opened: Open) 
         await store.write(a_batch(1.0, series=demo))
         await store.write(a_batch(2.0))
         await store.write(Batch(spans=(a_span(), a_span("t2", service="gone"))))
-        await store.forget(Selector(environment="demo"))
-        await store.forget(Selector(service="gone"))
+        await store.delete(Selector(environment="demo"))
+        await store.delete(Selector(service="gone"))
         await store.write(a_batch(4.0, series=demo))
     for _ in range(2):
         async with opened() as store:
@@ -86,20 +87,20 @@ async def test_many_small_commits_make_few_blocks(opened: Open) -> None:
         assert await totals(store) == (300, sum(range(300)))
 
 
-async def test_links_survive_merging_and_filtering(opened: Open) -> None:
+async def test_exemplars_survive_merging_and_filtering(opened: Open) -> None:
     one = a_series()
     async with opened() as store:
         for i in range(40):
-            links = Links(np.array([1], np.uint32), [f"t{i}"], [""])
-            await store.write(batch_of([(one, NOW_MS, 0.0), (one, NOW_MS, float(i))], links=links))
+            links = encode_exemplars(np.array([1], np.uint32), [f"t{i}"], [""])
+            await store.write(build_batch([(one, NOW_MS, 0.0), (one, NOW_MS, float(i))], exemplars=links))
         (sample,) = (await store.trace("t17")).samples
         assert sample.value == 17.0
-        chunk_links = [(block.value[p], t) for block in store._head.samples for p, t in _pairs(block.links.plain())]
-        assert sorted(chunk_links) == sorted((float(i), f"t{i}") for i in range(40))
-
-
-def _pairs(links: Links) -> list[tuple[int, str]]:
-    return list(zip(links.position.tolist(), links.trace_id, strict=True))
+        held = [
+            (float(block.samples.value[position]), trace_id)
+            for block in store._head.samples
+            for position, trace_id, _ in block.samples.exemplars.rows()
+        ]
+        assert sorted(held) == sorted((float(i), f"t{i}") for i in range(40))
 
 
 async def test_a_damaged_row_is_reported_and_the_rest_served(opened: Open, tmp_path: Path) -> None:
@@ -110,13 +111,15 @@ async def test_a_damaged_row_is_reported_and_the_rest_served(opened: Open, tmp_p
     with closing(sqlite3.connect(path)) as db, db:
         (body,) = db.execute("SELECT body FROM journal WHERE seq=2").fetchone()
         db.execute("UPDATE journal SET body=? WHERE seq=2", (body[:-3] + bytes([body[-3] ^ 1]) + body[-2:],))
-    assert inspect(path, Looker(path.parent).connect).damaged == 1
+    assert check_journal(path, ReadOnlyFolder(path.parent).connect).damaged == 1
     async with opened() as store:
         assert await totals(store) == (2, 5.0)
         assert store.damaged_rows == 1
         await store.write(a_batch(8.0))
         assert await totals(store) == (3, 13.0)
-    assert inspect(path, Looker(path.parent).connect).damaged == 1, "a damaged row stays for a person to look at"
+    assert check_journal(path, ReadOnlyFolder(path.parent).connect).damaged == 1, (
+        "a damaged row stays for a person to look at"
+    )
 
 
 async def test_a_newer_format_is_refused_and_left_untouched(opened: Open, tmp_path: Path) -> None:
@@ -163,8 +166,8 @@ async def test_a_full_disk_refuses_whole_batches_and_recovers_without_a_restart(
         with pytest.raises(StoreUnavailable):
             await store.ping()
         assert (await totals(store))[0] == kept * 1000, "queries go on"
-        assert len(await store.catalogue()) == kept, "the refused batch left no series behind"
-        await store._writer.run(lambda: store._journal.db.execute("PRAGMA max_page_count=100000"))
+        assert len(await store.list_series()) == kept, "the refused batch left no series behind"
+        await store._commits.run(lambda: store._journal.db.execute("PRAGMA max_page_count=100000"))
         await store.write(a_batch(1.0))
         await store.ping()
     async with opened() as store:
@@ -176,7 +179,7 @@ async def test_a_batch_refused_for_a_full_disk_can_be_sent_again_with_its_id(ope
         with pytest.raises(StoreUnavailable):
             for n in range(100):
                 await store.write(a_batch(*[1.0] * 1000, batch_id=f"b{n}"))
-        await store._writer.run(lambda: store._journal.db.execute("PRAGMA max_page_count=100000"))
+        await store._commits.run(lambda: store._journal.db.execute("PRAGMA max_page_count=100000"))
         before = (await totals(store))[0]
         assert await store.write(a_batch(*[1.0] * 1000, batch_id=f"b{before // 1000}")) is True
         assert await store.write(a_batch(*[1.0] * 1000, batch_id=f"b{before // 1000}")) is False
@@ -195,10 +198,10 @@ async def test_a_full_queue_is_busy_and_not_an_endless_one(opened: Open) -> None
 async def test_series_beyond_the_limit_are_kept_as_one(opened: Open) -> None:
     many = [a_series(tags={"user": str(n)}) for n in range(10)]
     async with opened(series_max=4) as store:
-        await store.write(batch_of([(one, NOW_MS, 1.0) for one in many]))
+        await store.write(build_batch([(one, NOW_MS, 1.0) for one in many]))
         await store.write(a_batch(1.0, series=many[9]))
         assert await totals(store) == (11, 11.0)
-        counts = {info.series.tags: info.samples for info in await store.catalogue()}
+        counts = {info.series.tags: info.samples for info in await store.list_series()}
         assert counts[(("__other__", "true"),)] == 7
         assert len(counts) == 5
         assert len(store._catalogue.folded) == 6

@@ -12,13 +12,14 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
 from litestar.testing import AsyncTestClient
 
-from vantage.core.batch import Links, batch_of
+from vantage.core.batch import build_batch
 from vantage.core.deployment import Deployment
 from vantage.core.errors import InputError, NotFoundError, VantageError
+from vantage.core.exemplars import encode_exemplars
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
-from vantage.query.reads import Reads
+from vantage.query.context import QueryContext
 from vantage.resources import static_dir, templates_dir
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
@@ -47,7 +48,7 @@ class FixedClock:
 
 
 @get("/traces", include_in_schema=False)
-async def traces(request: AnyRequest, reads: NamedDependency[Reads]) -> Response[Any]:
+async def traces(request: AnyRequest, reads: NamedDependency[QueryContext]) -> Response[Any]:
     return await traces_page(request, reads)
 
 
@@ -67,14 +68,14 @@ def on_error(request: AnyRequest, error: VantageError) -> Response[str]:
 
 
 @pytest.fixture
-async def reads() -> AsyncIterator[Reads]:
+async def reads() -> AsyncIterator[QueryContext]:
     clock = FixedClock()
     async with MemoryMetadataStore(clock) as metadata:
-        yield Reads(MemoryStore(clock=clock), metadata, clock, Telemetry())
+        yield QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
 
 
 @pytest.fixture
-async def client(reads: Reads) -> AsyncIterator[Client]:
+async def client(reads: QueryContext) -> AsyncIterator[Client]:
     renderer = Renderer(templates=templates_dir(), static=static_dir(), clock=FixedClock())
     app = Litestar(
         [*handlers, traces, login, schema],
@@ -99,10 +100,10 @@ def durations(service: str, **tags: str) -> Series:
     )
 
 
-async def fill(reads: Reads, service: str = "api", **tags: str) -> None:
+async def fill(reads: QueryContext, service: str = "api", **tags: str) -> None:
     tags = {"endpoint": "/users", "method": "GET", "status": "200"} | tags
     await reads.store.write(
-        batch_of([(durations(service, **tags), NOW_MS - 3000 - 10_000 * i, 40.0) for i in range(30)])
+        build_batch([(durations(service, **tags), NOW_MS - 3000 - 10_000 * i, 40.0) for i in range(30)])
     )
 
 
@@ -122,7 +123,7 @@ def text_of(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
 
 
-async def test_a_page_is_whole_and_its_fragment_is_the_view_alone(client: Client, reads: Reads) -> None:
+async def test_a_page_is_whole_and_its_fragment_is_the_view_alone(client: Client, reads: QueryContext) -> None:
     await fill(reads)
     whole = await client.get("/")
     fragment = await client.get("/", headers=FRAGMENT)
@@ -143,7 +144,9 @@ async def test_htmx_gets_the_whole_page_where_it_replaces_the_body(client: Clien
     assert (await client.get("/", headers=headers)).text.startswith("<!doctype html>")
 
 
-async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(client: Client, reads: Reads) -> None:
+async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(
+    client: Client, reads: QueryContext
+) -> None:
     await fill(reads)
     await reads.metadata.record_deployment(Deployment("api", "test", "1.2.3", NOW_MS - 60_000, "seen"), actor="system")
     page = text_of((await client.get("/")).text)
@@ -151,9 +154,9 @@ async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(c
     assert "first seen in the data 1 min ago" in page
 
 
-async def test_before_the_first_data_the_overview_says_how_to_send_some(client: Client, reads: Reads) -> None:
+async def test_before_the_first_data_the_overview_says_how_to_send_some(client: Client, reads: QueryContext) -> None:
     own = make_series(service="vantage", environment="", metric="process.rss", kind=Kind.GAUGE)
-    await reads.store.write(batch_of([(own, NOW_MS - 1000, 1.0)]))
+    await reads.store.write(build_batch([(own, NOW_MS - 1000, 1.0)]))
     page = text_of((await client.get("/")).text)
     assert "Send your first data" in page
     assert "from vantage_agent import init_agent init_agent(" in page
@@ -161,16 +164,16 @@ async def test_before_the_first_data_the_overview_says_how_to_send_some(client: 
     assert "vantage Vantage itself" in page
 
 
-async def test_the_first_service_ends_the_introduction(client: Client, reads: Reads) -> None:
+async def test_the_first_service_ends_the_introduction(client: Client, reads: QueryContext) -> None:
     await fill(reads)
     assert "Send your first data" not in (await client.get("/")).text
 
 
 @pytest.mark.parametrize("path", ["/", "/services/{name}", "/traces", "/traces/t-1"])
-async def test_hostile_names_are_text_and_nothing_else(client: Client, reads: Reads, path: str) -> None:
+async def test_hostile_names_are_text_and_nothing_else(client: Client, reads: QueryContext, path: str) -> None:
     await fill(reads, HOSTILE_NAME, endpoint=HOSTILE, **{HOSTILE[:60]: HOSTILE})
     hostile = span("s-1", service=HOSTILE_NAME, name=HOSTILE, attributes={HOSTILE: HOSTILE}, environment="test")
-    await reads.store.write(batch_of([], spans=(hostile,)))
+    await reads.store.write(build_batch([], spans=(hostile,)))
     await reads.metadata.record_deployment(
         Deployment(HOSTILE_NAME, "test", HOSTILE, NOW_MS - 1000, "told", HOSTILE), actor="system"
     )
@@ -181,9 +184,9 @@ async def test_hostile_names_are_text_and_nothing_else(client: Client, reads: Re
     assert "&lt;script&gt;alert" in answer.text
 
 
-async def test_nothing_on_a_page_is_inline(client: Client, reads: Reads) -> None:
+async def test_nothing_on_a_page_is_inline(client: Client, reads: QueryContext) -> None:
     await fill(reads)
-    await reads.store.write(batch_of([], spans=(span("s-1"),)))
+    await reads.store.write(build_batch([], spans=(span("s-1"),)))
     for path in ("/", "/services/api", "/traces", "/traces/t-1", "/login", "/schema"):
         page = (await client.get(path)).text
         assert not re.findall(r"<[^>]* style=|<style|<[^>]* on[a-z]+=|javascript:", page), path
@@ -198,14 +201,14 @@ async def test_assets_carry_a_hash_of_their_content(client: Client) -> None:
     assert {name for name in named if not name.startswith("vendor/") and not (static_dir() / name).is_file()} == set()
 
 
-async def test_the_range_is_in_the_url_and_links_keep_it(client: Client, reads: Reads) -> None:
+async def test_the_range_is_in_the_url_and_links_keep_it(client: Client, reads: QueryContext) -> None:
     await fill(reads)
     page = (await client.get("/?range=6h")).text
     assert re.search(r'href="\?range=6h"[^>]*aria-current="true"', page)
     assert 'href="/services/api?range=6h"' in page
 
 
-async def test_two_moments_in_the_url_stand_still(client: Client, reads: Reads) -> None:
+async def test_two_moments_in_the_url_stand_still(client: Client, reads: QueryContext) -> None:
     await fill(reads)
     page = (await client.get(f"/?start={NOW_MS - 3_600_000}&end={NOW_MS}")).text
     assert 'data-live=""' in page
@@ -228,9 +231,9 @@ async def test_services_leads_to_the_overview_and_keeps_the_range(client: Client
     assert answer.headers["location"] == "/?range=6h"
 
 
-async def test_a_service_has_charts_endpoints_metrics_and_traces(client: Client, reads: Reads) -> None:
+async def test_a_service_has_charts_endpoints_metrics_and_traces(client: Client, reads: QueryContext) -> None:
     await fill(reads)
-    await reads.store.write(batch_of([], spans=(span("s-1"),)))
+    await reads.store.write(build_batch([], spans=(span("s-1"),)))
     page = (await client.get("/services/api")).text
     assert len(re.findall("data-points=", page)) == 3
     assert "GET /users 0.102/s 0 % 40 ms" in text_of(page)
@@ -240,7 +243,7 @@ async def test_a_service_has_charts_endpoints_metrics_and_traces(client: Client,
     assert 'data-live="api"' in page
 
 
-async def test_the_metric_named_in_the_url_is_open(client: Client, reads: Reads) -> None:
+async def test_the_metric_named_in_the_url_is_open(client: Client, reads: QueryContext) -> None:
     await fill(reads)
     assert (
         'data-metric="http.request.duration" open'
@@ -249,12 +252,12 @@ async def test_the_metric_named_in_the_url_is_open(client: Client, reads: Reads)
     assert 'data-metric="http.request.duration" open' not in (await client.get("/services/api")).text
 
 
-async def test_a_service_shows_who_calls_it_and_whom_it_calls(client: Client, reads: Reads) -> None:
+async def test_a_service_shows_who_calls_it_and_whom_it_calls(client: Client, reads: QueryContext) -> None:
     await fill(reads)
     calls = span("a", kind=SpanKind.CLIENT, service="web")
     answered = span("b", "a", service="api", duration_ns=4_000_000, status=SpanStatus.ERROR)
     stored = span("c", "b", kind=SpanKind.CLIENT, service="api", attributes={"db.system": "postgresql"})
-    await reads.store.write(batch_of([], spans=(calls, answered, stored)))
+    await reads.store.write(build_batch([], spans=(calls, answered, stored)))
     page = (await client.get("/services/api?range=1h")).text
     text = text_of(page)
     assert "Called by" in text
@@ -267,9 +270,9 @@ async def test_a_service_shows_who_calls_it_and_whom_it_calls(client: Client, re
     assert "Callee Calls Errors Mean api" in others
 
 
-async def test_a_fixed_range_has_neighbours_of_its_own(client: Client, reads: Reads) -> None:
+async def test_a_fixed_range_has_neighbours_of_its_own(client: Client, reads: QueryContext) -> None:
     called = span("b", kind=SpanKind.CLIENT, attributes={"peer.service": "bank"})
-    await reads.store.write(batch_of([], spans=(called,)))
+    await reads.store.write(build_batch([], spans=(called,)))
     url = "/services/api?start={}&end={}"
     inside = text_of((await client.get(url.format(NOW_MS - 6000, NOW_MS))).text)
     assert "Calls from spans of this range Callee Calls Errors Mean bank" in inside
@@ -278,7 +281,7 @@ async def test_a_fixed_range_has_neighbours_of_its_own(client: Client, reads: Re
 
 
 async def test_a_service_of_too_many_spans_says_why_it_shows_no_neighbours(
-    client: Client, reads: Reads, monkeypatch: pytest.MonkeyPatch
+    client: Client, reads: QueryContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def too_many(time_range: Any) -> Any:
         raise InputError("the range holds too many spans")
@@ -290,16 +293,16 @@ async def test_a_service_of_too_many_spans_says_why_it_shows_no_neighbours(
     assert "is not told: the range holds too many spans." in text_of(answer.text)
 
 
-async def test_a_service_without_neighbours_shows_no_empty_lists(client: Client, reads: Reads) -> None:
+async def test_a_service_without_neighbours_shows_no_empty_lists(client: Client, reads: QueryContext) -> None:
     await fill(reads)
     text = text_of((await client.get("/services/api")).text)
     assert "Called by" not in text
     assert "Callee" not in text
 
 
-async def test_many_neighbours_are_cut_and_counted(client: Client, reads: Reads) -> None:
+async def test_many_neighbours_are_cut_and_counted(client: Client, reads: QueryContext) -> None:
     spans = [span(f"s{i}", kind=SpanKind.CLIENT, attributes={"server.address": f"10.0.0.{i}"}) for i in range(25)]
-    await reads.store.write(batch_of([], spans=tuple(spans)))
+    await reads.store.write(build_batch([], spans=tuple(spans)))
     page = (await client.get("/services/api")).text
     assert "5 more are not shown." in text_of(page)
     assert 'href="/api/edges?service=api"' in page
@@ -309,13 +312,15 @@ async def test_an_unknown_service_is_404(client: Client) -> None:
     assert (await client.get("/services/nobody")).status_code == 404
 
 
-async def test_traces_are_found_by_what_the_form_says_and_the_form_keeps_it(client: Client, reads: Reads) -> None:
+async def test_traces_are_found_by_what_the_form_says_and_the_form_keeps_it(
+    client: Client, reads: QueryContext
+) -> None:
     spans = (
         span("s-1", trace_id="fast"),
         span("s-2", trace_id="slow", duration_ns=2_000_000_000, attributes={"http.route": "/a:b"}),
         span("s-3", trace_id="bad", status=SpanStatus.ERROR, service="other"),
     )
-    await reads.store.write(batch_of([], spans=spans))
+    await reads.store.write(build_batch([], spans=spans))
 
     async def found(query: str) -> list[str]:
         return re.findall(r'id="trace-(\w+)"', (await client.get(f"/traces?{query}")).text)
@@ -347,8 +352,8 @@ async def test_an_attribute_without_a_value_is_told_beside_the_field(client: Cli
     assert 'name="attribute" value="http.route"' in answer.text
 
 
-async def test_older_traces_are_a_page_away(client: Client, reads: Reads) -> None:
-    await reads.store.write(batch_of([], spans=tuple(span("s", trace_id=f"t{i:02}") for i in range(60))))
+async def test_older_traces_are_a_page_away(client: Client, reads: QueryContext) -> None:
+    await reads.store.write(build_batch([], spans=tuple(span("s", trace_id=f"t{i:02}") for i in range(60))))
     first = (await client.get("/traces")).text
     older = re.findall(r'href="(/traces\?cursor=[^"]+)"', first)
     second = (await client.get(unescape(older[0]))).text
@@ -367,13 +372,13 @@ async def test_a_trace_named_in_the_query_has_a_page_of_its_own(client: Client) 
     assert answer.headers["location"] == "/traces/a%3Ab"
 
 
-async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client: Client, reads: Reads) -> None:
+async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client: Client, reads: QueryContext) -> None:
     spans = (
         span("root"),
         span("child", "root", duration_ns=20_000_000, attributes={"db.system": "sqlite"}),
         span("lost", "gone", service="other"),
     )
-    await reads.store.write(batch_of([], spans=spans))
+    await reads.store.write(build_batch([], spans=spans))
     page = (await client.get("/traces/t-1")).text
     text = text_of(page)
     assert "Self time 30 ms (60 %)" in text
@@ -384,9 +389,9 @@ async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client:
     assert page.count('<details class="span">') == 3
 
 
-async def test_samples_linked_to_a_trace_are_shown_with_it(client: Client, reads: Reads) -> None:
-    links = Links(np.array([0], np.uint32), ["t-9"], ["s-9"])
-    await reads.store.write(batch_of([(durations("api"), NOW_MS - 1000, 40.0)], links=links))
+async def test_samples_linked_to_a_trace_are_shown_with_it(client: Client, reads: QueryContext) -> None:
+    links = encode_exemplars(np.array([0], np.uint32), ["t-9"], ["s-9"])
+    await reads.store.write(build_batch([(durations("api"), NOW_MS - 1000, 40.0)], exemplars=links))
     page = text_of((await client.get("/traces/t-9")).text)
     assert "Linked samples" in page
     assert "http.request.duration api 40 ms" in page
@@ -400,18 +405,18 @@ async def test_an_unknown_trace_is_404(client: Client, trace_id: str) -> None:
     assert "req-1" in answer.text
 
 
-async def test_a_trace_of_very_many_spans_is_cut_and_says_so(client: Client, reads: Reads) -> None:
+async def test_a_trace_of_very_many_spans_is_cut_and_says_so(client: Client, reads: QueryContext) -> None:
     spans = tuple(span(f"s{i}", f"s{i - 1}" if i else "") for i in range(2100))
-    await reads.store.write(batch_of([], spans=spans))
+    await reads.store.write(build_batch([], spans=spans))
     page = (await client.get("/traces/t-1")).text
     assert page.count('<details class="span">') == 1000
     assert "1100 more spans are not drawn" in page
     assert 'href="/api/traces/t-1"' in page
 
 
-async def test_lines_for_missing_parents_are_not_counted_as_spans(client: Client, reads: Reads) -> None:
+async def test_lines_for_missing_parents_are_not_counted_as_spans(client: Client, reads: QueryContext) -> None:
     spans = tuple(span(f"s{i}", f"gone{i}") for i in range(700))
-    await reads.store.write(batch_of([], spans=spans))
+    await reads.store.write(build_batch([], spans=spans))
     page = (await client.get("/traces/t-1")).text
     assert page.count('<details class="span">') == page.count('class="missing"') == 500
     assert "200 more spans are not drawn" in page

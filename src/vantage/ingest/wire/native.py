@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-import numpy as np
 from msgspec import Meta, Raw
 
-from vantage.core.batch import NO_LINKS, Links
 from vantage.core.sample import ID_LENGTH_MAX
 from vantage.core.series import Series
-from vantage.ingest.resolve import Key, Resource, SeriesCache, parse_json_tags, parse_msgpack_tags
-from vantage.ingest.wire.received import DECODE_ERRORS, Received, Rejection, input_error, samples_batch
+from vantage.ingest.series_cache import Key, Resource, SeriesCache, parse_json_tags, parse_msgpack_tags
+from vantage.ingest.wire.decoded import (
+    DECODE_ERRORS,
+    NO_IDS,
+    DecodedRequest,
+    Rejection,
+    SentIds,
+    input_error,
+    validate_samples,
+)
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _NO_TAGS: Final = Raw(b"")
@@ -23,7 +29,7 @@ _BEYOND_MS: Final = 2**62
 _Id = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH_MAX)]
 
 
-class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class _FastSample(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """What nearly every sample is made of. Anything else in a sample, and ids of a length that is not allowed, send
     the whole body to ``_Full``: there they are looked at one by one, here msgspec checks them nearly for free."""
 
@@ -38,7 +44,7 @@ class _Plain(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     span_id: _Id | None = None
 
 
-class _Full(msgspec.Struct, gc=False):
+class _AnySample(msgspec.Struct, gc=False):
     metric_name: str
     value: float
     timestamp: Int64 | float | None = None  # ``time.time() * 1000`` is what many send: the fraction is cut off
@@ -60,12 +66,12 @@ class _Envelope(msgspec.Struct):
     instance: str = ""
 
 
-class _PlainEnvelope(_Envelope, kw_only=True):
-    metrics: list[_Plain]
+class _FastEnvelope(_Envelope, kw_only=True):
+    metrics: list[_FastSample]
 
 
-class _FullEnvelope(_Envelope, kw_only=True):
-    metrics: list[_Full]
+class _AnyEnvelope(_Envelope, kw_only=True):
+    metrics: list[_AnySample]
 
 
 class NativeFormat:
@@ -75,20 +81,20 @@ class NativeFormat:
         self._encoding = encoding
         self._cache = cache
         module: Any = msgspec.json if encoding == "json" else msgspec.msgpack
-        self._plain = module.Decoder(_PlainEnvelope)
-        self._full = module.Decoder(_FullEnvelope)
+        self._plain = module.Decoder(_FastEnvelope)
+        self._full = module.Decoder(_AnyEnvelope)
         self._parse_tags: Callable[[bytes], dict[str, str]] = (
             parse_json_tags if encoding == "json" else parse_msgpack_tags
         )
 
-    def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> Received:
+    def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest:
         """Raises InputError when the body as a whole cannot be read; single samples are rejected one by one."""
         envelope = self._decode(body)
         resource = (envelope.service_name, envelope.environment, envelope.service_version, envelope.instance)
         samples = envelope.metrics
         known = self._cache.known((self._encoding, *resource))
         keys: list[Key]
-        if isinstance(envelope, _PlainEnvelope):
+        if isinstance(envelope, _FastEnvelope):
             keys = [
                 (one.metric_name, bytes(one.tags), one.metric_type, one.service_name, one.unit)
                 for one in envelope.metrics
@@ -114,25 +120,25 @@ class NativeFormat:
                 if one is None:  # an earlier sample of this request may have resolved the same key
                     resolved[i] = known.get(keys[i]) or self._cache.resolve(known, keys[i], of_all, self._parse_tags)
         times = [one.timestamp for one in samples]
-        if None in times or isinstance(envelope, _FullEnvelope):
+        if None in times or isinstance(envelope, _AnyEnvelope):
             times = [now_ms if time_ms is None else _whole(time_ms) for time_ms in times]
-        received = Received()
-        samples_batch(
+        received = DecodedRequest()
+        validate_samples(
             received,
             resolved,  # type: ignore[arg-type]  # no None is left
             times,  # type: ignore[arg-type]
             [one.value for one in samples],
-            _links([one.trace_id for one in samples], [one.span_id for one in samples]),
+            _sent_ids([one.trace_id for one in samples], [one.span_id for one in samples]),
             now_ms=now_ms,
             oldest_ms=oldest_ms,
             batch_id=batch_id,
-            id_lengths_known=isinstance(envelope, _PlainEnvelope),
+            id_lengths_known=isinstance(envelope, _FastEnvelope),
         )
         return received
 
-    def _decode(self, body: bytes) -> _PlainEnvelope | _FullEnvelope:
+    def _decode(self, body: bytes) -> _FastEnvelope | _AnyEnvelope:
         try:
-            plain: _PlainEnvelope = self._plain.decode(body)
+            plain: _FastEnvelope = self._plain.decode(body)
         except msgspec.ValidationError:
             pass
         except DECODE_ERRORS as error:
@@ -140,7 +146,7 @@ class NativeFormat:
         else:
             return plain
         try:
-            full: _FullEnvelope = self._full.decode(body)
+            full: _AnyEnvelope = self._full.decode(body)
         except DECODE_ERRORS as error:
             raise input_error(error) from error
         return full
@@ -151,17 +157,15 @@ def _whole(time_ms: float) -> int:
     return int(min(max(time_ms, -_BEYOND_MS), _BEYOND_MS)) if time_ms == time_ms else -_BEYOND_MS
 
 
-def _links(trace_ids: list[str | None], span_ids: list[str | None]) -> Links:
-    """The links of the samples that name a trace or a span; a span without a trace is rejected later on."""
-    if all(trace_ids):
-        rows = np.arange(len(trace_ids), dtype=np.uint32)
-    else:
-        held = [row for row, ids in enumerate(zip(trace_ids, span_ids, strict=True)) if ids[0] or ids[1]]
-        if not held:
-            return NO_LINKS
-        trace_ids, span_ids = [trace_ids[row] for row in held], [span_ids[row] for row in held]
-        rows = np.array(held, np.uint32)
-    return Links(rows, _known(trace_ids), _known(span_ids))
+def _sent_ids(trace_ids: list[str | None], span_ids: list[str | None]) -> SentIds:
+    """Return the ids of the samples that name a trace or a span; a span without a trace is rejected later on."""
+    rows: Sequence[int] = range(len(trace_ids))
+    if not all(trace_ids):
+        rows = [row for row, ids in enumerate(zip(trace_ids, span_ids, strict=True)) if ids[0] or ids[1]]
+        if not rows:
+            return NO_IDS
+        trace_ids, span_ids = [trace_ids[row] for row in rows], [span_ids[row] for row in rows]
+    return SentIds(rows, _known(trace_ids), _known(span_ids))
 
 
 def _known(ids: list[str | None]) -> list[str]:

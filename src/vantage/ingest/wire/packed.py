@@ -11,15 +11,22 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import msgspec
-import numpy as np
 from msgspec import Meta, Raw
 
-from vantage.core.batch import BATCH_ID_LENGTH_MAX, NO_LINKS, Links
+from vantage.core.batch import BATCH_ID_LENGTH_MAX
 from vantage.core.errors import InputError
 from vantage.core.series import Series
-from vantage.ingest.resolve import Key, Resource, SeriesCache, parse_msgpack_tags
+from vantage.ingest.series_cache import Key, Resource, SeriesCache, parse_msgpack_tags
+from vantage.ingest.wire.decoded import (
+    DECODE_ERRORS,
+    DecodedRequest,
+    Rejection,
+    SentIds,
+    add_spans,
+    input_error,
+    validate_samples,
+)
 from vantage.ingest.wire.native import Int64
-from vantage.ingest.wire.received import DECODE_ERRORS, Received, Rejection, add_spans, input_error, samples_batch
 from vantage.ingest.wire.spans import WireSpan, to_span
 
 MEDIA_TYPE: Final = "application/vnd.vantage.v1+msgpack"
@@ -69,7 +76,7 @@ class PackedFormat:
         self._cache = cache
         self._decoder = msgspec.msgpack.Decoder(_Packed)
 
-    def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> Received:
+    def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest:
         """The batch's own id wins over ``batch_id``. Indexes of rejected samples count through all lists in order.
 
         Raises InputError when the body as a whole cannot be read.
@@ -105,16 +112,16 @@ class PackedFormat:
             times += some.times
             values += some.values
             resolved += [series[some.series]] * len(some.times)
-        received = Received(dropped=packed.dropped)
+        received = DecodedRequest(dropped=packed.dropped)
         if packed.spans:
             spans = [to_span(wire, resource) for wire in packed.spans]
             add_spans(received, spans, now_ms=now_ms, oldest_ms=oldest_ms, batch_id=batch_id)
-        samples_batch(
+        validate_samples(
             received,
             resolved,
             times,
             values,
-            Links(np.array(rows, np.uint32), trace_ids, span_ids) if rows else NO_LINKS,
+            SentIds(rows, trace_ids, span_ids),
             now_ms=now_ms,
             oldest_ms=oldest_ms,
             batch_id=batch_id,

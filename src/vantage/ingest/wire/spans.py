@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from vantage.core.span import Span, SpanKind, SpanStatus
-from vantage.ingest.resolve import DEFAULT_ENVIRONMENT, Resource
+from vantage.ingest.series_cache import DEFAULT_ENVIRONMENT, Resource
+from vantage.ingest.wire.decoded import DECODE_ERRORS, DecodedRequest, add_spans, input_error
 from vantage.ingest.wire.native import Int64
-from vantage.ingest.wire.received import DECODE_ERRORS, Received, add_spans, input_error
 
 
 class WireSpan(msgspec.Struct, gc=False):
@@ -72,14 +72,14 @@ class SpansFormat:
     def __init__(self, encoding: str) -> None:
         self._decoder: Any = (msgspec.json if encoding == "json" else msgspec.msgpack).Decoder(_Envelope)
 
-    def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> Received:
+    def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest:
         """Raises InputError when the body as a whole cannot be read; single spans are rejected one by one."""
         try:
             envelope: _Envelope = self._decoder.decode(body)
         except DECODE_ERRORS as error:
             raise input_error(error) from error
         resource = Resource(envelope.service_name, envelope.environment, envelope.service_version, envelope.instance)
-        received = Received()
+        received = DecodedRequest()
         spans = [to_span(wire, resource) for wire in envelope.spans]
         add_spans(received, spans, now_ms=now_ms, oldest_ms=oldest_ms, batch_id=batch_id)
         return received

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from vantage.core.spantable import Texts
+from vantage.core.arrays import F64, I64, Array
+from vantage.core.dict_column import DictColumn, TextColumn
 from vantage.storage.clickhouse.engine import Column
 
 FORMAT: Final = "ArrowStream"
@@ -27,7 +27,7 @@ def encode(columns: Mapping[str, Column]) -> bytes:
 
 
 def _array(column: Column) -> Any:
-    if isinstance(column, Texts):
+    if isinstance(column, DictColumn):
         return pa.DictionaryArray.from_arrays(
             pa.array(column.codes.astype(np.int32)), pa.array(column.values, pa.string())
         )
@@ -38,7 +38,7 @@ def _array(column: Column) -> Any:
     return pa.array(column, pa.string())
 
 
-class ArrowAnswer:
+class ArrowResult:
     """An answer of the engine; of nothing when ``payload`` is empty."""
 
     def __init__(self, payload: bytes) -> None:
@@ -50,29 +50,29 @@ class ArrowAnswer:
     def _column(self, name: str) -> Any:
         return pa.array([], pa.string()) if self._table is None else self._table.column(name)
 
-    def plain(self, name: str) -> list[Any]:
+    def to_list(self, name: str) -> list[Any]:
         column = self._column(name)
         found: list[Any] = column.to_pylist()
         return [dict(pairs) for pairs in found] if pa.types.is_map(column.type) else found
 
-    def whole(self, name: str) -> NDArray[np.int64]:
+    def ints(self, name: str) -> I64:
         return self._numbers(name, np.int64)
 
-    def real(self, name: str) -> NDArray[np.float64]:
+    def floats(self, name: str) -> F64:
         return self._numbers(name, np.float64)
 
-    def _numbers(self, name: str, dtype: type[Any]) -> NDArray[Any]:
+    def _numbers(self, name: str, dtype: type[Any]) -> Array:
         if not len(self):
             return np.empty(0, dtype)
-        found: NDArray[Any] = self._column(name).to_numpy().astype(dtype, copy=False)
+        found: Array = self._column(name).to_numpy().astype(dtype, copy=False)
         return found
 
-    def texts(self, name: str) -> Texts:
+    def text_column(self, name: str) -> TextColumn:
         if not len(self):
-            return Texts(np.empty(0, np.uint32), ())
+            return DictColumn(np.empty(0, np.uint32), ())
         column = self._column(name).combine_chunks()
         coded = column.dictionary_encode() if not pa.types.is_dictionary(column.type) else column
         if isinstance(coded, pa.ChunkedArray):
             coded = coded.combine_chunks()
         values: Sequence[str] = coded.dictionary.to_pylist()
-        return Texts(coded.indices.to_numpy().astype(np.uint32), tuple(values))
+        return DictColumn(coded.indices.to_numpy().astype(np.uint32), tuple(values))

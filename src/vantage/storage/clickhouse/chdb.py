@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vantage.core.errors import ConfigError, StartupError, StoreUnavailable
-from vantage.storage.clickhouse.engine import Answer, Column, Insert, Param, Statement, meant
+from vantage.storage.clickhouse.engine import Column, Insert, Param, QueryResult, Statement, translate_error
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -95,14 +95,14 @@ class ChdbEngine:
             found.query(f"USE {DATABASE}", "Null")
         return found
 
-    def run(self, statement: Statement, **settings: float) -> Answer:
+    def run(self, statement: Statement, **settings: float) -> QueryResult:
         params = {name: param_text(value) for name, value in statement.params.items()}
         text = _with_settings(statement.text, settings)
         connection = self._own()
         try:
             result = connection.query(text, self._format, params=params)
         except RuntimeError as error:
-            raise meant(error, settings) from error
+            raise translate_error(error, settings) from error
         return self._answer(result)
 
     def encode(self, table: str, columns: Mapping[str, Column], *, token: str) -> Insert:
@@ -124,7 +124,7 @@ class ChdbEngine:
         except RuntimeError as error:
             raise StoreUnavailable(f"the ClickHouse engine could not insert: {str(error)[:300]}") from error
 
-    def stream(self, statement: Statement, **settings: float) -> Iterator[Answer]:
+    def stream(self, statement: Statement, **settings: float) -> Iterator[QueryResult]:
         """On a connection of its own: the thread's may answer other statements meanwhile."""
         connection = self._connect()
         try:
@@ -136,7 +136,7 @@ class ChdbEngine:
                     self._connections.remove(connection)
                     connection.close()
 
-    def _streamed(self, connection: Any, statement: Statement, settings: Mapping[str, float]) -> Iterator[Answer]:
+    def _streamed(self, connection: Any, statement: Statement, settings: Mapping[str, float]) -> Iterator[QueryResult]:
         params = {name: param_text(value) for name, value in statement.params.items()}
         under_way = None
         try:
@@ -149,7 +149,7 @@ class ChdbEngine:
                 yield self._answer(piece)
         except RuntimeError as error:
             under_way = None
-            raise meant(error, settings) from error
+            raise translate_error(error, settings) from error
         finally:
             if under_way is not None:
                 connection.streaming_cancel_query(under_way)
@@ -161,10 +161,10 @@ class ChdbEngine:
         found: str = self._arrow.FORMAT
         return found
 
-    def _answer(self, result: Any) -> Answer:
+    def _answer(self, result: Any) -> QueryResult:
         if self._arrow is None:
             raise StoreUnavailable("the store is closed")
-        found: Answer = self._arrow.ArrowAnswer(result.bytes())
+        found: QueryResult = self._arrow.ArrowResult(result.bytes())
         return found
 
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from vantage.core.arrays import F64, I64, Array
+from vantage.core.dict_column import TextColumn
 from vantage.core.errors import InputError, StoreTimeout, StoreUnavailable, VantageError
-from vantage.core.spantable import Texts
 
 Param = str | int | float
-Column = NDArray[Any] | Texts | list[str] | list[dict[str, str]]
+Column = Array | TextColumn | list[str] | list[dict[str, str]]
 ROWS_MAX: Final = 2_000_000_000  # read to answer the questions of the port that have no limit of their own
 QUERY_NBYTES_MAX: Final = 2 << 30
 
@@ -38,24 +37,24 @@ class Insert(msgspec.Struct, frozen=True, array_like=True):
     payload: bytes
 
 
-class Answer(Protocol):
+class QueryResult(Protocol):
     """The columns of an answer; each method gives one, by name, in the form the caller can use."""
 
     def __len__(self) -> int: ...
 
-    def plain(self, name: str) -> list[Any]:
+    def to_list(self, name: str) -> list[Any]:
         """Python values, None for NULL, a dict for a map."""
         ...
 
-    def whole(self, name: str) -> NDArray[np.int64]:
+    def ints(self, name: str) -> I64:
         """Integers without NULL."""
         ...
 
-    def real(self, name: str) -> NDArray[np.float64]:
+    def floats(self, name: str) -> F64:
         """Floats without NULL."""
         ...
 
-    def texts(self, name: str) -> Texts:
+    def text_column(self, name: str) -> TextColumn:
         """Texts without NULL, coded."""
         ...
 
@@ -63,7 +62,7 @@ class Answer(Protocol):
 class Engine(Protocol):
     """Runs statements. The methods block: call them from a thread. Each thread may have one statement under way."""
 
-    def run(self, statement: Statement, **settings: float) -> Answer:
+    def run(self, statement: Statement, **settings: float) -> QueryResult:
         """Raises what ``meant`` makes of the engine's error."""
         ...
 
@@ -75,12 +74,12 @@ class Engine(Protocol):
         """When it returns the rows are durable. Raises StoreUnavailable; whether anything was kept is not known."""
         ...
 
-    def stream(self, statement: Statement, **settings: float) -> Iterator[Answer]:
+    def stream(self, statement: Statement, **settings: float) -> Iterator[QueryResult]:
         """An answer in pieces of bounded size, as of the moment the first one is asked for. Close it."""
         ...
 
 
-def limits(deadline_s: float, *, rows_max: int = ROWS_MAX) -> dict[str, float]:
+def query_limits(deadline_s: float, *, rows_max: int = ROWS_MAX) -> dict[str, float]:
     """Settings that bound one query. Raises StoreTimeout when no time is left."""
     if deadline_s <= 0:
         raise StoreTimeout("the query waited for longer than it may take: try again, or ask for less")
@@ -99,7 +98,7 @@ _MEMORY: Final = 241
 _SHOWN_MAX: Final = 300
 
 
-def meant(error: Exception, settings: Mapping[str, float]) -> VantageError:
+def translate_error(error: Exception, settings: Mapping[str, float]) -> VantageError:
     """An engine's error as one of ours; ``settings`` are those of the statement. The codes are those of ClickHouse's
     ``ErrorCodes.cpp``."""
     text = str(error)

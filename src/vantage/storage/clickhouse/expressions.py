@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from vantage.core.errors import InputError
 from vantage.storage.clickhouse.engine import Param
-from vantage.vql.functions import AGGREGATES
+from vantage.vql.signatures import AGGREGATES
 from vantage.vql.table import ColumnType
 from vantage.vql.tree import (
     And,
@@ -95,15 +95,17 @@ class Printer:
             case Compare(op=op, left=left, right=right):
                 return self._compare(op, self.term(left), self.term(right))
             case And(parts=parts):
-                return Term(_joined(" AND ", map(self.condition, parts)), "bool")
+                return Term(_concat(" AND ", map(self.condition, parts)), "bool")
             case Or(parts=parts):
-                return Term(_joined(" OR ", map(self.condition, parts)), "bool")
+                return Term(_concat(" OR ", map(self.condition, parts)), "bool")
             case Not(part=part):
                 return Term(f"NOT ({self.condition(part)})", "bool")
             case In(part=part, values=values):
                 return self._membership(self.term(part), values)
             case Like(part=part, pattern=pattern):
-                return self._two_valued(self.term(part), f"LIKE {self._params.bind(_tidy(pattern), 'String')}")
+                return self._two_valued(
+                    self.term(part), f"LIKE {self._params.bind(_snap_to_decimal(pattern), 'String')}"
+                )
             case Arithmetic(op=op, left=left, right=right):
                 return _arithmetic(op, self.term(left), self.term(right))
             case Negate(part=part):
@@ -144,7 +146,7 @@ class Printer:
         if "null" in (left.type, right.type):
             return Term("false", "bool")
         if "float" in (left.type, right.type):
-            left, right = _real(left), _real(right)
+            left, right = _as_float(left), _as_float(right)
         text = f"{left.text} {op} {right.text}"
         if left.nullable or right.nullable:
             return Term(f"ifNull({text}, false)", "bool")
@@ -165,14 +167,14 @@ class Printer:
             if term.type != "float" and all(isinstance(value, int) for value in numbers):
                 bound = [self._whole(int(value)) for value in numbers]
             else:
-                term = Term(_one_zero(_real(term)), "float", term.nullable)  # sets are compared bit by bit
+                term = Term(_one_zero(_as_float(term)), "float", term.nullable)  # sets are compared bit by bit
                 bound = [self._params.bind(float(value) + 0.0, "Float64") for value in numbers]
         if not bound:
             return Term("false", "bool")
         return self._two_valued(term, f"IN ({', '.join(bound)})")
 
     def _case(self, whens: Sequence[tuple[Expr, Expr]], otherwise: Expr) -> Term:
-        results = _alike([*(self.term(result) for _, result in whens), self.term(otherwise)])
+        results = _common_type([*(self.term(result) for _, result in whens), self.term(otherwise)])
         parts = [
             part
             for (condition, _), result in zip(whens, results, strict=False)
@@ -194,19 +196,19 @@ class Printer:
                     return first
                 return Term(f"concat({', '.join(term.text for term in terms)})", "string", nullable)
             case "coalesce":
-                terms = _alike(terms)
+                terms = _common_type(terms)
                 text = f"coalesce({', '.join(term.text for term in terms)})"
                 return Term(text, _type_of(terms), all(term.nullable for term in terms))
             case "abs":  # of Int64 ClickHouse makes UInt64
                 text = f"abs({first.text})"
                 return Term(f"toInt64({text})" if first.type in ("int", "time") else text, first.type, nullable)
             case "floor" | "ceil":
-                return Term(f"{function}({_real(first).text})", "float", nullable)
+                return Term(f"{function}({_as_float(first).text})", "float", nullable)
             case "round":
                 digits = args[1].value if len(args) > 1 and isinstance(args[1], Constant) else 0
-                return _finite(f"roundBankers({_real(first).text}, {int(digits or 0)})")
+                return _finite(f"roundBankers({_as_float(first).text}, {int(digits or 0)})")
             case "log" | "exp":
-                return _finite(f"{function}({_real(first).text})")
+                return _finite(f"{function}({_as_float(first).text})")
         raise AssertionError(f"{function} has no spelling in SQL")
 
     def _rounded_down(self, function: str, time: Term, args: tuple[Expr, ...]) -> Term:
@@ -246,16 +248,16 @@ class Printer:
             case "sketchQuantile", _:
                 return _finite(f"quantileBFloat16Merge({float(call.parameter or 0)!r})(sketch)")
             case (("sum" | "avg"), Term()):
-                return _finite(f"{name}OrNull({_real(first).text})")
+                return _finite(f"{name}OrNull({_as_float(first).text})")
             case (("sumIf" | "avgIf"), Term()):
-                return _finite(f"{name.removesuffix('If')}OrNullIf({_real(first).text}, {only})")
+                return _finite(f"{name.removesuffix('If')}OrNullIf({_as_float(first).text}, {only})")
             case (("min" | "max" | "any"), Term()):
                 found = "max" if name == "max" else "min"
                 return Term(f"{found}OrNull({first.text})", first.type, nullable=True)
             case "quantile", Term():
-                return _finite(f"quantileExactInclusiveOrNull({float(call.parameter or 0)!r})({_real(first).text})")
+                return _finite(f"quantileExactInclusiveOrNull({float(call.parameter or 0)!r})({_as_float(first).text})")
             case "stddevPop", Term():
-                return _finite(f"stddevPopStableOrNull({_real(first).text})")
+                return _finite(f"stddevPopStableOrNull({_as_float(first).text})")
             case "uniq", Term():
                 return Term(f"toInt64(uniqExact({_one_zero(first)}))", "int")
             case "argMax", Term():
@@ -298,11 +300,11 @@ def _arg_max(value: Term, key: Term) -> Term:
     return Term(text, value.type, nullable=True)
 
 
-def _joined(word: str, parts: object) -> str:
+def _concat(word: str, parts: object) -> str:
     return f"({word.join(parts)})"  # type: ignore[arg-type]
 
 
-def _real(term: Term) -> Term:
+def _as_float(term: Term) -> Term:
     return term if term.type in ("float", "null") else Term(f"toFloat64({term.text})", "float", term.nullable)
 
 
@@ -315,13 +317,13 @@ def _arithmetic(op: str, left: Term, right: Term) -> Term:
         return Term("NULL", "null", nullable=True)
     if op in "+-" and "float" not in (left.type, right.type):
         return Term(f"({left.text} {op} {right.text})", "int", left.nullable or right.nullable)
-    return _finite(f"{_real(left).text} {op} {_real(right).text}")
+    return _finite(f"{_as_float(left).text} {op} {_as_float(right).text}")
 
 
-def _alike(terms: list[Term]) -> list[Term]:
+def _common_type(terms: list[Term]) -> list[Term]:
     """Integers beside floats or NULL become floats, as they do on columns that have no room for NULL."""
     kinds = {term.type for term in terms}
-    return [_real(term) for term in terms] if "float" in kinds or kinds == {"int", "null"} else terms
+    return [_as_float(term) for term in terms] if "float" in kinds or kinds == {"int", "null"} else terms
 
 
 def _type_of(terms: Sequence[Term]) -> TermType:
@@ -331,7 +333,7 @@ def _type_of(terms: Sequence[Term]) -> TermType:
     return "int" if kinds else "null"
 
 
-def _tidy(pattern: str) -> str:
+def _snap_to_decimal(pattern: str) -> str:
     r"""The pattern with no escapes but ``\%``, ``\_`` and ``\\``."""
     found, place = [], 0
     while place < len(pattern):

@@ -7,12 +7,16 @@ from typing import Final
 
 import numpy as np
 
-from vantage.core.batch import I64, NO_LINKS, Batch, Links
+from vantage.core.arrays import I64, Rows
+from vantage.core.batch import Batch
+from vantage.core.dict_column import DictColumn, TextColumn, dict_encode
+from vantage.core.exemplars import Exemplars, encode_exemplars
+from vantage.core.idhash import encode_ids
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span
-from vantage.core.spantable import Rows, SpanTable, Texts, ids_of, table_of, texts_of
-from vantage.storage.clickhouse.engine import Answer, Column
+from vantage.core.span_table import SpanTable, build_span_table
+from vantage.storage.clickhouse.engine import Column, QueryResult
 from vantage.vql.check import CheckedSelect
 from vantage.vql.table import ColumnType, Table
 
@@ -30,7 +34,7 @@ def sample_columns(batches: Sequence[tuple[Batch, Sequence[Series]]]) -> dict[st
     places: dict[int, int] = {}
     held: list[Series] = []
     series_of: list[I64] = []
-    links: dict[int, tuple[str, str]] = {}
+    ids: dict[int, tuple[str, str]] = {}
     rows = 0
     for batch, series in batches:
         slots = []
@@ -40,47 +44,45 @@ def sample_columns(batches: Sequence[tuple[Batch, Sequence[Series]]]) -> dict[st
                 held.append(one)
             slots.append(slot)
         series_of.append(np.array(slots, np.int64)[batch.index] if slots else np.empty(0, np.int64))
-        for position, trace_id, span_id in zip(
-            batch.links.position.tolist(), batch.links.trace_id, batch.links.span_id, strict=True
-        ):
-            links[rows + position] = (trace_id, span_id)
+        for position, trace_id, span_id in batch.exemplars.rows():
+            ids[rows + position] = (trace_id, span_id)
         rows += batch.samples
     place = np.concatenate(series_of)
-    positions = np.fromiter(links, np.int64, len(links))
+    positions = np.fromiter(ids, np.int64, len(ids))
     return {
         **{name: _by_series(texts, place) for name, texts in _names(held).items()},
         "series_id": np.array([one.id for one in held], np.uint64)[place],
         "timestamp": _times(np.concatenate([batch.time_ms for batch, _ in batches])),
         "value": np.concatenate([batch.value for batch, _ in batches]),
-        "trace_id": _sparse([trace_id for trace_id, _ in links.values()], positions, rows),
-        "span_id": _sparse([span_id for _, span_id in links.values()], positions, rows),
+        "trace_id": _sparse([trace_id for trace_id, _ in ids.values()], positions, rows),
+        "span_id": _sparse([span_id for _, span_id in ids.values()], positions, rows),
     }
 
 
-def _names(series: Sequence[Series]) -> dict[str, Texts]:
+def _names(series: Sequence[Series]) -> dict[str, TextColumn]:
     return {
-        "service_name": texts_of([one.service for one in series]),
-        "environment": texts_of([one.environment for one in series]),
-        "metric_name": texts_of([one.metric for one in series]),
-        "metric_type": texts_of([one.kind.value for one in series]),
-        "unit": texts_of([one.unit for one in series]),
+        "service_name": dict_encode([one.service for one in series]),
+        "environment": dict_encode([one.environment for one in series]),
+        "metric_name": dict_encode([one.metric for one in series]),
+        "metric_type": dict_encode([one.kind.value for one in series]),
+        "unit": dict_encode([one.unit for one in series]),
     }
 
 
-def _by_series(texts: Texts, place: I64) -> Texts:
-    return Texts(texts.codes[place], texts.values)
+def _by_series(texts: TextColumn, place: I64) -> TextColumn:
+    return DictColumn(texts.codes[place], texts.values)
 
 
 def _times(time_ms: I64) -> np.ndarray[tuple[int], np.dtype[np.datetime64]]:
     return time_ms.astype(np.int64, copy=False).view("datetime64[ms]")
 
 
-def _sparse(texts: list[str], positions: I64, rows: int) -> Texts:
+def _sparse(texts: list[str], positions: I64, rows: int) -> TextColumn:
     """A text for some rows, '' for the others."""
-    coded = texts_of(["", *texts])
+    coded = dict_encode(["", *texts])
     codes = np.zeros(rows, np.uint32)
     codes[positions] = coded.codes[1:]
-    return Texts(codes, coded.values)
+    return DictColumn(codes, coded.values)
 
 
 def series_columns(series: Sequence[Series], *, now_ms: int) -> dict[str, Column]:
@@ -95,7 +97,7 @@ def series_columns(series: Sequence[Series], *, now_ms: int) -> dict[str, Column
 
 def span_columns(spans: Sequence[Span]) -> dict[str, Column]:
     """Spans as rows."""
-    table = table_of(spans)
+    table = build_span_table(spans)
     return {
         "trace_id": [span.trace_id for span in spans],
         "span_id": [span.span_id for span in spans],
@@ -118,46 +120,46 @@ def batch_id_columns(ids: Sequence[str], *, now_ms: int) -> dict[str, Column]:
     return {"kept_at": _times(np.full(len(ids), now_ms, np.int64)), "batch_id": list(ids)}
 
 
-def read_series(answer: Answer) -> Iterator[Series]:
+def read_series(answer: QueryResult) -> Iterator[Series]:
     """Identities from rows of the table of series."""
     names = ("service_name", "environment", "metric_name", "metric_type", "unit", "tags")
-    for service, environment, metric, kind, unit, tags in zip(*map(answer.plain, names), strict=True):
+    for service, environment, metric, kind, unit, tags in zip(*map(answer.to_list, names), strict=True):
         yield make_series(
             service=service, environment=environment, metric=metric, kind=Kind(kind), unit=unit, tags=tags
         )
 
 
-def read_spans(answer: Answer) -> SpanTable:
+def read_spans(answer: QueryResult) -> SpanTable:
     """Spans from rows of SPANS_SELECTED."""
     if not len(answer):
-        return table_of(())
-    maps = answer.plain("attributes")
+        return build_span_table(())
+    maps = answer.to_list("attributes")
     keys = [key for one in maps for key in one]
     values = [value for one in maps for value in one.values()]
     return SpanTable(
-        trace_id=ids_of(answer.plain("trace_id")),
-        span_id=ids_of(answer.plain("span_id")),
-        parent_span_id=ids_of(answer.plain("parent_span_id")),
-        service_name=answer.texts("service_name"),
-        name=answer.texts("name"),
-        kind=answer.texts("kind"),
-        status=answer.texts("status"),
-        environment=answer.texts("environment"),
-        service_version=answer.texts("service_version"),
-        instance=answer.texts("instance"),
-        start_ns=answer.whole("start_ns"),
-        duration_ns=answer.whole("duration_ns"),
+        trace_id=encode_ids(answer.to_list("trace_id")),
+        span_id=encode_ids(answer.to_list("span_id")),
+        parent_span_id=encode_ids(answer.to_list("parent_span_id")),
+        service_name=answer.text_column("service_name"),
+        name=answer.text_column("name"),
+        kind=answer.text_column("kind"),
+        status=answer.text_column("status"),
+        environment=answer.text_column("environment"),
+        service_version=answer.text_column("service_version"),
+        instance=answer.text_column("instance"),
+        start_ns=answer.ints("start_ns"),
+        duration_ns=answer.ints("duration_ns"),
         attr_start=np.cumsum([0, *map(len, maps)], dtype=np.int64),
-        attr_key=texts_of(keys),
-        attr_value=texts_of(values),
+        attr_key=dict_encode(keys),
+        attr_value=dict_encode(values),
     )
 
 
-def read_samples(answer: Answer, known: Mapping[int, Series], *, rows_max: int) -> Iterator[Batch]:
+def read_samples(answer: QueryResult, known: Mapping[int, Series], *, rows_max: int) -> Iterator[Batch]:
     """Batches from rows of SAMPLES_SELECTED. Rows of a series that is gone are left out."""
-    ids = np.array(answer.plain("series_id"), np.uint64)
-    time_ms, value = answer.whole("time_ms"), answer.real("value")
-    traces, spans = answer.texts("trace_id"), answer.texts("span_id")
+    ids = np.array(answer.to_list("series_id"), np.uint64)
+    time_ms, value = answer.ints("time_ms"), answer.floats("value")
+    traces, spans = answer.text_column("trace_id"), answer.text_column("span_id")
     held = np.array([one in known for one in ids.tolist()], np.bool_)
     rows = np.flatnonzero(held)
     for start in range(0, len(rows), rows_max):
@@ -168,25 +170,22 @@ def read_samples(answer: Answer, known: Mapping[int, Series], *, rows_max: int) 
             index=index.astype(np.uint32),
             time_ms=time_ms[some],
             value=value[some],
-            links=_links(traces, spans, some),
+            exemplars=_exemplars(traces, spans, some),
         )
 
 
-def _links(traces: Texts, spans: Texts, rows: Rows) -> Links:
-    linked = np.flatnonzero(traces.take(rows).test(bool) | spans.take(rows).test(bool))
-    if not len(linked):
-        return NO_LINKS
-    return Links(
-        linked.astype(np.uint32), tuple(traces.take(rows[linked]).plain()), tuple(spans.take(rows[linked]).plain())
-    )
+def _exemplars(trace_ids: TextColumn, span_ids: TextColumn, rows: Rows) -> Exemplars:
+    trace_ids, span_ids = trace_ids.take_compact(rows), span_ids.take_compact(rows)
+    position = np.flatnonzero(trace_ids.mask(bool) | span_ids.mask(bool))
+    return encode_exemplars(position, trace_ids.take(position).to_list(), span_ids.take(position).to_list())
 
 
-def read_table(query: CheckedSelect, answer: Answer) -> Table:
+def read_table(query: CheckedSelect, answer: QueryResult) -> Table:
     """The answer of a printed query, without the row beyond the limit."""
     truncated = len(answer) > query.limit
     asked = query.select.limit is not None and query.select.limit <= query.limit
     data = tuple(
-        _values(answer.plain(f"c{number}")[: query.limit], column.type) for number, column in enumerate(query.columns)
+        _values(answer.to_list(f"c{number}")[: query.limit], column.type) for number, column in enumerate(query.columns)
     )
     return Table(query.columns, data, truncated=truncated and not asked)
 

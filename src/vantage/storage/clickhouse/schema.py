@@ -10,7 +10,7 @@ from vantage import resources
 from vantage.core.errors import FormatTooNew
 from vantage.storage.clickhouse.engine import Engine, Statement
 
-_WRITTEN_DOWN: Final = """CREATE TABLE IF NOT EXISTS schema_migrations
+_VERSION_TABLE: Final = """CREATE TABLE IF NOT EXISTS schema_migrations
 (
     version UInt32,
     name String,
@@ -51,9 +51,9 @@ def migrations(folder: Path | None = None) -> list[Migration]:
 def migrate(engine: Engine, wanted: list[Migration]) -> list[str]:
     """Apply what is missing; the names of what was applied. A statement may have run without being written down (the
     process was killed in between): each can be repeated. Raises FormatTooNew before anything is changed."""
-    engine.run(Statement(_WRITTEN_DOWN))
+    engine.run(Statement(_VERSION_TABLE))
     held = engine.run(Statement("SELECT toInt64(version) AS version FROM schema_migrations"))
-    applied = set(held.plain("version"))
+    applied = set(held.to_list("version"))
     newest = wanted[-1].version
     if applied and max(applied) > newest:
         raise FormatTooNew(

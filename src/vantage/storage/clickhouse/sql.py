@@ -14,7 +14,7 @@ from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.clickhouse.expressions import Params, Printer, Scope, Term, grouping_key, is_fixed
 from vantage.vql.check import CheckedSelect, aggregates_of
-from vantage.vql.functions import SERIES_COLUMNS, SPANS
+from vantage.vql.signatures import SERIES_COLUMNS, SPANS
 from vantage.vql.tree import Column, Expr, TagValue, children, conjuncts
 
 TABLES: Final = {"metrics": "samples", "spans": "spans", "rollups_5m": "rollups_5m", "rollups_1h": "rollups_1h"}
@@ -24,7 +24,7 @@ _NS_MAX: Final = (1 << 63) - 1
 # Samples of one moment have no order of their own: the smaller value counts as the earlier.
 _WINDOW: Final = "PARTITION BY series_id ORDER BY timestamp, value ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
 _TIME_MS: Final = Term("toUnixTimestamp64Milli(timestamp)", "time")
-_ROLLED: Final = {
+_ROLLUP_TABLES: Final = {
     "count": Term("toInt64(count)", "int"),
     "sum": Term("ifNotFinite(sum, NULL)", "float", nullable=True),
     "min": Term("min", "float"),
@@ -37,7 +37,7 @@ def print_select(query: CheckedSelect) -> Statement:
     a number that does not fit 64 bits."""
     params = Params()
     rows = _Rows(query, params)
-    text = _grouped(query, params, rows) if query.grouped else _listed(query, params, rows)
+    text = _grouped(query, params, rows) if query.grouped else _columns(query, params, rows)
     return Statement(text, params.values)
 
 
@@ -95,8 +95,8 @@ class _Rows:
         self.columns.add(name)
         if name == "timestamp":
             return _TIME_MS
-        if table != "metrics" and name in _ROLLED:
-            return _ROLLED[name]
+        if table != "metrics" and name in _ROLLUP_TABLES:
+            return _ROLLUP_TABLES[name]
         return Term(name, "float" if name == "value" else "string")
 
     def _tag(self, key: str) -> Term:
@@ -156,7 +156,7 @@ def _with_growth(source: str) -> str:
     return f"FROM (\n{_indented(grown)}\n)"
 
 
-def _listed(query: CheckedSelect, params: Params, rows: _Rows) -> str:
+def _columns(query: CheckedSelect, params: Params, rows: _Rows) -> str:
     """One row a record."""
     printer = Printer(params, rows.scope)
     items = [printer.term(item.expr) for item in query.select.items]
@@ -175,7 +175,7 @@ def _grouped(query: CheckedSelect, params: Params, rows: _Rows) -> str:
         for number, (expr, term) in enumerate(zip(exprs, terms, strict=True)):
             known[expr] = Term(f"{letter}{number}", term.type, term.nullable)
     named = [f"{term.text} AS k{number}" for number, term in enumerate(keys)]
-    named += [f"{_shown(term)} AS a{number}" for number, term in enumerate(aggregates)]
+    named += [f"{_quoted(term)} AS a{number}" for number, term in enumerate(aggregates)]
     groups = [f"GROUP BY {', '.join(f'k{number}' for number in range(len(keys)))}"] if keys else []
     # A group without keys is there even when no row is: count() makes the engine see an aggregate in any case.
     text = "\n".join([_select(named or ["count() AS rows"]), rows.source(), *groups])
@@ -215,7 +215,7 @@ def _order(query: CheckedSelect, printer: Printer, items: list[Term]) -> list[st
 
 
 def _named_items(items: list[Term]) -> list[str]:
-    return [f"{_shown(term)} AS c{number}" for number, term in enumerate(items)]
+    return [f"{_quoted(term)} AS c{number}" for number, term in enumerate(items)]
 
 
 def _select(columns: list[str]) -> str:
@@ -224,7 +224,7 @@ def _select(columns: list[str]) -> str:
     return line if len(line) <= _LINE_MAX else "SELECT\n" + ",\n".join(f"    {column}" for column in columns)
 
 
-def _shown(term: Term) -> str:
+def _quoted(term: Term) -> str:
     return "CAST(NULL AS Nullable(Float64))" if term.type == "null" else term.text
 
 

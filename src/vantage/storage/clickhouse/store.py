@@ -17,35 +17,35 @@ from vantage.core.batch import BATCH_ID_MEMORY_MAX, BATCH_ID_MEMORY_MS, Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavailable
 from vantage.core.timerange import TimeRange
-from vantage.storage.batch_ids import BatchIds
 from vantage.storage.clickhouse.chdb import ChdbEngine
-from vantage.storage.clickhouse.engine import ROWS_MAX, Answer, Statement, limits
-from vantage.storage.clickhouse.finding import Finding
-from vantage.storage.clickhouse.intent import IntentFile
-from vantage.storage.clickhouse.known import KnownSeries
-from vantage.storage.clickhouse.letting_go import LettingGo
+from vantage.storage.clickhouse.deletion import Deleter
+from vantage.storage.clickhouse.engine import ROWS_MAX, QueryResult, Statement, query_limits
+from vantage.storage.clickhouse.intent_log import IntentLog
+from vantage.storage.clickhouse.lookups import Lookups
 from vantage.storage.clickhouse.rows import read_samples, read_series, read_spans, read_table
 from vantage.storage.clickhouse.schema import make_durable, migrate, migrations
+from vantage.storage.clickhouse.series_registry import SeriesRegistry
 from vantage.storage.clickhouse.sql import print_estimate, print_select
-from vantage.storage.clickhouse.taken import read_usage
+from vantage.storage.clickhouse.usage import read_usage
 from vantage.storage.clickhouse.writer import Writer
 from vantage.storage.lock import FolderLock
 from vantage.storage.ports import (
-    Edge,
-    Reclaimed,
+    DeletionResult,
     RetentionPolicy,
     Selector,
     SeriesInfo,
-    ServiceSpans,
+    ServiceEdge,
+    ServiceSpanStats,
     Trace,
     TraceFilter,
     TraceSummary,
     Usage,
 )
-from vantage.storage.query_threads import QueryThreads
+from vantage.storage.query_pool import QueryPool
+from vantage.storage.recent_batch_ids import RecentBatchIds
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
-from vantage.vql.execute import EXPLAINED, QUERY_SAMPLES_MAX, SPAN_COSTS
+from vantage.vql.exec.execute import EXPLAIN_COLUMNS, QUERY_SAMPLES_MAX, SPAN_COSTS
 from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 4
@@ -85,22 +85,22 @@ class ClickHouseStore:
         self._fsync = synchronous == "FULL"
         self._query_samples_max = query_samples_max
         self._engine = ChdbEngine(folder / "engine")
-        self._known = KnownSeries(series_max=series_max)
-        self._ids = BatchIds()
-        self._intent = IntentFile(folder, fsync=self._fsync)
+        self._series = SeriesRegistry(series_max=series_max)
+        self._ids = RecentBatchIds()
+        self._intent = IntentLog(folder, fsync=self._fsync)
         self._writer = Writer(
             self._engine,
             self._intent,
-            self._known,
+            self._series,
             self._ids,
             clock=clock,
             telemetry=telemetry,
             queue_nbytes_max=queue_nbytes_max,
         )
-        self._letting_go = LettingGo(self._engine, self._known)
-        self._finding = Finding(self._engine, self._known)
+        self._deleter = Deleter(self._engine, self._series)
+        self._lookups = Lookups(self._engine, self._series)
         self._lock = FolderLock(folder)
-        self._threads = QueryThreads(QUERY_THREADS)
+        self._threads = QueryPool(QUERY_THREADS)
         self._streams: ThreadPoolExecutor | None = None
         self._raw_since_ms = 0
         self._exports = 0
@@ -121,7 +121,7 @@ class ClickHouseStore:
             raise
         self._writer.start()
         self._open = True
-        self._watch()
+        self._register_gauges()
         return self
 
     async def __aexit__(
@@ -148,7 +148,7 @@ class ClickHouseStore:
         for insert in left:
             self._engine.insert(insert)
         self._intent.remove()
-        self._known.add(read_series(self._engine.run(Statement("SELECT * FROM series FINAL"))))
+        self._series.add(read_series(self._engine.run(Statement("SELECT * FROM series FINAL"))))
         since_ms = self._clock.now_ms() - BATCH_ID_MEMORY_MS
         kept = self._engine.run(
             Statement(
@@ -158,13 +158,13 @@ class ClickHouseStore:
                 {"since": max(0, since_ms), "most": BATCH_ID_MEMORY_MAX},
             )
         )
-        for batch_id, at_ms in zip(reversed(kept.plain("batch_id")), reversed(kept.plain("at_ms")), strict=True):
+        for batch_id, at_ms in zip(reversed(kept.to_list("batch_id")), reversed(kept.to_list("at_ms")), strict=True):
             self._ids.add(batch_id, at_ms)
-        self._raw_since_ms = self._letting_go.raw_since_ms()
+        self._raw_since_ms = self._deleter.raw_since_ms()
         _log.info(
             "store opened",
             engine="chdb",
-            series=len(self._known),
+            series=len(self._series),
             migrations=len(applied),
             finished=len(left),
             took_s=round(time.perf_counter() - started, 3),
@@ -197,32 +197,32 @@ class ClickHouseStore:
         found = [
             (marks, rows)
             for name, marks, rows in zip(
-                answer.plain("table"), answer.plain("marks"), answer.plain("rows"), strict=True
+                answer.to_list("table"), answer.to_list("marks"), answer.to_list("rows"), strict=True
             )
             if name == table
         ]
         marks, rows = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0)
-        return Table(EXPLAINED, ([table], [int(marks)], [int(rows)]))
+        return Table(EXPLAIN_COLUMNS, ([table], [int(marks)], [int(rows)]))
 
-    async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
-        return await self._in_thread(lambda: self._finding.catalogue(service, metric, since_ms=self._raw_since_ms))
+    async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
+        return await self._in_thread(lambda: self._lookups.list_series(service, metric, since_ms=self._raw_since_ms))
 
-    async def services_with_spans(self) -> Sequence[ServiceSpans]:
-        return await self._in_thread(self._finding.services_with_spans)
+    async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
+        return await self._in_thread(self._lookups.services_with_spans)
 
     async def trace(self, trace_id: str) -> Trace:
         # Side by side: each statement takes a few milliseconds, whatever it finds.
         samples, spans = await asyncio.gather(
-            self._in_thread(lambda: self._finding.linked(trace_id)),
-            self._in_thread(lambda: self._finding.spans(trace_id)),
+            self._in_thread(lambda: self._lookups.exemplars(trace_id)),
+            self._in_thread(lambda: self._lookups.spans(trace_id)),
         )
         return Trace(trace_id, tuple(spans), tuple(samples))
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
-        return await self._in_thread(lambda: self._finding.traces(wanted))
+        return await self._in_thread(lambda: self._lookups.traces(wanted))
 
-    async def edges(self, time_range: TimeRange) -> Sequence[Edge]:
-        return await self._in_thread(lambda: self._finding.edges(time_range))
+    async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
+        return await self._in_thread(lambda: self._lookups.edges(time_range))
 
     async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
         if not self._open or self._streams is None:
@@ -231,14 +231,14 @@ class ClickHouseStore:
             raise BusyError("other exports are under way", retry_after_s=60.0)
         self._exports += 1
         loop, threads = asyncio.get_running_loop(), self._streams
-        samples = self._engine.stream(self._finding.exported_samples(selector, time_range))
-        spans = self._engine.stream(self._finding.exported_spans(selector, time_range))
+        samples = self._engine.stream(self._lookups.exported_samples(selector, time_range))
+        spans = self._engine.stream(self._lookups.exported_spans(selector, time_range))
         try:
             # Both begin now: what is written from here on is not seen.
             first = await loop.run_in_executor(threads, next, samples, None)
             first_spans = await loop.run_in_executor(threads, next, spans, None)
             while first is not None:
-                for batch in read_samples(first, self._known.by_id, rows_max=EXPORTED_MAX):
+                for batch in read_samples(first, self._series.by_id, rows_max=EXPORTED_MAX):
                     yield batch
                 first = await loop.run_in_executor(threads, next, samples, None)
             while first_spans is not None:
@@ -255,11 +255,11 @@ class ClickHouseStore:
     async def raw_since_ms(self) -> int:
         return self._raw_since_ms
 
-    async def _query(self, statement: Statement, *, deadline_s: float, rows_max: int = ROWS_MAX) -> Answer:
+    async def _query(self, statement: Statement, *, deadline_s: float, rows_max: int = ROWS_MAX) -> QueryResult:
         ends_s = time.monotonic() + deadline_s
 
-        def run() -> Answer:
-            return self._engine.run(statement, **limits(ends_s - time.monotonic(), rows_max=rows_max))
+        def run() -> QueryResult:
+            return self._engine.run(statement, **query_limits(ends_s - time.monotonic(), rows_max=rows_max))
 
         return await self._in_thread(run)
 
@@ -270,28 +270,28 @@ class ClickHouseStore:
 
     # --- letting go ---
 
-    async def expire(self, policy: RetentionPolicy) -> Reclaimed:
-        gone = await self._alone(lambda: self._letting_go.expire(policy, self._clock.now_ms()))
+    async def expire(self, policy: RetentionPolicy) -> DeletionResult:
+        gone = await self._alone(lambda: self._deleter.expire(policy, self._clock.now_ms()))
         self._telemetry.store_expired.inc(gone.samples)
         self._telemetry.store_expired_spans.inc(gone.spans)
         return gone
 
-    async def forget(self, selector: Selector) -> Reclaimed:
+    async def delete(self, selector: Selector) -> DeletionResult:
         if not selector.service and not selector.environment:
             raise ValueError("forgetting everything is not offered: name a service or an environment")
-        return await self._alone(lambda: self._letting_go.forget(selector))
+        return await self._alone(lambda: self._deleter.delete(selector))
 
-    async def _alone(self, job: Callable[[], Reclaimed]) -> Reclaimed:
+    async def _alone(self, job: Callable[[], DeletionResult]) -> DeletionResult:
         if not self._open:
             raise StoreUnavailable("the store is closed")
 
-        def run() -> Reclaimed:
+        def run() -> DeletionResult:
             try:
                 return job()
             except (InputError, StoreTimeout) as error:  # nobody asked for less here
                 raise StoreUnavailable(f"data could not be dropped: {error}") from error
             finally:
-                self._raw_since_ms = self._letting_go.raw_since_ms()
+                self._raw_since_ms = self._deleter.raw_since_ms()
 
         return await self._writer.run(run)
 
@@ -302,20 +302,20 @@ class ClickHouseStore:
             raise StoreUnavailable(self._writer.failing)
         await self._query(Statement("SELECT 1 AS alive"), deadline_s=SEARCH_TIMEOUT_S)
 
-    def _watch(self) -> None:
+    def _register_gauges(self) -> None:
         for name, text, read in (
-            ("series", "Series in the catalogue.", lambda: len(self._known)),
+            ("series", "Series in the catalogue.", lambda: len(self._series)),
             (
                 "series_folded",
                 "Series beyond series_max, kept as __other__ (counted up to 100000).",
-                lambda: len(self._known.folded),
+                lambda: len(self._series.folded),
             ),
             ("queued_bytes", "Batches waiting to be committed.", lambda: self.queued_nbytes),
         ):
-            self._telemetry.watch(f"vantage_store_{name}", text, read)
+            self._telemetry.add_gauge(f"vantage_store_{name}", text, read)
 
 
-def _span_batches(answer: Answer) -> Iterator[Batch]:
+def _span_batches(answer: QueryResult) -> Iterator[Batch]:
     table = read_spans(answer)
     for start in range(0, len(table), EXPORTED_MAX):
         rows = np.arange(start, min(start + EXPORTED_MAX, len(table)))

@@ -21,11 +21,11 @@ from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, InputError, StoreUnavailable, VantageError
 from vantage.core.series import Series
-from vantage.storage.batch_ids import BatchIds
 from vantage.storage.clickhouse.engine import Engine, Insert
-from vantage.storage.clickhouse.intent import IntentFile
-from vantage.storage.clickhouse.known import KnownSeries
+from vantage.storage.clickhouse.intent_log import IntentLog
 from vantage.storage.clickhouse.rows import batch_id_columns, sample_columns, series_columns, span_columns
+from vantage.storage.clickhouse.series_registry import SeriesRegistry
+from vantage.storage.recent_batch_ids import RecentBatchIds
 from vantage.telemetry import Telemetry
 
 PACE_S: Final = 0.05
@@ -59,9 +59,9 @@ class Writer:
     def __init__(
         self,
         engine: Engine,
-        intent: IntentFile,
-        known: KnownSeries,
-        ids: BatchIds,
+        intent: IntentLog,
+        known: SeriesRegistry,
+        ids: RecentBatchIds,
         *,
         clock: Clock,
         telemetry: Telemetry,
@@ -102,7 +102,7 @@ class Writer:
         the commit is finished before the next one, or when the store is opened again. A repeat under the same batch
         id is then answered as one."""
         batch_id = batch.batch_id
-        if batch_id and await self._ids.repeated(batch_id, self._clock):
+        if batch_id and await self._ids.is_duplicate(batch_id, self._clock):
             return False
         if not batch.samples and not batch.spans:
             return True
@@ -112,12 +112,12 @@ class Writer:
         self.queued_nbytes += nbytes
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if batch_id:
-            self._ids.begin(batch_id, done)
-        done.add_done_callback(lambda done: self._settled(nbytes, done))
+            self._ids.mark_in_flight(batch_id, done)
+        done.add_done_callback(lambda done: self._on_settled(nbytes, done))
         self._queue.put_nowait(_Write(batch, done))
         return await asyncio.shield(done)  # a caller that goes away does not take the batch's outcome with it
 
-    def _settled(self, nbytes: int, done: asyncio.Future[bool]) -> None:
+    def _on_settled(self, nbytes: int, done: asyncio.Future[bool]) -> None:
         self.queued_nbytes -= nbytes
         if not done.cancelled():
             done.exception()  # looked at, whether or not anybody still waits

@@ -18,48 +18,48 @@ from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.core.timerange import TimeRange
-from vantage.storage.batch_ids import BatchIds
-from vantage.storage.edges import PARENT_REACH_MS, edges_of
-from vantage.storage.embedded import heap, niceness
-from vantage.storage.embedded.catalogue import Catalogue
-from vantage.storage.embedded.chunks import ChunkCodec
-from vantage.storage.embedded.counting import part_counts, recount
-from vantage.storage.embedded.export import exported, in_steps
-from vantage.storage.embedded.head import Head
-from vantage.storage.embedded.journal import Journal
-from vantage.storage.embedded.letting_go import LettingGo
-from vantage.storage.embedded.niceness import stand_back
-from vantage.storage.embedded.part_index import PartIndexes
-from vantage.storage.embedded.pool import Pool
-from vantage.storage.embedded.reading import Damage, StoreSource
-from vantage.storage.embedded.restore import refuse_unfinished
-from vantage.storage.embedded.seal import histograms
-from vantage.storage.embedded.search import latest_traces
-from vantage.storage.embedded.segment import Segment
-from vantage.storage.embedded.shelf import Shelf
-from vantage.storage.embedded.upkeep import GENERATION_NBYTES_MAX, GENERATION_SAMPLES_MAX, Upkeep
-from vantage.storage.embedded.usage import file_nbytes, usage_rows
-from vantage.storage.embedded.view import View, Views
-from vantage.storage.embedded.weeks import week_range
-from vantage.storage.embedded.writer import Writer
+from vantage.storage.embedded import malloc, thread_priority
+from vantage.storage.embedded.format.chunk import ChunkCodec
+from vantage.storage.embedded.format.segment import Segment
+from vantage.storage.embedded.format.week import week_range
+from vantage.storage.embedded.maintain.deletion import Deleter
+from vantage.storage.embedded.maintain.seal import histograms
+from vantage.storage.embedded.maintain.segment_files import SegmentFiles
+from vantage.storage.embedded.maintain.series_stats import load_part_stats, rebuild_series_stats
+from vantage.storage.embedded.maintain.worker import GENERATION_NBYTES_MAX, GENERATION_SAMPLES_MAX, MaintenanceWorker
+from vantage.storage.embedded.offline.restore import refuse_unfinished
+from vantage.storage.embedded.read.chunk_index import ChunkIndexCache
+from vantage.storage.embedded.read.connection_pool import ConnectionPool
+from vantage.storage.embedded.read.export import export_batches, iterate_in_pool
+from vantage.storage.embedded.read.reader import DamageLog, SnapshotReader
+from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
+from vantage.storage.embedded.read.trace_search import latest_traces
+from vantage.storage.embedded.read.usage import file_nbytes, usage_rows
+from vantage.storage.embedded.thread_priority import lower_priority
+from vantage.storage.embedded.write.catalogue import Catalogue
+from vantage.storage.embedded.write.commit import CommitThread
+from vantage.storage.embedded.write.head import Head
+from vantage.storage.embedded.write.journal import Journal
 from vantage.storage.lock import FolderLock
 from vantage.storage.ports import (
-    Edge,
-    LinkedSample,
-    Reclaimed,
+    DeletionResult,
+    ExemplarSample,
     RetentionPolicy,
     Selector,
     SeriesInfo,
-    ServiceSpans,
+    ServiceEdge,
+    ServiceSpanStats,
     Trace,
     TraceFilter,
     TraceSummary,
     Usage,
 )
-from vantage.storage.query_threads import QueryThreads
+from vantage.storage.query_pool import QueryPool
+from vantage.storage.recent_batch_ids import RecentBatchIds
+from vantage.storage.service_edges import PARENT_REACH_MS, service_edges
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
-from vantage.vql.execute import QUERY_SAMPLES_MAX, Deadline, execute, explain
+from vantage.vql.exec.execute import QUERY_SAMPLES_MAX, Deadline, execute, explain
 from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 2
@@ -100,19 +100,19 @@ class EmbeddedStore:
         self._query_samples_max = query_samples_max
         self._catalogue = Catalogue(series_max=series_max)
         self._head = Head()
-        self._views = Views(self._head)
-        self._pool = Pool()
-        self._indexes = PartIndexes()
-        self._ids = BatchIds()
+        self._snapshots = Snapshots(self._head)
+        self._pool = ConnectionPool()
+        self._indexes = ChunkIndexCache()
+        self._ids = RecentBatchIds()
         self._codecs: list[ChunkCodec] = []  # those that no query has just now
-        self._damage = Damage(self._put_aside)
+        self._damage = DamageLog(self._quarantine)
         self._journal = Journal(folder / "journal.db", synchronous=synchronous, page_count_max=page_count_max)
-        self._shelf = Shelf(folder, self._views, self._pool, self._indexes)
-        self._writer = Writer(self._journal, self._catalogue, self._head, telemetry, clock, self._committed)
-        self._upkeep = Upkeep(
-            self._shelf,
+        self._files = SegmentFiles(folder, self._snapshots, self._pool, self._indexes)
+        self._commits = CommitThread(self._journal, self._catalogue, self._head, telemetry, clock, self._committed)
+        self._maintenance = MaintenanceWorker(
+            self._files,
             self._journal,
-            self._writer,
+            self._commits,
             self._catalogue,
             self._head,
             clock,
@@ -120,15 +120,15 @@ class EmbeddedStore:
             generation_samples_max=generation_samples_max,
             generation_nbytes_max=min(GENERATION_NBYTES_MAX, max(1, head_nbytes_max // 4)),
         )
-        self._letting_go = LettingGo(
-            self._shelf, self._journal, self._writer, self._catalogue, self._head, self._upkeep.retention
+        self._deleter = Deleter(
+            self._files, self._journal, self._commits, self._catalogue, self._head, self._maintenance.retention
         )
-        self._upkeep.finish_forgetting = self._letting_go.finish_forgetting
-        self._forgetting = False
+        self._maintenance.finish_forgetting = self._deleter.finish_deletions
+        self._has_pending_deletions = False
         self._queued_nbytes = 0
         self._open = False
         self._lock = FolderLock(folder)
-        self._threads = QueryThreads(QUERY_THREADS, initializer=lambda: stand_back(niceness.QUERIES))
+        self._threads = QueryPool(QUERY_THREADS, initializer=lambda: lower_priority(thread_priority.QUERIES))
         self._exports = 0
 
     # --- opening and closing ---
@@ -137,28 +137,28 @@ class EmbeddedStore:
         """Lock the folder, look at the segments, replay the journal. Raises DataFolderInUse, FormatTooNew,
         StartupError."""
         self._lock.take()
-        heap.map_large_arrays()
+        malloc.map_large_arrays()
         try:
             refuse_unfinished(self.folder)
-            await self._writer.start(self._replay)
+            await self._commits.start(self._replay)
         except BaseException:
             self._pool.close()
             self._lock.release()
             raise
         self._threads.start()
-        self._upkeep.start()
+        self._maintenance.start()
         self._open = True
-        self._watch()
-        if self._forgetting:
-            await self._on_upkeep(self._letting_go.finish_forgetting)
+        self._register_gauges()
+        if self._has_pending_deletions:
+            await self._run_maintenance(self._deleter.finish_deletions)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
-        await asyncio.to_thread(self._upkeep.stop)
-        await self._writer.stop()
+        await asyncio.to_thread(self._maintenance.stop)
+        await self._commits.stop()
         await self._threads.stop()
         self._pool.close()
         self._lock.release()
@@ -174,28 +174,30 @@ class EmbeddedStore:
             except ValueError as error:
                 _log.error("series unreadable, passed over", slot=slot, reason=str(error))
         # A slot without a series was forgotten, and so were its samples.
-        self._catalogue.reach(journal.slots)
-        self._upkeep.begin(generation=max(journal.sealed_generation, highest), last_seq=journal.sealed_seq)
+        self._catalogue.reserve(journal.slots)
+        self._maintenance.start_after_replay(
+            generation=max(journal.sealed_generation, highest), last_seq=journal.sealed_seq
+        )
         for entry in journal.entries():
-            if entry.forgets is not None:
-                self._letting_go.drop_unsealed(*entry.forgets, [])
+            if entry.deletes is not None:
+                self._deleter.delete_unsealed(*entry.deletes, [])
             elif entry.record is not None:
                 self._head.append(entry.record)
-            self._upkeep.committed(entry.seq)
+            self._maintenance.on_commit(entry.seq)
         gone = ~self._catalogue.present()
         if gone.any():
-            self._letting_go.drop_unsealed("", "", np.flatnonzero(gone).tolist())
-        with self._views.pinned() as seen:
-            recount(self._catalogue, part_counts(self._shelf), seen)
+            self._deleter.delete_unsealed("", "", np.flatnonzero(gone).tolist())
+        with self._snapshots.pinned() as seen:
+            rebuild_series_stats(self._catalogue, load_part_stats(self._files), seen)
         for at_ms, ids in journal.batch_ids(self._clock.now_ms() - BATCH_ID_MEMORY_MS):
             for batch_id in ids:
                 self._ids.add(batch_id, at_ms)
-        self._forgetting = self._letting_go.hide_forgotten()
+        self._has_pending_deletions = self._deleter.hide_deleted()
         _log.info(
             "store opened",
             samples=self._head.sample_count,
             spans=self._head.span_count,
-            segments=len(self._views.now.samples) + len(self._views.now.rollups),
+            segments=len(self._snapshots.now.samples) + len(self._snapshots.now.rollups),
             series=len(self._catalogue),
             damaged_rows=len(journal.damaged),
             took_s=round(time.perf_counter() - started, 3),
@@ -205,11 +207,11 @@ class EmbeddedStore:
         """The highest generation in segments. A journal made anew beside segments takes them over: whoever lost the
         one shall not lose the others."""
         journal = self._journal
-        segments = self._shelf.load(generation_max=None if journal.new else journal.sealed_generation)
-        self._shelf.publish(*segments)
+        segments = self._files.load(generation_max=None if journal.new else journal.sealed_generation)
+        self._files.publish(*segments)
         highest = max((part.generation for segment in segments for part in segment.parts), default=0)
         if journal.new and segments:
-            found = {slot: one for segment in segments for slot, one in self._shelf.identities(segment)}
+            found = {slot: one for segment in segments for slot, one in self._files.identities(segment)}
             journal.add_series(sorted(found.items()))
             journal.seal(seq_max=journal.sealed_seq, generation=highest)
         return highest
@@ -220,7 +222,7 @@ class EmbeddedStore:
         if not self._open:
             raise StoreUnavailable("the store is closed")
         batch_id = batch.batch_id
-        if batch_id and await self._ids.repeated(batch_id, self._clock):
+        if batch_id and await self._ids.is_duplicate(batch_id, self._clock):
             return False
         if not batch.samples and not batch.spans:
             return True
@@ -228,16 +230,18 @@ class EmbeddedStore:
         if self._queued_nbytes + nbytes > self._queue_nbytes_max:
             raise BusyError("the queue of batches waiting to be committed is full")
         if self.unsealed_nbytes > self._head_nbytes_max:
-            raise BusyError(self._upkeep.failing or "sealing has not caught up with what was sent", retry_after_s=5.0)
+            raise BusyError(
+                self._maintenance.failing or "sealing has not caught up with what was sent", retry_after_s=5.0
+            )
         self._queued_nbytes += nbytes
-        done = self._writer.write(batch)
+        done = self._commits.write(batch)
         if batch_id:
-            self._ids.begin(batch_id, done)
-        done.add_done_callback(lambda done: self._settled(batch_id, nbytes, done))
+            self._ids.mark_in_flight(batch_id, done)
+        done.add_done_callback(lambda done: self._on_settled(batch_id, nbytes, done))
         await asyncio.shield(done)  # a caller that goes away does not take the batch's outcome with it
         return True
 
-    def _settled(self, batch_id: str, nbytes: int, done: asyncio.Future[None]) -> None:
+    def _on_settled(self, batch_id: str, nbytes: int, done: asyncio.Future[None]) -> None:
         self._queued_nbytes -= nbytes
         failed = done.cancelled() or done.exception() is not None
         if batch_id and not failed:
@@ -246,18 +250,18 @@ class EmbeddedStore:
             self._telemetry.batch_ids_evicted.inc(self._ids.evicted - before)
 
     def _committed(self, seq: int) -> None:
-        self._upkeep.committed(seq)
+        self._maintenance.on_commit(seq)
 
     async def seal(self) -> None:
         """Seal everything committed so far, without waiting for the generation to fill. Raises StoreUnavailable."""
-        await self._writer.run(self._upkeep.close_generation)
-        await self._on_upkeep(self._upkeep.seal_waiting)
-        if self._views.now.sealing:
-            raise StoreUnavailable(self._upkeep.failing or "segments are being copied: try again later")
+        await self._commits.run(self._maintenance.close_generation)
+        await self._run_maintenance(self._maintenance.seal_waiting)
+        if self._snapshots.now.sealing_generations:
+            raise StoreUnavailable(self._maintenance.failing or "segments are being copied: try again later")
 
     async def merge(self) -> None:
         """Merge small parts without waiting for a calm moment. Raises StoreUnavailable."""
-        await self._on_upkeep(self._upkeep.merge_waiting)
+        await self._run_maintenance(self._maintenance.merge_waiting)
 
     # --- reading ---
 
@@ -277,29 +281,29 @@ class EmbeddedStore:
 
         return await self._in_thread(run)
 
-    async def catalogue(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
+    async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         known = self._catalogue
 
         def run() -> list[SeriesInfo]:
             return [
                 SeriesInfo(one, int(known.samples[slot]), int(known.first_ms[slot]), int(known.last_ms[slot]))
-                for slot in known.named(service_name=service, metric_name=metric)
-                if (one := known.series[slot]) is not None and known.held(slot)
+                for slot in known.find(service_name=service, metric_name=metric)
+                if (one := known.series[slot]) is not None and known.has_data(slot)
             ]
 
         return await self._in_thread(run)
 
-    async def services_with_spans(self) -> Sequence[ServiceSpans]:
+    async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
         return await self._in_thread(self._services_with_spans)
 
-    def _services_with_spans(self) -> list[ServiceSpans]:
+    def _services_with_spans(self) -> list[ServiceSpanStats]:
         found: dict[tuple[str, str, str, str], tuple[int, int, int]] = {}
         with self._source(Deadline(SEARCH_TIMEOUT_S)) as source:
             for counted in source.service_counts():
                 for key, (count, first_ms, last_ms) in counted.items():
                     held = found.get(key, (0, first_ms, last_ms))
                     found[key] = (held[0] + count, min(held[1], first_ms), max(held[2], last_ms))
-        return [ServiceSpans(*key, *held) for key, held in found.items()]
+        return [ServiceSpanStats(*key, *held) for key, held in found.items()]
 
     async def trace(self, trace_id: str) -> Trace:
         def run() -> Trace:
@@ -307,8 +311,8 @@ class EmbeddedStore:
                 table = source.spans_of([trace_id])
                 spans = table.spans(np.lexsort((table.span_id, table.start_ns)))
                 samples = [
-                    LinkedSample(one, time_ms, value, trace_id, span_id)
-                    for one, time_ms, value, span_id in source.links_of(trace_id)
+                    ExemplarSample(one, time_ms, value, trace_id, span_id)
+                    for one, time_ms, value, span_id in source.exemplars_of(trace_id)
                 ]
             return Trace(trace_id, tuple(spans), tuple(sorted(samples, key=lambda sample: sample.time_ms)))
 
@@ -321,11 +325,11 @@ class EmbeddedStore:
 
         return await self._in_thread(run)
 
-    async def edges(self, time_range: TimeRange) -> Sequence[Edge]:
-        def run() -> Sequence[Edge]:
+    async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
+        def run() -> Sequence[ServiceEdge]:
             wider = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
             with self._source(Deadline(SEARCH_TIMEOUT_S)) as source:
-                return edges_of(source.spans(wider), time_range)
+                return service_edges(source.spans(wider), time_range)
 
         return await self._in_thread(run)
 
@@ -338,7 +342,9 @@ class EmbeddedStore:
         try:
             # Pinned until the end: meanwhile parts may be merged, and are deleted later.
             with self._source(Deadline(float("inf"))) as source:
-                async with aclosing(in_steps(exported(source, selector, time_range), self._threads.pool)) as batches:
+                async with aclosing(
+                    iterate_in_pool(export_batches(source, selector, time_range), self._threads.pool)
+                ) as batches:
                     async for batch in batches:
                         yield batch
         finally:
@@ -346,27 +352,27 @@ class EmbeddedStore:
 
     async def usage(self) -> Usage:
         def run() -> Usage:
-            with self._views.pinned() as seen:
+            with self._snapshots.pinned() as seen:
                 return Usage(
-                    tuple(usage_rows(seen.view, self._catalogue.columns, self._pool)),
-                    file_nbytes(self.folder, seen.view),
+                    tuple(usage_rows(seen.snapshot, self._catalogue.columns, self._pool)),
+                    file_nbytes(self.folder, seen.snapshot),
                     self.unsealed_nbytes,
-                    _raw_since_ms(seen.view),
-                    tuple(self._shelf.quarantined),
+                    _raw_since_ms(seen.snapshot),
+                    tuple(self._files.quarantined),
                 )
 
         return await self._in_thread(run)
 
     async def raw_since_ms(self) -> int:
-        return _raw_since_ms(self._views.now)
+        return _raw_since_ms(self._snapshots.now)
 
     @contextmanager
-    def _source(self, deadline: Deadline) -> Iterator[StoreSource]:
+    def _source(self, deadline: Deadline) -> Iterator[SnapshotReader]:
         """Everything as it is now, for one query in one thread."""
-        codec = _taken(self._codecs)
+        codec = _rows_taken(self._codecs)
         try:
-            with self._views.pinned() as seen:
-                yield StoreSource(
+            with self._snapshots.pinned() as seen:
+                yield SnapshotReader(
                     seen,
                     self._catalogue.columns,
                     histograms=histograms(self._catalogue),
@@ -382,13 +388,13 @@ class EmbeddedStore:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if not self._open:
             raise StoreUnavailable("the store is closed")
-        self._upkeep.asked()
+        self._maintenance.note_query()
         return await self._threads.run(work)
 
     # --- letting go ---
 
-    async def expire(self, policy: RetentionPolicy) -> Reclaimed:
-        result = await self._on_upkeep(lambda: self._letting_go.expire(policy, self._clock.now_ms()))
+    async def expire(self, policy: RetentionPolicy) -> DeletionResult:
+        result = await self._run_maintenance(lambda: self._deleter.expire(policy, self._clock.now_ms()))
         self._expired(result.samples, result.spans)
         return result
 
@@ -396,29 +402,31 @@ class EmbeddedStore:
         self._telemetry.store_expired.inc(samples)
         self._telemetry.store_expired_spans.inc(spans)
 
-    async def forget(self, selector: Selector) -> Reclaimed:
+    async def delete(self, selector: Selector) -> DeletionResult:
         if not selector.service and not selector.environment:
             raise ValueError("forgetting everything is not offered: name a service or an environment")
         service, environment = selector.service, selector.environment
-        return await self._on_upkeep(lambda: self._letting_go.forget(service, environment, self._clock.now_ms()))
+        return await self._run_maintenance(lambda: self._deleter.delete(service, environment, self._clock.now_ms()))
 
-    def _put_aside(self, segment: Segment, reason: str) -> None:
+    def _quarantine(self, segment: Segment, reason: str) -> None:
         """A query met a file that is damaged: nobody reads it from now on. Any thread."""
-        self._views.publish(lambda view: view.with_segments(replace(segment, parts=())))
-        self._upkeep.run(lambda: self._shelf.put_aside(segment.path, reason) if segment.path.exists() else None)
+        self._snapshots.publish(lambda view: view.with_segments(replace(segment, parts=())))
+        self._maintenance.submit(
+            lambda: self._files.quarantine(segment.path, reason) if segment.path.exists() else None
+        )
 
-    async def _on_upkeep(self, job: Callable[[], T]) -> T:
+    async def _run_maintenance(self, job: Callable[[], T]) -> T:
         if not self._open:
             raise StoreUnavailable("the store is closed")
-        return await asyncio.wrap_future(self._upkeep.run(job))
+        return await asyncio.wrap_future(self._maintenance.submit(job))
 
     # --- how it is ---
 
     async def ping(self) -> None:
         if not self._open:
             raise StoreUnavailable("the store is closed")
-        if self._writer.failing:
-            raise StoreUnavailable(self._writer.failing)
+        if self._commits.failing:
+            raise StoreUnavailable(self._commits.failing)
 
     @property
     def damaged_rows(self) -> int:
@@ -433,11 +441,11 @@ class EmbeddedStore:
     @property
     def unsealed_nbytes(self) -> int:
         """Memory of what is committed and not sealed, by estimate."""
-        return self._head.nbytes + sum(generation.nbytes for generation in self._views.now.sealing)
+        return self._head.nbytes + sum(generation.nbytes for generation in self._snapshots.now.sealing_generations)
 
-    def _watch(self) -> None:
-        watch = self._telemetry.watch
-        views, head = self._views, self._head
+    def _register_gauges(self) -> None:
+        watch = self._telemetry.add_gauge
+        views, head = self._snapshots, self._head
         for name, text, read in (
             ("series", "Series in the catalogue.", lambda: len(self._catalogue)),
             (
@@ -448,13 +456,13 @@ class EmbeddedStore:
             ("head_samples", "Samples in the head.", lambda: head.sample_count),
             ("head_spans", "Spans in the head.", lambda: head.span_count),
             ("head_bytes", "Memory of what is not sealed, estimated.", lambda: self.unsealed_nbytes),
-            ("generations_waiting", "Generations waiting to be sealed.", lambda: len(views.now.sealing)),
+            ("generations_waiting", "Generations waiting to be sealed.", lambda: len(views.now.sealing_generations)),
             ("queued_bytes", "Batches waiting to be committed.", lambda: self._queued_nbytes),
             ("damaged_rows", "Rows that could not be read.", lambda: self.damaged_rows),
             (
                 "damaged_segments",
                 "Segment files that could not be read and were put aside.",
-                lambda: len(self._shelf.quarantined),
+                lambda: len(self._files.quarantined),
             ),
             ("journal_bytes", "Size of the journal and its log.", lambda: self._file_nbytes("journal")),
             ("samples_bytes", "Size of the segments of samples and spans.", lambda: self._file_nbytes("samples")),
@@ -463,17 +471,17 @@ class EmbeddedStore:
             watch(f"vantage_store_{name}", text, read)
 
     def _file_nbytes(self, kind: str) -> int:
-        return file_nbytes(self.folder, self._views.now)[kind]
+        return file_nbytes(self.folder, self._snapshots.now)[kind]
 
 
-def _taken(codecs: list[ChunkCodec]) -> ChunkCodec:
+def _rows_taken(codecs: list[ChunkCodec]) -> ChunkCodec:
     try:
         return codecs.pop()
     except IndexError:
         return ChunkCodec()
 
 
-def _raw_since_ms(view: View) -> int:
+def _raw_since_ms(view: Snapshot) -> int:
     """Rollups of a week without samples: those have left."""
     lost = [week for week, segment in view.rollups.items() if week not in view.samples and segment.parts]
     return week_range(max(lost)).end_ms if lost else 0

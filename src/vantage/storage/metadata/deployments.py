@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vantage.core.deployment import Deployment
 from vantage.core.timerange import TimeRange
-from vantage.storage.metadata.changes import SEEN, selector_named
+from vantage.storage.metadata.audit_entries import SEEN, require_selector
 from vantage.storage.metadata.schema import deployment as table
 from vantage.storage.ports import Selector
 
@@ -58,7 +58,7 @@ async def latest(
 
 async def remove(connection: AsyncConnection, selector: Selector) -> int:
     """Delete what is selected; how many. Raises InputError when the selector names nothing."""
-    selector_named(selector)
+    require_selector(selector)
     gone = delete(table)
     if selector.service:
         gone = gone.where(table.c.service == selector.service)

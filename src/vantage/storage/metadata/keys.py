@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from vantage.core.api_key import ApiKey, Scope
 from vantage.core.errors import ConflictError, NotFoundError
-from vantage.core.key import ApiKey, Scope
 from vantage.storage.metadata.schema import api_key
 
 
@@ -17,7 +17,7 @@ async def create(connection: AsyncConnection, key: ApiKey, *, now_ms: int) -> No
     """Insert a key. Raises ConflictError naming the field that is taken; then nothing was inserted."""
     taken = (
         ("id", api_key.c.id == key.id),
-        ("name", and_(api_key.c.name == key.name, _usable(now_ms))),
+        ("name", and_(api_key.c.name == key.name, _is_active(now_ms))),
         ("secret", api_key.c.secret_hash == key.secret_hash),
     )
     for field, condition in taken:
@@ -36,7 +36,7 @@ async def create(connection: AsyncConnection, key: ApiKey, *, now_ms: int) -> No
     )
 
 
-async def everything(connection: AsyncConnection) -> list[ApiKey]:
+async def all_keys(connection: AsyncConnection) -> list[ApiKey]:
     """All keys, oldest first, ties by id."""
     rows = await connection.execute(select(api_key).order_by(api_key.c.created_ms, api_key.c.id))
     return [_key(row) for row in rows]
@@ -44,7 +44,7 @@ async def everything(connection: AsyncConnection) -> list[ApiKey]:
 
 async def find(connection: AsyncConnection, id_or_name: str, *, now_ms: int) -> ApiKey:
     """The key of that id, or else the usable one of that name. Raises NotFoundError."""
-    for condition in (api_key.c.id == id_or_name, and_(api_key.c.name == id_or_name, _usable(now_ms))):
+    for condition in (api_key.c.id == id_or_name, and_(api_key.c.name == id_or_name, _is_active(now_ms))):
         row = (await connection.execute(select(api_key).where(condition))).one_or_none()
         if row is not None:
             return _key(row)
@@ -57,7 +57,7 @@ async def revoke(connection: AsyncConnection, key: ApiKey, *, now_ms: int) -> Ap
     return replace(key, revoked_ms=now_ms)
 
 
-def _usable(now_ms: int) -> ColumnElement[bool]:
+def _is_active(now_ms: int) -> ColumnElement[bool]:
     """``ApiKey.usable`` as a condition."""
     return and_(api_key.c.revoked_ms.is_(None), or_(api_key.c.expires_ms.is_(None), api_key.c.expires_ms > now_ms))
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from vantage.core.api_key import ApiKey
 from vantage.core.clock import Clock
 from vantage.core.deployment import AuditEntry, Deployment
 from vantage.core.errors import ConflictError, NotFoundError, StoreUnavailable
-from vantage.core.key import ApiKey
 from vantage.core.timerange import TimeRange
-from vantage.storage.metadata import changes
+from vantage.storage.metadata import audit_entries
 from vantage.storage.ports import Selector
 
 
@@ -43,12 +43,12 @@ class MemoryMetadataStore:
         others = self._keys.values()
         if key.id in self._keys:
             raise ConflictError("is taken by another key", field="id")
-        if any(other.name == key.name and other.usable(now_ms) for other in others):
+        if any(other.name == key.name and other.is_active(now_ms) for other in others):
             raise ConflictError("is taken by another key", field="name")
         if any(other.secret_hash == key.secret_hash for other in others):
             raise ConflictError("is taken by another key", field="secret")
         self._keys[key.id] = key
-        await self.record_audit(changes.key_created(key, actor=actor, at_ms=now_ms))
+        await self.record_audit(audit_entries.key_created(key, actor=actor, at_ms=now_ms))
 
     async def keys(self) -> Sequence[ApiKey]:
         """All keys, revoked and expired ones too, oldest first, ties by id."""
@@ -59,30 +59,30 @@ class MemoryMetadataStore:
         """Revoke by id, or else by the name of a usable key. Raises NotFoundError."""
         await self.ping()
         now_ms = self._clock.now_ms()
-        named = (key for key in self._keys.values() if key.name == key_id and key.usable(now_ms))
+        named = (key for key in self._keys.values() if key.name == key_id and key.is_active(now_ms))
         key = self._keys.get(key_id) or next(named, None)
         if key is None:
             raise NotFoundError("no key has this id, and no usable key this name", field="key")
         if key.revoked_ms is not None:
             return key
         self._keys[key.id] = revoked = replace(key, revoked_ms=now_ms)
-        await self.record_audit(changes.key_revoked(revoked, actor=actor, at_ms=now_ms))
+        await self.record_audit(audit_entries.key_revoked(revoked, actor=actor, at_ms=now_ms))
         return revoked
 
     async def record_deployment(self, deployment: Deployment, *, actor: str) -> bool:
         """Keep a deployment; False when it was only seen, and is known already."""
         await self.ping()
         version = _version(deployment)
-        if deployment.source == changes.SEEN:
+        if deployment.source == audit_entries.SEEN:
             for place, other in enumerate(self._deployments):
                 if _version(other) == version:
-                    if other.source == changes.SEEN and deployment.at_ms < other.at_ms:
+                    if other.source == audit_entries.SEEN and deployment.at_ms < other.at_ms:
                         self._deployments[place] = replace(other, at_ms=deployment.at_ms)
                     return False
         self._deployments_ever += 1
         self._deployments.append(replace(deployment, id=self._deployments_ever))
         now_ms = self._clock.now_ms()
-        await self.record_audit(changes.deployment_recorded(deployment, actor=actor, at_ms=now_ms))
+        await self.record_audit(audit_entries.deployment_recorded(deployment, actor=actor, at_ms=now_ms))
         return True
 
     async def deployments(
@@ -101,7 +101,7 @@ class MemoryMetadataStore:
     async def remove_deployments(self, selector: Selector, *, actor: str) -> int:
         """Remove those of a service or environment; how many. Raises InputError for a selector without any name."""
         await self.ping()
-        changes.selector_named(selector)
+        audit_entries.require_selector(selector)
         kept = [
             deployment
             for deployment in self._deployments
@@ -112,7 +112,7 @@ class MemoryMetadataStore:
         self._deployments = kept
         if removed:
             now_ms = self._clock.now_ms()
-            entry = changes.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
+            entry = audit_entries.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
             await self.record_audit(entry)
         return removed
 

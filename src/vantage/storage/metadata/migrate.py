@@ -15,7 +15,7 @@ from sqlalchemy import inspect, text
 from vantage.core.errors import ConfigError, FormatTooNew
 from vantage.resources import migrations_dir
 from vantage.storage.metadata import sqlite
-from vantage.storage.metadata.failures import driver_errors
+from vantage.storage.metadata.errors import driver_errors
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -55,7 +55,7 @@ def upgrade(url: str) -> list[str]:
         engine = sqlite.writing_engine(path)
         try:
             with engine.begin() as connection:
-                # Asked again under the write lock: another process may have been faster.
+                # TimeseriesQuery again under the write lock: another process may have been faster.
                 lacking = _lacking(connection, path)
                 if lacking:
                     _run(connection)

@@ -11,13 +11,13 @@ from typing import Final, Self
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from vantage.core.api_key import ApiKey
 from vantage.core.clock import Clock
 from vantage.core.deployment import AuditEntry, Deployment
 from vantage.core.errors import StoreUnavailable
-from vantage.core.key import ApiKey
 from vantage.core.timerange import TimeRange
-from vantage.storage.metadata import audit, changes, deployments, keys, migrate, sqlite
-from vantage.storage.metadata.failures import driver_errors
+from vantage.storage.metadata import audit, audit_entries, deployments, keys, migrate, sqlite
+from vantage.storage.metadata.errors import driver_errors
 from vantage.storage.ports import Selector
 
 # One connection may write and wait for another process; the second is then still there to read.
@@ -72,12 +72,12 @@ class SqlMetadataStore:
         async with self._write() as connection:
             now_ms = self._clock.now_ms()
             await keys.create(connection, key, now_ms=now_ms)
-            await audit.append(connection, changes.key_created(key, actor=actor, at_ms=now_ms))
+            await audit.append(connection, audit_entries.key_created(key, actor=actor, at_ms=now_ms))
 
     async def keys(self) -> Sequence[ApiKey]:
         """All keys, revoked and expired ones too, oldest first, ties by id. Raises StoreUnavailable."""
         async with self._read() as connection:
-            return await keys.everything(connection)
+            return await keys.all_keys(connection)
 
     async def revoke_key(self, key_id: str, *, actor: str) -> ApiKey:
         """Revoke by id, or else by the name of a usable key, and return the key as it is then. A key revoked before
@@ -88,7 +88,7 @@ class SqlMetadataStore:
             if key.revoked_ms is not None:
                 return key
             revoked = await keys.revoke(connection, key, now_ms=now_ms)
-            await audit.append(connection, changes.key_revoked(revoked, actor=actor, at_ms=now_ms))
+            await audit.append(connection, audit_entries.key_revoked(revoked, actor=actor, at_ms=now_ms))
             return revoked
 
     async def record_deployment(self, deployment: Deployment, *, actor: str) -> bool:
@@ -97,7 +97,7 @@ class SqlMetadataStore:
         async with self._write() as connection:
             kept = await deployments.record(connection, deployment)
             if kept:
-                entry = changes.deployment_recorded(deployment, actor=actor, at_ms=self._clock.now_ms())
+                entry = audit_entries.deployment_recorded(deployment, actor=actor, at_ms=self._clock.now_ms())
                 await audit.append(connection, entry)
             return kept
 
@@ -116,7 +116,7 @@ class SqlMetadataStore:
             removed = await deployments.remove(connection, selector)
             if removed:
                 now_ms = self._clock.now_ms()
-                entry = changes.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
+                entry = audit_entries.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
                 await audit.append(connection, entry)
             return removed
 

@@ -9,12 +9,12 @@ from litestar import Request, get, post
 from litestar.di import NamedDependency
 from litestar.params import JSONBody, Parameter
 
+from vantage.core.api_key import Scope
 from vantage.core.deployment import Deployment
 from vantage.core.errors import InputError
-from vantage.core.key import Scope
 from vantage.core.sample import metric_name_problem, service_name_problem, text_problem, time_problem
-from vantage.query.reads import Reads
-from vantage.web.api.shapes import End, Start, problems, time_range
+from vantage.query.context import QueryContext
+from vantage.web.api.params import End, Start, problems, time_range
 
 
 class DeploymentOut(msgspec.Struct):
@@ -44,7 +44,7 @@ class DeploymentIn(msgspec.Struct):
 
 @get("/api/deployments", summary="Deployments", responses=problems(), tags=["deployments"])
 async def list_deployments(
-    reads: NamedDependency[Reads],
+    reads: NamedDependency[QueryContext],
     service: Annotated[str, Parameter(description="Only of this service.", max_length=255)] = "",
     start: Start = "now-30d",
     end: End = "now",
@@ -64,8 +64,8 @@ async def list_deployments(
     tags=["deployments"],
     opt={"scope": Scope.INGEST},
 )
-async def tell_deployment(
-    request: Request[Any, Any, Any], reads: NamedDependency[Reads], data: JSONBody[DeploymentIn]
+async def report_deployment(
+    request: Request[Any, Any, Any], reads: NamedDependency[QueryContext], data: JSONBody[DeploymentIn]
 ) -> DeploymentOut:
     """Record that a version goes live, from a delivery pipeline for example."""
     now_ms = reads.clock.now_ms()
@@ -88,4 +88,4 @@ def _out(one: Deployment) -> DeploymentOut:
     return DeploymentOut(one.service, one.environment, one.version, one.at_ms, one.source, one.description)
 
 
-handlers = [list_deployments, tell_deployment]
+handlers = [list_deployments, report_deployment]

@@ -14,11 +14,11 @@ from litestar.params import Parameter
 
 from vantage.core.batch import Batch
 from vantage.core.timerange import TIME_MS_MAX
-from vantage.query.reads import Reads
+from vantage.query.context import QueryContext
 from vantage.storage.ports import Selector
-from vantage.web.api.shapes import TIME_TEXT, examples, problems, time_range
-from vantage.web.lines import MEDIA_TYPE, lines_of
-from vantage.web.streaming import UNCOMPRESSED, Streamed
+from vantage.web.api.params import TIME_TEXT, examples, problems, time_range
+from vantage.web.ndjson import MEDIA_TYPE, encode_lines
+from vantage.web.streaming import UNCOMPRESSED, StreamingResponse
 
 _BEGINNING: Final = "1970-01-01"
 _END: Final = str(TIME_MS_MAX)
@@ -44,7 +44,7 @@ _END: Final = str(TIME_MS_MAX)
     opt={UNCOMPRESSED: True},
 )
 async def export(
-    reads: NamedDependency[Reads],
+    reads: NamedDependency[QueryContext],
     start: Annotated[
         str,
         Parameter(
@@ -57,22 +57,22 @@ async def export(
     ] = "",
     service: Annotated[str, Parameter(description="Of this service alone.", max_length=255)] = "",
     environment: Annotated[str, Parameter(description="Of this environment alone.", max_length=255)] = "",
-) -> Streamed:
+) -> StreamingResponse:
     """Stream every sample and span that is kept, without loss and in no particular order."""
     wanted = time_range(start or _BEGINNING, end or _END, now_ms=reads.clock.now_ms())
     batches = reads.store.export(Selector(service, environment), wanted)
-    # Asked for before the answer begins, so that "too many exports" is a status and not a broken connection.
+    # TimeseriesQuery for before the answer begins, so that "too many exports" is a status and not a broken connection.
     first = await anext(batches, None)
-    return Streamed(_pieces(first, batches), media_type=MEDIA_TYPE)
+    return StreamingResponse(_pieces(first, batches), media_type=MEDIA_TYPE)
 
 
 async def _pieces(first: Batch | None, batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(batches):
         if first is None:
             return
-        yield await asyncio.to_thread(lines_of, first)
+        yield await asyncio.to_thread(encode_lines, first)
         async for batch in batches:
-            yield await asyncio.to_thread(lines_of, batch)
+            yield await asyncio.to_thread(encode_lines, batch)
 
 
 handlers = [export]

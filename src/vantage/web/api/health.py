@@ -41,7 +41,7 @@ class LiveOut(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class HealthChecks:
     """What health is made of: a ping a dependency."""
 
     version: str
@@ -69,11 +69,11 @@ async def _ping(ping: Callable[[], Awaitable[None]]) -> DependencyOut:
     return DependencyOut("down" if detail else "up", round((time.perf_counter() - started) * 1000, 3), detail)
 
 
-_UNWELL = {503: ResponseSpec(HealthOut, generate_examples=False, description="A dependency is down, or it stops.")}
+_UNHEALTHY = {503: ResponseSpec(HealthOut, generate_examples=False, description="A dependency is down, or it stops.")}
 
 
-@get("/health", summary="Health with dependencies", responses=_UNWELL, tags=["operations"])
-async def health(request: Request[Any, Any, Any], vitals: NamedDependency[Vitals]) -> Response[HealthOut]:
+@get("/health", summary="Health with dependencies", responses=_UNHEALTHY, tags=["operations"])
+async def health(request: Request[Any, Any, Any], vitals: NamedDependency[HealthChecks]) -> Response[HealthOut]:
     """Every dependency with its status and latency; 503 when one is down."""
     found = await vitals.check(draining=request.app.state.admission.draining)
     return Response(found, status_code=503 if found.status == "down" else 200)
@@ -85,8 +85,8 @@ async def live() -> LiveOut:
     return LiveOut("alive")
 
 
-@get("/health/ready", summary="May requests be sent here?", responses=_UNWELL, tags=["operations"])
-async def ready(request: Request[Any, Any, Any], vitals: NamedDependency[Vitals]) -> Response[HealthOut]:
+@get("/health/ready", summary="May requests be sent here?", responses=_UNHEALTHY, tags=["operations"])
+async def ready(request: Request[Any, Any, Any], vitals: NamedDependency[HealthChecks]) -> Response[HealthOut]:
     """200 when every dependency is up; 503 before that, and from the moment the process was told to stop."""
     found = await vitals.check(draining=request.app.state.admission.draining)
     return Response(found, status_code=200 if found.status == "up" else 503)

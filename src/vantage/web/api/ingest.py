@@ -14,18 +14,18 @@ from typing import Final
 import msgspec
 import structlog
 
+from vantage.core.api_key import Scope
 from vantage.core.errors import ForbiddenError, InputError, NotFoundError, VantageError
-from vantage.core.key import Scope
 from vantage.ingest.body import BODY_NBYTES_MAX, BodyTooLarge, unpack
 from vantage.ingest.receive import Receiver
-from vantage.ingest.wire.received import Received
+from vantage.ingest.wire.decoded import DecodedRequest
 from vantage.telemetry import Telemetry
-from vantage.web.auth import Access, secret_of
-from vantage.web.edge import Receive, Send, respond
-from vantage.web.edge import Scope as ASGIScope
+from vantage.web.auth import Authenticator, secret_of
 from vantage.web.limits import TokenBuckets, TrustedProxies
-from vantage.web.observe import Requests
+from vantage.web.middleware import Receive, Send, respond
+from vantage.web.middleware import Scope as ASGIScope
 from vantage.web.problems import MEDIA_TYPE, MethodNotAllowed, problem_of, reason_of
+from vantage.web.request_metrics import RequestMetrics
 
 _ENDPOINTS: Final = {"/v1/metrics": "metrics", "/v1/spans": "spans"}
 _THREAD_NBYTES: Final = 256 << 10  # bodies from this size on are decoded beside the event loop
@@ -88,11 +88,11 @@ class IngestApp:
         self,
         receiver: Receiver,
         *,
-        access: Access,
+        access: Authenticator,
         proxies: TrustedProxies,
         rate_per_minute: int,
         telemetry: Telemetry,
-        requests: Requests,
+        requests: RequestMetrics,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._receiver = receiver
@@ -154,7 +154,7 @@ class IngestApp:
         media_type = headers.get(b"content-type", b"").decode("latin-1")
         batch_id = headers.get(b"idempotency-key", b"").decode("latin-1")
 
-        def decode(body: bytes) -> Received:
+        def decode(body: bytes) -> DecodedRequest:
             return self._receiver.decode(endpoint, media_type, body, batch_id)
 
         if encoding:  # a few kilobytes may become megabytes: what counts is how many

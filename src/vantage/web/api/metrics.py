@@ -13,12 +13,12 @@ from litestar.params import Parameter
 from vantage.core.errors import InputError, QueryError
 from vantage.core.timerange import parse_duration_ms
 from vantage.query import catalogue
-from vantage.query.asked import Asked
-from vantage.query.reads import Reads
+from vantage.query.context import QueryContext
 from vantage.query.timeseries import AGGREGATIONS, timeseries
-from vantage.vql.text import compile_condition
+from vantage.query.timeseries_query import TimeseriesQuery
+from vantage.vql.text.compile import compile_condition
 from vantage.vql.tree import Expr
-from vantage.web.api.shapes import End, Metric, Service, Start, examples, pair, problems, time_range
+from vantage.web.api.params import End, Metric, Service, Start, examples, pair, problems, time_range
 
 LIST_LENGTH_MAX = 32
 WHERE_LENGTH_MAX = 4096
@@ -79,7 +79,7 @@ class TimeseriesOut(msgspec.Struct):
 
 
 @get("/api/metrics", summary="Metrics of a service", responses=problems(), tags=["catalogue"])
-async def list_metrics(reads: NamedDependency[Reads], service: Service) -> MetricsOut:
+async def list_metrics(reads: NamedDependency[QueryContext], service: Service) -> MetricsOut:
     """The metrics a service has sent: name, kind, unit, tag keys, series and samples held."""
     return MetricsOut(
         service,
@@ -92,7 +92,7 @@ async def list_metrics(reads: NamedDependency[Reads], service: Service) -> Metri
 
 @get("/api/metrics/tags", summary="Values of a tag", responses=problems(), tags=["catalogue"])
 async def list_tag_values(
-    reads: NamedDependency[Reads],
+    reads: NamedDependency[QueryContext],
     service: Service,
     key: Annotated[str, Parameter(description="The tag's key.", max_length=64, examples=examples("endpoint"))],
     metric: Annotated[str, Parameter(description="The metric's name; all when absent.", max_length=255)] = "",
@@ -104,7 +104,7 @@ async def list_tag_values(
 
 @get("/api/metrics/timeseries", summary="A metric over time", responses=problems(), tags=["metrics"])
 async def get_timeseries(
-    reads: NamedDependency[Reads],
+    reads: NamedDependency[QueryContext],
     service: Service,
     metric: Metric,
     start: Start = "now-1h",
@@ -150,7 +150,7 @@ async def get_timeseries(
     ] = "",
 ) -> TimeseriesOut:
     """Buckets of a step, one series a group. An empty bucket is null, never 0."""
-    asked = Asked(
+    asked = TimeseriesQuery(
         service=service,
         metric=metric,
         time_range=time_range(start, end, now_ms=reads.clock.now_ms()),

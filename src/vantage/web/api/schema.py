@@ -100,7 +100,7 @@ _ACCEPTED: Final[dict[str, Any]] = {
 }
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
+def add_ingest_paths(document: dict[str, Any]) -> dict[str, Any]:
     """The document with the ingest endpoints and the ways to send a key; the given one is left as it is."""
     paths = dict(document.get("paths", {}))
     paths["/v1/metrics"] = _ingest("Send samples", "metrics", _SAMPLE, _METRICS_EXAMPLE, packed=True)

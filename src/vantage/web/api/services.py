@@ -7,8 +7,8 @@ from litestar import get
 from litestar.di import NamedDependency
 
 from vantage.query import catalogue
-from vantage.query.reads import Reads
-from vantage.web.api.shapes import problems
+from vantage.query.context import QueryContext
+from vantage.web.api.params import problems
 
 
 class ServiceOut(msgspec.Struct):
@@ -30,7 +30,7 @@ class ServicesOut(msgspec.Struct):
 
 
 @get("/api/services", summary="Services", responses=problems(), tags=["catalogue"])
-async def list_services(reads: NamedDependency[Reads]) -> ServicesOut:
+async def list_services(reads: NamedDependency[QueryContext]) -> ServicesOut:
     """Every service that samples or spans are kept of, by name."""
     return ServicesOut(
         [

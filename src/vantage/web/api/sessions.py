@@ -11,7 +11,7 @@ from litestar.response import Redirect
 
 from vantage.core.errors import ForbiddenError
 from vantage.web.auth import SESSION_COOKIE, SESSION_MS
-from vantage.web.guard import Admission
+from vantage.web.authorize import Authorizer
 from vantage.web.render import Renderer
 
 AnyRequest = Request[Any, Any, Any]
@@ -27,7 +27,7 @@ async def login_page(request: AnyRequest) -> Response[Any]:
 async def login(request: AnyRequest) -> Response[Any]:
     form = await request.form()
     target = _local(str(form.get("next", "/")))
-    admission: Admission = request.app.state.admission
+    admission: Authorizer = request.app.state.admission
     peer = request.client.host if request.client else ""
     address = admission.proxies.client(peer, dict(request.scope["headers"]))
     admission.logins.take(address, time.monotonic())

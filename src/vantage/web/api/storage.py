@@ -8,9 +8,9 @@ import msgspec
 from litestar import get
 from litestar.di import NamedDependency
 
-from vantage.query.reads import Reads
-from vantage.query.storage import read_storage
-from vantage.web.api.shapes import problems
+from vantage.query.context import QueryContext
+from vantage.query.storage_report import read_storage_report
+from vantage.web.api.params import problems
 
 
 class UsageOut(msgspec.Struct):
@@ -58,9 +58,9 @@ class StorageOut(msgspec.Struct):
 
 
 @get("/api/storage", summary="What is kept, and what it takes", responses=problems(), tags=["operations"])
-async def get_storage(reads: NamedDependency[Reads]) -> StorageOut:
+async def get_storage(reads: NamedDependency[QueryContext]) -> StorageOut:
     """Bytes on disk by service, metric and tier, the largest first, and what grows fastest."""
-    found = await read_storage(reads)
+    found = await read_storage_report(reads)
     usage = found.usage
     return StorageOut(
         dict(usage.files),

@@ -12,14 +12,14 @@ from litestar.params import Parameter
 from vantage.core.errors import InputError
 from vantage.core.sample import id_problem
 from vantage.core.timerange import parse_duration_ms
-from vantage.query.reads import Reads
-from vantage.query.traces import Node, cursor_of, read_cursor, trace_tree
-from vantage.storage.ports import LinkedSample, Trace, TraceFilter
-from vantage.web.api.shapes import End, Start, examples, pair, problems, time_range
-from vantage.web.errors import wants_page
+from vantage.query.context import QueryContext
+from vantage.query.traces import Node, decode_cursor, encode_cursor, trace_tree
+from vantage.storage.ports import ExemplarSample, Trace, TraceFilter
+from vantage.web.api.params import End, Start, examples, pair, problems, time_range
+from vantage.web.exception_handlers import wants_page
 from vantage.web.pages.traces import traces_page
 
-ATTRIBUTES_ASKED_MAX = 32
+ATTRIBUTE_FILTERS_MAX = 32
 _MS_OF_UNIT = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "min": 6e4}
 
 
@@ -60,7 +60,7 @@ class SpanOut(msgspec.Struct, gc=False):
     children: list[str]
 
 
-class LinkedSampleOut(msgspec.Struct):
+class ExemplarOut(msgspec.Struct):
     service: str
     metric: str
     unit: str
@@ -79,12 +79,12 @@ class TraceTreeOut(msgspec.Struct):
     errors: int
     roots: list[str]
     spans: list[SpanOut]
-    samples: list[LinkedSampleOut]
+    samples: list[ExemplarOut]
 
 
 @get("/api/traces", summary="Find traces", responses=problems(), tags=["traces"])
 async def list_traces(
-    reads: NamedDependency[Reads],
+    reads: NamedDependency[QueryContext],
     service: Annotated[str, Parameter(description="A service that takes part.", max_length=255)] = "",
     status: Annotated[Literal["", "unset", "ok", "error"], Parameter(description="The status of a span in it.")] = "",
     min_duration: Annotated[
@@ -100,7 +100,7 @@ async def list_traces(
         list[str] | None,
         Parameter(
             description="A span has this attribute, as `key:value`; may repeat, one span must have all.",
-            max_items=ATTRIBUTES_ASKED_MAX,
+            max_items=ATTRIBUTE_FILTERS_MAX,
             examples=examples(["http.route:/pay"]),
         ),
     ] = None,
@@ -120,7 +120,7 @@ async def list_traces(
             text=q,
             attributes=tuple(pair(text, field="attribute") for text in attribute or []),
             limit=limit,
-            before=read_cursor(cursor) if cursor else None,
+            before=decode_cursor(cursor) if cursor else None,
         )
     )
     return TracesOut(
@@ -137,7 +137,7 @@ async def list_traces(
             )
             for one in found
         ],
-        cursor_of(found[-1]) if len(found) == limit else None,
+        encode_cursor(found[-1]) if len(found) == limit else None,
     )
 
 
@@ -147,7 +147,7 @@ def _duration_ns(text: str, field: str) -> int | None:
 
 @get("/api/traces/{trace_id:str}", summary="One trace", responses=problems(404), tags=["traces"])
 async def get_trace(
-    reads: NamedDependency[Reads],
+    reads: NamedDependency[QueryContext],
     trace_id: Annotated[str, Parameter(description="The trace's id.", max_length=64, examples=examples("abc-123"))],
 ) -> TraceTreeOut:
     """All spans of a trace as a tree, and the samples linked to it."""
@@ -159,13 +159,13 @@ async def get_trace(
         list(tree.services),
         tree.error_count,
         [node.span.span_id for node in tree.roots],
-        [_span_out(node) for node in tree.flat()],
+        [_span_out(node) for node in tree.walk()],
         [_sample_out(sample) for sample in tree.samples],
     )
 
 
 @get(["/traces", "/traces/"], include_in_schema=False)
-async def traces_or_page(request: Request[Any, Any, Any], reads: NamedDependency[Reads]) -> Response[Any]:
+async def traces_or_page(request: Request[Any, Any, Any], reads: NamedDependency[QueryContext]) -> Response[Any]:
     """The page for a browser; for anything else what is kept of ``trace_id``, a line a span."""
     if wants_page(request):
         return await traces_page(request, reads)
@@ -173,10 +173,10 @@ async def traces_or_page(request: Request[Any, Any, Any], reads: NamedDependency
     if not trace_id:
         raise InputError("is missing: /traces/?trace_id=…, or /api/traces to search", field="trace_id")
     trace = await reads.store.trace(_checked(trace_id))
-    return Response(_lines(trace), media_type="application/json")
+    return Response(_trace_rows(trace), media_type="application/json")
 
 
-def _lines(trace: Trace) -> list[dict[str, Any]]:
+def _trace_rows(trace: Trace) -> list[dict[str, Any]]:
     """Spans, and the linked samples that no span stands for; ``duration`` in milliseconds."""
     lines: list[dict[str, Any]] = [
         {
@@ -209,7 +209,7 @@ def _lines(trace: Trace) -> list[dict[str, Any]]:
     return lines
 
 
-def _duration_ms(sample: LinkedSample) -> float | None:
+def _duration_ms(sample: ExemplarSample) -> float | None:
     """The value as milliseconds, when the metric is a duration: by its unit, or by its name (then it is in ms)."""
     factor = _MS_OF_UNIT.get(sample.series.unit)
     if factor is None and not sample.series.unit and "duration" in sample.series.metric:
@@ -245,9 +245,9 @@ def _span_out(node: Node) -> SpanOut:
     )
 
 
-def _sample_out(sample: LinkedSample) -> LinkedSampleOut:
+def _sample_out(sample: ExemplarSample) -> ExemplarOut:
     one = sample.series
-    return LinkedSampleOut(one.service, one.metric, one.unit, sample.time_ms, sample.value, sample.span_id)
+    return ExemplarOut(one.service, one.metric, one.unit, sample.time_ms, sample.value, sample.span_id)
 
 
 handlers = [list_traces, get_trace, traces_or_page]

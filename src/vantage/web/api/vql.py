@@ -15,13 +15,13 @@ from litestar.response import Response
 
 from vantage.core.errors import InputError
 from vantage.query import completion
-from vantage.query.formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, has_parquet, pieces
-from vantage.query.reads import Reads
-from vantage.query.vql import VqlAnswer, run_vql
-from vantage.vql.parse import TEXT_NBYTES_MAX
-from vantage.web.api.shapes import problems
+from vantage.query.context import QueryContext
+from vantage.query.table_formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, encode_table, has_parquet
+from vantage.query.vql import VqlResult, run_vql
+from vantage.vql.text.parse import TEXT_NBYTES_MAX
+from vantage.web.api.params import problems
 from vantage.web.problems import NotAcceptable
-from vantage.web.streaming import UNCOMPRESSED, Streamed
+from vantage.web.streaming import UNCOMPRESSED, StreamingResponse
 
 PARAMS_MAX: Final = 100
 JSON: Final = "json"
@@ -84,7 +84,7 @@ class VqlOut(msgspec.Struct):
     opt={UNCOMPRESSED: True},
 )
 async def execute(
-    request: Request[Any, Any, Any], reads: NamedDependency[Reads], data: JSONBody[VqlIn]
+    request: Request[Any, Any, Any], reads: NamedDependency[QueryContext], data: JSONBody[VqlIn]
 ) -> Response[Any]:
     """Run a SELECT over `metrics` or `spans`; `EXPLAIN SELECT` tells what it would read. See docs/vql.md."""
     kind = _format(data.format, request.headers.get("accept", ""))
@@ -93,8 +93,8 @@ async def execute(
     answer = await run_vql(reads, data.query, data.params)
     if kind == JSON:
         return Response(await asyncio.to_thread(_json, answer), media_type="application/json")
-    streamed = Streamed(_streamed(pieces(answer.table, kind)), media_type=MEDIA_TYPES[kind])
-    streamed.headers.update(_told(answer))
+    streamed = StreamingResponse(_stream(encode_table(answer.table, kind)), media_type=MEDIA_TYPES[kind])
+    streamed.headers.update(_result_out(answer))
     return streamed
 
 
@@ -126,7 +126,7 @@ class CompletionsIn(msgspec.Struct):
 
 
 @post("/vql/completions", summary="What may be written next", status_code=200, responses=problems(), tags=["vql"])
-async def completions(reads: NamedDependency[Reads], data: JSONBody[CompletionsIn]) -> CompletionsOut:
+async def completions(reads: NamedDependency[QueryContext], data: JSONBody[CompletionsIn]) -> CompletionsOut:
     """For editors: columns, functions, keywords, and the metrics, services, tags and values that are held."""
     found = await completion.complete(reads, data.query, len(data.query) if data.position is None else data.position)
     items = [CompletionOut(one.label, one.insert, one.kind) for one in found.items]
@@ -144,7 +144,7 @@ def _format(asked: str, accept: str) -> str:
     return next((kinds[name] for name in named if name in kinds), JSON)
 
 
-def _json(answer: VqlAnswer) -> bytes:
+def _json(answer: VqlResult) -> bytes:
     table = answer.table
     return msgspec.json.encode(
         VqlOut(
@@ -160,7 +160,7 @@ def _json(answer: VqlAnswer) -> bytes:
     )
 
 
-def _told(answer: VqlAnswer) -> dict[str, str]:
+def _result_out(answer: VqlResult) -> dict[str, str]:
     headers = {
         "Vantage-Truncated": "true" if answer.table.truncated else "false",
         "Vantage-Range": f"{answer.time_range.start_ms}-{answer.time_range.end_ms}",
@@ -170,7 +170,7 @@ def _told(answer: VqlAnswer) -> dict[str, str]:
     return headers
 
 
-async def _streamed(made: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def _stream(made: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
     while (piece := await asyncio.to_thread(next, made, b"")) != b"":
         yield piece
 

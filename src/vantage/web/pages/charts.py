@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import msgspec
 
 from vantage.core.deployment import Deployment
-from vantage.query.conventions import Buckets
-from vantage.query.red import Points, Red
+from vantage.query.http_semconv import Buckets
+from vantage.query.red import BucketValues, RedStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class Chart:
     points: str
 
 
-def red_charts(red: Red, buckets: Buckets, deployments: Sequence[Deployment]) -> list[Chart]:
+def red_charts(red: RedStats, buckets: Buckets, deployments: Sequence[Deployment]) -> list[Chart]:
     """Rate, errors and durations of one service; only the rate when nothing else is known."""
 
-    def chart(title: str, note: str, unit: str, lines: dict[str, tuple[str, Points]]) -> Chart:
+    def chart(title: str, note: str, unit: str, lines: dict[str, tuple[str, BucketValues]]) -> Chart:
         options = {
             "unit": unit,
             "start": buckets.start_ms / 1000,

@@ -8,19 +8,19 @@ from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.response import Redirect
 
-from vantage.query.conventions import buckets_of
+from vantage.query.context import QueryContext
+from vantage.query.http_semconv import split_buckets
 from vantage.query.overview import read_overview
-from vantage.query.reads import Reads
-from vantage.web.pages.ranges import asked_range
+from vantage.web.pages.ranges import parse_range
 from vantage.web.render import render
 
 POINTS = 60  # of a sparkline
 
 
 @get("/", include_in_schema=False)
-async def overview(request: Request[Any, Any, Any], reads: NamedDependency[Reads]) -> Response[str]:
-    chosen = asked_range(request, now_ms=reads.clock.now_ms())
-    found = await read_overview(reads, buckets_of(chosen.time_range, points=POINTS))
+async def overview(request: Request[Any, Any, Any], reads: NamedDependency[QueryContext]) -> Response[str]:
+    chosen = parse_range(request, now_ms=reads.clock.now_ms())
+    found = await read_overview(reads, split_buckets(chosen.time_range, points=POINTS))
     return render(
         request,
         "pages/overview.html",

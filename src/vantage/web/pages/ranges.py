@@ -33,7 +33,7 @@ class PageRange:
         return tuple(PRESETS)
 
 
-def asked_range(request: Request[Any, Any, Any], *, now_ms: int) -> PageRange:
+def parse_range(request: Request[Any, Any, Any], *, now_ms: int) -> PageRange:
     """The range in a request's URL. Raises InputError."""
     asked = request.query_params
     return page_range(

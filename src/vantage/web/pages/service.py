@@ -11,14 +11,14 @@ from litestar.params import FromPath
 
 from vantage.core.errors import InputError, NotFoundError, StoreTimeout
 from vantage.query import catalogue
-from vantage.query.conventions import buckets_of
-from vantage.query.edges import LATELY_MS, Edges, read_edges, read_latest_edges
+from vantage.query.context import QueryContext
 from vantage.query.endpoints import read_endpoints
+from vantage.query.http_semconv import split_buckets
 from vantage.query.overview import read_service
-from vantage.query.reads import Reads
+from vantage.query.service_map import RECENT_MS, ServiceMap, read_service_map, recent_service_map
 from vantage.storage.ports import TraceFilter
 from vantage.web.pages.charts import red_charts
-from vantage.web.pages.ranges import PageRange, asked_range
+from vantage.web.pages.ranges import PageRange, parse_range
 from vantage.web.render import render
 
 POINTS: Final = 120
@@ -29,16 +29,18 @@ DEFAULT_AGGREGATIONS: Final = {"counter": "rate", "cumulative": "rate", "histogr
 
 
 @get("/services/{name:str}", include_in_schema=False)
-async def service(request: Request[Any, Any, Any], reads: NamedDependency[Reads], name: FromPath[str]) -> Response[str]:
-    chosen = asked_range(request, now_ms=reads.clock.now_ms())
-    buckets = buckets_of(chosen.time_range, points=POINTS)
+async def service(
+    request: Request[Any, Any, Any], reads: NamedDependency[QueryContext], name: FromPath[str]
+) -> Response[str]:
+    chosen = parse_range(request, now_ms=reads.clock.now_ms())
+    buckets = split_buckets(chosen.time_range, points=POINTS)
     row = await read_service(reads, buckets, service=name)
     if row is None:
         raise NotFoundError(f"no service {name[:80]!r} has sent anything", field="name")
     deployments = await reads.metadata.deployments(service=name, time_range=chosen.time_range)
     endpoints = []
     if row.red is not None and row.has_traffic:
-        held = await reads.store.catalogue(service=name)
+        held = await reads.store.list_series(service=name)
         endpoints = await read_endpoints(reads, buckets, service=name, source=row.red.source, catalogue=held)
     edges, edges_of, edges_problem = await _edges(reads, chosen, name)
     metrics = await catalogue.metrics(reads, name)
@@ -51,8 +53,8 @@ async def service(request: Request[Any, Any, Any], reads: NamedDependency[Reads]
         red=row.red,
         charts=red_charts(row.red, buckets, deployments) if row.red is not None else [],
         endpoints=endpoints,
-        callers=edges.into(name),
-        callees=edges.out_of(name),
+        callers=edges.callers_of(name),
+        callees=edges.callees_of(name),
         neighbours_max=NEIGHBOURS_MAX,
         neighbours_of=edges_of,
         neighbours_problem=edges_problem,
@@ -65,16 +67,16 @@ async def service(request: Request[Any, Any, Any], reads: NamedDependency[Reads]
     )
 
 
-async def _edges(reads: Reads, chosen: PageRange, service: str) -> tuple[Edges, str, str]:
+async def _edges(reads: QueryContext, chosen: PageRange, service: str) -> tuple[ServiceMap, str, str]:
     """Who calls the service and whom it calls, of which time, and why that is not told. A live page asks again every
     second, and every span of the time is read: so it tells of the last minutes alone."""
     try:
         if chosen.is_live:
-            minutes = LATELY_MS // 60_000
-            return await read_latest_edges(reads, service=service), f"the last {minutes} minutes", ""
-        return await read_edges(reads, chosen.time_range, service=service), "this range", ""
+            minutes = RECENT_MS // 60_000
+            return await recent_service_map(reads, service=service), f"the last {minutes} minutes", ""
+        return await read_service_map(reads, chosen.time_range, service=service), "this range", ""
     except (InputError, StoreTimeout) as error:
-        return Edges((), 0), "", str(error)
+        return ServiceMap((), 0), "", str(error)
 
 
 def _chart_url(service: str, chosen: PageRange) -> Any:

@@ -10,7 +10,7 @@ from litestar.params import FromPath
 
 from vantage.core.errors import NotFoundError
 from vantage.core.sample import id_problem
-from vantage.query.reads import Reads
+from vantage.query.context import QueryContext
 from vantage.query.traces import trace_tree
 from vantage.web.pages.waterfall import waterfall
 from vantage.web.render import render
@@ -20,7 +20,7 @@ SAMPLES_MAX: Final = 200
 
 @get("/traces/{trace_id:str}", include_in_schema=False)
 async def trace(
-    request: Request[Any, Any, Any], reads: NamedDependency[Reads], trace_id: FromPath[str]
+    request: Request[Any, Any, Any], reads: NamedDependency[QueryContext], trace_id: FromPath[str]
 ) -> Response[str]:
     if id_problem(trace_id):
         raise NotFoundError(f"no trace {trace_id[:64]!r} is kept", field="trace_id")

@@ -11,10 +11,10 @@ from litestar.response import Redirect
 from vantage.core.errors import InputError
 from vantage.core.span import SpanStatus
 from vantage.core.timerange import parse_duration_ms
-from vantage.query.reads import Reads
-from vantage.query.traces import cursor_of, read_cursor
+from vantage.query.context import QueryContext
+from vantage.query.traces import decode_cursor, encode_cursor
 from vantage.storage.ports import TraceFilter
-from vantage.web.pages.ranges import asked_range
+from vantage.web.pages.ranges import parse_range
 from vantage.web.render import render, segment
 
 PAGE: Final = 50
@@ -46,12 +46,12 @@ class Search:
         return any(self.state().values())
 
 
-async def traces_page(request: Request[Any, Any, Any], reads: Reads) -> Response[Any]:
+async def traces_page(request: Request[Any, Any, Any], reads: QueryContext) -> Response[Any]:
     """The search, or one trace's own page when the URL names it."""
     asked = request.query_params
     if trace_id := asked.get("trace_id", ""):
         return Redirect(f"/traces/{segment(trace_id)}")
-    chosen = asked_range(request, now_ms=reads.clock.now_ms())
+    chosen = parse_range(request, now_ms=reads.clock.now_ms())
     status = asked.get("status", "")
     search = Search(
         service=asked.get("service", ""),
@@ -73,7 +73,7 @@ async def traces_page(request: Request[Any, Any, Any], reads: Reads) -> Response
             text=search.q,
             attributes=attributes,
             limit=PAGE,
-            before=read_cursor(cursor) if cursor else None,
+            before=decode_cursor(cursor) if cursor else None,
         )
     )
     services = {one.service for one in await reads.store.services_with_spans()}
@@ -91,7 +91,7 @@ async def traces_page(request: Request[Any, Any, Any], reads: Reads) -> Response
         longest_ns=max((one.duration_ns for one in found), default=0),
         base_url=str(request.base_url).rstrip("/"),
         cursor=cursor,
-        next_cursor=cursor_of(found[-1]) if len(found) == PAGE else "",
+        next_cursor=encode_cursor(found[-1]) if len(found) == PAGE else "",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from vantage.core.span import Span
 from vantage.query.traces import Node, TraceTree
-from vantage.storage.ports import LinkedSample
+from vantage.storage.ports import ExemplarSample
 
 LINES_MAX: Final = 1000  # a line is 2 KB of HTML, and some 0.1 ms to make
 INDENT_MAX: Final = 16  # classes d0 … d16 of the style sheet
@@ -28,7 +28,7 @@ class Line:
     offset_ns: int = 0
     x: str = "0%"
     width: str = "0%"
-    samples: tuple[LinkedSample, ...] = ()
+    samples: tuple[ExemplarSample, ...] = ()
 
     @property
     def indent(self) -> int:
@@ -46,33 +46,33 @@ class Waterfall:
 
 def waterfall(tree: TraceTree) -> Waterfall:
     """Orphans stand under a marked line for the parent they name, one line a parent."""
-    samples: dict[str, list[LinkedSample]] = {}
+    samples: dict[str, list[ExemplarSample]] = {}
     for sample in tree.samples:
         if sample.span_id:
             samples.setdefault(sample.span_id, []).append(sample)
     drawn = [
         Line(0, None, place) if isinstance(place, str) else _line(tree, *place, samples.get(place[0].span.span_id, ()))
-        for place in islice(_places(tree), LINES_MAX)
+        for place in islice(_positions(tree), LINES_MAX)
     ]
     ticks = [(percent, tree.duration_ns * percent / 100) for percent in _TICKS]
     return Waterfall(drawn, ticks, tree.span_count - sum(line.span is not None for line in drawn))
 
 
-def _places(tree: TraceTree) -> Iterator[tuple[Node, int] | str]:
+def _positions(tree: TraceTree) -> Iterator[tuple[Node, int] | str]:
     """Nodes in the order to draw them, each with how much deeper it stands; or the id of a parent that is missing."""
     missing: dict[str, list[Node]] = {}
     for root in tree.roots:
         if root.orphan:
             missing.setdefault(root.span.parent_span_id, []).append(root)
         else:
-            yield from ((node, 0) for node in root.flat())
+            yield from ((node, 0) for node in root.walk())
     for parent_id, nodes in missing.items():
         yield parent_id
         for top in nodes:
-            yield from ((node, 1) for node in top.flat())
+            yield from ((node, 1) for node in top.walk())
 
 
-def _line(tree: TraceTree, node: Node, deeper: int, samples: Sequence[LinkedSample]) -> Line:
+def _line(tree: TraceTree, node: Node, deeper: int, samples: Sequence[ExemplarSample]) -> Line:
     whole = max(1, tree.duration_ns)
     offset_ns = node.span.start_ns - tree.start_ns
     width = max(BAR_WIDTH_MIN, node.span.duration_ns / whole * 100)

@@ -1,0 +1,292 @@
+"""``--only holding``: the server with many samples in it: what memory it takes, and how long requests wait."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import urlencode
+
+import numpy as np
+
+from benchmarks.baselines.key import KEY
+from benchmarks.payloads import RATES, payload, request, vantage
+from benchmarks.rounds import CONNECTIONS, PYTHON, Loader, Running, Subject
+from benchmarks.storage.data import CPU, DURATION, SERIES, SERVICES, Plan, trace_ids
+from benchmarks.storage.stream import REQUEST_SAMPLES
+from benchmarks.storage.subject import HOUR_MS, SERVICE
+
+STORED_SAMPLES: Final = 10_000_000
+QUICK_SAMPLES: Final = 3_000_000  # enough for sealing to be part of the speed that half load is half of
+LATER_SAMPLES: Final = 60_000_000  # at most, sent after those
+TRACED_SAMPLES: Final = 5_000_000
+SETTLE_S: Final = 15.0
+WARM_REQUESTS: Final = 500
+ROUNDS: Final = 3
+SECONDS: Final = 10
+LOOK_S: Final = 0.05
+NEAR_S: Final = 0.5  # a request this near to a change in the segments counts as sent while sealing
+QUIET_REQUESTS_MIN: Final = 300
+_ENVIRON: Final = {**RATES, "VANTAGE_API_RATE_LIMIT": "0"}
+
+
+@dataclass(slots=True)
+class FolderWatch:
+    """Looks at the server's memory and at its segments, from a thread, while something goes on."""
+
+    running: Running
+    segments: Path
+    resident: list[int] = field(default_factory=list)
+    changed_s: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def on(self) -> Iterator[Self]:
+        over = threading.Event()
+        thread = threading.Thread(target=self._look, args=(over,))
+        thread.start()
+        try:
+            yield self
+        finally:
+            over.set()
+            thread.join()
+
+    def _look(self, over: threading.Event) -> None:
+        last = self._state()
+        while not over.wait(LOOK_S):
+            self.resident.append(self.running.watched.memory_info().rss)
+            if (now := self._state()) != last:
+                last = now
+                self.changed_s.append(time.perf_counter())
+
+    def _state(self) -> list[tuple[str, int, int]]:
+        found = []
+        for path in sorted(self.segments.glob("*")):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((path.name, stat.st_size, stat.st_mtime_ns))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a load of many requests came to. ``sealing[i]``: the segments changed near request ``i``."""
+
+    per_s: float
+    end_ms: int
+    latency_ms: np.ndarray[Any, np.dtype[np.float64]]
+    sealing: np.ndarray[Any, np.dtype[np.bool_]]
+    resident: list[int]
+
+    def p99_ms(self) -> float:
+        return float(np.quantile(self.latency_ms, 0.99))
+
+    def quiet_p99_ms(self) -> float | None:
+        """Of the requests that no sealing was near; None when they are too few."""
+        quiet = self.latency_ms[~self.sealing]
+        return float(np.quantile(quiet, 0.99)) if len(quiet) >= QUIET_REQUESTS_MIN else None
+
+
+class Stream:
+    """The process that sends the data of a plan."""
+
+    def __init__(self, plan: Plan, running: Running, segments: Path) -> None:
+        self._running = running
+        self._segments = segments
+        self._process = subprocess.Popen(
+            [PYTHON, "-m", "benchmarks.storage.stream", plan.json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def send(self, requests: int, rate: float | None = None) -> Sent:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        answer = self._segments.parent / "answer.json"
+        order = {"host": "127.0.0.1", "port": self._running.port, "connections": CONNECTIONS, "answer": str(answer)}
+        with FolderWatch(self._running, self._segments).on() as watch:
+            self._process.stdin.write(json.dumps({**order, "requests": requests, "rate": rate}) + "\n")
+            self._process.stdin.flush()
+            if self._process.stdout.readline() != "sent\n":
+                raise RuntimeError("the process that sends has ended")
+        found = json.loads(answer.read_text())
+        if found["failed"] or found["requests"] != requests:
+            raise RuntimeError(f"{found['failed']} of {requests} requests failed, {found['requests']} were answered")
+        sent_s, took_s = np.array(found["sent_s"]), np.array(found["latencies_s"])
+        changes = np.array(watch.changed_s)
+        first = np.searchsorted(changes, sent_s - NEAR_S)
+        sealing = first < np.searchsorted(changes, sent_s + took_s + NEAR_S)
+        return Sent(found["per_s"], found["end_ms"], took_s * 1000, sealing, watch.resident)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+
+
+class Querying(threading.Thread):
+    """Asks for the same as ``embedded`` does, through the HTTP API, again and again."""
+
+    def __init__(self, port: int, end_ms: int, trace_id: str) -> None:
+        super().__init__()
+        self._over = threading.Event()
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._questions = _questions(end_ms, trace_id)
+        self._failed: Exception | None = None
+        self.took_ms: dict[str, list[float]] = {name: [] for name in self._questions}
+
+    def run(self) -> None:
+        try:
+            while not self._over.is_set():
+                for name, paths in self._questions.items():
+                    started = time.perf_counter()
+                    for path in paths:
+                        self._get(path)
+                    self.took_ms[name].append((time.perf_counter() - started) * 1000)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            self._failed = error
+
+    def _get(self, path: str) -> None:
+        self._connection.request("GET", path, headers={"X-API-Key": KEY})
+        response = self._connection.getresponse()
+        data = response.read()
+        if response.status != 200:
+            raise RuntimeError(f"{path}: {response.status} {data[:300]!r}")
+
+    def stop(self) -> None:
+        """Raises what went wrong while asking."""
+        self._over.set()
+        self.join()
+        self._connection.close()
+        if self._failed is not None:
+            raise self._failed
+
+
+def _questions(end_ms: int, trace_id: str) -> dict[str, list[str]]:
+    """The API tells of one service at a time: what is asked of all takes a request for each."""
+
+    def path(service: str, metric: str, hours: int, step: str, agg: str, **others: str) -> str:
+        asked = {"service": service, "metric": metric, "start": end_ms - hours * HOUR_MS, "end": end_ms}
+        return "/api/metrics/timeseries?" + urlencode({**asked, "step": step, "agg": agg, **others})
+
+    services = [f"service-{i:02d}" for i in range(SERVICES)]
+    return {
+        "1 h": [path(SERVICE, DURATION, 1, "1m", agg) for agg in ("avg", "p95")],
+        "24 h": [path(service, CPU, 24, "5m", "avg") for service in services],
+        "p95 by route": [path(service, DURATION, 1, "1h", "p95", group_by="route") for service in services],
+        "trace": [f"/api/traces/{trace_id}"],
+    }
+
+
+def bench_footprint(work: Path, *, quick: bool) -> None:
+    held = QUICK_SAMPLES if quick else STORED_SAMPLES
+    rounds = 1 if quick else ROUNDS
+    plan = Plan(held + LATER_SAMPLES, int(time.time()) // 300 * 300_000)
+    trace_id = trace_ids(plan, 1)[0]
+    folder = work / "holding"
+    running = Running(
+        Subject("holding", lambda port: vantage(folder, port), lambda *_: b"", 0, _ENVIRON), work / "holding.log"
+    )
+    stream = Stream(plan, running, folder / "segments")
+    alone, busy, took_ms = [], [], []
+    try:
+        stream.send(WARM_REQUESTS)
+        filled = stream.send(held // REQUEST_SAMPLES - WARM_REQUESTS)  # at once: no rest in which to seal
+        saturation = filled.per_s
+        rate = min(saturation / 2, LATER_SAMPLES / REQUEST_SAMPLES / SECONDS / 2 / rounds)
+        time.sleep(SETTLE_S)
+        full = running.watched.memory_info().rss
+        for _ in range(rounds):
+            alone.append(stream.send(int(rate * SECONDS), rate))
+            asking = Querying(running.port, alone[-1].end_ms, trace_id)
+            asking.start()
+            try:
+                busy.append(stream.send(int(rate * SECONDS), rate))
+            finally:
+                asking.stop()
+            took_ms.append(asking.took_ms)
+        time.sleep(SETTLE_S)
+        settled = running.watched.memory_info().rss
+    finally:
+        stream.close()
+        running.stop()
+    print(f"\n### 11 and 12 Server holding {held / 1e6:g} million samples, {SERIES} series, {plan.traced:.0%} traced\n")
+    print(
+        f"Filled with {saturation * REQUEST_SAMPLES / 1000:.0f} thousand samples/s (packed, 1000 a request); then"
+        f" {rate:.0f} requests/s, {SECONDS} s alone and {SECONDS} s with queries, {rounds} times over.\n"
+    )
+    _memory(filled, full, alone, busy, settled)
+    _latencies(alone, busy, took_ms)
+    _traced(work, quick=quick)
+
+
+def _memory(filled: Sent, full: int, alone: list[Sent], busy: list[Sent], settled: int) -> None:
+    print("| MB resident | median | peak |")
+    print("| --- | --- | --- |")
+    for name, sent in (("while filling", [filled]), ("at half load", alone), ("at half load, with queries", busy)):
+        resident = [nbytes for one in sent for nbytes in one.resident]
+        print(f"| {name} | {np.median(resident) / 1e6:.0f} | {max(resident) / 1e6:.0f} |")
+    print(f"| {SETTLE_S:.0f} s after filling | {full / 1e6:.0f} | |")
+    print(f"| {SETTLE_S:.0f} s after the end | {settled / 1e6:.0f} | |")
+    peak = max(nbytes for one in alone for nbytes in one.resident)
+    print(f"\nAt half load at most {peak / 1e6:.0f} MB; must be ≤ 300: {_verdict(peak, 300e6)}; ", end="")
+    print(f"aim ≤ 200: {_verdict(peak, 200e6)}")
+
+
+def _latencies(alone: list[Sent], busy: list[Sent], took_ms: list[dict[str, list[float]]]) -> None:
+    print("\n| ingest, medians of the rounds | p50 / p99 ms | of requests while sealing |")
+    print("| --- | --- | --- |")
+    for name, sent in (("at half load", alone), ("and with queries", busy)):
+        p50_ms = statistics.median(float(np.median(one.latency_ms)) for one in sent)
+        p99_ms = statistics.median(one.p99_ms() for one in sent)
+        print(f"| {name} | {p50_ms:.1f} / {p99_ms:.1f} | {np.mean([one.sealing.mean() for one in sent]):.0%} |")
+    quiet_ms = [one.quiet_p99_ms() for one in alone]
+    base_ms = [one.p99_ms() if quiet is None else quiet for one, quiet in zip(alone, quiet_ms, strict=True)]
+    print(f"\nWithout queries and away from sealing: p99 {statistics.median(base_ms):.1f} ms")
+    if None in quiet_ms:
+        print("In some rounds sealing was never far: there half load with it stands for half load without.")
+    ratio = statistics.median(one.p99_ms() / base for one, base in zip(busy, base_ms, strict=True))
+    print(f"p99 with queries and sealing, against without: {ratio:.2f}; must be ≤ 3: {_verdict(ratio, 3)}; ", end="")
+    print(f"aim ≤ 1.5: {_verdict(ratio, 1.5)}")
+    told = ", ".join(f"{name} {np.median([ms for one in took_ms for ms in one[name]]):.0f} ms" for name in took_ms[0])
+    print(f"The queries meanwhile, through the API, a request for each service: {told}")
+
+
+def _traced(work: Path, *, quick: bool) -> None:
+    """Row 2's p99 at half load, of a server that has taken many traced samples."""
+    body = request(payload(100), "application/json")
+    folder = work / "traced"
+    running = Running(
+        Subject("traced", lambda port: vantage(folder, port), lambda *_: body, 100, RATES), work / "traced.log"
+    )
+    loader = Loader()
+    wanted = TRACED_SAMPLES // 10 if quick else TRACED_SAMPLES
+    try:
+        taken, rates = 0.0, []
+        while taken < wanted:
+            found = loader.load(running, 4.0)
+            taken += found["requests"] * 100
+            rates.append(found["per_s"])
+        rate = float(np.median(rates)) / 2
+        half = loader.load(running, 10.0, rate=rate)
+    finally:
+        loader.close()
+        running.stop()
+    print(
+        f"\n2 p99 at half load ({half['per_s']:.0f} req/s of JSON) after {taken / 1e6:.1f} million traced samples:"
+        f" {half['p99_ms']:.1f} ms; aim ≤ 10: {_verdict(half['p99_ms'], 10)}"
+    )
+
+
+def _verdict(found: float, limit: float) -> str:
+    return "met" if found <= limit else "**missed**"

@@ -1,0 +1,33 @@
+"""The settings a command works with, and the command that shows them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Final
+
+from vantage import config
+from vantage.commands.console import print_table
+from vantage.config import Loaded
+
+_FLAGS: Final = ("role", "host", "port", "data")
+
+
+def load(arguments: argparse.Namespace) -> Loaded:
+    """The settings in effect; warnings go to standard error. Raises ConfigError."""
+    flags = {name: getattr(arguments, name, None) for name in _FLAGS}
+    file = getattr(arguments, "config", None)
+    loaded = config.load(file=Path(file) if file else None, flags=flags)
+    for warning in loaded.warnings:
+        print(f"vantage: warning: {warning}", file=sys.stderr)
+    return loaded
+
+
+def run_config(arguments: argparse.Namespace) -> int:
+    """Every setting with its value and origin, or an example of an ``.env`` file."""
+    if arguments.example:
+        print(config.example(), end="")
+        return 0
+    print_table(["setting", "value", "from"], [list(row) for row in load(arguments).masked_rows()])
+    return 0

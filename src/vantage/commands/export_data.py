@@ -1,0 +1,95 @@
+"""``vantage export``: everything a running server keeps, as lines of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import http.client
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+from urllib.parse import urlencode
+
+import zstandard
+
+from vantage.commands.client import Client, open_client
+from vantage.commands.console import Progress
+from vantage.core.errors import StartupError, UnavailableError
+from vantage.core.number_format import size
+
+READ_NBYTES: Final = 1 << 18
+_GZIP_LEVEL: Final = 5
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """Write it to a file, which is there when it is whole, or to standard output. Raises what the client raises,
+    StartupError when it cannot be written."""
+    client = open_client(arguments)
+    asked = {name: getattr(arguments, name) for name in ("start", "end", "service", "environment")}
+    path = f"/api/export?{urlencode({name: text for name, text in asked.items() if text})}"
+    try:
+        # TimeseriesQuery first: a server that refuses leaves no file behind.
+        pieces = _pieces(client, client.stream(path))
+        name = "standard output" if arguments.file == "-" else arguments.file
+        try:
+            with _opened(arguments.file) as file, Progress() as progress:
+                lines, nbytes = _write(pieces, file, progress)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise StartupError(f"{name} cannot be written: {error.strerror or error}") from error
+    finally:
+        client.close()
+    print(f"{name}: {lines} samples and spans, {size(nbytes)} of lines", file=sys.stderr)
+    return 0
+
+
+def _pieces(client: Client, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Raises UnavailableError when it breaks off."""
+    while True:
+        try:
+            piece = answer.read1(READ_NBYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise UnavailableError(
+                f"{client.url} broke the export off ({type(error).__name__}): what was written is not whole"
+            ) from error
+        if not piece:
+            return
+        yield piece
+
+
+def _write(pieces: Iterator[bytes], file: BinaryIO, progress: Progress) -> tuple[int, int]:
+    lines = nbytes = 0
+    for piece in pieces:
+        file.write(piece)
+        lines += piece.count(b"\n")
+        nbytes += len(piece)
+        progress.show(f"{lines} samples and spans, {size(nbytes)}")
+    return lines, nbytes
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[BinaryIO]:
+    """Packed as the name's ending says. Under another name until it is whole."""
+    if name == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(name)
+    half = path.with_name(path.name + ".part")
+    try:
+        with half.open("wb") as file:
+            if path.suffix == ".gz":
+                with gzip.open(file, "wb", compresslevel=_GZIP_LEVEL) as packed:
+                    yield cast(BinaryIO, packed)
+            elif path.suffix == ".zst":
+                with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as writer:
+                    yield cast(BinaryIO, writer)
+            else:
+                yield file
+        half.rename(path)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise

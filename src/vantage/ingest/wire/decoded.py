@@ -1,0 +1,199 @@
+"""What every wire format produces, and the per-sample checks they share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from string import ascii_letters, digits
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from vantage.core.arrays import F64, I64, U32
+from vantage.core.batch import Batch
+from vantage.core.errors import InputError
+from vantage.core.exemplars import encode_exemplars
+from vantage.core.sample import FUTURE_MS_MAX, ID_LENGTH_MAX, TIME_MS_MIN, id_problem, time_problem
+from vantage.core.series import Series
+from vantage.core.span import Span, span_problem
+
+ERRORS_LISTED_MAX: Final = 20
+_ID_BYTES: Final = (ascii_letters + digits + "_.:-").encode()
+_PATH = re.compile(r"(.*?) - at `(.*)`", re.DOTALL)
+
+
+NOTHING: Final = Batch()
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a sample or span was refused."""
+
+    field: str
+    reason: str
+
+
+class DecodedRequest(msgspec.Struct):
+    """A decoded request: the batch to publish, and what was left out of it."""
+
+    batch: Batch = NOTHING
+    rejected: int = 0
+    errors: list[tuple[int, Rejection]] = []  # index in the request; the first 20
+    fields: dict[str, int] = {}  # rejections by field, for the counters
+    dropped: dict[str, int] = {}  # what the agent says it dropped, by reason
+
+    @property
+    def accepted(self) -> int:
+        return self.batch.samples + len(self.batch.spans)
+
+    def reject(self, index: int, rejection: Rejection) -> None:
+        self.rejected += 1
+        name = rejection.field.split(".")[0].split("[")[0]
+        self.fields[name] = self.fields.get(name, 0) + 1
+        if len(self.errors) < ERRORS_LISTED_MAX:
+            self.errors.append((index, rejection))
+
+
+def input_error(error: Exception) -> InputError:
+    """One sentence and the path of the field from what a decoder raised."""
+    if isinstance(error, RecursionError):
+        return InputError("the body is nested too deeply")
+    if isinstance(error, UnicodeDecodeError):
+        return InputError(f"the body is not valid UTF-8 ({error.reason} at byte {error.start} of a string)")
+    if match := _PATH.fullmatch(str(error)):
+        return InputError(match[1], field=match[2].removeprefix("$").removeprefix("."))
+    return InputError(str(error))
+
+
+class SentIds(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """Trace and span ids as they were sent, unchecked: sample ``rows[i]`` (ascending) has ``trace_ids[i]`` and
+    ``span_ids[i]`` ('' for none)."""
+
+    rows: Sequence[int]
+    trace_ids: Sequence[str]
+    span_ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def filter(self, keep: Sequence[bool]) -> SentIds:
+        """Return the ids of the samples that are kept, their rows counted among those."""
+        new_rows = np.cumsum(np.array(keep, np.bool_)) - 1
+        kept = [i for i, row in enumerate(self.rows) if keep[row]]
+        return SentIds(
+            [int(new_rows[self.rows[i]]) for i in kept],
+            [self.trace_ids[i] for i in kept],
+            [self.span_ids[i] for i in kept],
+        )
+
+
+NO_IDS: Final = SentIds((), (), ())
+DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def validate_samples(
+    received: DecodedRequest,
+    resolved: Sequence[Series | Rejection],
+    times: Sequence[int],
+    values: Sequence[float],
+    ids: SentIds,
+    *,
+    now_ms: int,
+    oldest_ms: int,
+    batch_id: str,
+    id_lengths_known: bool = False,
+) -> None:
+    """Put the samples that pass every check into ``received.batch``, and reject the others one by one.
+
+    ``resolved[i]``, ``times[i]`` and ``values[i]`` belong to sample ``i``; so do the ids whose row is ``i``.
+    ``id_lengths_known``: the decoder has held the lengths of trace and span ids against their limit.
+    """
+    time_column, value_column = np.array(times, np.int64), np.array(values, np.float64)
+    distinct = dict.fromkeys(resolved)
+    if not (
+        Rejection not in set(map(type, distinct))
+        and _check_values(times, values, now_ms, oldest_ms)
+        and (not len(ids) or _check_ids(ids, lengths_known=id_lengths_known))
+    ):
+        keep = _keep(received, resolved, time_column, value_column, ids, now_ms=now_ms, oldest_ms=oldest_ms)
+        rows = np.flatnonzero(keep)
+        resolved = [resolved[row] for row in rows.tolist()]
+        time_column, value_column, ids = time_column[rows], value_column[rows], ids.filter(keep)
+        distinct = dict.fromkeys(resolved)
+    series: tuple[Series, ...] = tuple(distinct)  # type: ignore[arg-type]  # only series are left
+    position = dict(zip(distinct, range(len(series)), strict=True))
+    index: U32 = np.array([*map(position.__getitem__, resolved)], np.uint32)
+    exemplars = encode_exemplars(ids.rows, ids.trace_ids, ids.span_ids)
+    received.batch = Batch(series, index, time_column, value_column, exemplars, received.batch.spans, batch_id)
+
+
+def _check_values(times: Sequence[int], values: Sequence[float], now_ms: int, oldest_ms: int) -> bool:
+    """Whether every sample passes, decided for all at once. False may also mean: look at each (values that overflow
+    when summed). On lists of a request's size Python's own min, max and sum are quicker than numpy's."""
+    if not times:
+        return True
+    if min(times) < max(oldest_ms, TIME_MS_MIN) or max(times) > now_ms + FUTURE_MS_MAX:
+        return False
+    return isfinite(sum(values))
+
+
+def _check_ids(sent: SentIds, *, lengths_known: bool) -> bool:
+    ids = [*sent.trace_ids, *sent.span_ids]
+    text = "".join(ids)
+    return (
+        all(sent.trace_ids)
+        and (lengths_known or max(map(len, ids)) <= ID_LENGTH_MAX)
+        and text.isascii()
+        and not text.encode().translate(None, _ID_BYTES)
+    )
+
+
+def _keep(
+    received: DecodedRequest,
+    resolved: Sequence[Series | Rejection],
+    times: I64,
+    values: F64,
+    ids: SentIds,
+    *,
+    now_ms: int,
+    oldest_ms: int,
+) -> list[bool]:
+    """The slow path, taken when something is wrong: one sample after the other, the first fault of each."""
+    by_row = dict(zip(ids.rows, zip(ids.trace_ids, ids.span_ids, strict=True), strict=True))
+    finite = np.isfinite(values)
+    keep = []
+    for row, one in enumerate(resolved):
+        rejection = one if isinstance(one, Rejection) else None
+        if rejection is None and not finite[row]:
+            rejection = Rejection("value", "must be a finite number")
+        if rejection is None and (reason := time_problem(int(times[row]), now_ms=now_ms, oldest_ms=oldest_ms)):
+            rejection = Rejection("timestamp", reason)
+        if rejection is None and row in by_row:
+            rejection = _exemplar_rejection(*by_row[row])
+        if rejection is not None:
+            received.reject(row, rejection)
+        keep.append(rejection is None)
+    return keep
+
+
+def _exemplar_rejection(trace_id: str, span_id: str) -> Rejection | None:
+    if reason := id_problem(trace_id):
+        return Rejection("trace_id", reason)
+    if span_id and (reason := id_problem(span_id)):
+        return Rejection("span_id", reason)
+    return None
+
+
+def add_spans(received: DecodedRequest, spans: Sequence[Span], *, now_ms: int, oldest_ms: int, batch_id: str) -> None:
+    """Put the spans that pass every check into the batch, and reject the others one by one."""
+    kept = []
+    for index, span in enumerate(spans):
+        name, reason = span_problem(span, now_ms=now_ms, oldest_ms=oldest_ms)
+        if reason:
+            received.reject(index, Rejection(name, reason))
+        else:
+            kept.append(span)
+    received.batch = Batch(spans=tuple(kept), batch_id=batch_id)

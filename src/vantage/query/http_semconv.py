@@ -1,0 +1,199 @@
+"""By which conventions requests, errors and durations are read, as query trees and their answers.
+
+- Requests: the sum of the counter ``http.requests`` where a service sends it, else the number of observations of the
+  histogram ``http.request.duration``.
+- Errors: those whose tag ``status`` (or ``http.response.status_code``, ``status_code``) is 5xx, or whose tag ``error``
+  is ``true``. When the counter carries none of these tags and the histogram does, the histogram tells the ratio.
+- Durations: the values of the histogram, in ms whatever their unit.
+- A service that sends neither is measured by its server spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vantage.core.timerange import TimeRange, auto_step_ms
+from vantage.vql.table import Table
+from vantage.vql.tree import (
+    And,
+    Arithmetic,
+    Call,
+    Case,
+    Column,
+    Compare,
+    Expr,
+    Like,
+    Or,
+    Select,
+    SelectItem,
+    TagValue,
+    equals,
+)
+from vantage.vql.tree import Literal as Constant
+
+REQUESTS: Final = "http.requests"
+DURATION: Final = "http.request.duration"
+STATUS_TAGS: Final = ("status", "http.response.status_code", "status_code")
+ERROR_TAG: Final = "error"
+# Each quantile sorts every duration of the range, so the overview asks for one alone.
+QUANTILES_OVERVIEW: Final = (0.95,)
+QUANTILES_ALL: Final = (0.5, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """A range cut into steps. It starts on a whole step; the last bucket may be cut short by ``end_ms``."""
+
+    start_ms: int
+    end_ms: int
+    step_ms: int
+
+    @property
+    def count(self) -> int:
+        return -(-(self.end_ms - self.start_ms) // self.step_ms)
+
+    def starts_ms(self) -> tuple[int, ...]:
+        return tuple(range(self.start_ms, self.end_ms, self.step_ms))
+
+    def seconds(self, position: int) -> float:
+        """How much of a bucket has passed."""
+        start_ms = self.start_ms + position * self.step_ms
+        return (min(start_ms + self.step_ms, self.end_ms) - start_ms) / 1000
+
+
+def split_buckets(time_range: TimeRange, *, points: int) -> Buckets:
+    """At most ``points`` whole buckets (and the one under way), of a round step."""
+    step_ms = auto_step_ms(time_range, points=points)
+    return Buckets(time_range.start_ms // step_ms * step_ms, time_range.end_ms, step_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStats:
+    """What one group of a query says. ``tagged``: how many of its rows say whether they are errors."""
+
+    requests: float
+    errors: float
+    tagged: int
+    first_ms: int = 0
+    quantiles_ms: Mapping[float, float | None] = field(default_factory=dict)
+
+    @property
+    def error_ratio(self) -> float | None:
+        return min(1.0, self.errors / self.requests) if self.requests > 0 else None
+
+    def quantile_ms(self, p: float) -> float | None:
+        return self.quantiles_ms.get(p)
+
+
+_VALUE: Final = Column("value")
+IS_ERROR: Final = Or(
+    (*(Like(TagValue(tag), "5__") for tag in STATUS_TAGS), Compare("=", TagValue(ERROR_TAG), Constant("true")))
+)
+_IS_TAGGED: Final = Or(tuple(Compare("!=", TagValue(tag), Constant("")) for tag in (*STATUS_TAGS, ERROR_TAG)))
+_VALUE_MS: Final = Case(
+    (
+        (equals("unit", "s"), Arithmetic("*", _VALUE, Constant(1000.0))),
+        (equals("unit", "us"), Arithmetic("/", _VALUE, Constant(1000.0))),
+        (equals("unit", "ns"), Arithmetic("/", _VALUE, Constant(1_000_000.0))),
+    ),
+    _VALUE,
+)
+_IS_TRAFFIC: Final = Or(
+    (
+        And((equals("metric_name", REQUESTS), equals("metric_type", "counter"))),
+        And((equals("metric_name", DURATION), equals("metric_type", "histogram"))),
+    )
+)
+_FIRST: Final = Call("min", (Column("timestamp"),))
+_SPAN_MS: Final = Arithmetic("/", Column("duration_ns"), Constant(1_000_000.0))
+_IS_SPAN_ERROR: Final = equals("status", "error")
+
+
+def time_filter(buckets: Buckets) -> tuple[Expr, Expr]:
+    """The conditions on time."""
+    return (
+        Compare(">=", Column("timestamp"), Constant(buckets.start_ms)),
+        Compare("<", Column("timestamp"), Constant(buckets.end_ms)),
+    )
+
+
+def metrics_query(
+    buckets: Buckets,
+    keys: Sequence[Expr],
+    *,
+    where: Sequence[Expr] = (),
+    quantiles: Sequence[float] = QUANTILES_OVERVIEW,
+) -> Select:
+    """The request metrics, grouped by ``keys``, which begin with the metric's name. Read it with ``measured``."""
+    counts = (
+        Call("sum", (_VALUE,)),
+        Call("count"),
+        Call("sumIf", (_VALUE, IS_ERROR)),
+        Call("countIf", (IS_ERROR,)),
+        Call("countIf", (_IS_TAGGED,)),
+    )
+    return Select(
+        "metrics",
+        select_items((*keys, *counts, _FIRST, *_quantiles(_VALUE_MS, quantiles))),
+        where=And((_IS_TRAFFIC, *where, *time_filter(buckets))),
+        group_by=tuple(keys),
+    )
+
+
+def spans_query(
+    buckets: Buckets,
+    keys: Sequence[Expr],
+    *,
+    where: Sequence[Expr] = (),
+    quantiles: Sequence[float] = QUANTILES_OVERVIEW,
+) -> Select:
+    """The server spans, grouped by ``keys``. Read it with ``measured``."""
+    counts = (Call("count"), Call("countIf", (_IS_SPAN_ERROR,)))
+    return Select(
+        "spans",
+        select_items((*keys, *counts, _FIRST, *_quantiles(_SPAN_MS, quantiles))),
+        where=And((equals("kind", "server"), *where, *time_filter(buckets))),
+        group_by=tuple(keys),
+    )
+
+
+def _quantiles(value_ms: Expr, quantiles: Sequence[float]) -> tuple[Expr, ...]:
+    return tuple(Call("quantile", (value_ms,), p) for p in quantiles)
+
+
+def select_items(exprs: Sequence[Expr]) -> tuple[SelectItem, ...]:
+    return tuple(SelectItem(expr, f"c{position}") for position, expr in enumerate(exprs))
+
+
+def parse_stats(query: Select, table: Table) -> dict[tuple[Any, ...], RequestStats]:
+    """Groups by their keys."""
+    keys = len(query.group_by)
+    asked = [call.parameter for item in query.items if isinstance(call := item.expr, Call) and call.parameter]
+    read = _parse_spans_row if query.table == "spans" else _parse_metrics_row
+    return {row[:keys]: read(row[0], row[keys:], asked) for row in table.rows()}
+
+
+def _parse_metrics_row(metric: str, row: Sequence[Any], asked: Sequence[float]) -> RequestStats:
+    total, count, error_total, error_count, tagged, first_ms, *quantiles = row
+    if metric == REQUESTS:
+        return RequestStats(total or 0.0, error_total or 0.0, tagged, first_ms)
+    return RequestStats(count, error_count, tagged, first_ms, dict(zip(asked, quantiles, strict=True)))
+
+
+def _parse_spans_row(_: object, row: Sequence[Any], asked: Sequence[float]) -> RequestStats:
+    count, errors, first_ms, *quantiles = row
+    return RequestStats(count, errors, count, first_ms, dict(zip(asked, quantiles, strict=True)))
+
+
+def pick_metrics(counted: dict[str, RequestStats]) -> tuple[str, str]:
+    """Which metric tells the number of requests, and which the share of errors."""
+    requests = REQUESTS if REQUESTS in counted else DURATION
+    tagged = next((metric for metric in (requests, DURATION) if metric in counted and counted[metric].tagged), requests)
+    return requests, tagged
+
+
+def rate_per_s(one: RequestStats, buckets: Buckets) -> float:
+    """Requests a second since the first of them, but over no less than a step."""
+    return one.requests * 1000 / max(buckets.end_ms - one.first_ms, buckets.step_ms)

@@ -1,0 +1,1 @@
+"""What lies in the files: segments, parts, chunks, and their encodings."""

@@ -1,0 +1,248 @@
+"""Chunks: up to 8192 samples of neighbouring series, as bytes, and the same for partials of rollups.
+
+Samples lie run by run, a run being what a chunk holds of one series, in order of time. The directory of runs stands
+apart from the columns, so that a reader learns what a chunk holds without unpacking it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from vantage.core.arrays import F64, I64, U32, Mask
+from vantage.core.int_packing import deltas, undelta
+from vantage.core.rollup import NO_SKETCHES, Partials, Sketches
+from vantage.storage.embedded.format import span_column_codec
+from vantage.storage.embedded.format.column_codec import ColumnCodec, rows_of
+
+CHUNK_SAMPLES_MAX: Final = 8192
+CHUNK_PARTIALS_MAX: Final = 8192
+RUN_SAMPLES: Final = 256  # what a run should have: longer ones have queries unpack what is long before their range
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode_parts: Final = msgspec.msgpack.Decoder(list[bytes]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkDirectory:
+    """A chunk's directory: for each run its series, how many rows it has, and the times of its first and last."""
+
+    slot: U32
+    count: I64
+    first_ms: I64
+    last_ms: I64
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the chunk has."""
+        return int(self.count.sum())
+
+    def rows_of(self, wanted: Mask) -> I64:
+        """The rows of some runs."""
+        return np.flatnonzero(np.repeat(wanted, self.count))
+
+    def take(self, wanted: Mask) -> ChunkDirectory:
+        """Some of the runs."""
+        return ChunkDirectory(self.slot[wanted], self.count[wanted], self.first_ms[wanted], self.last_ms[wanted])
+
+
+@dataclass(frozen=True, slots=True)
+class SampleChunk:
+    """A row of the table ``chunk``."""
+
+    runs: bytes
+    times: bytes
+    vals: bytes
+    crc: int
+    first_ms: int
+    last_ms: int
+    samples: int
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.runs) + len(self.times) + len(self.vals)
+
+
+@dataclass(frozen=True, slots=True)
+class PartialChunk:
+    """A row of the table ``rollup``."""
+
+    runs: bytes
+    times: bytes
+    counts: bytes
+    sums: bytes
+    mins: bytes
+    maxs: bytes
+    sketches: bytes | None
+    crc: int
+    first_ms: int
+    last_ms: int
+    partials: int
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def parts(self) -> tuple[bytes, ...]:
+        return (self.runs, self.times, self.counts, self.sums, self.mins, self.maxs, self.sketches or b"")
+
+
+def checksum(*parts: bytes | None) -> int:
+    """CRC-32 (zlib's) of the parts one after another."""
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part or b"", crc)
+    return crc
+
+
+def chunk_directory(slot: U32, time_ms: I64) -> ChunkDirectory:
+    """The runs of rows that lie series by series."""
+    first = np.flatnonzero(np.append(True, slot[1:] != slot[:-1]))
+    count = np.diff(np.append(first, len(slot)))
+    return ChunkDirectory(slot[first], count, time_ms[first], time_ms[first + count - 1])
+
+
+def chunk_bounds(slot: U32, rows_max: int) -> Iterator[tuple[int, int]]:
+    """Where to cut rows that lie series by series into chunks: at the end of a run where one ends in the second half
+    of a chunk, so that a run longer than that lies in as few chunks as it can."""
+    ends = np.append(np.flatnonzero(slot[1:] != slot[:-1]) + 1, len(slot))
+    at = 0
+    while at < len(slot):
+        full = min(at + rows_max, len(slot))
+        place = int(np.searchsorted(ends, full, side="right")) - 1
+        end = int(ends[place]) if place >= 0 else 0
+        if end - at < rows_max // 2:  # the run that is under way fills most of the chunk
+            end = full
+        yield at, end
+        at = end
+
+
+class ChunkCodec:
+    """Chunks to bytes and back. Belongs to one thread at a time."""
+
+    def __init__(self) -> None:
+        self.packer = ColumnCodec()
+        self.ids = span_column_codec.SpanColumnCodec()
+
+    def _pack_runs(self, runs: ChunkDirectory) -> bytes:
+        pack = self.packer.pack_ints
+        columns = (runs.slot, runs.count, runs.first_ms, runs.last_ms - runs.first_ms)
+        return _encode([pack(column) for column in columns])
+
+    def unpack_runs(self, body: bytes) -> ChunkDirectory:
+        """Raises ValueError."""
+        slot, count, first_ms, length_ms = self._columns(body, 4)
+        if not len(slot) == len(count) == len(first_ms) == len(length_ms) or (count < 1).any():
+            raise ValueError("a directory of runs that do not fit together")
+        return ChunkDirectory(slot.astype(np.uint32), count, first_ms, first_ms + length_ms)
+
+    def _columns(self, body: bytes, number: int) -> list[I64]:
+        return [self.packer.unpack_ints(part) for part in _parts(body, number)]
+
+    def pack_samples(self, slot: U32, time_ms: I64, value: F64) -> SampleChunk:
+        """Samples that lie series by series, in order of time."""
+        runs = chunk_directory(slot, time_ms)
+        directory = self._pack_runs(runs)
+        times = self.packer.pack_ints(deltas(time_ms, runs.count))
+        vals = self.packer.pack_floats(value, runs.count)
+        crc = checksum(directory, times, vals)
+        return SampleChunk(directory, times, vals, crc, int(time_ms.min()), int(time_ms.max()), len(slot))
+
+    def unpack_times(self, body: bytes, runs: ChunkDirectory, wanted: Mask | None = None) -> I64:
+        """Of all runs, or of the wanted ones. Raises ValueError."""
+        return self._unpack_steps(body, runs, runs.first_ms, wanted)
+
+    def _unpack_steps(self, body: bytes, runs: ChunkDirectory, first: I64, wanted: Mask | None) -> I64:
+        if wanted is None:
+            apart = self.packer.unpack_ints(body)
+            if len(apart) != runs.rows:
+                raise ValueError("a column that does not fit the directory")
+            return undelta(apart, first, runs.count)
+        apart = self.packer.unpack_ints(body, rows_of(runs.count, wanted))
+        return undelta(apart, first[wanted], runs.count[wanted])
+
+    def unpack_values(self, body: bytes, runs: ChunkDirectory, wanted: Mask | None = None) -> F64:
+        """Of all runs, or of the wanted ones. Raises ValueError."""
+        return self.packer.unpack_floats(body, runs.count, wanted)
+
+    def pack_partials(self, partials: Partials, *, width_ms: int) -> PartialChunk:
+        """Partials that lie series by series, in order of time."""
+        runs = chunk_directory(partials.slot, partials.time_ms)
+        packer = self.packer
+        sketches = None
+        if len(partials.sketches.key):
+            some = partials.sketches
+            sizes = np.bincount(some.row, minlength=len(partials))
+            # Keys ascend within a sketch: the steps between them are small.
+            apart = np.diff(some.key.astype(np.int64), prepend=0)
+            sketches = _encode([packer.pack_ints(sizes), packer.pack_ints(apart), packer.pack_ints(some.count)])
+        body = (
+            self._pack_runs(runs),
+            packer.pack_ints(deltas(partials.time_ms // width_ms, runs.count)),
+            packer.pack_ints(partials.count),
+            packer.pack_floats(partials.sum, runs.count),
+            packer.pack_floats(partials.min, runs.count),
+            packer.pack_floats(partials.max, runs.count),
+        )
+        first_ms, last_ms = int(partials.time_ms.min()), int(partials.time_ms.max())
+        return PartialChunk(*body, sketches, checksum(*body, sketches), first_ms, last_ms, len(partials))
+
+    def unpack_partials(
+        self,
+        body: tuple[bytes, ...],
+        runs: ChunkDirectory,
+        *,
+        width_ms: int,
+        columns: frozenset[str],
+        wanted: Mask | None = None,
+    ) -> Partials:
+        """Partials of all runs, or of the wanted ones. ``body`` are the columns after the directory; those that
+        ``columns`` does not name are NaN. Raises ValueError."""
+        times, counts, sums, mins, maxs, sketches = body
+        kept = runs if wanted is None else runs.take(wanted)
+
+        def real(name: str, packed: bytes) -> F64:
+            if name not in columns:
+                return np.broadcast_to(np.float64(np.nan), kept.rows)
+            return self.packer.unpack_floats(packed, runs.count, wanted)
+
+        some = NO_SKETCHES
+        if "sketches" in columns and sketches:
+            some = self._unpack_sketches(sketches, runs.rows)
+            some = some if wanted is None else some.take(runs.rows_of(wanted), of=runs.rows)
+        found = Partials(
+            np.repeat(kept.slot, kept.count),
+            self._unpack_steps(times, runs, runs.first_ms // width_ms, wanted) * width_ms,
+            self.packer.unpack_ints(counts, None if wanted is None else rows_of(runs.count, wanted)),
+            real("sum", sums),
+            real("min", mins),
+            real("max", maxs),
+            some,
+        )
+        if not len(found.time_ms) == len(found.count) == kept.rows:
+            raise ValueError("partials that do not fit the directory")
+        return found
+
+    def _unpack_sketches(self, body: bytes, rows: int) -> Sketches:
+        sizes, apart, counts = self._columns(body, 3)
+        if len(sizes) != rows or len(apart) != len(counts) or int(sizes.sum()) != len(apart) or (sizes < 0).any():
+            raise ValueError("sketches that do not fit together")
+        return Sketches(np.repeat(np.arange(rows), sizes), np.cumsum(apart).astype(np.int32), counts)
+
+
+def _parts(body: bytes, number: int) -> list[bytes]:
+    try:
+        parts = _decode_parts(body)
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from error
+    if len(parts) != number:
+        raise ValueError("a chunk of another number of columns")
+    return parts

@@ -1,0 +1,68 @@
+"""What a part tells of itself, without a look at its rows: how much it holds of each series, and of whose spans."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from vantage.core.arrays import I64, U32
+from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
+from vantage.storage.embedded.format.segment import Part
+
+ServiceStats = dict[tuple[str, str, str, str], tuple[int, int, int]]
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode_columns: Final = msgspec.msgpack.Decoder(list[bytes]).decode
+_decode_services: Final = msgspec.msgpack.Decoder(list[tuple[tuple[str, str, str, str], tuple[int, int, int]]]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesStats:
+    """What a part holds of each of its series: how many samples (none in rollups), from when to when, and its share of
+    the part's bytes."""
+
+    slot: U32
+    samples: I64
+    first_ms: I64
+    last_ms: I64
+    nbytes: I64
+
+
+def pack_series_stats(codec: ChunkCodec, counts: SeriesStats) -> bytes:
+    pack = codec.packer.pack_ints
+    columns = (counts.slot, counts.samples, counts.first_ms, counts.last_ms - counts.first_ms, counts.nbytes)
+    return _encode([pack(column) for column in columns])
+
+
+def unpack_series_stats(codec: ChunkCodec, body: bytes) -> SeriesStats:
+    """Raises ValueError."""
+    slot, samples, first_ms, length_ms, nbytes = (codec.packer.unpack_ints(one) for one in _decode_columns(body))
+    return SeriesStats(slot.astype(np.uint32), samples, first_ms, first_ms + length_ms, nbytes)
+
+
+def unpack_service_stats(body: bytes) -> ServiceStats:
+    """Spans, first and last start by service, environment, version and instance. Raises ValueError."""
+    return dict(_decode_services(body))
+
+
+@dataclass(frozen=True, slots=True)
+class PartStats:
+    """What a part holds by series, and of spans by service, environment, version and instance."""
+
+    part: Part
+    series: SeriesStats
+    services: ServiceStats
+
+
+def read_part_stats(db: sqlite3.Connection, codec: ChunkCodec, part: Part) -> PartStats | None:
+    """None when the part has just gone. Raises sqlite3.Error, and ValueError for a part whose row is damaged."""
+    row = db.execute("SELECT series, services, crc FROM part WHERE id=?", (part.id,)).fetchone()
+    if row is None:
+        return None
+    series, services, crc = row
+    if checksum(series, services) != crc:
+        raise ValueError(f"part {part.id}: checksum mismatch")
+    return PartStats(part, unpack_series_stats(codec, series), unpack_service_stats(services))

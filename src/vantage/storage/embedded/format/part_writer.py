@@ -1,0 +1,241 @@
+"""Writing a part into a segment: rows in short slices, then the part's own row, which makes them count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import numpy as np
+import zstandard
+
+from vantage.core.arrays import I64, U32
+from vantage.core.rollup import Partials
+from vantage.core.sample_columns import SampleColumns
+from vantage.core.span_table import SpanTable
+from vantage.storage.embedded.format import span_block
+from vantage.storage.embedded.format.chunk import (
+    CHUNK_PARTIALS_MAX,
+    CHUNK_SAMPLES_MAX,
+    ChunkCodec,
+    ChunkDirectory,
+    checksum,
+    chunk_bounds,
+)
+from vantage.storage.embedded.format.exemplars import exemplar_blocks
+from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, pack_series_stats
+from vantage.storage.embedded.format.segment import SAMPLES, Part, SegmentWriter
+from vantage.storage.embedded.format.trace_id_index import pack_index, truncate_hash
+from vantage.storage.trace_summary import count_by_service
+
+SLICE_NBYTES: Final = 256 << 10  # written in one transaction, a few milliseconds of the disk
+SPAN_BLOCK_ROWS: Final = 4096
+SPAN_BLOCK_NBYTES: Final = 16 << 20  # in memory
+_PART_SHIFT: Final = 32
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode_identities: Final = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
+
+
+@dataclass(slots=True)
+class _StatsBuilder:
+    """Collects ``SeriesCounts`` chunk by chunk."""
+
+    slots: list[U32] = field(default_factory=list)
+    samples: list[I64] = field(default_factory=list)
+    firsts: list[I64] = field(default_factory=list)
+    lasts: list[I64] = field(default_factory=list)
+    nbytes: list[I64] = field(default_factory=list)
+
+    def add(self, runs: ChunkDirectory, nbytes: int) -> None:
+        rows = int(runs.count.sum())
+        self.slots.append(runs.slot)
+        self.samples.append(runs.count)
+        self.firsts.append(runs.first_ms)
+        self.lasts.append(runs.last_ms)
+        self.nbytes.append(-(-runs.count * nbytes // rows))  # rounded up: nothing takes no space
+
+    def add_exemplars(self, slot: U32, nbytes: int) -> None:
+        """Add the bytes of exemplars to their series; samples and times are counted with the chunks."""
+        distinct, exemplars = np.unique(slot, return_counts=True)
+        self.slots.append(distinct)
+        self.samples.append(np.zeros(len(distinct), np.int64))
+        self.firsts.append(np.full(len(distinct), np.iinfo(np.int64).max))
+        self.lasts.append(np.full(len(distinct), np.iinfo(np.int64).min))
+        self.nbytes.append(-(-exemplars * nbytes // len(slot)))
+
+    def by_series(self, *, of_rollups: bool) -> SeriesStats:
+        if not self.slots:
+            nothing = np.empty(0, np.int64)
+            return SeriesStats(np.empty(0, np.uint32), nothing, nothing, nothing, nothing)
+        slot, place = np.unique(np.concatenate(self.slots), return_inverse=True)
+        first = np.full(len(slot), np.iinfo(np.int64).max)
+        last = np.full(len(slot), np.iinfo(np.int64).min)
+        np.minimum.at(first, place, np.concatenate(self.firsts))
+        np.maximum.at(last, place, np.concatenate(self.lasts))
+        samples, nbytes = np.zeros(len(slot), np.int64), np.zeros(len(slot), np.int64)
+        np.add.at(nbytes, place, np.concatenate(self.nbytes))
+        if not of_rollups:
+            np.add.at(samples, place, np.concatenate(self.samples))
+        return SeriesStats(slot, samples, first, last, nbytes)
+
+
+class PartWriter:
+    """Writes one part. ``between`` is called between slices, outside any transaction. Raises sqlite3.Error."""
+
+    def __init__(
+        self,
+        writer: SegmentWriter,
+        codec: ChunkCodec,
+        *,
+        part_id: int,
+        identities: Callable[[U32], Mapping[int, bytes]],
+        on_slice: Callable[[], None],
+    ) -> None:
+        self._writer = writer
+        self._codec = codec
+        self._identities = identities
+        self._on_slice = on_slice
+        self.part_id = part_id
+        self._waiting: list[tuple[str, tuple[object, ...]]] = []
+        self._waiting_nbytes = 0
+        self._nbytes = 0
+        self._samples = self._spans = 0
+        self._first_ms, self._last_ms = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+        self._counted = _StatsBuilder()
+        self._services: ServiceStats = {}
+        self._places: list[tuple[I64, I64, I64]] = []  # of spans: what is kept of their hashes, block, row
+        self._next_id = part_id << _PART_SHIFT  # ids need no agreement with other parts that are being written
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was written."""
+        return not self._nbytes
+
+    def _id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+    def _insert(self, sql: str, row: tuple[object, ...], nbytes: int) -> None:
+        self._waiting.append((sql, row))
+        self._waiting_nbytes += nbytes
+        self._nbytes += nbytes
+        if self._waiting_nbytes >= SLICE_NBYTES:
+            self._flush()
+            self._on_slice()
+
+    def _flush(self) -> None:
+        with self._writer.slice() as db:
+            for sql, row in self._waiting:
+                db.execute(sql, row)
+        self._waiting, self._waiting_nbytes = [], 0
+
+    def _grow(self, first_ms: int, last_ms: int) -> None:
+        self._first_ms, self._last_ms = min(self._first_ms, first_ms), max(self._last_ms, last_ms)
+
+    def samples(self, samples: SampleColumns) -> None:
+        """Chunks of samples that lie in the order in which they are kept."""
+        for start, end in chunk_bounds(samples.slot, CHUNK_SAMPLES_MAX):
+            self._chunk(samples.slice(start, end))
+
+    def _chunk(self, some: SampleColumns) -> None:
+        chunk = self._codec.pack_samples(some.slot, some.time_ms, some.value)
+        nbytes = chunk.nbytes
+        self._insert(
+            "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (self._id(), self.part_id, chunk.first_ms, chunk.last_ms, chunk.samples, nbytes, chunk.crc,
+             chunk.runs, chunk.times, chunk.vals),
+            nbytes,
+        )  # fmt: skip
+        self._samples += chunk.samples
+        self._grow(chunk.first_ms, chunk.last_ms)
+        self._counted.add(self._codec.unpack_runs(chunk.runs), nbytes)
+
+    def exemplars(self, samples: SampleColumns) -> None:
+        """Write exemplar samples that lie in storage order, after those written before."""
+        for block_samples, block in exemplar_blocks(self._codec, samples):
+            row = (self._id(), self.part_id, *block.columns)
+            self._insert("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row, block.nbytes)
+            self._counted.add_exemplars(block_samples.slot, block.nbytes)
+
+    def spans(self, table: SpanTable) -> None:
+        """Blocks of spans, in order of start."""
+        # Spans may carry much text: a block is read as a whole, so it has a bound in bytes as well.
+        rows = max(1, min(SPAN_BLOCK_ROWS, SPAN_BLOCK_NBYTES * len(table) // max(1, table.nbytes)))
+        for start in range(0, len(table), rows):
+            some = table.take(np.arange(start, min(start + rows, len(table))))
+            body = span_block.encode(some)
+            block_id = self._id()
+            starts = some.start_ms
+            first_ms, last_ms = int(starts.min()), int(starts.max())
+            services = some.service_name.compacted().values
+            self._insert(
+                "INSERT INTO span_block VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (block_id, self.part_id, first_ms, last_ms, len(some), int(some.duration_ns.max()),
+                 json.dumps(sorted(services)), body),
+                len(body),
+            )  # fmt: skip
+            kept = truncate_hash(some.trace_hashes())
+            self._places.append((kept, np.full(len(kept), block_id), np.arange(len(kept))))
+            self._spans += len(some)
+            self._grow(first_ms, last_ms)
+            for key, (count, first, last) in count_by_service(some).items():
+                held = self._services.get(key, (0, first, last))
+                self._services[key] = (held[0] + count, min(held[1], first), max(held[2], last))
+
+    def partials(self, partials: Partials, *, width_ms: int) -> None:
+        """Chunks of partials that lie in the order in which they are kept."""
+        for start, end in chunk_bounds(partials.slot, CHUNK_PARTIALS_MAX):
+            chunk = self._codec.pack_partials(partials.take(np.arange(start, end)), width_ms=width_ms)
+            self._insert(
+                "INSERT INTO rollup VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._id(), self.part_id, width_ms, chunk.first_ms, chunk.last_ms, chunk.partials,
+                 chunk.nbytes, chunk.crc, *chunk.parts[:-1], chunk.sketches),
+                chunk.nbytes,
+            )  # fmt: skip
+            self._grow(chunk.first_ms, chunk.last_ms)
+            self._counted.add(self._codec.unpack_runs(chunk.runs), chunk.nbytes)
+
+    def finish(self, *, generation: int, level: int, replaces: Iterable[int] = ()) -> Part:
+        """Write the part's row, and take out those of the parts it replaces, in one transaction."""
+        if self._places:
+            kept, place, row = (np.concatenate(columns) for columns in zip(*self._places, strict=True))
+            for low, high, crc, body in pack_index(self._codec.packer, kept, place, row):
+                values = (self.part_id, low, high, crc, body)
+                self._insert("INSERT INTO id_index VALUES (NULL, ?, 'span', ?, ?, ?, ?)", values, len(body))
+        counts = self._counted.by_series(of_rollups=self._writer.tier != SAMPLES)
+        series = pack_series_stats(self._codec, counts)
+        services = _encode(list(self._services.items()))
+        part = Part(
+            self.part_id, generation, level, self._samples, self._spans,
+            int(self._first_ms), int(self._last_ms), self._nbytes,
+        )  # fmt: skip
+        values_of_part = (*_fields(part), series, services, checksum(series, services))
+        self._waiting.append(("INSERT INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values_of_part))
+        self._waiting += [("DELETE FROM part WHERE id=?", (old,)) for old in replaces]
+        if body := self._new_identities(counts.slot):
+            self._waiting.append(("INSERT INTO series VALUES (NULL, ?, ?)", (checksum(body), body)))
+        self._flush()
+        return part
+
+    def _new_identities(self, slots: U32) -> bytes:
+        """The identities of series that the file does not tell yet: it can then be read without the journal."""
+        told: set[int] = set()
+        for crc, body in self._writer.db.execute("SELECT crc, body FROM series"):
+            if checksum(body) == crc:
+                told.update(slot for slot, _ in read_identities(body))
+        missing = [(slot, one) for slot, one in self._identities(slots).items() if slot not in told]
+        return zstandard.ZstdCompressor(level=3).compress(_encode(missing)) if missing else b""
+
+
+def read_identities(body: bytes) -> list[tuple[int, bytes]]:
+    """Slots and canonical identities of a row of ``series``. Raises ValueError."""
+    try:
+        return _decode_identities(zstandard.ZstdDecompressor().decompress(body))
+    except (zstandard.ZstdError, msgspec.DecodeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _fields(part: Part) -> Iterator[int]:
+    return (getattr(part, name) for name in Part.__slots__)

@@ -1,0 +1,64 @@
+"""Finding spans: for each part of a segment, the hashes of their trace ids in order, with the place of each span.
+
+Ids are random, so an index that is kept in order row by row touches a page an entry: rows went in seven times slower
+with one. Here the entries of a whole part are sorted once, when it is sealed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from vantage.core.arrays import I64, U64
+from vantage.storage.embedded.format.chunk import checksum
+from vantage.storage.embedded.format.column_codec import ColumnCodec
+
+ENTRIES_MAX: Final = 1024  # to find an id one block is unpacked
+_SHIFT: Final = 24  # 40 bits of the hash are kept: among a million ids a false match comes once in a million look-ups
+HASH_MAX: Final = 1 << 64 - _SHIFT
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
+_FIND: Final = (
+    "SELECT low, high, crc, body FROM id_index WHERE part_id=? AND kind='span' AND low<=? ORDER BY low DESC, high DESC"
+)
+Entry = tuple[int, int, int, bytes]
+
+
+def truncate_hash(hashes: U64) -> I64:
+    """What the index keeps of 64-bit hashes."""
+    return (hashes >> np.uint64(_SHIFT)).astype(np.int64)
+
+
+def pack_index(packer: ColumnCodec, kept: I64, place: I64, row: I64) -> list[Entry]:
+    """Rows of the table ``id_index`` (low, high, crc, body) for entries in any order; ``place`` is the id of a block,
+    ``row`` the row in it."""
+    order = np.argsort(kept, kind="stable")
+    entries = []
+    for start in range(0, len(order), ENTRIES_MAX):
+        some = order[start : start + ENTRIES_MAX]
+        hashes = kept[some]
+        apart = np.diff(hashes, prepend=hashes[0])
+        body = _encode([packer.pack_ints(apart), packer.pack_ints(place[some]), packer.pack_ints(row[some])])
+        entries.append((int(hashes[0]), int(hashes[-1]), checksum(body), body))
+    return entries
+
+
+def find(db: sqlite3.Connection, packer: ColumnCodec, *, part: int, kept: int) -> Iterator[tuple[int, int]]:
+    """The places of a hash in a part, as (block, row); a few may be of other ids. Raises sqlite3.Error, and
+    ValueError for damage."""
+    for low, high, crc, body in db.execute(_FIND, (part, kept)):
+        if high < kept:  # the blocks of a part follow each other: those before end earlier still
+            break
+        if checksum(body) != crc:
+            raise ValueError("checksum mismatch in an index of ids")
+        apart, place, row = _decode(body)
+        hashes = np.cumsum(packer.unpack_ints(apart)) + low
+        rows = np.flatnonzero(hashes == kept)
+        if rows.size:
+            yield from zip(
+                packer.unpack_ints(place, rows).tolist(), packer.unpack_ints(row, rows).tolist(), strict=True
+            )

@@ -1,0 +1,1 @@
+"""Background maintenance: seal, merge, expire, delete."""

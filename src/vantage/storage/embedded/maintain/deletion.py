@@ -1,0 +1,147 @@
+"""Expiring and forgetting: what leaves head, journal, segments and catalogue together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vantage.core.batch import BATCH_ID_MEMORY_MS
+from vantage.core.span import Span
+from vantage.storage.embedded.format.week import DAY_MS
+from vantage.storage.embedded.maintain.retention import DeletedCounts, Retention
+from vantage.storage.embedded.maintain.segment_files import SegmentFiles
+from vantage.storage.embedded.maintain.series_stats import load_part_stats, rebuild_series_stats
+from vantage.storage.embedded.read.snapshot import Generation, Snapshot
+from vantage.storage.embedded.read.usage import file_nbytes
+from vantage.storage.embedded.write.catalogue import Catalogue
+from vantage.storage.embedded.write.commit import CommitThread
+from vantage.storage.embedded.write.head import Head, filter_blocks, totals
+from vantage.storage.embedded.write.journal import Journal
+from vantage.storage.ports import DeletionResult, RetentionPolicy
+
+
+class Deleter:
+    """Runs on the upkeep thread, but for what says otherwise. May raise sqlite3.Error and OSError."""
+
+    def __init__(
+        self,
+        files: SegmentFiles,
+        journal: Journal,
+        commits: CommitThread,
+        catalogue: Catalogue,
+        head: Head,
+        retention: Retention,
+    ) -> None:
+        self._files = files
+        self._journal = journal
+        self._commits = commits
+        self._catalogue = catalogue
+        self._head = head
+        self._retention = retention
+
+    def expire(self, policy: RetentionPolicy, now_ms: int) -> DeletionResult:
+        """Drop what the policy no longer keeps. While a backup is being made nothing leaves: the next time will do."""
+        self._commits.call(lambda: self._journal.drop_batch_ids(before_ms=now_ms - BATCH_ID_MEMORY_MS))
+        gone = DeletedCounts()
+        with self._files.try_lock() as held:
+            if not held:
+                return DeletionResult()
+            if policy.days is not None:
+                gone.add(self._retention.expire_by_age(now_ms - policy.days * DAY_MS))
+            gone.add(self._retention.expire_by_rules(policy.rules, now_ms))
+            if policy.budget_bytes is not None:
+                # The journal takes its share, but it is no reason to let go of everything else.
+                journal_nbytes = file_nbytes(self._files.folder.parent, Snapshot())["journal"]
+                budget_nbytes = policy.budget_bytes - min(journal_nbytes, policy.budget_bytes // 2)
+                gone.add(self._retention.expire_by_size(budget_nbytes))
+        return gone.result(self._drop_empty_series() if gone.is_anything else 0)
+
+    def _drop_empty_series(self) -> int:
+        counts = load_part_stats(self._files)
+
+        def drop() -> int:
+            with self._files.views.pinned() as seen:
+                rebuild_series_stats(self._catalogue, counts, seen)
+            empty = self._catalogue.empty()
+            self._journal.drop_series(empty)
+            self._catalogue.drop(empty)
+            return len(empty)
+
+        return self._commits.call(drop)
+
+    def delete(self, service: str, environment: str, now_ms: int) -> DeletionResult:
+        """First durably: from then on nobody sees it, also after a restart. Then the bytes."""
+
+        def record() -> tuple[int, list[int], DeletedCounts]:
+            slots = self._catalogue.find(service_name=service, environment=environment)
+            number = self._journal.add_tombstone(service=service, environment=environment, slots=slots, at_ms=now_ms)
+            gone = self.delete_unsealed(service, environment, slots, hide=True)
+            self._catalogue.drop(slots)
+            return number, slots, gone
+
+        number, slots, gone = self._commits.call(record)
+        with self._files.try_lock() as held:
+            if held:
+                gone.add(self._remove_from_segments(number, service, environment, slots))
+        return gone.result(len(slots))
+
+    def _remove_from_segments(self, number: int, service: str, environment: str, slots: Sequence[int]) -> DeletedCounts:
+        gone = self._retention.delete(service, environment, slots)
+        self._commits.call(lambda: self._journal.clear_tombstone(number))
+        self._files.publish(
+            change=lambda view: replace(view, hidden=tuple(one for one in view.hidden if one != (service, environment)))
+        )
+        return gone
+
+    def finish_deletions(self) -> None:
+        """Remove from segments what was forgotten and is still in them: a process ended, or a backup was made. What
+        that is, is hidden until then."""
+        if not self._files.views.now.hidden:
+            return
+        with self._files.try_lock() as held:
+            if held:
+                for number, service, environment in self._commits.call(self._journal.tombstones):
+                    self._remove_from_segments(number, service, environment, [])
+
+    def hide_deleted(self) -> bool:
+        """Have nobody see what ``finish_forgetting`` has still to remove; whether there is any. On the writer thread,
+        before anything is read."""
+        hidden = tuple((service, environment) for _, service, environment in self._journal.tombstones())
+        self._files.publish(change=lambda view: replace(view, hidden=hidden))
+        return bool(hidden)
+
+    def delete_unsealed(
+        self, service: str, environment: str, slots: Sequence[int], *, hide: bool = False
+    ) -> DeletedCounts:
+        """Drop from the head and from generations that wait to be sealed; with ``hide`` have the spans in segments not
+        shown. On the writer thread."""
+        dropped = np.zeros(len(self._catalogue.columns), np.bool_)
+        dropped[list(slots)] = True
+        gone = DeletedCounts()
+
+        def selected(span: Span) -> bool:
+            return (bool(service) or bool(environment)) and (
+                service in ("", span.service_name) and environment in ("", span.environment)
+            )
+
+        def less(generation: Generation) -> Generation:
+            samples, spans = filter_blocks(generation.samples, generation.spans, dropped, selected)
+            counts = totals(samples, spans)
+            gone.add_difference((generation.sample_count, generation.span_count, generation.nbytes), counts)
+            return replace(
+                generation, samples=samples, spans=spans, sample_count=counts[0], span_count=counts[1],
+                nbytes=counts[2],
+            )  # fmt: skip
+
+        def change(view: Snapshot) -> Snapshot:
+            head = self._head
+            before = (head.sample_count, head.span_count, head.nbytes)
+            head.replace(*filter_blocks(head.samples, head.spans, dropped, selected))
+            gone.add_difference(before, (head.sample_count, head.span_count, head.nbytes))
+            hidden = (*view.hidden, (service, environment)) if hide else view.hidden
+            return replace(view, sealing_generations=tuple(map(less, view.sealing_generations)), hidden=hidden)
+
+        self._files.publish(change=change)
+        return gone

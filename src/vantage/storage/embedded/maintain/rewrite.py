@@ -1,0 +1,214 @@
+"""Writing parts of a segment anew as one: to merge small ones, and to leave out what was forgotten or is too old.
+
+Readers go on with the old parts until the new one is published; then the old rows are deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from vantage.core.arrays import I64, U32, Mask
+from vantage.core.rollup import WIDTHS_MS, Partials
+from vantage.core.sample_columns import SampleColumns, concat_samples
+from vantage.core.span_table import SpanTable, concat_span_tables
+from vantage.core.timerange import TIME_MS_MAX, TimeRange
+from vantage.storage.embedded.format import span_block
+from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
+from vantage.storage.embedded.format.exemplars import count_exemplars, exemplars_between, sort_by_trace
+from vantage.storage.embedded.format.part_writer import PartWriter
+from vantage.storage.embedded.format.segment import ROW_TABLES, SAMPLES, Part, SegmentWriter
+from vantage.storage.embedded.format.trace_id_index import HASH_MAX
+from vantage.storage.embedded.maintain.sort import in_storage_order, merge_partials
+from vantage.storage.embedded.read.chunk_index import ChunkIndex, ChunkIndexCache
+
+ROWS_AT_ONCE: Final = 1 << 18  # how much of the parts is in memory at a time
+_ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
+_COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
+
+
+@dataclass(frozen=True, slots=True)
+class RowFilter:
+    """What stays: of each slot what is not before ``cutoff_ms[slot]`` (a huge one drops the series), and the spans that
+    ``spans`` picks."""
+
+    cutoff_ms: I64
+    spans: Callable[[SpanTable], Mask] | None = None
+
+    def rows(self, slot: U32, time_ms: I64) -> Mask:
+        found: Mask = time_ms >= self.cutoff_ms[slot]
+        return found
+
+
+CUTOFF_NONE_MS: Final = 1 << 62
+
+
+class PartRewriter:
+    """Rewrites parts of one file. Raises sqlite3.Error, and ValueError when something of them cannot be read: then
+    nothing has changed, and the damaged rows stay where they are."""
+
+    def __init__(
+        self,
+        writer: SegmentWriter,
+        codec: ChunkCodec,
+        indexes: ChunkIndexCache,
+        *,
+        group: I64,
+        identities: Callable[[U32], Mapping[int, bytes]],
+        on_slice: Callable[[], None],
+    ) -> None:
+        self._writer = writer
+        self._db = writer.db
+        self._codec = codec
+        self._indexes = indexes
+        self._group = group
+        self._identities = identities
+        self._on_slice = on_slice
+
+    def rewrite(self, parts: Sequence[Part], keep: RowFilter, *, level: int, part_id: int) -> Part | None:
+        """One part in place of some; None when nothing is left of them. Their rows are not deleted yet."""
+        target = PartWriter(
+            self._writer, self._codec, part_id=part_id, identities=self._identities, on_slice=self._on_slice
+        )
+        if self._writer.tier == SAMPLES:
+            self._samples(parts, keep, target)
+            self._exemplars(parts, keep, target)
+            self._spans(parts, keep, target)
+        else:
+            for width_ms in WIDTHS_MS.values():
+                self._rollups(parts, keep, target, width_ms)
+        replaced = [part.id for part in parts]
+        if target.is_empty:
+            with self._writer.slice() as db:
+                db.executemany("DELETE FROM part WHERE id=?", [(part,) for part in replaced])
+            return None
+        return target.finish(generation=max(part.generation for part in parts), level=level, replaces=replaced)
+
+    def _series_batches(self, indexes: Sequence[ChunkIndex]) -> Iterator[Mask]:
+        """Series by series in the order in which they are kept, as many at a time as fit into memory."""
+        if not indexes:
+            return
+        slots = np.concatenate([index.slot for index in indexes])
+        rows = np.concatenate([np.concatenate([runs.count for runs in index.directories]) for index in indexes])
+        distinct, place = np.unique(slots, return_inverse=True)
+        counts = np.zeros(len(distinct), np.int64)
+        np.add.at(counts, place, rows)
+        order = np.lexsort((distinct, self._group[distinct]))
+        share = np.cumsum(counts[order]) // ROWS_AT_ONCE
+        for number in np.unique(share).tolist():
+            mask = np.zeros(int(distinct[-1]) + 1, np.bool_)
+            mask[distinct[order[share == number]]] = True
+            yield mask
+
+    def _index(self, part: Part, width_ms: int = 0) -> ChunkIndex:
+        return self._indexes.get(self._writer.path, self._db, part.id, self._codec, width_ms=width_ms)
+
+    def _samples(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
+        indexes = [index for part in parts if len((index := self._index(part)).chunk_id)]
+        for slots in self._series_batches(indexes):
+            read = [
+                self._chunk(chunk_id, runs, wanted, keep)
+                for index in indexes
+                for chunk_id, runs, wanted in index.matching(slots, _ALWAYS)
+            ]
+            for some in in_storage_order(concat_samples([some for some in read if len(some)]), self._group):
+                target.samples(some)
+            self._on_slice()
+
+    def _chunk(self, chunk_id: int, runs: ChunkDirectory, wanted: Mask | None, keep: RowFilter) -> SampleColumns:
+        crc, directory, times, vals = self._db.execute(
+            "SELECT crc, runs, times, vals FROM chunk WHERE id=?", (chunk_id,)
+        ).fetchone()
+        if checksum(directory, times, vals) != crc:
+            raise ValueError(f"chunk {chunk_id}: checksum mismatch")
+        slot = np.repeat(runs.slot, runs.count)
+        time_ms = self._codec.unpack_times(times, runs)
+        whole = SampleColumns(slot, time_ms, self._codec.unpack_values(vals, runs))
+        kept = keep.rows(slot, time_ms)
+        if wanted is not None:
+            kept &= np.repeat(wanted, runs.count)
+        return whole if kept.all() else whole.take(np.flatnonzero(kept))
+
+    def _exemplars(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
+        total = sum(count_exemplars(self._db, part.id) for part in parts)
+        # Hashes are evenly distributed: a share of their range has a share of the exemplars.
+        shares = total // ROWS_AT_ONCE + 1
+        for low, high in pairwise(HASH_MAX * number // shares for number in range(shares + 1)):
+            blocks = [
+                samples.filter(keep.rows(samples.slot, samples.time_ms))
+                for part in parts
+                for samples in exemplars_between(self._db, self._codec, part=part.id, low=low, high=high)
+            ]
+            if blocks:
+                target.exemplars(sort_by_trace(concat_samples(blocks)))
+            self._on_slice()
+
+    def _rollups(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter, width_ms: int) -> None:
+        indexes = [index for part in parts if len((index := self._index(part, width_ms)).chunk_id)]
+        for slots in self._series_batches(indexes):
+            read = [
+                self._partials(rollup_id, runs, wanted, keep, width_ms)
+                for index in indexes
+                for rollup_id, runs, wanted in index.matching(slots, _ALWAYS)
+            ]
+            target.partials(merge_partials(read, self._group, width_ms=width_ms), width_ms=width_ms)
+            self._on_slice()
+
+    def _partials(
+        self, rollup_id: int, runs: ChunkDirectory, wanted: Mask | None, keep: RowFilter, width_ms: int
+    ) -> Partials:
+        crc, *body = self._db.execute(
+            "SELECT crc, runs, times, counts, sums, mins, maxs, sketches FROM rollup WHERE id=?", (rollup_id,)
+        ).fetchone()
+        if checksum(*body) != crc:
+            raise ValueError(f"rollup {rollup_id}: checksum mismatch")
+        some = self._codec.unpack_partials(tuple(body[1:]), runs, width_ms=width_ms, columns=_COLUMNS, wanted=wanted)
+        # A bucket stays as long as its end does.
+        kept = keep.rows(some.slot, some.time_ms + width_ms - 1)
+        return some if kept.all() else some.take(np.flatnonzero(kept))
+
+    def _spans(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
+        blocks = sorted(
+            row
+            for part in parts
+            for row in self._db.execute("SELECT first_ms, id FROM span_block WHERE part_id=?", (part.id,))
+        )
+        held: list[SpanTable] = []
+        waiting = 0
+        for _, block_id in blocks:
+            (body,) = self._db.execute("SELECT body FROM span_block WHERE id=?", (block_id,)).fetchone()
+            table = span_block.decode(body)
+            if keep.spans is not None:
+                table = table.take(np.flatnonzero(keep.spans(table)))
+            held.append(table)
+            waiting += len(table)
+            if waiting >= 8 * 4096:
+                self._put_spans(held, target)
+                held, waiting = [], 0
+                self._on_slice()
+        self._put_spans(held, target)
+
+    @staticmethod
+    def _put_spans(tables: list[SpanTable], target: PartWriter) -> None:
+        whole = concat_span_tables(tables)
+        if len(whole):
+            target.spans(whole.take(np.argsort(whole.start_ns, kind="stable")))
+
+
+def delete_parts(writer: SegmentWriter, parts: Sequence[int], on_slice: Callable[[], None]) -> None:
+    """Delete the rows of parts that are no longer there, a few at a time. Raises sqlite3.Error."""
+    for part in parts:
+        for table in ROW_TABLES[writer.tier]:
+            while True:
+                with writer.slice() as db:
+                    gone = db.execute(
+                        f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE part_id=? LIMIT 32)",  # noqa: S608
+                        (part,),
+                    ).rowcount
+                on_slice()
+                if gone < 32:
+                    break

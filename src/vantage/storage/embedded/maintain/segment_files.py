@@ -1,0 +1,256 @@
+"""The shelf: all segment files of a data folder. Files come, change and go here, and nowhere else."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from vantage.core.errors import StartupError
+from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
+from vantage.storage.embedded.format.part_stats import PartStats, read_part_stats
+from vantage.storage.embedded.format.part_writer import read_identities
+from vantage.storage.embedded.format.segment import (
+    TIERS,
+    UNNAMED,
+    Part,
+    Segment,
+    SegmentDamaged,
+    SegmentWriter,
+    check_header,
+    is_damage,
+    named_segments,
+    segment_path,
+)
+from vantage.storage.embedded.format.upgrade import upgrade
+from vantage.storage.embedded.maintain.rewrite import delete_parts
+from vantage.storage.embedded.read.chunk_index import ChunkIndexCache
+from vantage.storage.embedded.read.connection_pool import ConnectionPool
+from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
+from vantage.storage.lock import MAINTENANCE, FileLock
+
+SEGMENTS: Final = "segments"
+DAMAGED: Final = "damaged"
+BACKUP_WAIT_S: Final = 600.0  # a server that starts beside a backup waits so long
+UNPINNED_WAIT_S: Final = 60.0  # longer than any query may run
+
+_log = structlog.get_logger("vantage.storage.shelf")
+
+
+class SegmentFiles:
+    """Belongs to the upkeep thread, but for what says otherwise."""
+
+    def __init__(self, data: Path, snapshots: Snapshots, pool: ConnectionPool, indexes: ChunkIndexCache) -> None:
+        self.folder = data / SEGMENTS
+        self.views = snapshots
+        self.pool = pool
+        self.indexes = indexes
+        self.codec = ChunkCodec()
+        self.quarantined: list[str] = []  # names of files put aside since start
+        self._lock = FileLock(data, MAINTENANCE)
+        self._part_ids: dict[Path, int] = {}
+        self._unfinished: dict[Path, set[int]] = {}
+        self._waiting: list[tuple[Segment, list[int], int]] = []  # parts to delete once nobody reads them
+        self._held = False
+
+    # --- opening ---
+
+    def load(self, *, generation_max: int | None) -> list[Segment]:
+        """Every sound file, without parts of generations beyond ``generation_max`` (None: all are right): those were
+        being written when the process ended, and are still in the journal. Waits for a backup that copies the files.
+        Raises FormatTooNew, StartupError."""
+        self._wait_for_backup()
+        try:
+            return self._loaded(generation_max)
+        finally:
+            self._lock.release()
+
+    def _wait_for_backup(self) -> None:
+        end_s = time.monotonic() + BACKUP_WAIT_S
+        told = False
+        while not self._lock.take(wait=False):
+            if time.monotonic() > end_s:
+                raise StartupError(f"a backup has held {self._lock.path} for {BACKUP_WAIT_S:.0f} s: end it first")
+            if not told:
+                told = True
+                _log.info("a backup copies the segments, waiting for its end")
+            time.sleep(0.1)
+
+    def _loaded(self, generation_max: int | None) -> list[Segment]:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        for unfinished in self.folder.glob(f"*{UNNAMED}*"):
+            unfinished.unlink()
+        found = []
+        for path, week, tier in named_segments(self.folder):
+            try:
+                check_header(path)
+                upgrade(path, tier)
+                with self._opened(path, tier) as writer:
+                    gone = writer.sweep(generation_max=generation_max)
+                    segment = Segment(path, week, tier, tuple(writer.parts()))
+                if gone:
+                    _log.info("unfinished rows removed", file=path.name, rows=gone)
+                    self._waiting.append((segment, [], 0))  # their space goes back to the disk when there is time
+                for part in segment.parts:
+                    self.part_stats(segment, part)
+            except (SegmentDamaged, sqlite3.DatabaseError, ValueError) as error:
+                if isinstance(error, sqlite3.Error) and not is_damage(error):
+                    raise StartupError(f"{path} cannot be opened: {error}") from error
+                self.quarantine(path, str(error))
+                continue
+            if segment.parts:
+                found.append(segment)
+            else:
+                self._remove(path)
+        return found
+
+    def identities(self, segment: Segment) -> Iterator[tuple[int, bytes]]:
+        """Slots and identities as the file tells them."""
+        with self.pool.reading(segment.path) as db:
+            for crc, body in db.execute("SELECT crc, body FROM series").fetchall():
+                if checksum(body) == crc:
+                    yield from read_identities(body)
+
+    def part_stats(self, segment: Segment, part: Part) -> PartStats:
+        """What a part holds. Raises sqlite3.Error and ValueError."""
+        with self.pool.reading(segment.path) as db:
+            found = read_part_stats(db, self.codec, part)
+        if found is None:
+            raise ValueError(f"part {part.id} is gone")
+        return found
+
+    # --- changing ---
+
+    @contextmanager
+    def try_lock(self) -> Iterator[bool]:
+        """Whether segments may be changed now: not while a backup copies them."""
+        if self._held:
+            yield True
+            return
+        taken = self._lock.take(wait=False)
+        self._held = taken
+        try:
+            yield taken
+        finally:
+            self._held = False
+            self._lock.release()
+
+    @contextmanager
+    def open_writer(self, week: int, tier: str) -> Iterator[SegmentWriter]:
+        """A week's file, open to write; everything is on the disk when it is left without an error. It may be entered
+        again within. What an error leaves behind is swept when the file is next written."""
+        path = segment_path(self.folder, week, tier)
+        with self._opened(path, tier) as writer:
+            yield writer
+            writer.checkpoint()
+
+    @contextmanager
+    def _opened(self, path: Path, tier: str) -> Iterator[SegmentWriter]:
+        self.pool.readmit(path)
+        writer = SegmentWriter(path, tier)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+    @contextmanager
+    def allocate_part(self, writer: SegmentWriter, *, generation: int | None = None) -> Iterator[int]:
+        """A number for a new part, never given twice while the process runs. What earlier attempts left is swept, also
+        of the ``generation`` that is being sealed: it may have been written whole, and then the journal was full."""
+        unfinished = self._unfinished.setdefault(writer.path, set())
+        waiting = {part for segment, parts, _ in self._waiting if segment.path == writer.path for part in parts}
+        writer.sweep(
+            generation_max=None if generation is None else generation - 1, unfinished=frozenset(unfinished | waiting)
+        )
+        found = max(writer.next_part_id(), self._part_ids.get(writer.path, 0) + 1)
+        self._part_ids[writer.path] = found
+        unfinished.add(found)
+        try:
+            yield found
+        finally:
+            unfinished.discard(found)
+
+    def publish(self, *changed: Segment, change: Callable[[Snapshot], Snapshot] = lambda view: view) -> Snapshot:
+        """Let queries see changed segments, at once with whatever else ``change`` does to the view."""
+        return self.views.publish(lambda view: change(view.with_segments(*changed)))
+
+    def replace_parts(self, segment: Segment, old: Sequence[Part], new: Sequence[Part]) -> Segment:
+        """The segment as it is now in the view, with some parts in place of others; published."""
+        result: list[Segment] = []
+
+        def change(view: Snapshot) -> Snapshot:
+            held = view.of_tier(segment.tier).get(segment.week)
+            gone = {part.id for part in old}
+            kept = [part for part in (held.parts if held else ()) if part.id not in gone]
+            result.append(replace(segment, parts=tuple(sorted([*kept, *new], key=lambda part: part.id))))
+            return view.with_segments(result[0])
+
+        self.views.publish(change)
+        return result[0]
+
+    def schedule_delete(self, segment: Segment, parts: Sequence[Part]) -> None:
+        """Have the rows of parts that are no longer published deleted, by ``clean``."""
+        self._waiting.append((segment, [part.id for part in parts], self.views.now.version))
+
+    def delete_unreferenced(self, on_slice: Callable[[], None], *, wait_s: float = 0.0) -> None:
+        """Delete what waits for it and nobody reads any more, and give the space back to the disk."""
+        for entry in list(self._waiting):
+            segment, parts, version = entry
+            if not self.views.wait_unpinned(version, wait_s):
+                continue
+            if segment.path.exists():
+                with self._opened(segment.path, segment.tier) as writer:
+                    delete_parts(writer, parts, on_slice)
+                    writer.shrink()
+            self._waiting.remove(entry)
+
+    def unlink(self, segment: Segment) -> int:
+        """Take a file out of the view and off the disk; its bytes."""
+        nbytes = self.nbytes(segment.path)
+        self.publish(replace(segment, parts=()))
+        self._remove(segment.path)
+        return nbytes
+
+    def _remove(self, path: Path) -> None:
+        self.pool.evict(path)
+        self.indexes.evict(path)
+        for one in segment_paths(path):
+            one.unlink(missing_ok=True)
+
+    def quarantine(self, path: Path, reason: str) -> None:
+        """Move a file that cannot be read out of the way; nothing of it is deleted."""
+        self.quarantined.append(path.name)
+        aside = self.folder / DAMAGED
+        aside.mkdir(mode=0o700, exist_ok=True)
+        self.pool.evict(path)
+        self.indexes.evict(path)
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        for one in segment_paths(path):
+            with suppress(FileNotFoundError):
+                one.rename(aside / f"{stamp}-{one.name}")
+        _log.error(
+            "segment unreadable, put aside; everything else is served",
+            file=path.name, moved_to=str(aside / f"{stamp}-{path.name}"), reason=reason,
+        )  # fmt: skip
+
+    # --- sizes ---
+
+    def nbytes(self, path: Path) -> int:
+        """What a file and its log occupy."""
+        return sum(one.stat().st_size for one in segment_paths(path)[:2] if one.exists())
+
+    def total_nbytes(self) -> int:
+        """What all segment files occupy; any thread."""
+        view = self.views.now
+        return sum(self.nbytes(segment.path) for tier in TIERS for segment in view.of_tier(tier).values())
+
+
+def segment_paths(path: Path) -> tuple[Path, Path, Path]:
+    """A database and what SQLite keeps beside it."""
+    return path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")

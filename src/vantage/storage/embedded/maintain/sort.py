@@ -1,0 +1,110 @@
+"""From a generation to what is written of it: by week, samples series by series, spans in order of time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vantage.core.arrays import I64, U32, Array, Mask
+from vantage.core.exemplars import NO_EXEMPLARS
+from vantage.core.rollup import NO_SKETCHES, Partials, Sketches, concat_partials, rollup_partials
+from vantage.core.sample_columns import SampleColumns, concat_samples
+from vantage.core.span_table import SpanTable, concat_span_tables
+from vantage.storage.embedded.format.chunk import CHUNK_SAMPLES_MAX, RUN_SAMPLES
+from vantage.storage.embedded.format.exemplars import exemplar_samples, sort_by_trace
+from vantage.storage.embedded.format.week import week_numbers
+from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
+
+
+def storage_ranks(slot: U32, group: I64) -> tuple[Array, int]:
+    """By slot, the place of its series in the order in which series are kept: those of one metric and service together
+    (``group``, by slot). And how many series there are."""
+    present = np.flatnonzero(np.bincount(slot))
+    rank = np.empty(int(present[-1]) + 1, np.uint32)
+    rank[present[np.lexsort((present, group[present]))]] = np.arange(len(present), dtype=np.uint32)
+    if len(present) < 1 << 16:
+        rank = rank.astype(np.uint16)  # 16 bits are sorted by radix
+    return rank, len(present)
+
+
+def in_storage_order(samples: SampleColumns, group: I64) -> Iterator[SampleColumns]:
+    """The samples as they are kept: series by series, by time within a series, those of one time as they came; one
+    stretch of time after another. In a stretch a series has RUN_SAMPLES on average, and there is enough for a chunk."""
+    size = len(samples)
+    if not size:
+        return
+    by_time = np.argsort(samples.time_ms, kind="stable")
+    rank, series = storage_ranks(samples.slot, group)
+    number = max(1, min(round(size / RUN_SAMPLES / series), size // CHUNK_SAMPLES_MAX))
+    for rows in np.array_split(by_time, number):
+        yield samples.take(rows[np.argsort(rank[samples.slot[rows]], kind="stable")])
+
+
+def samples_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: int) -> dict[int, SampleColumns]:
+    """The samples of a generation, as they came. Those of series that are gone, or older than ``floor_ms``, are left
+    out."""
+    parts = []
+    for block in blocks:
+        samples = replace(block.samples, exemplars=NO_EXEMPLARS)
+        parts.append(samples.filter(present[samples.slot] & (samples.time_ms >= floor_ms)))
+    samples = concat_samples(parts)
+    weeks = week_numbers(samples.time_ms)
+    return {week: samples.filter(weeks == week) for week in np.unique(weeks).tolist()}
+
+
+def exemplars_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: int) -> dict[int, SampleColumns]:
+    """Return the exemplar samples of those blocks in storage order, by week."""
+    parts = [exemplar_samples(block.samples) for block in blocks if len(block.samples.exemplars)]
+    if not parts:
+        return {}
+    samples = concat_samples(parts)
+    samples = sort_by_trace(samples.filter(present[samples.slot] & (samples.time_ms >= floor_ms)))
+    weeks = week_numbers(samples.time_ms)
+    return {week: samples.filter(weeks == week) for week in np.unique(weeks).tolist()}
+
+
+def spans_by_week(blocks: Iterable[SpanBlock], *, floor_ms: int) -> dict[int, SpanTable]:
+    """The spans of a generation by start, without those that started before ``floor_ms``."""
+    whole = concat_span_tables([block.table for block in blocks])
+    if not len(whole):
+        return {}
+    order = np.argsort(whole.start_ns, kind="stable")
+    weeks = week_numbers(whole.start_ms[order])
+    order, weeks = order[whole.start_ms[order] >= floor_ms], weeks[whole.start_ms[order] >= floor_ms]
+    return {week: whole.take(order[weeks == week]) for week in np.unique(weeks).tolist()}
+
+
+def merge_partials(parts: Sequence[Partials], group: I64, *, width_ms: int) -> Partials:
+    """Partials in the order in which they are kept, one row for each series and bucket, sketches merged."""
+    partials = concat_partials(parts)
+    if not len(partials):
+        return partials
+    rank, _ = storage_ranks(partials.slot, group)
+    order = np.lexsort((partials.time_ms, rank[partials.slot]))
+    plain = Partials(
+        partials.slot[order], partials.time_ms[order], partials.count[order],
+        partials.sum[order], partials.min[order], partials.max[order],
+    )  # fmt: skip
+    rolled = rollup_partials(plain, width_ms=width_ms)
+    some = partials.sketches
+    if not len(some.key):
+        return rolled
+    first = np.append(True, (plain.slot[1:] != plain.slot[:-1]) | (plain.time_ms[1:] != plain.time_ms[:-1]))
+    row_of = np.empty(len(order), np.int64)
+    row_of[order] = np.cumsum(first) - 1
+    return Partials(
+        rolled.slot, rolled.time_ms, rolled.count, rolled.sum, rolled.min, rolled.max,
+        merge_sketches(Sketches(row_of[some.row], some.key, some.count)),
+    )  # fmt: skip
+
+
+def merge_sketches(some: Sketches) -> Sketches:
+    """One bucket for each row and key, in their order."""
+    if not len(some.key):
+        return NO_SKETCHES
+    order = np.lexsort((some.key, some.row))
+    row, key, count = some.row[order], some.key[order], some.count[order]
+    first = np.flatnonzero(np.append(True, (row[1:] != row[:-1]) | (key[1:] != key[:-1])))
+    return Sketches(row[first], key[first], np.add.reduceat(count, first))

@@ -1,0 +1,1 @@
+"""Work on a data folder without the server: backup, restore, verification."""

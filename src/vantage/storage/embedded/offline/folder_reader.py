@@ -1,0 +1,117 @@
+"""Looking at a data folder without changing anything in it, whether a server runs on it or not."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from vantage.storage.embedded.format.chunk import ChunkCodec
+from vantage.storage.embedded.format.part_stats import read_part_stats
+from vantage.storage.embedded.format.segment import Part, Segment, SegmentDamaged, check_header, named_segments
+from vantage.storage.embedded.maintain.segment_files import DAMAGED, SEGMENTS
+from vantage.storage.embedded.read.connection_pool import ConnectionPool
+from vantage.storage.embedded.read.snapshot import Snapshot
+from vantage.storage.embedded.read.usage import file_nbytes, usage_rows
+from vantage.storage.embedded.write.catalogue import Catalogue
+from vantage.storage.lock import FileLock
+from vantage.storage.ports import UsageRow
+
+_PARTS = "SELECT id, generation, level, samples, spans, first_ms, last_ms, nbytes FROM part ORDER BY id"
+
+
+@dataclass(frozen=True, slots=True)
+class FolderContents:
+    """What a folder holds. ``damaged``: each segment that cannot be read, by name with the reason; ``put_aside``:
+    names of those a server has moved out of the way."""
+
+    segments: tuple[Segment, ...]
+    damaged: tuple[str, ...]
+    quarantined: tuple[str, ...]
+
+    @property
+    def view(self) -> Snapshot:
+        """As queries would see it, without what is not sealed."""
+        return Snapshot().with_segments(*self.segments)
+
+
+class ReadOnlyFolder:
+    """One look at a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._served = is_served(folder)
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        """A connection that changes nothing. Raises sqlite3.Error.
+
+        SQLite makes two files beside a database in WAL mode even to read it. Where no server runs and nothing waits in
+        the log, it is told that the file will not change, and makes none.
+        """
+        wal = path.with_name(path.name + "-wal")
+        still = not self._served and not (wal.exists() and wal.stat().st_size)
+        options = "mode=ro&immutable=1" if still else "mode=ro"
+        return sqlite3.connect(
+            f"{path.absolute().as_uri()}?{options}", uri=True, isolation_level=None, check_same_thread=False
+        )
+
+    def segments(self) -> FolderContents:
+        """Headers, and what each part says of itself. Raises FormatTooNew."""
+        sealed = self._sealed_generation()
+        found, damaged = [], []
+        codec = ChunkCodec()
+        for path, week, tier in named_segments(self._folder / SEGMENTS):
+            try:
+                check_header(path)
+                with closing(self.connect(path)) as db:
+                    db.execute("BEGIN")  # one state of the file, whoever writes meanwhile
+                    parts = [part for row in db.execute(_PARTS) if (part := Part(*row)).generation <= sealed]
+                    for part in parts:
+                        read_part_stats(db, codec, part)
+            except (SegmentDamaged, sqlite3.Error, ValueError, FileNotFoundError) as error:
+                if path.exists():  # else it has just left
+                    damaged.append(f"{path.name}: {error}")
+                continue
+            found.append(Segment(path, week, tier, tuple(parts)))
+        aside = sorted(path.name for path in (self._folder / SEGMENTS / DAMAGED).glob("*.db"))
+        return FolderContents(tuple(found), tuple(damaged), tuple(aside))
+
+    def _sealed_generation(self) -> int:
+        """Parts of later ones are being written, or were when a process ended. Without a journal that tells, all
+        count."""
+        try:
+            with closing(self.connect(self._folder / "journal.db")) as db:
+                row = db.execute("SELECT value FROM progress WHERE name='sealed_generation'").fetchone()
+                return int(row[0])
+        except (sqlite3.Error, TypeError):
+            return 1 << 62
+
+    def usage(self, looked: FolderContents) -> tuple[list[UsageRow], dict[str, int]]:
+        """What is taken by service, metric and tier, the largest first, and by kind of file. Series are told by the
+        journal. Raises sqlite3.Error."""
+        catalogue = Catalogue(series_max=0)
+        with closing(self.connect(self._folder / "journal.db")) as db:
+            for slot, identity in db.execute("SELECT slot, identity FROM series ORDER BY slot"):
+                try:
+                    catalogue.load(slot, identity)
+                except ValueError:
+                    continue  # the journal's own check tells of it
+        pool = ConnectionPool(self.connect)
+        try:
+            return usage_rows(looked.view, catalogue.columns, pool), file_nbytes(self._folder, looked.view)
+        finally:
+            pool.close()
+
+
+def is_served(folder: Path) -> bool:
+    """Whether a server runs on the folder."""
+    if not (folder / "lock").exists():
+        return False
+    lock = FileLock(folder, "lock")
+    try:
+        free = lock.take(wait=False)
+    except OSError:
+        return True  # it cannot be told: be as careful as beside one
+    lock.release()
+    return not free

@@ -1,0 +1,279 @@
+"""Reading every row of a part, and holding what it says of itself against what it holds."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from vantage.core.arrays import I64, U64
+from vantage.storage.embedded.format import span_block
+from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
+from vantage.storage.embedded.format.exemplars import UnmatchedExemplars, trace_hashes, unpack_exemplars
+from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, read_part_stats
+from vantage.storage.embedded.format.segment import SAMPLES, Part
+from vantage.storage.embedded.format.trace_id_index import truncate_hash
+from vantage.storage.trace_summary import count_by_service
+
+Report = tuple[str, int | None, str]  # table, row, what is wrong with it
+_CHUNKS: Final = "SELECT id, first_ms, last_ms, samples, crc, runs, times, vals FROM chunk WHERE part_id=? ORDER BY id"
+_LINKS: Final = "SELECT id, low, high, links, ids_crc, body_crc, ids, body FROM trace_link WHERE part_id=? ORDER BY id"
+_SPANS: Final = (
+    "SELECT id, first_ms, last_ms, spans, duration_ns_max, services, body FROM span_block WHERE part_id=? ORDER BY id"
+)
+_INDEX: Final = "SELECT id, kind, low, high, crc, body FROM id_index WHERE part_id=? ORDER BY id"
+_ROLLUPS: Final = (
+    "SELECT id, width_ms, first_ms, last_ms, partials, crc, runs, times, counts, sums, mins, maxs, sketches"
+    " FROM rollup WHERE part_id=? ORDER BY id"
+)
+_COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
+_decode_index: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
+
+
+class _Sum:
+    """Entries of an index in any order, as a number that two sets of entries share only when they are the same."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self._sum = np.uint64(0)
+
+    def add(self, kept: I64, place: I64, row: I64) -> None:
+        self.entries += len(kept)
+        mixed: U64 = kept.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= place.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x94D049BB133111EB) + row.astype(np.uint64)
+        mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+        with np.errstate(over="ignore"):
+            self._sum += mixed.sum(dtype=np.uint64)
+
+    @property
+    def value(self) -> tuple[int, int]:
+        return self.entries, int(self._sum)
+
+
+class PartVerifier:
+    """One part. ``told`` hears how many bytes were read; sqlite3.Error is left to whoever runs it."""
+
+    def __init__(
+        self, db: sqlite3.Connection, codec: ChunkCodec, part: Part, tier: str, on_progress: Callable[[int], None]
+    ) -> None:
+        self._db = db
+        self._codec = codec
+        self._part = part
+        self._tier = tier
+        self._told = on_progress
+        self._nbytes = self._samples = self._spans = 0
+        self._blocks: dict[int, int] = {}  # of spans, with how many each has
+        self._held = _Sum()
+        self._unclaimed = UnmatchedExemplars(())
+        self._runs: list[ChunkDirectory] = []
+        self._services: ServiceStats = {}
+        self._times: list[tuple[int, int]] = []
+        self._sound = True  # whether every row could be read: else the totals need not fit
+
+    def faults(self) -> Iterator[Report]:
+        """Everything wrong with it."""
+        steps = (
+            (self._exemplars, self._chunks, self._span_blocks, self._index)
+            if self._tier == SAMPLES
+            else (self._rollups,)
+        )
+        for step in steps:
+            for fault in step():
+                self._sound = False
+                yield fault
+        try:
+            counts = read_part_stats(self._db, self._codec, self._part)
+        except ValueError as error:
+            yield "part", self._part.id, str(error)
+            return
+        if counts is not None and self._sound:
+            yield from self._totals(counts.series, counts.services)
+
+    def _took(self, nbytes: int) -> None:
+        self._nbytes += nbytes
+        self._told(nbytes)
+
+    def _chunks(self) -> Iterator[Report]:
+        for chunk_id, first_ms, last_ms, samples, crc, directory, times, vals in self._db.execute(
+            _CHUNKS, (self._part.id,)
+        ):
+            self._took(len(directory) + len(times) + len(vals))
+            try:
+                _must(checksum(directory, times, vals) == crc, "its checksum does not fit")
+                runs = self._codec.unpack_runs(directory)
+                time_ms, values = self._codec.unpack_times(times, runs), self._codec.unpack_values(vals, runs)
+                _must(runs.rows == len(time_ms) == len(values) == samples, "it holds another number of samples")
+                _must(_fits(runs, time_ms), "its directory tells other times than its samples")
+                _must((int(time_ms.min()), int(time_ms.max())) == (first_ms, last_ms), "its times are not what it says")
+            except ValueError as error:
+                yield "chunk", chunk_id, str(error)
+                continue
+            slot = np.repeat(runs.slot, runs.count)
+            self._unclaimed.claim(slot, time_ms, values)
+            self._samples += samples
+            self._runs.append(runs)
+            self._times.append((first_ms, last_ms))
+        if self._unclaimed.left:
+            yield (
+                "trace_link",
+                None,
+                f"of part {self._part.id} has {self._unclaimed.left} exemplars without their samples",
+            )
+
+    def _exemplars(self) -> Iterator[Report]:
+        blocks, last_hash = [], 0
+        for block_id, low, high, *row in self._db.execute(_LINKS, (self._part.id,)):
+            self._took(len(row[-2]) + len(row[-1]))
+            try:
+                samples = unpack_exemplars(self._codec, *row)
+                hashes = trace_hashes(samples)
+                _must(bool((np.diff(hashes) >= 0).all()) and low >= last_hash, "its trace ids are not in order")
+                _must((int(hashes[0]), int(hashes[-1])) == (low, high), "its trace ids are not what it says")
+            except ValueError as error:
+                yield "trace_link", block_id, str(error)
+                continue
+            last_hash = high
+            blocks.append(samples)
+        self._unclaimed = UnmatchedExemplars(blocks)
+
+    def _span_blocks(self) -> Iterator[Report]:
+        for block_id, first_ms, last_ms, spans, longest_ns, services, body in self._db.execute(
+            _SPANS, (self._part.id,)
+        ):
+            self._blocks[block_id] = spans
+            self._took(len(body))
+            try:
+                table = span_block.decode(body)
+                starts = table.start_ms
+                _must(len(table) == spans, "it holds another number of spans")
+                _must((int(starts.min()), int(starts.max())) == (first_ms, last_ms), "its times are not what it says")
+                _must(int(table.duration_ns.max()) == longest_ns, "its longest span is not what it says")
+                told = sorted(table.service_name.compacted().values)
+                _must(told == sorted(json.loads(services)), "its services are not what it says")
+            except ValueError as error:
+                yield "span_block", block_id, str(error)
+                continue
+            kept = truncate_hash(table.trace_hashes())
+            self._held.add(kept, np.full(len(kept), block_id), np.arange(len(kept)))
+            self._spans += spans
+            self._times.append((first_ms, last_ms))
+            for key, (count, first, last) in count_by_service(table).items():
+                held = self._services.get(key, (0, first, last))
+                self._services[key] = (held[0] + count, min(held[1], first), max(held[2], last))
+
+    def _index(self) -> Iterator[Report]:
+        told = _Sum()
+        sound = True
+        for entry_id, kind, low, high, crc, body in self._db.execute(_INDEX, (self._part.id,)):
+            self._took(len(body))
+            try:
+                _must(checksum(body) == crc, "its checksum does not fit")
+                _must(kind == "span", "it is of no known kind")
+                apart, place, row = (self._codec.packer.unpack_ints(column) for column in _decode_index(body))
+                _must(len(apart) == len(place) == len(row) > 0, "its columns do not fit together")
+                hashes = np.cumsum(apart) + low
+                _must(int(hashes[-1]) == high and bool((apart >= 0).all()), "its hashes are not in order")
+                for one, last in zip(*_last_rows(place, row), strict=True):
+                    _must(last < self._blocks.get(one, 0), f"it points at row {last} of span_block {one}, not there")
+            except (ValueError, msgspec.DecodeError) as error:
+                sound = False
+                yield "id_index", entry_id, str(error)
+                continue
+            told.add(hashes, place, row)
+        if sound and self._sound and told.value != self._held.value:
+            yield (
+                "id_index",
+                None,
+                (
+                    f"of part {self._part.id} tells {told.entries} places in span_block, "
+                    f"and not those of its {self._held.entries} ids"
+                ),
+            )
+
+    def _rollups(self) -> Iterator[Report]:
+        for rollup_id, width_ms, first_ms, last_ms, partials, crc, *body in self._db.execute(
+            _ROLLUPS, (self._part.id,)
+        ):
+            self._took(sum(len(column or b"") for column in body))
+            try:
+                _must(checksum(*body) == crc, "its checksum does not fit")
+                runs = self._codec.unpack_runs(body[0])
+                some = self._codec.unpack_partials(tuple(body[1:]), runs, width_ms=width_ms, columns=_COLUMNS)
+                _must(len(some) == partials, "it holds another number of partials")
+                _must(bool((some.count > 0).all()), "a bucket sums up nothing")
+                _must(len(some.sum) == len(some.min) == len(some.max) == partials, "its columns do not fit together")
+                _must(_fits(runs, some.time_ms), "its directory tells other times than its buckets")
+                _must(
+                    (int(some.time_ms.min()), int(some.time_ms.max())) == (first_ms, last_ms),
+                    "its times are not what it says",
+                )
+                if len(some.sketches.key):
+                    _must(int(some.sketches.count.min()) > 0, "a sketch counts nothing")
+            except ValueError as error:
+                yield "rollup", rollup_id, str(error)
+                continue
+            self._runs.append(runs)
+            self._times.append((first_ms, last_ms))
+
+    def _totals(self, series: SeriesStats, services: ServiceStats) -> Iterator[Report]:
+        part = self._part
+        for name, says, holds in (
+            ("samples", part.samples, self._samples),
+            ("spans", part.spans, self._spans),
+            ("bytes", part.nbytes, self._nbytes),
+            ("first time", part.first_ms, min((first for first, _ in self._times), default=0)),
+            ("last time", part.last_ms, max((last for _, last in self._times), default=0)),
+        ):
+            if says != holds:
+                yield "part", part.id, f"it says {says} as its {name}, and its rows hold {holds}"
+        if not _same_series(series, self._runs, of_samples=self._tier == SAMPLES):
+            yield "part", part.id, "what it says of each series is not what its rows hold"
+        if services != self._services:
+            yield "part", part.id, "what it says of each service's spans is not what its rows hold"
+
+
+def _same_series(says: SeriesStats, held: list[ChunkDirectory], *, of_samples: bool) -> bool:
+    """Whether samples and times are the same; shares of bytes are estimates."""
+    if not held:
+        return not len(says.slot)
+    columns = zip(*((runs.slot, runs.count, runs.first_ms, runs.last_ms) for runs in held), strict=True)
+    slot, count, first_ms, last_ms = (np.concatenate(column) for column in columns)
+    distinct, place = np.unique(slot, return_inverse=True)
+    counts = np.zeros(len(distinct), np.int64)
+    firsts = np.full(len(distinct), np.iinfo(np.int64).max)
+    lasts = np.full(len(distinct), np.iinfo(np.int64).min)
+    if of_samples:
+        np.add.at(counts, place, count)
+    np.minimum.at(firsts, place, first_ms)
+    np.maximum.at(lasts, place, last_ms)
+    pairs = ((distinct, says.slot), (counts, says.samples), (firsts, says.first_ms), (lasts, says.last_ms))
+    return all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+
+
+def _fits(runs: ChunkDirectory, time_ms: I64) -> bool:
+    """Whether rows are in order of time within each run, and begin and end as the directory says."""
+    ends = np.cumsum(runs.count)
+    starts = ends - runs.count
+    back = np.diff(time_ms) < 0
+    back[starts[1:] - 1] = False  # from one run to the next
+    return not back.any() and bool(
+        (time_ms[starts] == runs.first_ms).all() and (time_ms[ends - 1] == runs.last_ms).all()
+    )
+
+
+def _last_rows(place: I64, row: I64) -> tuple[list[int], list[int]]:
+    """Each place, and the highest row it is asked for; of a row below 0 an impossible one."""
+    distinct, at = np.unique(place, return_inverse=True)
+    last = np.zeros(len(distinct), np.int64)
+    np.maximum.at(last, at, np.where(row < 0, np.iinfo(np.int64).max, row))
+    return distinct.tolist(), last.tolist()
+
+
+def _must(holds: bool, why: str) -> None:  # noqa: FBT001 - a condition, not a switch
+    if not holds:
+        raise ValueError(why)

@@ -1,0 +1,1 @@
+"""The read path: snapshots, sample, rollup and span readers, export."""

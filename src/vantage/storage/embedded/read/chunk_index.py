@@ -1,0 +1,112 @@
+"""What is in the parts of segments, learnt from their directories and remembered: which chunks hold which series."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from vantage.core.arrays import I64, U32, Mask
+from vantage.core.timerange import TimeRange
+from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory
+
+CACHE_NBYTES_MAX: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkIndex:
+    """The runs of every chunk of a part, laid end to end: those of the chunk ``chunk_id[i]`` begin at ``starts[i]``."""
+
+    chunk_id: I64
+    directories: tuple[ChunkDirectory, ...]
+    starts: I64
+    slot: U32
+    slot_max: int
+    first_ms: I64
+    last_ms: I64
+
+    @property
+    def size(self) -> int:
+        """What the index itself occupies."""
+        return 56 * len(self.slot) + 400 * len(self.chunk_id)
+
+    def matching(self, slots: Mask, time_ms: TimeRange) -> list[tuple[int, ChunkDirectory, Mask | None]]:
+        """The chunks that hold any of the chosen series in the range: id, directory, and which of its runs (None: all
+        of them)."""
+        if len(slots) <= self.slot_max:  # series that came after the mask was made
+            slots = np.append(slots, np.zeros(self.slot_max + 1 - len(slots), np.bool_))
+        hit = slots[self.slot] & (self.last_ms >= time_ms.start_ms) & (self.first_ms < time_ms.end_ms)
+        places = np.flatnonzero(np.logical_or.reduceat(hit, self.starts)) if len(hit) else self.starts
+        found = []
+        for place in places.tolist():
+            runs = self.directories[place]
+            picked = hit[self.starts[place] : self.starts[place] + len(runs)]
+            found.append((int(self.chunk_id[place]), runs, None if picked.all() else picked))
+        return found
+
+
+def make_index(rows: list[tuple[int, bytes]], codec: ChunkCodec) -> ChunkIndex:
+    """From (id, directory) rows. Raises ValueError for a directory that cannot be read."""
+    directories = tuple(codec.unpack_runs(directory) for _, directory in rows)
+
+    def joined(get: Callable[[ChunkDirectory], Any], dtype: Any) -> Any:
+        return np.concatenate([get(runs) for runs in directories]) if directories else np.empty(0, dtype)
+
+    slot = joined(lambda runs: runs.slot, np.uint32)
+    return ChunkIndex(
+        np.array([chunk_id for chunk_id, _ in rows], np.int64),
+        directories,
+        np.cumsum([0, *map(len, directories[:-1])]) if directories else np.empty(0, np.int64),
+        slot,
+        int(slot.max(initial=0)),
+        joined(lambda runs: runs.first_ms, np.int64),
+        joined(lambda runs: runs.last_ms, np.int64),
+    )
+
+
+_SAMPLES: Final = "SELECT id, runs FROM chunk WHERE part_id=? ORDER BY id"
+_ROLLUPS: Final = "SELECT id, runs FROM rollup WHERE part_id=? AND width_ms=? ORDER BY id"
+
+
+class ChunkIndexCache:
+    """Indexes by file and part, the least recently used forgotten first. Any thread."""
+
+    def __init__(self, *, nbytes_max: int = CACHE_NBYTES_MAX) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[Path, int, int], ChunkIndex] = OrderedDict()
+        self._nbytes = 0
+        self._nbytes_max = nbytes_max
+
+    @property
+    def nbytes(self) -> int:
+        return self._nbytes
+
+    def get(self, path: Path, db: sqlite3.Connection, part: int, codec: ChunkCodec, *, width_ms: int = 0) -> ChunkIndex:
+        """The index of a part's samples, or (with ``width_ms``) of its rollups. Raises sqlite3.Error and ValueError."""
+        key = (path, part, width_ms)
+        with self._lock:
+            found = self._known.get(key)
+            if found is not None:
+                self._known.move_to_end(key)
+                return found
+        rows = db.execute(_ROLLUPS, (part, width_ms)) if width_ms else db.execute(_SAMPLES, (part,))
+        index = make_index(rows.fetchall(), codec)
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = index
+                self._nbytes += index.size
+            while self._nbytes > self._nbytes_max and len(self._known) > 1:
+                self._nbytes -= self._known.popitem(last=False)[1].size
+        return index
+
+    def evict(self, path: Path) -> None:
+        """The file changed under its parts' ids, or is gone."""
+        with self._lock:
+            for key in [key for key in self._known if key[0] == path]:
+                self._nbytes -= self._known.pop(key).size

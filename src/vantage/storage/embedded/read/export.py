@@ -1,0 +1,111 @@
+"""Everything of a view, batch by batch: what an export reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import Executor
+from typing import Final, TypeVar
+
+import numpy as np
+
+from vantage.core.arrays import Mask
+from vantage.core.batch import Batch
+from vantage.core.errors import StoreUnavailable
+from vantage.core.sample_columns import SampleColumns, concat_samples
+from vantage.core.span_table import SpanTable
+from vantage.core.timerange import TimeRange
+from vantage.storage.embedded.read.reader import SnapshotReader
+from vantage.storage.ports import Selector
+from vantage.vql.exec.series_table import SeriesColumns
+
+SAMPLES_MAX: Final = 8192  # of a batch
+SPANS_MAX: Final = 1024
+T = TypeVar("T")
+
+
+def export_batches(source: SnapshotReader, selector: Selector, time_range: TimeRange) -> Iterator[Batch]:
+    """SampleColumns, then spans, in no particular order. One thread at a time."""
+    yield from _samples(source, selector, time_range)
+    for table in source.spans(time_range, service=selector.service):
+        rows = np.flatnonzero(table.within(time_range.start_ms, time_range.end_ms) & _selected(table, selector))
+        for start in range(0, len(rows), SPANS_MAX):
+            yield Batch(spans=tuple(table.spans(rows[start : start + SPANS_MAX])))
+
+
+def _samples(source: SnapshotReader, selector: Selector, time_range: TimeRange) -> Iterator[Batch]:
+    columns = source.series()
+    slots = columns.present.copy()
+    for name, text in (("service_name", selector.service), ("environment", selector.environment)):
+        if text:
+            slots &= columns.column(name).mask(lambda value, text=text: value == text)[: len(slots)]  # type: ignore[misc]
+    waiting: list[SampleColumns] = []
+    for chunk in source.samples(time_range, slots, exemplars=True):
+        some = _selected_rows(chunk, slots, time_range)
+        if not len(some):
+            continue
+        waiting.append(some)  # many parts have a few samples each: they go out together
+        if sum(map(len, waiting)) >= SAMPLES_MAX:
+            yield from _batches(concat_samples(waiting), columns)
+            waiting = []
+    yield from _batches(concat_samples(waiting), columns)
+
+
+def _selected_rows(samples: SampleColumns, slots: Mask, time_range: TimeRange) -> SampleColumns:
+    known = np.minimum(samples.slot, len(slots) - 1)
+    keep = slots[known] & (samples.slot < len(slots)) if len(slots) else np.zeros(len(samples), np.bool_)
+    return samples.filter(keep & (samples.time_ms >= time_range.start_ms) & (samples.time_ms < time_range.end_ms))
+
+
+def _batches(whole: SampleColumns, columns: SeriesColumns) -> Iterator[Batch]:
+    for start in range(0, len(whole), SAMPLES_MAX):
+        some = whole.slice(start, min(start + SAMPLES_MAX, len(whole)))
+        distinct, index = np.unique(some.slot, return_inverse=True)
+        named = [columns.series[slot] for slot in distinct.tolist()]
+        if None in named:  # forgotten while this export ran
+            kept = np.array([one is not None for one in named])[index]
+            yield from _batches(some.take(np.flatnonzero(kept)), columns)
+            continue
+        series = tuple(one for one in named if one is not None)
+        yield Batch(series, index.astype(np.uint32), some.time_ms, some.value, some.exemplars)
+
+
+def _selected(table: SpanTable, selector: Selector) -> Mask:
+    keep = np.ones(len(table), np.bool_)
+    for column, text in ((table.service_name, selector.service), (table.environment, selector.environment)):
+        if text:
+            keep &= column.mask(lambda value, text=text: value == text)  # type: ignore[misc]
+    return keep
+
+
+async def iterate_in_pool(pieces: Iterator[T], threads: Executor) -> AsyncGenerator[T, None]:
+    """The pieces, each made in one of the threads when it is asked for: between two of them no thread is held. Closing
+    this waits for the piece under way. Raises StoreUnavailable when the threads are gone."""
+    loop = asyncio.get_running_loop()
+    under_way: asyncio.Future[list[T]] | None = None
+
+    def step() -> list[T]:
+        for piece in pieces:
+            return [piece]
+        return []
+
+    def close() -> None:
+        getattr(pieces, "close", lambda: None)()
+
+    try:
+        while True:
+            try:
+                under_way = loop.run_in_executor(threads, step)
+            except RuntimeError as error:
+                raise StoreUnavailable("the store is closed") from error
+            await asyncio.wait([under_way])  # a caller that goes away does not take the thread's work with it
+            if under_way.cancelled():
+                raise StoreUnavailable("the store is closed")
+            found = under_way.result()
+            if not found:
+                return
+            yield found[0]
+    finally:
+        if under_way is not None and not under_way.done():
+            await asyncio.wait([under_way])
+        close()

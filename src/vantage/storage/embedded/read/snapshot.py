@@ -1,0 +1,105 @@
+"""What queries see: head, generations being sealed, and parts of segments, as one at any moment.
+
+A view is immutable. The upkeep thread publishes a new one when it has sealed, merged or dropped something; a query
+pins the view it started with, so that nothing it may still read is deleted under it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final
+
+from vantage.storage.embedded.format.segment import ROLLUPS, SAMPLES, Segment
+from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
+from vantage.storage.embedded.write.head import Head
+
+_NOTHING: Final[Mapping[int, Segment]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the head held when it was closed: the commits up to ``seq_max``, waiting to be sealed."""
+
+    number: int
+    seq_max: int
+    samples: tuple[SampleBlock, ...]
+    spans: tuple[SpanBlock, ...]
+    nbytes: int
+    sample_count: int
+    span_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One consistent state. Segments by week. ``hidden`` are services and environments ('' means any) whose sealed
+    spans are being removed; data before ``floor_ms`` has outlived its retention."""
+
+    version: int = 0
+    sealing_generations: tuple[Generation, ...] = ()
+    samples: Mapping[int, Segment] = field(default_factory=lambda: _NOTHING)
+    rollups: Mapping[int, Segment] = field(default_factory=lambda: _NOTHING)
+    hidden: tuple[tuple[str, str], ...] = ()
+    floor_ms: int = 0
+
+    def with_segments(self, *changed: Segment) -> Snapshot:
+        """The view with segments put in place of those of their week and tier; one without parts is taken out."""
+        tiers = {SAMPLES: dict(self.samples), ROLLUPS: dict(self.rollups)}
+        for segment in changed:
+            if segment.parts:
+                tiers[segment.tier][segment.week] = segment
+            else:
+                tiers[segment.tier].pop(segment.week, None)
+        return replace(self, samples=tiers[SAMPLES], rollups=tiers[ROLLUPS])
+
+    def of_tier(self, name: str) -> Mapping[int, Segment]:
+        return self.samples if name == SAMPLES else self.rollups
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedSnapshot:
+    """A pinned view with the head's blocks as they were at the same moment."""
+
+    snapshot: Snapshot
+    samples: tuple[SampleBlock, ...]
+    spans: tuple[SpanBlock, ...]
+
+
+class Snapshots:
+    """The present view and who still looks at older ones. Any thread."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._lock = threading.Lock()
+        self._pins: Counter[int] = Counter()
+        self._freed = threading.Condition(self._lock)
+        self.now = Snapshot()
+
+    @contextmanager
+    def pinned(self) -> Iterator[PinnedSnapshot]:
+        """Everything as it is now, held until the end."""
+        with self._lock:
+            seen = PinnedSnapshot(self.now, self._head.samples, self._head.spans)
+            self._pins[seen.snapshot.version] += 1
+        try:
+            yield seen
+        finally:
+            with self._lock:
+                self._pins[seen.snapshot.version] -= 1
+                self._pins += Counter()
+                self._freed.notify_all()
+
+    def publish(self, change: Callable[[Snapshot], Snapshot]) -> Snapshot:
+        """Put a changed view in place. ``change`` runs under the lock, and may move blocks out of the head."""
+        with self._lock:
+            self.now = replace(change(self.now), version=self.now.version + 1)
+            return self.now
+
+    def wait_unpinned(self, version: int, timeout_s: float) -> bool:
+        """Wait until nobody looks at a view older than ``version``; False when the time is over."""
+        with self._lock:
+            return self._freed.wait_for(lambda: all(pinned >= version for pinned in self._pins), timeout_s)

@@ -1,0 +1,77 @@
+"""Finding the latest traces without reading more spans than it takes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from vantage.core.idhash import decode_ids
+from vantage.core.span_table import SpanTable, concat_span_tables
+from vantage.storage.embedded.read.reader import SnapshotReader
+from vantage.storage.ports import TraceFilter, TraceSummary
+from vantage.storage.trace_summary import latest_summaries, matching_rows, summarize_traces
+
+BLOCKS_PER_READ: Final = 64  # traces read whole in one go
+
+
+def latest_traces(source: SnapshotReader, wanted: TraceFilter) -> list[TraceSummary]:
+    """Up to ``limit`` traces of which a span matches, the latest start first.
+
+    Blocks are read from the latest back. A trace starts no later than any of its spans: so once as many traces are
+    known whole as are wanted, and all of them start later than anything still unread, the rest need not be looked at.
+    """
+    found = _LatestTraces(source, wanted)
+    blocks = source.span_blocks(wanted.time_range, service=wanted.service, min_duration_ns=wanted.min_duration_ns)
+    for place, (_, read) in enumerate(blocks):
+        table = read()
+        if table is not None:
+            found.add(table)
+        unread_ns = (blocks[place + 1][0] + 1) * 1_000_000 if place + 1 < len(blocks) else -1
+        if found.is_complete(unread_ns):
+            break
+    return latest_summaries(concat_span_tables(found.tables), wanted)
+
+
+class _LatestTraces:
+    """Traces that match: those read whole, and those of which only the start's upper bound is known."""
+
+    def __init__(self, source: SnapshotReader, wanted: TraceFilter) -> None:
+        self._source = source
+        self._wanted = wanted
+        self._bounds: dict[str, int] = {}  # of traces not read yet
+        self._known: set[str] = set()
+        self._starts: list[int] = []  # of those read, after ``before``; the latest first
+        self.tables: list[SpanTable] = []
+
+    def add(self, table: SpanTable) -> None:
+        rows = matching_rows(table, self._wanted)
+        if not rows.size:
+            return
+        order = np.argsort(table.start_ns[rows], kind="stable")[::-1]  # the earliest last: it is what dict() keeps
+        starts = dict(zip(decode_ids(table.trace_id[rows][order]), table.start_ns[rows][order].tolist(), strict=True))
+        for trace_id, start_ns in starts.items():
+            if trace_id not in self._known:
+                self._bounds[trace_id] = min(start_ns, self._bounds.get(trace_id, start_ns))
+
+    def is_complete(self, unread_ns: int) -> bool:
+        """Read traces whole until the wanted number start later than every other, known or unread."""
+        limit = self._wanted.limit
+        while self._bounds:
+            later = sorted(self._bounds.items(), key=lambda entry: -entry[1])
+            if len(self._starts) >= limit and self._starts[limit - 1] > later[0][1]:
+                break
+            self._read([trace_id for trace_id, _ in later[:BLOCKS_PER_READ]])
+        return len(self._starts) >= limit and self._starts[limit - 1] > unread_ns
+
+    def _read(self, trace_ids: list[str]) -> None:
+        table = self._source.spans_of(trace_ids)
+        self.tables.append(table)
+        before = self._wanted.before
+        for one in summarize_traces(table):
+            if before is None or (one.start_ns, one.trace_id) < before:
+                self._starts.append(one.start_ns)
+        self._starts.sort(reverse=True)
+        for trace_id in trace_ids:
+            del self._bounds[trace_id]
+            self._known.add(trace_id)

@@ -1,0 +1,86 @@
+"""What the embedded store takes: by service, metric and tier, and by file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vantage.core.arrays import I64
+from vantage.storage.embedded.format.chunk import ChunkCodec
+from vantage.storage.embedded.format.part_stats import PartStats, read_part_stats
+from vantage.storage.embedded.format.segment import SAMPLES, TIERS, Part, Segment
+from vantage.storage.embedded.maintain.segment_files import segment_paths
+from vantage.storage.embedded.read.connection_pool import ConnectionPool
+from vantage.storage.embedded.read.snapshot import Snapshot
+from vantage.storage.ports import UsageRow
+from vantage.vql.exec.series_table import SeriesColumns
+
+
+def usage_rows(view: Snapshot, columns: SeriesColumns, pool: ConnectionPool) -> list[UsageRow]:
+    """The largest first. Parts that cannot be read are left out."""
+    codec = ChunkCodec()
+    found: list[UsageRow] = []
+    spans: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for tier in TIERS:
+        nbytes, items = np.zeros(len(columns), np.int64), np.zeros(len(columns), np.int64)
+        for segment in view.of_tier(tier).values():
+            for part in segment.parts:
+                counts = _counts(pool, codec, segment, part)
+                if counts is None:
+                    continue
+                known = counts.series.slot < len(columns)
+                np.add.at(nbytes, counts.series.slot[known], counts.series.nbytes[known])
+                np.add.at(items, counts.series.slot[known], counts.series.samples[known])
+                of_spans = max(0, part.nbytes - int(counts.series.nbytes.sum()))
+                for (service, *_), (number, _, _) in counts.services.items():
+                    spans[service][0] += of_spans * number // max(1, part.spans)
+                    spans[service][1] += number
+        found += _by_metric(columns, "samples" if tier == SAMPLES else "rollups", nbytes, items)
+    found += [UsageRow(service, "", "spans", taken, number, 0) for service, (taken, number) in spans.items()]
+    return sorted(found, key=lambda row: (-row.nbytes, row.service, row.metric, row.tier))
+
+
+def _counts(pool: ConnectionPool, codec: ChunkCodec, segment: Segment, part: Part) -> PartStats | None:
+    try:
+        with pool.reading(segment.path) as db:
+            return read_part_stats(db, codec, part)
+    except (sqlite3.Error, ValueError):
+        return None
+
+
+def _by_metric(columns: SeriesColumns, tier: Literal["samples", "rollups"], nbytes: I64, items: I64) -> list[UsageRow]:
+    slots = np.flatnonzero(columns.present[: len(nbytes)] & (nbytes > 0))
+    group, first, place, series = np.unique(
+        columns.group[slots], return_index=True, return_inverse=True, return_counts=True
+    )
+    taken, held = np.zeros(len(group), np.int64), np.zeros(len(group), np.int64)
+    np.add.at(taken, place, nbytes[slots])
+    np.add.at(held, place, items[slots])
+    named = [columns.series[slot] for slot in slots[first].tolist()]
+    return [
+        UsageRow(one.service, one.metric, tier, *counts)
+        for one, counts in zip(named, zip(taken.tolist(), held.tolist(), series.tolist(), strict=True), strict=True)
+        if one is not None
+    ]
+
+
+def file_nbytes(data: Path, view: Snapshot) -> dict[str, int]:
+    """Bytes on the disk: the journal, and each tier of segments."""
+    found = {"journal": _size(data / "journal.db")}
+    for tier in TIERS:
+        found[tier] = sum(_size(segment.path) for segment in view.of_tier(tier).values())
+    return found
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for one in segment_paths(path):
+        try:
+            total += one.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total

@@ -1,0 +1,1 @@
+"""The write path: journal, group commits, head and series catalogue."""

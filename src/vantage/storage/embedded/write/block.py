@@ -1,0 +1,157 @@
+"""Blocks: the immutable pieces that the head is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from vantage.core.arrays import F64, I64, U32, U64, Mask
+from vantage.core.idhash import hash_ids
+from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, rollup_partials, rollup_samples, with_sketches
+from vantage.core.sample_columns import SampleColumns, concat_samples
+from vantage.core.span import Span
+from vantage.core.span_table import SpanTable, build_span_table, concat_span_tables
+
+SAMPLE_NBYTES: Final = 20
+HASH_NBYTES: Final = 8
+SPAN_NBYTES: Final = 900  # a span with three attributes; measured likewise
+
+
+@dataclass(frozen=True, eq=False)
+class SampleBlock:
+    """Samples in the order they were committed."""
+
+    first_ms: int
+    last_ms: int
+    samples: SampleColumns
+    exemplar_hash: U64  # of each exemplar's trace id
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def nbytes(self) -> int:
+        """Estimate the memory of the block, in bytes."""
+        exemplars = self.samples.exemplars
+        return SAMPLE_NBYTES * len(self) + exemplars.nbytes + HASH_NBYTES * len(exemplars)
+
+    def concat(self, later: SampleBlock) -> SampleBlock:
+        """Return one block of both."""
+        return SampleBlock(
+            min(self.first_ms, later.first_ms),
+            max(self.last_ms, later.last_ms),
+            concat_samples([self.samples, later.samples]),
+            np.concatenate([self.exemplar_hash, later.exemplar_hash]),
+        )
+
+    def filter(self, mask: Mask) -> SampleBlock | None:
+        """Return a block of the rows that ``mask`` selects; None where it selects none."""
+        if mask.all():
+            return self
+        if not mask.any():
+            return None
+        samples = self.samples.filter(mask)
+        return SampleBlock(
+            int(samples.time_ms.min()),
+            int(samples.time_ms.max()),
+            samples,
+            self.exemplar_hash[mask[self.samples.exemplars.position]],
+        )
+
+    @cached_property
+    def _sorted(self) -> tuple[U32, I64, F64]:
+        slot, time_ms, value = self.samples.slot, self.samples.time_ms, self.samples.value
+        order = np.lexsort((time_ms, slot))
+        return slot[order], time_ms[order], value[order]
+
+    @property
+    def is_rolled_up(self) -> bool:
+        """Whether ``rollup_5m`` is computed already."""
+        return "rollup_5m" in self.__dict__
+
+    @cached_property
+    def rollup_5m(self) -> Partials:
+        """The block summed up over 5 minutes; made on first use."""
+        return rollup_samples(*self._sorted, width_ms=FIVE_MINUTES_MS)
+
+    def rollup_1h(self, histograms: Mask) -> Partials:
+        """The block summed up over hours, with sketches of the series that are histograms; made on first use."""
+        held: Partials | None = self.__dict__.get("_hours")
+        if held is None:
+            slot, time_ms, value = self._sorted
+            some = histograms[slot]
+            held = with_sketches(
+                rollup_partials(self.rollup_5m, width_ms=HOUR_MS),
+                slot[some],
+                time_ms[some],
+                value[some],
+                width_ms=HOUR_MS,
+            )
+            self.__dict__["_hours"] = held
+        return held
+
+
+@dataclass(frozen=True, eq=False)
+class SpanBlock:
+    """Spans in the order they were committed."""
+
+    first_ms: int
+    last_ms: int
+    spans: tuple[Span, ...]
+    trace_hash: I64  # of each span's trace id
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    @property
+    def nbytes(self) -> int:
+        """What it occupies, by estimate."""
+        return SPAN_NBYTES * len(self.spans)
+
+    @cached_property
+    def table(self) -> SpanTable:
+        """The spans as columns; made on first use."""
+        return build_span_table(self.spans)
+
+    def concat(self, later: SpanBlock) -> SpanBlock:
+        block = SpanBlock(
+            min(self.first_ms, later.first_ms),
+            max(self.last_ms, later.last_ms),
+            self.spans + later.spans,
+            np.concatenate([self.trace_hash, later.trace_hash]),
+        )
+        if "table" in self.__dict__:  # of a large block the columns are made once, not again with every commit
+            block.__dict__["table"] = concat_span_tables([self.table, later.table])
+        return block
+
+    def filter(self, mask: Mask) -> SpanBlock | None:
+        """A block of some of the rows; None of none."""
+        rows = np.flatnonzero(mask)
+        if rows.size == len(self):
+            return self
+        if not rows.size:
+            return None
+        spans = tuple(self.spans[row] for row in rows.tolist())
+        starts = [span.start_ms for span in spans]
+        return SpanBlock(min(starts), max(starts), spans, self.trace_hash[rows])
+
+
+def sample_block(samples: SampleColumns) -> SampleBlock:
+    """Return the block of one commit's samples, of which there is at least one."""
+    first_ms, last_ms = int(samples.time_ms.min()), int(samples.time_ms.max())
+    return SampleBlock(first_ms, last_ms, samples, hash_ids(samples.exemplars.trace_id))
+
+
+def span_block(spans: tuple[Span, ...]) -> SpanBlock:
+    """The block of one commit that holds spans."""
+    starts = [span.start_ms for span in spans]
+    return SpanBlock(min(starts), max(starts), spans, process_hashes([span.trace_id for span in spans]))
+
+
+def process_hashes(ids: Sequence[str]) -> I64:
+    """Python's own hashes: to find an id among many is then one comparison of arrays. They never leave the process."""
+    return np.fromiter(map(hash, ids), np.int64, len(ids))

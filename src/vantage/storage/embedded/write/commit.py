@@ -1,0 +1,283 @@
+"""The one writer thread: group commit, and whatever else changes the journal and the head.
+
+There is no timer. The thread takes whatever queued since its last commit, writes it as one journal row in one
+transaction, shows it to readers, and wakes everyone who waits with one call into their loop. A lone request waits for
+one commit; a flood shares one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import structlog
+
+from vantage.core.batch import Batch
+from vantage.core.clock import Clock
+from vantage.core.errors import StartupError, StoreUnavailable, VantageError
+from vantage.core.sample_columns import SampleColumns, concat_samples
+from vantage.core.series import Series
+from vantage.storage.embedded.write.catalogue import Catalogue
+from vantage.storage.embedded.write.head import Head
+from vantage.storage.embedded.write.journal import Journal, connect
+from vantage.storage.embedded.write.record import Record
+from vantage.telemetry import Telemetry
+
+# From the first size on the other thread copies the log into the file: a little and often, for commits wait while the
+# disk takes it. From the second on the writer itself finishes the copying, between two commits.
+WAL_NBYTES_CHECKPOINT: Final = 4 << 20
+WAL_NBYTES_MAX: Final = 256 << 20
+CHECKPOINT_EVERY_S: Final = 0.25
+COMMIT_BATCHES_MAX: Final = 512
+
+T = TypeVar("T")
+
+_log = structlog.get_logger("vantage.storage.writer")
+
+
+@dataclass(slots=True)
+class _Write:
+    batch: Batch
+    done: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class _Job:
+    run: Callable[[], Any]
+    done: asyncio.Future[Any] | None  # None: nobody waits
+
+
+class CommitThread:
+    """Owns the journal; changes catalogue and head. ``write`` and ``run`` are called on the event loop.
+
+    ``committed`` is called on the writer thread after each commit that is visible, with its number.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        catalogue: Catalogue,
+        head: Head,
+        telemetry: Telemetry,
+        clock: Clock,
+        committed: Callable[[int], None],
+    ) -> None:
+        self._committed = committed
+        self._journal = journal
+        self._catalogue = catalogue
+        self._head = head
+        self._telemetry = telemetry
+        self._clock = clock
+        self._queue: queue.SimpleQueue[_Write | _Job | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.failing = ""  # why the last commit failed; empty when it did not
+
+    def start(self, prepare: Callable[[], None]) -> asyncio.Future[None]:
+        """Start the threads; ``prepare`` (open, replay) runs first, on the writer thread. Done when it is."""
+        self._loop = asyncio.get_running_loop()
+        prepared: asyncio.Future[None] = self._loop.create_future()
+        self._threads = [
+            threading.Thread(target=self._run, args=(prepare, prepared), name="vantage-writer", daemon=True),
+            threading.Thread(target=self._checkpoint, name="vantage-checkpoint", daemon=True),
+        ]
+        self._threads[0].start()
+        return prepared
+
+    def write(self, batch: Batch) -> asyncio.Future[None]:
+        """Queue a batch; the future is done when it is durable and visible."""
+        assert self._loop is not None
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put(_Write(batch, done))
+        return done
+
+    def run(self, job: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Run something between two commits, on the writer thread."""
+        assert self._loop is not None
+        done: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.put(_Job(job, done))
+        return done
+
+    def call(self, job: Callable[[], T]) -> T:
+        """Run something between two commits and wait for it; from any thread but the writer's and the loop's. Raises
+        what it raises."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(job())
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+                done.set_exception(error)
+
+        self._queue.put(_Job(run, None))
+        return done.result()
+
+    async def stop(self) -> None:
+        """Finish what is queued, copy the log into the file, end the threads."""
+        self._queue.put(None)
+        self._stop.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                await asyncio.to_thread(thread.join)
+
+    def _run(self, prepare: Callable[[], None], prepared: asyncio.Future[None]) -> None:
+        try:
+            self._journal.open()
+            prepare()
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            self._journal.close()
+            if isinstance(error, sqlite3.Error):
+                error = StartupError(
+                    f"{self._journal.path} is damaged ({error}): move it aside, or restore a copy of the folder"
+                )
+            self._wake([(prepared, None, error)])
+            return
+        self._threads[1].start()
+        self._wake([(prepared, None, None)])
+        try:
+            while self._drain_queue():
+                pass
+            self._passive_checkpoint(self._journal.db)
+        finally:
+            self._journal.close()
+
+    def _drain_queue(self) -> bool:
+        """Serve everything queued so far; False when the end was asked for."""
+        first = self._queue.get()
+        taken: list[_Write] = []
+        entry: _Write | _Job | None = first
+        while True:
+            if isinstance(entry, _Write):
+                taken.append(entry)
+            else:
+                self._commit(taken)
+                taken = []
+                if entry is None:
+                    return False
+                self._run_job(entry)
+            if len(taken) >= COMMIT_BATCHES_MAX:
+                break
+            try:
+                entry = self._queue.get_nowait()
+            except queue.Empty:
+                break
+        self._commit(taken)
+        return True
+
+    def _run_job(self, job: _Job) -> None:
+        try:
+            self._wake([(job.done, job.run(), None)])
+        except sqlite3.Error as error:
+            self._wake([(job.done, None, StoreUnavailable(f"the journal cannot be written: {error}"))])
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            self._wake([(job.done, None, error)])
+
+    def _commit(self, taken: list[_Write]) -> None:
+        if not taken:
+            return
+        started = time.perf_counter()
+        fresh: dict[int, tuple[int, Series]] = {}
+        try:
+            record = self._record([entry.batch for entry in taken], fresh)
+            at_ms = self._clock.now_ms()
+            seq = self._journal.commit(
+                record,
+                at_ms=at_ms,
+                new_series=[(slot, one.canonical()) for slot, one in fresh.values()],
+                batch_ids=[entry.batch.batch_id for entry in taken if entry.batch.batch_id],
+            )
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            self._failed(taken, error)
+            return
+        self._catalogue.add(list(fresh.values()))
+        self._catalogue.count(record.samples.slot, record.samples.time_ms)
+        self._head.append(record)
+        self._committed(seq)
+        self.failing = ""
+        self._wake([(entry.done, None, None) for entry in taken])
+        self._telemetry.write_duration.observe(time.perf_counter() - started)
+        self._telemetry.commit_batches.observe(len(taken))
+        self._telemetry.message_processed(len(taken))
+
+    def _record(self, batches: list[Batch], fresh: dict[int, tuple[int, Series]]) -> Record:
+        parts = []
+        for batch in batches:
+            slots = np.array(self._catalogue.resolve(batch.series, fresh), np.uint32)
+            slot = slots[batch.index] if len(slots) else np.empty(0, np.uint32)
+            parts.append(SampleColumns(slot, batch.time_ms, batch.value, batch.exemplars))
+        return Record(concat_samples(parts), tuple(span for batch in batches for span in batch.spans))
+
+    def _failed(self, taken: list[_Write], error: BaseException) -> None:
+        """Nothing was kept. One batch at a time is tried again when the fault may lie in a single one of them."""
+        if isinstance(error, sqlite3.Error):
+            reason = f"the journal cannot be written: {error}"
+            if reason != self.failing:
+                _log.error("commit failed", reason=str(error), batches=len(taken))
+            self.failing = reason
+            self._wake([(entry.done, None, StoreUnavailable(reason)) for entry in taken])
+        elif len(taken) > 1:
+            for entry in taken:
+                self._commit([entry])
+        else:
+            _log.error("batch could not be kept", exc_info=error)
+            wrapped = (
+                error if isinstance(error, VantageError) else StoreUnavailable(f"the batch cannot be kept: {error}")
+            )
+            self._wake([(taken[0].done, None, wrapped)])
+
+    def _wake(self, results: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]]) -> None:
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(_settle, results)
+
+    def _wal_nbytes(self) -> int:
+        try:
+            return self._journal.path.with_name(self._journal.path.name + "-wal").stat().st_size
+        except OSError:
+            return 0
+
+    def _checkpoint(self) -> None:
+        """Copy the write-ahead log into the file, in its own thread and on its own connection."""
+        db: sqlite3.Connection | None = None
+        while not self._stop.wait(CHECKPOINT_EVERY_S):
+            size = self._wal_nbytes()
+            if size < WAL_NBYTES_CHECKPOINT:
+                continue
+            try:
+                db = db or connect(self._journal.path, synchronous="NORMAL")
+                self._passive_checkpoint(db)
+                if size > WAL_NBYTES_MAX:
+                    # Commits kept coming while this thread copied. The writer copies the little that is left, and the
+                    # next commit begins the log from its start.
+                    self._queue.put(_Job(lambda: self._passive_checkpoint(self._journal.db), None))
+            except sqlite3.Error as error:
+                _log.warning("checkpoint failed", reason=str(error))
+        if db is not None:
+            db.close()
+
+    @staticmethod
+    def _passive_checkpoint(db: sqlite3.Connection) -> None:
+        try:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            _log.warning("checkpoint failed", reason=str(error))
+
+
+def _settle(results: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]]) -> None:
+    for future, result, error in results:
+        if future is None or future.cancelled():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)

@@ -1,0 +1,99 @@
+"""The head: what is committed and not yet sealed, in memory, as immutable column blocks.
+
+The writer thread appends; readers take the tuple of blocks and have a consistent view without a lock. Small blocks
+are merged like a binary counter, so that a sample is copied a handful of times and a reader meets few blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final, TypeVar
+
+import numpy as np
+
+from vantage.core.arrays import Mask
+from vantage.core.idhash import hash_id
+from vantage.core.sample_columns import SampleColumns
+from vantage.core.span import Span
+from vantage.core.timerange import TimeRange
+from vantage.storage.embedded.write.block import SampleBlock, SpanBlock, process_hashes, sample_block, span_block
+from vantage.storage.embedded.write.record import Record
+
+BLOCK_SAMPLES_MAX: Final = 65_536
+BLOCK_SPANS_MAX: Final = 16_384
+B = TypeVar("B", SampleBlock, SpanBlock)
+
+
+class Head:
+    """All blocks, of samples and of spans."""
+
+    def __init__(self) -> None:
+        self.samples: tuple[SampleBlock, ...] = ()
+        self.spans: tuple[SpanBlock, ...] = ()
+        self.sample_count = 0
+        self.span_count = 0
+        self.nbytes = 0
+
+    def append(self, record: Record) -> None:
+        """Take a commit; it is visible when this returns."""
+        if len(record.samples):
+            block, blocks = sample_block(record.samples), self.samples
+            self.sample_count += len(block)
+            self.nbytes += block.nbytes
+            while blocks and len(blocks[-1]) <= len(block) and len(blocks[-1]) + len(block) <= BLOCK_SAMPLES_MAX:
+                blocks, block = blocks[:-1], blocks[-1].concat(block)
+            self.samples = (*blocks, block)
+        if record.spans:
+            some, held = span_block(record.spans), self.spans
+            self.span_count += len(some)
+            self.nbytes += some.nbytes
+            while held and len(held[-1]) <= len(some) and len(held[-1]) + len(some) <= BLOCK_SPANS_MAX:
+                held, some = held[:-1], held[-1].concat(some)
+            self.spans = (*held, some)
+
+    def replace(self, samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...]) -> None:
+        """Hold these blocks and no others."""
+        self.samples, self.spans = samples, spans
+        self.sample_count, self.span_count, self.nbytes = totals(samples, spans)
+
+
+def totals(samples: Iterable[SampleBlock], spans: Iterable[SpanBlock]) -> tuple[int, int, int]:
+    """How many samples and spans some blocks hold, and their bytes by estimate."""
+    samples, spans = tuple(samples), tuple(spans)
+    blocks: list[SampleBlock | SpanBlock] = [*samples, *spans]
+    return sum(map(len, samples)), sum(map(len, spans)), sum(block.nbytes for block in blocks)
+
+
+def filter_blocks(
+    samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...], slots: Mask, gone: Callable[[Span], bool]
+) -> tuple[tuple[SampleBlock, ...], tuple[SpanBlock, ...]]:
+    """Blocks without the samples of some slots, and without the spans that a test picks."""
+    kept = (block.filter(~slots[block.samples.slot]) for block in samples)
+    left = (block.filter(np.fromiter((not gone(one) for one in block.spans), np.bool_, len(block))) for block in spans)
+    return tuple(block for block in kept if block is not None), tuple(block for block in left if block is not None)
+
+
+def overlapping(blocks: Iterable[B], time_range: TimeRange) -> Iterator[B]:
+    """The blocks that may hold something of the range."""
+    for block in blocks:
+        if block.last_ms >= time_range.start_ms and block.first_ms < time_range.end_ms:
+            yield block
+
+
+def spans_of_traces(blocks: Iterable[SpanBlock], trace_ids: Collection[str]) -> list[Span]:
+    """The spans of some traces."""
+    found: list[Span] = []
+    wanted = process_hashes(list(trace_ids))
+    for block in blocks:
+        places = np.flatnonzero(np.isin(block.trace_hash, wanted)).tolist()
+        found.extend(span for place in places if (span := block.spans[place]).trace_id in trace_ids)
+    return found
+
+
+def exemplars_of_trace(blocks: Iterable[SampleBlock], trace_id: str) -> Iterator[SampleColumns]:
+    """Yield the samples that carry the trace id."""
+    wanted, wanted_hash = trace_id.encode(), np.uint64(hash_id(trace_id))
+    for block in blocks:
+        if (block.exemplar_hash == wanted_hash).any():
+            exemplars = block.samples.exemplars
+            yield block.samples.take(exemplars.position[exemplars.trace_id == wanted])

@@ -1,0 +1,293 @@
+"""``journal.db``: what is committed and not yet sealed. One row a commit, the series catalogue, the batch ids.
+
+All in one SQLite file, so that a commit is one transaction. Only the writer thread writes; a second connection in
+another thread copies the write-ahead log into the file, because doing that inside commits made their p99 20 times
+worse.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from vantage.core.errors import FormatTooNew, StartupError
+from vantage.storage.embedded.write.record import Record, decode, encode
+
+FORMAT: Final = 2  # 1 had neither `progress` nor `forgetting`
+APPLICATION_ID: Final = 0x56544731  # "VTG1"
+_HEADER_VERSION: Final = slice(60, 64)  # where SQLite keeps user_version: sqlite.org/fileformat2.html, 1.3
+_HEADER_MAGIC: Final = b"SQLite format 3\0"
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS series (slot INTEGER PRIMARY KEY AUTOINCREMENT, identity BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS journal (
+    seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS batch_id (seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, ids BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS progress (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS forgetting (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+INSERT OR IGNORE INTO progress VALUES ('sealed_seq', 0), ('sealed_generation', 0);
+"""
+DELETE_ROWS: Final = 64  # deleted in one transaction: commits wait for no longer than that
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode_ids: Final = msgspec.msgpack.Decoder(list[str]).decode
+_decode_selector: Final = msgspec.msgpack.Decoder(tuple[str, str]).decode
+
+_log = structlog.get_logger("vantage.storage.journal")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A journal row: samples and spans, or (``forgets``) what was forgotten at that point."""
+
+    seq: int
+    record: Record | None
+    deletes: tuple[str, str] | None  # service, environment
+
+
+class Journal:
+    """The file. Every method must be called from the thread that called ``open``."""
+
+    def __init__(self, path: Path, *, synchronous: str, page_count_max: int | None = None) -> None:
+        self.path = path
+        self._synchronous = synchronous
+        self._page_count_max = page_count_max
+        self._db: sqlite3.Connection | None = None
+        self._next_seq = 1
+        self.new = False  # made by ``open``
+        self.sealed_seq = 0  # commits up to this one are in segments
+        self.sealed_generation = 0
+        self.damaged: list[int] = []  # sequence numbers that could not be read
+
+    def open(self) -> None:
+        """Open or create the file. Raises FormatTooNew (nothing touched) or StartupError."""
+        refuse_newer(self.path)
+        try:
+            self.path.touch(mode=0o600)
+            db = connect(self.path, synchronous=self._synchronous)
+            if self._page_count_max is not None:
+                db.execute(f"PRAGMA max_page_count={self._page_count_max}")
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            self.new = not found
+            if found < FORMAT:
+                db.executescript(
+                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id={APPLICATION_ID};"
+                    f"PRAGMA user_version={FORMAT}; COMMIT;"
+                )
+            progress = dict(db.execute("SELECT name, value FROM progress"))
+            self.sealed_seq, self.sealed_generation = progress["sealed_seq"], progress["sealed_generation"]
+            (highest,) = db.execute("SELECT max(seq) FROM journal").fetchone()
+        except (sqlite3.Error, OSError, KeyError) as error:
+            raise StartupError(f"{self.path} cannot be opened: {error}") from error
+        self._next_seq = max(highest or 0, self.sealed_seq) + 1
+        self._db = db
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise RuntimeError("the journal is closed")
+        return self._db
+
+    def series(self) -> Iterator[tuple[int, bytes]]:
+        """Slot and canonical identity of every series, by slot."""
+        yield from self.db.execute("SELECT slot, identity FROM series ORDER BY slot")
+
+    @property
+    def slots(self) -> int:
+        """How many slots were ever given."""
+        found = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'series'").fetchone()
+        return int(found[0]) + 1 if found else 0
+
+    def entries(self) -> Iterator[Entry]:
+        """Replay in order what is not sealed. A row that cannot be read is reported, left in place and passed over."""
+        seqs = [
+            row[0] for row in self.db.execute("SELECT seq FROM journal WHERE seq > ? ORDER BY seq", (self.sealed_seq,))
+        ]
+        for seq in seqs:
+            try:
+                kind, crc, body = self.db.execute("SELECT kind, crc, body FROM journal WHERE seq=?", (seq,)).fetchone()
+                if zlib.crc32(body) != crc:
+                    raise ValueError("checksum mismatch")
+                if kind == "forget":
+                    yield Entry(seq, None, _decode_selector(body))
+                else:
+                    yield Entry(seq, decode(body), None)
+            except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+                self.damaged.append(seq)
+                _log.error("journal row unreadable, passed over", file=str(self.path), seq=seq, reason=str(error))
+
+    def batch_ids(self, since_ms: int) -> Iterator[tuple[int, list[str]]]:
+        """Commit time and batch ids of the commits since then, oldest first."""
+        rows = self.db.execute("SELECT at_ms, ids FROM batch_id WHERE at_ms >= ? ORDER BY seq", (since_ms,))
+        for at_ms, ids in rows:
+            try:
+                yield at_ms, _decode_ids(ids)
+            except msgspec.DecodeError as error:
+                _log.error("batch ids unreadable, passed over", file=str(self.path), reason=str(error))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing; raises sqlite3.Error."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.db
+            self.db.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+
+    def commit(
+        self, record: Record, *, at_ms: int, new_series: Sequence[tuple[int, bytes]], batch_ids: Sequence[str]
+    ) -> int:
+        """Write one commit in one transaction; its sequence number. Raises sqlite3.Error, then nothing is kept."""
+        body = encode(record)
+        seq = self._next_seq
+        with self._transaction() as db:
+            if new_series:
+                db.executemany("INSERT INTO series (slot, identity) VALUES (?, ?)", new_series)
+            db.execute("INSERT INTO journal VALUES (?, ?, 'data', ?, ?)", (seq, at_ms, zlib.crc32(body), body))
+            if batch_ids:
+                db.execute("INSERT INTO batch_id VALUES (?, ?, ?)", (seq, at_ms, _encode(list(batch_ids))))
+        self._next_seq = seq + 1
+        return seq
+
+    def add_tombstone(self, *, service: str, environment: str, slots: Sequence[int], at_ms: int) -> int:
+        """Record that everything selected so far is gone, and remove its series. Slots are never used again. Returns
+        the number under which ``forgotten`` is told that segments no longer hold it."""
+        body, seq = _encode((service, environment)), self._next_seq
+        with self._transaction() as db:
+            db.executemany("DELETE FROM series WHERE slot=?", [(slot,) for slot in slots])
+            db.execute("INSERT INTO journal VALUES (?, ?, 'forget', ?, ?)", (seq, at_ms, zlib.crc32(body), body))
+            db.execute("INSERT INTO forgetting VALUES (?, ?)", (seq, body))
+        self._next_seq = seq + 1
+        return seq
+
+    def tombstones(self) -> list[tuple[int, str, str]]:
+        """What segments may still hold although it was forgotten: number, service, environment."""
+        rows = self.db.execute("SELECT seq, body FROM forgetting ORDER BY seq")
+        return [(seq, *_decode_selector(body)) for seq, body in rows]
+
+    def clear_tombstone(self, seq: int) -> None:
+        """Segments no longer hold it."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM forgetting WHERE seq=?", (seq,))
+
+    def seal(self, *, seq_max: int, generation: int) -> None:
+        """Everything up to ``seq_max`` is in segments, durably: from now on it is theirs."""
+        with self._transaction() as db:
+            db.execute("UPDATE progress SET value=? WHERE name='sealed_seq'", (seq_max,))
+            db.execute("UPDATE progress SET value=? WHERE name='sealed_generation'", (generation,))
+        self.sealed_seq, self.sealed_generation = seq_max, generation
+
+    def delete_sealed(self) -> bool:
+        """Delete some of the rows that are sealed; whether there are more. Damaged rows stay for people to look at."""
+        kept = json.dumps(self.damaged)
+        with self._transaction() as db:
+            db.execute(
+                "DELETE FROM journal WHERE seq IN (SELECT seq FROM journal WHERE seq <= ?"
+                " AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?)",
+                (self.sealed_seq, kept, DELETE_ROWS),
+            )
+            (gone,) = db.execute("SELECT changes()").fetchone()
+        return int(gone) == DELETE_ROWS
+
+    def drop_batch_ids(self, *, before_ms: int) -> None:
+        """Delete batch ids older than the memory."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM batch_id WHERE at_ms < ?", (before_ms,))
+
+    def add_series(self, series: Sequence[tuple[int, bytes]]) -> None:
+        """Put series back at their slots, as segments tell them. Those known already stay."""
+        with self._transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO series (slot, identity) VALUES (?, ?)", series)
+
+    def drop_series(self, slots: Sequence[int]) -> None:
+        """Remove series of which nothing is held any more. Slots are never used again."""
+        if slots:
+            with self._transaction() as db:
+                db.executemany("DELETE FROM series WHERE slot=?", [(slot,) for slot in slots])
+
+    def _rollback(self) -> None:
+        try:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            _log.error("rollback failed", file=str(self.path), reason=str(error))
+
+
+def connect(path: Path, *, synchronous: str) -> sqlite3.Connection:
+    """A connection as every embedded file wants it: WAL, explicit transactions, checkpoints left to their thread."""
+    db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute(f"PRAGMA synchronous={synchronous}")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def refuse_newer(path: Path) -> None:
+    """Read the version from the file's own header: opening it with SQLite could already change it."""
+    try:
+        header = _first_bytes(path, 64)
+    except OSError as error:
+        raise StartupError(f"{path} cannot be read: {error.strerror}") from error
+    if header and not header.startswith(_HEADER_MAGIC):
+        raise StartupError(f"{path} is not a SQLite file")
+    version = int.from_bytes(header[_HEADER_VERSION], "big") if header else 0
+    if version > FORMAT:
+        raise FormatTooNew(
+            f"{path} has format {version}, this version of Vantage knows up to {FORMAT}: nothing was touched; "
+            "start the newer version, or give another folder with --data"
+        )
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        return file.read(count)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalCheck:
+    """What a look at a journal found; ``problem`` is empty when it could be read."""
+
+    commits: int = 0
+    series: int = 0
+    damaged: int = 0
+    problem: str = ""
+
+
+def check_journal(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> JournalCheck:
+    """Read every row and hold it against its checksum; ``connect`` opens the file so that nothing changes in it. The
+    server may be running."""
+    try:
+        refuse_newer(path)
+        db = connect(path)
+    except (StartupError, sqlite3.Error) as error:
+        return JournalCheck(problem=str(error))
+    try:
+        (series,) = db.execute("SELECT count(*) FROM series").fetchone()
+        rows = db.execute("SELECT crc, body FROM journal")
+        right = [zlib.crc32(body) == crc for crc, body in rows]
+        return JournalCheck(len(right), series, right.count(False))
+    except sqlite3.Error as error:
+        return JournalCheck(problem=str(error))
+    finally:
+        db.close()

@@ -1,0 +1,41 @@
+"""What every implementation must agree on beside the port: how the audit log tells of a change, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vantage.core.api_key import ApiKey
+from vantage.core.deployment import AuditEntry, Deployment
+from vantage.core.errors import InputError
+from vantage.storage.ports import Selector
+
+SEEN: Final = "seen"  # the source of a deployment that was noticed in the data
+
+
+def key_created(key: ApiKey, *, actor: str, at_ms: int) -> AuditEntry:
+    """Without the hash: the log is shown to more people than the keys are."""
+    return AuditEntry(at_ms, actor, "key.create", key.id, {"name": key.name, "scopes": ",".join(sorted(key.scopes))})
+
+
+def key_revoked(key: ApiKey, *, actor: str, at_ms: int) -> AuditEntry:
+    return AuditEntry(at_ms, actor, "key.revoke", key.id, {"name": key.name})
+
+
+def deployment_recorded(deployment: Deployment, *, actor: str, at_ms: int) -> AuditEntry:
+    detail = {
+        "environment": deployment.environment,
+        "version": deployment.version,
+        "source": deployment.source,
+    }
+    return AuditEntry(at_ms, actor, "deployment.record", deployment.service, detail)
+
+
+def deployments_removed(selector: Selector, *, removed: int, actor: str, at_ms: int) -> AuditEntry:
+    detail = {"service": selector.service, "environment": selector.environment, "removed": str(removed)}
+    return AuditEntry(at_ms, actor, "deployment.remove", selector.service or selector.environment, detail)
+
+
+def require_selector(selector: Selector) -> None:
+    """Raises InputError for a selector that would select everything."""
+    if not selector.service and not selector.environment:
+        raise InputError("must name a service, an environment or both", field="selector")

@@ -1,0 +1,50 @@
+"""The threads that answer queries, and how many may wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from vantage.core.errors import BusyError, StoreUnavailable
+
+WAITING_MAX: Final = 32
+T = TypeVar("T")
+
+
+class QueryPool:
+    """``threads`` queries run at once, WAITING_MAX more wait. ``initializer`` is called in each thread first."""
+
+    def __init__(self, threads: int, *, initializer: Callable[[], None] | None = None) -> None:
+        self._threads = threads
+        self._initializer = initializer
+        self._pool: ThreadPoolExecutor | None = None
+        self._queries = 0
+
+    def start(self) -> None:
+        self._pool = ThreadPoolExecutor(self._threads, "vantage-query", initializer=self._initializer)
+
+    async def stop(self) -> None:
+        """Wait for what runs; what waits is cancelled."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """The threads themselves, for work that is admitted elsewhere. Raises StoreUnavailable."""
+        if self._pool is None:
+            raise StoreUnavailable("the store is closed")
+        return self._pool
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Raises BusyError when too many wait, StoreUnavailable before ``start`` and after ``stop``."""
+        pool = self.pool
+        if self._queries >= self._threads + WAITING_MAX:
+            raise BusyError("too many queries are waiting")
+        self._queries += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
+        finally:
+            self._queries -= 1

@@ -1,0 +1,1 @@
+"""Execution of a checked query on numpy columns."""

@@ -1,0 +1,224 @@
+"""Aggregates over grouped rows, on numpy columns.
+
+Exact by definition: quantile is numpy's linear (ClickHouse's quantileExactInclusive), uniq is exact, ``any`` is the
+minimum, ties of argMax take the smaller value. An aggregate of nothing is null, counts are 0. Nulls are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from vantage.core.arrays import F64, I64, Array, Mask
+from vantage.core.dict_column import DictColumn
+from vantage.core.sketch import sketch_quantile
+from vantage.vql.exec.frame import Frame
+from vantage.vql.exec.vector import Vector, finite
+from vantage.vql.tree import Call, Column
+
+_RADIX_GROUPS_MAX: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Row ``i`` belongs to group ``ids[i]`` of ``count`` groups."""
+
+    ids: I64
+    count: int
+
+    def only(self, keep: Mask) -> Groups:
+        return Groups(self.ids[keep], self.count)
+
+
+def aggregate(call: Call, frame: Frame, groups: Groups) -> Vector:
+    """One value a group; one that is not a finite number is null."""
+    with np.errstate(all="ignore"):
+        found: Vector = _AGGREGATES[call.function](call, frame, groups)
+    return found if isinstance(found, DictColumn) or found.dtype.kind != "f" else finite(found)
+
+
+def _values(call: Call, frame: Frame, groups: Groups) -> tuple[Array, Groups]:
+    """The first argument's numbers without nulls, and the groups of what is left."""
+    numbers = frame.numbers(call.args[0])
+    if call.function.endswith("If"):
+        keep = frame.condition(call.args[-1])
+        numbers, groups = numbers[keep], groups.only(keep)
+    if numbers.dtype.kind == "f" and np.isnan(numbers).any():
+        present = ~np.isnan(numbers)
+        numbers, groups = numbers[present], groups.only(present)
+    return numbers, groups
+
+
+def _counts(groups: Groups) -> I64:
+    return np.bincount(groups.ids, minlength=groups.count)
+
+
+def _count(call: Call, frame: Frame, groups: Groups) -> Vector:
+    if call.function == "countIf":
+        return _counts(groups.only(frame.condition(call.args[0])))
+    if not call.args:
+        return _counts(groups)
+    if isinstance(text := frame.vector(call.args[0]), DictColumn):
+        return _counts(groups.only(_present(text)))
+    return _counts(_values(call, frame, groups)[1])
+
+
+def _present(text: DictColumn[Any]) -> Mask:
+    return text.mask(lambda value: value is not None)
+
+
+def _sum(call: Call, frame: Frame, groups: Groups) -> Vector:
+    numbers, left = _values(call, frame, groups)
+    totals = np.bincount(left.ids, weights=numbers, minlength=left.count)
+    return np.where(_counts(left) > 0, totals, np.nan)
+
+
+def _avg(call: Call, frame: Frame, groups: Groups) -> Vector:
+    numbers, left = _values(call, frame, groups)
+    averages: Array = np.bincount(left.ids, weights=numbers, minlength=left.count) / _counts(left)
+    return averages
+
+
+def _stddev(call: Call, frame: Frame, groups: Groups) -> Vector:
+    """Of the whole population, in two passes over the distances to one of each group's values: equal values have none,
+    and no square of a large mean is taken from another."""
+    numbers, left = _values(call, frame, groups)
+    counts = _counts(left)
+    one = np.zeros(left.count)
+    one[left.ids] = numbers  # the last of each group
+    apart = numbers - one[left.ids]
+    means = np.bincount(left.ids, weights=apart, minlength=left.count) / counts
+    apart -= means[left.ids]
+    found: Array = np.sqrt(np.bincount(left.ids, weights=apart * apart, minlength=left.count) / counts)
+    return found
+
+
+def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
+    vector = frame.vector(call.args[0])
+    if isinstance(vector, DictColumn):
+        return _extreme_text(call, vector, groups)
+    numbers, left = _values(call, frame, groups)
+    largest, whole = call.function == "max", numbers.dtype.kind == "i"
+    bounds = (np.iinfo(np.int64).min, np.iinfo(np.int64).max) if whole else (-np.inf, np.inf)
+    found = np.full(left.count, bounds[0] if largest else bounds[1], np.int64 if whole else np.float64)
+    (np.maximum if largest else np.minimum).at(found, left.ids, numbers)
+    empty = _counts(left) == 0
+    return np.where(empty, np.nan, found) if empty.any() else found
+
+
+def _ranks(text: DictColumn[Any]) -> tuple[I64, list[Any]]:
+    """The rank of every row's text, in the order of code points, and the texts by rank; null has the last rank."""
+    order = sorted(range(len(text.values)), key=lambda code: (text.values[code] is None, str(text.values[code])))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[text.codes], [text.values[code] for code in order]
+
+
+def _extreme_text(call: Call, vector: DictColumn[Any], groups: Groups) -> DictColumn[Any]:
+    present = _present(vector)
+    ranks, values = _ranks(vector)
+    left = groups.only(present)
+    largest = call.function == "max"
+    found = np.full(groups.count, -1 if largest else len(values), np.int64)
+    (np.maximum if largest else np.minimum).at(found, left.ids, ranks[present])
+    return DictColumn(np.where(_counts(left) == 0, len(values), found), [*values, None])
+
+
+def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
+    """Linear interpolation between closest ranks: Hyndman and Fan (1996), type 7."""
+    assert call.parameter is not None
+    numbers, left = _values(call, frame, groups)
+    counts = _counts(left)
+    starts = np.cumsum(counts) - counts
+    numbers = _sorted_in_groups(numbers.astype(np.float64, copy=False), left, starts, counts)
+    place = call.parameter * np.maximum(counts - 1, 0)
+    low = np.floor(place).astype(np.int64)
+    high = np.minimum(low + 1, np.maximum(counts - 1, 0))
+    found = np.full(left.count, np.nan)
+    held = counts > 0
+    below, above = numbers[(starts + low)[held]], numbers[(starts + high)[held]]
+    found[held] = below + (above - below) * (place - low)[held]
+    return found
+
+
+def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64) -> F64:
+    """The numbers laid out group by group, each group's in ascending order."""
+    if groups.count > _RADIX_GROUPS_MAX:
+        return numbers[np.lexsort((numbers, groups.ids))]
+    # 16-bit keys are sorted by radix, in linear time; short runs of floats are then sorted where they lie.
+    laid = numbers[np.argsort(groups.ids.astype(np.uint16), kind="stable")]
+    for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+        laid[start : start + count].sort()
+    return laid
+
+
+def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
+    vector = frame.vector(call.args[0])
+    if isinstance(vector, DictColumn):
+        present = _present(vector)
+        codes, left = vector.merge_equal_values()[present], groups.only(present)
+    else:
+        numbers, left = _values(call, frame, groups)
+        codes = np.unique(numbers, return_inverse=True)[1]
+    pairs = np.unique(left.ids * (int(codes.max(initial=0)) + 1) + codes) // (int(codes.max(initial=0)) + 1)
+    return np.bincount(pairs, minlength=groups.count)
+
+
+def _arg_max(call: Call, frame: Frame, groups: Groups) -> Vector:
+    vector, keys = frame.vector(call.args[0]), frame.numbers(call.args[1])
+    values, texts = _ranks(vector) if isinstance(vector, DictColumn) else (vector, [])
+    present = _present(vector) if isinstance(vector, DictColumn) else ~np.isnan(values)
+    present = present & ~np.isnan(keys)
+    rows, left = np.flatnonzero(present), groups.only(present)
+    # The first row of each group: largest key, then smallest value.
+    order = np.lexsort((values[rows], -keys[rows], left.ids))
+    held, first = np.unique(left.ids[order], return_index=True)
+    chosen = values[rows[order[first]]]
+    if len(held) == groups.count and not isinstance(vector, DictColumn):
+        return chosen
+    codes = np.full(groups.count, len(chosen), np.int64)
+    codes[held] = np.arange(len(held))
+    return DictColumn(codes, [*(texts[rank] for rank in chosen.tolist()), None] if texts else [*chosen.tolist(), None])
+
+
+def _increase(_call: Call, frame: Frame, groups: Groups) -> Vector:
+    """Growth between neighbouring samples of each series, counted in the later one's group; a fall is a reset, after
+    which the new total is all growth (as Prometheus' ``increase`` does, without its extrapolation)."""
+    series, times, values = (frame.numbers(Column(name)) for name in ("series", "timestamp", "value"))
+    order = np.lexsort((values, times, series))
+    series, values, ids = series[order], values[order], groups.ids[order]
+    growth = np.diff(values)
+    growth = np.where(growth < 0, values[1:], growth)
+    same = series[1:] == series[:-1]
+    later = ids[1:][same]
+    totals = np.bincount(later, weights=growth[same], minlength=groups.count)
+    return np.where(np.bincount(later, minlength=groups.count) > 0, totals, np.nan)
+
+
+def _sketch_quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
+    """Sketches of a group are merged: see ``core.sketch``."""
+    assert call.parameter is not None
+    row, key, count = (frame.numbers(Column(f"sketch_{name}")) for name in ("row", "key", "count"))
+    return sketch_quantile(groups.ids[row], key, count, groups=groups.count, p=call.parameter)
+
+
+_AGGREGATES: Final[Mapping[str, Callable[[Call, Frame, Groups], Any]]] = {
+    "count": _count,
+    "countIf": _count,
+    "sum": _sum,
+    "sumIf": _sum,
+    "avg": _avg,
+    "avgIf": _avg,
+    "min": _extreme,
+    "max": _extreme,
+    "any": _extreme,
+    "quantile": _quantile,
+    "stddevPop": _stddev,
+    "uniq": _uniq,
+    "argMax": _arg_max,
+    "increase": _increase,
+    "sketchQuantile": _sketch_quantile,
+}

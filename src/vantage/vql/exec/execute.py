@@ -1,0 +1,214 @@
+"""Running a checked query on the columns of a store that keeps them itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from vantage.core.arrays import Array, Mask
+from vantage.core.dict_column import DictColumn
+from vantage.core.errors import StoreTimeout
+from vantage.vql.check import CheckedSelect, aggregates_of
+from vantage.vql.exec.aggregate import Groups, aggregate
+from vantage.vql.exec.frame import Frame, PerSeries
+from vantage.vql.exec.scan_samples import scan_rollups, scan_samples
+from vantage.vql.exec.scan_spans import scan_spans
+from vantage.vql.exec.source import ColumnSource
+from vantage.vql.exec.vector import Vector, dense_codes
+from vantage.vql.signatures import series_only
+from vantage.vql.table import Table, TableColumn, null_if_nan
+from vantage.vql.tree import Column, Expr, Order, TagValue
+
+QUERY_SAMPLES_MAX: Final = 50_000_000
+SPAN_COSTS: Final = 10
+EXPLAIN_COLUMNS: Final = (TableColumn("tier", "string"), TableColumn("chunks", "int"), TableColumn("rows", "int"))
+_CODE_MAX: Final = 1 << 31
+
+
+class Deadline:
+    """Raises StoreTimeout once ``seconds`` have passed; checked once a chunk and once an operation."""
+
+    def __init__(self, seconds: float, *, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._monotonic_s = monotonic_s
+        self._end_s = monotonic_s() + seconds
+
+    def check(self) -> None:
+        if self._monotonic_s() > self._end_s:
+            raise StoreTimeout(f"the query took longer than {self._seconds:g} s: narrow its time range or its filters")
+
+
+def execute(
+    query: CheckedSelect, source: ColumnSource, deadline: Deadline, *, samples_max: int = QUERY_SAMPLES_MAX
+) -> Table:
+    """Answer a checked query. Raises StoreTimeout, and InputError when more than ``samples_max`` samples would have to
+    be read; a span, which takes more room, counts as ten."""
+    table = query.select.table
+    if table == "spans":
+        frame = scan_spans(query, source, tick=deadline.check, rows_max=samples_max // SPAN_COSTS)
+    else:
+        rows_of = scan_samples if table == "metrics" else scan_rollups
+        frame = rows_of(query, source, tick=deadline.check, rows_max=samples_max)
+    deadline.check()
+    if query.row_where is not None:
+        frame = _filter(frame, frame.condition(query.row_where))
+    return to_table(query, _group_and_aggregate(query, frame, deadline) if query.grouped else frame)
+
+
+def explain(query: CheckedSelect, source: ColumnSource) -> Table:
+    """What answering would read, tier by tier: chunks, and the rows in them."""
+    table = query.select.table
+    chosen = np.empty(0, np.bool_) if table == "spans" else source.series().matching(query.series_where)
+    plan = source.plan(table, query.time_range, chosen)
+    return Table(
+        EXPLAIN_COLUMNS, ([one.tier for one in plan], [one.chunks for one in plan], [one.rows for one in plan])
+    )
+
+
+def _filter(frame: Frame, keep: Mask) -> Frame:
+    """The rows that ``keep`` leaves; columns are cut when they are used."""
+    rows = np.flatnonzero(keep)
+    return frame if rows.size == frame.rows else _take(frame, rows)
+
+
+def _take(frame: Frame, rows: Array) -> Frame:
+    def cut(expr: Expr) -> Callable[[], Vector]:
+        return lambda: frame.vector_at(expr, rows)
+
+    def cut_shared(shared: PerSeries) -> PerSeries:
+        of, first = dense_codes(shared.row_of[rows])
+        return PerSeries(_take(shared.frame, shared.row_of[rows[first]]), of)
+
+    shared = frame.per_series
+    return Frame(
+        rows.size,
+        {name: cut(Column(name)) for name in frame.names},
+        tag=lambda key: cut(TagValue(key))(),
+        shared=None if shared is None else lambda: cut_shared(shared),
+    )
+
+
+def _group_and_aggregate(query: CheckedSelect, frame: Frame, deadline: Deadline) -> Frame:
+    """A frame of one row a group that knows the keys and every aggregate."""
+    groups, keys = _group(query.select.group_by, frame)
+    result = Frame(groups.count, {})
+    for expr, vector in zip(query.select.group_by, keys, strict=True):
+        result.set(expr, vector)
+    for call in aggregates_of(query.select):
+        deadline.check()
+        result.set(call, aggregate(call, frame, groups))
+    if query.select.having is not None:
+        rows = np.flatnonzero(result.condition(query.select.having))
+        result = result.take(rows)
+    return result
+
+
+def _group(keys: Sequence[Expr], frame: Frame) -> tuple[Groups, list[Vector]]:
+    """Which group each row belongs to, and each key by group. No key: one group, also of no rows."""
+    if not keys:
+        return Groups(np.zeros(frame.rows, np.int64), 1), []
+    shared = frame.per_series
+    columns, of_series = [], [key for key in keys if shared is not None and series_only(key)]
+    if shared is not None and of_series:  # few series are grouped instead of many rows
+        groups, values = _group(of_series, shared.frame)
+        groups = Groups(groups.ids[shared.row_of], groups.count)
+        if len(of_series) == len(keys):
+            return groups, values
+        columns.append(groups.ids)
+    columns += [_codes(frame.vector(key)) for key in keys if key not in of_series]
+    ids, first = _combine_codes(columns)
+    return Groups(ids, len(first)), [frame.vector_at(key, first) for key in keys]
+
+
+def _combine_codes(columns: Sequence[Array]) -> tuple[Array, Array]:
+    """Numbers without gaps for combinations of codes, and the first row of each."""
+    ids, first = dense_codes(columns[0])
+    for codes in columns[1:]:
+        if codes.max(initial=0) > _CODE_MAX:  # so that the product below stays within 64 bits
+            codes = dense_codes(codes)[0]
+        ids, first = dense_codes(ids * (int(codes.max(initial=0)) + 1) + codes)
+    return ids, first
+
+
+def _codes(vector: Vector) -> Array:
+    return vector.merge_equal_values() if isinstance(vector, DictColumn) else _dense(vector)
+
+
+def _dense(key: Array) -> Array:
+    """Small codes for numbers: buckets of time are few multiples of their step, and need no sorting."""
+    if key.dtype.kind in "iu" and key.size:
+        offset: Array = key - key.min()
+        offset //= int(np.gcd.reduce(offset)) or 1
+        return offset
+    if key.dtype.kind == "b":
+        return key.astype(np.int64)
+    return np.unique(key, return_inverse=True)[1]
+
+
+def to_table(query: CheckedSelect, frame: Frame) -> Table:
+    """The table of a frame that has a row for each row of the answer, or more."""
+    rows = _order(query, frame)
+    asked = query.select.limit is not None and query.select.limit <= query.limit
+    return Table(
+        query.columns,
+        tuple(
+            _to_list(frame.vector_at(item.expr, rows), column)
+            for item, column in zip(query.select.items, query.columns, strict=True)
+        ),
+        truncated=query.limit < frame.rows and not asked,
+    )
+
+
+def _order(query: CheckedSelect, frame: Frame) -> Array:
+    """The rows of the answer in their order. Where some are cut off, the items from left to right decide between equal
+    keys, so that every store keeps the same ones."""
+    keys = list(query.select.order_by)
+    if frame.rows > query.limit:
+        keys += [Order(item.expr) for item in query.select.items]
+    rows, left, room = np.empty(0, np.int64), np.arange(frame.rows), query.limit
+    for key in keys if frame.rows > query.limit else ():
+        if not 0 < room < left.size:
+            break
+        ranks = _sort_values(frame.vector_at(key.expr, left), descending=key.descending)
+        last = np.partition(ranks, room - 1)[room - 1]
+        before = ~np.isnan(ranks) if np.isnan(last) else ranks < last
+        tied = np.isnan(ranks) if np.isnan(last) else ranks == last
+        rows = np.concatenate([rows, left[before]])
+        left, room = left[tied], query.limit - rows.size
+    rows = np.sort(np.concatenate([rows, left[:room]]))
+    if not keys or rows.size < 2:
+        return rows
+    columns = [_sort_values(frame.vector_at(key.expr, rows), descending=key.descending) for key in reversed(keys)]
+    return rows[np.lexsort(columns)]
+
+
+def _sort_values(vector: Vector, *, descending: bool) -> Array:
+    """Numbers in the order of the values, NaN for nulls: they come last either way, as in ClickHouse."""
+    if isinstance(vector, DictColumn):
+        codes, first = dense_codes(vector.codes)
+        values = [vector.values[code] for code in vector.codes[first].tolist()]
+        ranks = {value: rank for rank, value in enumerate(sorted({_text_key(value) for value in values} - {None}))}
+        vector = np.array([ranks.get(_text_key(value), np.nan) for value in values], np.float64)[codes]
+    elif vector.dtype.kind == "b":
+        vector = vector.astype(np.int64)
+    return -vector if descending else vector
+
+
+def _text_key(value: Any) -> Any:
+    """Text as it is; a map by its keys, then its values."""
+    return (tuple(value), tuple(value.values())) if isinstance(value, dict) else value
+
+
+def _to_list(vector: Vector, column: TableColumn) -> list[Any]:
+    if isinstance(vector, DictColumn):
+        return [vector.values[code] for code in vector.codes.tolist()]
+    plain: list[Any] = vector.tolist()
+    if vector.dtype.kind == "f":
+        if not np.isfinite(vector).all():
+            plain = null_if_nan(plain)
+        if column.type in ("int", "time"):
+            plain = [None if value is None else int(value) for value in plain]
+    return plain

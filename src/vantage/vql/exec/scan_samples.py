@@ -1,0 +1,133 @@
+"""The frames of samples and of rollups: the rows that a query's range and series leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import numpy as np
+
+from vantage.core.arrays import U32, Array
+from vantage.core.dict_column import DictColumn, TextColumn
+from vantage.core.exemplars import Exemplars
+from vantage.core.idhash import Ids, decode_ids
+from vantage.core.rollup import Partials, concat_partials
+from vantage.core.sample_columns import SampleColumns
+from vantage.vql.check import CheckedSelect
+from vantage.vql.exec.frame import Frame, PerSeries
+from vantage.vql.exec.series_table import SeriesColumns
+from vantage.vql.exec.source import ColumnSource, check_scan_limit
+from vantage.vql.signatures import ROLLUP_WIDTHS_MS
+from vantage.vql.tree import Call, Column, Expr, children
+
+# What one row of a frame takes: its columns, and about as much again while it is grouped.
+ROW_NBYTES: Final = 64
+
+
+def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
+    """The samples of the query's range and series. ``tick`` is called once a chunk. Raises what it raises, and
+    InputError when more than ``rows_max`` samples would have to be read."""
+    series = source.series()
+    chosen = series.matching(query.series_where)
+    start, end = query.time_range.start_ms, query.time_range.end_ms
+    with_exemplars = not referenced_names(query)[0].isdisjoint(("trace_id", "span_id"))
+    check_scan_limit(source, query, chosen, rows_max=rows_max)
+    kept: list[SampleColumns] = []
+    for chunk in source.samples(query.time_range, chosen, exemplars=with_exemplars):
+        tick()
+        keep = chosen[chunk.slot]
+        if chunk.time_ms.size and (chunk.time_ms.min() < start or chunk.time_ms.max() >= end):
+            keep = keep & (chunk.time_ms >= start) & (chunk.time_ms < end)
+        rows = np.flatnonzero(keep)
+        if rows.size:
+            if rows.size < len(keep):
+                chunk = chunk.take(rows)
+            kept.append(chunk)
+    slot = _concat([chunk.slot for chunk in kept], np.uint32)
+    return Frame(
+        len(slot),
+        {
+            "timestamp": lambda: _concat([chunk.time_ms for chunk in kept], np.int64),
+            "value": lambda: _concat([chunk.value for chunk in kept], np.float64),
+            "series": lambda: slot.astype(np.int64),
+            "trace_id": lambda: _exemplar_ids(kept, lambda exemplars: exemplars.trace_id),
+            "span_id": lambda: _exemplar_ids(kept, lambda exemplars: exemplars.span_id),
+        },
+        shared=lambda: _per_series(series, slot),
+    )
+
+
+def scan_rollups(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
+    """The partials whose buckets begin in the query's range. Raises as ``samples_frame`` does."""
+    series = source.series()
+    chosen = series.matching(query.series_where)
+    start, end = query.time_range.start_ms, query.time_range.end_ms
+    columns, functions = referenced_names(query)
+    wanted = frozenset(columns & {"sum", "min", "max"} | ({"sketches"} if "sketchQuantile" in functions else set()))
+    check_scan_limit(source, query, chosen, rows_max=rows_max)
+    kept: list[Partials] = []
+    width_ms = ROLLUP_WIDTHS_MS[query.select.table]
+    for some in source.partials(query.time_range, chosen, width_ms=width_ms, wanted=wanted):
+        tick()
+        rows = np.flatnonzero(chosen[some.slot] & (some.time_ms >= start) & (some.time_ms < end))
+        if rows.size:
+            kept.append(some if rows.size == len(some) else some.take(rows))
+    held = concat_partials(kept)
+    return Frame(
+        len(held),
+        {
+            "timestamp": lambda: held.time_ms,
+            "count": lambda: held.count,
+            "sum": lambda: held.sum,
+            "min": lambda: held.min,
+            "max": lambda: held.max,
+            # Of each sketch's bucket the row, the key and the count: no vector of rows, for sketchQuantile alone.
+            "sketch_row": lambda: held.sketches.row,
+            "sketch_key": lambda: held.sketches.key,
+            "sketch_count": lambda: held.sketches.count,
+        },
+        shared=lambda: _per_series(series, held.slot),
+    )
+
+
+def _per_series(series: SeriesColumns, slot: U32) -> PerSeries:
+    present = np.zeros(len(series), np.bool_)
+    present[slot] = True
+    return PerSeries(series.frame(np.flatnonzero(present)), (np.cumsum(present) - 1)[slot])
+
+
+def _exemplar_ids(chunks: Iterable[SampleColumns], get: Callable[[Exemplars], Ids]) -> TextColumn:
+    """Return one id per sample, '' where it carries none."""
+    numbers: dict[str, int] = {"": 0}
+    parts: list[Array] = []
+    for chunk in chunks:
+        codes = np.zeros(len(chunk), np.int64)
+        for position, text in zip(chunk.exemplars.position.tolist(), decode_ids(get(chunk.exemplars)), strict=True):
+            codes[position] = numbers.setdefault(text, len(numbers))
+        parts.append(codes)
+    return DictColumn(_concat(parts, np.int64), list(numbers))
+
+
+def _concat(parts: list[Any], dtype: Any) -> Array:
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def referenced_names(query: CheckedSelect) -> tuple[set[str], set[str]]:
+    """The columns that a query reads and the functions that it calls."""
+    select = query.select
+    left: list[Expr] = [
+        *(item.expr for item in select.items),
+        *(order.expr for order in select.order_by),
+        *select.group_by,
+        *(expr for expr in (select.where, select.having) if expr is not None),
+    ]
+    columns: set[str] = set()
+    functions: set[str] = set()
+    while left:
+        expr = left.pop()
+        if isinstance(expr, Column):
+            columns.add(expr.name)
+        elif isinstance(expr, Call):
+            functions.add(expr.function)
+        left.extend(children(expr))
+    return columns, functions

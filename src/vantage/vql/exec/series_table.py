@@ -1,0 +1,112 @@
+"""The series of a source as columns: a condition on names is evaluated once a name, and on tags once a series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from vantage.core.arrays import I64, Array, Mask
+from vantage.core.dict_column import DictColumn
+from vantage.core.series import Series
+from vantage.vql.exec.frame import Frame
+from vantage.vql.tree import Column as ColumnOf
+from vantage.vql.tree import Expr, TagValue, children, conjuncts
+
+_GET: Final[dict[str, Callable[[Series], str]]] = {
+    "service_name": lambda one: one.service,
+    "environment": lambda one: one.environment,
+    "metric_name": lambda one: one.metric,
+    "metric_type": lambda one: one.kind.value,
+    "unit": lambda one: one.unit,
+}
+NAMES: Final = tuple(_GET)
+
+
+class SeriesColumns:
+    """Series by slot, None where one is gone, with the code of each name.
+
+    One thread appends and puts; others may read what ``view`` gave them meanwhile.
+    """
+
+    def __init__(self, series: Iterable[Series | None] = ()) -> None:
+        self.series: list[Series | None] = []
+        self._codes = {name: np.zeros(0, np.int64) for name in NAMES}
+        self._values: dict[str, list[str]] = {name: [] for name in NAMES}
+        self._numbers: dict[str, dict[str, int]] = {name: {} for name in NAMES}
+        self._present = np.zeros(0, np.bool_)
+        for one in series:
+            self.append(one)
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    def append(self, one: Series | None) -> None:
+        slot = len(self.series)
+        if slot >= len(self._present):
+            size = max(256, 2 * slot)
+            for name, codes in self._codes.items():
+                self._codes[name] = np.concatenate([codes, np.zeros(size - len(codes), np.int64)])
+            self._present = np.concatenate([self._present, np.zeros(size - len(self._present), np.bool_)])
+        self.series.append(None)
+        self.set(slot, one)
+
+    def set(self, slot: int, one: Series | None) -> None:
+        """Change what a slot holds. Arrays that readers hold are not changed under them, but for one bit: whether
+        the series is there."""
+        if one is not None:
+            for name, get in _GET.items():
+                text, numbers = get(one), self._numbers[name]
+                code = numbers.get(text)
+                if code is None:
+                    self._values[name].append(text)
+                    code = numbers[text] = len(numbers)
+                self._codes[name][slot] = code
+        self.series[slot] = one
+        self._present[slot] = one is not None
+
+    @property
+    def present(self) -> Mask:
+        return self._present[: len(self.series)]
+
+    @property
+    def group(self) -> I64:
+        """A number by slot, the same for the series of one metric and service; those of a metric are neighbours."""
+        size = len(self.series)
+        found: I64 = self._codes["metric_name"][:size] << 32 | self._codes["service_name"][:size]
+        return found
+
+    def column(self, name: str, slots: Array | None = None) -> DictColumn[Any]:
+        """A name of every slot, or of some."""
+        codes = self._codes[name][: len(self.series)]
+        return DictColumn(codes if slots is None else codes[slots], self._values[name])
+
+    def matching(self, where: Expr | None) -> Mask:
+        """Which slots hold a series that meets the condition."""
+        chosen = self.present.copy()
+        # Names are cheap and leave few series: tags are looked at only in those.
+        for part in sorted(conjuncts(where), key=_looks_at_tags):
+            slots = np.flatnonzero(chosen)
+            chosen[slots] = self.frame(slots).condition(part)
+        return chosen
+
+    def frame(self, slots: Array) -> Frame:
+        """One row a slot."""
+
+        def of(name: str) -> Callable[[], DictColumn[Any]]:
+            return lambda: self.column(name, slots)
+
+        columns: dict[str, Callable[[], Any]] = {name: of(name) for name in NAMES}
+        columns["tags"] = lambda: DictColumn(np.arange(len(slots)), self.tags(slots))
+        return Frame(len(slots), columns)
+
+    def tags(self, slots: Array) -> list[dict[str, str]]:
+        return [dict(one.tags) if (one := self.series[slot]) is not None else {} for slot in slots.tolist()]
+
+    def at(self, slots: Array) -> Sequence[Series | None]:
+        return [self.series[slot] for slot in slots.tolist()]
+
+
+def _looks_at_tags(expr: Expr) -> bool:
+    return isinstance(expr, TagValue) or expr == ColumnOf("tags") or any(map(_looks_at_tags, children(expr)))

@@ -1,0 +1,1 @@
+"""From text to the query tree: parse, lower, bind parameters."""

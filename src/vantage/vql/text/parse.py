@@ -1,0 +1,215 @@
+"""From text to sqlglot's syntax tree, within bounds. Nothing of it runs: ``lower`` takes over what VQL knows.
+
+Functions keep the names they were written with: the dialect knows none, so that one table of ours decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, ClassVar, Final
+
+from sqlglot import exp
+from sqlglot.dialects.clickhouse import ClickHouse
+from sqlglot.errors import ParseError, SqlglotError, TokenError
+from sqlglot.tokenizer_core import Token, TokenType
+
+from vantage.core.errors import QueryError
+
+TEXT_NBYTES_MAX: Final = 16_384
+TOKENS_MAX: Final = 2000
+DEPTH_MAX: Final = 24
+CACHED_MAX: Final = 64
+CACHED_LENGTH_MAX: Final = 1024  # a tree takes some hundred times its text
+_OPEN: Final = frozenset({TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE})
+_CLOSE: Final = frozenset({TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END})
+
+
+class Vql(ClickHouse):
+    """ClickHouse's grammar without the functions that sqlglot would translate."""
+
+    class Parser(ClickHouse.Parser):  # type: ignore[valid-type, misc] # an attribute, to the checker
+        FUNCTIONS: ClassVar[Any] = {}
+        FUNCTION_PARSERS: ClassVar[Any] = {}
+        NO_PAREN_FUNCTIONS: ClassVar[Any] = {}
+        NO_PAREN_FUNCTION_PARSERS: ClassVar[Any] = {"CASE": ClickHouse.Parser.NO_PAREN_FUNCTION_PARSERS["CASE"]}
+
+
+_DIALECT: Final = Vql()
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A statement, its text and the text's tokens; ``explain`` when EXPLAIN stood before it."""
+
+    text: str
+    tokens: Sequence[Token]
+    tree: exp.Select
+    explain: bool
+
+    def item_names(self) -> list[str]:
+        """What stands between the commas of the SELECT, as it was written."""
+        return _item_names(self.text, self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedCondition:
+    text: str
+    tokens: Sequence[Token]
+    tree: exp.Expression
+
+
+def parse(text: str) -> Parsed:
+    """One SELECT, perhaps explained. Raises QueryError, with its place as an offset."""
+    # Dashboards ask the same again and again, and parsing is most of what a text costs. Nothing changes a tree.
+    return _parse_cached(text) if len(text) <= CACHED_LENGTH_MAX else _parse(text)
+
+
+@lru_cache(maxsize=CACHED_MAX)
+def _parse_cached(text: str) -> Parsed:
+    return _parse(text)
+
+
+def _parse(text: str) -> Parsed:
+    tokens = _tokens(text)
+    explain = bool(tokens) and tokens[0].text.upper() == "EXPLAIN"
+    if explain:
+        at = tokens[0].start
+        text = f"{text[:at]}{' ' * 7}{text[at + 7 :]}"  # blank, so that places stay where they are
+        tokens = _tokens(text)
+    if not tokens:
+        raise QueryError("the query is empty", suggestion="write SELECT … FROM metrics WHERE …", at=0)
+    first = tokens[0]
+    if first.token_type is not TokenType.SELECT:
+        raise QueryError(f"only SELECT can be asked, not {first.text[:40]!r}", at=first.start)
+    for place, token in enumerate(tokens):
+        if token.token_type is TokenType.SEMICOLON and place < len(tokens) - 1:
+            raise QueryError("one query at a time: nothing may follow ';'", at=tokens[place + 1].start)
+    found = _run(text, lambda: _DIALECT.parse(text))
+    tree = found[0] if found else None
+    if not isinstance(tree, exp.Select):
+        name = "a statement without SELECT" if tree is None else tree.key.upper()
+        raise QueryError(f"only a plain SELECT can be asked, not {name}", at=first.start)
+    return Parsed(text, tokens, tree, explain)
+
+
+def parse_condition(text: str) -> ParsedCondition:
+    """One condition, such as ``value > 5 AND tags['k'] = 'v'``. Raises QueryError."""
+    tokens = _tokens(text)
+    if not tokens:
+        raise QueryError("the condition is empty", at=0)
+    found = _run(text, lambda: _DIALECT.parse_into(exp.Condition, text))
+    if len(found) != 1 or found[0] is None:
+        raise QueryError("one condition at a time: nothing may follow ';'", at=0)
+    return ParsedCondition(text, tokens, found[0])
+
+
+def offset_of(node: exp.Expression) -> int | None:
+    """The offset of a node, or of the first thing in it that has one."""
+    for one in node.walk(bfs=False):
+        at = one.meta.get("start")
+        if at is not None:
+            return int(at)
+    return None
+
+
+def offset_of_call(tokens: Sequence[Token], name: str, before: int | None) -> int | None:
+    """Where a function's name stands; ``before`` is the place of something in its brackets."""
+    found = None
+    for token, after in pairwise(tokens):
+        if after.token_type is not TokenType.L_PAREN or token.text != name:
+            continue
+        if before is None:
+            return int(token.start)
+        if token.start < before:
+            found = int(token.start)
+    return found
+
+
+def offset_of_word(tokens: Sequence[Token], word: str, after: int) -> int | None:
+    """Where a keyword stands, at or after a place."""
+    return next((int(one.start) for one in tokens if one.start >= after and one.text.upper() == word), None)
+
+
+def _tokens(text: str) -> list[Token]:
+    if len(text.encode(errors="surrogatepass")) > TEXT_NBYTES_MAX:
+        raise QueryError(f"the query is longer than {TEXT_NBYTES_MAX} bytes")
+    if (bad := re.search(r"[\x00\ud800-\udfff]", text)) is not None:
+        raise QueryError("the query holds a character that is none", at=bad.start())
+    try:
+        tokens = list(_DIALECT.tokenize(text))
+    except TokenError as error:
+        raise _query_error_from_token(text, error) from None
+    except SqlglotError:
+        raise QueryError("the query cannot be read") from None
+    if len(tokens) > TOKENS_MAX:
+        raise QueryError(f"the query has more than {TOKENS_MAX} words and signs", at=tokens[TOKENS_MAX].start)
+    depth = 0
+    for token in tokens:
+        depth += (token.token_type in _OPEN) - (token.token_type in _CLOSE)
+        if depth > DEPTH_MAX:
+            raise QueryError(f"brackets are nested more than {DEPTH_MAX} deep", at=token.start)
+    return tokens
+
+
+def _run(text: str, parse: Any) -> list[Any]:
+    try:
+        found: list[Any] = parse()
+        return found
+    except ParseError as error:
+        raise _query_error_from_parse(text, error) from None
+    except RecursionError:
+        raise QueryError("the query is nested too deep") from None
+    except (SqlglotError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        # The parser is written for people's queries; on some nonsense it stumbles instead of refusing.
+        raise QueryError("the query cannot be read") from error
+
+
+def _query_error_from_token(text: str, error: TokenError) -> QueryError:
+    if (found := re.search(r"Missing (\S+) from (\d+):(\d+)", f"{error} {error.__cause__}")) is not None:
+        at = _offset(text, int(found[2]), int(found[3]))
+        return QueryError(f"this is opened and never closed with {found[1]}", at=at)
+    return QueryError("the query holds a sign that VQL does not know, or a quote that is not closed")
+
+
+def _query_error_from_parse(text: str, error: ParseError) -> QueryError:
+    told = error.errors[0] if error.errors else {}
+    said, word = str(told.get("description") or ""), str(told.get("highlight") or "")
+    at = None
+    if isinstance(told.get("line"), int) and isinstance(told.get("col"), int):
+        at = _offset(text, told["line"], told["col"] - max(len(word), 1) + 1)
+    if said.startswith("Required keyword"):
+        return QueryError(f"something is missing after {word[:40]!r}" if word else "something is missing here", at=at)
+    if (wanted := re.fullmatch(r"Expecting (\S{1,3})", said)) is not None:
+        return QueryError(f"{wanted[1]!r} is missing here", at=at)
+    return QueryError(f"{word[:40]!r} was not expected here" if word else "the query cannot be read", at=at)
+
+
+def _offset(text: str, line: int, column: int) -> int:
+    """Of a line and a column, both counted from 1."""
+    start = 0
+    for _ in range(line - 1):
+        start = text.find("\n", start) + 1
+        if not start:
+            return 0
+    return min(max(start + column - 1, 0), len(text))
+
+
+def _item_names(text: str, tokens: Sequence[Token]) -> list[str]:
+    names: list[str] = []
+    depth, start, end = 0, None, 0
+    for token in tokens[1:]:
+        depth += (token.token_type in _OPEN) - (token.token_type in _CLOSE)
+        ends = depth == 0 and token.token_type in (TokenType.FROM, TokenType.COMMA)
+        if ends and start is not None:
+            names.append(" ".join(text[start:end].split()))
+            start = None
+        elif start is None and not ends:
+            start = token.start
+        end = token.end + 1
+        if ends and token.token_type is TokenType.FROM:
+            break
+    return names

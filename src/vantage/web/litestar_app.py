@@ -1,0 +1,137 @@
+"""The Litestar application: everything but ingest, written the ordinary, comfortable way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request, Router
+from litestar.config.compression import CompressionConfig
+from litestar.datastructures import CacheControlHeader, State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
+from litestar.static_files import create_static_files_router
+
+from vantage.core.errors import VantageError
+from vantage.query.context import QueryContext
+from vantage.query.live import LiveUpdates
+from vantage.roles import Routes
+from vantage.telemetry import Telemetry
+from vantage.web import exception_handlers, pages
+from vantage.web.api import (
+    deletion,
+    deployments,
+    export,
+    health,
+    live,
+    metrics,
+    schema,
+    service_map,
+    services,
+    sessions,
+    storage,
+    traces,
+    vql,
+)
+from vantage.web.authorize import Authorizer, require_scope
+from vantage.web.render import Renderer
+from vantage.web.streaming import UNCOMPRESSED
+
+REQUEST_NBYTES_MAX = 1 << 20
+
+
+class _SchemaPage(OpenAPIRenderPlugin):
+    """The document to browse, without the internet."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        super().__init__(path="/")
+        self._renderer = renderer
+
+    def render(self, request: Request[Any, Any, Any], _openapi_schema: dict[str, Any]) -> bytes:
+        page = self._renderer.page(request, "schema.html")
+        return str(page.content).encode()
+
+
+class _SchemaDocument(JsonRenderPlugin):
+    """The document itself, with the endpoints that Litestar does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._body = b""
+
+    def render(self, _request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        self._body = self._body or msgspec.json.encode(schema.add_ingest_paths(openapi_schema))
+        return self._body
+
+
+def create_litestar(
+    *,
+    routes: frozenset[Routes],
+    reads: QueryContext,
+    live_updates: LiveUpdates,
+    telemetry: Telemetry,
+    vitals: health.HealthChecks,
+    after_forget: Callable[[], None],
+    admission: Authorizer,
+    renderer: Renderer,
+    static: Path,
+    version: str,
+    websockets_max: int,
+) -> Litestar:
+    """Wire handlers, guards, errors and the OpenAPI document. Does no I/O."""
+    guarded: list[Any] = []
+    opened: list[Any] = [*health.handlers]
+    if Routes.API in routes:
+        for resource in (services, metrics, traces, service_map, deployments, storage, deletion, export, vql):
+            guarded += resource.handlers
+        opened += live.handlers
+    if Routes.PAGES in routes:
+        guarded += pages.handlers
+        opened += sessions.handlers
+        opened.append(
+            create_static_files_router(
+                path="/static",
+                directories=[static],
+                include_in_schema=False,
+                cache_control=CacheControlHeader(max_age=31_536_000, immutable=True, public=True),
+            )
+        )
+
+    def provide(value: Any) -> Provide:
+        return Provide(lambda: value, sync_to_thread=False)
+
+    return Litestar(
+        route_handlers=[Router("/", route_handlers=guarded, guards=[require_scope]), *opened],
+        dependencies={
+            "reads": provide(reads),
+            "live": provide(live_updates),
+            "telemetry": provide(telemetry),
+            "vitals": provide(vitals),
+            "renderer": provide(renderer),
+            "after_forget": provide(deletion.OnDeleted(after_forget)),
+        },
+        exception_handlers={
+            VantageError: exception_handlers.on_vantage_error,
+            HTTPException: exception_handlers.on_http_exception,
+            Exception: exception_handlers.on_any_error,
+        },
+        openapi_config=OpenAPIConfig(
+            title="Vantage",
+            version=version,
+            description="Metrics and traces: send them, ask about them, watch them live.",
+            path="/schema",
+            use_handler_docstrings=True,
+            render_plugins=[_SchemaPage(renderer), _SchemaDocument()],
+        ),
+        compression_config=CompressionConfig(
+            backend="gzip", gzip_compress_level=5, minimum_size=1000, exclude_opt_key=UNCOMPRESSED
+        ),
+        request_max_body_size=REQUEST_NBYTES_MAX,
+        state=State({"admission": admission, "renderer": renderer, "websockets_max": websockets_max}),
+        debug=False,
+        logging_config=None,
+    )

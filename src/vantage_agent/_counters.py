@@ -1,0 +1,66 @@
+"""Things that happen too often for a sample each: added up here, and made one sample an interval."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vantage_agent._span import Span
+
+KEYS_MAX = 1000
+Key = tuple[str, "tuple[tuple[str, str], ...]"]  # metric and tags
+
+
+class Counters:
+    """The lock is reentrant because a signal handler may log."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._held: dict[Key, tuple[int, str, str]] = {}
+        self.on_first: Callable[[], None] = _do_nothing  # called with the first one of an interval
+        self.count_loss: Callable[[str], None] = _count_nothing
+
+    def stop(self) -> None:
+        """For an agent that ends: nothing of it is held on to."""
+        self.reset(_do_nothing, _count_nothing)
+
+    def reset(self, on_first: Callable[[], None], count_loss: Callable[[str], None]) -> None:
+        """For an agent that begins, also after a fork."""
+        self._lock = threading.RLock()
+        self._held = {}
+        self.on_first = on_first
+        self.count_loss = count_loss
+
+    def add(self, metric: str, tags: tuple[tuple[str, str], ...], span: Span | None) -> None:
+        """One more. The last trace that is sampled becomes the exemplar."""
+        key = (metric, tags)
+        with self._lock:
+            is_first = not self._held
+            count, trace_id, span_id = self._held.get(key, (0, "", ""))
+            if span is not None and span.sampled:
+                trace_id, span_id = span.trace_id, span.span_id
+            if count or len(self._held) < KEYS_MAX:
+                self._held[key] = (count + 1, trace_id, span_id)
+            else:
+                self.count_loss("too_many_counts")
+        if is_first:
+            self.on_first()
+
+    def take(self) -> dict[Key, tuple[int, str, str]]:
+        """What was counted since the last call: count, trace and span by metric and tags."""
+        with self._lock:
+            held, self._held = self._held, {}
+            return held
+
+
+def _do_nothing() -> None:
+    """There is no agent."""
+
+
+def _count_nothing(reason: str) -> None:
+    """There is no agent."""
+
+
+counters = Counters()

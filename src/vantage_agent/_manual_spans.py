@@ -1,0 +1,197 @@
+"""Spans and timers of the application's own: ``with span("name"):``, ``async with``, or ``@span("name")``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Callable, TypeVar
+
+from vantage_agent._context import current
+from vantage_agent._span import Span, internal, perf_ns
+from vantage_agent._tracer import tracer
+
+KINDS = frozenset(("internal", "server", "client", "producer", "consumer"))
+NAME_LENGTH_MAX = 512
+KEY_LENGTH_MAX = 128
+VALUE_LENGTH_MAX = 2048
+PAIRS_MAX = 64
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Scope:
+    """A context manager, plain and async, and a decorator of functions, coroutines and generators. One operation at a
+    time, or one inside another: a decorated function makes another object for each call."""
+
+    _begun: Any = None
+    _outer: Any = None  # those that were begun with this object and have not ended: pairs, the inner ones first
+
+    def _begin(self) -> Any:
+        raise NotImplementedError
+
+    def _end(self, begun: Any, error: BaseException | None) -> None:
+        raise NotImplementedError
+
+    def _copy(self, *, is_current: bool = True) -> _Scope:
+        raise NotImplementedError
+
+    def __enter__(self) -> Any:
+        if self._begun is not None:
+            self._outer = (self._begun, self._outer)
+        try:
+            self._begun = self._begin()
+        except Exception:
+            self._begun = None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        begun, self._begun = self._begun, None
+        if self._outer is not None:
+            self._begun, self._outer = self._outer
+        if begun is not None:
+            try:
+                self._end(begun, error)
+            except Exception:
+                pass
+
+    async def __aenter__(self) -> Any:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def __call__(self, function: F) -> F:
+        """Each call of ``function`` is one operation; a generator's lasts until it is exhausted or closed. Classes and
+        asynchronous generators stay as they are."""
+        import inspect  # too much for those who decorate nothing
+
+        wrapper: Any
+        if inspect.iscoroutinefunction(function):
+
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with self._copy():
+                    return await function(*args, **kwargs)
+
+        elif inspect.isgeneratorfunction(function):
+
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                # Between two values other code runs: what that does is not part of this.
+                with self._copy(is_current=False):
+                    return (yield from function(*args, **kwargs))
+
+        elif inspect.isasyncgenfunction(function) or inspect.isclass(function):
+            return function  # delegating to it in full takes more than a guest should put in between
+
+        else:
+
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with self._copy():
+                    return function(*args, **kwargs)
+
+        wrapped: Any = functools.wraps(function)(wrapper)
+        return wrapped  # type: ignore[no-any-return]
+
+
+class SpanScope(_Scope):
+    """What ``span()`` gives."""
+
+    def __init__(self, name: Any, kind: Any, attributes: Any, *, is_current: bool = True) -> None:
+        """``is_current``: what happens meanwhile is a part of it."""
+        self._is_current = is_current
+        self._name = name
+        self._kind = kind
+        self._attributes = attributes
+
+    def _copy(self, *, is_current: bool = True) -> SpanScope:
+        return SpanScope(self._name, self._kind, self._attributes, is_current=is_current)
+
+    def _begin(self) -> Span | None:
+        if not tracer.on:
+            return None
+        name = str(self._name)[:NAME_LENGTH_MAX]
+        attributes = added(None, self._attributes) if self._attributes else None
+        span = tracer.begin(internal, self._kind if self._kind in KINDS else "internal")
+        span.name = name
+        span.attributes = attributes
+        if not self._is_current:
+            tracer.deactivate(span)
+        return span
+
+    def _end(self, begun: Span, error: BaseException | None) -> None:
+        if error is not None:
+            begun.fail(error)
+            begun.attributes = added(begun.attributes, {"error.type": begun.error_type})
+        tracer.deactivate(begun)
+        tracer.end(begun, measured=False)
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id while the span runs; empty otherwise."""
+        return self._begun.trace_id if self._begun is not None else ""
+
+    @property
+    def span_id(self) -> str:
+        return self._begun.span_id if self._begun is not None else ""
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Say something about the operation that runs."""
+        try:
+            self.set_attributes({name: value})
+        except Exception:  # a name that can be no key
+            pass
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        try:
+            if self._begun is not None:
+                self._begun.attributes = added(self._begun.attributes, attributes)
+        except Exception:
+            pass
+
+    def set_error(self, error: BaseException | str) -> None:
+        """The operation failed, though no exception leaves it."""
+        try:
+            if self._begun is not None:
+                self._begun.fail(error)
+        except Exception:
+            pass
+
+
+class Timer(_Scope):
+    """What ``timer()`` gives. ``record(milliseconds, tags)`` takes the duration."""
+
+    def __init__(self, record: Callable[[float, Any], None], tags: Any) -> None:
+        self._record = record
+        self._tags = tags
+
+    def _copy(self, **_: bool) -> Timer:
+        return Timer(self._record, self._tags)
+
+    def _begin(self) -> int:
+        return perf_ns()
+
+    def _end(self, begun: int, error: BaseException | None) -> None:
+        took_ms = (perf_ns() - begun) / 1_000_000
+        tags = self._tags if error is None else {**(self._tags or {}), "error_type": type(error).__name__}
+        self._record(took_ms, tags)
+
+
+def set_tags(tags: Mapping[str, Any]) -> None:
+    """Tags of the request or span that runs: of its span, and of the sample of its duration."""
+    span = current.get()
+    if span is not None:
+        span.is_plain = False
+        span.tags = added(span.tags, tags)
+
+
+def added(before: dict[str, str] | None, more: Mapping[str, Any]) -> dict[str, str]:
+    """A new dictionary: the exporter may be reading the one before."""
+    after = dict(before or {})
+    for key, value in more.items():
+        if len(after) >= PAIRS_MAX:
+            break
+        after[str(key)[:KEY_LENGTH_MAX]] = str(value)[:VALUE_LENGTH_MAX]
+    return after

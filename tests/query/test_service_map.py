@@ -1,0 +1,103 @@
+"""Who calls whom, in figures."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.samples import NOW_MS, MovedClock, a_span
+from vantage.core.batch import Batch
+from vantage.core.span import Span, SpanKind, SpanStatus
+from vantage.core.timerange import TimeRange
+from vantage.query.context import QueryContext
+from vantage.query.service_map import EDGES_MAX, RECENT_MS, RECENT_TTL_S, read_service_map, recent_service_map
+from vantage.storage.memory import MemoryStore
+from vantage.storage.metadata.memory import MemoryMetadataStore
+from vantage.telemetry import Telemetry
+
+MINUTE = TimeRange(NOW_MS - 60_000, NOW_MS)
+
+
+@pytest.fixture
+def clock() -> MovedClock:
+    return MovedClock()
+
+
+@pytest.fixture
+async def reads(clock: MovedClock) -> AsyncIterator[QueryContext]:
+    async with MemoryMetadataStore(clock) as metadata:
+        yield QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
+
+
+def client(span_id: str, service: str, peer: str) -> Span:
+    attributes = {"peer.service": peer}
+    start_ns = (NOW_MS - 1000) * 1_000_000
+    return Span("t1", span_id, service, "call", start_ns, 2_000_000, kind=SpanKind.CLIENT, attributes=attributes)
+
+
+async def write(reads: QueryContext, *spans: Span) -> None:
+    await reads.store.write(Batch(spans=spans))
+
+
+async def test_calls_have_a_rate_an_error_ratio_and_durations(reads: QueryContext) -> None:
+    called = [
+        a_span(span_id=f"c{i}", parent="a", service="api", duration_ms=i,
+               status=SpanStatus.ERROR if i == 1 else SpanStatus.OK)
+        for i in (1, 2, 3)
+    ]  # fmt: skip
+    await write(reads, a_span(span_id="a", service="web"), *called)
+    (one,) = (await read_service_map(reads, MINUTE)).calls
+    assert (one.caller, one.callee, one.kind, one.is_known) == ("web", "api", "call", True)
+    assert (one.calls, one.calls_per_s, one.error_ratio) == (3, 3 / 60, 1 / 3)
+    assert (one.mean_ms, one.max_ms) == (2.0, 3.0)
+
+
+async def test_the_busiest_comes_first(reads: QueryContext) -> None:
+    await write(reads, client("1", "a", "x"), client("2", "b", "x"), client("3", "b", "x"), client("4", "a", "w"))
+    found = await read_service_map(reads, MINUTE)
+    assert [(one.caller, one.callee) for one in found.calls] == [("b", "x"), ("a", "w"), ("a", "x")]
+
+
+async def test_one_service_is_told_from_both_sides(reads: QueryContext) -> None:
+    await write(reads, client("1", "a", "b"), client("2", "b", "c"), client("3", "a", "c"))
+    found = await read_service_map(reads, MINUTE, service="b")
+    assert [one.caller for one in found.callers_of("b")] == ["a"]
+    assert [one.callee for one in found.callees_of("b")] == ["c"]
+    assert len(found.calls) == 2
+
+
+async def test_a_callee_is_known_when_spans_are_kept_of_it(reads: QueryContext) -> None:
+    await write(reads, client("1", "a", "b"), client("2", "b", "postgresql"))
+    found = await read_service_map(reads, MINUTE)
+    assert {one.callee: one.is_known for one in found.calls} == {"b": True, "postgresql": False}
+
+
+async def test_edges_beyond_the_limit_are_counted(reads: QueryContext) -> None:
+    await write(reads, *(client(str(i), "a", f"10.0.{i // 250}.{i % 250}") for i in range(EDGES_MAX + 7)))
+    found = await read_service_map(reads, MINUTE)
+    assert (len(found.calls), found.omitted) == (EDGES_MAX, 7)
+
+
+async def test_pages_hear_the_same_for_a_while_and_then_anew(reads: QueryContext, clock: MovedClock) -> None:
+    async def callees() -> list[str]:
+        return [one.callee for one in (await recent_service_map(reads, service="a")).calls]
+
+    assert await callees() == []
+    await write(reads, client("1", "a", "x"))
+    clock.now += int(RECENT_TTL_S * 1000)
+    assert await callees() == []
+    clock.now += 1
+    assert await callees() == ["x"]
+    clock.now += RECENT_MS
+    assert await callees() == []
+
+
+async def test_the_latest_edges_have_the_rate_of_their_minutes(reads: QueryContext) -> None:
+    await write(reads, client("1", "a", "x"))
+    (one,) = (await recent_service_map(reads, service="a")).calls
+    assert one.calls_per_s == 1000 / RECENT_MS
+
+
+async def test_without_spans_nobody_calls_anybody(reads: QueryContext) -> None:
+    assert (await read_service_map(reads, MINUTE)).calls == ()

@@ -1,0 +1,34 @@
+"""Waiting for something that can be observed, with a deadline, in place of sleeping for a fixed time."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+TIMEOUT_S = 30.0  # only a test that fails waits this long, however busy the machine is
+BUSY_S = 5.0  # a busy machine may add this to a time limit under test: less than what the limit is there to prevent
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S, every_s: float = 0.02) -> Any:
+    """Return what ``condition`` returns as soon as that is true; fail when it is not within ``timeout_s``."""
+    end_s = time.monotonic() + timeout_s
+    while not (result := condition()):
+        assert time.monotonic() < end_s, f"waited {timeout_s:g} s in vain"
+        time.sleep(every_s)
+    return result
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S, every_s: float = 0.02) -> Any:
+    """Do as ``wait_until`` without blocking the event loop. ``condition`` may be a coroutine function."""
+    end_s = time.monotonic() + timeout_s
+    while True:
+        result = condition()
+        if inspect.isawaitable(result):
+            result = await result
+        if result:
+            return result
+        assert time.monotonic() < end_s, f"waited {timeout_s:g} s in vain"
+        await asyncio.sleep(every_s)
