@@ -32,7 +32,7 @@ from vantage.vql.tree import And, Arithmetic, Call, Column, Compare, Literal, Se
 
 SEAL_SAMPLES: Final = 2_000_000  # at the end as well
 ROWS_MAX: Final = 200_000
-ENGINE_TABLES: Final = ("samples", "trace_links", "rollups_5m", "rollups_1h", "series")
+ENGINE_TABLES: Final = ("samples", "exemplars", "rollups_5m", "rollups_1h", "series")
 _TIME: Final = Column("timestamp")
 _SERVICE: Final = Column("service_name")
 _TEXTS: Final = {
@@ -190,10 +190,10 @@ class OnClickHouse(Embedded):
                 "WHERE active AND database = currentDatabase() GROUP BY table, column"
             )
         )
-        found = dict.fromkeys(("total", "samples", "trace links", "rollups", "journal"), 0)
+        found = dict.fromkeys(("total", "samples", "exemplars", "rollups", "journal"), 0)
         for table, column, size in zip(*(rows.plain(name) for name in ("table", "column", "size")), strict=True):
             part = "rollups" if table.startswith("rollups") else "samples"
-            part = "trace links" if table == "trace_links" or column in ("trace_id", "span_id") else part
+            part = "exemplars" if table == "exemplars" or column in ("trace_id", "span_id") else part
             found["total"] += size
             found[part] += size
         return found
@@ -205,14 +205,14 @@ def sizes(folder: Path) -> dict[str, int]:
         "total": nbytes(folder),
         "rollups": nbytes(folder, "segments/*.rollups.db*"),
         "journal": nbytes(folder, "journal.db*"),
-        "trace links": 0,
+        "exemplars": 0,
     }
     for path in (folder / "segments").glob("*.samples.db"):
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             for (size,) in db.execute(
                 "SELECT pgsize FROM dbstat('main', 1) JOIN sqlite_master USING (name)"
-                " WHERE tbl_name IN ('trace_link', 'id_index')"
+                " WHERE tbl_name IN ('exemplar', 'id_index')"
             ):
-                found["trace links"] += size
-    found["samples"] = nbytes(folder, "segments/*.samples.db*") - found["trace links"]
+                found["exemplars"] += size
+    found["samples"] = nbytes(folder, "segments/*.samples.db*") - found["exemplars"]
     return found

@@ -91,7 +91,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _doc("Memory for data not sealed yet; beyond it ingest answers 503 until sealing caught up.", ge=1 << 20)
     ] = 1 << 30
     series_max: Annotated[
-        int, _doc("Series kept apart; the samples of further ones go to the series `__other__` of their metric.", ge=1)
+        int,
+        _doc("Series kept apart; the samples of further ones go to the series `__overflow__` of their metric.", ge=1),
     ] = 200_000
     retention_days: Annotated[
         Annotated[int, Meta(ge=1)] | None,

@@ -130,6 +130,7 @@ class Misbehaving:
 
     url: str
     connections: int = 0
+    closed: int = 0
 
 
 @contextmanager
@@ -144,6 +145,7 @@ def misbehaving(behave: Callable[[socket.socket, int], None]) -> Iterator[Misbeh
         with connection, suppress(OSError):  # the other side left first
             behave(connection, nth)
         open_ones.discard(connection)
+        server.closed += 1
 
     def listen() -> None:
         while True:

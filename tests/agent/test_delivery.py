@@ -7,11 +7,12 @@ import random
 import socket
 from collections.abc import Iterator
 from email.utils import formatdate
-from time import sleep, time
+from time import time
 
 import pytest
 
 from tests.agent.receiver import ACCEPTED, NOW_MS, Receiver, answer, misbehaving, read_request
+from tests.support.wait import wait_until
 from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.native import NativeFormat
 from vantage_agent import _exporter
@@ -197,7 +198,7 @@ def test_a_connection_that_was_closed_while_idle_costs_no_pause() -> None:
         delivery = Delivery(server.url)
         for value in range(3):
             delivery.send(value)
-            sleep(0.05)  # until the server has closed its side
+            wait_until(lambda value=value: server.closed > value)
         delivery.exporter.close()
     assert delivery.pauses == []
     assert delivery.buffer.take_losses() == {}

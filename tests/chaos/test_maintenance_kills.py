@@ -73,7 +73,7 @@ def batch(service, n, back_ms=0):
 
 async def main():
     async with EmbeddedStore(folder, clock=SystemClock(), telemetry=Telemetry()) as store:
-        merger, merges = store._maintenance.merger, store._maintenance.merger.merge
+        merger, merges = store._merger, store._merger.merge
 
         def merging(*parts):
             say("begin")

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 import pytest
 
 from vantage.core.api_key import ApiKey, Scope, hash_secret
-from vantage.core.deployment import AuditEntry, Deployment
+from vantage.core.audit import AuditEntry
+from vantage.core.deployment import Deployment, Source
 from vantage.core.errors import ConflictError, InputError, NotFoundError, StoreUnavailable
 from vantage.core.timerange import TimeRange
 from vantage.storage.metadata.memory import MemoryMetadataStore
@@ -47,7 +48,9 @@ def a_key(name: str = "shop", *, key_id: str = "", **fields: object) -> ApiKey:
     return replace(key, **fields)  # type: ignore[arg-type]
 
 
-def a_deployment(version: str = "1.0", *, source: str = "seen", at_ms: int = NOW_MS, **fields: object) -> Deployment:
+def a_deployment(
+    version: str = "1.0", *, source: Source = "detected", at_ms: int = NOW_MS, **fields: object
+) -> Deployment:
     deployment = Deployment("checkout", "production", version, at_ms, source)
     return replace(deployment, **fields)  # type: ignore[arg-type]
 
@@ -176,7 +179,7 @@ class MetadataContract:
     # --- deployments
 
     async def test_a_deployment_is_listed_as_it_was_given_with_an_id(self, store: AnyStore) -> None:
-        told = a_deployment(source="told", description="new cart ✓", id=99)
+        told = a_deployment(source="reported", description="new cart ✓", id=99)
         assert await store.record_deployment(told, actor="id-shop")
         (listed,) = await store.deployments()
         assert without_id(listed) == without_id(told)
@@ -203,14 +206,14 @@ class MetadataContract:
         assert await store.record_deployment(a_deployment(**change), actor="system")
 
     async def test_a_sighting_of_a_told_version_is_not_kept(self, store: AnyStore) -> None:
-        await store.record_deployment(a_deployment(source="told"), actor="id-shop")
+        await store.record_deployment(a_deployment(source="reported"), actor="id-shop")
         assert not await store.record_deployment(a_deployment(), actor="system")
-        assert [deployment.source for deployment in await store.deployments()] == ["told"]
+        assert [deployment.source for deployment in await store.deployments()] == ["reported"]
 
     async def test_told_deployments_are_always_kept(self, store: AnyStore) -> None:
-        for source in ("seen", "told", "told"):
+        for source in ("detected", "reported", "reported"):
             assert await store.record_deployment(a_deployment(source=source), actor="id-shop")
-        assert [deployment.source for deployment in await store.deployments()] == ["told", "told", "seen"]
+        assert [deployment.source for deployment in await store.deployments()] == ["reported", "reported", "detected"]
 
     async def test_deployments_are_listed_latest_first_and_at_most_as_many_as_asked(self, store: AnyStore) -> None:
         for version, at_ms in (("b", 2000), ("d", 4000), ("a", 1000), ("c", 3000)):
@@ -289,7 +292,7 @@ class MetadataContract:
                 "system",
                 "deployment.record",
                 "checkout",
-                {"environment": "production", "version": "1.0", "source": "seen"},
+                {"environment": "production", "version": "1.0", "source": "detected"},
                 id=3,
             ),
             AuditEntry(NOW_MS + 1, "local", "key.revoke", "id-shop", {"name": "shop"}, id=2),

@@ -93,6 +93,7 @@ def open_overview(page: Page, server: Server, **headers: str) -> None:
     def sockets() -> float:
         return server.counts(**headers)["vantage_api_websocket_connections"]
 
+    page.goto("about:blank")
     wait_until(lambda: sockets() == 0)
     page.goto(server.url + "/", wait_until="load")
     wait_until(lambda: sockets() == 1)

@@ -329,9 +329,9 @@ def test_a_new_version_in_the_data_is_a_deployment(server: Server) -> None:
         server.send({**body, "service_version": version, "environment": "prod"})
     asked = "/api/deployments?service=deployed"
     found = wait_until(lambda: len(f := server.get(asked).json()["deployments"]) == 2 and f)
-    assert sorted((one["version"], one["source"]) for one in found) == [("1.0", "seen"), ("1.1", "seen")]
+    assert sorted((one["version"], one["source"]) for one in found) == [("1.0", "detected"), ("1.1", "detected")]
     told = server.send({"service": "deployed", "version": "2.0"}, "/api/deployments")
-    assert (told.status, told.json()["source"]) == (201, "told")
+    assert (told.status, told.json()["source"]) == (201, "reported")
     assert len(server.get(asked).json()["deployments"]) == 3
 
 

@@ -17,7 +17,7 @@ from websockets.sync.client import connect as open_socket
 
 from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series
 from tests.support.server import Server, serving
-from tests.support.wait import BUSY_S, wait_until
+from tests.support.wait import BUSY_S, TIMEOUT_S, wait_until
 from vantage.core.batch import Batch, build_batch
 from vantage.query.live import PENDING_MAX, SERIES_MAX, LiveUpdates, messages
 from vantage.telemetry import Telemetry
@@ -37,14 +37,14 @@ def listen(server: Server, path: str, **options: Any) -> contextlib.AbstractCont
     return open_socket(server.url.replace("http", "ws") + path, **options)
 
 
-def heard(listening: ClientConnection, seconds: float) -> list[dict[str, Any]]:
-    """Everything that comes within so many seconds."""
-    found = []
+def heard(listening: ClientConnection, seconds: float, *, least: int = 0) -> list[dict[str, Any]]:
+    """Return the first ``least`` messages, and all that come within so many seconds after them."""
+    messages = [json.loads(listening.recv(timeout=TIMEOUT_S)) for _ in range(least)]
     end_s = time.monotonic() + seconds
     with contextlib.suppress(TimeoutError):
         while (left := end_s - time.monotonic()) > 0:
-            found.append(json.loads(listening.recv(timeout=left)))
-    return found
+            messages.append(json.loads(listening.recv(timeout=left)))
+    return messages
 
 
 def send(server: Server, service: str, *values: float, metric: str = "m", **other: Any) -> None:
@@ -60,7 +60,7 @@ def test_an_update_tells_a_second_of_one_series_within_two_seconds(server: Serve
         assert time.monotonic() - started < WITHIN_S + BUSY_S
     data = update["data"]
     assert update["type"] == "metric_update"
-    assert abs(data.pop("timestamp") - time.time() * 1000) < 5000
+    assert abs(data.pop("timestamp") - time.time() * 1000) < 10_000
     assert data == {
         "service": "shape", "environment": "test", "metric": "m", "kind": "histogram", "unit": "ms",
         "tags": {"k": "v"}, "value": 3.0, "count": 3, "sum": 9.0, "min": 1.0, "max": 5.0,
@@ -69,14 +69,17 @@ def test_an_update_tells_a_second_of_one_series_within_two_seconds(server: Serve
 
 def test_a_series_is_told_at_most_once_a_second_and_nothing_is_lost_on_the_way(server: Server) -> None:
     with listen(server, "/ws/metrics?service=often&metric=m") as listening:
-        stop, sent = time.monotonic() + 3.2, 0
-        while time.monotonic() < stop:
+        started_s, sent, received, updates = time.monotonic(), 0, 0, 0
+        while time.monotonic() < started_s + 3.2:
             send(server, "often", 1.0)
             sent += 1
             time.sleep(0.02)
-        updates = heard(listening, 1.5)
-    assert 3 <= len(updates) <= 5
-    assert sum(update["data"]["count"] for update in updates) == sent
+        while received < sent:
+            received += json.loads(listening.recv(timeout=TIMEOUT_S))["data"]["count"]
+            updates += 1
+        took_s = time.monotonic() - started_s
+    assert received == sent
+    assert 2 <= updates <= took_s + 1
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,7 @@ def test_service_and_metric_choose_what_comes(server: Server, asked: str, expect
     with listen(server, f"/ws/metrics{asked}") as listening:
         for service, metric in (("f1", "a"), ("f1", "b"), ("f2", "a")):
             send(server, service, 1.0, metric=metric)
-        updates = heard(listening, 1.4)
+        updates = heard(listening, 1.4, least=len(expected))
     assert {(update["data"]["service"], update["data"]["metric"]) for update in updates} == expected
 
 
@@ -101,7 +104,7 @@ def test_a_socket_carries_two_hundred_series_and_says_that_there_are_more(server
     with listen(server, "/ws/metrics?service=many") as listening:
         metrics = [{"metric_name": "m", "value": 1, "tags": {"n": str(i)}} for i in range(250)]
         server.send({"service_name": "many", "metrics": metrics})
-        messages = heard(listening, 1.5)
+        messages = heard(listening, 1.5, least=SERIES_MAX + 1)
     updates = [message for message in messages if message["type"] == "metric_update"]
     (limited,) = [message for message in messages if message["type"] == "limited"]
     assert (len(updates), limited["series"]) == (SERIES_MAX, 50)
@@ -112,7 +115,7 @@ def test_pages_hear_which_services_changed(server: Server) -> None:
         send(server, "p1", 1.0)
         span = {"trace_id": "t", "span_id": "s", "name": "op", "start_ns": time.time_ns(), "duration_ns": 1}
         server.send({"service_name": "p2", "spans": [span]}, "/v1/spans")
-        messages = heard(listening, 1.5)
+        messages = heard(listening, 1.5, least=1)
     assert {message["type"] for message in messages} == {"changed"}
     assert {service for message in messages for service in message["services"]} == {"p1", "p2"}
 

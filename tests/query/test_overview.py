@@ -237,7 +237,7 @@ async def test_the_version_seen_last_stands_first(reads: QueryContext) -> None:
 
 async def test_recent_deployments_are_shown_latest_first(reads: QueryContext) -> None:
     for version, at_ms in (("1", START_MS), ("2", START_MS + 1)):
-        await reads.metadata.record_deployment(Deployment("api", "test", version, at_ms, "seen"), actor="system")
+        await reads.metadata.record_deployment(Deployment("api", "test", version, at_ms, "detected"), actor="system")
     assert [one.version for one in (await read_overview(reads, BUCKETS)).deployments] == ["2", "1"]
 
 

@@ -29,7 +29,7 @@ from vantage.storage import query_pool
 from vantage.storage import service_edges as storage_edges
 from vantage.storage.embedded import store
 from vantage.storage.embedded.format import chunk, exemplars, part_writer, segment
-from vantage.storage.embedded.maintain import merge, segment_files, worker
+from vantage.storage.embedded.maintain import merge, seal_queue, segment_files, worker
 from vantage.storage.embedded.offline import backup
 from vantage.storage.embedded.read import chunk_index, connection_pool
 from vantage.storage.embedded.write import block, commit, head
@@ -214,14 +214,14 @@ LIMITS = [
     ("docs/storage.md", f"| series | {Settings().series_max} (`series_max`)"),
     (
         "docs/storage.md",
-        (f"| a generation | {worker.GENERATION_SAMPLES_MAX} samples, {worker.GENERATION_NBYTES_MAX >> 20} MiB by the "
+        (f"| a generation | {seal_queue.GENERATION_SAMPLES_MAX} samples, {seal_queue.GENERATION_NBYTES_MAX >> 20} MiB by the "
         "same estimate (a quarter of `head_bytes_max` where that is less), "
-        f"{worker.GENERATION_AGE_MS_MAX // 3_600_000} hours |"),
+        f"{seal_queue.GENERATION_AGE_MS_MAX // 3_600_000} hours |"),
     ),
     (
         "docs/storage.md",
-        (f"When the head has {worker.GENERATION_SAMPLES_MAX} samples, an estimated "
-        f"{worker.GENERATION_NBYTES_MAX >> 20} MiB, or is {worker.GENERATION_AGE_MS_MAX // 3_600_000} hours old"),
+        (f"When the head has {seal_queue.GENERATION_SAMPLES_MAX} samples, an estimated "
+        f"{seal_queue.GENERATION_NBYTES_MAX >> 20} MiB, or is {seal_queue.GENERATION_AGE_MS_MAX // 3_600_000} hours old"),
     ),
     (
         "docs/storage.md",

@@ -65,7 +65,7 @@ def shared_fixtures(item: pytest.Item) -> Iterator[str]:
     """Give the fixtures of ours that a test may share with other tests, by scope, file and name."""
     if isinstance(item, pytest.Function):
         for name, definitions in item._fixtureinfo.name2fixturedefs.items():
-            for one in definitions:
-                path = Path(one.func.__code__.co_filename)
-                if one.scope in SHARED_SCOPES and path.is_relative_to(TESTS):
-                    yield f"{one.scope} {path.relative_to(TESTS)} {name}"
+            for definition in definitions:
+                path = Path(definition.func.__code__.co_filename)
+                if definition.scope in SHARED_SCOPES and path.is_relative_to(TESTS):
+                    yield f"{definition.scope} {path.relative_to(TESTS)} {name}"

@@ -1,31 +1,23 @@
-"""Deployments and the audit log: what changed, when, and who did it."""
+"""Deployments: versions of services going live."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Source = Literal["detected", "reported"]
+DETECTED: Final = "detected"  # new in the data
+REPORTED: Final = "reported"  # posted by somebody
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A service version going live. ``source`` is ``seen`` (new in the data) or ``told`` (posted)."""
+    """A version of a service going live, at ``at_ms`` (epoch milliseconds)."""
 
     service: str
     environment: str
     version: str
     at_ms: int
-    source: str
+    source: Source
     description: str = ""
     id: int = 0  # given by the store
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """One change of configuration. ``actor`` is a key id, ``local`` (no keys in use), ``cli`` or ``system``."""
-
-    at_ms: int
-    actor: str
-    action: str  # such as key.create
-    subject: str  # what was changed: an id or a name
-    detail: Mapping[str, str] = field(default_factory=dict)
-    id: int = 0

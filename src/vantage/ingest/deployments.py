@@ -63,7 +63,7 @@ class DeploymentDetector:
         if len(self._known) > KNOWN_MAX:
             self.clear()
         try:
-            self._waiting.put_nowait(Deployment(service, environment, version, at_ms, "seen"))
+            self._waiting.put_nowait(Deployment(service, environment, version, at_ms, "detected"))
         except asyncio.QueueFull:
             self._telemetry.lost.labels("deployment_queue_full").inc()
             return

@@ -9,7 +9,7 @@ from typing import Final
 
 from vantage.core.errors import DataFolderInUse, StartupError
 
-MAINTENANCE: Final = "upkeep.lock"  # held by whoever changes segments, and by a backup while it copies them
+MAINTENANCE: Final = "maintenance.lock"  # held by whoever changes segments, and by a backup while it copies them
 
 
 class FileLock:

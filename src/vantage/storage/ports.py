@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from vantage.core.api_key import ApiKey
+from vantage.core.audit import AuditEntry
 from vantage.core.batch import Batch
-from vantage.core.deployment import AuditEntry, Deployment
+from vantage.core.deployment import Deployment
 from vantage.core.retention import RetentionRule
 from vantage.core.series import Series
 from vantage.core.span import Span

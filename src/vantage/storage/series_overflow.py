@@ -1,4 +1,8 @@
-"""What happens to series beyond the limit of a store: their samples go to few series that stand for the others."""
+"""Series beyond a store's limit: their samples go to a few overflow series instead.
+
+OpenTelemetry does the same with its cardinality limit:
+https://opentelemetry.io/docs/specs/otel/metrics/sdk/#cardinality-limits
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,29 @@ from typing import Final
 
 from vantage.core.series import Series, make_series
 
-OTHER_TAG: Final = "__other__"
-FOLDED_SERIES_MAX: Final = 10_000
-FOLDED_REMEMBERED_MAX: Final = 100_000
+OVERFLOW: Final = "__overflow__"
+OVERFLOW_SERIES_MAX: Final = 10_000
+OVERFLOWED_COUNTED_MAX: Final = 100_000
+_EARLIER: Final = "__other__"  # what OVERFLOW was called before 0.1.0
 
 
-def overflow(one: Series, *, whole: bool) -> Series:
-    """The series that takes the samples of those beyond the limit: one a metric, and when there are too many of those
-    (``whole``) a single one for all."""
+def overflow(series: Series, *, whole: bool) -> Series:
+    """Return the series that takes the samples of ``series``, which is beyond the limit.
+
+    It is one per metric, or with ``whole`` (there are too many of those) a single one for everything.
+    """
     return make_series(
-        service=OTHER_TAG if whole else one.service,
-        environment=OTHER_TAG if whole else one.environment,
-        metric=OTHER_TAG if whole else one.metric,
-        kind=one.kind,
-        unit="" if whole else one.unit,
-        tags={OTHER_TAG: "true"},
+        service=OVERFLOW if whole else series.service,
+        environment=OVERFLOW if whole else series.environment,
+        metric=OVERFLOW if whole else series.metric,
+        kind=series.kind,
+        unit="" if whole else series.unit,
+        tags={OVERFLOW: "true"},
     )
+
+
+def with_present_name(series: Series) -> Series:
+    """Return the overflow series of an earlier version under its present name, and any other series as it is."""
+    if series.tags != ((_EARLIER, "true"),):
+        return series
+    return overflow(series, whole=series.service == _EARLIER)

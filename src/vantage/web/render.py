@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from vantage.core import number_format
 from vantage.core.clock import Clock
-from vantage.core.deployment import Deployment
+from vantage.core.deployment import REPORTED, Deployment
 from vantage.query import thresholds
 from vantage.web.api.live import HEARTBEAT_S
 from vantage.web.sparkline import sparkline
@@ -179,4 +179,4 @@ def query_string(state: Mapping[str, object], **changed: object) -> str:
 
 def is_reported(deployment: Deployment) -> bool:
     """Posted by somebody, rather than seen in the data."""
-    return deployment.source == "told"
+    return deployment.source == REPORTED

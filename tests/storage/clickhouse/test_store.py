@@ -371,7 +371,7 @@ async def test_forgetting_reaches_rollups_links_and_times(opened: Opened) -> Non
         )
         await store.write(Batch(spans=(a_span("t1", service="gone"),)))
         await store.delete(Selector(service="gone"))
-        for table in ("samples", "series", "trace_links", "rollups_5m", "rollups_1h", "spans", "span_times"):
+        for table in ("samples", "series", "exemplars", "rollups_5m", "rollups_1h", "spans", "span_times"):
             text = f"SELECT toInt64(count()) AS held FROM {table}"
             found = await store._in_thread(lambda text=text: store._engine.run(Statement(text)))  # type: ignore[misc]
             assert found.to_list("held") == [0], table

@@ -146,7 +146,7 @@ async def test_parts_with_a_damaged_row_are_not_merged_away(
     flip(path, "chunk.vals")
     few_parts(monkeypatch, 3)
     async with opened() as store:
-        await until(lambda: store._maintenance.merger._unreadable)
+        await until(lambda: store._merger._unreadable)
         assert await total(store) == 200
         (segment,) = store._snapshots.now.samples.values()
         assert len(segment.parts) == 3, "the damaged row stays for a person to look at"
@@ -183,7 +183,7 @@ async def test_a_disk_that_fills_up_in_the_middle_of_a_seal_loses_nothing(
         assert await total(store) == 60_000
         await store.write(a_batch(1.0))
         monkeypatch.setattr(SegmentWriter, "__init__", made)
-        store._maintenance._retry_at_s = 0.0
+        store._seal_queue._retry_at_s = 0.0
         await store.seal()
         assert store.unsealed_nbytes == 0
         assert await total(store) == 60_001
@@ -205,7 +205,7 @@ async def test_a_seal_that_the_journal_cannot_record_is_repeated_and_kept_once(
         with pytest.raises(StoreUnavailable, match="full"):
             await store.seal()
         monkeypatch.setattr(store._journal, "seal", recorded)
-        store._maintenance._retry_at_s = 0.0
+        store._seal_queue._retry_at_s = 0.0
         await store.seal()
         assert await total(store) == 1000
     async with opened() as store:

@@ -27,7 +27,7 @@ from vantage.storage.embedded.format.exemplars import (
     trace_hashes,
     unpack_exemplars,
 )
-from vantage.storage.embedded.format.segment import TRACE_LINK
+from vantage.storage.embedded.format.segment import EXEMPLAR
 from vantage.storage.embedded.format.trace_id_index import HASH_MAX, truncate_hash
 
 CODEC = ChunkCodec()
@@ -63,9 +63,9 @@ def many(count: int, *, a_trace: int) -> list[Row]:
 
 def written(rows: list[Row], part: int = 1) -> sqlite3.Connection:
     db = sqlite3.connect(":memory:")
-    db.executescript(TRACE_LINK)
+    db.executescript(EXEMPLAR)
     for _, block in exemplar_blocks(CODEC, sort_by_trace(exemplar_samples(rows))):
-        db.execute("INSERT INTO trace_link VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", (part, *block.columns))
+        db.execute("INSERT INTO exemplar VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", (part, *block.columns))
     return db
 
 

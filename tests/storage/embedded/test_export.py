@@ -65,7 +65,7 @@ async def test_an_export_goes_on_with_what_it_began_with_while_everything_is_sea
         for _ in range(6):
             await store.write(chance.batch())
             await store.seal()
-        await until(lambda: store._run_maintenance(lambda: store._maintenance.merger.due(2) is None))
+        await until(lambda: store._run_maintenance(lambda: store._merger.due(2) is None))
         exported += [batch async for batch in export]
         assert contents(exported) == contents(batches)
         await merged(store)

@@ -69,5 +69,22 @@ def test_the_present_formats_have_a_folder() -> None:
     assert f"journal-{journal.FORMAT}-segments-{segment.FORMAT}" in FOLDERS
 
 
+async def test_overflow_series_of_earlier_versions_take_their_present_name(tmp_path: Path) -> None:
+    earlier = [
+        a_series("api", "m", tags={"__other__": "true"}),
+        a_series("__other__", "__other__", tags={"__other__": "true"}),
+    ]
+    async with opened(tmp_path / "data") as store:
+        for series in earlier:
+            await store.write(a_batch(1.0, series=series))
+        await store.seal()
+    async with opened(tmp_path / "data") as store:
+        names = {(info.series.service, info.series.metric, info.series.tags) for info in await store.list_series()}
+        tags = (("__overflow__", "true"),)
+        assert names == {("api", "m", tags), ("__overflow__", "__overflow__", tags)}
+        ((count, _),) = (await store.select(count_query(of_service("__overflow__")), deadline_s=5)).rows()
+        assert count == 1
+
+
 if __name__ == "__main__":
     asyncio.run(make(Path(sys.argv[1])))

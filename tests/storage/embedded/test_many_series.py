@@ -37,7 +37,7 @@ async def test_series_without_end_are_folded_and_everything_is_counted(tmp_path:
         await store.seal()
         ((count, total),) = (await store.select(count_query(), deadline_s=30)).rows()
         assert count == total == OFFERED
-        grouped = await store.select(count_query(group_by=(TagValue("__other__"),)), deadline_s=30)
+        grouped = await store.select(count_query(group_by=(TagValue("__overflow__"),)), deadline_s=30)
         assert {tag: samples for tag, samples, _ in grouped.rows()} == {"": SERIES_MAX, "true": OFFERED - SERIES_MAX}
         assert len(await store.list_series()) == SERIES_MAX + 1
         assert len(store._snapshots.now.sealing_generations) == 0

@@ -35,7 +35,7 @@ async def fill(store: EmbeddedStore) -> None:
 def rows_read(store: EmbeddedStore, text: str) -> int:
     """How many samples or spans are decoded for a query."""
     query = compile_query(text, now_ms=NOW_MS).query
-    with store._source(Deadline(5)) as source:
+    with store._reader(Deadline(5)) as source:
         if query.select.table == "spans":
             return sum(len(table) for table in source.spans(query.time_range))
         chosen = source.series().matching(query.series_where)

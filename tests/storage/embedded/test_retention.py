@@ -210,7 +210,7 @@ async def test_forgetting_frees_the_space_of_what_was_sealed(opened: Open, tmp_p
 async def test_forgetting_while_a_generation_waits_takes_from_it_too(opened: Open) -> None:
     async with opened() as store:
         await store.write(a_batch(1.0, series=a_series("gone")))
-        await store._commits.run(store._maintenance.close_generation)
+        await store._commits.run(store._seal_queue.close_generation)
         await store.write(a_batch(2.0, series=a_series("gone")))
         await store.write(a_batch(4.0))
         assert (await store.delete(Selector(service="gone"))).samples == 2
@@ -225,18 +225,18 @@ async def test_while_sealing_lags_behind_writes_are_busy_and_nothing_is_dropped(
 ) -> None:
     kept = 0
     async with opened(head_nbytes_max=1 << 20) as store:
-        sealing = store._maintenance.sealer.write
-        monkeypatch.setattr(store._maintenance.sealer, "write", _fails)
+        sealing = store._seal_queue._sealer.write
+        monkeypatch.setattr(store._seal_queue._sealer, "write", _fails)
         with pytest.raises(BusyError) as refused:
             for _ in range(100):
                 await store.write(a_batch(*[1.0] * 5000))
                 kept += 5000
         assert refused.value.retry_after_s >= 1
         assert await total(store) == kept
-        monkeypatch.setattr(store._maintenance.sealer, "write", sealing)
+        monkeypatch.setattr(store._seal_queue._sealer, "write", sealing)
 
         def sealed() -> bool:
-            store._maintenance._retry_at_s = 0.0
+            store._seal_queue._retry_at_s = 0.0
             return store.unsealed_nbytes < 1 << 20
 
         await until(sealed)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support.random_batches import RandomBatches
-from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, count_query, lately
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately
 from tests.support.wait import until
+from vantage.core.batch import Batch
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.format.segment import TIERS
@@ -22,6 +23,7 @@ from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import Selector, TelemetryStore, TraceFilter
 from vantage.vql.check import check
+from vantage.vql.exec.execute import Deadline
 from vantage.vql.tree import Call, Column, Compare, Literal, Select, SelectItem
 
 Open = Callable[..., Any]
@@ -140,9 +142,7 @@ def _sample(one: Any) -> tuple[Any, ...]:
 async def merged(store: EmbeddedStore) -> None:
     """Wait until there is nothing left to merge or to delete."""
     await until(
-        lambda: store._run_maintenance(
-            lambda: store._maintenance.merger.due(merge.PARTS_MIN) is None and not store._files._waiting
-        )
+        lambda: store._run_maintenance(lambda: store._merger.due(merge.PARTS_MIN) is None and not store._files._waiting)
     )
 
 
@@ -234,3 +234,18 @@ async def test_parts_tell_their_size_and_times(opened: Open) -> None:
         assert (part.samples, part.spans, part.first_ms, part.last_ms) == (2, 0, NOW_MS - 5000, NOW_MS - 4999)
         assert segment.path.stat().st_mode & 0o777 == 0o600
         assert FIVE_MINUTES_MS < HOUR_MS
+
+
+async def test_a_reader_counts_the_spans_of_parts_that_were_merged_meanwhile(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_parts(monkeypatch, 3)
+    async with opened() as store:
+        for n in range(3):
+            await store.write(Batch(spans=(a_span(f"t{n}"),)))
+            await store.seal()
+        with store._reader(Deadline(5)) as reader:
+            await store.merge()
+            assert all(len(segment.parts) == 1 for segment in store._snapshots.now.samples.values())
+            totals = [total for counts in reader.span_reader.service_counts() for total, _, _ in counts.values()]
+            assert sum(totals) == 3

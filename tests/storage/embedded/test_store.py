@@ -202,9 +202,9 @@ async def test_series_beyond_the_limit_are_kept_as_one(opened: Open) -> None:
         await store.write(a_batch(1.0, series=many[9]))
         assert await totals(store) == (11, 11.0)
         counts = {info.series.tags: info.samples for info in await store.list_series()}
-        assert counts[(("__other__", "true"),)] == 7
+        assert counts[(("__overflow__", "true"),)] == 7
         assert len(counts) == 5
-        assert len(store._catalogue.folded) == 6
+        assert len(store._catalogue.overflowed) == 6
     async with opened(series_max=4) as store:
         assert await totals(store) == (11, 11.0)
 

@@ -82,8 +82,8 @@ ROLLUPS = "rollups"
         *(
             (SAMPLES, table, turn_a_bit(table, column))
             for table, column in (
-                ("chunk", "runs"), ("chunk", "times"), ("chunk", "vals"), ("trace_link", "ids"),
-                ("trace_link", "body"), ("span_block", "body"),
+                ("chunk", "runs"), ("chunk", "times"), ("chunk", "vals"), ("exemplar", "ids"),
+                ("exemplar", "body"), ("span_block", "body"),
                 ("id_index", "body"), ("part", "series"), ("part", "services"), ("series", "body"),
             )
         ),
@@ -98,8 +98,8 @@ ROLLUPS = "rollups"
         (SAMPLES, "part", run("UPDATE part SET nbytes=nbytes+1 WHERE id=?", "SELECT id FROM part")),
         (SAMPLES, "span_block", run("UPDATE span_block SET spans=spans+1 WHERE id=?", "SELECT id FROM span_block")),
         (SAMPLES, "span_block", run("UPDATE span_block SET services='[]' WHERE id=?", "SELECT id FROM span_block")),
-        (SAMPLES, "trace_link", run("UPDATE trace_link SET low=low-1 WHERE id=?", "SELECT id FROM trace_link")),
-        (SAMPLES, "trace_link", run("UPDATE trace_link SET links=links-1 WHERE id=?", "SELECT id FROM trace_link")),
+        (SAMPLES, "exemplar", run("UPDATE exemplar SET low=low-1 WHERE id=?", "SELECT id FROM exemplar")),
+        (SAMPLES, "exemplar", run("UPDATE exemplar SET exemplars=exemplars-1 WHERE id=?", "SELECT id FROM exemplar")),
         (ROLLUPS, "rollup", run("UPDATE rollup SET partials=0 WHERE id=?", "SELECT id FROM rollup")),
     ],
 )  # fmt: skip
@@ -120,7 +120,7 @@ async def test_what_is_wrong_is_named_by_file_table_and_row(
 
 async def test_rows_that_are_gone_are_missed(folder: Path) -> None:
     path = max((folder / "segments").glob("*.samples.db"), key=lambda path: path.stat().st_size)
-    for table in ("chunk", "trace_link", "span_block", "id_index"):
+    for table in ("chunk", "exemplar", "span_block", "id_index"):
         with closing(sqlite3.connect(path)) as db, db:
             db.execute("SAVEPOINT before")
             db.execute(f"DELETE FROM {table} WHERE rowid = (SELECT rowid FROM {table})")

@@ -24,8 +24,9 @@ from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
+from vantage.core.audit import AuditEntry
 from vantage.core.clock import SystemClock
-from vantage.core.deployment import AuditEntry
+from vantage.core.deployment import Deployment
 from vantage.core.errors import ConfigError, FormatTooNew, StoreUnavailable
 from vantage.resources import migrations_dir
 from vantage.storage.metadata import migrate, schema
@@ -260,3 +261,19 @@ async def test_a_change_refused_as_read_only_is_unavailable_and_succeeds_later(u
                     await store.record_audit(ENTRY)
         await store.record_audit(ENTRY)
         assert len(await store.audit()) == 1
+
+
+async def test_sources_of_deployments_take_their_present_names(url: str, path: Path) -> None:
+    migrate.upgrade(url)
+    run_sql(
+        path,
+        "DROP INDEX uq_deployment_detected",
+        "CREATE UNIQUE INDEX uq_deployment_seen ON deployment (service, environment, version) WHERE source = 'seen'",
+        "INSERT INTO deployment (service, environment, version, at_ms, source, description) VALUES "
+        "('api', 'e', '1', 1, 'seen', ''), ('api', 'e', '2', 2, 'told', 'new cart')",
+        "UPDATE alembic_version SET version_num = '0001'",
+    )
+    async with SqlMetadataStore(url, SystemClock()) as store:
+        sources = {deployment.version: deployment.source for deployment in await store.deployments()}
+        assert sources == {"1": "detected", "2": "reported"}
+        assert await store.record_deployment(Deployment("api", "e", "1", 5, "detected"), actor="system") is False

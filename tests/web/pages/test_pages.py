@@ -148,7 +148,9 @@ async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(
     client: Client, reads: QueryContext
 ) -> None:
     await fill(reads)
-    await reads.metadata.record_deployment(Deployment("api", "test", "1.2.3", NOW_MS - 60_000, "seen"), actor="system")
+    await reads.metadata.record_deployment(
+        Deployment("api", "test", "1.2.3", NOW_MS - 60_000, "detected"), actor="system"
+    )
     page = text_of((await client.get("/")).text)
     assert "api test 1.2.3 0.102/s 0 % 40 ms 3 s ago" in page
     assert "first seen in the data 1 min ago" in page
@@ -175,7 +177,7 @@ async def test_hostile_names_are_text_and_nothing_else(client: Client, reads: Qu
     hostile = span("s-1", service=HOSTILE_NAME, name=HOSTILE, attributes={HOSTILE: HOSTILE}, environment="test")
     await reads.store.write(build_batch([], spans=(hostile,)))
     await reads.metadata.record_deployment(
-        Deployment(HOSTILE_NAME, "test", HOSTILE, NOW_MS - 1000, "told", HOSTILE), actor="system"
+        Deployment(HOSTILE_NAME, "test", HOSTILE, NOW_MS - 1000, "reported", HOSTILE), actor="system"
     )
     address = path.format(name="%3Cscript%3Ealert('x')%3C%5Cscript%3E%22")
     answer = await client.get(address)

@@ -20,7 +20,7 @@ from vantage.storage.ports import DeletionResult, RetentionPolicy, Selector
 
 DAY_MS: Final = 86_400_000
 SPARE: Final = 0.02  # of the budget, freed beyond need: or the next sample would drop something again
-RAW: Final = ("samples", "trace_links", "spans", "span_times")
+RAW: Final = ("samples", "exemplars", "spans", "span_times")
 ROLLUP_TABLES: Final = ("rollups_5m", "rollups_1h")
 NAMES_MAX: Final = 1000
 T = TypeVar("T")
@@ -79,7 +79,7 @@ class Deleter:
         )
         counts = {
             table: self._count(table, where, params)
-            for table in ("samples", "trace_links", "spans", "span_times", "rollups_5m", "rollups_1h", "series")
+            for table in ("samples", "exemplars", "spans", "span_times", "rollups_5m", "rollups_1h", "series")
         }
         before = sum(one.nbytes for one in self._partitions())
         for table, rows in counts.items():  # the series last: a deletion that is broken off can be asked for again
@@ -108,7 +108,7 @@ class Deleter:
         """Delete older rows of samples or spans and of what belongs to them; how many."""
         params = Params()
         gone = 0
-        tables = ("samples", "trace_links", *ROLLUP_TABLES) if table == "samples" else ("spans", "span_times")
+        tables = ("samples", "exemplars", *ROLLUP_TABLES) if table == "samples" else ("spans", "span_times")
         for each in tables:
             rows = self._delete_in_batches(each, _before(each, limit_ms, params), params)
             gone += rows if each == table else 0
@@ -123,7 +123,7 @@ class Deleter:
             pairs = ", ".join(
                 f"({params.bind(one, 'String')}, {params.bind(metric, 'String')})" for one, metric in some
             )
-            for table in ("samples", "trace_links", *ROLLUP_TABLES):
+            for table in ("samples", "exemplars", *ROLLUP_TABLES):
                 where = f"(service_name, metric_name) IN ({pairs}) AND {_before(table, limit_ms, params)}"
                 rows = self._delete_in_batches(table, where, params)
                 gone += rows if table == "samples" else 0

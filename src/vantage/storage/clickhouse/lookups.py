@@ -79,7 +79,7 @@ class Lookups:
         params = Params()
         wanted = params.bind(trace_id, "String")
         linked = self._query(
-            "SELECT series_id, toUnixTimestamp64Milli(timestamp) AS time_ms, value, span_id FROM trace_links "
+            "SELECT series_id, toUnixTimestamp64Milli(timestamp) AS time_ms, value, span_id FROM exemplars "
             f"WHERE trace_id = {wanted}",
             params,
         )

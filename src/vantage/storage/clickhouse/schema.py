@@ -23,7 +23,7 @@ SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"""
 DATA_TABLES: Final = (
     "samples",
     "series",
-    "trace_links",
+    "exemplars",
     "rollups_5m",
     "rollups_1h",
     "spans",

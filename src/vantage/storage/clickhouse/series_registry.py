@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from vantage.core.series import Series
-from vantage.storage.series_overflow import FOLDED_REMEMBERED_MAX, FOLDED_SERIES_MAX, overflow
+from vantage.storage.series_overflow import OVERFLOW_SERIES_MAX, OVERFLOWED_COUNTED_MAX, overflow
 
 
 class SeriesRegistry:
@@ -14,7 +14,7 @@ class SeriesRegistry:
     def __init__(self, *, series_max: int) -> None:
         self._series_max = series_max
         self._by_id: dict[int, Series] = {}
-        self.folded: set[int] = set()  # ids of series that were folded, as many as are remembered
+        self.overflowed: set[int] = set()  # ids of series that were folded, as many as are remembered
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -25,15 +25,15 @@ class SeriesRegistry:
 
     def resolve(self, wanted: Sequence[Series], fresh: dict[int, Series]) -> list[Series]:
         """The series that take the samples of ``wanted``; those not known yet are noted in ``fresh``: ``add`` them
-        once they are durable. Beyond ``series_max`` it is the one of the same metric whose only tag is ``__other__``.
+        once they are durable. Beyond ``series_max`` it is the one of the same metric whose only tag is ``__overflow__``.
         Raises ValueError when two identities share an id."""
         found = []
         for one in wanted:
             known = self._by_id.get(one.id) or fresh.get(one.id)
             if known is None and len(self._by_id) + len(fresh) >= self._series_max:
-                if len(self.folded) < FOLDED_REMEMBERED_MAX:
-                    self.folded.add(one.id)
-                one = overflow(one, whole=len(self._by_id) + len(fresh) >= self._series_max + FOLDED_SERIES_MAX)
+                if len(self.overflowed) < OVERFLOWED_COUNTED_MAX:
+                    self.overflowed.add(one.id)
+                one = overflow(one, whole=len(self._by_id) + len(fresh) >= self._series_max + OVERFLOW_SERIES_MAX)
                 known = self._by_id.get(one.id) or fresh.get(one.id)
             if known is None:
                 known = fresh[one.id] = one

@@ -306,9 +306,9 @@ class ClickHouseStore:
         for name, text, read in (
             ("series", "Series in the catalogue.", lambda: len(self._series)),
             (
-                "series_folded",
-                "Series beyond series_max, kept as __other__ (counted up to 100000).",
-                lambda: len(self._series.folded),
+                "series_overflowed",
+                "Series beyond series_max, kept as __overflow__ (counted up to 100000).",
+                lambda: len(self._series.overflowed),
             ),
             ("queued_bytes", "Batches waiting to be committed.", lambda: self.queued_nbytes),
         ):

@@ -10,7 +10,7 @@ from vantage.storage.ports import Usage, UsageRow
 
 # The tables of each kind of data.
 KINDS: Final = {
-    "samples": ("samples", "trace_links"),
+    "samples": ("samples", "exemplars"),
     "rollups": ("rollups_5m", "rollups_1h"),
     "spans": ("spans", "span_times"),
     "series": ("series",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Final, Self, TypeVar
 import numpy as np
 import structlog
 
-from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch
+from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.core.timerange import TimeRange
@@ -23,18 +22,28 @@ from vantage.storage.embedded.format.chunk import ChunkCodec
 from vantage.storage.embedded.format.segment import Segment
 from vantage.storage.embedded.format.week import week_range
 from vantage.storage.embedded.maintain.deletion import Deleter
-from vantage.storage.embedded.maintain.seal import histograms
+from vantage.storage.embedded.maintain.merge import Merger
+from vantage.storage.embedded.maintain.retention import Retention
+from vantage.storage.embedded.maintain.seal import Sealer, histograms
+from vantage.storage.embedded.maintain.seal_queue import (
+    GENERATION_NBYTES_MAX,
+    GENERATION_SAMPLES_MAX,
+    SealQueue,
+    StopFlag,
+)
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles
-from vantage.storage.embedded.maintain.series_stats import load_part_stats, rebuild_series_stats
-from vantage.storage.embedded.maintain.worker import GENERATION_NBYTES_MAX, GENERATION_SAMPLES_MAX, MaintenanceWorker
+from vantage.storage.embedded.maintain.worker import JobQueue, MaintenanceWorker
+from vantage.storage.embedded.metrics import register_gauges
 from vantage.storage.embedded.offline.restore import refuse_unfinished
+from vantage.storage.embedded.read.access import DamageLog, SnapshotAccess
 from vantage.storage.embedded.read.chunk_index import ChunkIndexCache
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.export import export_batches, iterate_in_pool
-from vantage.storage.embedded.read.reader import DamageLog, SnapshotReader
+from vantage.storage.embedded.read.reader import SnapshotReader
 from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
 from vantage.storage.embedded.read.trace_search import latest_traces
 from vantage.storage.embedded.read.usage import file_nbytes, usage_rows
+from vantage.storage.embedded.recovery import Recovery
 from vantage.storage.embedded.thread_priority import lower_priority
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.embedded.write.commit import CommitThread
@@ -75,7 +84,7 @@ class EmbeddedStore:
 
     ``queue_nbytes_max`` bounds what waits for a commit, ``head_nbytes_max`` what is committed and not sealed yet:
     beyond either ``write`` is busy. ``series_max`` bounds the catalogue (further series are kept as one,
-    ``__other__``). ``page_count_max`` is SQLite's limit on the journal, for tests of a full disk.
+    ``__overflow__``). ``page_count_max`` is SQLite's limit on the journal, for tests of a full disk.
     """
 
     def __init__(
@@ -103,28 +112,54 @@ class EmbeddedStore:
         self._snapshots = Snapshots(self._head)
         self._pool = ConnectionPool()
         self._indexes = ChunkIndexCache()
-        self._ids = RecentBatchIds()
-        self._codecs: list[ChunkCodec] = []  # those that no query has just now
+        self._batch_ids = RecentBatchIds()
+        self._codecs: list[ChunkCodec] = []  # those that no query uses now
         self._damage = DamageLog(self._quarantine)
         self._journal = Journal(folder / "journal.db", synchronous=synchronous, page_count_max=page_count_max)
         self._files = SegmentFiles(folder, self._snapshots, self._pool, self._indexes)
-        self._commits = CommitThread(self._journal, self._catalogue, self._head, telemetry, clock, self._committed)
+        self._commits = CommitThread(self._journal, self._catalogue, self._head, telemetry, clock, self._on_commit)
+        stop, jobs = StopFlag(), JobQueue()
+        sealer = Sealer(self._files, self._catalogue, stop.check)
+        self._seal_queue = SealQueue(
+            self._files,
+            self._journal,
+            self._commits,
+            self._head,
+            clock,
+            sealer,
+            stop,
+            on_closed=jobs.wake,
+            on_expired=self._count_expired,
+            samples_max=generation_samples_max,
+            nbytes_max=min(GENERATION_NBYTES_MAX, max(1, head_nbytes_max // 4)),
+        )
+        self._merger = Merger(
+            self._files, self._catalogue, identities=sealer.identities, on_slice=self._seal_queue.yield_to_seal
+        )
+        retention = Retention(self._files, self._catalogue, self._merger)
+        self._deleter = Deleter(self._files, self._journal, self._commits, self._catalogue, self._head, retention)
         self._maintenance = MaintenanceWorker(
             self._files,
             self._journal,
             self._commits,
-            self._catalogue,
             self._head,
             clock,
-            self._expired,
-            generation_samples_max=generation_samples_max,
-            generation_nbytes_max=min(GENERATION_NBYTES_MAX, max(1, head_nbytes_max // 4)),
+            jobs=jobs,
+            stop=stop,
+            seal_queue=self._seal_queue,
+            merger=self._merger,
+            deleter=self._deleter,
         )
-        self._deleter = Deleter(
-            self._files, self._journal, self._commits, self._catalogue, self._head, self._maintenance.retention
+        self._recovery = Recovery(
+            self._journal,
+            self._files,
+            self._catalogue,
+            self._head,
+            self._seal_queue,
+            self._deleter,
+            self._batch_ids,
+            clock,
         )
-        self._maintenance.finish_forgetting = self._deleter.finish_deletions
-        self._has_pending_deletions = False
         self._queued_nbytes = 0
         self._open = False
         self._lock = FolderLock(folder)
@@ -134,13 +169,15 @@ class EmbeddedStore:
     # --- opening and closing ---
 
     async def __aenter__(self) -> Self:
-        """Lock the folder, look at the segments, replay the journal. Raises DataFolderInUse, FormatTooNew,
-        StartupError."""
+        """Lock the folder, load the segments, replay the journal.
+
+        Raises DataFolderInUse, FormatTooNew, StartupError.
+        """
         self._lock.take()
         malloc.map_large_arrays()
         try:
             refuse_unfinished(self.folder)
-            await self._commits.start(self._replay)
+            await self._commits.start(self._recovery.run)
         except BaseException:
             self._pool.close()
             self._lock.release()
@@ -149,7 +186,7 @@ class EmbeddedStore:
         self._maintenance.start()
         self._open = True
         self._register_gauges()
-        if self._has_pending_deletions:
+        if self._recovery.has_pending_deletions:
             await self._run_maintenance(self._deleter.finish_deletions)
         return self
 
@@ -163,66 +200,13 @@ class EmbeddedStore:
         self._pool.close()
         self._lock.release()
 
-    def _replay(self) -> None:
-        """Runs on the writer thread, before anything else can touch catalogue and head."""
-        started = time.perf_counter()
-        journal = self._journal
-        highest = self._load_segments()
-        for slot, identity in journal.series():
-            try:
-                self._catalogue.load(slot, identity)
-            except ValueError as error:
-                _log.error("series unreadable, passed over", slot=slot, reason=str(error))
-        # A slot without a series was forgotten, and so were its samples.
-        self._catalogue.reserve(journal.slots)
-        self._maintenance.start_after_replay(
-            generation=max(journal.sealed_generation, highest), last_seq=journal.sealed_seq
-        )
-        for entry in journal.entries():
-            if entry.deletes is not None:
-                self._deleter.delete_unsealed(*entry.deletes, [])
-            elif entry.record is not None:
-                self._head.append(entry.record)
-            self._maintenance.on_commit(entry.seq)
-        gone = ~self._catalogue.present()
-        if gone.any():
-            self._deleter.delete_unsealed("", "", np.flatnonzero(gone).tolist())
-        with self._snapshots.pinned() as seen:
-            rebuild_series_stats(self._catalogue, load_part_stats(self._files), seen)
-        for at_ms, ids in journal.batch_ids(self._clock.now_ms() - BATCH_ID_MEMORY_MS):
-            for batch_id in ids:
-                self._ids.add(batch_id, at_ms)
-        self._has_pending_deletions = self._deleter.hide_deleted()
-        _log.info(
-            "store opened",
-            samples=self._head.sample_count,
-            spans=self._head.span_count,
-            segments=len(self._snapshots.now.samples) + len(self._snapshots.now.rollups),
-            series=len(self._catalogue),
-            damaged_rows=len(journal.damaged),
-            took_s=round(time.perf_counter() - started, 3),
-        )
-
-    def _load_segments(self) -> int:
-        """The highest generation in segments. A journal made anew beside segments takes them over: whoever lost the
-        one shall not lose the others."""
-        journal = self._journal
-        segments = self._files.load(generation_max=None if journal.new else journal.sealed_generation)
-        self._files.publish(*segments)
-        highest = max((part.generation for segment in segments for part in segment.parts), default=0)
-        if journal.new and segments:
-            found = {slot: one for segment in segments for slot, one in self._files.identities(segment)}
-            journal.add_series(sorted(found.items()))
-            journal.seal(seq_max=journal.sealed_seq, generation=highest)
-        return highest
-
     # --- writing ---
 
     async def write(self, batch: Batch) -> bool:
         if not self._open:
             raise StoreUnavailable("the store is closed")
         batch_id = batch.batch_id
-        if batch_id and await self._ids.is_duplicate(batch_id, self._clock):
+        if batch_id and await self._batch_ids.is_duplicate(batch_id, self._clock):
             return False
         if not batch.samples and not batch.spans:
             return True
@@ -231,12 +215,12 @@ class EmbeddedStore:
             raise BusyError("the queue of batches waiting to be committed is full")
         if self.unsealed_nbytes > self._head_nbytes_max:
             raise BusyError(
-                self._maintenance.failing or "sealing has not caught up with what was sent", retry_after_s=5.0
+                self._seal_queue.failing or "sealing has not caught up with what was sent", retry_after_s=5.0
             )
         self._queued_nbytes += nbytes
         done = self._commits.write(batch)
         if batch_id:
-            self._ids.mark_in_flight(batch_id, done)
+            self._batch_ids.mark_in_flight(batch_id, done)
         done.add_done_callback(lambda done: self._on_settled(batch_id, nbytes, done))
         await asyncio.shield(done)  # a caller that goes away does not take the batch's outcome with it
         return True
@@ -245,19 +229,19 @@ class EmbeddedStore:
         self._queued_nbytes -= nbytes
         failed = done.cancelled() or done.exception() is not None
         if batch_id and not failed:
-            before = self._ids.evicted
-            self._ids.add(batch_id, self._clock.now_ms())
-            self._telemetry.batch_ids_evicted.inc(self._ids.evicted - before)
+            before = self._batch_ids.evicted
+            self._batch_ids.add(batch_id, self._clock.now_ms())
+            self._telemetry.batch_ids_evicted.inc(self._batch_ids.evicted - before)
 
-    def _committed(self, seq: int) -> None:
-        self._maintenance.on_commit(seq)
+    def _on_commit(self, seq: int) -> None:
+        self._seal_queue.on_commit(seq)
 
     async def seal(self) -> None:
         """Seal everything committed so far, without waiting for the generation to fill. Raises StoreUnavailable."""
-        await self._commits.run(self._maintenance.close_generation)
-        await self._run_maintenance(self._maintenance.seal_waiting)
+        await self._commits.run(self._seal_queue.close_generation)
+        await self._run_maintenance(self._seal_queue.seal_waiting)
         if self._snapshots.now.sealing_generations:
-            raise StoreUnavailable(self._maintenance.failing or "segments are being copied: try again later")
+            raise StoreUnavailable(self._seal_queue.failing or "segments are being copied: try again later")
 
     async def merge(self) -> None:
         """Merge small parts without waiting for a calm moment. Raises StoreUnavailable."""
@@ -269,15 +253,15 @@ class EmbeddedStore:
         deadline = Deadline(deadline_s)
 
         def run() -> Table:
-            with self._source(deadline) as source:
-                return execute(query, source, deadline, samples_max=self._query_samples_max)
+            with self._reader(deadline) as reader:
+                return execute(query, reader, deadline, samples_max=self._query_samples_max)
 
         return await self._in_thread(run)
 
     async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         def run() -> Table:
-            with self._source(Deadline(deadline_s)) as source:
-                return explain(query, source)
+            with self._reader(Deadline(deadline_s)) as reader:
+                return explain(query, reader)
 
         return await self._in_thread(run)
 
@@ -297,22 +281,22 @@ class EmbeddedStore:
         return await self._in_thread(self._services_with_spans)
 
     def _services_with_spans(self) -> list[ServiceSpanStats]:
-        found: dict[tuple[str, str, str, str], tuple[int, int, int]] = {}
-        with self._source(Deadline(SEARCH_TIMEOUT_S)) as source:
-            for counted in source.service_counts():
-                for key, (count, first_ms, last_ms) in counted.items():
-                    held = found.get(key, (0, first_ms, last_ms))
-                    found[key] = (held[0] + count, min(held[1], first_ms), max(held[2], last_ms))
-        return [ServiceSpanStats(*key, *held) for key, held in found.items()]
+        totals: dict[tuple[str, str, str, str], tuple[int, int, int]] = {}
+        with self._reader(Deadline(SEARCH_TIMEOUT_S)) as reader:
+            for stats in reader.span_reader.service_counts():
+                for key, (count, first_ms, last_ms) in stats.items():
+                    total = totals.get(key, (0, first_ms, last_ms))
+                    totals[key] = (total[0] + count, min(total[1], first_ms), max(total[2], last_ms))
+        return [ServiceSpanStats(*key, *total) for key, total in totals.items()]
 
     async def trace(self, trace_id: str) -> Trace:
         def run() -> Trace:
-            with self._source(Deadline(SEARCH_TIMEOUT_S)) as source:
-                table = source.spans_of([trace_id])
+            with self._reader(Deadline(SEARCH_TIMEOUT_S)) as reader:
+                table = reader.span_reader.spans_of([trace_id])
                 spans = table.spans(np.lexsort((table.span_id, table.start_ns)))
                 samples = [
-                    ExemplarSample(one, time_ms, value, trace_id, span_id)
-                    for one, time_ms, value, span_id in source.exemplars_of(trace_id)
+                    ExemplarSample(series, time_ms, value, trace_id, span_id)
+                    for series, time_ms, value, span_id in reader.sample_reader.exemplars_of(trace_id)
                 ]
             return Trace(trace_id, tuple(spans), tuple(sorted(samples, key=lambda sample: sample.time_ms)))
 
@@ -320,16 +304,16 @@ class EmbeddedStore:
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         def run() -> list[TraceSummary]:
-            with self._source(Deadline(SEARCH_TIMEOUT_S)) as source:
-                return latest_traces(source, wanted)
+            with self._reader(Deadline(SEARCH_TIMEOUT_S)) as reader:
+                return latest_traces(reader.span_reader, wanted)
 
         return await self._in_thread(run)
 
     async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
         def run() -> Sequence[ServiceEdge]:
             wider = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
-            with self._source(Deadline(SEARCH_TIMEOUT_S)) as source:
-                return service_edges(source.spans(wider), time_range)
+            with self._reader(Deadline(SEARCH_TIMEOUT_S)) as reader:
+                return service_edges(reader.spans(wider), time_range)
 
         return await self._in_thread(run)
 
@@ -341,9 +325,9 @@ class EmbeddedStore:
         self._exports += 1
         try:
             # Pinned until the end: meanwhile parts may be merged, and are deleted later.
-            with self._source(Deadline(float("inf"))) as source:
+            with self._reader(Deadline(float("inf"))) as reader:
                 async with aclosing(
-                    iterate_in_pool(export_batches(source, selector, time_range), self._threads.pool)
+                    iterate_in_pool(export_batches(reader, selector, time_range), self._threads.pool)
                 ) as batches:
                     async for batch in batches:
                         yield batch
@@ -367,21 +351,16 @@ class EmbeddedStore:
         return _raw_since_ms(self._snapshots.now)
 
     @contextmanager
-    def _source(self, deadline: Deadline) -> Iterator[SnapshotReader]:
-        """Everything as it is now, for one query in one thread."""
-        codec = _rows_taken(self._codecs)
+    def _reader(self, deadline: Deadline) -> Iterator[SnapshotReader]:
+        """Yield a reader of everything as it is now, for one query in one thread."""
         try:
-            with self._snapshots.pinned() as seen:
-                yield SnapshotReader(
-                    seen,
-                    self._catalogue.columns,
-                    histograms=histograms(self._catalogue),
-                    codec=codec,
-                    pool=self._pool,
-                    indexes=self._indexes,
-                    damage=self._damage,
-                    tick=deadline.check,
-                )
+            codec = self._codecs.pop()
+        except IndexError:  # every codec is in use
+            codec = ChunkCodec()
+        try:
+            with self._snapshots.pinned() as pinned:
+                access = SnapshotAccess(pinned, codec, self._pool, self._indexes, self._damage, deadline.check)
+                yield SnapshotReader(access, self._catalogue.columns, histograms=histograms(self._catalogue))
         finally:
             self._codecs.append(codec)
 
@@ -391,20 +370,20 @@ class EmbeddedStore:
         self._maintenance.note_query()
         return await self._threads.run(work)
 
-    # --- letting go ---
+    # --- expiring and deleting ---
 
     async def expire(self, policy: RetentionPolicy) -> DeletionResult:
         result = await self._run_maintenance(lambda: self._deleter.expire(policy, self._clock.now_ms()))
-        self._expired(result.samples, result.spans)
+        self._count_expired(result.samples, result.spans)
         return result
 
-    def _expired(self, samples: int, spans: int) -> None:
+    def _count_expired(self, samples: int, spans: int) -> None:
         self._telemetry.store_expired.inc(samples)
         self._telemetry.store_expired_spans.inc(spans)
 
     async def delete(self, selector: Selector) -> DeletionResult:
         if not selector.service and not selector.environment:
-            raise ValueError("forgetting everything is not offered: name a service or an environment")
+            raise ValueError("refusing to delete everything: name a service or an environment")
         service, environment = selector.service, selector.environment
         return await self._run_maintenance(lambda: self._deleter.delete(service, environment, self._clock.now_ms()))
 
@@ -420,7 +399,7 @@ class EmbeddedStore:
             raise StoreUnavailable("the store is closed")
         return await asyncio.wrap_future(self._maintenance.submit(job))
 
-    # --- how it is ---
+    # --- state ---
 
     async def ping(self) -> None:
         if not self._open:
@@ -444,41 +423,22 @@ class EmbeddedStore:
         return self._head.nbytes + sum(generation.nbytes for generation in self._snapshots.now.sealing_generations)
 
     def _register_gauges(self) -> None:
-        watch = self._telemetry.add_gauge
-        views, head = self._snapshots, self._head
-        for name, text, read in (
-            ("series", "Series in the catalogue.", lambda: len(self._catalogue)),
-            (
-                "series_folded",
-                "Series beyond series_max, kept as __other__ (counted up to 100000).",
-                lambda: len(self._catalogue.folded),
-            ),
-            ("head_samples", "Samples in the head.", lambda: head.sample_count),
-            ("head_spans", "Spans in the head.", lambda: head.span_count),
-            ("head_bytes", "Memory of what is not sealed, estimated.", lambda: self.unsealed_nbytes),
-            ("generations_waiting", "Generations waiting to be sealed.", lambda: len(views.now.sealing_generations)),
-            ("queued_bytes", "Batches waiting to be committed.", lambda: self._queued_nbytes),
-            ("damaged_rows", "Rows that could not be read.", lambda: self.damaged_rows),
-            (
-                "damaged_segments",
-                "Segment files that could not be read and were put aside.",
-                lambda: len(self._files.quarantined),
-            ),
-            ("journal_bytes", "Size of the journal and its log.", lambda: self._file_nbytes("journal")),
-            ("samples_bytes", "Size of the segments of samples and spans.", lambda: self._file_nbytes("samples")),
-            ("rollups_bytes", "Size of the segments of rollups.", lambda: self._file_nbytes("rollups")),
-        ):
-            watch(f"vantage_store_{name}", text, read)
+        register_gauges(
+            self._telemetry,
+            series=lambda: len(self._catalogue),
+            series_overflowed=lambda: len(self._catalogue.overflowed),
+            head_samples=lambda: self._head.sample_count,
+            head_spans=lambda: self._head.span_count,
+            head_nbytes=lambda: self.unsealed_nbytes,
+            generations_waiting=lambda: len(self._snapshots.now.sealing_generations),
+            queued_nbytes=lambda: self._queued_nbytes,
+            damaged_rows=lambda: self.damaged_rows,
+            damaged_segments=lambda: len(self._files.quarantined),
+            file_nbytes=self._file_nbytes,
+        )
 
     def _file_nbytes(self, kind: str) -> int:
         return file_nbytes(self.folder, self._snapshots.now)[kind]
-
-
-def _rows_taken(codecs: list[ChunkCodec]) -> ChunkCodec:
-    try:
-        return codecs.pop()
-    except IndexError:
-        return ChunkCodec()
 
 
 def _raw_since_ms(view: Snapshot) -> int:

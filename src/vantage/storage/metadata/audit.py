@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from vantage.core.deployment import AuditEntry
+from vantage.core.audit import AuditEntry
 from vantage.storage.metadata.schema import audit
 
 

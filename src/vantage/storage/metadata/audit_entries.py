@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from vantage.core.api_key import ApiKey
-from vantage.core.deployment import AuditEntry, Deployment
+from vantage.core.audit import AuditEntry
+from vantage.core.deployment import Deployment
 from vantage.core.errors import InputError
 from vantage.storage.ports import Selector
-
-SEEN: Final = "seen"  # the source of a deployment that was noticed in the data
 
 
 def key_created(key: ApiKey, *, actor: str, at_ms: int) -> AuditEntry:

@@ -7,16 +7,16 @@ from typing import Any
 from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from vantage.core.deployment import Deployment
+from vantage.core.deployment import DETECTED, Deployment
 from vantage.core.timerange import TimeRange
-from vantage.storage.metadata.audit_entries import SEEN, require_selector
+from vantage.storage.metadata.audit_entries import require_selector
 from vantage.storage.metadata.schema import deployment as table
 from vantage.storage.ports import Selector
 
 
 async def record(connection: AsyncConnection, deployment: Deployment) -> bool:
     """Insert a deployment; False when it was only seen, and is known already: it moves back when this is earlier."""
-    if deployment.source == SEEN:
+    if deployment.source == DETECTED:
         same = (
             table.c.service == deployment.service,
             table.c.environment == deployment.environment,
@@ -28,7 +28,7 @@ async def record(connection: AsyncConnection, deployment: Deployment) -> bool:
             )
         ).first()
         if known is not None:
-            if known.source == SEEN and deployment.at_ms < known.at_ms:  # older data of it came later
+            if known.source == DETECTED and deployment.at_ms < known.at_ms:  # older data of it came later
                 await connection.execute(update(table).where(table.c.id == known.id).values(at_ms=deployment.at_ms))
             return False
     await connection.execute(

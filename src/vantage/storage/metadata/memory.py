@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Self
 
 from vantage.core.api_key import ApiKey
+from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
-from vantage.core.deployment import AuditEntry, Deployment
+from vantage.core.deployment import DETECTED, Deployment
 from vantage.core.errors import ConflictError, NotFoundError, StoreUnavailable
 from vantage.core.timerange import TimeRange
 from vantage.storage.metadata import audit_entries
@@ -73,10 +74,10 @@ class MemoryMetadataStore:
         """Keep a deployment; False when it was only seen, and is known already."""
         await self.ping()
         version = _version(deployment)
-        if deployment.source == audit_entries.SEEN:
+        if deployment.source == DETECTED:
             for place, other in enumerate(self._deployments):
                 if _version(other) == version:
-                    if other.source == audit_entries.SEEN and deployment.at_ms < other.at_ms:
+                    if other.source == DETECTED and deployment.at_ms < other.at_ms:
                         self._deployments[place] = replace(other, at_ms=deployment.at_ms)
                     return False
         self._deployments_ever += 1

@@ -42,13 +42,13 @@ deployment: Final = Table(
     Index("ix_deployment_version", "service", "environment", "version"),
     # The rule is kept by ``deployments.record``; this only makes a mistake there loud.
     Index(
-        "uq_deployment_seen",
+        "uq_deployment_detected",
         "service",
         "environment",
         "version",
         unique=True,
-        sqlite_where=text("source = 'seen'"),
-        postgresql_where=text("source = 'seen'"),
+        sqlite_where=text("source = 'detected'"),
+        postgresql_where=text("source = 'detected'"),
     ),
     sqlite_autoincrement=True,  # an id is never given twice, not even after a removal
 )

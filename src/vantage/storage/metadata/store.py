@@ -12,8 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from vantage.core.api_key import ApiKey
+from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
-from vantage.core.deployment import AuditEntry, Deployment
+from vantage.core.deployment import Deployment
 from vantage.core.errors import StoreUnavailable
 from vantage.core.timerange import TimeRange
 from vantage.storage.metadata import audit, audit_entries, deployments, keys, migrate, sqlite

@@ -11,7 +11,7 @@ from litestar.di import NamedDependency
 from litestar.params import Parameter
 
 from vantage.core.api_key import Scope
-from vantage.core.deployment import AuditEntry
+from vantage.core.audit import AuditEntry
 from vantage.core.errors import InputError
 from vantage.query.context import QueryContext
 from vantage.storage.ports import Selector

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, get, post
@@ -10,7 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody, Parameter
 
 from vantage.core.api_key import Scope
-from vantage.core.deployment import Deployment
+from vantage.core.deployment import REPORTED, Deployment
 from vantage.core.errors import InputError
 from vantage.core.sample import metric_name_problem, service_name_problem, text_problem, time_problem
 from vantage.query.context import QueryContext
@@ -18,7 +18,7 @@ from vantage.web.api.params import End, Start, problems, time_range
 
 
 class DeploymentOut(msgspec.Struct):
-    """A service version going live. ``source`` is ``seen`` (new in the data) or ``told``."""
+    """A version of a service going live. ``source`` is ``detected`` (new in the data) or ``reported``."""
 
     service: str
     environment: str
@@ -33,13 +33,17 @@ class DeploymentsOut(msgspec.Struct):
 
 
 class DeploymentIn(msgspec.Struct):
-    """``timestamp`` (epoch milliseconds) is now when absent."""
+    """``timestamp`` (epoch milliseconds) is now when absent; ``source`` can only be ``reported``."""
 
     service: Annotated[str, msgspec.Meta(examples=["my-api"])]
     version: Annotated[str, msgspec.Meta(examples=["2.5.0"])]
     environment: Annotated[str, msgspec.Meta(examples=["production"])] = "default"
     timestamp: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None = None
     description: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    source: str = REPORTED
+
+
+_EARLIER_SOURCES: Final = {"told": "reported", "seen": "detected"}
 
 
 @get("/api/deployments", summary="Deployments", responses=problems(), tags=["deployments"])
@@ -50,7 +54,7 @@ async def list_deployments(
     end: End = "now",
     limit: Annotated[int, Parameter(description="How many at most.", ge=1, le=1000)] = 100,
 ) -> DeploymentsOut:
-    """The latest deployments, seen in the data or told."""
+    """Return the latest deployments, detected in the data or reported."""
     found = await reads.metadata.deployments(
         service=service, time_range=time_range(start, end, now_ms=reads.clock.now_ms()), limit=limit
     )
@@ -59,7 +63,7 @@ async def list_deployments(
 
 @post(
     "/api/deployments",
-    summary="Tell of a deployment",
+    summary="Report a deployment",
     responses=problems(),
     tags=["deployments"],
     opt={"scope": Scope.INGEST},
@@ -76,12 +80,21 @@ async def report_deployment(
         ("environment", metric_name_problem(data.environment)),
         ("timestamp", time_problem(at_ms, now_ms=now_ms)),
         ("description", text_problem(data.description, 1000)),
+        ("source", _source_problem(data.source)),
     ):
         if reason:
             raise InputError(reason, field=field)
-    told = Deployment(data.service, data.environment, data.version, at_ms, "told", data.description)
-    await reads.metadata.record_deployment(told, actor=request.state.principal.id)
-    return _out(told)
+    deployment = Deployment(data.service, data.environment, data.version, at_ms, REPORTED, data.description)
+    await reads.metadata.record_deployment(deployment, actor=request.state.principal.id)
+    return _out(deployment)
+
+
+def _source_problem(source: str) -> str:
+    if source == REPORTED:
+        return ""
+    if (present := _EARLIER_SOURCES.get(source)) is not None:
+        return f"{source!r} is now called {present!r}"
+    return f"must be {REPORTED!r}, or left out"
 
 
 def _out(one: Deployment) -> DeploymentOut:

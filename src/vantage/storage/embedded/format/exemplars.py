@@ -29,11 +29,11 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_ids: Final = msgspec.msgpack.Decoder(tuple[span_column_codec.PackedIds, bytes]).decode
 _decode_body: Final = msgspec.msgpack.Decoder(tuple[span_column_codec.PackedIds, bytes, bytes, bytes, bytes]).decode
 _FIND: Final = (
-    "SELECT id, high, links, ids_crc, ids FROM trace_link WHERE part_id=? AND low<=? ORDER BY low DESC, high DESC"
+    "SELECT id, high, exemplars, ids_crc, ids FROM exemplar WHERE part_id=? AND low<=? ORDER BY low DESC, high DESC"
 )
-_BODY: Final = "SELECT body_crc, body FROM trace_link WHERE id=?"
+_BODY: Final = "SELECT body_crc, body FROM exemplar WHERE id=?"
 _BETWEEN: Final = (
-    "SELECT links, ids_crc, body_crc, ids, body FROM trace_link WHERE part_id=? AND low<? AND high>=? ORDER BY id"
+    "SELECT exemplars, ids_crc, body_crc, ids, body FROM exemplar WHERE part_id=? AND low<? AND high>=? ORDER BY id"
 )
 _EVER: Final = 1 << 62
 
@@ -58,11 +58,11 @@ def trace_hashes(samples: SampleColumns) -> I64:
 
 @dataclass(frozen=True, slots=True)
 class ExemplarBlock:
-    """A row of the table ``trace_link``."""
+    """A row of the table ``exemplar``."""
 
     low: int
     high: int
-    links: int
+    exemplars: int
     ids_crc: int
     body_crc: int
     ids: bytes
@@ -75,7 +75,7 @@ class ExemplarBlock:
     @property
     def columns(self) -> tuple[int, int, int, int, int, bytes, bytes]:
         """Those of the row, after its own number and its part's."""
-        return self.low, self.high, self.links, self.ids_crc, self.body_crc, self.ids, self.body
+        return self.low, self.high, self.exemplars, self.ids_crc, self.body_crc, self.ids, self.body
 
 
 def exemplar_blocks(codec: ChunkCodec, samples: SampleColumns) -> Iterator[tuple[SampleColumns, ExemplarBlock]]:
@@ -166,7 +166,7 @@ def find_exemplars(
 
 def count_exemplars(db: sqlite3.Connection, part: int) -> int:
     """Return how many exemplars a part has. Raises sqlite3.Error."""
-    (count,) = db.execute("SELECT coalesce(sum(links), 0) FROM trace_link WHERE part_id=?", (part,)).fetchone()
+    (count,) = db.execute("SELECT coalesce(sum(exemplars), 0) FROM exemplar WHERE part_id=?", (part,)).fetchone()
     return int(count)
 
 

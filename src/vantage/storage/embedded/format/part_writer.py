@@ -156,7 +156,7 @@ class PartWriter:
         """Write exemplar samples that lie in storage order, after those written before."""
         for block_samples, block in exemplar_blocks(self._codec, samples):
             row = (self._id(), self.part_id, *block.columns)
-            self._insert("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row, block.nbytes)
+            self._insert("INSERT INTO exemplar VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row, block.nbytes)
             self._counted.add_exemplars(block_samples.slot, block.nbytes)
 
     def spans(self, table: SpanTable) -> None:

@@ -20,9 +20,11 @@ from typing import Final
 from vantage.core.errors import FormatTooNew
 from vantage.storage.embedded.format.week import parse_week, week_name
 
-FORMAT: Final = 2
+FORMAT: Final = 3  # 2 called the table of exemplars `trace_link`; 1 had them chunk by chunk
 APPLICATION_ID: Final = 0x56545331  # "VTS1"
 PAGE_NBYTES: Final = 2048  # a chunk's last page is half empty on average: small pages waste less
+SEGMENTS: Final = "segments"  # the folder of segment files
+DAMAGED: Final = "damaged"  # its folder of quarantined ones
 SAMPLES: Final = "samples"
 ROLLUPS: Final = "rollups"
 TIERS: Final = (SAMPLES, ROLLUPS)
@@ -37,12 +39,12 @@ CREATE TABLE part (
     series BLOB NOT NULL, services BLOB NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE series (id INTEGER PRIMARY KEY, crc INTEGER NOT NULL, body BLOB NOT NULL);
 """
-TRACE_LINK: Final = """
-CREATE TABLE trace_link (
+EXEMPLAR: Final = """
+CREATE TABLE exemplar (
     id INTEGER PRIMARY KEY, part_id INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
-    links INTEGER NOT NULL, ids_crc INTEGER NOT NULL, body_crc INTEGER NOT NULL, ids BLOB NOT NULL,
+    exemplars INTEGER NOT NULL, ids_crc INTEGER NOT NULL, body_crc INTEGER NOT NULL, ids BLOB NOT NULL,
     body BLOB NOT NULL);
-CREATE INDEX trace_link_place ON trace_link (part_id, low, high);
+CREATE INDEX exemplar_hash ON exemplar (part_id, low, high);
 """
 _SCHEMAS: Final = {
     SAMPLES: f"""{_PART}
@@ -51,7 +53,7 @@ CREATE TABLE chunk (
     samples INTEGER NOT NULL, nbytes INTEGER NOT NULL, crc INTEGER NOT NULL,
     runs BLOB NOT NULL, times BLOB NOT NULL, vals BLOB NOT NULL);
 CREATE INDEX chunk_part ON chunk (part_id);
-{TRACE_LINK}
+{EXEMPLAR}
 CREATE TABLE span_block (
     id INTEGER PRIMARY KEY, part_id INTEGER NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL,
     spans INTEGER NOT NULL, duration_ns_max INTEGER NOT NULL, services TEXT NOT NULL, body BLOB NOT NULL);
@@ -70,7 +72,7 @@ CREATE TABLE rollup (
 CREATE INDEX rollup_part ON rollup (part_id, width_ms);
 """,
 }
-ROW_TABLES: Final = {SAMPLES: ("chunk", "trace_link", "span_block", "id_index"), ROLLUPS: ("rollup",)}
+ROW_TABLES: Final = {SAMPLES: ("chunk", "exemplar", "span_block", "id_index"), ROLLUPS: ("rollup",)}
 
 
 class SegmentDamaged(Exception):
@@ -262,3 +264,8 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def segment_paths(path: Path) -> tuple[Path, Path, Path]:
+    """A database and what SQLite keeps beside it."""
+    return path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")

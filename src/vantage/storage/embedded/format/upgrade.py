@@ -1,7 +1,7 @@
 """Segments of earlier formats become ones of the present format when the store is opened.
 
-Format 1 kept trace links chunk by chunk (``link``, with the place of each in its chunk) and an index of their trace
-ids; from format 2 on they lie in the order of trace ids, with their samples.
+Format 1 stored exemplars chunk by chunk (``link``, with their positions in the chunk) and an index of their trace ids.
+Format 2 stored them by trace id, with their samples, in ``trace_link``; format 3 calls that table ``exemplar``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.storage.embedded.format import span_column_codec
 from vantage.storage.embedded.format.chunk import CHUNK_SAMPLES_MAX, ChunkCodec, checksum
 from vantage.storage.embedded.format.exemplars import exemplar_blocks, exemplar_samples, sort_by_trace
-from vantage.storage.embedded.format.segment import FORMAT, SAMPLES, TRACE_LINK
+from vantage.storage.embedded.format.segment import EXEMPLAR, FORMAT, SAMPLES
 
 _decode_links: Final = msgspec.msgpack.Decoder(
     tuple[bytes, span_column_codec.PackedIds, span_column_codec.PackedIds]
@@ -29,6 +29,13 @@ _decode_links: Final = msgspec.msgpack.Decoder(
 _LINKED: Final = (
     "SELECT c.id, c.crc, c.runs, c.times, c.vals, l.body"
     " FROM chunk c JOIN link l ON l.chunk_id = c.id WHERE c.part_id=?"
+)
+
+_RENAMES_FROM_2: Final = (
+    "ALTER TABLE trace_link RENAME TO exemplar",
+    "ALTER TABLE exemplar RENAME COLUMN links TO exemplars",
+    "DROP INDEX trace_link_place",
+    "CREATE INDEX exemplar_hash ON exemplar (part_id, low, high)",
 )
 
 _log = structlog.get_logger("vantage.storage.upgrade")
@@ -42,17 +49,20 @@ def upgrade(path: Path, tier: str) -> None:
         if held >= FORMAT:
             return
         db.execute("BEGIN IMMEDIATE")
-        if tier == SAMPLES:
-            _sort_links(db)
+        if tier == SAMPLES and held == 1:
+            _sort_exemplars(db)
+        elif tier == SAMPLES:
+            for sql in _RENAMES_FROM_2:
+                db.execute(sql)
         db.execute(f"PRAGMA user_version={FORMAT}")
         db.execute("COMMIT")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     _log.info("segment brought to the present format", file=path.name, was=held, now=FORMAT)
 
 
-def _sort_links(db: sqlite3.Connection) -> None:
+def _sort_exemplars(db: sqlite3.Connection) -> None:
     codec = ChunkCodec()
-    for sql in filter(str.strip, TRACE_LINK.split(";")):
+    for sql in filter(str.strip, EXEMPLAR.split(";")):
         db.execute(sql)
     for (part,) in db.execute("SELECT id FROM part").fetchall():
         found = list(_links(db, codec, part))
@@ -63,7 +73,7 @@ def _sort_links(db: sqlite3.Connection) -> None:
         after = 0
         (highest,) = db.execute("SELECT max(id) FROM chunk WHERE part_id=?", (part,)).fetchone()
         for number, (_, block) in enumerate(exemplar_blocks(codec, sort_by_trace(concat_samples(found))), highest + 1):
-            db.execute("INSERT INTO trace_link VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, part, *block.columns))
+            db.execute("INSERT INTO exemplar VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, part, *block.columns))
             after += block.nbytes
         db.execute("UPDATE part SET nbytes = nbytes + ? WHERE id=?", (after - before, part))
     db.execute("DELETE FROM id_index WHERE kind='link'")

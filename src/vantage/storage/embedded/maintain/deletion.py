@@ -62,7 +62,7 @@ class Deleter:
         counts = load_part_stats(self._files)
 
         def drop() -> int:
-            with self._files.views.pinned() as seen:
+            with self._files.snapshots.pinned() as seen:
                 rebuild_series_stats(self._catalogue, counts, seen)
             empty = self._catalogue.empty()
             self._journal.drop_series(empty)
@@ -98,7 +98,7 @@ class Deleter:
     def finish_deletions(self) -> None:
         """Remove from segments what was forgotten and is still in them: a process ended, or a backup was made. What
         that is, is hidden until then."""
-        if not self._files.views.now.hidden:
+        if not self._files.snapshots.now.hidden:
             return
         with self._files.try_lock() as held:
             if held:

@@ -46,7 +46,7 @@ class Merger:
 
     def due(self, parts_min: int) -> tuple[Segment, list[Part]] | None:
         """The next parts to merge, of a level that has ``parts_min`` of them; None when there are none."""
-        view = self._files.views.now
+        view = self._files.snapshots.now
         for tier in TIERS:
             for segment in view.of_tier(tier).values():
                 if parts := self._small(segment, parts_min):

@@ -17,7 +17,7 @@ from vantage.storage.embedded.format.week import DAY_MS
 from vantage.storage.embedded.maintain.merge import Merger, PartUnreadable
 from vantage.storage.embedded.maintain.rewrite import CUTOFF_NONE_MS, RowFilter
 from vantage.storage.embedded.maintain.segment_files import UNPINNED_WAIT_S, SegmentFiles
-from vantage.storage.embedded.read.reader import selected_rows
+from vantage.storage.embedded.read.selector import selected_rows
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.ports import DeletionResult
 
@@ -68,7 +68,7 @@ class Retention:
         gone = DeletedCounts()
         self._files.publish(change=lambda view: replace(view, floor_ms=max(view.floor_ms, oldest_ms)))
         for tier in TIERS:
-            for segment in list(self._files.views.now.of_tier(tier).values()):
+            for segment in list(self._files.snapshots.now.of_tier(tier).values()):
                 if all(part.last_ms < oldest_ms for part in segment.parts):
                     gone.parts(segment.parts)
                     gone.nbytes += self._files.unlink(segment)
@@ -82,7 +82,7 @@ class Retention:
             return gone
         keep = self._row_filter(rules, now_ms)
         for tier in TIERS:
-            for segment in list(self._files.views.now.of_tier(tier).values()):
+            for segment in list(self._files.snapshots.now.of_tier(tier).values()):
                 due = [
                     part
                     for part in segment.parts
@@ -130,7 +130,7 @@ class Retention:
         gone = DeletedCounts()
         for tier in (SAMPLES, ROLLUPS):
             while self._files.total_nbytes() > budget_nbytes:
-                segments = self._files.views.now.of_tier(tier)
+                segments = self._files.snapshots.now.of_tier(tier)
                 if not segments:
                     break
                 oldest = segments[min(segments)]
@@ -163,7 +163,7 @@ class Retention:
         cutoff[list(slots)] = CUTOFF_NONE_MS
         keep = RowFilter(cutoff, lambda table: ~selected_rows(table, service, environment))
         for tier in TIERS:
-            for segment in list(self._files.views.now.of_tier(tier).values()):
+            for segment in list(self._files.snapshots.now.of_tier(tier).values()):
                 due = []
                 for part in segment.parts:
                     counts = self._files.part_stats(segment, part)

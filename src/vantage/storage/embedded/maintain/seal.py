@@ -41,7 +41,7 @@ class Sealer:
         """Everything of a generation into segments, on the disk when this returns, seen by nobody yet. What is
         already gone, or older than its retention, is left out. Raises sqlite3.Error and OSError."""
         started = time.perf_counter()
-        floor_ms = self._files.views.now.floor_ms
+        floor_ms = self._files.snapshots.now.floor_ms
         present = self._catalogue.present()
         samples = samples_by_week(generation.samples, present=present, floor_ms=floor_ms)
         exemplars = exemplars_by_week(generation.samples, present=present, floor_ms=floor_ms)

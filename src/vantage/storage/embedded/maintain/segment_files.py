@@ -17,6 +17,8 @@ from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
 from vantage.storage.embedded.format.part_stats import PartStats, read_part_stats
 from vantage.storage.embedded.format.part_writer import read_identities
 from vantage.storage.embedded.format.segment import (
+    DAMAGED,
+    SEGMENTS,
     TIERS,
     UNNAMED,
     Part,
@@ -27,6 +29,7 @@ from vantage.storage.embedded.format.segment import (
     is_damage,
     named_segments,
     segment_path,
+    segment_paths,
 )
 from vantage.storage.embedded.format.upgrade import upgrade
 from vantage.storage.embedded.maintain.rewrite import delete_parts
@@ -35,8 +38,6 @@ from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
 from vantage.storage.lock import MAINTENANCE, FileLock
 
-SEGMENTS: Final = "segments"
-DAMAGED: Final = "damaged"
 BACKUP_WAIT_S: Final = 600.0  # a server that starts beside a backup waits so long
 UNPINNED_WAIT_S: Final = 60.0  # longer than any query may run
 
@@ -47,8 +48,9 @@ class SegmentFiles:
     """Belongs to the upkeep thread, but for what says otherwise."""
 
     def __init__(self, data: Path, snapshots: Snapshots, pool: ConnectionPool, indexes: ChunkIndexCache) -> None:
+        self._data = data
         self.folder = data / SEGMENTS
-        self.views = snapshots
+        self.snapshots = snapshots
         self.pool = pool
         self.indexes = indexes
         self.codec = ChunkCodec()
@@ -66,6 +68,7 @@ class SegmentFiles:
         being written when the process ended, and are still in the journal. Waits for a backup that copies the files.
         Raises FormatTooNew, StartupError."""
         self._wait_for_backup()
+        (self._data / "upkeep.lock").unlink(missing_ok=True)  # the lock's name in earlier versions
         try:
             return self._loaded(generation_max)
         finally:
@@ -178,7 +181,7 @@ class SegmentFiles:
 
     def publish(self, *changed: Segment, change: Callable[[Snapshot], Snapshot] = lambda view: view) -> Snapshot:
         """Let queries see changed segments, at once with whatever else ``change`` does to the view."""
-        return self.views.publish(lambda view: change(view.with_segments(*changed)))
+        return self.snapshots.publish(lambda view: change(view.with_segments(*changed)))
 
     def replace_parts(self, segment: Segment, old: Sequence[Part], new: Sequence[Part]) -> Segment:
         """The segment as it is now in the view, with some parts in place of others; published."""
@@ -191,18 +194,18 @@ class SegmentFiles:
             result.append(replace(segment, parts=tuple(sorted([*kept, *new], key=lambda part: part.id))))
             return view.with_segments(result[0])
 
-        self.views.publish(change)
+        self.snapshots.publish(change)
         return result[0]
 
     def schedule_delete(self, segment: Segment, parts: Sequence[Part]) -> None:
         """Have the rows of parts that are no longer published deleted, by ``clean``."""
-        self._waiting.append((segment, [part.id for part in parts], self.views.now.version))
+        self._waiting.append((segment, [part.id for part in parts], self.snapshots.now.version))
 
     def delete_unreferenced(self, on_slice: Callable[[], None], *, wait_s: float = 0.0) -> None:
         """Delete what waits for it and nobody reads any more, and give the space back to the disk."""
         for entry in list(self._waiting):
             segment, parts, version = entry
-            if not self.views.wait_unpinned(version, wait_s):
+            if not self.snapshots.wait_unpinned(version, wait_s):
                 continue
             if segment.path.exists():
                 with self._opened(segment.path, segment.tier) as writer:
@@ -247,10 +250,5 @@ class SegmentFiles:
 
     def total_nbytes(self) -> int:
         """What all segment files occupy; any thread."""
-        view = self.views.now
+        view = self.snapshots.now
         return sum(self.nbytes(segment.path) for tier in TIERS for segment in view.of_tier(tier).values())
-
-
-def segment_paths(path: Path) -> tuple[Path, Path, Path]:
-    """A database and what SQLite keeps beside it."""
-    return path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")

@@ -15,7 +15,7 @@ from vantage.storage.embedded.write.catalogue import Catalogue
 
 def load_part_stats(files: SegmentFiles) -> list[PartStats]:
     """What every part holds; on the upkeep thread, or before it starts. Raises sqlite3.Error and ValueError."""
-    view = files.views.now
+    view = files.snapshots.now
     return [
         files.part_stats(segment, part)
         for tier in TIERS

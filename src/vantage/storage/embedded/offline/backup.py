@@ -1,6 +1,6 @@
 """A consistent copy of a data folder, made while a server goes on writing to it, or while none runs.
 
-The lock on ``upkeep.lock`` keeps segments as they are: the server neither seals, merges nor lets go while it is taken,
+The lock on ``maintenance.lock`` keeps segments as they are: the server neither seals, merges nor lets go while it is taken,
 and ingest goes on into journal and head. Segments are copied first and the journal last, in one step: so whatever was
 sealed is in the segments, and whatever was not, up to that moment, is in the journal.
 """
@@ -19,8 +19,15 @@ from pathlib import Path
 from typing import Final
 
 from vantage.core.errors import BusyError, InputError, StartupError
-from vantage.storage.embedded.format.segment import SegmentDamaged, check_header, is_damage, named_segments
-from vantage.storage.embedded.maintain.segment_files import DAMAGED, SEGMENTS, segment_paths
+from vantage.storage.embedded.format.segment import (
+    DAMAGED,
+    SEGMENTS,
+    SegmentDamaged,
+    check_header,
+    is_damage,
+    named_segments,
+    segment_paths,
+)
 from vantage.storage.embedded.offline.manifest import (
     NAME,
     Manifest,

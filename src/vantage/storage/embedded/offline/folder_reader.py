@@ -9,8 +9,15 @@ from pathlib import Path
 
 from vantage.storage.embedded.format.chunk import ChunkCodec
 from vantage.storage.embedded.format.part_stats import read_part_stats
-from vantage.storage.embedded.format.segment import Part, Segment, SegmentDamaged, check_header, named_segments
-from vantage.storage.embedded.maintain.segment_files import DAMAGED, SEGMENTS
+from vantage.storage.embedded.format.segment import (
+    DAMAGED,
+    SEGMENTS,
+    Part,
+    Segment,
+    SegmentDamaged,
+    check_header,
+    named_segments,
+)
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.snapshot import Snapshot
 from vantage.storage.embedded.read.usage import file_nbytes, usage_rows

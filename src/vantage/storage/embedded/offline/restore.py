@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from vantage.core.errors import InputError, StartupError
-from vantage.storage.embedded.format.segment import SegmentDamaged, check_header
-from vantage.storage.embedded.maintain.segment_files import SEGMENTS, segment_paths
+from vantage.storage.embedded.format.segment import SEGMENTS, SegmentDamaged, check_header, segment_paths
 from vantage.storage.embedded.offline.manifest import (
     READ_NBYTES,
     Manifest,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
 from vantage.storage.embedded.format.part_writer import read_identities
-from vantage.storage.embedded.format.segment import Segment
+from vantage.storage.embedded.format.segment import FORMAT, Segment
 from vantage.storage.embedded.offline.folder_reader import FolderContents, ReadOnlyFolder
 from vantage.storage.embedded.offline.manifest import ProgressCallback, no_progress
 from vantage.storage.embedded.offline.verify_part import PartVerifier
@@ -55,6 +55,10 @@ def _of_file(db: sqlite3.Connection, segment: Segment, took: Callable[[int], Non
     for (said,) in db.execute("PRAGMA integrity_check(20)"):
         if said != "ok":
             yield Fault(segment.name, "integrity_check", None, said)
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version < FORMAT:
+        yield Fault(segment.name, "file", None, f"has format {version}: start the server once, then verify again")
+        return
     codec = ChunkCodec()
     kept = {row[0] for row in db.execute("SELECT id FROM part")}  # since it was looked at, parts may have been merged
     for part in segment.parts:

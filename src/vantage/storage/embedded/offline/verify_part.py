@@ -21,7 +21,9 @@ from vantage.storage.trace_summary import count_by_service
 
 Report = tuple[str, int | None, str]  # table, row, what is wrong with it
 _CHUNKS: Final = "SELECT id, first_ms, last_ms, samples, crc, runs, times, vals FROM chunk WHERE part_id=? ORDER BY id"
-_LINKS: Final = "SELECT id, low, high, links, ids_crc, body_crc, ids, body FROM trace_link WHERE part_id=? ORDER BY id"
+_LINKS: Final = (
+    "SELECT id, low, high, exemplars, ids_crc, body_crc, ids, body FROM exemplar WHERE part_id=? ORDER BY id"
+)
 _SPANS: Final = (
     "SELECT id, first_ms, last_ms, spans, duration_ns_max, services, body FROM span_block WHERE part_id=? ORDER BY id"
 )
@@ -120,7 +122,7 @@ class PartVerifier:
             self._times.append((first_ms, last_ms))
         if self._unclaimed.left:
             yield (
-                "trace_link",
+                "exemplar",
                 None,
                 f"of part {self._part.id} has {self._unclaimed.left} exemplars without their samples",
             )
@@ -135,7 +137,7 @@ class PartVerifier:
                 _must(bool((np.diff(hashes) >= 0).all()) and low >= last_hash, "its trace ids are not in order")
                 _must((int(hashes[0]), int(hashes[-1])) == (low, high), "its trace ids are not what it says")
             except ValueError as error:
-                yield "trace_link", block_id, str(error)
+                yield "exemplar", block_id, str(error)
                 continue
             last_hash = high
             blocks.append(samples)

@@ -13,9 +13,9 @@ from vantage.core.arrays import Mask
 from vantage.core.batch import Batch
 from vantage.core.errors import StoreUnavailable
 from vantage.core.sample_columns import SampleColumns, concat_samples
-from vantage.core.span_table import SpanTable
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.read.reader import SnapshotReader
+from vantage.storage.embedded.read.selector import selected_rows
 from vantage.storage.ports import Selector
 from vantage.vql.exec.series_table import SeriesColumns
 
@@ -27,8 +27,11 @@ T = TypeVar("T")
 def export_batches(source: SnapshotReader, selector: Selector, time_range: TimeRange) -> Iterator[Batch]:
     """SampleColumns, then spans, in no particular order. One thread at a time."""
     yield from _samples(source, selector, time_range)
-    for table in source.spans(time_range, service=selector.service):
-        rows = np.flatnonzero(table.within(time_range.start_ms, time_range.end_ms) & _selected(table, selector))
+    for table in source.span_reader.spans(time_range, service=selector.service):
+        rows = np.flatnonzero(
+            table.within(time_range.start_ms, time_range.end_ms)
+            & selected_rows(table, selector.service, selector.environment)
+        )
         for start in range(0, len(rows), SPANS_MAX):
             yield Batch(spans=tuple(table.spans(rows[start : start + SPANS_MAX])))
 
@@ -68,14 +71,6 @@ def _batches(whole: SampleColumns, columns: SeriesColumns) -> Iterator[Batch]:
             continue
         series = tuple(one for one in named if one is not None)
         yield Batch(series, index.astype(np.uint32), some.time_ms, some.value, some.exemplars)
-
-
-def _selected(table: SpanTable, selector: Selector) -> Mask:
-    keep = np.ones(len(table), np.bool_)
-    for column, text in ((table.service_name, selector.service), (table.environment, selector.environment)):
-        if text:
-            keep &= column.mask(lambda value, text=text: value == text)  # type: ignore[misc]
-    return keep
 
 
 async def iterate_in_pool(pieces: Iterator[T], threads: Executor) -> AsyncGenerator[T, None]:

@@ -8,14 +8,14 @@ import numpy as np
 
 from vantage.core.idhash import decode_ids
 from vantage.core.span_table import SpanTable, concat_span_tables
-from vantage.storage.embedded.read.reader import SnapshotReader
+from vantage.storage.embedded.read.spans import SpanReader
 from vantage.storage.ports import TraceFilter, TraceSummary
 from vantage.storage.trace_summary import latest_summaries, matching_rows, summarize_traces
 
 BLOCKS_PER_READ: Final = 64  # traces read whole in one go
 
 
-def latest_traces(source: SnapshotReader, wanted: TraceFilter) -> list[TraceSummary]:
+def latest_traces(source: SpanReader, wanted: TraceFilter) -> list[TraceSummary]:
     """Up to ``limit`` traces of which a span matches, the latest start first.
 
     Blocks are read from the latest back. A trace starts no later than any of its spans: so once as many traces are
@@ -36,7 +36,7 @@ def latest_traces(source: SnapshotReader, wanted: TraceFilter) -> list[TraceSumm
 class _LatestTraces:
     """Traces that match: those read whole, and those of which only the start's upper bound is known."""
 
-    def __init__(self, source: SnapshotReader, wanted: TraceFilter) -> None:
+    def __init__(self, source: SpanReader, wanted: TraceFilter) -> None:
         self._source = source
         self._wanted = wanted
         self._bounds: dict[str, int] = {}  # of traces not read yet

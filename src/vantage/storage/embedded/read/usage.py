@@ -12,8 +12,7 @@ import numpy as np
 from vantage.core.arrays import I64
 from vantage.storage.embedded.format.chunk import ChunkCodec
 from vantage.storage.embedded.format.part_stats import PartStats, read_part_stats
-from vantage.storage.embedded.format.segment import SAMPLES, TIERS, Part, Segment
-from vantage.storage.embedded.maintain.segment_files import segment_paths
+from vantage.storage.embedded.format.segment import SAMPLES, TIERS, Part, Segment, segment_paths
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.snapshot import Snapshot
 from vantage.storage.ports import UsageRow

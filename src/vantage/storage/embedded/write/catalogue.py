@@ -11,7 +11,7 @@ from vantage.core.arrays import I64, U32, Mask
 from vantage.core.rollup import HOUR_MS
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
-from vantage.storage.series_overflow import FOLDED_REMEMBERED_MAX, FOLDED_SERIES_MAX, overflow
+from vantage.storage.series_overflow import OVERFLOW_SERIES_MAX, OVERFLOWED_COUNTED_MAX, overflow, with_present_name
 from vantage.vql.exec.series_table import SeriesColumns
 
 _decode = msgspec.msgpack.Decoder(tuple[str, str, str, Kind, str, tuple[tuple[str, str], ...]]).decode
@@ -22,7 +22,8 @@ _NEVER_LAST = np.iinfo(np.int64).min
 def read_identity(identity: bytes) -> Series:
     """The series of a canonical identity. Raises ValueError."""
     service, environment, metric, kind, unit, tags = _decode(identity)
-    return make_series(service=service, environment=environment, metric=metric, kind=kind, unit=unit, tags=dict(tags))
+    series = make_series(service=service, environment=environment, metric=metric, kind=kind, unit=unit, tags=dict(tags))
+    return with_present_name(series)
 
 
 class Catalogue:
@@ -34,7 +35,7 @@ class Catalogue:
 
     def __init__(self, *, series_max: int) -> None:
         self._series_max = series_max
-        self.folded: set[int] = set()  # ids of series that were folded, as many as are remembered
+        self.overflowed: set[int] = set()  # ids of series that were folded, as many as are remembered
         self.columns = SeriesColumns()
         self._slots: dict[int, int] = {}
         self.samples = np.zeros(0, np.int64)
@@ -64,14 +65,14 @@ class Catalogue:
     def resolve(self, wanted: Sequence[Series], fresh: dict[int, tuple[int, Series]]) -> list[int]:
         """The slots of ``wanted``. A series not known yet gets the next slot and is noted in ``fresh`` by id: call
         ``add`` with it once it is durable. When there are ``series_max`` already, its samples go to the series of the
-        same metric whose only tag is ``__other__``. Raises ValueError when two identities share an id."""
+        same metric whose only tag is ``__overflow__``. Raises ValueError when two identities share an id."""
         slots = []
         for one in wanted:
             slot = self._slots.get(one.id)
             if slot is None and one.id not in fresh and len(self._slots) + len(fresh) >= self._series_max:
-                if len(self.folded) < FOLDED_REMEMBERED_MAX:
-                    self.folded.add(one.id)
-                one = overflow(one, whole=len(self._slots) + len(fresh) >= self._series_max + FOLDED_SERIES_MAX)
+                if len(self.overflowed) < OVERFLOWED_COUNTED_MAX:
+                    self.overflowed.add(one.id)
+                one = overflow(one, whole=len(self._slots) + len(fresh) >= self._series_max + OVERFLOW_SERIES_MAX)
                 slot = self._slots.get(one.id)
             known = None
             if slot is not None:

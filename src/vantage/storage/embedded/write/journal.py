@@ -22,7 +22,7 @@ import structlog
 from vantage.core.errors import FormatTooNew, StartupError
 from vantage.storage.embedded.write.record import Record, decode, encode
 
-FORMAT: Final = 2  # 1 had neither `progress` nor `forgetting`
+FORMAT: Final = 3  # 2 had ids of exemplars as text, and `forgetting` for `tombstones`; 1 neither that nor `progress`
 APPLICATION_ID: Final = 0x56544731  # "VTG1"
 _HEADER_VERSION: Final = slice(60, 64)  # where SQLite keeps user_version: sqlite.org/fileformat2.html, 1.3
 _HEADER_MAGIC: Final = b"SQLite format 3\0"
@@ -33,8 +33,12 @@ CREATE TABLE IF NOT EXISTS journal (
     seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS batch_id (seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, ids BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS progress (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS forgetting (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS tombstones (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 INSERT OR IGNORE INTO progress VALUES ('sealed_seq', 0), ('sealed_generation', 0);
+"""
+_RENAMES_FROM_2: Final = """
+ALTER TABLE forgetting RENAME TO tombstones;
+UPDATE journal SET kind = 'delete' WHERE kind = 'forget';
 """
 DELETE_ROWS: Final = 64  # deleted in one transaction: commits wait for no longer than that
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -78,8 +82,9 @@ class Journal:
             found = db.execute("PRAGMA user_version").fetchone()[0]
             self.new = not found
             if found < FORMAT:
+                renames = _RENAMES_FROM_2 if found == 2 else ""
                 db.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id={APPLICATION_ID};"
+                    f"BEGIN IMMEDIATE; {renames} {_SCHEMA} PRAGMA application_id={APPLICATION_ID};"
                     f"PRAGMA user_version={FORMAT}; COMMIT;"
                 )
             progress = dict(db.execute("SELECT name, value FROM progress"))
@@ -121,7 +126,7 @@ class Journal:
                 kind, crc, body = self.db.execute("SELECT kind, crc, body FROM journal WHERE seq=?", (seq,)).fetchone()
                 if zlib.crc32(body) != crc:
                     raise ValueError("checksum mismatch")
-                if kind == "forget":
+                if kind in ("delete", "forget"):
                     yield Entry(seq, None, _decode_selector(body))
                 else:
                     yield Entry(seq, decode(body), None)
@@ -170,20 +175,20 @@ class Journal:
         body, seq = _encode((service, environment)), self._next_seq
         with self._transaction() as db:
             db.executemany("DELETE FROM series WHERE slot=?", [(slot,) for slot in slots])
-            db.execute("INSERT INTO journal VALUES (?, ?, 'forget', ?, ?)", (seq, at_ms, zlib.crc32(body), body))
-            db.execute("INSERT INTO forgetting VALUES (?, ?)", (seq, body))
+            db.execute("INSERT INTO journal VALUES (?, ?, 'delete', ?, ?)", (seq, at_ms, zlib.crc32(body), body))
+            db.execute("INSERT INTO tombstones VALUES (?, ?)", (seq, body))
         self._next_seq = seq + 1
         return seq
 
     def tombstones(self) -> list[tuple[int, str, str]]:
         """What segments may still hold although it was forgotten: number, service, environment."""
-        rows = self.db.execute("SELECT seq, body FROM forgetting ORDER BY seq")
+        rows = self.db.execute("SELECT seq, body FROM tombstones ORDER BY seq")
         return [(seq, *_decode_selector(body)) for seq, body in rows]
 
     def clear_tombstone(self, seq: int) -> None:
         """Segments no longer hold it."""
         with self._transaction() as db:
-            db.execute("DELETE FROM forgetting WHERE seq=?", (seq,))
+            db.execute("DELETE FROM tombstones WHERE seq=?", (seq,))
 
     def seal(self, *, seq_max: int, generation: int) -> None:
         """Everything up to ``seq_max`` is in segments, durably: from now on it is theirs."""

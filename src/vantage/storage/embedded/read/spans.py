@@ -1,0 +1,175 @@
+"""Spans and traces of one snapshot."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from cachetools import LRUCache
+
+from vantage.core.idhash import hash_id
+from vantage.core.span_table import SpanTable, build_span_table, concat_span_tables
+from vantage.core.timerange import TIME_MS_MAX, TimeRange
+from vantage.storage.embedded.format import span_block
+from vantage.storage.embedded.format.part_stats import PartStats, ServiceStats, read_part_stats
+from vantage.storage.embedded.format.segment import Part, Segment
+from vantage.storage.embedded.format.trace_id_index import find, truncate_hash
+from vantage.storage.embedded.read.access import SnapshotAccess
+from vantage.storage.embedded.read.selector import selected_rows
+from vantage.storage.embedded.write.block import SpanBlock
+from vantage.storage.embedded.write.head import overlapping, spans_of_traces
+from vantage.storage.trace_summary import count_by_service
+from vantage.vql.exec.source import ScanEstimate
+
+BLOCKS_CACHED_MAX: Final = 16
+NO_SPANS: Final = build_span_table(())
+_ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
+_BLOCKS: Final = "SELECT id, first_ms, last_ms, duration_ns_max, services, spans FROM span_block WHERE part_id=?"
+
+
+class SpanReader:
+    """Reads spans: by time, by trace id, and counted by service."""
+
+    def __init__(self, access: SnapshotAccess) -> None:
+        self._access = access
+        self._blocks: LRUCache[tuple[Path, int], SpanTable] = LRUCache(BLOCKS_CACHED_MAX)
+
+    def plan(self, time_range: TimeRange) -> list[ScanEstimate]:
+        """Return what reading the spans of a range takes."""
+        time_range = self._access.clamp_to_floor(time_range)
+        blocks = list(overlapping(self._access.span_blocks(), time_range))
+        chunks = rows = 0
+        for segment, part in self._access.parts(self._access.pinned.snapshot.samples.values(), time_range):
+            for _, first_ms, last_ms, _, _, spans in (
+                self._access.read(segment, _blocks_of, part.id) if part.spans else ()
+            ):
+                if last_ms >= time_range.start_ms and first_ms < time_range.end_ms:
+                    chunks, rows = chunks + 1, rows + spans
+        young = sum(len(block.table) for block in blocks)
+        return [ScanEstimate("sealed", chunks, rows), ScanEstimate("head", len(blocks), young)]
+
+    def spans(self, time_range: TimeRange, *, service: str = "", min_duration_ns: int = 0) -> Iterator[SpanTable]:
+        """The latest blocks first, those left out that cannot hold what is looked for."""
+        for block in self.span_blocks(time_range, service=service, min_duration_ns=min_duration_ns):
+            self._access.tick()
+            if (table := block[1]()) is not None:
+                yield table
+
+    def span_blocks(
+        self, time_range: TimeRange, *, service: str = "", min_duration_ns: int = 0
+    ) -> list[tuple[int, Callable[[], SpanTable | None]]]:
+        """Blocks that may hold such spans, as the time of their last start and a way to read them; the latest first."""
+        time_range = self._access.clamp_to_floor(time_range)
+        found: list[tuple[int, Callable[[], SpanTable | None]]] = [
+            (block.last_ms, partial(self._read_head_block, block))
+            for block in overlapping(self._access.span_blocks(), time_range)
+        ]
+        for segment, part in self._access.parts(self._access.pinned.snapshot.samples.values(), time_range):
+            if not part.spans:
+                continue
+            for block_id, first_ms, last_ms, longest_ns, services, _ in self._access.read(segment, _blocks_of, part.id):
+                if last_ms < time_range.start_ms or first_ms >= time_range.end_ms or longest_ns < min_duration_ns:
+                    continue
+                if service and service not in json.loads(services):
+                    continue
+                found.append((last_ms, partial(self._read_sealed_block, segment, block_id)))
+        found.sort(key=lambda entry: -entry[0])
+        return found
+
+    def _read_head_block(self, block: SpanBlock) -> SpanTable:
+        return self._drop_hidden(block.table)
+
+    def _read_sealed_block(self, segment: Segment, block_id: int) -> SpanTable | None:
+        table = self._block(segment, block_id)
+        return None if table is None else self._drop_hidden(table)
+
+    def _block(self, segment: Segment, block_id: int) -> SpanTable | None:
+        def read(db: sqlite3.Connection) -> Iterator[SpanTable]:
+            row = db.execute("SELECT body FROM span_block WHERE id=?", (block_id,)).fetchone()
+            if row is not None:
+                try:
+                    yield span_block.decode(row[0])
+                except ValueError as error:
+                    self._access.damage.row(segment, f"span_block {block_id}", error)
+
+        key = (segment.path, block_id)
+        table = self._blocks.get(key)
+        if table is None and (table := next(self._access.read(segment, read), None)) is not None:
+            self._blocks[key] = table
+        return table
+
+    def _drop_hidden(self, table: SpanTable) -> SpanTable:
+        """Without spans that are being removed, or have outlived their retention."""
+        view = self._access.pinned.snapshot
+        if not view.hidden and not view.floor_ms:
+            return table
+        keep = table.start_ns >= view.floor_ms * 1_000_000
+        for service, environment in self._access.pinned.snapshot.hidden:
+            keep &= ~selected_rows(table, service, environment)
+        return table if keep.all() else table.take(np.flatnonzero(keep))
+
+    def service_counts(self) -> Iterator[ServiceStats]:
+        """Yield spans, first and last start by service, environment, version and instance, per block and part."""
+        for block in self._access.span_blocks():
+            yield count_by_service(block.table)
+        for segment, part in self._access.parts(self._access.pinned.snapshot.samples.values(), _ALWAYS):
+            if part.spans:
+                for stats in self._access.read(segment, self._counts, part):
+                    # A merge removes the part's row at once; its blocks stay while this snapshot is pinned.
+                    counts = [stats.services] if stats is not None else self._count_blocks(segment, part)
+                    for services in counts:
+                        yield {key: total for key, total in services.items() if not self._is_hidden(key[0], key[1])}
+
+    def _count_blocks(self, segment: Segment, part: Part) -> Iterator[ServiceStats]:
+        for block_id, *_ in self._access.read(segment, _blocks_of, part.id):
+            self._access.tick()
+            if (table := self._block(segment, block_id)) is not None:
+                yield count_by_service(table)
+
+    def _counts(self, db: sqlite3.Connection, part: Part) -> Iterator[PartStats | None]:
+        yield read_part_stats(db, self._access.codec, part)
+
+    def _is_hidden(self, service: str, environment: str) -> bool:
+        return any(
+            hidden_service in ("", service) and hidden_environment in ("", environment)
+            for hidden_service, hidden_environment in self._access.pinned.snapshot.hidden
+        )
+
+    def spans_of(self, trace_ids: Collection[str]) -> SpanTable:
+        """Every span of some traces."""
+        unsealed = spans_of_traces(self._access.span_blocks(), trace_ids)
+        tables = [build_span_table(unsealed)] if unsealed else []
+        wanted = {int(truncate_hash(np.array([hash_id(one)], np.uint64))[0]) for one in trace_ids}
+        ids = {one.encode() for one in trace_ids}
+        for segment in self._access.pinned.snapshot.samples.values():
+            rows: dict[int, set[int]] = {}
+            for kept in wanted:
+                self._access.tick()
+                for block_id, row in self._access.read(segment, self._find, segment, kept):
+                    rows.setdefault(block_id, set()).add(row)
+            for block_id, places in rows.items():
+                table = self._block(segment, block_id)
+                if table is None:
+                    continue
+                picked = np.array(sorted(row for row in places if bytes(table.trace_id[row]) in ids), np.int64)
+                tables.append(table.take(picked))
+        return self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS
+
+    def _find(self, db: sqlite3.Connection, segment: Segment, kept: int) -> Iterator[tuple[int, int]]:
+        """Block and row of spans whose trace id has a hash."""
+        for part in segment.parts:
+            if not part.spans:
+                continue
+            try:
+                yield from find(db, self._access.codec.packer, part=part.id, kept=kept)
+            except ValueError as error:
+                self._access.damage.row(segment, "id_index", error)
+
+
+def _blocks_of(db: sqlite3.Connection, part: int) -> Iterator[tuple[int, int, int, int, str, int]]:
+    return iter(db.execute(_BLOCKS, (part,)).fetchall())
