@@ -13,7 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 # Processes that run tests side by side. More than cores, as many tests wait for programs they started.
 WORKERS ?= 3
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder
+SIDE_BY_SIDE = --numprocesses $(WORKERS) --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +38,7 @@ test-long: setup $(STAMPS)/dev ## all tests, with the full counts
 
 coverage: setup $(STAMPS)/dev ## all tests, then the lines and branches that they ran, in every process
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not long" $(ARGS)
+	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) -m "not long" $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -42,7 +42,6 @@ _.latency_ms
 _.next_cursor
 _.raw_since
 _.request_rate
-_.row_count
 
 # Registered where it is made: the metrics endpoint reads it.
 _.kafka_lag

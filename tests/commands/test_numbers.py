@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vantage.commands import query, space
+from vantage.commands import disk_usage, query
 from vantage.core.timerange import TimeRange
-from vantage.query.vql import VqlAnswer
+from vantage.query.vql import VqlResult
 from vantage.vql.table import Table, TableColumn
 
 EXAMPLES = json.loads((Path(__file__).resolve().parents[1] / "number_format.json").read_text())
@@ -26,8 +26,8 @@ def positive_integers(name: str) -> list[tuple[Any, str]]:
 @pytest.mark.parametrize(("nbytes", "text"), positive_integers("size"))
 def test_doctor_shows_bytes_as_the_pages_do(nbytes: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     growing = [{"service": "a", "metric": "b", "tags": {}, "samples": 7, "bytes": nbytes}]
-    space._show_rows({"samples": nbytes}, [space._cells("a", "b", "raw", nbytes, 7, 7)])
-    space._show_growing(growing)
+    disk_usage._show_rows({"samples": nbytes}, [disk_usage._cells("a", "b", "raw", nbytes, 7, 7)])
+    disk_usage._show_growing(growing)
     total, _, row, _, _, growth = capsys.readouterr().out.splitlines()
     assert total.strip() == f"on the disk: samples {text}"
     assert f"raw   {text}  7" in row
@@ -36,13 +36,13 @@ def test_doctor_shows_bytes_as_the_pages_do(nbytes: int, text: str, capsys: pyte
 
 @pytest.mark.parametrize(("number", "text"), positive_integers("count"))
 def test_doctor_shows_counts_as_the_pages_do(number: int, text: str) -> None:
-    assert space._cells("a", "b", "raw", 0, number, number)[-2:] == [text, text]
+    assert disk_usage._cells("a", "b", "raw", 0, number, number)[-2:] == [text, text]
 
 
 @pytest.mark.parametrize(("value_ms", "text"), [(value, text) for (value,), text in EXAMPLES["duration_ms"] if value])
 def test_a_query_says_how_long_it_took_as_the_pages_do(
     value_ms: float, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = VqlAnswer(Table((TableColumn("n", "int"),), ([1],)), TimeRange(0, 1000), (), value_ms)
+    answer = VqlResult(Table((TableColumn("n", "int"),), ([1],)), TimeRange(0, 1000), (), value_ms)
     query._write(answer, query.TABLE, "-")
     assert capsys.readouterr().err.strip().endswith(f", {text}")

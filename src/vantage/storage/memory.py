@@ -207,8 +207,8 @@ class _RowSource:
         if "sketches" not in wanted:
             yield rolled
             return
-        some = self._series.column("metric_type").mask(lambda kind: kind == "histogram")[slot]
-        yield with_sketches(rolled, slot[some], time_ms[some], value[some], width_ms=width_ms)
+        has_sketch = self._series.column("metric_type").mask(lambda kind: kind == "histogram")[slot]
+        yield with_sketches(rolled, slot[has_sketch], time_ms[has_sketch], value[has_sketch], width_ms=width_ms)
 
     def spans(self, _time_range: TimeRange) -> Iterator[SpanTable]:
         yield build_span_table(self._spans)
