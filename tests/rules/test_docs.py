@@ -15,7 +15,7 @@ import pytest
 import vantage_agent
 from tests.support.samples import NOW_MS, MovedClock, a_series
 from tests.support.server import serving
-from vantage import app, cli, config, server
+from vantage import app, cli, config, parts, server
 from vantage.commands import client, doctor, import_data
 from vantage.config import Settings
 from vantage.core import batch, sample, sketch, span
@@ -184,7 +184,7 @@ LIMITS = [
     ("docs/api.md", (f"| span attributes | {span.ATTRIBUTES_MAX}; keys {span.ATTRIBUTE_KEY_LENGTH_MAX} characters, "
                     f"values {span.ATTRIBUTE_VALUE_LENGTH_MAX} |")),
     ("docs/api.md", f"| span duration | {span.DURATION_NS_MAX // 86_400_000_000_000} days |"),
-    ("docs/api.md", f"| faults told in an answer | {decoded.ERRORS_LISTED_MAX} |"),
+    ("docs/api.md", f"| errors listed in an answer | {decoded.ERRORS_LISTED_MAX} |"),
     ("docs/api.md", f"| points of a series | {timeseries_query.BUCKETS_MAX} |"),
     ("docs/api.md", f"| series of an answer | {timeseries.GROUPS_MAX} |"),
     ("docs/api.md", f"At most {service_map.EDGES_MAX} edges"),
@@ -200,14 +200,14 @@ LIMITS = [
         f"trace and a span id of the usual length, {block.SPAN_NBYTES} a span"),
     ),
     ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),
-    ("docs/storage.md", f"in blocks of up to {exemplars.EXEMPLARS_MAX} links"),
+    ("docs/storage.md", f"in blocks of up to {exemplars.EXEMPLARS_MAX}"),
     ("docs/storage.md", f"once the log has {commit.WAL_NBYTES_CHECKPOINT >> 20} MiB"),
     ("docs/storage.md", f"From {commit.WAL_NBYTES_MAX >> 20} MiB on the writer"),
     ("docs/storage.md", f"| batches in one commit | {commit.COMMIT_BATCHES_MAX} |"),
     ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {query_pool.WAITING_MAX} waiting |"),
     (
         "docs/storage.md",
-        (f"{merge.PARTS_MIN} at a time: once nothing was sealed or asked for {worker.CALM_S:.0f} seconds, "
+        (f"{merge.PARTS_MIN} at a time: once nothing was sealed or queried for {worker.CALM_S:.0f} seconds, "
         f"or when {merge.PARTS_MIN_BUSY} wait"),
     ),
     ("docs/operations.md", f"beside a backup waits for its end, up to {segment_files.BACKUP_WAIT_S:.0f} s"),
@@ -236,7 +236,7 @@ LIMITS = [
     ("docs/storage.md", f"blocks of up to {part_writer.SPAN_BLOCK_ROWS}, in order of start"),
     ("docs/storage.md", f"with a relative error of {sketch.RELATIVE_ERROR}, as a MessagePack array"),
     ("docs/storage.md", f"| connections to segments | {connection_pool.IDLE_MAX} idle ones |"),
-    ("docs/storage.md", f"| directories of chunks remembered | {chunk_index.CACHE_NBYTES_MAX >> 20} MiB |"),
+    ("docs/storage.md", f"| directories of chunks cached | {chunk_index.CACHE_NBYTES_MAX >> 20} MiB |"),
     ("docs/storage.md", f'{segment.APPLICATION_ID:#x} ("VTS1")'),
     ("docs/architecture.md", f"exact from samples up to {rollups.QUANTILE_SAMPLES_MAX} of them"),
     ("README.md", f"| series | {Settings().series_max} |"),
@@ -249,7 +249,7 @@ LIMITS = [
     ("docs/operations.md", f"batches of up to {import_data.BATCH_ITEMS_MAX} lines or"),
     ("docs/operations.md", f"up to {client.PATIENCE_S // 60:g} minutes for one batch"),
     ("docs/operations.md", f"the first {doctor.FAULTS_SHOWN} faults"),
-    ("docs/api.md", f"takes nothing for {streaming.STALL_S:g} s"),
+    ("docs/api.md", f"reads nothing for {streaming.STALL_S:g} s"),
     ("docs/agent.md", f"| buffer | {CONFIG.items_max} samples and spans, or some {CONFIG.nbytes_max >> 20} MiB |"),
     ("docs/agent.md", f"| batch | {_batch.BATCH_ITEMS_MAX} items"),
     ("docs/agent.md", f"after {_exporter.RETRY_S_MAX // 60} minutes the batch is lost"),
@@ -258,7 +258,7 @@ LIMITS = [
                   f"and values to {sample.TAG_VALUE_LENGTH_MAX} characters |")),
     ("README.md", f"| {Settings().ingest_rate_limit} a minute |"),
     ("README.md", (f"| {Settings().api_rate_limit} a minute (signed-in pages "
-                  f"{Settings().api_rate_limit * app.SESSION_RATE_FACTOR}) |")),
+                  f"{Settings().api_rate_limit * parts.SESSION_RATE_FACTOR}) |")),
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ SINGLY = (
     "tests/chaos/",
     "tests/e2e/test_backup.py",
     "tests/e2e/test_crash.py",
-    "tests/e2e/test_moving.py",
+    "tests/e2e/test_import_export.py",
     "tests/storage/embedded/",
 )
 # Whatever takes long starts first: otherwise a worker is still busy with it when the others have nothing left to do.

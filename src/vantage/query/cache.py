@@ -69,6 +69,7 @@ class Cache:
             return None
         entry = self._entries.get(key)
         if entry is None:
+            self._expire()
             self._telemetry.cache_misses.inc()
             return None
         self._telemetry.cache_hits.inc()
@@ -85,7 +86,7 @@ class Cache:
         nbytes += ENTRY_NBYTES
         if generation != self._generation or nbytes > self._nbytes_max:
             return
-        self._entries.expire()  # what has expired makes room before anything is evicted
+        self._expire()  # what has expired makes room before anything is evicted
         self._entries[key] = _Entry(value, nbytes, data_end_ms, ttl_s)
         self._telemetry.cache_bytes.set(self._entries.currsize)
 
@@ -114,5 +115,9 @@ class Cache:
     def clear(self) -> None:
         """Invalidate everything, including results still being computed."""
         self._generation += 1
-        self._entries.clear()
+        self._entries = _Entries(self._nbytes_max, self._clock, self._telemetry.cache_evictions.inc)
         self._telemetry.cache_bytes.set(0)
+
+    def _expire(self) -> None:
+        self._entries.expire()
+        self._telemetry.cache_bytes.set(self._entries.currsize)

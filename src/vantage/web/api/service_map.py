@@ -29,12 +29,12 @@ class EdgeOut(msgspec.Struct):
 
 
 class ServiceMapOut(msgspec.Struct):
-    """``left_out``: how many further edges there are, of fewer calls."""
+    """``omitted``: how many further edges there are, of fewer calls."""
 
     start: int
     end: int
     edges: list[EdgeOut]
-    left_out: int
+    omitted: int
 
 
 @get("/api/edges", summary="Who calls whom", responses=problems(), tags=["traces"])
