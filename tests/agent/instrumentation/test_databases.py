@@ -305,7 +305,7 @@ class TestEachLibrary:
             raise RuntimeError("a fault of the agent's")
 
         _, one = connected
-        for method in ("begin", "end", "enter", "leave"):
+        for method in ("begin", "end", "activate", "deactivate"):
             with monkeypatch.context() as patch:
                 patch.setattr(tracer, method, broken)
                 assert contextvars.copy_context().run(one.ask, "SELECT 1") == [(1,)]
