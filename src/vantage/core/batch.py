@@ -44,7 +44,7 @@ class Batch(msgspec.Struct, frozen=True, eq=False, gc=False):
         return 20 * len(self.time_ms) + self.exemplars.nbytes + 800 * len(self.spans) + 200
 
 
-def build_batch(rows: Sequence[tuple[Series, int, float]], **other: Any) -> Batch:
+def build_batch(rows: Sequence[tuple[Series, int, float]], **fields: Any) -> Batch:
     """A batch from ``(series, time_ms, value)`` rows. ``other`` fields are passed on."""
     distinct = {series: i for i, series in enumerate(dict.fromkeys(row[0] for row in rows))}
     return Batch(
@@ -52,5 +52,5 @@ def build_batch(rows: Sequence[tuple[Series, int, float]], **other: Any) -> Batc
         index=np.fromiter((distinct[row[0]] for row in rows), np.uint32, len(rows)),
         time_ms=np.fromiter((row[1] for row in rows), np.int64, len(rows)),
         value=np.fromiter((row[2] for row in rows), np.float64, len(rows)),
-        **other,
+        **fields,
     )

@@ -62,8 +62,8 @@ class QueryError(InputError):
             self.column = len(before) - before.rfind("\n")
 
     def __str__(self) -> str:
-        place = f" (line {self.line}, column {self.column})" if self.line is not None else ""
-        return f"{self.reason}{place}" if self.field in ("", "query") else f"{self.field}: {self.reason}{place}"
+        position = f" (line {self.line}, column {self.column})" if self.line is not None else ""
+        return f"{self.reason}{position}" if self.field in ("", "query") else f"{self.field}: {self.reason}{position}"
 
 
 class ForbiddenError(VantageError):

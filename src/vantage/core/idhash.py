@@ -41,9 +41,9 @@ def hash_id(text: str) -> int:
     """The hash of one id of up to ID_LENGTH_MAX characters; the same number as ``hash_ids`` gives. No id has
     characters beyond ASCII: such a text gets some number. 0 is the empty text's."""
     total, raw = 0, text.encode("ascii", "replace")[:ID_LENGTH_MAX]
-    for place in range(0, len(raw), _WORD):
-        word = int.from_bytes(raw[place : place + _WORD], "little")
-        total += _mix(word * _MULTIPLIERS[place // _WORD] & _ALL)
+    for start in range(0, len(raw), _WORD):
+        word = int.from_bytes(raw[start : start + _WORD], "little")
+        total += _mix(word * _MULTIPLIERS[start // _WORD] & _ALL)
     return _mix(total & _ALL)
 
 
@@ -52,8 +52,8 @@ def hash_ids(ids: Ids) -> U64:
     words = max(1, -(-ids.dtype.itemsize // _WORD))
     padded = np.ascontiguousarray(ids, f"S{words * _WORD}")
     total = np.zeros(len(ids), np.uint64)
-    for place, word in enumerate(padded.view("<u8").reshape(len(ids), words).T):
-        total += _mix_array(word * _MULTIPLIER_ARRAY[place])
+    for index, word in enumerate(padded.view("<u8").reshape(len(ids), words).T):
+        total += _mix_array(word * _MULTIPLIER_ARRAY[index])
     return _mix_array(total)
 
 
@@ -65,11 +65,11 @@ def concat_ids(parts: Sequence[Ids]) -> Ids:
     start = 0
     for part in parts:
         if len(part):
-            some = np.ascontiguousarray(part).view(np.uint8).reshape(len(part), part.dtype.itemsize)
-            letters[start : start + len(part), : part.dtype.itemsize] = some
+            part_letters = np.ascontiguousarray(part).view(np.uint8).reshape(len(part), part.dtype.itemsize)
+            letters[start : start + len(part), : part.dtype.itemsize] = part_letters
         start += len(part)
-    found: Ids = letters.view(f"S{width}").reshape(len(letters))
-    return found
+    ids: Ids = letters.view(f"S{width}").reshape(len(letters))
+    return ids
 
 
 def hash_pairs(first: Ids, second: Ids) -> U64:
@@ -80,8 +80,8 @@ def hash_pairs(first: Ids, second: Ids) -> U64:
 def _mix_array(numbers: Array) -> U64:
     mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(_FIRST)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
-    found: U64 = mixed ^ (mixed >> np.uint64(31))
-    return found
+    hashes: U64 = mixed ^ (mixed >> np.uint64(31))
+    return hashes
 
 
 ENCODE_AT_ONCE: Final = 4096  # ids that are turned into bytes in one go, which holds the interpreter lock

@@ -32,9 +32,9 @@ def width_for(largest: int) -> int:
 
 def distances(values: Array) -> tuple[int, U64]:
     """Return the smallest of at least one int64 value, and each value's distance from it."""
-    whole = values.astype(np.int64, copy=False)
-    low = int(whole.min())
-    return low, whole.view(np.uint64) - np.uint64(low & U64_MAX)  # modulo 2**64: any two int64 have a distance
+    ints = values.astype(np.int64, copy=False)
+    low = int(ints.min())
+    return low, ints.view(np.uint64) - np.uint64(low & U64_MAX)  # modulo 2**64: any two int64 have a distance
 
 
 def add_distances(low: int, numbers: U64) -> I64:

@@ -32,9 +32,9 @@ class Sketches:
 
     def take(self, rows: I64, *, of: int) -> Self:
         """Those of some ascending rows, out of ``of``, numbered among them."""
-        place = np.full(of, -1, np.int64)
-        place[rows] = np.arange(len(rows))
-        new = place[self.row]
+        new_row = np.full(of, -1, np.int64)
+        new_row[rows] = np.arange(len(rows))
+        new = new_row[self.row]
         keep = new >= 0
         return type(self)(new[keep], self.key[keep], self.count[keep])
 
@@ -72,8 +72,8 @@ class Partials:
 
 
 def _empty() -> Partials:
-    whole, real = np.empty(0, np.int64), np.empty(0, np.float64)
-    return Partials(np.empty(0, np.uint32), whole, whole, real, real, real)
+    ints, floats = np.empty(0, np.int64), np.empty(0, np.float64)
+    return Partials(np.empty(0, np.uint32), ints, ints, floats, floats, floats)
 
 
 NO_PARTIALS: Final = _empty()
@@ -93,9 +93,9 @@ def concat_partials(parts: Sequence[Partials]) -> Partials:
         np.concatenate([part.min for part in parts]),
         np.concatenate([part.max for part in parts]),
         Sketches(
-            np.concatenate([some.row + start for start, some in sketches]),
-            np.concatenate([some.key for _, some in sketches]),
-            np.concatenate([some.count for _, some in sketches]),
+            np.concatenate([sketch.row + start for start, sketch in sketches]),
+            np.concatenate([sketch.key for _, sketch in sketches]),
+            np.concatenate([sketch.count for _, sketch in sketches]),
         ),
     )
 
@@ -158,8 +158,8 @@ def _row_numbers(slots: U32, buckets: I64, slot: U32, bucket: I64) -> I64:
     span = int(buckets.max()) - low + 1
     have = slots.astype(np.int64) * span + (buckets - low)
     order = np.argsort(have, kind="stable")
-    found: I64 = order[np.searchsorted(have[order], slot.astype(np.int64) * span + (bucket - low))]
-    return found
+    rows: I64 = order[np.searchsorted(have[order], slot.astype(np.int64) * span + (bucket - low))]
+    return rows
 
 
 def _firsts(slot: U32, bucket: I64) -> I64:
@@ -170,7 +170,7 @@ def _firsts(slot: U32, bucket: I64) -> I64:
 def _snap_to_decimal(total: F64) -> F64:
     """Sums of decimal fractions as the decimal they stand for, where it is no further than the rounding of the
     additions (1e-13 of the sum): it is the better sum, and takes a third of the space."""
-    found = total.copy()
+    snapped = total.copy()
     left = np.flatnonzero(np.isfinite(total) & (total != np.rint(total)) & (np.abs(total) < 1e9))
     for digits in range(1, 7):
         if not left.size:
@@ -178,6 +178,6 @@ def _snap_to_decimal(total: F64) -> F64:
         scale = 10.0**digits
         decimal = np.rint(total[left] * scale) / scale
         near = np.abs(decimal - total[left]) <= 1e-13 * np.abs(total[left])
-        found[left[near]] = decimal[near]
+        snapped[left[near]] = decimal[near]
         left = left[~near]
-    return found
+    return snapped

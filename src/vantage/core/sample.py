@@ -85,15 +85,15 @@ def tags_problem(tags: dict[str, str]) -> tuple[str, str]:
     if len(tags) > TAGS_MAX:
         return "tags", f"holds {len(tags)} tags, at most {TAGS_MAX} are allowed"
     for key, value in tags.items():
-        shown = key[:TAG_KEY_LENGTH_MAX]
+        short_key = key[:TAG_KEY_LENGTH_MAX]
         if not key:
             return "tags", "holds an empty key"
         if reason := text_problem(key, TAG_KEY_LENGTH_MAX):
-            return "tags", f"key {shown!r} {reason}"
+            return "tags", f"key {short_key!r} {reason}"
         if key in (TAG_INSTANCE, TAG_VERSION):
             return f"tags.{key}", f"is reserved: send it as the field {key!r} of the sample or the envelope"
         if reason := text_problem(value, TAG_VALUE_LENGTH_MAX):
-            return f"tags.{shown}", reason
+            return f"tags.{short_key}", reason
     return "", ""
 
 

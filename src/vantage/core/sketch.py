@@ -33,8 +33,8 @@ def sketch_keys(values: F64) -> I32:
     """The bucket of each finite value."""
     size = np.abs(values)
     with np.errstate(divide="ignore"):
-        place = np.where(size > 0, np.ceil(np.log(size) / _LOG_GAMMA) + _OFFSET, 0)
-    return np.copysign(place, values).astype(np.int32)
+        key = np.where(size > 0, np.ceil(np.log(size) / _LOG_GAMMA) + _OFFSET, 0)
+    return np.copysign(key, values).astype(np.int32)
 
 
 def key_values(keys: I32) -> F64:
@@ -53,18 +53,18 @@ def sketch_quantile(group: I64, key: I32, count: I64, *, groups: int, p: float) 
     closest ranks it is interpolated linearly, as the exact quantile is (Hyndman and Fan 1996, type 7): where the
     values have one sign the answer is within RELATIVE_ERROR of the exact one.
     """
-    found = np.full(groups, np.nan)
+    quantiles = np.full(groups, np.nan)
     if not len(key):
-        return found
+        return quantiles
     total = np.bincount(group, weights=count, minlength=groups).astype(np.int64)
     order = np.lexsort((key, group))
     value, reached = key_values(key[order]), np.cumsum(count[order])
-    held = np.flatnonzero(total)
-    place = p * (total[held] - 1)
-    low = np.floor(place).astype(np.int64)
-    before = (np.cumsum(total) - total)[held]  # how many values lie in the groups before
+    present = np.flatnonzero(total)
+    rank = p * (total[present] - 1)
+    low = np.floor(rank).astype(np.int64)
+    before = (np.cumsum(total) - total)[present]  # how many values lie in the groups before
     below = value[np.searchsorted(reached, before + low, side="right")]
-    high = np.minimum(low + 1, total[held] - 1)
+    high = np.minimum(low + 1, total[present] - 1)
     above = value[np.searchsorted(reached, before + high, side="right")]
-    found[held] = below + (above - below) * (place - low)
-    return found
+    quantiles[present] = below + (above - below) * (rank - low)
+    return quantiles

@@ -81,12 +81,12 @@ class SpanTable:
     def attribute(self, key: str) -> TextColumn:
         """The value of one attribute for each row, '' where it is absent."""
         entries = np.flatnonzero(self.attr_key.codes == self.attr_key.code_of(key))
-        held = DictColumn(self.attr_value.codes[entries], self.attr_value.values).compacted()
-        absent, values = held.code_of(""), held.values
+        column = DictColumn(self.attr_value.codes[entries], self.attr_value.values).compacted()
+        absent, values = column.code_of(""), column.values
         if absent < 0 and len(entries) < len(self):
             absent, values = len(values), (*values, "")
         codes = np.full(len(self), max(absent, 0), np.uint32)
-        codes[self._rows_of(entries)] = held.codes
+        codes[self._rows_of(entries)] = column.codes
         return DictColumn(codes, values)
 
     def with_attribute(self, key: str, value: str) -> Mask:
@@ -102,7 +102,7 @@ class SpanTable:
     def attributes(self) -> list[dict[str, str]]:
         """A map for each row."""
         pairs = zip(self.attr_key.to_list(), self.attr_value.to_list(), strict=True)
-        return [dict(islice(pairs, held)) for held in np.diff(self.attr_start).tolist()]
+        return [dict(islice(pairs, size)) for size in np.diff(self.attr_start).tolist()]
 
     def span(self, row: int) -> Span:
         """One row as an object."""
@@ -193,18 +193,18 @@ def build_span_table(spans: Sequence[Span]) -> SpanTable:
 
 def concat_span_tables(tables: Iterable[SpanTable]) -> SpanTable:
     """Tables laid end to end, under common dictionaries; of none, a table without rows."""
-    held = [table for table in tables if len(table)]
-    if len(held) == 1:
-        return held[0]
-    if not held:
+    present = [table for table in tables if len(table)]
+    if len(present) == 1:
+        return present[0]
+    if not present:
         return build_span_table(())
     columns: dict[str, Any] = {
-        name: (concat_ids if name in IDS else np.concatenate)([getattr(table, name) for table in held])
+        name: (concat_ids if name in IDS else np.concatenate)([getattr(table, name) for table in present])
         for name in (*IDS, *NUMBERS)
     }
     columns |= {
-        name: concat_dict_columns([getattr(table, name) for table in held])
+        name: concat_dict_columns([getattr(table, name) for table in present])
         for name in (*TEXTS, "attr_key", "attr_value")
     }
-    counts = np.concatenate([np.diff(table.attr_start) for table in held])
+    counts = np.concatenate([np.diff(table.attr_start) for table in present])
     return SpanTable(**columns, attr_start=_starts(counts))

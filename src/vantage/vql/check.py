@@ -84,8 +84,8 @@ def check_condition(condition: Expr, table: TableName) -> None:
 
 
 def _column(item: SelectItem, types: Types) -> TableColumn:
-    found = type_of(item.expr, types)
-    return TableColumn(item.name, "float" if found == "null" else found)
+    column_type = type_of(item.expr, types)
+    return TableColumn(item.name, "float" if column_type == "null" else column_type)
 
 
 def _check_conditions(select: Select, types: Types) -> None:
@@ -124,11 +124,11 @@ def first_aggregate(expr: Expr) -> Call | None:
 
 def aggregates_of(select: Select) -> list[Call]:
     """Every aggregate that the answer needs, once."""
-    found: dict[Call, None] = {}
+    calls: dict[Call, None] = {}
 
     def look(expr: Expr) -> None:
         if isinstance(expr, Call) and expr.function in AGGREGATES:
-            found[expr] = None
+            calls[expr] = None
             return
         for part in children(expr):
             look(part)
@@ -136,7 +136,7 @@ def aggregates_of(select: Select) -> list[Call]:
     having = [] if select.having is None else [select.having]
     for expr in (*(item.expr for item in select.items), *having, *(order.expr for order in select.order_by)):
         look(expr)
-    return list(found)
+    return list(calls)
 
 
 def _check_table_rules(select: Select, aggregated: list[Expr]) -> None:

@@ -66,7 +66,7 @@ FUNCTIONS: Final[Mapping[str, Function]] = {
     "concat": Function(("string", "string"), "string", optional=1, repeats=True),
     "coalesce": Function(("value", "value"), None, optional=1, repeats=True, common=True),
 }
-AGGREGATES: Final = frozenset(name for name, one in FUNCTIONS.items() if one.aggregate)
+AGGREGATES: Final = frozenset(name for name, function in FUNCTIONS.items() if function.aggregate)
 # What text may call and the tree says in another way.
 SPELLINGS: Final[Mapping[str, str]] = {
     "if": "a CASE with one condition",
@@ -81,7 +81,7 @@ SPELLINGS: Final[Mapping[str, str]] = {
 }
 # Every function of the text, in alphabetical order.
 TEXT_FUNCTIONS: Final = tuple(
-    sorted([*(name for name, one in FUNCTIONS.items() if one.in_text), *SPELLINGS], key=str.lower)
+    sorted([*(name for name, function in FUNCTIONS.items() if function.in_text), *SPELLINGS], key=str.lower)
 )
 
 SERIES_COLUMNS: Final[Mapping[str, ColumnType]] = {

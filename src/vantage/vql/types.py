@@ -88,8 +88,8 @@ def type_of(expr: Expr, types: Types) -> Type:  # noqa: C901 - one case a node
         case Arithmetic():
             return _arithmetic_type(expr, types)
         case Negate(part=part):
-            found = expect_type(part, "number", types, "-")
-            return "int" if found == "time" else found
+            operand_type = expect_type(part, "number", types, "-")
+            return "int" if operand_type == "time" else operand_type
         case Case(whens=whens, otherwise=otherwise):
             for condition, _ in whens:
                 expect_type(condition, "bool", types, "CASE")
@@ -98,21 +98,21 @@ def type_of(expr: Expr, types: Types) -> Type:  # noqa: C901 - one case a node
 
 def expect_type(expr: Expr, kind: Want, types: Types, where: str) -> ColumnType:
     """The type of an expression that must be of a kind. Raises QueryError naming ``where`` it was wanted."""
-    found = type_of(expr, types)
-    if found == "null":
+    actual = type_of(expr, types)
+    if actual == "null":
         raise QueryError(f"{where} cannot take NULL: it may only be a result of CASE, if or coalesce", at=expr.at)
-    if found not in _FITTING[kind]:
-        suggestion = "choose a key, as in tags['key']" if found == "map" else ""
-        raise QueryError(f"{where} needs {_KINDS[kind]}, not {_KINDS[found]}", at=expr.at, suggestion=suggestion)
-    return found
+    if actual not in _FITTING[kind]:
+        suggestion = "choose a key, as in tags['key']" if actual == "map" else ""
+        raise QueryError(f"{where} needs {_KINDS[kind]}, not {_KINDS[actual]}", at=expr.at, suggestion=suggestion)
+    return actual
 
 
-def unknown_name(what: str, name: str, known: Mapping[str, object], *, at: int | None) -> QueryError:
+def unknown_name(kind: str, name: str, known: Mapping[str, object], *, at: int | None) -> QueryError:
     """The error for a name that nothing has."""
-    folded = {one.lower(): one for one in known}
+    folded = {known_name.lower(): known_name for known_name in known}
     near = get_close_matches(name[:80].lower(), list(folded), n=1)
     return QueryError(
-        f"unknown {what} {name[:80]!r}", at=at, suggestion=f"did you mean {folded[near[0]]!r}?" if near else ""
+        f"unknown {kind} {name[:80]!r}", at=at, suggestion=f"did you mean {folded[near[0]]!r}?" if near else ""
     )
 
 
@@ -126,20 +126,20 @@ def _literal_type(value: object) -> Type:
     return "string" if isinstance(value, str) else "float"
 
 
-def _comparable(expr: Expr, other: Type, types: Types, op: str) -> None:
-    found = type_of(expr, types)
-    if "null" in (found, other):
+def _comparable(expr: Expr, other_type: Type, types: Types, op: str) -> None:
+    actual = type_of(expr, types)
+    if "null" in (actual, other_type):
         raise QueryError(f"a comparison with NULL ({op}) never holds", at=expr.at)
-    if "bool" in (found, other):
+    if "bool" in (actual, other_type):
         raise QueryError(f"{op} compares numbers or texts, not conditions", at=expr.at)
-    if "map" in (found, other):
+    if "map" in (actual, other_type):
         raise QueryError(
             f"{op} cannot compare a map", at=expr.at, suggestion="choose a key, as in tags['key'] = 'value'"
         )
-    if (found in NUMBERS) is not (other in NUMBERS):
-        said = "IN compares" if op == "IN" else "cannot compare"
+    if (actual in NUMBERS) is not (other_type in NUMBERS):
+        prefix = "IN compares" if op == "IN" else "cannot compare"
         suffix = "" if op == "IN" else f" ({op})"
-        raise QueryError(f"{said} text with a number{suffix}", at=expr.at)
+        raise QueryError(f"{prefix} text with a number{suffix}", at=expr.at)
 
 
 def _arithmetic_type(expr: Arithmetic, types: Types) -> ColumnType:
@@ -161,21 +161,21 @@ def _arithmetic_type(expr: Arithmetic, types: Types) -> ColumnType:
 
 
 def _common_type(exprs: list[Expr], types: Types, where: str) -> ColumnType:
-    found = {type_of(expr, types): expr for expr in exprs}
-    null = found.pop("null", None)
-    if not found:
+    exprs_by_type = {type_of(expr, types): expr for expr in exprs}
+    null = exprs_by_type.pop("null", None)
+    if not exprs_by_type:
         raise QueryError(f"{where} are all NULL", at=None if null is None else null.at)
     for kind in ("map", "bool"):
-        if kind in found:
-            raise QueryError(f"{where} cannot be {_KINDS[kind]}", at=found[kind].at)
-    if len(found) == 1:
-        (one,) = found
-        assert one != "null"
+        if kind in exprs_by_type:
+            raise QueryError(f"{where} cannot be {_KINDS[kind]}", at=exprs_by_type[kind].at)
+    if len(exprs_by_type) == 1:
+        (only_type,) = exprs_by_type
+        assert only_type != "null"
         # Columns of 64-bit integers have no room for NULL.
-        return "float" if one == "int" and null is not None else one
-    if set(found) <= set(NUMBERS):
+        return "float" if only_type == "int" and null is not None else only_type
+    if set(exprs_by_type) <= set(NUMBERS):
         return "float"
-    raise QueryError(f"{where} have different types", at=next(iter(found.values())).at)
+    raise QueryError(f"{where} have different types", at=next(iter(exprs_by_type.values())).at)
 
 
 def _call_type(call: Call, types: Types) -> ColumnType:
@@ -197,8 +197,8 @@ def _call_type(call: Call, types: Types) -> ColumnType:
             )
     if function.common:
         return _common_type(list(call.args), types, f"the arguments of {call.function}")
-    found = [expect_type(arg, kind, types, call.function) for arg, kind in zip(call.args, wants, strict=True)]
-    return function.result or found[0]
+    arg_types = [expect_type(arg, kind, types, call.function) for arg, kind in zip(call.args, wants, strict=True)]
+    return function.result or arg_types[0]
 
 
 def _wants(call: Call, function: Function) -> list[Want]:

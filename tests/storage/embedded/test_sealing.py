@@ -142,7 +142,9 @@ def _sample(one: Any) -> tuple[Any, ...]:
 async def merged(store: EmbeddedStore) -> None:
     """Wait until there is nothing left to merge or to delete."""
     await until(
-        lambda: store._run_maintenance(lambda: store._merger.due(merge.PARTS_MIN) is None and not store._files._waiting)
+        lambda: store._run_maintenance(
+            lambda: store._merger.due(merge.PARTS_MIN) is None and not store._files._deletable
+        )
     )
 
 

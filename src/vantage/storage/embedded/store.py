@@ -270,9 +270,9 @@ class EmbeddedStore:
 
         def run() -> list[SeriesInfo]:
             return [
-                SeriesInfo(one, int(known.samples[slot]), int(known.first_ms[slot]), int(known.last_ms[slot]))
+                SeriesInfo(series, int(known.samples[slot]), int(known.first_ms[slot]), int(known.last_ms[slot]))
                 for slot in known.find(service_name=service, metric_name=metric)
-                if (one := known.series[slot]) is not None and known.has_data(slot)
+                if (series := known.series[slot]) is not None and known.has_data(slot)
             ]
 
         return await self._in_thread(run)
@@ -311,9 +311,9 @@ class EmbeddedStore:
 
     async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
         def run() -> Sequence[ServiceEdge]:
-            wider = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
+            wide_range = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
             with self._reader(Deadline(SEARCH_TIMEOUT_S)) as reader:
-                return service_edges(reader.spans(wider), time_range)
+                return service_edges(reader.spans(wide_range), time_range)
 
         return await self._in_thread(run)
 
@@ -336,12 +336,12 @@ class EmbeddedStore:
 
     async def usage(self) -> Usage:
         def run() -> Usage:
-            with self._snapshots.pinned() as seen:
+            with self._snapshots.pinned() as pinned:
                 return Usage(
-                    tuple(usage_rows(seen.snapshot, self._catalogue.columns, self._pool)),
-                    file_nbytes(self.folder, seen.snapshot),
+                    tuple(usage_rows(pinned.snapshot, self._catalogue.columns, self._pool)),
+                    file_nbytes(self.folder, pinned.snapshot),
                     self.unsealed_nbytes,
-                    _raw_since_ms(seen.snapshot),
+                    _raw_since_ms(pinned.snapshot),
                     tuple(self._files.quarantined),
                 )
 

@@ -36,8 +36,8 @@ class Groups:
 def aggregate(call: Call, frame: Frame, groups: Groups) -> Vector:
     """One value a group; one that is not a finite number is null."""
     with np.errstate(all="ignore"):
-        found: Vector = _AGGREGATES[call.function](call, frame, groups)
-    return found if isinstance(found, DictColumn) or found.dtype.kind != "f" else finite(found)
+        result: Vector = _AGGREGATES[call.function](call, frame, groups)
+    return result if isinstance(result, DictColumn) or result.dtype.kind != "f" else finite(result)
 
 
 def _values(call: Call, frame: Frame, groups: Groups) -> tuple[Array, Groups]:
@@ -87,13 +87,13 @@ def _stddev(call: Call, frame: Frame, groups: Groups) -> Vector:
     and no square of a large mean is taken from another."""
     numbers, left = _values(call, frame, groups)
     counts = _counts(left)
-    one = np.zeros(left.count)
-    one[left.ids] = numbers  # the last of each group
-    apart = numbers - one[left.ids]
-    means = np.bincount(left.ids, weights=apart, minlength=left.count) / counts
-    apart -= means[left.ids]
-    found: Array = np.sqrt(np.bincount(left.ids, weights=apart * apart, minlength=left.count) / counts)
-    return found
+    pivot = np.zeros(left.count)
+    pivot[left.ids] = numbers  # the last of each group
+    distance = numbers - pivot[left.ids]
+    means = np.bincount(left.ids, weights=distance, minlength=left.count) / counts
+    distance -= means[left.ids]
+    deviations: Array = np.sqrt(np.bincount(left.ids, weights=distance * distance, minlength=left.count) / counts)
+    return deviations
 
 
 def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
@@ -101,12 +101,12 @@ def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
     if isinstance(vector, DictColumn):
         return _extreme_text(call, vector, groups)
     numbers, left = _values(call, frame, groups)
-    largest, whole = call.function == "max", numbers.dtype.kind == "i"
-    bounds = (np.iinfo(np.int64).min, np.iinfo(np.int64).max) if whole else (-np.inf, np.inf)
-    found = np.full(left.count, bounds[0] if largest else bounds[1], np.int64 if whole else np.float64)
-    (np.maximum if largest else np.minimum).at(found, left.ids, numbers)
+    largest, is_int = call.function == "max", numbers.dtype.kind == "i"
+    bounds = (np.iinfo(np.int64).min, np.iinfo(np.int64).max) if is_int else (-np.inf, np.inf)
+    extremes = np.full(left.count, bounds[0] if largest else bounds[1], np.int64 if is_int else np.float64)
+    (np.maximum if largest else np.minimum).at(extremes, left.ids, numbers)
     empty = _counts(left) == 0
-    return np.where(empty, np.nan, found) if empty.any() else found
+    return np.where(empty, np.nan, extremes) if empty.any() else extremes
 
 
 def _ranks(text: DictColumn[Any]) -> tuple[I64, list[Any]]:
@@ -122,9 +122,9 @@ def _extreme_text(call: Call, vector: DictColumn[Any], groups: Groups) -> DictCo
     ranks, values = _ranks(vector)
     left = groups.only(present)
     largest = call.function == "max"
-    found = np.full(groups.count, -1 if largest else len(values), np.int64)
-    (np.maximum if largest else np.minimum).at(found, left.ids, ranks[present])
-    return DictColumn(np.where(_counts(left) == 0, len(values), found), [*values, None])
+    codes = np.full(groups.count, -1 if largest else len(values), np.int64)
+    (np.maximum if largest else np.minimum).at(codes, left.ids, ranks[present])
+    return DictColumn(np.where(_counts(left) == 0, len(values), codes), [*values, None])
 
 
 def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
@@ -134,14 +134,14 @@ def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
     counts = _counts(left)
     starts = np.cumsum(counts) - counts
     numbers = _sorted_in_groups(numbers.astype(np.float64, copy=False), left, starts, counts)
-    place = call.parameter * np.maximum(counts - 1, 0)
-    low = np.floor(place).astype(np.int64)
+    rank = call.parameter * np.maximum(counts - 1, 0)
+    low = np.floor(rank).astype(np.int64)
     high = np.minimum(low + 1, np.maximum(counts - 1, 0))
-    found = np.full(left.count, np.nan)
-    held = counts > 0
-    below, above = numbers[(starts + low)[held]], numbers[(starts + high)[held]]
-    found[held] = below + (above - below) * (place - low)[held]
-    return found
+    quantiles = np.full(left.count, np.nan)
+    present = counts > 0
+    below, above = numbers[(starts + low)[present]], numbers[(starts + high)[present]]
+    quantiles[present] = below + (above - below) * (rank - low)[present]
+    return quantiles
 
 
 def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64) -> F64:
@@ -149,10 +149,10 @@ def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64) ->
     if groups.count > _RADIX_GROUPS_MAX:
         return numbers[np.lexsort((numbers, groups.ids))]
     # 16-bit keys are sorted by radix, in linear time; short runs of floats are then sorted where they lie.
-    laid = numbers[np.argsort(groups.ids.astype(np.uint16), kind="stable")]
+    grouped = numbers[np.argsort(groups.ids.astype(np.uint16), kind="stable")]
     for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-        laid[start : start + count].sort()
-    return laid
+        grouped[start : start + count].sort()
+    return grouped
 
 
 def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
@@ -175,13 +175,15 @@ def _arg_max(call: Call, frame: Frame, groups: Groups) -> Vector:
     rows, left = np.flatnonzero(present), groups.only(present)
     # The first row of each group: largest key, then smallest value.
     order = np.lexsort((values[rows], -keys[rows], left.ids))
-    held, first = np.unique(left.ids[order], return_index=True)
-    chosen = values[rows[order[first]]]
-    if len(held) == groups.count and not isinstance(vector, DictColumn):
-        return chosen
-    codes = np.full(groups.count, len(chosen), np.int64)
-    codes[held] = np.arange(len(held))
-    return DictColumn(codes, [*(texts[rank] for rank in chosen.tolist()), None] if texts else [*chosen.tolist(), None])
+    group_ids, first = np.unique(left.ids[order], return_index=True)
+    results = values[rows[order[first]]]
+    if len(group_ids) == groups.count and not isinstance(vector, DictColumn):
+        return results
+    codes = np.full(groups.count, len(results), np.int64)
+    codes[group_ids] = np.arange(len(group_ids))
+    return DictColumn(
+        codes, [*(texts[rank] for rank in results.tolist()), None] if texts else [*results.tolist(), None]
+    )
 
 
 def _increase(_call: Call, frame: Frame, groups: Groups) -> Vector:

@@ -61,10 +61,15 @@ def execute(
 def explain(query: CheckedSelect, source: ColumnSource) -> Table:
     """What answering would read, tier by tier: chunks, and the rows in them."""
     table = query.select.table
-    chosen = np.empty(0, np.bool_) if table == "spans" else source.series().matching(query.series_where)
-    plan = source.plan(table, query.time_range, chosen)
+    slots = np.empty(0, np.bool_) if table == "spans" else source.series().matching(query.series_where)
+    plan = source.plan(table, query.time_range, slots)
     return Table(
-        EXPLAIN_COLUMNS, ([one.tier for one in plan], [one.chunks for one in plan], [one.rows for one in plan])
+        EXPLAIN_COLUMNS,
+        (
+            [estimate.tier for estimate in plan],
+            [estimate.chunks for estimate in plan],
+            [estimate.rows for estimate in plan],
+        ),
     )
 
 
@@ -151,14 +156,14 @@ def _dense(key: Array) -> Array:
 def to_table(query: CheckedSelect, frame: Frame) -> Table:
     """The table of a frame that has a row for each row of the answer, or more."""
     rows = _order(query, frame)
-    asked = query.select.limit is not None and query.select.limit <= query.limit
+    is_limited = query.select.limit is not None and query.select.limit <= query.limit
     return Table(
         query.columns,
         tuple(
             _to_list(frame.vector_at(item.expr, rows), column)
             for item, column in zip(query.select.items, query.columns, strict=True)
         ),
-        truncated=query.limit < frame.rows and not asked,
+        truncated=query.limit < frame.rows and not is_limited,
     )
 
 
@@ -205,10 +210,10 @@ def _text_key(value: Any) -> Any:
 def _to_list(vector: Vector, column: TableColumn) -> list[Any]:
     if isinstance(vector, DictColumn):
         return [vector.values[code] for code in vector.codes.tolist()]
-    plain: list[Any] = vector.tolist()
+    values: list[Any] = vector.tolist()
     if vector.dtype.kind == "f":
         if not np.isfinite(vector).all():
-            plain = null_if_nan(plain)
+            values = null_if_nan(values)
         if column.type in ("int", "time"):
-            plain = [None if value is None else int(value) for value in plain]
-    return plain
+            values = [None if value is None else int(value) for value in values]
+    return values

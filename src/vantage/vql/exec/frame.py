@@ -97,13 +97,13 @@ class Frame:
 
     def vector(self, expr: Expr) -> Vector:
         """Evaluate an expression, each sub-expression at most once."""
-        if (found := self._known.get(expr)) is None:
+        if (vector := self._known.get(expr)) is None:
             if self.per_series is not None and series_only(expr):
-                found = take(self.per_series.frame.vector(expr), self.per_series.row_of)
+                vector = take(self.per_series.frame.vector(expr), self.per_series.row_of)
             else:
-                found = self._columns[expr.name]() if isinstance(expr, Column) else _evaluate(expr, self)
-            self._known[expr] = found
-        return found
+                vector = self._columns[expr.name]() if isinstance(expr, Column) else _evaluate(expr, self)
+            self._known[expr] = vector
+        return vector
 
     def vector_at(self, expr: Expr, rows: Array) -> Vector:
         """An expression of some rows."""
@@ -160,8 +160,8 @@ def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: C901 - one case a no
             if isinstance(vector, DictColumn):
                 wanted = frozenset(values)
                 return vector.mask(lambda value: value in wanted)
-            whole = vector.dtype.kind == "i" and all(isinstance(value, int) for value in values)
-            return np.isin(vector, np.array(values, np.int64 if whole else np.float64))
+            is_int = vector.dtype.kind == "i" and all(isinstance(value, int) for value in values)
+            return np.isin(vector, np.array(values, np.int64 if is_int else np.float64))
         case Like(part=part, pattern=pattern):
             matches = like_matcher(pattern)
             return frame.text(part).mask(lambda value: value is not None and matches(value))
@@ -178,8 +178,8 @@ def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: C901 - one case a no
 
 
 def _all(combine: np.ufunc, conditions: list[Mask]) -> Array:
-    found: Array = combine.reduce(conditions)
-    return found
+    combined: Array = combine.reduce(conditions)
+    return combined
 
 
 def _compare(expr: Compare, frame: Frame) -> Array:
@@ -193,18 +193,18 @@ def _compare(expr: Compare, frame: Frame) -> Array:
         left, right = (rank_texts(side, ranks) for side in (left, right))
     assert not isinstance(left, DictColumn)
     assert not isinstance(right, DictColumn)
-    found: Array = compare(left, right)
+    result: Array = compare(left, right)
     if expr.op == "!=":  # numpy says NaN != NaN; null compares as false
-        found = found & ~(np.isnan(left.astype(np.float64)) | np.isnan(right.astype(np.float64)))
-    return found
+        result = result & ~(np.isnan(left.astype(np.float64)) | np.isnan(right.astype(np.float64)))
+    return result
 
 
 def _arithmetic(op: str, left: Array, right: Array) -> Array:
     if op in ("+", "-") and left.dtype.kind == right.dtype.kind == "i":
         return np.add(left, right) if op == "+" else np.subtract(left, right)
     with np.errstate(all="ignore"):
-        found = _ARITHMETIC[op](left.astype(np.float64, copy=False), right.astype(np.float64, copy=False))
-    return finite(found)
+        result = _ARITHMETIC[op](left.astype(np.float64, copy=False), right.astype(np.float64, copy=False))
+    return finite(result)
 
 
 def _case(whens: tuple[tuple[Expr, Expr], ...], otherwise: Expr, frame: Frame) -> Vector:
@@ -220,13 +220,13 @@ def _coalesce(frame: Frame, args: tuple[Expr, ...]) -> Vector:
     vectors = [frame.vector(arg) for arg in args]
     numbers = [vector for vector in vectors if not isinstance(vector, DictColumn)]
     if len(numbers) == len(vectors):
-        found = numbers[-1]
+        result = numbers[-1]
         for vector in reversed(numbers[:-1]):  # np.where makes floats of integers beside floats
-            found = np.where(np.isnan(vector), found, vector)
-        return found
-    held = [as_texts(vector) for vector in vectors]
-    present = [one.mask(lambda value: value is not None) for one in held]
-    return pick(present, [*held, DictColumn(np.zeros(frame.rows, np.int64), [None])], frame.rows)
+            result = np.where(np.isnan(vector), result, vector)
+        return result
+    texts = [as_texts(vector) for vector in vectors]
+    present = [text.mask(lambda value: value is not None) for text in texts]
+    return pick(present, [*texts, DictColumn(np.zeros(frame.rows, np.int64), [None])], frame.rows)
 
 
 def _concat(frame: Frame, args: tuple[Expr, ...]) -> Vector:
@@ -236,17 +236,17 @@ def _concat(frame: Frame, args: tuple[Expr, ...]) -> Vector:
         codes, first = dense_codes(codes * (int(text.codes.max(initial=0)) + 1) + text.codes)
     _, first = dense_codes(codes)
     parts = [[text.values[code] for code in text.codes[first].tolist()] for text in texts]
-    joined = [None if None in some else "".join(some) for some in zip(*parts, strict=True)]
+    joined = [None if None in parts_of_row else "".join(parts_of_row) for parts_of_row in zip(*parts, strict=True)]
     return DictColumn(codes, joined)
 
 
 def _bucket(frame: Frame, args: tuple[Expr, ...]) -> Vector:
-    width, offset = (one.value if isinstance(one, Literal) else 0 for one in (*args[1:], Literal(0))[:2])
+    width, offset = (arg.value if isinstance(arg, Literal) else 0 for arg in (*args[1:], Literal(0))[:2])
     assert isinstance(width, int)
     assert isinstance(offset, int)
     times = frame.numbers(args[0])
-    found: Array = times - (times - offset) % width
-    return found
+    starts: Array = times - (times - offset) % width
+    return starts
 
 
 def _round(frame: Frame, args: tuple[Expr, ...]) -> Vector:

@@ -28,30 +28,30 @@ def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[
     """The samples of the query's range and series. ``tick`` is called once a chunk. Raises what it raises, and
     InputError when more than ``rows_max`` samples would have to be read."""
     series = source.series()
-    chosen = series.matching(query.series_where)
+    slots = series.matching(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
     with_exemplars = not referenced_names(query)[0].isdisjoint(("trace_id", "span_id"))
-    check_scan_limit(source, query, chosen, rows_max=rows_max)
-    kept: list[SampleColumns] = []
-    for chunk in source.samples(query.time_range, chosen, exemplars=with_exemplars):
+    check_scan_limit(source, query, slots, rows_max=rows_max)
+    chunks: list[SampleColumns] = []
+    for chunk in source.samples(query.time_range, slots, exemplars=with_exemplars):
         tick()
-        keep = chosen[chunk.slot]
+        keep = slots[chunk.slot]
         if chunk.time_ms.size and (chunk.time_ms.min() < start or chunk.time_ms.max() >= end):
             keep = keep & (chunk.time_ms >= start) & (chunk.time_ms < end)
         rows = np.flatnonzero(keep)
         if rows.size:
             if rows.size < len(keep):
                 chunk = chunk.take(rows)
-            kept.append(chunk)
-    slot = _concat([chunk.slot for chunk in kept], np.uint32)
+            chunks.append(chunk)
+    slot = _concat([chunk.slot for chunk in chunks], np.uint32)
     return Frame(
         len(slot),
         {
-            "timestamp": lambda: _concat([chunk.time_ms for chunk in kept], np.int64),
-            "value": lambda: _concat([chunk.value for chunk in kept], np.float64),
+            "timestamp": lambda: _concat([chunk.time_ms for chunk in chunks], np.int64),
+            "value": lambda: _concat([chunk.value for chunk in chunks], np.float64),
             "series": lambda: slot.astype(np.int64),
-            "trace_id": lambda: _exemplar_ids(kept, lambda exemplars: exemplars.trace_id),
-            "span_id": lambda: _exemplar_ids(kept, lambda exemplars: exemplars.span_id),
+            "trace_id": lambda: _exemplar_ids(chunks, lambda exemplars: exemplars.trace_id),
+            "span_id": lambda: _exemplar_ids(chunks, lambda exemplars: exemplars.span_id),
         },
         shared=lambda: _per_series(series, slot),
     )
@@ -60,33 +60,33 @@ def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[
 def scan_rollups(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
     """The partials whose buckets begin in the query's range. Raises as ``samples_frame`` does."""
     series = source.series()
-    chosen = series.matching(query.series_where)
+    slots = series.matching(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
     columns, functions = referenced_names(query)
     wanted = frozenset(columns & {"sum", "min", "max"} | ({"sketches"} if "sketchQuantile" in functions else set()))
-    check_scan_limit(source, query, chosen, rows_max=rows_max)
-    kept: list[Partials] = []
+    check_scan_limit(source, query, slots, rows_max=rows_max)
+    parts: list[Partials] = []
     width_ms = ROLLUP_WIDTHS_MS[query.select.table]
-    for some in source.partials(query.time_range, chosen, width_ms=width_ms, wanted=wanted):
+    for part in source.partials(query.time_range, slots, width_ms=width_ms, wanted=wanted):
         tick()
-        rows = np.flatnonzero(chosen[some.slot] & (some.time_ms >= start) & (some.time_ms < end))
+        rows = np.flatnonzero(slots[part.slot] & (part.time_ms >= start) & (part.time_ms < end))
         if rows.size:
-            kept.append(some if rows.size == len(some) else some.take(rows))
-    held = concat_partials(kept)
+            parts.append(part if rows.size == len(part) else part.take(rows))
+    partials = concat_partials(parts)
     return Frame(
-        len(held),
+        len(partials),
         {
-            "timestamp": lambda: held.time_ms,
-            "count": lambda: held.count,
-            "sum": lambda: held.sum,
-            "min": lambda: held.min,
-            "max": lambda: held.max,
+            "timestamp": lambda: partials.time_ms,
+            "count": lambda: partials.count,
+            "sum": lambda: partials.sum,
+            "min": lambda: partials.min,
+            "max": lambda: partials.max,
             # Of each sketch's bucket the row, the key and the count: no vector of rows, for sketchQuantile alone.
-            "sketch_row": lambda: held.sketches.row,
-            "sketch_key": lambda: held.sketches.key,
-            "sketch_count": lambda: held.sketches.count,
+            "sketch_row": lambda: partials.sketches.row,
+            "sketch_key": lambda: partials.sketches.key,
+            "sketch_count": lambda: partials.sketches.count,
         },
-        shared=lambda: _per_series(series, held.slot),
+        shared=lambda: _per_series(series, partials.slot),
     )
 
 

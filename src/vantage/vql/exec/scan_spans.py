@@ -23,39 +23,41 @@ def scan_spans(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[],
     """The spans that start in the query's range. ``tick`` is called once a table; raises what it raises, and InputError
     when more than ``rows_max`` spans would have to be read."""
     check_scan_limit(source, query, np.empty(0, np.bool_), rows_max=rows_max)
-    kept: list[tuple[SpanTable, Array]] = []
+    selected: list[tuple[SpanTable, Array]] = []
     for table in source.spans(query.time_range):
         tick()
         rows = np.flatnonzero(table.within(query.time_range.start_ms, query.time_range.end_ms))
         if rows.size:
-            kept.append((table, rows))
-    return _frame_of_spans(kept)
+            selected.append((table, rows))
+    return _frame_of_spans(selected)
 
 
-def _frame_of_spans(kept: Sequence[tuple[SpanTable, Array]]) -> Frame:
+def _frame_of_spans(selected: Sequence[tuple[SpanTable, Array]]) -> Frame:
     """The given rows of some tables as columns, each made on first use."""
 
     def texts(get: Callable[[SpanTable], TextColumn]) -> TextColumn:
-        return concat_dict_columns([get(table).take_compact(rows) for table, rows in kept])
+        return concat_dict_columns([get(table).take_compact(rows) for table, rows in selected])
 
     def text(name: str) -> Callable[[], Vector]:
         if name in IDS:
             return lambda: dict_encode(
-                chain.from_iterable(decode_ids(getattr(table, name)[rows]) for table, rows in kept)
+                chain.from_iterable(decode_ids(getattr(table, name)[rows]) for table, rows in selected)
             )
         return lambda: texts(lambda table: cast(TextColumn, getattr(table, name)))
 
     def numbers(get: Callable[[SpanTable], I64]) -> Callable[[], Vector]:
-        return lambda: np.concatenate([get(table)[rows] for table, rows in kept]) if kept else np.empty(0, np.int64)
+        return lambda: (
+            np.concatenate([get(table)[rows] for table, rows in selected]) if selected else np.empty(0, np.int64)
+        )
 
     def maps() -> DictColumn[dict[str, str]]:
-        found = [attributes for table, rows in kept for attributes in table.take(rows).attributes()]
-        return DictColumn(np.arange(len(found)), found)
+        maps_of_rows = [attributes for table, rows in selected for attributes in table.take(rows).attributes()]
+        return DictColumn(np.arange(len(maps_of_rows)), maps_of_rows)
 
     columns: dict[str, Callable[[], Vector]] = {name: text(name) for name, kind in SPANS.items() if kind == "string"}
     columns["timestamp"] = numbers(lambda table: table.start_ms)
     columns["start_ns"] = numbers(lambda table: table.start_ns)
     columns["duration_ns"] = numbers(lambda table: table.duration_ns)
     columns["attributes"] = maps
-    total = sum(len(rows) for _, rows in kept)
+    total = sum(len(rows) for _, rows in selected)
     return Frame(total, columns, tag=lambda key: texts(lambda table: table.attribute(key)))

@@ -15,11 +15,11 @@ from vantage.vql.tree import Column as ColumnOf
 from vantage.vql.tree import Expr, TagValue, children, conjuncts
 
 _GET: Final[dict[str, Callable[[Series], str]]] = {
-    "service_name": lambda one: one.service,
-    "environment": lambda one: one.environment,
-    "metric_name": lambda one: one.metric,
-    "metric_type": lambda one: one.kind.value,
-    "unit": lambda one: one.unit,
+    "service_name": lambda series: series.service,
+    "environment": lambda series: series.environment,
+    "metric_name": lambda series: series.metric,
+    "metric_type": lambda series: series.kind.value,
+    "unit": lambda series: series.unit,
 }
 NAMES: Final = tuple(_GET)
 
@@ -36,13 +36,13 @@ class SeriesColumns:
         self._values: dict[str, list[str]] = {name: [] for name in NAMES}
         self._numbers: dict[str, dict[str, int]] = {name: {} for name in NAMES}
         self._present = np.zeros(0, np.bool_)
-        for one in series:
-            self.append(one)
+        for one_series in series:
+            self.append(one_series)
 
     def __len__(self) -> int:
         return len(self.series)
 
-    def append(self, one: Series | None) -> None:
+    def append(self, series: Series | None) -> None:
         slot = len(self.series)
         if slot >= len(self._present):
             size = max(256, 2 * slot)
@@ -50,21 +50,21 @@ class SeriesColumns:
                 self._codes[name] = np.concatenate([codes, np.zeros(size - len(codes), np.int64)])
             self._present = np.concatenate([self._present, np.zeros(size - len(self._present), np.bool_)])
         self.series.append(None)
-        self.set(slot, one)
+        self.set(slot, series)
 
-    def set(self, slot: int, one: Series | None) -> None:
+    def set(self, slot: int, series: Series | None) -> None:
         """Change what a slot holds. Arrays that readers hold are not changed under them, but for one bit: whether
         the series is there."""
-        if one is not None:
+        if series is not None:
             for name, get in _GET.items():
-                text, numbers = get(one), self._numbers[name]
+                text, numbers = get(series), self._numbers[name]
                 code = numbers.get(text)
                 if code is None:
                     self._values[name].append(text)
                     code = numbers[text] = len(numbers)
                 self._codes[name][slot] = code
-        self.series[slot] = one
-        self._present[slot] = one is not None
+        self.series[slot] = series
+        self._present[slot] = series is not None
 
     @property
     def present(self) -> Mask:
@@ -74,8 +74,8 @@ class SeriesColumns:
     def group(self) -> I64:
         """A number by slot, the same for the series of one metric and service; those of a metric are neighbours."""
         size = len(self.series)
-        found: I64 = self._codes["metric_name"][:size] << 32 | self._codes["service_name"][:size]
-        return found
+        groups: I64 = self._codes["metric_name"][:size] << 32 | self._codes["service_name"][:size]
+        return groups
 
     def column(self, name: str, slots: Array | None = None) -> DictColumn[Any]:
         """A name of every slot, or of some."""
@@ -84,12 +84,12 @@ class SeriesColumns:
 
     def matching(self, where: Expr | None) -> Mask:
         """Which slots hold a series that meets the condition."""
-        chosen = self.present.copy()
+        matches = self.present.copy()
         # Names are cheap and leave few series: tags are looked at only in those.
         for part in sorted(conjuncts(where), key=_looks_at_tags):
-            slots = np.flatnonzero(chosen)
-            chosen[slots] = self.frame(slots).condition(part)
-        return chosen
+            slots = np.flatnonzero(matches)
+            matches[slots] = self.frame(slots).condition(part)
+        return matches
 
     def frame(self, slots: Array) -> Frame:
         """One row a slot."""
@@ -102,7 +102,7 @@ class SeriesColumns:
         return Frame(len(slots), columns)
 
     def tags(self, slots: Array) -> list[dict[str, str]]:
-        return [dict(one.tags) if (one := self.series[slot]) is not None else {} for slot in slots.tolist()]
+        return [dict(series.tags) if (series := self.series[slot]) is not None else {} for slot in slots.tolist()]
 
     def at(self, slots: Array) -> Sequence[Series | None]:
         return [self.series[slot] for slot in slots.tolist()]

@@ -65,7 +65,7 @@ def check_scan_limit(source: ColumnSource, query: CheckedSelect, slots: Mask, *,
         return
     rows = sum(reading.rows for reading in source.plan(table, time_range, slots))
     if rows > rows_max:
-        what = "spans" if table == "spans" else "samples" if table == "metrics" else "rows of rollups"
+        unit = "spans" if table == "spans" else "samples" if table == "metrics" else "rows of rollups"
         raise InputError(
-            f"the query would read {rows} {what}, at most {rows_max} are read: narrow its time range or its filters"
+            f"the query would read {rows} {unit}, at most {rows_max} are read: narrow its time range or its filters"
         )

@@ -61,11 +61,11 @@ def as_texts(vector: Vector) -> DictColumn[Any]:
 
 def pick(conditions: list[Mask], texts: list[DictColumn[Any]], rows_count: int) -> DictColumn[Any]:
     """Each row's text from the first condition that holds, else the last text."""
-    chosen = np.select(conditions, list(range(len(conditions))), len(conditions))
+    choice = np.select(conditions, list(range(len(conditions))), len(conditions))
     codes = np.zeros(rows_count, np.int64)
     values: list[Any] = []
     for which, text in enumerate(texts):
-        rows = np.flatnonzero(chosen == which)
+        rows = np.flatnonzero(choice == which)
         codes[rows] = text.codes[rows] + len(values)
         values.extend(text.values)
     return DictColumn(codes, values)

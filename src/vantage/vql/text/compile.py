@@ -44,9 +44,9 @@ def compile_condition(text: str, *, now_ms: int, table: TableName = "metrics", p
     from vantage.vql.text.parse import parse_condition
 
     try:
-        found = lower_condition(parse_condition(text), table=table, now_ms=now_ms, params=params or {})
-        check_condition(found, table)
-        return found
+        condition = lower_condition(parse_condition(text), table=table, now_ms=now_ms, params=params or {})
+        check_condition(condition, table)
+        return condition
     except QueryError as error:
         error.locate(text)
         raise

@@ -84,11 +84,11 @@ def fold_constant(expr: Expr, types: Types) -> Expr:
         return expr
     if isinstance(expr, Call) and (expr.function in AGGREGATES or not parts):
         return expr
-    found = type_of(expr, types)
+    result_type = type_of(expr, types)
     vector = Frame(1, {}).vector(expr)
     value: Any = vector.values[vector.codes[0]] if isinstance(vector, DictColumn) else vector[0].item()
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return expr
-    if found == "int" and all(isinstance(part, Literal) and part.meaning == "interval" for part in parts):
+    if result_type == "int" and all(isinstance(part, Literal) and part.meaning == "interval" for part in parts):
         return Literal(value, "interval", at=expr.at)
-    return Literal(value, "time" if found == "time" else "", at=expr.at)
+    return Literal(value, "time" if result_type == "time" else "", at=expr.at)

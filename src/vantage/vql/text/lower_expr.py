@@ -138,9 +138,9 @@ class ExprLowerer:
             raise QueryError(f"{owner[:80]}.{name[:80]} is not part of VQL", at=at, suggestion=suggestion)
         is_alias = name in self._aliases and name not in self._expanding
         if scope in ("group", "having", "order") and is_alias:
-            found = self.alias(name)
-            if scope != "group" or name not in self.types or first_aggregate(found) is None:
-                return found
+            expr = self.alias(name)
+            if scope != "group" or name not in self.types or first_aggregate(expr) is None:
+                return expr
         if name in self.types:
             return Column(name, at=at)
         if name in self._aliases:
@@ -157,15 +157,15 @@ class ExprLowerer:
             raise QueryError(f"the alias {name[:80]!r} stands for itself", at=offset_of(self._aliases[name]))
         if name not in self._expanded:
             self._expanding.add(name)
-            found = self.expr(self._aliases[name], "item")
+            expr = self.expr(self._aliases[name], "item")
             self._expanding.discard(name)
-            self._expanded[name] = (found, *_node_count_and_depth(found))
-            return found
-        found, nodes, depth = self._expanded[name]
+            self._expanded[name] = (expr, *_node_count_and_depth(expr))
+            return expr
+        expr, nodes, depth = self._expanded[name]
         self._count(nodes)
         if self._depth + depth > DEPTH_MAX:
-            raise QueryError("the expression is nested too deep", at=found.at)
-        return found
+            raise QueryError("the expression is nested too deep", at=expr.at)
+        return expr
 
     def _count(self, nodes: int) -> None:
         self._nodes += nodes
@@ -223,25 +223,25 @@ class ExprLowerer:
             parts.append(node.expression)
             node = node.this
         parts.append(node)
-        found = tuple(self.expr(part, scope) for part in reversed(parts))
-        return self._folded(And(found, at=found[0].at) if kind is exp.And else Or(found, at=found[0].at))
+        exprs = tuple(self.expr(part, scope) for part in reversed(parts))
+        return self._folded(And(exprs, at=exprs[0].at) if kind is exp.And else Or(exprs, at=exprs[0].at))
 
     def negation(self, node: exp.Expression, scope: Scope) -> Expr:
         allow_args(node, "this")
         part = self.expr(node.this, scope)
         return self._folded(Not(part, at=part.at))
 
-    def _negated(self, node: exp.Expression, found: Expr) -> Expr:
+    def _negated(self, node: exp.Expression, expr: Expr) -> Expr:
         """``NOT LIKE`` and the like may be told by a flag of the node."""
-        return Not(found, at=found.at) if node.args.get("negate") else found
+        return Not(expr, at=expr.at) if node.args.get("negate") else expr
 
     def membership(self, node: exp.Expression, scope: Scope) -> Expr:
         allow_args(node, "this", "expressions", "field", "negate")
         part, field = self.expr(node.this, scope), node.args.get("field")
         values: list[Expr]
         if isinstance(field, exp.Placeholder):
-            given = self._param(field)
-            values = list(given) if isinstance(given, list) else [given]
+            param = self._param(field)
+            values = list(param) if isinstance(param, list) else [param]
         elif field is not None:
             raise QueryError("IN needs a list in brackets", at=offset_of(field))
         else:
@@ -281,13 +281,13 @@ class ExprLowerer:
         allow_args(node, "this", "ifs", "default")
         operand = None if node.this is None else self.expr(node.this, scope)
         whens: list[tuple[Expr, Expr]] = []
-        for one in node.args["ifs"]:
-            allow_args(one, "this", "true")
-            condition = self.expr(one.this, scope)
+        for when in node.args["ifs"]:
+            allow_args(when, "this", "true")
+            condition = self.expr(when.this, scope)
             if operand is not None:
                 self._count(_node_count_and_depth(operand)[0])
                 condition = self._compare("=", operand, condition)
-            whens.append((condition, self.expr(one.args["true"], scope)))
+            whens.append((condition, self.expr(when.args["true"], scope)))
         default = node.args.get("default")
         otherwise = Literal(None) if default is None else self.expr(default, scope)
         return Case(tuple(whens), otherwise, at=whens[0][0].at)

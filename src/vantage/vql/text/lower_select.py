@@ -46,9 +46,9 @@ def lower_select(parsed: Parsed, *, now_ms: int, params: Params) -> Select:
 def lower_condition(parsed: ParsedCondition, *, table: TableName, now_ms: int, params: Params) -> Expr:
     """The expression of a condition. Raises QueryError with its place as an offset."""
     exprs = ExprLowerer(parsed.text, parsed.tokens, table=table, now_ms=now_ms, params=params)
-    found = exprs.expr(parsed.tree, "where")
+    condition = exprs.expr(parsed.tree, "where")
     reject_unused_params(params, exprs.params_used)
-    return found
+    return condition
 
 
 def _table(tree: exp.Select) -> TableName:
@@ -63,14 +63,14 @@ def _table(tree: exp.Select) -> TableName:
     name = table.name
     for known in get_args(TableName):
         if name == known and name in TEXT_TABLES:
-            found: TableName = known
-            return found
+            table_name: TableName = known
+            return table_name
     raise unknown_name("table", name, dict.fromkeys(TEXT_TABLES), at=offset_of(table))
 
 
 def _items(exprs: ExprLowerer, nodes: Sequence[exp.Expression], names: Sequence[str]) -> list[SelectItem]:
     items: list[SelectItem] = []
-    for place, node in enumerate(nodes):
+    for index, node in enumerate(nodes):
         if isinstance(node, exp.Star):
             allow_args(node)
             items += [SelectItem(Column(name, at=offset_of(node)), name) for name in exprs.types]
@@ -78,15 +78,15 @@ def _items(exprs: ExprLowerer, nodes: Sequence[exp.Expression], names: Sequence[
             allow_args(node, "this", "alias")
             items.append(SelectItem(exprs.alias(node.alias), node.alias))
         else:
-            name = names[place] if place < len(names) == len(nodes) else f"column_{place + 1}"
+            name = names[index] if index < len(names) == len(nodes) else f"column_{index + 1}"
             items.append(
                 SelectItem(exprs.expr(node, "item"), node.name if isinstance(node, exp.Column) else name[:100])
             )
-    seen: dict[str, int] = {}
-    for place, item in enumerate(items):
-        seen[item.name] = seen.get(item.name, 0) + 1
-        if seen[item.name] > 1:
-            items[place] = SelectItem(item.expr, f"{item.name}_{seen[item.name]}")
+    counts: dict[str, int] = {}
+    for index, item in enumerate(items):
+        counts[item.name] = counts.get(item.name, 0) + 1
+        if counts[item.name] > 1:
+            items[index] = SelectItem(item.expr, f"{item.name}_{counts[item.name]}")
     return items
 
 
@@ -115,9 +115,9 @@ def _order(exprs: ExprLowerer, order: exp.Expression | None, items: Sequence[Sel
 def _key(exprs: ExprLowerer, node: exp.Expression, scope: Scope, items: Sequence[SelectItem]) -> Expr:
     """A key of GROUP BY or ORDER BY: a number is the place of an item, counted from 1."""
     if isinstance(node, exp.Literal) and not node.is_string:
-        place = parse_number(node.this, at=offset_of(node))
-        if isinstance(place, int) and 1 <= place <= len(items):
-            return items[place - 1].expr
+        number = parse_number(node.this, at=offset_of(node))
+        if isinstance(number, int) and 1 <= number <= len(items):
+            return items[number - 1].expr
         raise QueryError(f"there is no column number {node.this[:20]}", at=offset_of(node))
     return exprs.expr(node, scope)
 
@@ -128,7 +128,12 @@ def _limit(exprs: ExprLowerer, limit: exp.Expression | None) -> int | None:
     if not isinstance(limit, exp.Limit):
         raise unsupported(limit, "")
     allow_args(limit, "expression")
-    found = exprs.expr(limit.expression, "where")
-    if isinstance(found, Literal) and type(found.value) is int and not found.meaning and found.value >= 0:
-        return found.value
+    limit_expr = exprs.expr(limit.expression, "where")
+    if (
+        isinstance(limit_expr, Literal)
+        and type(limit_expr.value) is int
+        and not limit_expr.meaning
+        and limit_expr.value >= 0
+    ):
+        return limit_expr.value
     raise QueryError("LIMIT takes a whole number", at=offset_of(limit))

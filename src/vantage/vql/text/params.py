@@ -35,7 +35,7 @@ def bind_param(params: Params, name: str, declared: str) -> Literal | list[Liter
     assert isinstance(value, Sequence)
     if len(value) > PARAM_VALUES_MAX:
         raise QueryError(f"has more than {PARAM_VALUES_MAX} values", field=field)
-    return [_value(one, inner[1] if inner else "", field) for one in value]
+    return [_value(item, inner[1] if inner else "", field) for item in value]
 
 
 def reject_unused_params(params: Params, used: set[str]) -> None:

@@ -85,11 +85,11 @@ def _parse(text: str) -> Parsed:
     first = tokens[0]
     if first.token_type is not TokenType.SELECT:
         raise QueryError(f"only SELECT can be asked, not {first.text[:40]!r}", at=first.start)
-    for place, token in enumerate(tokens):
-        if token.token_type is TokenType.SEMICOLON and place < len(tokens) - 1:
-            raise QueryError("one query at a time: nothing may follow ';'", at=tokens[place + 1].start)
-    found = _run(text, lambda: _DIALECT.parse(text))
-    tree = found[0] if found else None
+    for index, token in enumerate(tokens):
+        if token.token_type is TokenType.SEMICOLON and index < len(tokens) - 1:
+            raise QueryError("one query at a time: nothing may follow ';'", at=tokens[index + 1].start)
+    trees = _run(text, lambda: _DIALECT.parse(text))
+    tree = trees[0] if trees else None
     if not isinstance(tree, exp.Select):
         name = "a statement without SELECT" if tree is None else tree.key.upper()
         raise QueryError(f"only a plain SELECT can be asked, not {name}", at=first.start)
@@ -101,16 +101,16 @@ def parse_condition(text: str) -> ParsedCondition:
     tokens = _tokens(text)
     if not tokens:
         raise QueryError("the condition is empty", at=0)
-    found = _run(text, lambda: _DIALECT.parse_into(exp.Condition, text))
-    if len(found) != 1 or found[0] is None:
+    trees = _run(text, lambda: _DIALECT.parse_into(exp.Condition, text))
+    if len(trees) != 1 or trees[0] is None:
         raise QueryError("one condition at a time: nothing may follow ';'", at=0)
-    return ParsedCondition(text, tokens, found[0])
+    return ParsedCondition(text, tokens, trees[0])
 
 
 def offset_of(node: exp.Expression) -> int | None:
     """The offset of a node, or of the first thing in it that has one."""
-    for one in node.walk(bfs=False):
-        at = one.meta.get("start")
+    for part in node.walk(bfs=False):
+        at = part.meta.get("start")
         if at is not None:
             return int(at)
     return None
@@ -118,20 +118,20 @@ def offset_of(node: exp.Expression) -> int | None:
 
 def offset_of_call(tokens: Sequence[Token], name: str, before: int | None) -> int | None:
     """Where a function's name stands; ``before`` is the place of something in its brackets."""
-    found = None
+    offset = None
     for token, after in pairwise(tokens):
         if after.token_type is not TokenType.L_PAREN or token.text != name:
             continue
         if before is None:
             return int(token.start)
         if token.start < before:
-            found = int(token.start)
-    return found
+            offset = int(token.start)
+    return offset
 
 
 def offset_of_word(tokens: Sequence[Token], word: str, after: int) -> int | None:
     """Where a keyword stands, at or after a place."""
-    return next((int(one.start) for one in tokens if one.start >= after and one.text.upper() == word), None)
+    return next((int(token.start) for token in tokens if token.start >= after and token.text.upper() == word), None)
 
 
 def _tokens(text: str) -> list[Token]:
@@ -157,8 +157,8 @@ def _tokens(text: str) -> list[Token]:
 
 def _run(text: str, parse: Any) -> list[Any]:
     try:
-        found: list[Any] = parse()
-        return found
+        result: list[Any] = parse()
+        return result
     except ParseError as error:
         raise _query_error_from_parse(text, error) from None
     except RecursionError:
@@ -169,21 +169,21 @@ def _run(text: str, parse: Any) -> list[Any]:
 
 
 def _query_error_from_token(text: str, error: TokenError) -> QueryError:
-    if (found := re.search(r"Missing (\S+) from (\d+):(\d+)", f"{error} {error.__cause__}")) is not None:
-        at = _offset(text, int(found[2]), int(found[3]))
-        return QueryError(f"this is opened and never closed with {found[1]}", at=at)
+    if (match := re.search(r"Missing (\S+) from (\d+):(\d+)", f"{error} {error.__cause__}")) is not None:
+        at = _offset(text, int(match[2]), int(match[3]))
+        return QueryError(f"this is opened and never closed with {match[1]}", at=at)
     return QueryError("the query holds a sign that VQL does not know, or a quote that is not closed")
 
 
 def _query_error_from_parse(text: str, error: ParseError) -> QueryError:
-    told = error.errors[0] if error.errors else {}
-    said, word = str(told.get("description") or ""), str(told.get("highlight") or "")
+    detail = error.errors[0] if error.errors else {}
+    description, word = str(detail.get("description") or ""), str(detail.get("highlight") or "")
     at = None
-    if isinstance(told.get("line"), int) and isinstance(told.get("col"), int):
-        at = _offset(text, told["line"], told["col"] - max(len(word), 1) + 1)
-    if said.startswith("Required keyword"):
+    if isinstance(detail.get("line"), int) and isinstance(detail.get("col"), int):
+        at = _offset(text, detail["line"], detail["col"] - max(len(word), 1) + 1)
+    if description.startswith("Required keyword"):
         return QueryError(f"something is missing after {word[:40]!r}" if word else "something is missing here", at=at)
-    if (wanted := re.fullmatch(r"Expecting (\S{1,3})", said)) is not None:
+    if (wanted := re.fullmatch(r"Expecting (\S{1,3})", description)) is not None:
         return QueryError(f"{wanted[1]!r} is missing here", at=at)
     return QueryError(f"{word[:40]!r} was not expected here" if word else "the query cannot be read", at=at)
 

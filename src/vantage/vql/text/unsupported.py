@@ -107,10 +107,10 @@ def unsupported(node: exp.Expression, part: str) -> QueryError:
     name, suggestion = _PARTS.get(part, ("", "")) if part else _NODES.get(type(node), ("", ""))
     name = name or (part or node.key).strip("_").replace("_", " ").upper()
     inner = node.args.get(part) if part else None
-    place = inner[0] if isinstance(inner, list) and inner else inner
+    location = inner[0] if isinstance(inner, list) and inner else inner
     at = None
-    for one in (place if isinstance(place, exp.Expression) else node).walk(bfs=False):
-        if (at := one.meta.get("start")) is not None:
+    for part_node in (location if isinstance(location, exp.Expression) else node).walk(bfs=False):
+        if (at := part_node.meta.get("start")) is not None:
             break
     return QueryError(f"{name} is not part of VQL", at=at, suggestion=suggestion)
 
@@ -126,7 +126,7 @@ def unknown_function(name: str, *, at: int | None) -> QueryError:
     """The error for a function that VQL does not have."""
     suggestion = _FUNCTIONS.get(name.lower())
     if suggestion is None:
-        known = {one.lower(): one for one in TEXT_FUNCTIONS}
+        known = {function.lower(): function for function in TEXT_FUNCTIONS}
         near = get_close_matches(name[:80].lower(), known, n=1)
         suggestion = f"did you mean {known[near[0]]!r}?" if near else ""
     return QueryError(f"unknown function {name[:80]!r}", at=at, suggestion=suggestion)
@@ -140,5 +140,5 @@ def suggest_quotes(text: str, at: int | None, name: str, columns: Mapping[str, o
     compared = re.search(r"(=|<|>|\blike|\bin\s*\([^()]*)$", before, re.IGNORECASE)
     if compared is None:
         return None
-    word = name if text[at : at + 1] in ('"', "`") else (found[0] if (found := _WORD.match(text, at)) else name)
+    word = name if text[at : at + 1] in ('"', "`") else (match[0] if (match := _WORD.match(text, at)) else name)
     return f"did you mean '{word.strip(_QUOTES)[:80]}' in quotes?"

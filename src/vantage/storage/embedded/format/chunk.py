@@ -117,8 +117,8 @@ def chunk_bounds(slot: U32, rows_max: int) -> Iterator[tuple[int, int]]:
     at = 0
     while at < len(slot):
         full = min(at + rows_max, len(slot))
-        place = int(np.searchsorted(ends, full, side="right")) - 1
-        end = int(ends[place]) if place >= 0 else 0
+        index = int(np.searchsorted(ends, full, side="right")) - 1
+        end = int(ends[index]) if index >= 0 else 0
         if end - at < rows_max // 2:  # the run that is under way fills most of the chunk
             end = full
         yield at, end
@@ -162,12 +162,12 @@ class ChunkCodec:
 
     def _unpack_steps(self, body: bytes, runs: ChunkDirectory, first: I64, wanted: Mask | None) -> I64:
         if wanted is None:
-            apart = self.packer.unpack_ints(body)
-            if len(apart) != runs.rows:
+            differences = self.packer.unpack_ints(body)
+            if len(differences) != runs.rows:
                 raise ValueError("a column that does not fit the directory")
-            return undelta(apart, first, runs.count)
-        apart = self.packer.unpack_ints(body, rows_of(runs.count, wanted))
-        return undelta(apart, first[wanted], runs.count[wanted])
+            return undelta(differences, first, runs.count)
+        differences = self.packer.unpack_ints(body, rows_of(runs.count, wanted))
+        return undelta(differences, first[wanted], runs.count[wanted])
 
     def unpack_values(self, body: bytes, runs: ChunkDirectory, wanted: Mask | None = None) -> F64:
         """Of all runs, or of the wanted ones. Raises ValueError."""
@@ -179,11 +179,11 @@ class ChunkCodec:
         packer = self.packer
         sketches = None
         if len(partials.sketches.key):
-            some = partials.sketches
-            sizes = np.bincount(some.row, minlength=len(partials))
+            sketch = partials.sketches
+            sizes = np.bincount(sketch.row, minlength=len(partials))
             # Keys ascend within a sketch: the steps between them are small.
-            apart = np.diff(some.key.astype(np.int64), prepend=0)
-            sketches = _encode([packer.pack_ints(sizes), packer.pack_ints(apart), packer.pack_ints(some.count)])
+            differences = np.diff(sketch.key.astype(np.int64), prepend=0)
+            sketches = _encode([packer.pack_ints(sizes), packer.pack_ints(differences), packer.pack_ints(sketch.count)])
         body = (
             self._pack_runs(runs),
             packer.pack_ints(deltas(partials.time_ms // width_ms, runs.count)),
@@ -207,35 +207,40 @@ class ChunkCodec:
         """Partials of all runs, or of the wanted ones. ``body`` are the columns after the directory; those that
         ``columns`` does not name are NaN. Raises ValueError."""
         times, counts, sums, mins, maxs, sketches = body
-        kept = runs if wanted is None else runs.take(wanted)
+        selected = runs if wanted is None else runs.take(wanted)
 
         def real(name: str, packed: bytes) -> F64:
             if name not in columns:
-                return np.broadcast_to(np.float64(np.nan), kept.rows)
+                return np.broadcast_to(np.float64(np.nan), selected.rows)
             return self.packer.unpack_floats(packed, runs.count, wanted)
 
-        some = NO_SKETCHES
+        sketch = NO_SKETCHES
         if "sketches" in columns and sketches:
-            some = self._unpack_sketches(sketches, runs.rows)
-            some = some if wanted is None else some.take(runs.rows_of(wanted), of=runs.rows)
-        found = Partials(
-            np.repeat(kept.slot, kept.count),
+            sketch = self._unpack_sketches(sketches, runs.rows)
+            sketch = sketch if wanted is None else sketch.take(runs.rows_of(wanted), of=runs.rows)
+        partials = Partials(
+            np.repeat(selected.slot, selected.count),
             self._unpack_steps(times, runs, runs.first_ms // width_ms, wanted) * width_ms,
             self.packer.unpack_ints(counts, None if wanted is None else rows_of(runs.count, wanted)),
             real("sum", sums),
             real("min", mins),
             real("max", maxs),
-            some,
+            sketch,
         )
-        if not len(found.time_ms) == len(found.count) == kept.rows:
+        if not len(partials.time_ms) == len(partials.count) == selected.rows:
             raise ValueError("partials that do not fit the directory")
-        return found
+        return partials
 
     def _unpack_sketches(self, body: bytes, rows: int) -> Sketches:
-        sizes, apart, counts = self._columns(body, 3)
-        if len(sizes) != rows or len(apart) != len(counts) or int(sizes.sum()) != len(apart) or (sizes < 0).any():
+        sizes, differences, counts = self._columns(body, 3)
+        if (
+            len(sizes) != rows
+            or len(differences) != len(counts)
+            or int(sizes.sum()) != len(differences)
+            or (sizes < 0).any()
+        ):
             raise ValueError("sketches that do not fit together")
-        return Sketches(np.repeat(np.arange(rows), sizes), np.cumsum(apart).astype(np.int32), counts)
+        return Sketches(np.repeat(np.arange(rows), sizes), np.cumsum(differences).astype(np.int32), counts)
 
 
 def _parts(body: bytes, number: int) -> list[bytes]:

@@ -49,8 +49,8 @@ class ColumnCodec:
         self._compress = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False).compress
         self._decompress = zstandard.ZstdDecompressor().decompress
 
-    def pack(self, plain: bytes) -> bytes:
-        return self._compress(plain)
+    def pack(self, data: bytes) -> bytes:
+        return self._compress(data)
 
     def unpack(self, packed: bytes) -> bytes:
         """Raises ValueError for anything that is no frame, or a far too large one."""
@@ -58,10 +58,10 @@ class ColumnCodec:
             size = zstandard.frame_content_size(packed)
             if not 0 <= size <= PACKED_NBYTES_MAX:
                 raise ValueError("a column of an impossible size")
-            plain: bytes = self._decompress(packed)
+            data: bytes = self._decompress(packed)
         except zstandard.ZstdError as error:
             raise ValueError(f"a column that cannot be unpacked: {error}") from error
-        return plain
+        return data
 
     def pack_ints(self, values: Array) -> bytes:
         """int64 values as unsigned distances from the smallest, in the fewest of 1, 2, 4 or 8 bytes that hold them
@@ -70,10 +70,10 @@ class ColumnCodec:
 
     def unpack_ints(self, packed: bytes, rows: Rows | None = None) -> I64:
         """All of them, or some rows. Raises ValueError."""
-        found, rest = _read_ints(self.unpack(packed), rows)
+        values, rest = _read_ints(self.unpack(packed), rows)
         if rest:
             raise ValueError("bytes are left behind a column")
-        return found
+        return values
 
     def pack_floats(self, values: F64, counts: I64) -> bytes:
         """Floats that lie run by run (``counts`` rows each). A run whose every float is a decimal fraction of at most
@@ -93,8 +93,8 @@ def _write_ints_raw(values: Array) -> bytes:
     return _INTS.pack(width, len(values), low & U64_MAX) + pack_narrow(rest, width)
 
 
-def _read_ints(plain: bytes | memoryview, rows: Rows | None = None) -> tuple[I64, memoryview]:
-    view = memoryview(plain)
+def _read_ints(data: bytes | memoryview, rows: Rows | None = None) -> tuple[I64, memoryview]:
+    view = memoryview(data)
     if len(view) < _INTS.size:
         raise ValueError("a column that ends early")
     width, count, low = _INTS.unpack_from(view)
@@ -127,25 +127,25 @@ def _end(rows: Rows) -> int:
 
 def _digits(values: F64, counts: I64) -> U8:
     """For each run the fewest decimal digits that tell all its floats exactly, or RAW."""
-    found = np.full(len(counts), RAW, np.uint8)
+    digits_of = np.full(len(counts), RAW, np.uint8)
     left = np.arange(len(counts))
     for digits in (DIGITS_MAX, *range(DIGITS_MAX)):
         if not left.size:
             break
         scale = 10.0**digits
         with np.errstate(over="ignore"):
-            whole = np.rint(values * scale) + 0.0  # -0.0 becomes 0.0, and is then not exact
-        small = np.abs(whole) < _EXACT
-        exact = small & ((whole / scale).view(np.int64) == values.view(np.int64))
+            numerators = np.rint(values * scale) + 0.0  # -0.0 becomes 0.0, and is then not exact
+        small = np.abs(numerators) < _EXACT
+        exact = small & ((numerators / scale).view(np.int64) == values.view(np.int64))
         at = run_starts(counts[left])
         fits = np.logical_and.reduceat(exact, at)
-        found[left[fits]] = digits
+        digits_of[left[fits]] = digits
         # What 9 digits cannot tell, fewer cannot either; a numerator too large for a float proves nothing.
         keep = ~np.logical_or.reduceat(small & ~exact, at) if digits == DIGITS_MAX else ~fits
         if not keep.all():
             values = values[np.repeat(keep, counts[left])]
             left = left[keep]
-    return found
+    return digits_of
 
 
 def _bits(values: U64) -> I64:
@@ -157,24 +157,24 @@ def _write_floats_raw(values: F64, counts: I64) -> bytes:
     digits = _digits(values, counts) if len(values) else np.empty(0, np.uint8)
     whole_run = digits != RAW
     of_whole = np.repeat(whole_run, counts)
-    some = counts[whole_run]
-    scale = np.repeat(_POWERS[digits[whole_run]], some)
+    decimal_counts = counts[whole_run]
+    scale = np.repeat(_POWERS[digits[whole_run]], decimal_counts)
     numerators = np.rint(values[of_whole] * scale).astype(np.int64)
-    start = run_starts(some)
-    if len(some):
+    start = run_starts(decimal_counts)
+    if len(decimal_counts):
         lowest = np.minimum.reduceat(numerators, start)
-        apart = (numerators - np.repeat(lowest, some)).view(np.uint64)
-        step = zigzag(deltas(numerators, some))
-        stepped = np.add.reduceat(_bits(step) - _bits(apart), start) < 0
+        distance = (numerators - np.repeat(lowest, decimal_counts)).view(np.uint64)
+        step = zigzag(deltas(numerators, decimal_counts))
+        stepped = np.add.reduceat(_bits(step) - _bits(distance), start) < 0
         first = np.where(stepped, numerators[start], lowest)
-        rest = np.where(np.repeat(stepped, some), step, apart)
+        rest = np.where(np.repeat(stepped, decimal_counts), step, distance)
         width = np.array([width_for(largest) for largest in np.maximum.reduceat(rest, start).tolist()], np.uint8)
     else:
         stepped, first, rest, width = np.empty(0, bool), numerators, numerators.view(np.uint64), np.empty(0, np.uint8)
     modes = digits.copy()
     modes[whole_run] += np.where(stepped, _STEPPED, 0).astype(np.uint8)
-    wide = np.repeat(width, some)
-    streams = [pack_narrow(rest[wide == one], one) for one in WIDTHS[1:]]
+    wide = np.repeat(width, decimal_counts)
+    streams = [pack_narrow(rest[wide == byte_width], byte_width) for byte_width in WIDTHS[1:]]
     return b"".join(
         (
             modes.tobytes(),
@@ -186,9 +186,9 @@ def _write_floats_raw(values: F64, counts: I64) -> bytes:
     )
 
 
-def _read_floats(plain: bytes, counts: I64, wanted: Mask | None) -> F64:
+def _read_floats(data: bytes, counts: I64, wanted: Mask | None) -> F64:
     runs = len(counts)
-    view = memoryview(plain)
+    view = memoryview(data)
     modes = np.frombuffer(view[:runs], np.uint8)
     if len(modes) != runs or (counts < 1).any():
         raise ValueError("a column that ends early")
@@ -199,9 +199,9 @@ def _read_floats(plain: bytes, counts: I64, wanted: Mask | None) -> F64:
     if len(first) != number or len(widths) != number or not _WIDTH_BYTES.issuperset(widths.tobytes()):
         raise ValueError("runs of floats that do not fit together")
     of: slice | Mask = slice(None) if number == runs else decimal
-    whole, rest = _read_numerators(rest, counts[of], widths, None if wanted is None else wanted[of])
-    kept = slice(None) if wanted is None else wanted[of]
-    floats = _fractions(whole, first[kept], counts[of][kept], modes[of][kept])
+    offsets, rest = _read_numerators(rest, counts[of], widths, None if wanted is None else wanted[of])
+    selected = slice(None) if wanted is None else wanted[of]
+    floats = _fractions(offsets, first[selected], counts[of][selected], modes[of][selected])
     if number == runs:
         if rest:
             raise ValueError("bytes are left behind a column")
@@ -219,37 +219,37 @@ def _read_floats(plain: bytes, counts: I64, wanted: Mask | None) -> F64:
 
 def _read_numerators(rest: memoryview, counts: I64, widths: U8, wanted: Mask | None) -> tuple[U64, memoryview]:
     """What is added to each run's first number, one stream a width; and what comes after the streams."""
-    kept = counts if wanted is None else counts[wanted]
-    found = np.zeros(int(kept.sum()), np.uint64)
+    selected_counts = counts if wanted is None else counts[wanted]
+    offsets = np.zeros(int(selected_counts.sum()), np.uint64)
     for width in sorted(set(widths.tobytes()) - {0}):
         of_width = widths == width
-        some = counts[of_width]
-        size = int(some.sum())
+        width_counts = counts[of_width]
+        size = int(width_counts.sum())
         stream, rest = rest[: size * width], rest[size * width :]
-        rows = None if wanted is None else rows_of(some, wanted[of_width])
+        rows = None if wanted is None else rows_of(width_counts, wanted[of_width])
         numbers = unpack_narrow(stream, width, size, rows)
-        if len(numbers) == len(found):
+        if len(numbers) == len(offsets):
             return numbers, _skipped(rest, counts, widths, width)
-        found[np.repeat(of_width if wanted is None else of_width[wanted], kept)] = numbers
-    return found, rest
+        offsets[np.repeat(of_width if wanted is None else of_width[wanted], selected_counts)] = numbers
+    return offsets, rest
 
 
 def _skipped(rest: memoryview, counts: I64, widths: U8, after: int) -> memoryview:
     return rest[int((counts * widths)[widths > after].sum()) :]
 
 
-def _fractions(whole: U64, first: I64, counts: I64, modes: U8) -> F64:
+def _fractions(offsets: U64, first: I64, counts: I64, modes: U8) -> F64:
     """Floats of numerators, or of the steps between them, and their numbers of digits."""
     stepped, digits = modes & _STEPPED, modes & (_STEPPED - 1)
     if (digits > DIGITS_MAX).any():
         raise ValueError("runs of floats that do not fit together")
     if not len(counts):
         return np.empty(0, np.float64)
-    numerators = np.repeat(first, counts) + whole.view(np.int64)
+    numerators = np.repeat(first, counts) + offsets.view(np.int64)
     if stepped.any():
-        some = stepped > 0
-        rows = rows_of(counts, some)
-        numerators[rows] = undelta(unzigzag(whole[rows]), first[some], counts[some])
+        is_stepped = stepped > 0
+        rows = rows_of(counts, is_stepped)
+        numerators[rows] = undelta(unzigzag(offsets[rows]), first[is_stepped], counts[is_stepped])
     same = bool((digits == digits[0]).all())
-    found: F64 = numerators / (_POWERS[digits[0]] if same else np.repeat(_POWERS[digits], counts))
-    return found
+    floats: F64 = numerators / (_POWERS[digits[0]] if same else np.repeat(_POWERS[digits], counts))
+    return floats

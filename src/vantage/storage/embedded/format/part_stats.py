@@ -39,7 +39,7 @@ def pack_series_stats(codec: ChunkCodec, counts: SeriesStats) -> bytes:
 
 def unpack_series_stats(codec: ChunkCodec, body: bytes) -> SeriesStats:
     """Raises ValueError."""
-    slot, samples, first_ms, length_ms, nbytes = (codec.packer.unpack_ints(one) for one in _decode_columns(body))
+    slot, samples, first_ms, length_ms, nbytes = (codec.packer.unpack_ints(column) for column in _decode_columns(body))
     return SeriesStats(slot.astype(np.uint32), samples, first_ms, first_ms + length_ms, nbytes)
 
 

@@ -69,15 +69,15 @@ class _StatsBuilder:
         if not self.slots:
             nothing = np.empty(0, np.int64)
             return SeriesStats(np.empty(0, np.uint32), nothing, nothing, nothing, nothing)
-        slot, place = np.unique(np.concatenate(self.slots), return_inverse=True)
+        slot, index = np.unique(np.concatenate(self.slots), return_inverse=True)
         first = np.full(len(slot), np.iinfo(np.int64).max)
         last = np.full(len(slot), np.iinfo(np.int64).min)
-        np.minimum.at(first, place, np.concatenate(self.firsts))
-        np.maximum.at(last, place, np.concatenate(self.lasts))
+        np.minimum.at(first, index, np.concatenate(self.firsts))
+        np.maximum.at(last, index, np.concatenate(self.lasts))
         samples, nbytes = np.zeros(len(slot), np.int64), np.zeros(len(slot), np.int64)
-        np.add.at(nbytes, place, np.concatenate(self.nbytes))
+        np.add.at(nbytes, index, np.concatenate(self.nbytes))
         if not of_rollups:
-            np.add.at(samples, place, np.concatenate(self.samples))
+            np.add.at(samples, index, np.concatenate(self.samples))
         return SeriesStats(slot, samples, first, last, nbytes)
 
 
@@ -103,9 +103,9 @@ class PartWriter:
         self._nbytes = 0
         self._samples = self._spans = 0
         self._first_ms, self._last_ms = np.iinfo(np.int64).max, np.iinfo(np.int64).min
-        self._counted = _StatsBuilder()
+        self._stats = _StatsBuilder()
         self._services: ServiceStats = {}
-        self._places: list[tuple[I64, I64, I64]] = []  # of spans: what is kept of their hashes, block, row
+        self._span_index: list[tuple[I64, I64, I64]] = []  # of spans: what is kept of their hashes, block, row
         self._next_id = part_id << _PART_SHIFT  # ids need no agreement with other parts that are being written
 
     @property
@@ -139,8 +139,8 @@ class PartWriter:
         for start, end in chunk_bounds(samples.slot, CHUNK_SAMPLES_MAX):
             self._chunk(samples.slice(start, end))
 
-    def _chunk(self, some: SampleColumns) -> None:
-        chunk = self._codec.pack_samples(some.slot, some.time_ms, some.value)
+    def _chunk(self, samples: SampleColumns) -> None:
+        chunk = self._codec.pack_samples(samples.slot, samples.time_ms, samples.value)
         nbytes = chunk.nbytes
         self._insert(
             "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -150,39 +150,39 @@ class PartWriter:
         )  # fmt: skip
         self._samples += chunk.samples
         self._grow(chunk.first_ms, chunk.last_ms)
-        self._counted.add(self._codec.unpack_runs(chunk.runs), nbytes)
+        self._stats.add(self._codec.unpack_runs(chunk.runs), nbytes)
 
     def exemplars(self, samples: SampleColumns) -> None:
         """Write exemplar samples that lie in storage order, after those written before."""
         for block_samples, block in exemplar_blocks(self._codec, samples):
             row = (self._id(), self.part_id, *block.columns)
             self._insert("INSERT INTO exemplar VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row, block.nbytes)
-            self._counted.add_exemplars(block_samples.slot, block.nbytes)
+            self._stats.add_exemplars(block_samples.slot, block.nbytes)
 
     def spans(self, table: SpanTable) -> None:
         """Blocks of spans, in order of start."""
         # Spans may carry much text: a block is read as a whole, so it has a bound in bytes as well.
         rows = max(1, min(SPAN_BLOCK_ROWS, SPAN_BLOCK_NBYTES * len(table) // max(1, table.nbytes)))
         for start in range(0, len(table), rows):
-            some = table.take(np.arange(start, min(start + rows, len(table))))
-            body = span_block.encode(some)
+            block = table.take(np.arange(start, min(start + rows, len(table))))
+            body = span_block.encode(block)
             block_id = self._id()
-            starts = some.start_ms
+            starts = block.start_ms
             first_ms, last_ms = int(starts.min()), int(starts.max())
-            services = some.service_name.compacted().values
+            services = block.service_name.compacted().values
             self._insert(
                 "INSERT INTO span_block VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (block_id, self.part_id, first_ms, last_ms, len(some), int(some.duration_ns.max()),
+                (block_id, self.part_id, first_ms, last_ms, len(block), int(block.duration_ns.max()),
                  json.dumps(sorted(services)), body),
                 len(body),
             )  # fmt: skip
-            kept = truncate_hash(some.trace_hashes())
-            self._places.append((kept, np.full(len(kept), block_id), np.arange(len(kept))))
-            self._spans += len(some)
+            hashes = truncate_hash(block.trace_hashes())
+            self._span_index.append((hashes, np.full(len(hashes), block_id), np.arange(len(hashes))))
+            self._spans += len(block)
             self._grow(first_ms, last_ms)
-            for key, (count, first, last) in count_by_service(some).items():
-                held = self._services.get(key, (0, first, last))
-                self._services[key] = (held[0] + count, min(held[1], first), max(held[2], last))
+            for key, (count, first, last) in count_by_service(block).items():
+                total = self._services.get(key, (0, first, last))
+                self._services[key] = (total[0] + count, min(total[1], first), max(total[2], last))
 
     def partials(self, partials: Partials, *, width_ms: int) -> None:
         """Chunks of partials that lie in the order in which they are kept."""
@@ -195,16 +195,16 @@ class PartWriter:
                 chunk.nbytes,
             )  # fmt: skip
             self._grow(chunk.first_ms, chunk.last_ms)
-            self._counted.add(self._codec.unpack_runs(chunk.runs), chunk.nbytes)
+            self._stats.add(self._codec.unpack_runs(chunk.runs), chunk.nbytes)
 
     def finish(self, *, generation: int, level: int, replaces: Iterable[int] = ()) -> Part:
         """Write the part's row, and take out those of the parts it replaces, in one transaction."""
-        if self._places:
-            kept, place, row = (np.concatenate(columns) for columns in zip(*self._places, strict=True))
-            for low, high, crc, body in pack_index(self._codec.packer, kept, place, row):
+        if self._span_index:
+            hashes, block_ids, row = (np.concatenate(columns) for columns in zip(*self._span_index, strict=True))
+            for low, high, crc, body in pack_index(self._codec.packer, hashes, block_ids, row):
                 values = (self.part_id, low, high, crc, body)
                 self._insert("INSERT INTO id_index VALUES (NULL, ?, 'span', ?, ?, ?, ?)", values, len(body))
-        counts = self._counted.by_series(of_rollups=self._writer.tier != SAMPLES)
+        counts = self._stats.by_series(of_rollups=self._writer.tier != SAMPLES)
         series = pack_series_stats(self._codec, counts)
         services = _encode(list(self._services.items()))
         part = Part(
@@ -221,11 +221,11 @@ class PartWriter:
 
     def _new_identities(self, slots: U32) -> bytes:
         """The identities of series that the file does not tell yet: it can then be read without the journal."""
-        told: set[int] = set()
+        written: set[int] = set()
         for crc, body in self._writer.db.execute("SELECT crc, body FROM series"):
             if checksum(body) == crc:
-                told.update(slot for slot, _ in read_identities(body))
-        missing = [(slot, one) for slot, one in self._identities(slots).items() if slot not in told]
+                written.update(slot for slot, _ in read_identities(body))
+        missing = [(slot, identity) for slot, identity in self._identities(slots).items() if slot not in written]
         return zstandard.ZstdCompressor(level=3).compress(_encode(missing)) if missing else b""
 
 

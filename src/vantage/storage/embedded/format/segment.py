@@ -211,18 +211,18 @@ class SegmentWriter:
 
     def sweep(self, *, generation_max: int | None = None, unfinished: frozenset[int] = frozenset()) -> int:
         """Delete parts of later generations, and rows of no part but ``unfinished`` ones. How many."""
-        gone = 0
+        deleted = 0
         spared = json.dumps(sorted(unfinished))
         with self.slice() as db:
             if generation_max is not None:
-                gone += db.execute("DELETE FROM part WHERE generation > ?", (generation_max,)).rowcount
+                deleted += db.execute("DELETE FROM part WHERE generation > ?", (generation_max,)).rowcount
             for table in ROW_TABLES[self.tier]:
-                gone += db.execute(
+                deleted += db.execute(
                     f"DELETE FROM {table} WHERE part_id NOT IN (SELECT id FROM part)"  # noqa: S608 - names of ours
                     " AND part_id NOT IN (SELECT value FROM json_each(?))",
                     (spared,),
                 ).rowcount
-        return gone
+        return deleted
 
     def checkpoint(self) -> None:
         """Everything committed is on the disk when this returns, and in the file unless somebody just reads it."""

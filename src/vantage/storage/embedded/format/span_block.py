@@ -104,9 +104,9 @@ def _block_of(table: SpanTable, packer: SpanColumnCodec) -> _Block:
         parent=packer.pack_numbers(parent),
         parents_elsewhere=packer.pack_ids(table.parent_span_id[parent == 1]),
         attr_count=packer.pack_numbers(np.diff(table.attr_start)),
-        text_counts=[len(some) for some in values],
-        codes=[packer.pack_numbers(_first_as_0(some)) for some in codes],
-        texts=packer.pack(_plain_texts([text for some in values for text in some])),
+        text_counts=[len(column) for column in values],
+        codes=[packer.pack_numbers(_first_as_0(column)) for column in codes],
+        texts=packer.pack(_plain_texts([text for column in values for text in column])),
     )
 
 
@@ -120,18 +120,18 @@ def _table_of(block: _Block, packer: SpanColumnCodec) -> SpanTable:
     np.cumsum(counts, out=attr_start[1:])
     require(int(attr_start[-1]) == entries, "miscounts its attributes")
     values = _texts(block, packer)
-    held: dict[str, TextColumn] = {}
+    columns: dict[str, TextColumn] = {}
     for name, numbers, texts in zip(_COLUMNS, block.codes, values, strict=True):
         require(len(set(texts)) == len(texts), "gives a text two codes")
         require(name not in _EXISTING or _EXISTING[name].issuperset(texts), "has a kind or status that does not exist")
         codes = packer.unpack_numbers(numbers, rows if name in TEXTS else entries)
-        held[name] = DictColumn(_codes(codes, len(texts)), texts)
+        columns[name] = DictColumn(_codes(codes, len(texts)), texts)
     traces = packer.unpack_ids(block.traces, count_max=rows)
     trace_code = _codes(packer.unpack_numbers(block.trace_code, rows), len(traces))
     span_id = packer.unpack_ids(block.span_id, count_max=rows)
     require(len(span_id) == rows, "has spans without id")
     parent = packer.unpack_numbers(block.parent, rows)
-    held["attr_value"] = _by_row(held["attr_key"], held["attr_value"], attr_start)
+    columns["attr_value"] = _by_row(columns["attr_key"], columns["attr_value"], attr_start)
     return SpanTable(
         trace_id=traces[trace_code],
         span_id=span_id,
@@ -139,27 +139,27 @@ def _table_of(block: _Block, packer: SpanColumnCodec) -> SpanTable:
         start_ns=packer.unpack_deltas(block.start_ns, rows),
         duration_ns=packer.unpack_numbers(block.duration_ns, rows),
         attr_start=attr_start,
-        **held,
+        **columns,
     )
 
 
 def _plain_texts(texts: list[str]) -> bytes:
-    plain = "\0".join(texts).encode()
-    if len(plain) > TEXT_NBYTES_MAX:
+    data = "\0".join(texts).encode()
+    if len(data) > TEXT_NBYTES_MAX:
         raise ValueError(f"more than {TEXT_NBYTES_MAX} bytes of text in a block of spans")
-    if plain.count(0) != max(0, len(texts) - 1):
+    if data.count(0) != max(0, len(texts) - 1):
         raise ValueError("a text of a span holds NUL")
-    return plain
+    return data
 
 
 def _texts(block: _Block, packer: SpanColumnCodec) -> Iterator[tuple[str, ...]]:
     """The distinct texts of each column."""
     require(0 <= block.texts.nbytes <= TEXT_NBYTES_MAX, "has too much text")
-    plain = packer.unpack(block.texts, block.texts.nbytes)
+    data = packer.unpack(block.texts, block.texts.nbytes)
     require(all(0 <= count <= block.rows + block.entries for count in block.text_counts), "miscounts its texts")
     total = sum(block.text_counts)
-    require(plain.count(0) == max(0, total - 1) and (total > 0 or not plain), "miscounts its texts")
-    rest = iter(plain.decode().split("\0"))
+    require(data.count(0) == max(0, total - 1) and (total > 0 or not data), "miscounts its texts")
+    rest = iter(data.decode().split("\0"))
     return (tuple(islice(rest, count)) for count in block.text_counts)
 
 
@@ -209,23 +209,23 @@ def _parents(table: SpanTable) -> I64:
     coded[rows] = 1
     hashes = hash_ids(table.span_id)
     order = np.argsort(hashes, kind="stable")
-    places = np.searchsorted(hashes, hash_ids(table.parent_span_id[rows]), sorter=order)
-    places = order[np.minimum(places, len(order) - 1)]
-    same = table.span_id[places] == table.parent_span_id[rows]
-    coded[rows[same]] = zigzag(rows[same] - places[same]).view(np.int64) + 2
+    index = np.searchsorted(hashes, hash_ids(table.parent_span_id[rows]), sorter=order)
+    index = order[np.minimum(index, len(order) - 1)]
+    same = table.span_id[index] == table.parent_span_id[rows]
+    coded[rows[same]] = zigzag(rows[same] - index[same]).view(np.int64) + 2
     return coded
 
 
 def _parent_ids(coded: I64, span_id: Ids, elsewhere: Ids) -> Ids:
     """Undo ``_parents``."""
     require(int(np.count_nonzero(coded == 1)) == len(elsewhere), "miscounts parents")
-    found = np.zeros(len(coded), f"S{max(span_id.dtype.itemsize, elsewhere.dtype.itemsize)}")
-    found[coded == 1] = elsewhere
+    ids = np.zeros(len(coded), f"S{max(span_id.dtype.itemsize, elsewhere.dtype.itemsize)}")
+    ids[coded == 1] = elsewhere
     rows = np.flatnonzero((coded != 0) & (coded != 1))
-    places = rows - unzigzag((coded[rows] - 2).view(np.uint64))
-    require(bool(((places >= 0) & (places < len(coded))).all()), "has parents that are nowhere")
-    found[rows] = span_id[places]
-    return found
+    parent_rows = rows - unzigzag((coded[rows] - 2).view(np.uint64))
+    require(bool(((parent_rows >= 0) & (parent_rows < len(coded))).all()), "has parents that are nowhere")
+    ids[rows] = span_id[parent_rows]
+    return ids
 
 
 def _order_by_key(keys: TextColumn) -> Rows:

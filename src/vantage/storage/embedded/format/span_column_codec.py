@@ -62,18 +62,18 @@ class SpanColumnCodec:
         self._zip = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False).compress
         self._unzip = zstandard.ZstdDecompressor(max_window_size=_WINDOW_NBYTES_MAX).decompress
 
-    def pack(self, plain: bytes) -> PackedBytes:
-        zipped = self._zip(plain)
-        return PackedBytes(len(plain), zipped if len(zipped) < len(plain) else plain)
+    def pack(self, data: bytes) -> PackedBytes:
+        zipped = self._zip(data)
+        return PackedBytes(len(data), zipped if len(zipped) < len(data) else data)
 
     def unpack(self, packed: PackedBytes, nbytes: int) -> bytes:
         require(packed.nbytes == nbytes, "has a column of another length")
         if len(packed.data) == nbytes:
             return packed.data
         require(zstandard.frame_content_size(packed.data) == nbytes, "has a column of another length")
-        plain = self._unzip(packed.data)
-        require(len(plain) == nbytes, "has a column of another length")
-        return plain
+        data = self._unzip(packed.data)
+        require(len(data) == nbytes, "has a column of another length")
+        return data
 
     def pack_numbers(self, values: Array) -> PackedNumbers:
         """Whole numbers as their distances from the smallest."""
@@ -101,8 +101,8 @@ class SpanColumnCodec:
 
     def _unpack_narrow(self, numbers: PackedNumbers, count: int) -> U64:
         require(numbers.width in WIDTHS, "has numbers of a strange width")
-        plain = self.unpack(numbers.packed, count * numbers.width) if numbers.width else b""
-        return unpack_narrow(plain, numbers.width, count)
+        data = self.unpack(numbers.packed, count * numbers.width) if numbers.width else b""
+        return unpack_narrow(data, numbers.width, count)
 
     def pack_ids(self, ids: Ids) -> PackedIds:
         letters = np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), ids.dtype.itemsize)
@@ -116,13 +116,13 @@ class SpanColumnCodec:
         require(0 <= ids.count <= count_max and 1 <= ids.width <= ID_LENGTH_MAX, "has ids of a strange length")
         if ids.hex:
             require(ids.width % 2 == 0, "has ids of a strange length")
-            plain = self.unpack(ids.packed, ids.count * ids.width // 2).hex().encode("ascii")
-            return np.frombuffer(plain, f"S{ids.width}")
-        plain = self.unpack(ids.packed, ids.count * ids.width)
-        letters = np.frombuffer(plain, np.uint8).reshape(ids.count, ids.width)
+            data = self.unpack(ids.packed, ids.count * ids.width // 2).hex().encode("ascii")
+            return np.frombuffer(data, f"S{ids.width}")
+        data = self.unpack(ids.packed, ids.count * ids.width)
+        letters = np.frombuffer(data, np.uint8).reshape(ids.count, ids.width)
         require(bool((letters < 128).all()), "has ids that are none")
         require(not ((letters[:, 1:] != 0) & (letters[:, :-1] == 0)).any(), "has ids that are none")
-        return np.frombuffer(plain, f"S{ids.width}")
+        return np.frombuffer(data, f"S{ids.width}")
 
 
 def require(holds: bool, why: str) -> None:  # noqa: FBT001 - a condition, not a switch

@@ -33,32 +33,32 @@ def truncate_hash(hashes: U64) -> I64:
     return (hashes >> np.uint64(_SHIFT)).astype(np.int64)
 
 
-def pack_index(packer: ColumnCodec, kept: I64, place: I64, row: I64) -> list[Entry]:
+def pack_index(packer: ColumnCodec, hashes_in: I64, block_ids: I64, row: I64) -> list[Entry]:
     """Rows of the table ``id_index`` (low, high, crc, body) for entries in any order; ``place`` is the id of a block,
     ``row`` the row in it."""
-    order = np.argsort(kept, kind="stable")
+    order = np.argsort(hashes_in, kind="stable")
     entries = []
     for start in range(0, len(order), ENTRIES_MAX):
-        some = order[start : start + ENTRIES_MAX]
-        hashes = kept[some]
-        apart = np.diff(hashes, prepend=hashes[0])
-        body = _encode([packer.pack_ints(apart), packer.pack_ints(place[some]), packer.pack_ints(row[some])])
+        rows = order[start : start + ENTRIES_MAX]
+        hashes = hashes_in[rows]
+        differences = np.diff(hashes, prepend=hashes[0])
+        body = _encode([packer.pack_ints(differences), packer.pack_ints(block_ids[rows]), packer.pack_ints(row[rows])])
         entries.append((int(hashes[0]), int(hashes[-1]), checksum(body), body))
     return entries
 
 
-def find(db: sqlite3.Connection, packer: ColumnCodec, *, part: int, kept: int) -> Iterator[tuple[int, int]]:
+def find(db: sqlite3.Connection, packer: ColumnCodec, *, part: int, trace_hash: int) -> Iterator[tuple[int, int]]:
     """The places of a hash in a part, as (block, row); a few may be of other ids. Raises sqlite3.Error, and
     ValueError for damage."""
-    for low, high, crc, body in db.execute(_FIND, (part, kept)):
-        if high < kept:  # the blocks of a part follow each other: those before end earlier still
+    for low, high, crc, body in db.execute(_FIND, (part, trace_hash)):
+        if high < trace_hash:  # the blocks of a part follow each other: those before end earlier still
             break
         if checksum(body) != crc:
             raise ValueError("checksum mismatch in an index of ids")
-        apart, place, row = _decode(body)
-        hashes = np.cumsum(packer.unpack_ints(apart)) + low
-        rows = np.flatnonzero(hashes == kept)
+        differences, block_ids, row = _decode(body)
+        hashes = np.cumsum(packer.unpack_ints(differences)) + low
+        rows = np.flatnonzero(hashes == trace_hash)
         if rows.size:
             yield from zip(
-                packer.unpack_ints(place, rows).tolist(), packer.unpack_ints(row, rows).tolist(), strict=True
+                packer.unpack_ints(block_ids, rows).tolist(), packer.unpack_ints(row, rows).tolist(), strict=True
             )

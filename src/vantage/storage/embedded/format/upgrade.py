@@ -45,11 +45,11 @@ def upgrade(path: Path, tier: str) -> None:
     """Bring a segment to the present format, in one transaction: it has the old or the new one, whatever happens.
     Links that cannot be read stay behind, which is logged. Raises sqlite3.Error."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30.0)) as db:
-        (held,) = db.execute("PRAGMA user_version").fetchone()
-        if held >= FORMAT:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version >= FORMAT:
             return
         db.execute("BEGIN IMMEDIATE")
-        if tier == SAMPLES and held == 1:
+        if tier == SAMPLES and version == 1:
             _sort_exemplars(db)
         elif tier == SAMPLES:
             for sql in _RENAMES_FROM_2:
@@ -57,7 +57,7 @@ def upgrade(path: Path, tier: str) -> None:
         db.execute(f"PRAGMA user_version={FORMAT}")
         db.execute("COMMIT")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    _log.info("segment brought to the present format", file=path.name, was=held, now=FORMAT)
+    _log.info("segment brought to the present format", file=path.name, was=version, now=FORMAT)
 
 
 def _sort_exemplars(db: sqlite3.Connection) -> None:
@@ -65,14 +65,16 @@ def _sort_exemplars(db: sqlite3.Connection) -> None:
     for sql in filter(str.strip, EXEMPLAR.split(";")):
         db.execute(sql)
     for (part,) in db.execute("SELECT id FROM part").fetchall():
-        found = list(_links(db, codec, part))
-        if not found:
+        samples = list(_links(db, codec, part))
+        if not samples:
             continue
         before = _nbytes(db, "SELECT length(body) FROM link WHERE part_id=?", part)
         before += _nbytes(db, "SELECT length(body) FROM id_index WHERE part_id=? AND kind='link'", part)
         after = 0
         (highest,) = db.execute("SELECT max(id) FROM chunk WHERE part_id=?", (part,)).fetchone()
-        for number, (_, block) in enumerate(exemplar_blocks(codec, sort_by_trace(concat_samples(found))), highest + 1):
+        for number, (_, block) in enumerate(
+            exemplar_blocks(codec, sort_by_trace(concat_samples(samples))), highest + 1
+        ):
             db.execute("INSERT INTO exemplar VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, part, *block.columns))
             after += block.nbytes
         db.execute("UPDATE part SET nbytes = nbytes + ? WHERE id=?", (after - before, part))

@@ -21,8 +21,8 @@ def week_of(time_ms: int) -> int:
 
 
 def week_numbers(times_ms: I64) -> I64:
-    found: I64 = (times_ms - _MONDAY_MS) // WEEK_MS
-    return found
+    weeks: I64 = (times_ms - _MONDAY_MS) // WEEK_MS
+    return weeks
 
 
 def week_range(week: int) -> TimeRange:

@@ -44,26 +44,26 @@ class Deleter:
     def expire(self, policy: RetentionPolicy, now_ms: int) -> DeletionResult:
         """Drop what the policy no longer keeps. While a backup is being made nothing leaves: the next time will do."""
         self._commits.call(lambda: self._journal.drop_batch_ids(before_ms=now_ms - BATCH_ID_MEMORY_MS))
-        gone = DeletedCounts()
-        with self._files.try_lock() as held:
-            if not held:
+        expired = DeletedCounts()
+        with self._files.try_lock() as locked:
+            if not locked:
                 return DeletionResult()
             if policy.days is not None:
-                gone.add(self._retention.expire_by_age(now_ms - policy.days * DAY_MS))
-            gone.add(self._retention.expire_by_rules(policy.rules, now_ms))
+                expired.add(self._retention.expire_by_age(now_ms - policy.days * DAY_MS))
+            expired.add(self._retention.expire_by_rules(policy.rules, now_ms))
             if policy.budget_bytes is not None:
                 # The journal takes its share, but it is no reason to let go of everything else.
                 journal_nbytes = file_nbytes(self._files.folder.parent, Snapshot())["journal"]
                 budget_nbytes = policy.budget_bytes - min(journal_nbytes, policy.budget_bytes // 2)
-                gone.add(self._retention.expire_by_size(budget_nbytes))
-        return gone.result(self._drop_empty_series() if gone.is_anything else 0)
+                expired.add(self._retention.expire_by_size(budget_nbytes))
+        return expired.result(self._drop_empty_series() if expired.is_anything else 0)
 
     def _drop_empty_series(self) -> int:
         counts = load_part_stats(self._files)
 
         def drop() -> int:
-            with self._files.snapshots.pinned() as seen:
-                rebuild_series_stats(self._catalogue, counts, seen)
+            with self._files.snapshots.pinned() as pinned:
+                rebuild_series_stats(self._catalogue, counts, pinned)
             empty = self._catalogue.empty()
             self._journal.drop_series(empty)
             self._catalogue.drop(empty)
@@ -77,31 +77,33 @@ class Deleter:
         def record() -> tuple[int, list[int], DeletedCounts]:
             slots = self._catalogue.find(service_name=service, environment=environment)
             number = self._journal.add_tombstone(service=service, environment=environment, slots=slots, at_ms=now_ms)
-            gone = self.delete_unsealed(service, environment, slots, hide=True)
+            deleted = self.delete_unsealed(service, environment, slots, hide=True)
             self._catalogue.drop(slots)
-            return number, slots, gone
+            return number, slots, deleted
 
-        number, slots, gone = self._commits.call(record)
-        with self._files.try_lock() as held:
-            if held:
-                gone.add(self._remove_from_segments(number, service, environment, slots))
-        return gone.result(len(slots))
+        number, slots, deleted = self._commits.call(record)
+        with self._files.try_lock() as locked:
+            if locked:
+                deleted.add(self._remove_from_segments(number, service, environment, slots))
+        return deleted.result(len(slots))
 
     def _remove_from_segments(self, number: int, service: str, environment: str, slots: Sequence[int]) -> DeletedCounts:
-        gone = self._retention.delete(service, environment, slots)
+        deleted = self._retention.delete(service, environment, slots)
         self._commits.call(lambda: self._journal.clear_tombstone(number))
         self._files.publish(
-            change=lambda view: replace(view, hidden=tuple(one for one in view.hidden if one != (service, environment)))
+            change=lambda view: replace(
+                view, hidden=tuple(hidden for hidden in view.hidden if hidden != (service, environment))
+            )
         )
-        return gone
+        return deleted
 
     def finish_deletions(self) -> None:
         """Remove from segments what was forgotten and is still in them: a process ended, or a backup was made. What
         that is, is hidden until then."""
         if not self._files.snapshots.now.hidden:
             return
-        with self._files.try_lock() as held:
-            if held:
+        with self._files.try_lock() as locked:
+            if locked:
                 for number, service, environment in self._commits.call(self._journal.tombstones):
                     self._remove_from_segments(number, service, environment, [])
 
@@ -119,7 +121,7 @@ class Deleter:
         shown. On the writer thread."""
         dropped = np.zeros(len(self._catalogue.columns), np.bool_)
         dropped[list(slots)] = True
-        gone = DeletedCounts()
+        deleted = DeletedCounts()
 
         def selected(span: Span) -> bool:
             return (bool(service) or bool(environment)) and (
@@ -129,7 +131,7 @@ class Deleter:
         def less(generation: Generation) -> Generation:
             samples, spans = filter_blocks(generation.samples, generation.spans, dropped, selected)
             counts = totals(samples, spans)
-            gone.add_difference((generation.sample_count, generation.span_count, generation.nbytes), counts)
+            deleted.add_difference((generation.sample_count, generation.span_count, generation.nbytes), counts)
             return replace(
                 generation, samples=samples, spans=spans, sample_count=counts[0], span_count=counts[1],
                 nbytes=counts[2],
@@ -139,9 +141,9 @@ class Deleter:
             head = self._head
             before = (head.sample_count, head.span_count, head.nbytes)
             head.replace(*filter_blocks(head.samples, head.spans, dropped, selected))
-            gone.add_difference(before, (head.sample_count, head.span_count, head.nbytes))
+            deleted.add_difference(before, (head.sample_count, head.span_count, head.nbytes))
             hidden = (*view.hidden, (service, environment)) if hide else view.hidden
             return replace(view, sealing_generations=tuple(map(less, view.sealing_generations)), hidden=hidden)
 
         self._files.publish(change=change)
-        return gone
+        return deleted

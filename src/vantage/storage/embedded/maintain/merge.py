@@ -59,14 +59,14 @@ class Merger:
             if (segment.name, part.id) not in self._unreadable:
                 by_level.setdefault(part.level, []).append(part)
         for _, parts in sorted(by_level.items()):
-            some = parts[:PARTS_MIN]
+            candidates = parts[:PARTS_MIN]
             fits = (
-                sum(part.samples for part in some) <= SAMPLES_MAX
-                and sum(part.spans for part in some) <= SPANS_MAX
-                and sum(part.nbytes for part in some) <= NBYTES_MAX
+                sum(part.samples for part in candidates) <= SAMPLES_MAX
+                and sum(part.spans for part in candidates) <= SPANS_MAX
+                and sum(part.nbytes for part in candidates) <= NBYTES_MAX
             )
-            if len(parts) >= parts_min and len(some) == PARTS_MIN and fits:
-                return some
+            if len(parts) >= parts_min and len(candidates) == PARTS_MIN and fits:
+                return candidates
         return []
 
     def merge(self, segment: Segment, parts: Sequence[Part]) -> Part | None:

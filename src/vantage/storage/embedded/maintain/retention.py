@@ -65,21 +65,21 @@ class Retention:
 
     def expire_by_age(self, oldest_ms: int) -> DeletedCounts:
         """Files that hold nothing younger leave; in the others what is older is no longer shown."""
-        gone = DeletedCounts()
+        expired = DeletedCounts()
         self._files.publish(change=lambda view: replace(view, floor_ms=max(view.floor_ms, oldest_ms)))
         for tier in TIERS:
             for segment in list(self._files.snapshots.now.of_tier(tier).values()):
                 if all(part.last_ms < oldest_ms for part in segment.parts):
-                    gone.parts(segment.parts)
-                    gone.nbytes += self._files.unlink(segment)
+                    expired.parts(segment.parts)
+                    expired.nbytes += self._files.unlink(segment)
                     _log.info("segment removed", file=segment.name, because="retention_days")
-        return gone
+        return expired
 
     def expire_by_rules(self, rules: Sequence[RetentionRule], now_ms: int) -> DeletedCounts:
         """Of the services and metrics that rules name, what is older than they say."""
-        gone = DeletedCounts()
+        expired = DeletedCounts()
         if not rules:
-            return gone
+            return expired
         keep = self._row_filter(rules, now_ms)
         for tier in TIERS:
             for segment in list(self._files.snapshots.now.of_tier(tier).values()):
@@ -88,8 +88,8 @@ class Retention:
                     for part in segment.parts
                     if self._due(self._files.part_stats(segment, part), keep, rules, now_ms)
                 ]
-                self._rewrite(segment, due, keep, gone)
-        return gone
+                self._rewrite(segment, due, keep, expired)
+        return expired
 
     def _row_filter(self, rules: Sequence[RetentionRule], now_ms: int) -> RowFilter:
         """The strictest of the rules that name a series holds."""
@@ -105,11 +105,11 @@ class Retention:
         of_services = [rule for rule in rules if not rule.metric]
 
         def spans(table: SpanTable) -> Mask:
-            kept = np.ones(len(table), np.bool_)
+            keep = np.ones(len(table), np.bool_)
             for rule in of_services:
                 old = table.start_ms < now_ms - rule.days * DAY_MS
-                kept &= ~(old & table.service_name.mask(rule.names_service))
-            return kept
+                keep &= ~(old & table.service_name.mask(rule.names_service))
+            return keep
 
         return RowFilter(cutoff, spans if of_services else None)
 
@@ -127,7 +127,7 @@ class Retention:
     def expire_by_size(self, budget_nbytes: int) -> DeletedCounts:
         """The oldest samples leave until everything fits; when none but the newest are left, the oldest rollups. The
         newest part of each tier stays."""
-        gone = DeletedCounts()
+        expired = DeletedCounts()
         for tier in (SAMPLES, ROLLUPS):
             while self._files.total_nbytes() > budget_nbytes:
                 segments = self._files.snapshots.now.of_tier(tier)
@@ -135,30 +135,30 @@ class Retention:
                     break
                 oldest = segments[min(segments)]
                 if len(segments) > 1:
-                    gone.parts(oldest.parts)
-                    gone.nbytes += self._files.unlink(oldest)
+                    expired.parts(oldest.parts)
+                    expired.nbytes += self._files.unlink(oldest)
                     _log.info("segment removed", file=oldest.name, because="disk_budget_bytes")
                 elif len(oldest.parts) > 1:
-                    self._drop_part(oldest, min(oldest.parts, key=lambda part: part.last_ms), gone)
+                    self._drop_part(oldest, min(oldest.parts, key=lambda part: part.last_ms), expired)
                 else:
                     break
-        return gone
+        return expired
 
-    def _drop_part(self, segment: Segment, part: Part, gone: DeletedCounts) -> None:
+    def _drop_part(self, segment: Segment, part: Part, expired: DeletedCounts) -> None:
         before = self._files.nbytes(segment.path)
         with self._files.open_writer(segment.week, segment.tier) as writer, writer.slice() as db:
             db.execute("DELETE FROM part WHERE id=?", (part.id,))
         self._files.replace_parts(segment, [part], [])
         self._files.schedule_delete(segment, [part])
         self._files.delete_unreferenced(lambda: None, wait_s=UNPINNED_WAIT_S)
-        gone.parts([part])
-        gone.nbytes += max(0, before - self._files.nbytes(segment.path))
+        expired.parts([part])
+        expired.nbytes += max(0, before - self._files.nbytes(segment.path))
         _log.info("oldest part removed", file=segment.name, part=part.id, because="disk_budget_bytes")
 
     def delete(self, service: str, environment: str, slots: Sequence[int]) -> DeletedCounts:
         """Write anew whatever holds something of a service, an environment or both. The series are out of the
         catalogue already; their samples are known by their slots, or by having no series any more."""
-        gone = DeletedCounts()
+        deleted = DeletedCounts()
         cutoff: I64 = np.where(self._catalogue.present(), -CUTOFF_NONE_MS, CUTOFF_NONE_MS)
         cutoff[list(slots)] = CUTOFF_NONE_MS
         keep = RowFilter(cutoff, lambda table: ~selected_rows(table, service, environment))
@@ -168,14 +168,15 @@ class Retention:
                 for part in segment.parts:
                     counts = self._files.part_stats(segment, part)
                     named = any(
-                        service in ("", one) and environment in ("", other) for one, other, *_ in counts.services
+                        service in ("", part_service) and environment in ("", part_environment)
+                        for part_service, part_environment, *_ in counts.services
                     )
                     if named or (cutoff[counts.series.slot] == CUTOFF_NONE_MS).any():
                         due.append(part)
-                self._rewrite(segment, due, keep, gone)
-        return gone
+                self._rewrite(segment, due, keep, deleted)
+        return deleted
 
-    def _rewrite(self, segment: Segment, parts: Sequence[Part], keep: RowFilter, gone: DeletedCounts) -> None:
+    def _rewrite(self, segment: Segment, parts: Sequence[Part], keep: RowFilter, deleted: DeletedCounts) -> None:
         for part in parts:  # one by one: how large a part may be is the merger's business
             before = self._files.nbytes(segment.path)
             try:
@@ -183,6 +184,6 @@ class Retention:
             except PartUnreadable:
                 continue
             self._files.delete_unreferenced(lambda: None, wait_s=UNPINNED_WAIT_S)
-            gone.samples += part.samples - (left.samples if left else 0)
-            gone.spans += part.spans - (left.spans if left else 0)
-            gone.nbytes += max(0, before - self._files.nbytes(segment.path))
+            deleted.samples += part.samples - (left.samples if left else 0)
+            deleted.spans += part.spans - (left.spans if left else 0)
+            deleted.nbytes += max(0, before - self._files.nbytes(segment.path))

@@ -40,8 +40,8 @@ class RowFilter:
     spans: Callable[[SpanTable], Mask] | None = None
 
     def rows(self, slot: U32, time_ms: I64) -> Mask:
-        found: Mask = time_ms >= self.cutoff_ms[slot]
-        return found
+        mask: Mask = time_ms >= self.cutoff_ms[slot]
+        return mask
 
 
 CUTOFF_NONE_MS: Final = 1 << 62
@@ -94,9 +94,9 @@ class PartRewriter:
             return
         slots = np.concatenate([index.slot for index in indexes])
         rows = np.concatenate([np.concatenate([runs.count for runs in index.directories]) for index in indexes])
-        distinct, place = np.unique(slots, return_inverse=True)
+        distinct, index = np.unique(slots, return_inverse=True)
         counts = np.zeros(len(distinct), np.int64)
-        np.add.at(counts, place, rows)
+        np.add.at(counts, index, rows)
         order = np.lexsort((distinct, self._group[distinct]))
         share = np.cumsum(counts[order]) // ROWS_AT_ONCE
         for number in np.unique(share).tolist():
@@ -115,8 +115,8 @@ class PartRewriter:
                 for index in indexes
                 for chunk_id, runs, wanted in index.matching(slots, _ALWAYS)
             ]
-            for some in in_storage_order(concat_samples([some for some in read if len(some)]), self._group):
-                target.samples(some)
+            for samples in in_storage_order(concat_samples([samples for samples in read if len(samples)]), self._group):
+                target.samples(samples)
             self._on_slice()
 
     def _chunk(self, chunk_id: int, runs: ChunkDirectory, wanted: Mask | None, keep: RowFilter) -> SampleColumns:
@@ -127,11 +127,11 @@ class PartRewriter:
             raise ValueError(f"chunk {chunk_id}: checksum mismatch")
         slot = np.repeat(runs.slot, runs.count)
         time_ms = self._codec.unpack_times(times, runs)
-        whole = SampleColumns(slot, time_ms, self._codec.unpack_values(vals, runs))
-        kept = keep.rows(slot, time_ms)
+        samples = SampleColumns(slot, time_ms, self._codec.unpack_values(vals, runs))
+        mask = keep.rows(slot, time_ms)
         if wanted is not None:
-            kept &= np.repeat(wanted, runs.count)
-        return whole if kept.all() else whole.take(np.flatnonzero(kept))
+            mask &= np.repeat(wanted, runs.count)
+        return samples if mask.all() else samples.take(np.flatnonzero(mask))
 
     def _exemplars(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
         total = sum(count_exemplars(self._db, part.id) for part in parts)
@@ -166,10 +166,12 @@ class PartRewriter:
         ).fetchone()
         if checksum(*body) != crc:
             raise ValueError(f"rollup {rollup_id}: checksum mismatch")
-        some = self._codec.unpack_partials(tuple(body[1:]), runs, width_ms=width_ms, columns=_COLUMNS, wanted=wanted)
+        partials = self._codec.unpack_partials(
+            tuple(body[1:]), runs, width_ms=width_ms, columns=_COLUMNS, wanted=wanted
+        )
         # A bucket stays as long as its end does.
-        kept = keep.rows(some.slot, some.time_ms + width_ms - 1)
-        return some if kept.all() else some.take(np.flatnonzero(kept))
+        mask = keep.rows(partials.slot, partials.time_ms + width_ms - 1)
+        return partials if mask.all() else partials.take(np.flatnonzero(mask))
 
     def _spans(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
         blocks = sorted(
@@ -177,26 +179,26 @@ class PartRewriter:
             for part in parts
             for row in self._db.execute("SELECT first_ms, id FROM span_block WHERE part_id=?", (part.id,))
         )
-        held: list[SpanTable] = []
+        tables: list[SpanTable] = []
         waiting = 0
         for _, block_id in blocks:
             (body,) = self._db.execute("SELECT body FROM span_block WHERE id=?", (block_id,)).fetchone()
             table = span_block.decode(body)
             if keep.spans is not None:
                 table = table.take(np.flatnonzero(keep.spans(table)))
-            held.append(table)
+            tables.append(table)
             waiting += len(table)
             if waiting >= 8 * 4096:
-                self._put_spans(held, target)
-                held, waiting = [], 0
+                self._put_spans(tables, target)
+                tables, waiting = [], 0
                 self._on_slice()
-        self._put_spans(held, target)
+        self._put_spans(tables, target)
 
     @staticmethod
     def _put_spans(tables: list[SpanTable], target: PartWriter) -> None:
-        whole = concat_span_tables(tables)
-        if len(whole):
-            target.spans(whole.take(np.argsort(whole.start_ns, kind="stable")))
+        table = concat_span_tables(tables)
+        if len(table):
+            target.spans(table.take(np.argsort(table.start_ns, kind="stable")))
 
 
 def delete_parts(writer: SegmentWriter, parts: Sequence[int], on_slice: Callable[[], None]) -> None:
@@ -205,10 +207,10 @@ def delete_parts(writer: SegmentWriter, parts: Sequence[int], on_slice: Callable
         for table in ROW_TABLES[writer.tier]:
             while True:
                 with writer.slice() as db:
-                    gone = db.execute(
+                    deleted = db.execute(
                         f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE part_id=? LIMIT 32)",  # noqa: S608
                         (part,),
                     ).rowcount
                 on_slice()
-                if gone < 32:
+                if deleted < 32:
                     break

@@ -72,9 +72,11 @@ class Sealer:
         short: list[Partials] = []
         long: list[Partials] = []
         with self._new_part(week, SAMPLES, generation) as target:
-            for some in in_storage_order(samples, self._catalogue.columns.group) if samples is not None else ():
-                target.samples(some)
-                self._roll(some, short, long)
+            for chunk_samples in (
+                in_storage_order(samples, self._catalogue.columns.group) if samples is not None else ()
+            ):
+                target.samples(chunk_samples)
+                self._roll(chunk_samples, short, long)
             if exemplars is not None:
                 target.exemplars(exemplars)
             if spans is not None:
@@ -95,10 +97,10 @@ class Sealer:
     def _roll(self, samples: SampleColumns, short: list[Partials], long: list[Partials]) -> None:
         slot, time_ms, value = samples.slot, samples.time_ms, samples.value
         short.append(rollup_samples(slot, time_ms, value, width_ms=FIVE_MINUTES_MS))
-        some = np.flatnonzero(histograms(self._catalogue)[slot])
+        rows = np.flatnonzero(histograms(self._catalogue)[slot])
         long.append(
             with_sketches(
-                rollup_partials(short[-1], width_ms=HOUR_MS), slot[some], time_ms[some], value[some], width_ms=HOUR_MS
+                rollup_partials(short[-1], width_ms=HOUR_MS), slot[rows], time_ms[rows], value[rows], width_ms=HOUR_MS
             )
         )
 
@@ -115,11 +117,11 @@ class Sealer:
     def identities(self, slots: U32) -> Mapping[int, bytes]:
         """The canonical identities of some series."""
         series = self._catalogue.series
-        return {slot: one.canonical() for slot in slots.tolist() if (one := series[slot]) is not None}
+        return {slot: one_series.canonical() for slot in slots.tolist() if (one_series := series[slot]) is not None}
 
 
 def histograms(catalogue: Catalogue) -> Mask:
     """By slot, whether the series is a histogram."""
     kinds = catalogue.columns.column("metric_type")
-    found: Mask = kinds.mask(lambda kind: kind == "histogram")
-    return found
+    mask: Mask = kinds.mask(lambda kind: kind == "histogram")
+    return mask

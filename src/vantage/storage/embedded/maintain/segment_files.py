@@ -58,8 +58,8 @@ class SegmentFiles:
         self._lock = FileLock(data, MAINTENANCE)
         self._part_ids: dict[Path, int] = {}
         self._unfinished: dict[Path, set[int]] = {}
-        self._waiting: list[tuple[Segment, list[int], int]] = []  # parts to delete once nobody reads them
-        self._held = False
+        self._deletable: list[tuple[Segment, list[int], int]] = []  # parts to delete once nobody reads them
+        self._locked = False
 
     # --- opening ---
 
@@ -76,12 +76,12 @@ class SegmentFiles:
 
     def _wait_for_backup(self) -> None:
         end_s = time.monotonic() + BACKUP_WAIT_S
-        told = False
+        logged = False
         while not self._lock.take(wait=False):
             if time.monotonic() > end_s:
                 raise StartupError(f"a backup has held {self._lock.path} for {BACKUP_WAIT_S:.0f} s: end it first")
-            if not told:
-                told = True
+            if not logged:
+                logged = True
                 _log.info("a backup copies the segments, waiting for its end")
             time.sleep(0.1)
 
@@ -89,17 +89,17 @@ class SegmentFiles:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         for unfinished in self.folder.glob(f"*{UNNAMED}*"):
             unfinished.unlink()
-        found = []
+        segments = []
         for path, week, tier in named_segments(self.folder):
             try:
                 check_header(path)
                 upgrade(path, tier)
                 with self._opened(path, tier) as writer:
-                    gone = writer.sweep(generation_max=generation_max)
+                    deleted = writer.sweep(generation_max=generation_max)
                     segment = Segment(path, week, tier, tuple(writer.parts()))
-                if gone:
-                    _log.info("unfinished rows removed", file=path.name, rows=gone)
-                    self._waiting.append((segment, [], 0))  # their space goes back to the disk when there is time
+                if deleted:
+                    _log.info("unfinished rows removed", file=path.name, rows=deleted)
+                    self._deletable.append((segment, [], 0))  # their space goes back to the disk when there is time
                 for part in segment.parts:
                     self.part_stats(segment, part)
             except (SegmentDamaged, sqlite3.DatabaseError, ValueError) as error:
@@ -108,10 +108,10 @@ class SegmentFiles:
                 self.quarantine(path, str(error))
                 continue
             if segment.parts:
-                found.append(segment)
+                segments.append(segment)
             else:
                 self._remove(path)
-        return found
+        return segments
 
     def identities(self, segment: Segment) -> Iterator[tuple[int, bytes]]:
         """Slots and identities as the file tells them."""
@@ -123,25 +123,25 @@ class SegmentFiles:
     def part_stats(self, segment: Segment, part: Part) -> PartStats:
         """What a part holds. Raises sqlite3.Error and ValueError."""
         with self.pool.reading(segment.path) as db:
-            found = read_part_stats(db, self.codec, part)
-        if found is None:
+            stats = read_part_stats(db, self.codec, part)
+        if stats is None:
             raise ValueError(f"part {part.id} is gone")
-        return found
+        return stats
 
     # --- changing ---
 
     @contextmanager
     def try_lock(self) -> Iterator[bool]:
         """Whether segments may be changed now: not while a backup copies them."""
-        if self._held:
+        if self._locked:
             yield True
             return
-        taken = self._lock.take(wait=False)
-        self._held = taken
+        locked = self._lock.take(wait=False)
+        self._locked = locked
         try:
-            yield taken
+            yield locked
         finally:
-            self._held = False
+            self._locked = False
             self._lock.release()
 
     @contextmanager
@@ -167,17 +167,17 @@ class SegmentFiles:
         """A number for a new part, never given twice while the process runs. What earlier attempts left is swept, also
         of the ``generation`` that is being sealed: it may have been written whole, and then the journal was full."""
         unfinished = self._unfinished.setdefault(writer.path, set())
-        waiting = {part for segment, parts, _ in self._waiting if segment.path == writer.path for part in parts}
+        waiting = {part for segment, parts, _ in self._deletable if segment.path == writer.path for part in parts}
         writer.sweep(
             generation_max=None if generation is None else generation - 1, unfinished=frozenset(unfinished | waiting)
         )
-        found = max(writer.next_part_id(), self._part_ids.get(writer.path, 0) + 1)
-        self._part_ids[writer.path] = found
-        unfinished.add(found)
+        part_id = max(writer.next_part_id(), self._part_ids.get(writer.path, 0) + 1)
+        self._part_ids[writer.path] = part_id
+        unfinished.add(part_id)
         try:
-            yield found
+            yield part_id
         finally:
-            unfinished.discard(found)
+            unfinished.discard(part_id)
 
     def publish(self, *changed: Segment, change: Callable[[Snapshot], Snapshot] = lambda view: view) -> Snapshot:
         """Let queries see changed segments, at once with whatever else ``change`` does to the view."""
@@ -188,10 +188,10 @@ class SegmentFiles:
         result: list[Segment] = []
 
         def change(view: Snapshot) -> Snapshot:
-            held = view.of_tier(segment.tier).get(segment.week)
-            gone = {part.id for part in old}
-            kept = [part for part in (held.parts if held else ()) if part.id not in gone]
-            result.append(replace(segment, parts=tuple(sorted([*kept, *new], key=lambda part: part.id))))
+            current = view.of_tier(segment.tier).get(segment.week)
+            old_ids = {part.id for part in old}
+            remaining = [part for part in (current.parts if current else ()) if part.id not in old_ids]
+            result.append(replace(segment, parts=tuple(sorted([*remaining, *new], key=lambda part: part.id))))
             return view.with_segments(result[0])
 
         self.snapshots.publish(change)
@@ -199,11 +199,11 @@ class SegmentFiles:
 
     def schedule_delete(self, segment: Segment, parts: Sequence[Part]) -> None:
         """Have the rows of parts that are no longer published deleted, by ``clean``."""
-        self._waiting.append((segment, [part.id for part in parts], self.snapshots.now.version))
+        self._deletable.append((segment, [part.id for part in parts], self.snapshots.now.version))
 
     def delete_unreferenced(self, on_slice: Callable[[], None], *, wait_s: float = 0.0) -> None:
         """Delete what waits for it and nobody reads any more, and give the space back to the disk."""
-        for entry in list(self._waiting):
+        for entry in list(self._deletable):
             segment, parts, version = entry
             if not self.snapshots.wait_unpinned(version, wait_s):
                 continue
@@ -211,7 +211,7 @@ class SegmentFiles:
                 with self._opened(segment.path, segment.tier) as writer:
                     delete_parts(writer, parts, on_slice)
                     writer.shrink()
-            self._waiting.remove(entry)
+            self._deletable.remove(entry)
 
     def unlink(self, segment: Segment) -> int:
         """Take a file out of the view and off the disk; its bytes."""
@@ -223,8 +223,8 @@ class SegmentFiles:
     def _remove(self, path: Path) -> None:
         self.pool.evict(path)
         self.indexes.evict(path)
-        for one in segment_paths(path):
-            one.unlink(missing_ok=True)
+        for file in segment_paths(path):
+            file.unlink(missing_ok=True)
 
     def quarantine(self, path: Path, reason: str) -> None:
         """Move a file that cannot be read out of the way; nothing of it is deleted."""
@@ -234,9 +234,9 @@ class SegmentFiles:
         self.pool.evict(path)
         self.indexes.evict(path)
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        for one in segment_paths(path):
+        for file in segment_paths(path):
             with suppress(FileNotFoundError):
-                one.rename(aside / f"{stamp}-{one.name}")
+                file.rename(aside / f"{stamp}-{file.name}")
         _log.error(
             "segment unreadable, put aside; everything else is served",
             file=path.name, moved_to=str(aside / f"{stamp}-{path.name}"), reason=reason,
@@ -246,7 +246,7 @@ class SegmentFiles:
 
     def nbytes(self, path: Path) -> int:
         """What a file and its log occupy."""
-        return sum(one.stat().st_size for one in segment_paths(path)[:2] if one.exists())
+        return sum(file.stat().st_size for file in segment_paths(path)[:2] if file.exists())
 
     def total_nbytes(self) -> int:
         """What all segment files occupy; any thread."""

@@ -24,19 +24,19 @@ def load_part_stats(files: SegmentFiles) -> list[PartStats]:
     ]
 
 
-def rebuild_series_stats(catalogue: Catalogue, counts: Sequence[PartStats], seen: PinnedSnapshot) -> None:
+def rebuild_series_stats(catalogue: Catalogue, stats: Sequence[PartStats], pinned: PinnedSnapshot) -> None:
     """Count again. On the writer thread, so that no commit comes in between."""
     catalogue.reset_counts()
-    highest = max((int(one.series.slot[-1]) for one in counts if len(one.series.slot)), default=-1)
+    highest = max((int(part.series.slot[-1]) for part in stats if len(part.series.slot)), default=-1)
     catalogue.reserve(highest + 1)  # series that the journal does not know
     blocks: Iterable[SampleBlock] = chain(
-        seen.samples, *(generation.samples for generation in seen.snapshot.sealing_generations)
+        pinned.samples, *(generation.samples for generation in pinned.snapshot.sealing_generations)
     )
     for block in blocks:
         catalogue.count(block.samples.slot, block.samples.time_ms)
-    for one in counts:
-        if one.part.samples:
-            catalogue.count_many(one.series.slot, one.series.samples, one.series.first_ms, one.series.last_ms)
-    for one in counts:
-        if not one.part.samples:
-            catalogue.extend_rolled(one.series.slot, one.series.first_ms, one.series.last_ms)
+    for part in stats:
+        if part.part.samples:
+            catalogue.count_many(part.series.slot, part.series.samples, part.series.first_ms, part.series.last_ms)
+    for part in stats:
+        if not part.part.samples:
+            catalogue.extend_rolled(part.series.slot, part.series.first_ms, part.series.last_ms)

@@ -67,13 +67,13 @@ def exemplars_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms:
 
 def spans_by_week(blocks: Iterable[SpanBlock], *, floor_ms: int) -> dict[int, SpanTable]:
     """The spans of a generation by start, without those that started before ``floor_ms``."""
-    whole = concat_span_tables([block.table for block in blocks])
-    if not len(whole):
+    table = concat_span_tables([block.table for block in blocks])
+    if not len(table):
         return {}
-    order = np.argsort(whole.start_ns, kind="stable")
-    weeks = week_numbers(whole.start_ms[order])
-    order, weeks = order[whole.start_ms[order] >= floor_ms], weeks[whole.start_ms[order] >= floor_ms]
-    return {week: whole.take(order[weeks == week]) for week in np.unique(weeks).tolist()}
+    order = np.argsort(table.start_ns, kind="stable")
+    weeks = week_numbers(table.start_ms[order])
+    order, weeks = order[table.start_ms[order] >= floor_ms], weeks[table.start_ms[order] >= floor_ms]
+    return {week: table.take(order[weeks == week]) for week in np.unique(weeks).tolist()}
 
 
 def merge_partials(parts: Sequence[Partials], group: I64, *, width_ms: int) -> Partials:
@@ -83,28 +83,28 @@ def merge_partials(parts: Sequence[Partials], group: I64, *, width_ms: int) -> P
         return partials
     rank, _ = storage_ranks(partials.slot, group)
     order = np.lexsort((partials.time_ms, rank[partials.slot]))
-    plain = Partials(
+    ordered = Partials(
         partials.slot[order], partials.time_ms[order], partials.count[order],
         partials.sum[order], partials.min[order], partials.max[order],
     )  # fmt: skip
-    rolled = rollup_partials(plain, width_ms=width_ms)
-    some = partials.sketches
-    if not len(some.key):
+    rolled = rollup_partials(ordered, width_ms=width_ms)
+    sketches = partials.sketches
+    if not len(sketches.key):
         return rolled
-    first = np.append(True, (plain.slot[1:] != plain.slot[:-1]) | (plain.time_ms[1:] != plain.time_ms[:-1]))
+    first = np.append(True, (ordered.slot[1:] != ordered.slot[:-1]) | (ordered.time_ms[1:] != ordered.time_ms[:-1]))
     row_of = np.empty(len(order), np.int64)
     row_of[order] = np.cumsum(first) - 1
     return Partials(
         rolled.slot, rolled.time_ms, rolled.count, rolled.sum, rolled.min, rolled.max,
-        merge_sketches(Sketches(row_of[some.row], some.key, some.count)),
+        merge_sketches(Sketches(row_of[sketches.row], sketches.key, sketches.count)),
     )  # fmt: skip
 
 
-def merge_sketches(some: Sketches) -> Sketches:
+def merge_sketches(sketches: Sketches) -> Sketches:
     """One bucket for each row and key, in their order."""
-    if not len(some.key):
+    if not len(sketches.key):
         return NO_SKETCHES
-    order = np.lexsort((some.key, some.row))
-    row, key, count = some.row[order], some.key[order], some.count[order]
+    order = np.lexsort((sketches.key, sketches.row))
+    row, key, count = sketches.row[order], sketches.key[order], sketches.count[order]
     first = np.flatnonzero(np.append(True, (row[1:] != row[:-1]) | (key[1:] != key[:-1])))
     return Sketches(row[first], key[first], np.add.reduceat(count, first))

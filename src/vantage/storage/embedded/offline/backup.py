@@ -115,7 +115,7 @@ def locked(folder: Path, *, wait_s: float, on_wait: Callable[[str], None]) -> It
     """Hold segments as they are. Raises BusyError when that is not to be had in time, StartupError."""
     lock = FileLock(folder, MAINTENANCE)
     state = threading.Lock()
-    taken = threading.Event()
+    ready = threading.Event()
     failures: list[OSError] = []
     given_up = False
 
@@ -129,16 +129,16 @@ def locked(folder: Path, *, wait_s: float, on_wait: Callable[[str], None]) -> It
         with state:
             if given_up:
                 lock.release()
-            taken.set()
+            ready.set()
 
     threading.Thread(target=take, name="vantage-backup-lock", daemon=True).start()
     try:
-        if not taken.wait(min(PATIENCE_S, wait_s)):
+        if not ready.wait(min(PATIENCE_S, wait_s)):
             on_wait("the server is sealing or merging, or another backup is being made: waiting for it")
-            taken.wait(max(0.0, wait_s - PATIENCE_S))
+            ready.wait(max(0.0, wait_s - PATIENCE_S))
         if failures:
             raise StartupError(f"{lock.path} cannot be locked: {failures[0].strerror}")
-        if not taken.is_set():
+        if not ready.is_set():
             raise BusyError(
                 f"segments of {folder} were being written for {wait_s:g} s without a pause: try again later"
             )
@@ -146,7 +146,7 @@ def locked(folder: Path, *, wait_s: float, on_wait: Callable[[str], None]) -> It
     finally:
         with state:
             given_up = True
-            if taken.is_set():
+            if ready.is_set():
                 lock.release()
 
 
@@ -171,8 +171,8 @@ class _FileCopier:
         except (SegmentDamaged, sqlite3.Error, FileNotFoundError) as error:
             if isinstance(error, sqlite3.Error) and not is_damage(error) and path.exists():
                 raise
-            for one in segment_paths(self._target / name):
-                one.unlink(missing_ok=True)
+            for file in segment_paths(self._target / name):
+                file.unlink(missing_ok=True)
             self.left_out.append(f"{path.name}: {error}")
             return
         self.names.append(name)
@@ -220,8 +220,8 @@ def _copy_files(target: Path) -> Iterator[None]:
     except BaseException:
         shutil.rmtree(target / SEGMENTS, ignore_errors=True)
         for name in (_JOURNAL, _METADATA, NAME, f"{NAME}.part"):
-            for one in segment_paths(target / name):
-                one.unlink(missing_ok=True)
+            for file in segment_paths(target / name):
+                file.unlink(missing_ok=True)
         if made:
             shutil.rmtree(target, ignore_errors=True)
         raise
@@ -247,5 +247,5 @@ def _sealed_generation(journal: Path) -> int:
     with closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
         if db.execute("PRAGMA user_version").fetchone()[0] < 2:
             return 0
-        (found,) = db.execute("SELECT value FROM progress WHERE name='sealed_generation'").fetchone()
-        return int(found)
+        (generation,) = db.execute("SELECT value FROM progress WHERE name='sealed_generation'").fetchone()
+        return int(generation)

@@ -66,7 +66,7 @@ class ReadOnlyFolder:
     def segments(self) -> FolderContents:
         """Headers, and what each part says of itself. Raises FormatTooNew."""
         sealed = self._sealed_generation()
-        found, damaged = [], []
+        segments, damaged = [], []
         codec = ChunkCodec()
         for path, week, tier in named_segments(self._folder / SEGMENTS):
             try:
@@ -80,9 +80,9 @@ class ReadOnlyFolder:
                 if path.exists():  # else it has just left
                     damaged.append(f"{path.name}: {error}")
                 continue
-            found.append(Segment(path, week, tier, tuple(parts)))
+            segments.append(Segment(path, week, tier, tuple(parts)))
         aside = sorted(path.name for path in (self._folder / SEGMENTS / DAMAGED).glob("*.db"))
-        return FolderContents(tuple(found), tuple(damaged), tuple(aside))
+        return FolderContents(tuple(segments), tuple(damaged), tuple(aside))
 
     def _sealed_generation(self) -> int:
         """Parts of later ones are being written, or were when a process ended. Without a journal that tells, all

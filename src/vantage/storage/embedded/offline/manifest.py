@@ -45,11 +45,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def nbytes(self) -> int:
-        return sum(one.nbytes for one in self.files)
+        return sum(file.nbytes for file in self.files)
 
     @property
     def segments(self) -> int:
-        return sum(one.path.startswith("segments/") for one in self.files)
+        return sum(file.path.startswith("segments/") for file in self.files)
 
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -88,39 +88,39 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        found = msgspec.json.decode(text, type=_Format)
-        if found.format > FORMAT:
+        version = msgspec.json.decode(text, type=_Format)
+        if version.format > FORMAT:
             raise FormatTooNew(
-                f"{folder} is a backup of format {found.format}, made by Vantage {found.vantage}; this version knows "
-                f"up to {FORMAT}: nothing was touched"
+                f"{folder} is a backup of format {version.format}, made by Vantage {version.vantage}; this version "
+                f"knows up to {FORMAT}: nothing was touched"
             )
         manifest = _decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
-    for one in manifest.files:
-        if not _PATH.fullmatch(one.path):
-            raise InputError(f"{path} is damaged: it names a file {one.path[:80]!r}")
-    if "journal.db" not in {one.path for one in manifest.files}:
+    for file in manifest.files:
+        if not _PATH.fullmatch(file.path):
+            raise InputError(f"{path} is damaged: it names a file {file.path[:80]!r}")
+    if "journal.db" not in {file.path for file in manifest.files}:
         raise InputError(f"{path} is damaged: it names no journal.db")
     return manifest
 
 
 def verify_manifest(folder: Path, manifest: Manifest, on_progress: ProgressCallback = no_progress) -> None:
     """Hold every file against its size and hash. Raises InputError naming the first that is not as it was."""
-    for one in manifest.files:  # sizes first: they are looked at without reading
-        path = folder / one.path
+    for file in manifest.files:  # sizes first: they are looked at without reading
+        path = folder / file.path
         try:
             nbytes = path.stat().st_size
         except OSError as error:
             raise InputError(f"the backup is damaged: {path} cannot be read: {error.strerror}") from error
-        if nbytes != one.nbytes:
-            raise InputError(f"the backup is damaged: {path} has {nbytes} bytes, not {one.nbytes}")
+        if nbytes != file.nbytes:
+            raise InputError(f"the backup is damaged: {path} has {nbytes} bytes, not {file.nbytes}")
     done = 0
-    for one in manifest.files:
+    for file in manifest.files:
         progress = partial(_add_progress, on_progress, done, manifest.nbytes)
-        if hash_of(folder / one.path, on_progress=progress) != one.sha256:
-            raise InputError(f"the backup is damaged: {folder / one.path} is not what was written (SHA-256)")
-        done += one.nbytes
+        if hash_of(folder / file.path, on_progress=progress) != file.sha256:
+            raise InputError(f"the backup is damaged: {folder / file.path} is not what was written (SHA-256)")
+        done += file.nbytes
 
 
 def _add_progress(on_progress: ProgressCallback, base: int, total: int, done: int) -> None:

@@ -71,24 +71,24 @@ def _refuse_data(folder: Path) -> None:
         raise InputError(f"{folder} is no folder")
     if (folder / MARKER).exists():
         return  # whatever is there is an earlier attempt's
-    held = [name for name in _DATABASES if (folder / name).exists()]
+    present = [name for name in _DATABASES if (folder / name).exists()]
     if (folder / SEGMENTS).is_dir() and any((folder / SEGMENTS).iterdir()):
-        held.append(f"{SEGMENTS}/")
-    if held:
+        present.append(f"{SEGMENTS}/")
+    if present:
         raise InputError(
-            f"{folder} holds data already ({', '.join(held)}): nothing was touched; name another folder with --data"
+            f"{folder} holds data already ({', '.join(present)}): nothing was touched; name another folder with --data"
         )
 
 
 def _refuse_newer(source: Path, manifest: Manifest) -> None:
     """Formats of the files themselves, before anything is written. Raises FormatTooNew, InputError."""
     refuse_newer(source / "journal.db")
-    for one in manifest.files:
-        if one.path.startswith(SEGMENTS):
+    for file in manifest.files:
+        if file.path.startswith(SEGMENTS):
             try:
-                check_header(source / one.path)
+                check_header(source / file.path)
             except SegmentDamaged as error:
-                raise InputError(f"the backup is damaged: {source / one.path}: {error}") from error
+                raise InputError(f"the backup is damaged: {source / file.path}: {error}") from error
 
 
 def _begin(folder: Path) -> None:
@@ -99,38 +99,38 @@ def _begin(folder: Path) -> None:
     sync_folder(folder)
     sync_folder(folder.absolute().parent)  # the folder itself may be new
     for name in _DATABASES:
-        for one in segment_paths(folder / name):
-            one.unlink(missing_ok=True)
+        for file in segment_paths(folder / name):
+            file.unlink(missing_ok=True)
     segments = folder / SEGMENTS
     if segments.is_dir():
-        for one in segments.iterdir():
-            if one.is_file():
-                one.unlink()
+        for file in segments.iterdir():
+            if file.is_file():
+                file.unlink()
 
 
 def _copy_all(source: Path, folder: Path, manifest: Manifest, on_copy: ProgressCallback) -> None:
     (folder / SEGMENTS).mkdir(mode=0o700, exist_ok=True)
     done = 0
-    for one in manifest.files:
-        _copy(source, folder, one)
-        done += one.nbytes
+    for file in manifest.files:
+        _copy(source, folder, file)
+        done += file.nbytes
         on_copy(done, manifest.nbytes)
     sync_folder(folder / SEGMENTS)
     sync_folder(folder)
 
 
-def _copy(source: Path, folder: Path, one: ManifestFile) -> None:
+def _copy(source: Path, folder: Path, entry: ManifestFile) -> None:
     """Hold it against its hash once more: it may have changed since it was verified."""
     hashed = hashlib.sha256()
-    target = os.open(folder / one.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with (source / one.path).open("rb") as held, os.fdopen(target, "wb") as file:
-        while block := held.read(READ_NBYTES):
+    target = os.open(folder / entry.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with (source / entry.path).open("rb") as source_file, os.fdopen(target, "wb") as file:
+        while block := source_file.read(READ_NBYTES):
             hashed.update(block)
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
-    if hashed.hexdigest() != one.sha256:
-        raise InputError(f"the backup is damaged: {source / one.path} changed while it was copied")
+    if hashed.hexdigest() != entry.sha256:
+        raise InputError(f"the backup is damaged: {source / entry.path} changed while it was copied")
 
 
 def _end(folder: Path) -> None:

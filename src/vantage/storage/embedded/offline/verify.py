@@ -52,17 +52,17 @@ def verify_segments(
 
 
 def _of_file(db: sqlite3.Connection, segment: Segment, took: Callable[[int], None]) -> Iterator[Fault]:
-    for (said,) in db.execute("PRAGMA integrity_check(20)"):
-        if said != "ok":
-            yield Fault(segment.name, "integrity_check", None, said)
+    for (result,) in db.execute("PRAGMA integrity_check(20)"):
+        if result != "ok":
+            yield Fault(segment.name, "integrity_check", None, result)
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version < FORMAT:
         yield Fault(segment.name, "file", None, f"has format {version}: start the server once, then verify again")
         return
     codec = ChunkCodec()
-    kept = {row[0] for row in db.execute("SELECT id FROM part")}  # since it was looked at, parts may have been merged
+    part_ids = {row[0] for row in db.execute("SELECT id FROM part")}  # parts may have been merged meanwhile
     for part in segment.parts:
-        if part.id not in kept:
+        if part.id not in part_ids:
             continue
         try:
             for table, row, reason in PartVerifier(db, codec, part, segment.tier, took).faults():

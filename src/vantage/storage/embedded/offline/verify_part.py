@@ -43,10 +43,10 @@ class _Sum:
         self.entries = 0
         self._sum = np.uint64(0)
 
-    def add(self, kept: I64, place: I64, row: I64) -> None:
-        self.entries += len(kept)
-        mixed: U64 = kept.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= place.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
+    def add(self, hashes: I64, block_ids: I64, row: I64) -> None:
+        self.entries += len(hashes)
+        mixed: U64 = hashes.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= block_ids.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x94D049BB133111EB) + row.astype(np.uint64)
         mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
         with np.errstate(over="ignore"):
@@ -155,44 +155,47 @@ class PartVerifier:
                 _must(len(table) == spans, "it holds another number of spans")
                 _must((int(starts.min()), int(starts.max())) == (first_ms, last_ms), "its times are not what it says")
                 _must(int(table.duration_ns.max()) == longest_ns, "its longest span is not what it says")
-                told = sorted(table.service_name.compacted().values)
-                _must(told == sorted(json.loads(services)), "its services are not what it says")
+                service_names = sorted(table.service_name.compacted().values)
+                _must(service_names == sorted(json.loads(services)), "its services are not what it says")
             except ValueError as error:
                 yield "span_block", block_id, str(error)
                 continue
-            kept = truncate_hash(table.trace_hashes())
-            self._held.add(kept, np.full(len(kept), block_id), np.arange(len(kept)))
+            hashes = truncate_hash(table.trace_hashes())
+            self._held.add(hashes, np.full(len(hashes), block_id), np.arange(len(hashes)))
             self._spans += spans
             self._times.append((first_ms, last_ms))
             for key, (count, first, last) in count_by_service(table).items():
-                held = self._services.get(key, (0, first, last))
-                self._services[key] = (held[0] + count, min(held[1], first), max(held[2], last))
+                total = self._services.get(key, (0, first, last))
+                self._services[key] = (total[0] + count, min(total[1], first), max(total[2], last))
 
     def _index(self) -> Iterator[Report]:
-        told = _Sum()
+        checksum_of_index = _Sum()
         sound = True
         for entry_id, kind, low, high, crc, body in self._db.execute(_INDEX, (self._part.id,)):
             self._took(len(body))
             try:
                 _must(checksum(body) == crc, "its checksum does not fit")
                 _must(kind == "span", "it is of no known kind")
-                apart, place, row = (self._codec.packer.unpack_ints(column) for column in _decode_index(body))
-                _must(len(apart) == len(place) == len(row) > 0, "its columns do not fit together")
-                hashes = np.cumsum(apart) + low
-                _must(int(hashes[-1]) == high and bool((apart >= 0).all()), "its hashes are not in order")
-                for one, last in zip(*_last_rows(place, row), strict=True):
-                    _must(last < self._blocks.get(one, 0), f"it points at row {last} of span_block {one}, not there")
+                differences, block_ids, row = (self._codec.packer.unpack_ints(column) for column in _decode_index(body))
+                _must(len(differences) == len(block_ids) == len(row) > 0, "its columns do not fit together")
+                hashes = np.cumsum(differences) + low
+                _must(int(hashes[-1]) == high and bool((differences >= 0).all()), "its hashes are not in order")
+                for block_id, last in zip(*_last_rows(block_ids, row), strict=True):
+                    _must(
+                        last < self._blocks.get(block_id, 0),
+                        f"it points at row {last} of span_block {block_id}, not there",
+                    )
             except (ValueError, msgspec.DecodeError) as error:
                 sound = False
                 yield "id_index", entry_id, str(error)
                 continue
-            told.add(hashes, place, row)
-        if sound and self._sound and told.value != self._held.value:
+            checksum_of_index.add(hashes, block_ids, row)
+        if sound and self._sound and checksum_of_index.value != self._held.value:
             yield (
                 "id_index",
                 None,
                 (
-                    f"of part {self._part.id} tells {told.entries} places in span_block, "
+                    f"of part {self._part.id} tells {checksum_of_index.entries} places in span_block, "
                     f"and not those of its {self._held.entries} ids"
                 ),
             )
@@ -205,17 +208,20 @@ class PartVerifier:
             try:
                 _must(checksum(*body) == crc, "its checksum does not fit")
                 runs = self._codec.unpack_runs(body[0])
-                some = self._codec.unpack_partials(tuple(body[1:]), runs, width_ms=width_ms, columns=_COLUMNS)
-                _must(len(some) == partials, "it holds another number of partials")
-                _must(bool((some.count > 0).all()), "a bucket sums up nothing")
-                _must(len(some.sum) == len(some.min) == len(some.max) == partials, "its columns do not fit together")
-                _must(_fits(runs, some.time_ms), "its directory tells other times than its buckets")
+                unpacked = self._codec.unpack_partials(tuple(body[1:]), runs, width_ms=width_ms, columns=_COLUMNS)
+                _must(len(unpacked) == partials, "it holds another number of partials")
+                _must(bool((unpacked.count > 0).all()), "a bucket sums up nothing")
                 _must(
-                    (int(some.time_ms.min()), int(some.time_ms.max())) == (first_ms, last_ms),
+                    len(unpacked.sum) == len(unpacked.min) == len(unpacked.max) == partials,
+                    "its columns do not fit together",
+                )
+                _must(_fits(runs, unpacked.time_ms), "its directory tells other times than its buckets")
+                _must(
+                    (int(unpacked.time_ms.min()), int(unpacked.time_ms.max())) == (first_ms, last_ms),
                     "its times are not what it says",
                 )
-                if len(some.sketches.key):
-                    _must(int(some.sketches.count.min()) > 0, "a sketch counts nothing")
+                if len(unpacked.sketches.key):
+                    _must(int(unpacked.sketches.count.min()) > 0, "a sketch counts nothing")
             except ValueError as error:
                 yield "rollup", rollup_id, str(error)
                 continue
@@ -239,21 +245,21 @@ class PartVerifier:
             yield "part", part.id, "what it says of each service's spans is not what its rows hold"
 
 
-def _same_series(says: SeriesStats, held: list[ChunkDirectory], *, of_samples: bool) -> bool:
+def _same_series(stats: SeriesStats, directories: list[ChunkDirectory], *, of_samples: bool) -> bool:
     """Whether samples and times are the same; shares of bytes are estimates."""
-    if not held:
-        return not len(says.slot)
-    columns = zip(*((runs.slot, runs.count, runs.first_ms, runs.last_ms) for runs in held), strict=True)
+    if not directories:
+        return not len(stats.slot)
+    columns = zip(*((runs.slot, runs.count, runs.first_ms, runs.last_ms) for runs in directories), strict=True)
     slot, count, first_ms, last_ms = (np.concatenate(column) for column in columns)
-    distinct, place = np.unique(slot, return_inverse=True)
+    distinct, index = np.unique(slot, return_inverse=True)
     counts = np.zeros(len(distinct), np.int64)
     firsts = np.full(len(distinct), np.iinfo(np.int64).max)
     lasts = np.full(len(distinct), np.iinfo(np.int64).min)
     if of_samples:
-        np.add.at(counts, place, count)
-    np.minimum.at(firsts, place, first_ms)
-    np.maximum.at(lasts, place, last_ms)
-    pairs = ((distinct, says.slot), (counts, says.samples), (firsts, says.first_ms), (lasts, says.last_ms))
+        np.add.at(counts, index, count)
+    np.minimum.at(firsts, index, first_ms)
+    np.maximum.at(lasts, index, last_ms)
+    pairs = ((distinct, stats.slot), (counts, stats.samples), (firsts, stats.first_ms), (lasts, stats.last_ms))
     return all(np.array_equal(ours, theirs) for ours, theirs in pairs)
 
 
@@ -268,9 +274,9 @@ def _fits(runs: ChunkDirectory, time_ms: I64) -> bool:
     )
 
 
-def _last_rows(place: I64, row: I64) -> tuple[list[int], list[int]]:
+def _last_rows(block_ids: I64, row: I64) -> tuple[list[int], list[int]]:
     """Each place, and the highest row it is asked for; of a row below 0 an impossible one."""
-    distinct, at = np.unique(place, return_inverse=True)
+    distinct, at = np.unique(block_ids, return_inverse=True)
     last = np.zeros(len(distinct), np.int64)
     np.maximum.at(last, at, np.where(row < 0, np.iinfo(np.int64).max, row))
     return distinct.tolist(), last.tolist()

@@ -42,13 +42,13 @@ class ChunkIndex:
         if len(slots) <= self.slot_max:  # series that came after the mask was made
             slots = np.append(slots, np.zeros(self.slot_max + 1 - len(slots), np.bool_))
         hit = slots[self.slot] & (self.last_ms >= time_ms.start_ms) & (self.first_ms < time_ms.end_ms)
-        places = np.flatnonzero(np.logical_or.reduceat(hit, self.starts)) if len(hit) else self.starts
-        found = []
-        for place in places.tolist():
-            runs = self.directories[place]
-            picked = hit[self.starts[place] : self.starts[place] + len(runs)]
-            found.append((int(self.chunk_id[place]), runs, None if picked.all() else picked))
-        return found
+        chunks = np.flatnonzero(np.logical_or.reduceat(hit, self.starts)) if len(hit) else self.starts
+        matches = []
+        for chunk in chunks.tolist():
+            runs = self.directories[chunk]
+            picked = hit[self.starts[chunk] : self.starts[chunk] + len(runs)]
+            matches.append((int(self.chunk_id[chunk]), runs, None if picked.all() else picked))
+        return matches
 
 
 def make_index(rows: list[tuple[int, bytes]], codec: ChunkCodec) -> ChunkIndex:
@@ -91,10 +91,10 @@ class ChunkIndexCache:
         """The index of a part's samples, or (with ``width_ms``) of its rollups. Raises sqlite3.Error and ValueError."""
         key = (path, part, width_ms)
         with self._lock:
-            found = self._known.get(key)
-            if found is not None:
+            index = self._known.get(key)
+            if index is not None:
                 self._known.move_to_end(key)
-                return found
+                return index
         rows = db.execute(_ROLLUPS, (part, width_ms)) if width_ms else db.execute(_SAMPLES, (part,))
         index = make_index(rows.fetchall(), codec)
         with self._lock:

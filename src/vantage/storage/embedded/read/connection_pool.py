@@ -38,8 +38,8 @@ class ConnectionPool:
 
     def _acquire(self, path: Path) -> sqlite3.Connection | None:
         with self._lock:
-            for key, (held, db) in reversed(self._idle.items()):
-                if held == path:
+            for key, (idle_path, db) in reversed(self._idle.items()):
+                if idle_path == path:
                     del self._idle[key]
                     return db
         return None
@@ -52,15 +52,15 @@ class ConnectionPool:
                 closing = []
                 while len(self._idle) > IDLE_MAX:
                     closing.append(self._idle.popitem(last=False)[1][1])
-        for one in closing:
-            one.close()
+        for connection in closing:
+            connection.close()
 
     def evict(self, path: Path) -> None:
         """The file is going: an open connection would keep its space on the disk."""
         with self._lock:
             self._dropped.add(path)
-            found = [key for key, (held, _) in self._idle.items() if held == path]
-            closing = [self._idle.pop(key)[1] for key in found]
+            keys = [key for key, (idle_path, _) in self._idle.items() if idle_path == path]
+            closing = [self._idle.pop(key)[1] for key in keys]
         for db in closing:
             db.close()
 

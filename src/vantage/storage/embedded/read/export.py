@@ -44,10 +44,10 @@ def _samples(source: SnapshotReader, selector: Selector, time_range: TimeRange) 
             slots &= columns.column(name).mask(lambda value, text=text: value == text)[: len(slots)]  # type: ignore[misc]
     waiting: list[SampleColumns] = []
     for chunk in source.samples(time_range, slots, exemplars=True):
-        some = _selected_rows(chunk, slots, time_range)
-        if not len(some):
+        samples = _selected_rows(chunk, slots, time_range)
+        if not len(samples):
             continue
-        waiting.append(some)  # many parts have a few samples each: they go out together
+        waiting.append(samples)  # many parts have a few samples each: they go out together
         if sum(map(len, waiting)) >= SAMPLES_MAX:
             yield from _batches(concat_samples(waiting), columns)
             waiting = []
@@ -60,17 +60,17 @@ def _selected_rows(samples: SampleColumns, slots: Mask, time_range: TimeRange) -
     return samples.filter(keep & (samples.time_ms >= time_range.start_ms) & (samples.time_ms < time_range.end_ms))
 
 
-def _batches(whole: SampleColumns, columns: SeriesColumns) -> Iterator[Batch]:
-    for start in range(0, len(whole), SAMPLES_MAX):
-        some = whole.slice(start, min(start + SAMPLES_MAX, len(whole)))
-        distinct, index = np.unique(some.slot, return_inverse=True)
+def _batches(samples: SampleColumns, columns: SeriesColumns) -> Iterator[Batch]:
+    for start in range(0, len(samples), SAMPLES_MAX):
+        batch = samples.slice(start, min(start + SAMPLES_MAX, len(samples)))
+        distinct, index = np.unique(batch.slot, return_inverse=True)
         named = [columns.series[slot] for slot in distinct.tolist()]
         if None in named:  # forgotten while this export ran
-            kept = np.array([one is not None for one in named])[index]
-            yield from _batches(some.take(np.flatnonzero(kept)), columns)
+            has_series = np.array([one_series is not None for one_series in named])[index]
+            yield from _batches(batch.take(np.flatnonzero(has_series)), columns)
             continue
-        series = tuple(one for one in named if one is not None)
-        yield Batch(series, index.astype(np.uint32), some.time_ms, some.value, some.exemplars)
+        series = tuple(one_series for one_series in named if one_series is not None)
+        yield Batch(series, index.astype(np.uint32), batch.time_ms, batch.value, batch.exemplars)
 
 
 async def iterate_in_pool(pieces: Iterator[T], threads: Executor) -> AsyncGenerator[T, None]:
@@ -96,10 +96,10 @@ async def iterate_in_pool(pieces: Iterator[T], threads: Executor) -> AsyncGenera
             await asyncio.wait([under_way])  # a caller that goes away does not take the thread's work with it
             if under_way.cancelled():
                 raise StoreUnavailable("the store is closed")
-            found = under_way.result()
-            if not found:
+            pieces_read = under_way.result()
+            if not pieces_read:
                 return
-            yield found[0]
+            yield pieces_read[0]
     finally:
         if under_way is not None and not under_way.done():
             await asyncio.wait([under_way])

@@ -49,8 +49,8 @@ class SampleReader:
                     chunks += 1
                     rows += runs.rows if picked is None else int(runs.count[picked].sum())
         blocks = list(overlapping(self._access.sample_blocks(), time_range))
-        young = sum(np.count_nonzero(slots[block.samples.slot]) for block in blocks)
-        return [ScanEstimate("sealed", chunks, rows), ScanEstimate("head", len(blocks), int(young))]
+        head_rows = sum(np.count_nonzero(slots[block.samples.slot]) for block in blocks)
+        return [ScanEstimate("sealed", chunks, rows), ScanEstimate("head", len(blocks), int(head_rows))]
 
     def _index(self, db: sqlite3.Connection, segment: Segment, part: Part, width_ms: int) -> Iterator[ChunkIndex]:
         yield self._access.indexes.get(segment.path, db, part.id, self._access.codec, width_ms=width_ms)
@@ -162,8 +162,8 @@ class SampleReader:
         for segment, part in self._access.parts(self._access.pinned.snapshot.rollups.values(), time_range):
             yield from self._access.read(segment, self._rollups, segment, part, time_range, slots, width_ms, wanted)
         # A bucket may begin before the block's first sample, and the block's last sample lie after the range.
-        wider = TimeRange(time_range.start_ms, time_range.end_ms + width_ms)
-        for block in overlapping(self._access.sample_blocks(), wider):
+        wide_range = TimeRange(time_range.start_ms, time_range.end_ms + width_ms)
+        for block in overlapping(self._access.sample_blocks(), wide_range):
             self._access.tick()
             yield block.rollup_5m if width_ms == FIVE_MINUTES_MS else block.rollup_1h(self._histograms)
 
@@ -187,10 +187,10 @@ class SampleReader:
                 crc, *body = row
                 if checksum(*body) != crc:
                     raise ValueError("checksum mismatch")
-                some = self._access.codec.unpack_partials(
+                partials = self._access.codec.unpack_partials(
                     tuple(body[1:]), runs, width_ms=width_ms, columns=columns, wanted=wanted
                 )
             except ValueError as error:
                 self._access.damage.row(segment, f"rollup {rollup_id}", error)
                 continue
-            yield some
+            yield partials

@@ -83,13 +83,13 @@ class Snapshots:
     def pinned(self) -> Iterator[PinnedSnapshot]:
         """Everything as it is now, held until the end."""
         with self._lock:
-            seen = PinnedSnapshot(self.now, self._head.samples, self._head.spans)
-            self._pins[seen.snapshot.version] += 1
+            pinned = PinnedSnapshot(self.now, self._head.samples, self._head.spans)
+            self._pins[pinned.snapshot.version] += 1
         try:
-            yield seen
+            yield pinned
         finally:
             with self._lock:
-                self._pins[seen.snapshot.version] -= 1
+                self._pins[pinned.snapshot.version] -= 1
                 self._pins += Counter()
                 self._freed.notify_all()
 

@@ -50,8 +50,8 @@ class SpanReader:
             ):
                 if last_ms >= time_range.start_ms and first_ms < time_range.end_ms:
                     chunks, rows = chunks + 1, rows + spans
-        young = sum(len(block.table) for block in blocks)
-        return [ScanEstimate("sealed", chunks, rows), ScanEstimate("head", len(blocks), young)]
+        head_rows = sum(len(block.table) for block in blocks)
+        return [ScanEstimate("sealed", chunks, rows), ScanEstimate("head", len(blocks), head_rows)]
 
     def spans(self, time_range: TimeRange, *, service: str = "", min_duration_ns: int = 0) -> Iterator[SpanTable]:
         """The latest blocks first, those left out that cannot hold what is looked for."""
@@ -65,7 +65,7 @@ class SpanReader:
     ) -> list[tuple[int, Callable[[], SpanTable | None]]]:
         """Blocks that may hold such spans, as the time of their last start and a way to read them; the latest first."""
         time_range = self._access.clamp_to_floor(time_range)
-        found: list[tuple[int, Callable[[], SpanTable | None]]] = [
+        blocks: list[tuple[int, Callable[[], SpanTable | None]]] = [
             (block.last_ms, partial(self._read_head_block, block))
             for block in overlapping(self._access.span_blocks(), time_range)
         ]
@@ -77,9 +77,9 @@ class SpanReader:
                     continue
                 if service and service not in json.loads(services):
                     continue
-                found.append((last_ms, partial(self._read_sealed_block, segment, block_id)))
-        found.sort(key=lambda entry: -entry[0])
-        return found
+                blocks.append((last_ms, partial(self._read_sealed_block, segment, block_id)))
+        blocks.sort(key=lambda entry: -entry[0])
+        return blocks
 
     def _read_head_block(self, block: SpanBlock) -> SpanTable:
         return self._drop_hidden(block.table)
@@ -144,29 +144,29 @@ class SpanReader:
         """Every span of some traces."""
         unsealed = spans_of_traces(self._access.span_blocks(), trace_ids)
         tables = [build_span_table(unsealed)] if unsealed else []
-        wanted = {int(truncate_hash(np.array([hash_id(one)], np.uint64))[0]) for one in trace_ids}
-        ids = {one.encode() for one in trace_ids}
+        hashes = {int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0]) for trace_id in trace_ids}
+        ids = {trace_id.encode() for trace_id in trace_ids}
         for segment in self._access.pinned.snapshot.samples.values():
             rows: dict[int, set[int]] = {}
-            for kept in wanted:
+            for trace_hash in hashes:
                 self._access.tick()
-                for block_id, row in self._access.read(segment, self._find, segment, kept):
+                for block_id, row in self._access.read(segment, self._find, segment, trace_hash):
                     rows.setdefault(block_id, set()).add(row)
-            for block_id, places in rows.items():
+            for block_id, block_rows in rows.items():
                 table = self._block(segment, block_id)
                 if table is None:
                     continue
-                picked = np.array(sorted(row for row in places if bytes(table.trace_id[row]) in ids), np.int64)
+                picked = np.array(sorted(row for row in block_rows if bytes(table.trace_id[row]) in ids), np.int64)
                 tables.append(table.take(picked))
         return self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS
 
-    def _find(self, db: sqlite3.Connection, segment: Segment, kept: int) -> Iterator[tuple[int, int]]:
+    def _find(self, db: sqlite3.Connection, segment: Segment, trace_hash: int) -> Iterator[tuple[int, int]]:
         """Block and row of spans whose trace id has a hash."""
         for part in segment.parts:
             if not part.spans:
                 continue
             try:
-                yield from find(db, self._access.codec.packer, part=part.id, kept=kept)
+                yield from find(db, self._access.codec.packer, part=part.id, trace_hash=trace_hash)
             except ValueError as error:
                 self._access.damage.row(segment, "id_index", error)
 

@@ -21,16 +21,16 @@ def latest_traces(source: SpanReader, wanted: TraceFilter) -> list[TraceSummary]
     Blocks are read from the latest back. A trace starts no later than any of its spans: so once as many traces are
     known whole as are wanted, and all of them start later than anything still unread, the rest need not be looked at.
     """
-    found = _LatestTraces(source, wanted)
+    latest = _LatestTraces(source, wanted)
     blocks = source.span_blocks(wanted.time_range, service=wanted.service, min_duration_ns=wanted.min_duration_ns)
-    for place, (_, read) in enumerate(blocks):
+    for index, (_, read) in enumerate(blocks):
         table = read()
         if table is not None:
-            found.add(table)
-        unread_ns = (blocks[place + 1][0] + 1) * 1_000_000 if place + 1 < len(blocks) else -1
-        if found.is_complete(unread_ns):
+            latest.add(table)
+        unread_ns = (blocks[index + 1][0] + 1) * 1_000_000 if index + 1 < len(blocks) else -1
+        if latest.is_complete(unread_ns):
             break
-    return latest_summaries(concat_span_tables(found.tables), wanted)
+    return latest_summaries(concat_span_tables(latest.tables), wanted)
 
 
 class _LatestTraces:
@@ -38,14 +38,14 @@ class _LatestTraces:
 
     def __init__(self, source: SpanReader, wanted: TraceFilter) -> None:
         self._source = source
-        self._wanted = wanted
+        self._filter = wanted
         self._bounds: dict[str, int] = {}  # of traces not read yet
         self._known: set[str] = set()
         self._starts: list[int] = []  # of those read, after ``before``; the latest first
         self.tables: list[SpanTable] = []
 
     def add(self, table: SpanTable) -> None:
-        rows = matching_rows(table, self._wanted)
+        rows = matching_rows(table, self._filter)
         if not rows.size:
             return
         order = np.argsort(table.start_ns[rows], kind="stable")[::-1]  # the earliest last: it is what dict() keeps
@@ -56,7 +56,7 @@ class _LatestTraces:
 
     def is_complete(self, unread_ns: int) -> bool:
         """Read traces whole until the wanted number start later than every other, known or unread."""
-        limit = self._wanted.limit
+        limit = self._filter.limit
         while self._bounds:
             later = sorted(self._bounds.items(), key=lambda entry: -entry[1])
             if len(self._starts) >= limit and self._starts[limit - 1] > later[0][1]:
@@ -67,10 +67,10 @@ class _LatestTraces:
     def _read(self, trace_ids: list[str]) -> None:
         table = self._source.spans_of(trace_ids)
         self.tables.append(table)
-        before = self._wanted.before
-        for one in summarize_traces(table):
-            if before is None or (one.start_ns, one.trace_id) < before:
-                self._starts.append(one.start_ns)
+        before = self._filter.before
+        for summary in summarize_traces(table):
+            if before is None or (summary.start_ns, summary.trace_id) < before:
+                self._starts.append(summary.start_ns)
         self._starts.sort(reverse=True)
         for trace_id in trace_ids:
             del self._bounds[trace_id]

@@ -22,7 +22,7 @@ from vantage.vql.exec.series_table import SeriesColumns
 def usage_rows(view: Snapshot, columns: SeriesColumns, pool: ConnectionPool) -> list[UsageRow]:
     """The largest first. Parts that cannot be read are left out."""
     codec = ChunkCodec()
-    found: list[UsageRow] = []
+    rows: list[UsageRow] = []
     spans: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
     for tier in TIERS:
         nbytes, items = np.zeros(len(columns), np.int64), np.zeros(len(columns), np.int64)
@@ -38,9 +38,12 @@ def usage_rows(view: Snapshot, columns: SeriesColumns, pool: ConnectionPool) -> 
                 for (service, *_), (number, _, _) in counts.services.items():
                     spans[service][0] += of_spans * number // max(1, part.spans)
                     spans[service][1] += number
-        found += _by_metric(columns, "samples" if tier == SAMPLES else "rollups", nbytes, items)
-    found += [UsageRow(service, "", "spans", taken, number, 0) for service, (taken, number) in spans.items()]
-    return sorted(found, key=lambda row: (-row.nbytes, row.service, row.metric, row.tier))
+        rows += _by_metric(columns, "samples" if tier == SAMPLES else "rollups", nbytes, items)
+    rows += [
+        UsageRow(service, "", "spans", nbytes_of_spans, number, 0)
+        for service, (nbytes_of_spans, number) in spans.items()
+    ]
+    return sorted(rows, key=lambda row: (-row.nbytes, row.service, row.metric, row.tier))
 
 
 def _counts(pool: ConnectionPool, codec: ChunkCodec, segment: Segment, part: Part) -> PartStats | None:
@@ -53,33 +56,35 @@ def _counts(pool: ConnectionPool, codec: ChunkCodec, segment: Segment, part: Par
 
 def _by_metric(columns: SeriesColumns, tier: Literal["samples", "rollups"], nbytes: I64, items: I64) -> list[UsageRow]:
     slots = np.flatnonzero(columns.present[: len(nbytes)] & (nbytes > 0))
-    group, first, place, series = np.unique(
+    group, first, index, series = np.unique(
         columns.group[slots], return_index=True, return_inverse=True, return_counts=True
     )
-    taken, held = np.zeros(len(group), np.int64), np.zeros(len(group), np.int64)
-    np.add.at(taken, place, nbytes[slots])
-    np.add.at(held, place, items[slots])
+    group_nbytes, group_items = np.zeros(len(group), np.int64), np.zeros(len(group), np.int64)
+    np.add.at(group_nbytes, index, nbytes[slots])
+    np.add.at(group_items, index, items[slots])
     named = [columns.series[slot] for slot in slots[first].tolist()]
     return [
-        UsageRow(one.service, one.metric, tier, *counts)
-        for one, counts in zip(named, zip(taken.tolist(), held.tolist(), series.tolist(), strict=True), strict=True)
-        if one is not None
+        UsageRow(one_series.service, one_series.metric, tier, *counts)
+        for one_series, counts in zip(
+            named, zip(group_nbytes.tolist(), group_items.tolist(), series.tolist(), strict=True), strict=True
+        )
+        if one_series is not None
     ]
 
 
 def file_nbytes(data: Path, view: Snapshot) -> dict[str, int]:
     """Bytes on the disk: the journal, and each tier of segments."""
-    found = {"journal": _size(data / "journal.db")}
+    sizes = {"journal": _size(data / "journal.db")}
     for tier in TIERS:
-        found[tier] = sum(_size(segment.path) for segment in view.of_tier(tier).values())
-    return found
+        sizes[tier] = sum(_size(segment.path) for segment in view.of_tier(tier).values())
+    return sizes
 
 
 def _size(path: Path) -> int:
     total = 0
-    for one in segment_paths(path):
+    for file in segment_paths(path):
         try:
-            total += one.stat().st_size
+            total += file.stat().st_size
         except FileNotFoundError:
             continue
     return total

@@ -80,19 +80,19 @@ class SampleBlock:
 
     def rollup_1h(self, histograms: Mask) -> Partials:
         """The block summed up over hours, with sketches of the series that are histograms; made on first use."""
-        held: Partials | None = self.__dict__.get("_hours")
-        if held is None:
+        hours: Partials | None = self.__dict__.get("_hours")
+        if hours is None:
             slot, time_ms, value = self._sorted
-            some = histograms[slot]
-            held = with_sketches(
+            is_histogram = histograms[slot]
+            hours = with_sketches(
                 rollup_partials(self.rollup_5m, width_ms=HOUR_MS),
-                slot[some],
-                time_ms[some],
-                value[some],
+                slot[is_histogram],
+                time_ms[is_histogram],
+                value[is_histogram],
                 width_ms=HOUR_MS,
             )
-            self.__dict__["_hours"] = held
-        return held
+            self.__dict__["_hours"] = hours
+        return hours
 
 
 @dataclass(frozen=True, eq=False)

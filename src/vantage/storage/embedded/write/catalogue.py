@@ -52,9 +52,9 @@ class Catalogue:
 
     def load(self, slot: int, identity: bytes) -> None:
         """Put a series back at its slot (slots ascend). Raises ValueError for an identity that cannot be read."""
-        one = read_identity(identity)
+        series = read_identity(identity)
         self.reserve(slot)
-        self.add([(slot, one)])
+        self.add([(slot, series)])
 
     def reserve(self, slots: int) -> None:
         """Leave slots without a series, up to a number of them."""
@@ -67,34 +67,34 @@ class Catalogue:
         ``add`` with it once it is durable. When there are ``series_max`` already, its samples go to the series of the
         same metric whose only tag is ``__overflow__``. Raises ValueError when two identities share an id."""
         slots = []
-        for one in wanted:
-            slot = self._slots.get(one.id)
-            if slot is None and one.id not in fresh and len(self._slots) + len(fresh) >= self._series_max:
+        for series in wanted:
+            slot = self._slots.get(series.id)
+            if slot is None and series.id not in fresh and len(self._slots) + len(fresh) >= self._series_max:
                 if len(self.overflowed) < OVERFLOWED_COUNTED_MAX:
-                    self.overflowed.add(one.id)
-                one = overflow(one, whole=len(self._slots) + len(fresh) >= self._series_max + OVERFLOW_SERIES_MAX)
-                slot = self._slots.get(one.id)
+                    self.overflowed.add(series.id)
+                series = overflow(series, whole=len(self._slots) + len(fresh) >= self._series_max + OVERFLOW_SERIES_MAX)
+                slot = self._slots.get(series.id)
             known = None
             if slot is not None:
                 known = self.series[slot]
-            elif one.id in fresh:
-                slot, known = fresh[one.id]
+            elif series.id in fresh:
+                slot, known = fresh[series.id]
             else:
                 slot = len(self.columns) + len(fresh)
-                fresh[one.id] = (slot, one)
-            if known is not None and known is not one and known.canonical() != one.canonical():
-                raise ValueError(f"two series share the id {one.id:016x}")
+                fresh[series.id] = (slot, series)
+            if known is not None and known is not series and known.canonical() != series.canonical():
+                raise ValueError(f"two series share the id {series.id:016x}")
             slots.append(slot)
         return slots
 
     def add(self, fresh: Sequence[tuple[int, Series]]) -> None:
         """Make series known. Slots must follow the last one."""
-        for slot, one in fresh:
+        for slot, series in fresh:
             if slot == len(self.columns):
-                self.columns.append(one)
+                self.columns.append(series)
             else:
-                self.columns.set(slot, one)
-            self._slots[one.id] = slot
+                self.columns.set(slot, series)
+            self._slots[series.id] = slot
         self._grow()
 
     def _grow(self) -> None:
@@ -157,9 +157,9 @@ class Catalogue:
     def drop(self, slots: Sequence[int]) -> None:
         """Forget series; their slots stay empty for ever."""
         for slot in slots:
-            one = self.series[slot]
-            if one is not None:
-                del self._slots[one.id]
+            series = self.series[slot]
+            if series is not None:
+                del self._slots[series.id]
                 self.columns.set(slot, None)
                 self.samples[slot] = 0
                 self.first_ms[slot], self.last_ms[slot] = _NEVER_FIRST, _NEVER_LAST

@@ -154,24 +154,24 @@ class CommitThread:
     def _drain_queue(self) -> bool:
         """Serve everything queued so far; False when the end was asked for."""
         first = self._queue.get()
-        taken: list[_Write] = []
+        writes: list[_Write] = []
         entry: _Write | _Job | None = first
         while True:
             if isinstance(entry, _Write):
-                taken.append(entry)
+                writes.append(entry)
             else:
-                self._commit(taken)
-                taken = []
+                self._commit(writes)
+                writes = []
                 if entry is None:
                     return False
                 self._run_job(entry)
-            if len(taken) >= COMMIT_BATCHES_MAX:
+            if len(writes) >= COMMIT_BATCHES_MAX:
                 break
             try:
                 entry = self._queue.get_nowait()
             except queue.Empty:
                 break
-        self._commit(taken)
+        self._commit(writes)
         return True
 
     def _run_job(self, job: _Job) -> None:
@@ -182,32 +182,32 @@ class CommitThread:
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self._wake([(job.done, None, error)])
 
-    def _commit(self, taken: list[_Write]) -> None:
-        if not taken:
+    def _commit(self, writes: list[_Write]) -> None:
+        if not writes:
             return
         started = time.perf_counter()
         fresh: dict[int, tuple[int, Series]] = {}
         try:
-            record = self._record([entry.batch for entry in taken], fresh)
+            record = self._record([entry.batch for entry in writes], fresh)
             at_ms = self._clock.now_ms()
             seq = self._journal.commit(
                 record,
                 at_ms=at_ms,
-                new_series=[(slot, one.canonical()) for slot, one in fresh.values()],
-                batch_ids=[entry.batch.batch_id for entry in taken if entry.batch.batch_id],
+                new_series=[(slot, series.canonical()) for slot, series in fresh.values()],
+                batch_ids=[entry.batch.batch_id for entry in writes if entry.batch.batch_id],
             )
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
-            self._failed(taken, error)
+            self._failed(writes, error)
             return
         self._catalogue.add(list(fresh.values()))
         self._catalogue.count(record.samples.slot, record.samples.time_ms)
         self._head.append(record)
         self._committed(seq)
         self.failing = ""
-        self._wake([(entry.done, None, None) for entry in taken])
+        self._wake([(entry.done, None, None) for entry in writes])
         self._telemetry.write_duration.observe(time.perf_counter() - started)
-        self._telemetry.commit_batches.observe(len(taken))
-        self._telemetry.message_processed(len(taken))
+        self._telemetry.commit_batches.observe(len(writes))
+        self._telemetry.message_processed(len(writes))
 
     def _record(self, batches: list[Batch], fresh: dict[int, tuple[int, Series]]) -> Record:
         parts = []
@@ -217,23 +217,23 @@ class CommitThread:
             parts.append(SampleColumns(slot, batch.time_ms, batch.value, batch.exemplars))
         return Record(concat_samples(parts), tuple(span for batch in batches for span in batch.spans))
 
-    def _failed(self, taken: list[_Write], error: BaseException) -> None:
+    def _failed(self, writes: list[_Write], error: BaseException) -> None:
         """Nothing was kept. One batch at a time is tried again when the fault may lie in a single one of them."""
         if isinstance(error, sqlite3.Error):
             reason = f"the journal cannot be written: {error}"
             if reason != self.failing:
-                _log.error("commit failed", reason=str(error), batches=len(taken))
+                _log.error("commit failed", reason=str(error), batches=len(writes))
             self.failing = reason
-            self._wake([(entry.done, None, StoreUnavailable(reason)) for entry in taken])
-        elif len(taken) > 1:
-            for entry in taken:
+            self._wake([(entry.done, None, StoreUnavailable(reason)) for entry in writes])
+        elif len(writes) > 1:
+            for entry in writes:
                 self._commit([entry])
         else:
             _log.error("batch could not be kept", exc_info=error)
             wrapped = (
                 error if isinstance(error, VantageError) else StoreUnavailable(f"the batch cannot be kept: {error}")
             )
-            self._wake([(taken[0].done, None, wrapped)])
+            self._wake([(writes[0].done, None, wrapped)])
 
     def _wake(self, results: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]]) -> None:
         assert self._loop is not None

@@ -44,12 +44,16 @@ class Head:
                 blocks, block = blocks[:-1], blocks[-1].concat(block)
             self.samples = (*blocks, block)
         if record.spans:
-            some, held = span_block(record.spans), self.spans
-            self.span_count += len(some)
-            self.nbytes += some.nbytes
-            while held and len(held[-1]) <= len(some) and len(held[-1]) + len(some) <= BLOCK_SPANS_MAX:
-                held, some = held[:-1], held[-1].concat(some)
-            self.spans = (*held, some)
+            span_blocks_new, span_blocks = span_block(record.spans), self.spans
+            self.span_count += len(span_blocks_new)
+            self.nbytes += span_blocks_new.nbytes
+            while (
+                span_blocks
+                and len(span_blocks[-1]) <= len(span_blocks_new)
+                and len(span_blocks[-1]) + len(span_blocks_new) <= BLOCK_SPANS_MAX
+            ):
+                span_blocks, span_blocks_new = span_blocks[:-1], span_blocks[-1].concat(span_blocks_new)
+            self.spans = (*span_blocks, span_blocks_new)
 
     def replace(self, samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...]) -> None:
         """Hold these blocks and no others."""
@@ -65,12 +69,17 @@ def totals(samples: Iterable[SampleBlock], spans: Iterable[SpanBlock]) -> tuple[
 
 
 def filter_blocks(
-    samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...], slots: Mask, gone: Callable[[Span], bool]
+    samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...], slots: Mask, is_deleted: Callable[[Span], bool]
 ) -> tuple[tuple[SampleBlock, ...], tuple[SpanBlock, ...]]:
     """Blocks without the samples of some slots, and without the spans that a test picks."""
-    kept = (block.filter(~slots[block.samples.slot]) for block in samples)
-    left = (block.filter(np.fromiter((not gone(one) for one in block.spans), np.bool_, len(block))) for block in spans)
-    return tuple(block for block in kept if block is not None), tuple(block for block in left if block is not None)
+    sample_blocks = (block.filter(~slots[block.samples.slot]) for block in samples)
+    span_blocks = (
+        block.filter(np.fromiter((not is_deleted(span) for span in block.spans), np.bool_, len(block)))
+        for block in spans
+    )
+    return tuple(block for block in sample_blocks if block is not None), tuple(
+        block for block in span_blocks if block is not None
+    )
 
 
 def overlapping(blocks: Iterable[B], time_range: TimeRange) -> Iterator[B]:
@@ -82,12 +91,12 @@ def overlapping(blocks: Iterable[B], time_range: TimeRange) -> Iterator[B]:
 
 def spans_of_traces(blocks: Iterable[SpanBlock], trace_ids: Collection[str]) -> list[Span]:
     """The spans of some traces."""
-    found: list[Span] = []
+    selected: list[Span] = []
     wanted = process_hashes(list(trace_ids))
     for block in blocks:
-        places = np.flatnonzero(np.isin(block.trace_hash, wanted)).tolist()
-        found.extend(span for place in places if (span := block.spans[place]).trace_id in trace_ids)
-    return found
+        rows = np.flatnonzero(np.isin(block.trace_hash, wanted)).tolist()
+        selected.extend(span for row in rows if (span := block.spans[row]).trace_id in trace_ids)
+    return selected
 
 
 def exemplars_of_trace(blocks: Iterable[SampleBlock], trace_id: str) -> Iterator[SampleColumns]:

@@ -79,10 +79,10 @@ class Journal:
             db = connect(self.path, synchronous=self._synchronous)
             if self._page_count_max is not None:
                 db.execute(f"PRAGMA max_page_count={self._page_count_max}")
-            found = db.execute("PRAGMA user_version").fetchone()[0]
-            self.new = not found
-            if found < FORMAT:
-                renames = _RENAMES_FROM_2 if found == 2 else ""
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            self.new = not version
+            if version < FORMAT:
+                renames = _RENAMES_FROM_2 if version == 2 else ""
                 db.executescript(
                     f"BEGIN IMMEDIATE; {renames} {_SCHEMA} PRAGMA application_id={APPLICATION_ID};"
                     f"PRAGMA user_version={FORMAT}; COMMIT;"
@@ -113,8 +113,8 @@ class Journal:
     @property
     def slots(self) -> int:
         """How many slots were ever given."""
-        found = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'series'").fetchone()
-        return int(found[0]) + 1 if found else 0
+        row = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'series'").fetchone()
+        return int(row[0]) + 1 if row else 0
 
     def entries(self) -> Iterator[Entry]:
         """Replay in order what is not sealed. A row that cannot be read is reported, left in place and passed over."""
@@ -199,15 +199,15 @@ class Journal:
 
     def delete_sealed(self) -> bool:
         """Delete some of the rows that are sealed; whether there are more. Damaged rows stay for people to look at."""
-        kept = json.dumps(self.damaged)
+        damaged = json.dumps(self.damaged)
         with self._transaction() as db:
             db.execute(
                 "DELETE FROM journal WHERE seq IN (SELECT seq FROM journal WHERE seq <= ?"
                 " AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?)",
-                (self.sealed_seq, kept, DELETE_ROWS),
+                (self.sealed_seq, damaged, DELETE_ROWS),
             )
-            (gone,) = db.execute("SELECT changes()").fetchone()
-        return int(gone) == DELETE_ROWS
+            (deleted,) = db.execute("SELECT changes()").fetchone()
+        return int(deleted) == DELETE_ROWS
 
     def drop_batch_ids(self, *, before_ms: int) -> None:
         """Delete batch ids older than the memory."""
