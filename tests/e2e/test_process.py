@@ -206,7 +206,7 @@ def test_a_corrupted_journal_row_is_reported_and_the_rest_is_served(tmp_path: Pa
     with serving(data, environ=quiet) as server:
         assert server.total("api", "m") == (2, 2.0)
         assert server.counts()["vantage_store_damaged_rows"] == 1
-        assert '"journal row unreadable, passed over"' in server.output
+        assert '"journal row unreadable, skipped"' in server.output
         assert server.send(BATCH).status == 202
 
 

@@ -1,4 +1,4 @@
-"""API keys: scopes, secrets and how they are kept. Only a hash of a secret is ever stored."""
+"""API keys: scopes, secrets and their hashes. Only a hash of a secret is ever stored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ApiKey:
     revoked_ms: int | None = None
 
     def is_active(self, now_ms: int) -> bool:
-        """Neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired."""
         return self.revoked_ms is None and (self.expires_ms is None or now_ms < self.expires_ms)
 
     def allows(self, scope: Scope) -> bool:
@@ -43,10 +43,10 @@ class ApiKey:
 
 
 def new_secret() -> str:
-    """A fresh secret: 256 random bits behind a prefix that secret scanners can know."""
+    """Return a new secret: 256 random bits behind a prefix that secret scanners can recognise."""
     return SECRET_PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_secret(secret: str) -> str:
-    """SHA-256 in hex. A random 256-bit secret needs no slow hash: there is nothing to guess."""
+    """Return SHA-256 in hex. A random 256-bit secret needs no slow hash: there is nothing to guess."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""Batches: what one request carries, as columns. The unit of durability and of idempotence."""
+"""Batches: the samples and spans of one request, as columns. The unit of durability and of idempotence."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BATCH_ID_MEMORY_MAX: Final = 1_000_000  # how many are remembered at once
 class Batch(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Samples as columns, and spans.
 
-    ``series`` are distinct; ``index[i]`` says which of them sample ``i`` belongs to. The three columns have the same
-    length. Whoever receives a batch must not change its arrays. ``batch_id`` is empty when the sender gave none.
+    ``series`` are distinct; ``index[i]`` is the series of sample ``i``. The three columns have the same length. A
+    receiver must not change the arrays. ``batch_id`` is empty when the sender gave none.
     """
 
     series: tuple[Series, ...] = ()
@@ -35,17 +35,17 @@ class Batch(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def samples(self) -> int:
-        """How many samples the batch holds."""
+        """Return the number of samples."""
         return len(self.time_ms)
 
     @property
     def nbytes(self) -> int:
-        """What the batch occupies in memory, roughly: for queue limits."""
+        """Estimate the memory of the batch, in bytes: for queue limits."""
         return 20 * len(self.time_ms) + self.exemplars.nbytes + 800 * len(self.spans) + 200
 
 
 def build_batch(rows: Sequence[tuple[Series, int, float]], **fields: Any) -> Batch:
-    """A batch from ``(series, time_ms, value)`` rows. ``other`` fields are passed on."""
+    """Build a batch from ``(series, time_ms, value)`` rows. Other ``fields`` are passed on."""
     distinct = {series: i for i, series in enumerate(dict.fromkeys(row[0] for row in rows))}
     return Batch(
         series=tuple(distinct),

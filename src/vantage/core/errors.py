@@ -27,7 +27,7 @@ class VantageError(Exception):
 
 
 class InputError(VantageError):
-    """The caller's input cannot be used. ``field`` is a path such as ``metrics[3].value``; empty for the whole."""
+    """The caller must fix the input. ``field`` is a path such as ``metrics[3].value``; empty for the complete input."""
 
     def __init__(self, reason: str, *, field: str = "") -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
@@ -44,8 +44,11 @@ class ConflictError(InputError):
 
 
 class QueryError(InputError):
-    """The text of a query cannot be used. ``line`` and ``column`` count from 1, None where nothing is known; ``at`` is
-    the same as an offset. ``suggestion`` is what was perhaps meant, '' for none; ``reason`` ends with it."""
+    """The caller must fix the query.
+
+    ``line`` and ``column`` count from 1 and are None where unknown; ``at`` is the same as an offset. ``suggestion`` is
+    what was probably meant, '' for none; ``reason`` ends with it.
+    """
 
     def __init__(self, reason: str, *, at: int | None = None, suggestion: str = "", field: str = "query") -> None:
         super().__init__(f"{reason}: {suggestion}" if suggestion else reason, field=field)
@@ -55,7 +58,7 @@ class QueryError(InputError):
         self.column: int | None = None
 
     def locate(self, text: str) -> None:
-        """Work line and column out of the offset into ``text``."""
+        """Compute line and column from the offset into ``text``."""
         if self.at is not None:
             before = text[: self.at]
             self.line = before.count("\n") + 1
@@ -71,7 +74,7 @@ class ForbiddenError(VantageError):
 
 
 class UnauthorizedError(ForbiddenError):
-    """No key was given, or nobody knows it, or it is expired or revoked."""
+    """No key was given, or it is unknown, expired or revoked."""
 
 
 class BusyError(VantageError):
@@ -83,7 +86,7 @@ class BusyError(VantageError):
 
 
 class UnavailableError(VantageError):
-    """A component is away; nothing was half-done. Repeat after ``retry_after_s`` seconds."""
+    """A component is unavailable; nothing was half-done. Repeat after ``retry_after_s`` seconds."""
 
     def __init__(self, reason: str, *, retry_after_s: float = 5.0) -> None:
         super().__init__(reason)
@@ -91,7 +94,7 @@ class UnavailableError(VantageError):
 
 
 class StoreUnavailable(UnavailableError):
-    """The store cannot write or answer now (disk full, read-only, closed, database away)."""
+    """The store cannot write or answer now (disk full, read-only, closed, database unavailable)."""
 
 
 class StoreTimeout(VantageError):
@@ -107,7 +110,7 @@ class ConfigError(StartupError):
 
 
 class DataFolderInUse(StartupError):
-    """Another process holds the data folder."""
+    """Another process uses the data folder."""
 
 
 class FormatTooNew(StartupError):

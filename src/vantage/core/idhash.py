@@ -1,6 +1,6 @@
-"""64-bit hashes of trace and span ids: the same in every process and on every machine, so they may be kept on disk.
+"""64-bit hashes of trace and span ids: the same in every process and on every machine, so they may be stored.
 
-They are for finding, not for trust: whoever finds an id by its hash compares the id itself.
+They are for look-ups only: after a match, compare the id itself.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ _MULTIPLIER_ARRAY: Final = np.array(_MULTIPLIERS, np.uint64)
 
 
 def hash_id(text: str) -> int:
-    """The hash of one id of up to ID_LENGTH_MAX characters; the same number as ``hash_ids`` gives. No id has
-    characters beyond ASCII: such a text gets some number. 0 is the empty text's."""
+    """Return the hash of one id of up to ID_LENGTH_MAX characters, the same as ``hash_ids`` computes.
+
+    Ids are ASCII: any other text gets an arbitrary number. The empty text gets 0.
+    """
     total, raw = 0, text.encode("ascii", "replace")[:ID_LENGTH_MAX]
     for start in range(0, len(raw), _WORD):
         word = int.from_bytes(raw[start : start + _WORD], "little")
@@ -48,7 +50,7 @@ def hash_id(text: str) -> int:
 
 
 def hash_ids(ids: Ids) -> U64:
-    """The hashes of ids in an array of fixed width, up to ID_LENGTH_MAX bytes, padded with zeros."""
+    """Return the hashes of ids in an array of fixed width, up to ID_LENGTH_MAX bytes, padded with NUL."""
     words = max(1, -(-ids.dtype.itemsize // _WORD))
     padded = np.ascontiguousarray(ids, f"S{words * _WORD}")
     total = np.zeros(len(ids), np.uint64)
@@ -58,8 +60,10 @@ def hash_ids(ids: Ids) -> U64:
 
 
 def concat_ids(parts: Sequence[Ids]) -> Ids:
-    """Ids laid end to end, as wide as the widest. numpy's own would copy them one by one, and let no other thread run
-    meanwhile."""
+    """Concatenate ids, as wide as the widest.
+
+    numpy's own function copies them one by one and holds the interpreter lock meanwhile.
+    """
     width = max(part.dtype.itemsize for part in parts)
     letters = np.zeros((sum(map(len, parts)), width), np.uint8)
     start = 0
@@ -73,7 +77,7 @@ def concat_ids(parts: Sequence[Ids]) -> Ids:
 
 
 def hash_pairs(first: Ids, second: Ids) -> U64:
-    """One hash for each pair of ids, such as a trace's and a span's; their order counts."""
+    """Return one hash per pair of ids, such as a trace's and a span's; their order counts."""
     return _mix_array(hash_ids(first) * _MULTIPLIER_ARRAY[0] + hash_ids(second))
 
 

@@ -1,4 +1,4 @@
-"""Rules by which some services and metrics are kept for less long than the rest."""
+"""Rules by which some services and metrics expire earlier than the rest."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ _RULE: Final = re.compile(r"([^/]+)/(.+)=(\d{1,6})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class RetentionRule:
-    """Of the services and metrics whose names match, nothing older than ``days`` is kept. '' matches any name, ``*``
-    any run of characters. A rule for any metric is for spans as well."""
+    """Data older than ``days`` expires, of services and metrics whose names match.
+
+    '' matches any name, ``*`` any run of characters. A rule for any metric applies to spans as well.
+    """
 
     days: int
     service: str = ""
@@ -30,7 +32,7 @@ class RetentionRule:
 
 
 def parse_rule(text: str) -> RetentionRule:
-    """A rule written ``SERVICE/METRIC=DAYS``, such as ``checkout/*=30`` or ``*/debug.*=7``. Raises InputError."""
+    """Parse ``SERVICE/METRIC=DAYS``, such as ``checkout/*=30`` or ``*/debug.*=7``. Raises InputError."""
     match = _RULE.fullmatch(text.strip())
     if not match:
         raise InputError(f"{text[:80]!r} is no rule: write SERVICE/METRIC=DAYS, such as checkout/*=30 or */debug.*=7")

@@ -1,6 +1,6 @@
-"""Rollups: what is kept of samples when they are summed up over buckets of 5 minutes or an hour.
+"""Rollups: samples aggregated over buckets of 5 minutes or an hour.
 
-They are partials: one bucket of one series may be told by several rows, which add up (counts and sums) or of which
+They are partials: one bucket of one series may have several rows, whose counts and sums add up and of whose extremes
 the extreme counts. So late samples are one more row, and nothing is ever rewritten for them.
 """
 
@@ -24,14 +24,14 @@ _KEY_SHIFT: Final = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Sketches:
-    """Sparse sketches of some rows: bucket ``i`` belongs to row ``row[i]`` (ascending)."""
+    """Sparse sketches of rows: sketch bucket ``i`` belongs to row ``row[i]`` (ascending)."""
 
     row: I64
     key: I32
     count: I64
 
     def take(self, rows: I64, *, of: int) -> Self:
-        """Those of some ascending rows, out of ``of``, numbered among them."""
+        """Return the sketches of the given ascending rows, out of ``of``, numbered among them."""
         new_row = np.full(of, -1, np.int64)
         new_row[rows] = np.arange(len(rows))
         new = new_row[self.row]
@@ -44,7 +44,7 @@ NO_SKETCHES: Final = Sketches(np.empty(0, np.int64), np.empty(0, np.int32), np.e
 
 @dataclass(frozen=True, slots=True)
 class Partials:
-    """Row ``i`` sums up samples of the series ``slot[i]`` in the bucket that begins at ``time_ms[i]``."""
+    """Row ``i`` aggregates samples of the series ``slot[i]`` in the bucket that begins at ``time_ms[i]``."""
 
     slot: U32
     time_ms: I64
@@ -59,11 +59,11 @@ class Partials:
 
     @property
     def nbytes(self) -> int:
-        """What they occupy in memory, roughly."""
+        """Estimate the memory, in bytes."""
         return 44 * len(self.slot) + 20 * len(self.sketches.key)
 
     def take(self, rows: I64) -> Partials:
-        """Some ascending rows."""
+        """Return the given ascending rows."""
         sketches = self.sketches.take(rows, of=len(self)) if len(self.sketches.key) else NO_SKETCHES
         return Partials(
             self.slot[rows], self.time_ms[rows], self.count[rows], self.sum[rows], self.min[rows], self.max[rows],
@@ -80,7 +80,7 @@ NO_PARTIALS: Final = _empty()
 
 
 def concat_partials(parts: Sequence[Partials]) -> Partials:
-    """Rows laid end to end."""
+    """Concatenate rows."""
     if len(parts) <= 1:
         return parts[0] if parts else NO_PARTIALS
     starts = np.cumsum([0, *(len(part) for part in parts)])
@@ -101,7 +101,7 @@ def concat_partials(parts: Sequence[Partials]) -> Partials:
 
 
 def rollup_samples(slot: U32, time_ms: I64, value: F64, *, width_ms: int) -> Partials:
-    """Sum samples up. They must lie series by series, each series' in order of time."""
+    """Aggregate samples, which must be sorted by series, then by time."""
     if not len(slot):
         return NO_PARTIALS
     bucket = time_ms // width_ms
@@ -119,7 +119,7 @@ def rollup_samples(slot: U32, time_ms: I64, value: F64, *, width_ms: int) -> Par
 
 
 def rollup_partials(partials: Partials, *, width_ms: int) -> Partials:
-    """Sum partials up into wider buckets. They must lie series by series, each series' in order of time."""
+    """Aggregate partials into wider buckets. They must be sorted by series, then by time."""
     if not len(partials):
         return NO_PARTIALS
     bucket = partials.time_ms // width_ms
@@ -137,7 +137,7 @@ def rollup_partials(partials: Partials, *, width_ms: int) -> Partials:
 
 
 def with_sketches(partials: Partials, slot: U32, time_ms: I64, value: F64, *, width_ms: int) -> Partials:
-    """The partials with sketches of the given samples, each of which must fall into one of them."""
+    """Return the partials with sketches of the given samples, each of which must fall into one of them."""
     if not len(slot):
         return partials
     # Rows are found by one number: the place of the series among those of the partials, then the bucket.
@@ -153,7 +153,7 @@ def with_sketches(partials: Partials, slot: U32, time_ms: I64, value: F64, *, wi
 
 
 def _row_numbers(slots: U32, buckets: I64, slot: U32, bucket: I64) -> I64:
-    """For each sample, the row of its series and bucket."""
+    """Return for each sample the row of its series and bucket."""
     low = int(buckets.min())
     span = int(buckets.max()) - low + 1
     have = slots.astype(np.int64) * span + (buckets - low)
@@ -163,13 +163,13 @@ def _row_numbers(slots: U32, buckets: I64, slot: U32, bucket: I64) -> I64:
 
 
 def _firsts(slot: U32, bucket: I64) -> I64:
-    """The first row of each series and bucket."""
+    """Return the first row of each series and bucket."""
     return np.flatnonzero(np.append(True, (slot[1:] != slot[:-1]) | (bucket[1:] != bucket[:-1])))
 
 
 def _snap_to_decimal(total: F64) -> F64:
-    """Sums of decimal fractions as the decimal they stand for, where it is no further than the rounding of the
-    additions (1e-13 of the sum): it is the better sum, and takes a third of the space."""
+    """Return sums of decimal fractions as the decimal they stand for, where it is no further away than the rounding
+    error of the additions (1e-13 of the sum): it is the better sum, and takes a third of the space."""
     snapped = total.copy()
     left = np.flatnonzero(np.isfinite(total) & (total != np.rint(total)) & (np.abs(total) < 1e9))
     for digits in range(1, 7):

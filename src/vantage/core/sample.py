@@ -39,7 +39,7 @@ _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 def metric_name_problem(name: str) -> str:
-    """Why ``name`` is no metric or environment name; empty when it is one."""
+    """Return why ``name`` is not a metric or environment name; empty when it is one."""
     if _METRIC.fullmatch(name):
         return ""
     if not name:
@@ -50,7 +50,10 @@ def metric_name_problem(name: str) -> str:
 
 
 def service_name_problem(name: str) -> str:
-    """Why ``name`` is no service name; empty when it is one. Printable characters without ``/`` are allowed."""
+    """Return why ``name`` is not a service name; empty when it is one.
+
+    Printable characters without ``/`` are allowed.
+    """
     if not name:
         return "is missing"
     if len(name) > NAME_LENGTH_MAX:
@@ -61,14 +64,14 @@ def service_name_problem(name: str) -> str:
 
 
 def id_problem(text: str) -> str:
-    """Why ``text`` is no trace or span id; empty when it is one."""
+    """Return why ``text`` is not a trace or span id; empty when it is one."""
     if _ID.fullmatch(text):
         return ""
     return f"is not 1 to {ID_LENGTH_MAX} letters, digits and _ . : -"
 
 
 def text_problem(text: str, length_max: int) -> str:
-    """Why ``text`` is no tag value, unit or version: too long, or not encodable as UTF-8, or holding NUL."""
+    """Return why ``text`` is not a tag value, unit or version: too long, not UTF-8, or with NUL."""
     if len(text) > length_max:
         return f"is longer than {length_max} characters"
     if "\0" in text:
@@ -81,7 +84,7 @@ def text_problem(text: str, length_max: int) -> str:
 
 
 def tags_problem(tags: dict[str, str]) -> tuple[str, str]:
-    """``(field, reason)`` for the first thing wrong with a tag map, or two empty strings."""
+    """Return ``(field, reason)`` for the first error of a tag map, or two empty strings."""
     if len(tags) > TAGS_MAX:
         return "tags", f"holds {len(tags)} tags, at most {TAGS_MAX} are allowed"
     for key, value in tags.items():
@@ -98,7 +101,10 @@ def tags_problem(tags: dict[str, str]) -> tuple[str, str]:
 
 
 def time_problem(time_ms: int, *, now_ms: int, oldest_ms: int = TIME_MS_MIN) -> str:
-    """Why a sample may not lie at ``time_ms``; empty when it may. ``oldest_ms`` comes from a retention set in days."""
+    """Return why a sample may not have the time ``time_ms``; empty when it may.
+
+    ``oldest_ms`` comes from a retention set in days.
+    """
     if time_ms < TIME_MS_MIN:
         return "lies before 2000-01-01: is it in milliseconds?"
     if time_ms > now_ms + FUTURE_MS_MAX:

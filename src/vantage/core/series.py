@@ -27,11 +27,11 @@ class Series(msgspec.Struct, frozen=True, eq=False, weakref=False):
     id: int  # 64-bit unsigned, the same on every store
 
     def canonical(self) -> bytes:
-        """The identity as MessagePack: what ``id`` is a hash of, and what stores compare when ids meet."""
+        """Return the identity as MessagePack: ``id`` is its hash, and stores compare it when ids are equal."""
         return canonical(self.service, self.environment, self.metric, self.kind, self.unit, self.tags)
 
     def tag(self, key: str) -> str:
-        """The tag's value, or the empty string when the series has no such tag (as in ClickHouse's maps)."""
+        """Return the tag's value, or '' when the series has no such tag (as ClickHouse's maps do)."""
         for name, value in self.tags:
             if name == key:
                 return value
@@ -41,7 +41,7 @@ class Series(msgspec.Struct, frozen=True, eq=False, weakref=False):
 def canonical(
     service: str, environment: str, metric: str, kind: Kind, unit: str, tags: tuple[tuple[str, str], ...]
 ) -> bytes:
-    """The canonical form of an identity. ``tags`` must be sorted by key."""
+    """Return the canonical form of an identity. ``tags`` must be sorted by key."""
     return _encode([service, environment, metric, kind.value, unit, tags])
 
 

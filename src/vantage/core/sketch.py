@@ -1,9 +1,9 @@
 """Quantiles of many values from few counts: DDSketch with a fixed relative error.
 
-Masson, Rim and Lee, "DDSketch: a fast and fully-mergeable quantile sketch with relative-error guarantees", VLDB 2019.
-A value falls into the bucket ``(gamma**(k-1), gamma**k]``; every value of a bucket is told as its middle, at most
+Masson, Rim and Lee, "DDSketch: a fast and fully-mergeable quantile sketch with relative-error guarantees", VLDB 2019. A
+value falls into the bucket ``(gamma**(k-1), gamma**k]``; every value of a bucket is read as its middle, at most
 ``RELATIVE_ERROR`` away. Here buckets are sparse (key, count) pairs in flat arrays, so that thousands of sketches are
-made, merged and asked at once.
+built, merged and read at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ I32 = NDArray[np.int32]
 
 
 def sketch_keys(values: F64) -> I32:
-    """The bucket of each finite value."""
+    """Return the bucket of each finite value."""
     size = np.abs(values)
     with np.errstate(divide="ignore"):
         key = np.where(size > 0, np.ceil(np.log(size) / _LOG_GAMMA) + _OFFSET, 0)
@@ -38,8 +38,8 @@ def sketch_keys(values: F64) -> I32:
 
 
 def key_values(keys: I32) -> F64:
-    """What each bucket stands for: within RELATIVE_ERROR of every value in it (values closer to zero than the
-    smallest normal float excepted)."""
+    """Return the value that stands for each bucket: within RELATIVE_ERROR of every value in it, except values closer to
+    zero than the smallest normal float."""
     size = np.abs(keys.astype(np.float64)) - _OFFSET
     with np.errstate(over="ignore", under="ignore"):
         values = np.clip(np.exp(size * _LOG_GAMMA + _LOG_MIDDLE), _TINIEST, _LARGEST)
@@ -47,11 +47,11 @@ def key_values(keys: I32) -> F64:
 
 
 def sketch_quantile(group: I64, key: I32, count: I64, *, groups: int, p: float) -> F64:
-    """The p-quantile of each group, NaN for groups without counts.
+    """Return the p-quantile of each group, NaN for groups without counts.
 
-    ``group[i]``, ``key[i]`` and ``count[i]`` are one bucket of one sketch; the sketches of a group are merged. Between
-    closest ranks it is interpolated linearly, as the exact quantile is (Hyndman and Fan 1996, type 7): where the
-    values have one sign the answer is within RELATIVE_ERROR of the exact one.
+    ``group[i]``, ``key[i]`` and ``count[i]`` describe one bucket of one sketch; the sketches of a group are merged.
+    Between closest ranks the result is interpolated linearly, as the exact quantile is (Hyndman and Fan 1996, type 7):
+    where all values have one sign it is within RELATIVE_ERROR of the exact one.
     """
     quantiles = np.full(groups, np.nan)
     if not len(key):

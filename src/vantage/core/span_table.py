@@ -1,4 +1,4 @@
-"""Spans as columns: what stores keep, queries read and files hold. Text is coded by a dictionary, ids are bytes."""
+"""Spans as columns: what stores keep, queries read and files hold. Text is dictionary-coded; ids are bytes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _STATUSES: Final = {status.value: status for status in SpanStatus}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpanTable:
-    """The columns of ``len()`` spans. Nobody changes its arrays.
+    """The columns of ``len()`` spans; its arrays are never changed.
 
-    Ids are bytes of fixed width, the longest's ('' where there is no parent); times are nanoseconds since the epoch.
-    The attributes of span ``i`` are the entries from ``attr_start[i]`` up to ``attr_start[i + 1]`` of ``attr_key`` and
-    ``attr_value``, in the order they were sent.
+    Ids are bytes of fixed width, as wide as the longest ('' where there is no parent); times are nanoseconds since the
+    epoch. The attributes of span ``i`` are the entries from ``attr_start[i]`` up to ``attr_start[i + 1]`` of
+    ``attr_key`` and ``attr_value``, in the order they were sent.
     """
 
     trace_id: Ids
@@ -52,15 +52,15 @@ class SpanTable:
 
     @property
     def nbytes(self) -> int:
-        """What the table occupies in memory, roughly."""
+        """Return roughly how many bytes of memory the table takes."""
         return sum(int(getattr(self, name).nbytes) for name in self.__slots__)
 
     def trace_hashes(self) -> U64:
-        """The ``idhash`` of each row's trace id."""
+        """Return the ``idhash`` of each row's trace id."""
         return hash_ids(self.trace_id)
 
     def take(self, rows: Rows) -> SpanTable:
-        """The given rows, in the given order."""
+        """Return the given rows, in the given order."""
         starts = self.attr_start[rows]
         counts = self.attr_start[rows + 1] - starts
         attr_start = _starts(counts)
@@ -75,11 +75,11 @@ class SpanTable:
         )
 
     def within(self, start_ms: int, end_ms: int) -> Mask:
-        """Which rows start in the range; the end is exclusive."""
+        """Return which rows start in the range; its end is exclusive."""
         return (self.start_ns >= start_ms * 1_000_000) & (self.start_ns < end_ms * 1_000_000)
 
     def attribute(self, key: str) -> TextColumn:
-        """The value of one attribute for each row, '' where it is absent."""
+        """Return the value of one attribute for each row, '' where it is absent."""
         entries = np.flatnonzero(self.attr_key.codes == self.attr_key.code_of(key))
         column = DictColumn(self.attr_value.codes[entries], self.attr_value.values).compacted()
         absent, values = column.code_of(""), column.values
@@ -90,22 +90,22 @@ class SpanTable:
         return DictColumn(codes, values)
 
     def with_attribute(self, key: str, value: str) -> Mask:
-        """Which rows have the attribute with exactly this value."""
+        """Return which rows have the attribute with exactly this value."""
         key_code, value_code = self.attr_key.code_of(key), self.attr_value.code_of(value)
         entries = np.flatnonzero((self.attr_key.codes == key_code) & (self.attr_value.codes == value_code))
         return self._marked(entries)
 
     def with_value(self, condition: Callable[[str], bool]) -> Mask:
-        """Which rows have an attribute, whatever its key, whose value meets the condition."""
+        """Return which rows have an attribute, whatever its key, whose value meets the condition."""
         return self._marked(np.flatnonzero(self.attr_value.mask(condition)))
 
     def attributes(self) -> list[dict[str, str]]:
-        """A map for each row."""
+        """Return a dictionary of attributes for each row."""
         pairs = zip(self.attr_key.to_list(), self.attr_value.to_list(), strict=True)
         return [dict(islice(pairs, size)) for size in np.diff(self.attr_start).tolist()]
 
     def span(self, row: int) -> Span:
-        """One row as an object."""
+        """Return one row as a Span."""
         entries = range(int(self.attr_start[row]), int(self.attr_start[row + 1]))
         return Span(
             bytes(self.trace_id[row]).decode(),
@@ -124,7 +124,7 @@ class SpanTable:
         )
 
     def spans(self, rows: Rows | None = None) -> list[Span]:
-        """Some or all rows as objects, equal to those the table was made of."""
+        """Return some or all rows as Spans, equal to those the table was built from."""
         if rows is not None:
             return self.take(rows).spans()
         kinds, statuses = ([_KINDS[v] for v in self.kind.values], [_STATUSES[v] for v in self.status.values])
@@ -148,7 +148,7 @@ class SpanTable:
         )
 
     def _rows_of(self, entries: Rows) -> Rows:
-        """The rows that attribute entries belong to."""
+        """Return the rows that attribute entries belong to."""
         return np.searchsorted(self.attr_start, entries, side="right") - 1
 
     def _marked(self, entries: Rows) -> Mask:
@@ -169,7 +169,7 @@ def _starts(counts: I64) -> I64:
 
 
 def build_span_table(spans: Sequence[Span]) -> SpanTable:
-    """Spans as columns."""
+    """Return spans as columns."""
     maps = [span.attributes for span in spans]
     return SpanTable(
         trace_id=encode_ids([span.trace_id for span in spans]),
@@ -192,7 +192,7 @@ def build_span_table(spans: Sequence[Span]) -> SpanTable:
 
 
 def concat_span_tables(tables: Iterable[SpanTable]) -> SpanTable:
-    """Tables laid end to end, under common dictionaries; of none, a table without rows."""
+    """Concatenate tables under common dictionaries; no tables give a table without rows."""
     present = [table for table in tables if len(table)]
     if len(present) == 1:
         return present[0]

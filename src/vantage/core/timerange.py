@@ -1,4 +1,4 @@
-"""Times as people write them, ranges, and steps. Inside, a time is int64 milliseconds since the epoch, UTC."""
+"""Times as people write them, time ranges, and steps. Internally a time is int64 milliseconds since the epoch, UTC."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ STEPS_MS: Final = tuple(
 
 
 def parse_time(text: str, *, now_ms: int, field: str = "time") -> int:
-    """Epoch milliseconds from epoch seconds or milliseconds, RFC 3339, ``now`` or ``now-15m``.
-
-    Raises InputError naming ``field``.
-    """
+    """Return epoch milliseconds for epoch seconds or milliseconds, RFC 3339, ``now`` or ``now-15m``. Raises InputError
+    naming ``field``."""
     text = text.strip()
     if match := _RELATIVE.fullmatch(text):
         back = int(match[1]) * _UNIT_MS[match[2]] if match[1] else 0
@@ -50,7 +48,7 @@ def parse_time(text: str, *, now_ms: int, field: str = "time") -> int:
 
 
 def parse_duration_ms(text: str, *, field: str, default_unit: str = "s") -> int:
-    """Milliseconds from ``90``, ``250ms``, ``5m`` …; a bare number counts in ``default_unit``. Raises InputError."""
+    """Return milliseconds for ``90``, ``250ms``, ``5m`` …; a bare number is in ``default_unit``. Raises InputError."""
     match = _DURATION.fullmatch(text.strip())
     if not match:
         raise InputError("is no duration: write it like 30s, 5m, 1h or 7d", field=field)
@@ -59,7 +57,7 @@ def parse_duration_ms(text: str, *, field: str, default_unit: str = "s") -> int:
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """``start_ms`` inclusive, ``end_ms`` exclusive."""
+    """A range of time: ``start_ms`` inclusive, ``end_ms`` exclusive."""
 
     start_ms: int
     end_ms: int
@@ -73,12 +71,12 @@ class TimeRange:
         return self.end_ms - self.start_ms
 
     def aligned(self, step_ms: int) -> TimeRange:
-        """The smallest range of whole steps that holds this one."""
+        """Return the smallest range of whole steps that contains this one."""
         return TimeRange(self.start_ms // step_ms * step_ms, -(-self.end_ms // step_ms) * step_ms)
 
 
 def auto_step_ms(time_range: TimeRange, *, points: int = 300) -> int:
-    """The smallest round step that gives at most ``points`` buckets."""
+    """Return the smallest round step that gives at most ``points`` buckets."""
     for step in STEPS_MS:
         if time_range.length_ms <= step * points:
             return step

@@ -1,4 +1,5 @@
-"""From a tree to a checked query: names and types known, time range found, conditions sorted by what they need."""
+"""From a syntax tree to a checked query: names and types resolved, time range extracted, conditions sorted by what they
+need."""
 
 from __future__ import annotations
 
@@ -31,8 +32,11 @@ DEFAULT_RANGE_MS: Final = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class CheckedSelect:
-    """A query that may run. ``series_where`` needs only the series' identity, ``row_where`` the rest; the bounds on
-    ``timestamp`` are in ``time_range``. ``grouped``: one row a group, otherwise one row a record."""
+    """A query that may run.
+
+    ``series_where`` needs only the series' identity, ``row_where`` the rest; bounds on ``timestamp`` are in
+    ``time_range``. ``grouped`` queries have one row per group, others one row per record.
+    """
 
     select: Select
     time_range: TimeRange
@@ -105,7 +109,7 @@ def _check_conditions(select: Select, types: Types) -> None:
 
 
 def _not_nested(expr: Expr | None) -> None:
-    """No aggregate of aggregates."""
+    """Raise QueryError for an aggregate within an aggregate."""
     if expr is None or (call := first_aggregate(expr)) is None:
         return
     if call is not expr:
@@ -116,14 +120,14 @@ def _not_nested(expr: Expr | None) -> None:
 
 
 def first_aggregate(expr: Expr) -> Call | None:
-    """The first aggregate of an expression."""
+    """Return the first aggregate of an expression, or None."""
     if isinstance(expr, Call) and expr.function in AGGREGATES:
         return expr
     return next(filter(None, map(first_aggregate, children(expr))), None)
 
 
 def aggregates_of(select: Select) -> list[Call]:
-    """Every aggregate that the answer needs, once."""
+    """Return every aggregate that the answer needs, each once."""
     calls: dict[Call, None] = {}
 
     def look(expr: Expr) -> None:
@@ -140,7 +144,7 @@ def aggregates_of(select: Select) -> list[Call]:
 
 
 def _check_table_rules(select: Select, aggregated: list[Expr]) -> None:
-    """Two aggregates know one table alone, and no limit is negative."""
+    """Check the rules of single tables: two aggregates exist on one table only, and no limit is negative."""
     if select.limit is not None and select.limit < 0:
         raise QueryError("LIMIT is negative")
     for name, table in (("increase", "metrics"), ("sketchQuantile", "rollups_1h")):
@@ -171,7 +175,7 @@ def _all_of(parts: list[Expr]) -> Expr | None:
 
 
 def _time_range(where: Expr | None, now_ms: int) -> tuple[TimeRange, list[Expr], tuple[str, ...]]:
-    """The range that the conditions on ``timestamp`` leave, the other conditions, and what to tell the user."""
+    """Return the range that conditions on ``timestamp`` leave, the other conditions, and notes for the user."""
     start: int | None = None
     end: int | None = None
     rest: list[Expr] = []

@@ -121,7 +121,7 @@ SPANS: Final[Mapping[str, ColumnType]] = {
     "attributes": "map",
 }
 # Samples summed up over 5 minutes or an hour: ``timestamp`` is where a bucket begins, and one bucket of a series may be
-# told by several rows, which add up. For the pages and the API alone: they have no name in VQL's text.
+# counted by several rows, which add up. For the pages and the API alone: they have no name in VQL's text.
 ROLLUPS: Final[Mapping[str, ColumnType]] = {
     "timestamp": "time",
     **SERIES_COLUMNS,
@@ -141,7 +141,7 @@ ROLLUP_WIDTHS_MS: Final[Mapping[str, int]] = {"rollups_5m": WIDTHS_MS["5m"], "ro
 
 
 def series_only(expr: Expr) -> bool:
-    """Whether an expression is known by the series alone."""
+    """Return whether an expression depends on the series alone."""
     if isinstance(expr, Column):
         return expr.name in SERIES_COLUMNS
     return all(map(series_only, children(expr)))

@@ -20,7 +20,7 @@ class TableColumn:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns of equal length; ``data[i]`` holds plain Python values, None for null. ``truncated``: rows were cut."""
+    """Columns of equal length; ``data[i]`` has Python values, None for null. ``truncated``: rows were cut off."""
 
     columns: tuple[TableColumn, ...]
     data: tuple[list[Any], ...]
@@ -33,7 +33,7 @@ class Table:
         return zip(*self.data, strict=True)
 
     def column(self, name: str) -> list[Any]:
-        """The values of a column by name; KeyError when there is none."""
+        """Return the values of a column by name. Raises KeyError."""
         for column, values in zip(self.columns, self.data, strict=True):
             if column.name == name:
                 return values

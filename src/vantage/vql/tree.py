@@ -1,7 +1,7 @@
 """The query tree: closed and immutable. What it cannot express cannot run, on any store.
 
-Nodes are frozen and hashable, so a node is its own key: execution looks results up by node. Where a node stands in the
-text is told along with it and has no part in equality.
+Nodes are frozen and hashable, so a node is its own key: execution looks results up by node. A node's offset in the text
+comes along and has no part in equality.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ArithmeticOp = OneOf["+", "-", "*", "/"]
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """``at``: the offset into the query's text; None for trees that were built without any."""
+    """``at``: the offset in the query's text; None for trees that were built without text."""
 
     at: int | None = field(default=None, compare=False, repr=False, kw_only=True)
 
@@ -54,8 +54,11 @@ class TagValue(_Node):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Literal(_Node):
-    """A constant; None is NULL. Times are epoch milliseconds, and ``meaning`` says that a number is one, or a length of
-    time in milliseconds. Unlike in Python 1, 1.0 and true are different constants, and so are 0.0 and -0.0."""
+    """A constant; None is NULL.
+
+    Times are epoch milliseconds, and ``meaning`` says that a number is a time, or a length of time in milliseconds.
+    Unlike in Python 1, 1.0 and true are different constants, and so are 0.0 and -0.0.
+    """
 
     value: str | int | float | bool | None
     meaning: OneOf["", "time", "interval"] = ""
@@ -135,7 +138,7 @@ class Negate(_Node):
 
 @dataclass(frozen=True, slots=True)
 class Case(_Node):
-    """The result of the first condition that holds, else ``otherwise``, which may be NULL."""
+    """The result of the first condition that is true, else ``otherwise``, which may be NULL."""
 
     whens: tuple[tuple[Expr, Expr], ...]
     otherwise: Expr
@@ -157,7 +160,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """A query. ``where`` and ``having`` of None hold always; ``limit`` of None is the checker's maximum."""
+    """A query. ``where`` and ``having`` of None are always true; ``limit`` of None is the checker's maximum."""
 
     table: TableName
     items: tuple[SelectItem, ...]
@@ -169,7 +172,7 @@ class Select:
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
-    """The direct sub-expressions of a node."""
+    """Return the direct sub-expressions of a node."""
     match expr:
         case Call(args=parts) | And(parts=parts) | Or(parts=parts):
             return parts
@@ -184,7 +187,7 @@ def children(expr: Expr) -> tuple[Expr, ...]:
 
 
 def conjuncts(expr: Expr | None) -> list[Expr]:
-    """The conditions that must all hold; none for None."""
+    """Return the conditions that must all be true; none for None."""
     if expr is None:
         return []
     if isinstance(expr, And):
@@ -193,5 +196,5 @@ def conjuncts(expr: Expr | None) -> list[Expr]:
 
 
 def equals(column: str, value: str) -> Compare:
-    """``column = 'value'``: the condition that pages and the API build most."""
+    """Return ``column = 'value'``: the condition that pages and the API build most."""
     return Compare("=", Column(column), Literal(value))

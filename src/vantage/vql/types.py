@@ -1,4 +1,4 @@
-"""The type of every expression; whatever has none is refused here, and told where it stands."""
+"""The type of every expression; an expression without one is refused here, with its offset."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _FITTING: Final[Mapping[Want, tuple[str, ...]]] = {
 
 
 def type_of(expr: Expr, types: Types) -> Type:  # noqa: C901 - one case a node
-    """The type of an expression over columns of such types; 'null' is that of NULL alone. Raises QueryError."""
+    """Return the type of an expression over columns of such types; 'null' is that of NULL alone. Raises QueryError."""
     match expr:
         case Column(name=name):
             if name not in types:
@@ -97,7 +97,7 @@ def type_of(expr: Expr, types: Types) -> Type:  # noqa: C901 - one case a node
 
 
 def expect_type(expr: Expr, kind: Want, types: Types, where: str) -> ColumnType:
-    """The type of an expression that must be of a kind. Raises QueryError naming ``where`` it was wanted."""
+    """Return the type of an expression that must be of a kind. Raises QueryError naming ``where`` it was expected."""
     actual = type_of(expr, types)
     if actual == "null":
         raise QueryError(f"{where} cannot take NULL: it may only be a result of CASE, if or coalesce", at=expr.at)
@@ -108,7 +108,7 @@ def expect_type(expr: Expr, kind: Want, types: Types, where: str) -> ColumnType:
 
 
 def unknown_name(kind: str, name: str, known: Mapping[str, object], *, at: int | None) -> QueryError:
-    """The error for a name that nothing has."""
+    """Return the error for an unknown name."""
     folded = {known_name.lower(): known_name for known_name in known}
     near = get_close_matches(name[:80].lower(), list(folded), n=1)
     return QueryError(

@@ -1,7 +1,7 @@
-"""The C library's heap: sealing and queries take large arrays for moments, and the process shall not stay that large.
+"""Limits how much freed memory the C library's heap keeps, since sealing and queries need large arrays only briefly.
 
-glibc serves large arrays from the heap once some were freed, and then keeps what lies below others that are still
-used (mallopt(3), malloc_trim(3)). Other C libraries have neither call and are left alone.
+glibc serves large arrays from the heap once some were freed, and then keeps what lies below others that are still used
+(mallopt(3), malloc_trim(3)). Other C libraries have neither call and are left alone.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any, Final
 MMAP_THRESHOLD_NBYTES: Final = 1 << 20  # arrays from this size on are mapped, and given back when they are freed
 TRIM_THRESHOLD_NBYTES: Final = (
     8 << 20
-)  # of what a thread freed: else every query has its memory mapped and cleared anew
+)  # of what a thread freed: else every query has its memory mapped and cleared again
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _LIBC: Final[Any] = ctypes.CDLL(None)
 
 
 def map_large_arrays() -> None:
-    """Fix from which size on allocations are mapped, and how much is kept; glibc otherwise raises both by itself."""
+    """Fix the size from which allocations are mapped, and how much freed memory stays; glibc otherwise raises both on
+    its own."""
     mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_NBYTES)
@@ -27,7 +28,7 @@ def map_large_arrays() -> None:
 
 
 def trim() -> None:
-    """Return what was freed to the system."""
+    """Return freed memory to the system."""
     trim = getattr(_LIBC, "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -80,11 +80,11 @@ _log = structlog.get_logger("vantage.storage.embedded")
 
 
 class EmbeddedStore:
-    """Keeps telemetry in ``folder``, which it locks: one process a folder.
+    """Stores telemetry in ``folder``, which it locks: one process per folder.
 
     ``queue_nbytes_max`` bounds what waits for a commit, ``head_nbytes_max`` what is committed and not sealed yet:
-    beyond either ``write`` is busy. ``series_max`` bounds the catalogue (further series are kept as one,
-    ``__overflow__``). ``page_count_max`` is SQLite's limit on the journal, for tests of a full disk.
+    beyond either ``write`` is busy. ``series_max`` bounds the catalogue (samples of further series go to overflow
+    series). ``page_count_max`` is SQLite's limit on the journal, for tests of a full disk.
     """
 
     def __init__(
@@ -388,8 +388,8 @@ class EmbeddedStore:
         return await self._run_maintenance(lambda: self._deleter.delete(service, environment, self._clock.now_ms()))
 
     def _quarantine(self, segment: Segment, reason: str) -> None:
-        """A query met a file that is damaged: nobody reads it from now on. Any thread."""
-        self._snapshots.publish(lambda view: view.with_segments(replace(segment, parts=())))
+        """Quarantine a damaged file that a query read: no later query reads it. Any thread."""
+        self._snapshots.publish(lambda snapshot: snapshot.with_segments(replace(segment, parts=())))
         self._maintenance.submit(
             lambda: self._files.quarantine(segment.path, reason) if segment.path.exists() else None
         )
@@ -409,17 +409,17 @@ class EmbeddedStore:
 
     @property
     def damaged_rows(self) -> int:
-        """Rows of journal and segments that could not be read."""
+        """Return how many rows of journal and segments could not be read."""
         return len(self._journal.damaged) + self._damage.rows
 
     @property
     def queued_nbytes(self) -> int:
-        """Bytes of batches waiting to be committed."""
+        """Return the bytes of batches waiting to be committed."""
         return self._queued_nbytes
 
     @property
     def unsealed_nbytes(self) -> int:
-        """Memory of what is committed and not sealed, by estimate."""
+        """Estimate the memory of what is committed and not sealed, in bytes."""
         return self._head.nbytes + sum(generation.nbytes for generation in self._snapshots.now.sealing_generations)
 
     def _register_gauges(self) -> None:
@@ -441,7 +441,7 @@ class EmbeddedStore:
         return file_nbytes(self.folder, self._snapshots.now)[kind]
 
 
-def _raw_since_ms(view: Snapshot) -> int:
-    """Rollups of a week without samples: those have left."""
-    lost = [week for week, segment in view.rollups.items() if week not in view.samples and segment.parts]
+def _raw_since_ms(snapshot: Snapshot) -> int:
+    """Return the end of the last week that has rollups but no samples: those have expired by size."""
+    lost = [week for week, segment in snapshot.rollups.items() if week not in snapshot.samples and segment.parts]
     return week_range(max(lost)).end_ms if lost else 0

@@ -1,4 +1,4 @@
-"""Threads that stand behind ingest: on one core, whoever waits for a commit comes before whoever compresses."""
+"""Priorities of threads: on one core, a request that waits for a commit comes before compression."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ MAINTENANCE: Final = 3
 
 
 def lower_priority(niceness: int) -> None:
-    """Make the calling thread nicer than the others. Linux gives each thread a niceness of its own (sched(7)); where
-    that is not so, nothing changes."""
+    """Raise the niceness of the calling thread.
+
+    Linux gives each thread its own (sched(7)); elsewhere nothing changes.
+    """
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

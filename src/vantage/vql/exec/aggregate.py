@@ -34,14 +34,14 @@ class Groups:
 
 
 def aggregate(call: Call, frame: Frame, groups: Groups) -> Vector:
-    """One value a group; one that is not a finite number is null."""
+    """Return one value per group; one that is not a finite number is null."""
     with np.errstate(all="ignore"):
         result: Vector = _AGGREGATES[call.function](call, frame, groups)
     return result if isinstance(result, DictColumn) or result.dtype.kind != "f" else finite(result)
 
 
 def _values(call: Call, frame: Frame, groups: Groups) -> tuple[Array, Groups]:
-    """The first argument's numbers without nulls, and the groups of what is left."""
+    """Return the first argument's numbers without nulls, and their groups."""
     numbers = frame.numbers(call.args[0])
     if call.function.endswith("If"):
         keep = frame.condition(call.args[-1])
@@ -83,8 +83,11 @@ def _avg(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 
 def _stddev(call: Call, frame: Frame, groups: Groups) -> Vector:
-    """Of the whole population, in two passes over the distances to one of each group's values: equal values have none,
-    and no square of a large mean is taken from another."""
+    """Return the standard deviation of the population.
+
+    It takes two passes over the distances to one value of each group: equal values have none, and no square of a large
+    mean is subtracted from another.
+    """
     numbers, left = _values(call, frame, groups)
     counts = _counts(left)
     pivot = np.zeros(left.count)
@@ -110,7 +113,7 @@ def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 
 def _ranks(text: DictColumn[Any]) -> tuple[I64, list[Any]]:
-    """The rank of every row's text, in the order of code points, and the texts by rank; null has the last rank."""
+    """Return the rank of every row's text, in the order of code points, and the texts by rank; null comes last."""
     order = sorted(range(len(text.values)), key=lambda code: (text.values[code] is None, str(text.values[code])))
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
@@ -128,7 +131,7 @@ def _extreme_text(call: Call, vector: DictColumn[Any], groups: Groups) -> DictCo
 
 
 def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
-    """Linear interpolation between closest ranks: Hyndman and Fan (1996), type 7."""
+    """Interpolate linearly between closest ranks: Hyndman and Fan (1996), type 7."""
     assert call.parameter is not None
     numbers, left = _values(call, frame, groups)
     counts = _counts(left)
@@ -145,7 +148,7 @@ def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 
 def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64) -> F64:
-    """The numbers laid out group by group, each group's in ascending order."""
+    """Return the numbers group by group, each group's in ascending order."""
     if groups.count > _RADIX_GROUPS_MAX:
         return numbers[np.lexsort((numbers, groups.ids))]
     # 16-bit keys are sorted by radix, in linear time; short runs of floats are then sorted where they lie.
@@ -187,8 +190,11 @@ def _arg_max(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 
 def _increase(_call: Call, frame: Frame, groups: Groups) -> Vector:
-    """Growth between neighbouring samples of each series, counted in the later one's group; a fall is a reset, after
-    which the new total is all growth (as Prometheus' ``increase`` does, without its extrapolation)."""
+    """Return the growth between neighbouring samples of each series, counted in the later one's group.
+
+    A fall is a reset, after which the new total is all growth (as Prometheus' ``increase`` does, without its
+    extrapolation).
+    """
     series, times, values = (frame.numbers(Column(name)) for name in ("series", "timestamp", "value"))
     order = np.lexsort((values, times, series))
     series, values, ids = series[order], values[order], groups.ids[order]
@@ -201,7 +207,7 @@ def _increase(_call: Call, frame: Frame, groups: Groups) -> Vector:
 
 
 def _sketch_quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
-    """Sketches of a group are merged: see ``core.sketch``."""
+    """Merge the sketches of each group: see ``core.sketch``."""
     assert call.parameter is not None
     row, key, count = (frame.numbers(Column(f"sketch_{name}")) for name in ("row", "key", "count"))
     return sketch_quantile(groups.ids[row], key, count, groups=groups.count, p=call.parameter)

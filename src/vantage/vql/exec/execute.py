@@ -1,4 +1,4 @@
-"""Running a checked query on the columns of a store that keeps them itself."""
+"""Execution of a checked query on a store's own columns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CODE_MAX: Final = 1 << 31
 
 
 class Deadline:
-    """Raises StoreTimeout once ``seconds`` have passed; checked once a chunk and once an operation."""
+    """Raises StoreTimeout once ``seconds`` have passed; checked once per chunk and once per operation."""
 
     def __init__(self, seconds: float, *, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -44,8 +44,11 @@ class Deadline:
 def execute(
     query: CheckedSelect, source: ColumnSource, deadline: Deadline, *, samples_max: int = QUERY_SAMPLES_MAX
 ) -> Table:
-    """Answer a checked query. Raises StoreTimeout, and InputError when more than ``samples_max`` samples would have to
-    be read; a span, which takes more room, counts as ten."""
+    """Answer a checked query.
+
+    Raises StoreTimeout, and InputError when more than ``samples_max`` samples would have to be read; a span, which
+    takes more room, counts as ten.
+    """
     table = query.select.table
     if table == "spans":
         frame = scan_spans(query, source, tick=deadline.check, rows_max=samples_max // SPAN_COSTS)
@@ -59,7 +62,7 @@ def execute(
 
 
 def explain(query: CheckedSelect, source: ColumnSource) -> Table:
-    """What answering would read, tier by tier: chunks, and the rows in them."""
+    """Return what answering would read, tier by tier: chunks, and the rows in them."""
     table = query.select.table
     slots = np.empty(0, np.bool_) if table == "spans" else source.series().matching(query.series_where)
     plan = source.plan(table, query.time_range, slots)
@@ -74,7 +77,7 @@ def explain(query: CheckedSelect, source: ColumnSource) -> Table:
 
 
 def _filter(frame: Frame, keep: Mask) -> Frame:
-    """The rows that ``keep`` leaves; columns are cut when they are used."""
+    """Return the rows that ``keep`` selects; columns are cut when they are used."""
     rows = np.flatnonzero(keep)
     return frame if rows.size == frame.rows else _take(frame, rows)
 
@@ -97,7 +100,7 @@ def _take(frame: Frame, rows: Array) -> Frame:
 
 
 def _group_and_aggregate(query: CheckedSelect, frame: Frame, deadline: Deadline) -> Frame:
-    """A frame of one row a group that knows the keys and every aggregate."""
+    """Return a frame of one row per group, with the keys and every aggregate."""
     groups, keys = _group(query.select.group_by, frame)
     result = Frame(groups.count, {})
     for expr, vector in zip(query.select.group_by, keys, strict=True):
@@ -112,7 +115,7 @@ def _group_and_aggregate(query: CheckedSelect, frame: Frame, deadline: Deadline)
 
 
 def _group(keys: Sequence[Expr], frame: Frame) -> tuple[Groups, list[Vector]]:
-    """Which group each row belongs to, and each key by group. No key: one group, also of no rows."""
+    """Return the group of each row, and each key by group. Without keys there is one group, also of no rows."""
     if not keys:
         return Groups(np.zeros(frame.rows, np.int64), 1), []
     shared = frame.per_series
@@ -129,7 +132,7 @@ def _group(keys: Sequence[Expr], frame: Frame) -> tuple[Groups, list[Vector]]:
 
 
 def _combine_codes(columns: Sequence[Array]) -> tuple[Array, Array]:
-    """Numbers without gaps for combinations of codes, and the first row of each."""
+    """Return numbers without gaps for combinations of codes, and the first row of each."""
     ids, first = dense_codes(columns[0])
     for codes in columns[1:]:
         if codes.max(initial=0) > _CODE_MAX:  # so that the product below stays within 64 bits
@@ -143,7 +146,7 @@ def _codes(vector: Vector) -> Array:
 
 
 def _dense(key: Array) -> Array:
-    """Small codes for numbers: buckets of time are few multiples of their step, and need no sorting."""
+    """Return small codes for numbers: buckets of time are few multiples of their step, and need no sorting."""
     if key.dtype.kind in "iu" and key.size:
         offset: Array = key - key.min()
         offset //= int(np.gcd.reduce(offset)) or 1
@@ -154,7 +157,7 @@ def _dense(key: Array) -> Array:
 
 
 def to_table(query: CheckedSelect, frame: Frame) -> Table:
-    """The table of a frame that has a row for each row of the answer, or more."""
+    """Return the table of a frame that has a row for each row of the answer, or more."""
     rows = _order(query, frame)
     is_limited = query.select.limit is not None and query.select.limit <= query.limit
     return Table(
@@ -168,8 +171,11 @@ def to_table(query: CheckedSelect, frame: Frame) -> Table:
 
 
 def _order(query: CheckedSelect, frame: Frame) -> Array:
-    """The rows of the answer in their order. Where some are cut off, the items from left to right decide between equal
-    keys, so that every store keeps the same ones."""
+    """Return the rows of the answer in their order.
+
+    Where rows are cut off, the items from left to right decide between equal keys, so that every store returns the same
+    rows.
+    """
     keys = list(query.select.order_by)
     if frame.rows > query.limit:
         keys += [Order(item.expr) for item in query.select.items]
@@ -191,7 +197,7 @@ def _order(query: CheckedSelect, frame: Frame) -> Array:
 
 
 def _sort_values(vector: Vector, *, descending: bool) -> Array:
-    """Numbers in the order of the values, NaN for nulls: they come last either way, as in ClickHouse."""
+    """Return numbers in the order of the values, NaN for nulls: they come last either way, as in ClickHouse."""
     if isinstance(vector, DictColumn):
         codes, first = dense_codes(vector.codes)
         values = [vector.values[code] for code in vector.codes[first].tolist()]

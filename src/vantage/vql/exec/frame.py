@@ -45,15 +45,15 @@ from vantage.vql.tree import (
 
 @dataclass(frozen=True, slots=True)
 class PerSeries:
-    """What rows have of their series: row ``i`` has what row ``of[i]`` of ``frame`` has, which has one row for each
-    series that has any."""
+    """Values that rows share with their series: row ``i`` has those of row ``row_of[i]`` of ``frame``, which has one
+    row per series."""
 
     frame: Frame
     row_of: Array
 
 
 class Frame:
-    """``rows`` records and what is known of them: vectors by expression, and columns made on first use."""
+    """``rows`` rows: vectors by expression, and columns built on first use."""
 
     def __init__(
         self,
@@ -63,8 +63,11 @@ class Frame:
         tag: Callable[[str], Vector] | None = None,
         shared: Callable[[], PerSeries] | None = None,
     ) -> None:
-        """``tag`` gives ``tags['key']`` by its key; where it is None, the maps of the column ``tags`` are asked. What
-        ``shared`` can tell is evaluated there, once a series instead of once a row."""
+        """``tag`` returns ``tags['key']`` by its key; where it is None, the maps of the column ``tags`` are read.
+
+        Expressions that depend on the series alone are evaluated in ``shared``, once per series instead of once per
+        row.
+        """
         self.rows = rows
         self._columns = columns
         self._tag = tag
@@ -80,7 +83,7 @@ class Frame:
         return self._columns.keys()
 
     def tag(self, key: str) -> Vector:
-        """The values of one tag or attribute; the empty string where it is absent."""
+        """Return the values of one tag or attribute; '' where it is absent."""
         if self._tag is not None:
             return self._tag(key)
         return self.text(Column("tags")).map(lambda tags: tags.get(key, ""))
@@ -89,7 +92,7 @@ class Frame:
         self._known[expr] = vector
 
     def take(self, rows: Array) -> Frame:
-        """A frame of the given rows of everything known so far."""
+        """Return a frame of the given rows of every vector computed so far."""
         frame = Frame(len(rows), {})
         for expr, vector in self._known.items():
             frame.set(expr, take(vector, rows))
@@ -106,7 +109,7 @@ class Frame:
         return vector
 
     def vector_at(self, expr: Expr, rows: Array) -> Vector:
-        """An expression of some rows."""
+        """Evaluate an expression for the given rows."""
         if self.per_series is not None and series_only(expr):
             return take(self.per_series.frame.vector(expr), self.per_series.row_of[rows])
         return take(self.vector(expr), rows)

@@ -10,7 +10,7 @@ Piece = list[object]  # characters, or _ANY_ONE
 
 
 def like_matcher(pattern: str) -> Callable[[str], bool]:  # noqa: C901 - a scanner of one character at a time
-    """A test for ``pattern``: ``%`` any run, ``_`` any one character, ``\\`` takes the next character literally."""
+    r"""Return a test for ``pattern``: ``%`` is any run, ``_`` any one character, ``\`` takes the next one literally."""
     pieces: list[Piece] = [[]]
     taken_literally = False
     for character in pattern:

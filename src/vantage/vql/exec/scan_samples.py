@@ -1,4 +1,4 @@
-"""The frames of samples and of rollups: the rows that a query's range and series leave."""
+"""The frames of samples and of rollups: the rows within a query's range and series."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ ROW_NBYTES: Final = 64
 
 
 def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
-    """The samples of the query's range and series. ``tick`` is called once a chunk. Raises what it raises, and
-    InputError when more than ``rows_max`` samples would have to be read."""
+    """Return the samples of the query's range and series.
+
+    ``tick`` is called once per chunk. Raises what it raises, and InputError when more than ``rows_max`` samples would
+    have to be read.
+    """
     series = source.series()
     slots = series.matching(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
@@ -58,7 +61,7 @@ def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[
 
 
 def scan_rollups(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
-    """The partials whose buckets begin in the query's range. Raises as ``samples_frame`` does."""
+    """Return the partials whose buckets begin in the query's range. Raises as ``scan_samples`` does."""
     series = source.series()
     slots = series.matching(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
@@ -113,7 +116,7 @@ def _concat(parts: list[Any], dtype: Any) -> Array:
 
 
 def referenced_names(query: CheckedSelect) -> tuple[set[str], set[str]]:
-    """The columns that a query reads and the functions that it calls."""
+    """Return the columns that a query reads and the functions that it calls."""
     select = query.select
     left: list[Expr] = [
         *(item.expr for item in select.items),

@@ -1,4 +1,4 @@
-"""The frame of spans: the rows that a query's range leaves."""
+"""The frame of spans: the rows within a query's range."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from vantage.vql.signatures import SPANS
 
 
 def scan_spans(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
-    """The spans that start in the query's range. ``tick`` is called once a table; raises what it raises, and InputError
-    when more than ``rows_max`` spans would have to be read."""
+    """Return the spans that start in the query's range.
+
+    ``tick`` is called once per table. Raises what it raises, and InputError when more than ``rows_max`` spans would
+    have to be read.
+    """
     check_scan_limit(source, query, np.empty(0, np.bool_), rows_max=rows_max)
     selected: list[tuple[SpanTable, Array]] = []
     for table in source.spans(query.time_range):
@@ -33,7 +36,7 @@ def scan_spans(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[],
 
 
 def _frame_of_spans(selected: Sequence[tuple[SpanTable, Array]]) -> Frame:
-    """The given rows of some tables as columns, each made on first use."""
+    """Return the selected rows of tables as columns, each built on first use."""
 
     def texts(get: Callable[[SpanTable], TextColumn]) -> TextColumn:
         return concat_dict_columns([get(table).take_compact(rows) for table, rows in selected])

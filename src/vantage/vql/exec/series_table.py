@@ -1,4 +1,4 @@
-"""The series of a source as columns: a condition on names is evaluated once a name, and on tags once a series."""
+"""The series of a source as columns: a condition on names is evaluated once per name, on tags once per series."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ NAMES: Final = tuple(_GET)
 
 
 class SeriesColumns:
-    """Series by slot, None where one is gone, with the code of each name.
+    """Series by slot, None where a series was deleted, with the code of each name.
 
-    One thread appends and puts; others may read what ``view`` gave them meanwhile.
+    One thread appends and sets; others may meanwhile read the arrays they were given.
     """
 
     def __init__(self, series: Iterable[Series | None] = ()) -> None:
@@ -53,8 +53,10 @@ class SeriesColumns:
         self.set(slot, series)
 
     def set(self, slot: int, series: Series | None) -> None:
-        """Change what a slot holds. Arrays that readers hold are not changed under them, but for one bit: whether
-        the series is there."""
+        """Change the series of a slot.
+
+        Arrays that readers use are not changed under them, but for one bit: whether the series exists.
+        """
         if series is not None:
             for name, get in _GET.items():
                 text, numbers = get(series), self._numbers[name]
@@ -72,18 +74,18 @@ class SeriesColumns:
 
     @property
     def group(self) -> I64:
-        """A number by slot, the same for the series of one metric and service; those of a metric are neighbours."""
+        """Return a number by slot, equal for all series of a metric and service; those of a metric are neighbours."""
         size = len(self.series)
         groups: I64 = self._codes["metric_name"][:size] << 32 | self._codes["service_name"][:size]
         return groups
 
     def column(self, name: str, slots: Array | None = None) -> DictColumn[Any]:
-        """A name of every slot, or of some."""
+        """Return a name of every slot, or of the given slots."""
         codes = self._codes[name][: len(self.series)]
         return DictColumn(codes if slots is None else codes[slots], self._values[name])
 
     def matching(self, where: Expr | None) -> Mask:
-        """Which slots hold a series that meets the condition."""
+        """Return which slots have a series that meets the condition."""
         matches = self.present.copy()
         # Names are cheap and leave few series: tags are looked at only in those.
         for part in sorted(conjuncts(where), key=_looks_at_tags):
@@ -92,7 +94,7 @@ class SeriesColumns:
         return matches
 
     def frame(self, slots: Array) -> Frame:
-        """One row a slot."""
+        """Return a frame of one row per slot."""
 
         def of(name: str) -> Callable[[], DictColumn[Any]]:
             return lambda: self.column(name, slots)

@@ -1,4 +1,4 @@
-"""What a query reads: a store's columns, as frames of the rows that its range and its series leave."""
+"""What a query reads: the port to a store's own columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vantage.vql.tree import TableName
 
 @dataclass(frozen=True, slots=True)
 class ScanEstimate:
-    """What a query takes up in one tier: how many chunks, and how many rows in them have to be read."""
+    """What a query reads in one tier: how many chunks, and how many rows in them."""
 
     tier: str
     chunks: int
@@ -27,39 +27,44 @@ class ScanEstimate:
 
 
 class ColumnSource(Protocol):
-    """A consistent view of a store's columns, taken for one query."""
+    """A consistent snapshot of a store's columns, taken for one query."""
 
     def rows_upper_bound(self, table: TableName, time_range: TimeRange) -> int:
-        """A quick bound on what any query of the range reads."""
+        """Return a quick upper bound on the rows that any query of the range reads."""
         ...
 
     def plan(self, table: TableName, time_range: TimeRange, slots: Mask) -> list[ScanEstimate]:
-        """What reading the range and the series whose slots are set takes up; ``slots`` tells nothing of spans."""
+        """Return the cost of reading the range and the series whose slots are set; spans ignore ``slots``."""
         ...
 
     def series(self) -> SeriesColumns:
-        """By slot."""
+        """Return the series by slot."""
         ...
 
     def samples(self, time_range: TimeRange, slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
-        """Chunks that hold every sample of the range and of the series whose slots are set, and perhaps others;
-        without ``exemplars`` they need not hold any."""
+        """Yield chunks with every sample of the range and of the series whose slots are set, and perhaps others.
+
+        Without ``exemplars`` they need not have any.
+        """
         ...
 
     def partials(
         self, time_range: TimeRange, slots: Mask, *, width_ms: int, wanted: frozenset[str]
     ) -> Iterator[Partials]:
-        """Rows that sum up every sample of the series whose slots are set, in buckets of ``width_ms`` that begin in the
-        range, and perhaps others. ``wanted`` names the columns that must be there: sum, min, max, sketches."""
+        """Yield partials that cover every sample of the series whose slots are set, in buckets of ``width_ms`` that
+        begin in the range, and perhaps others.
+
+        ``wanted`` names the columns that must be filled: sum, min, max, sketches.
+        """
         ...
 
     def spans(self, time_range: TimeRange) -> Iterator[SpanTable]:
-        """Tables that hold every span starting in the range, and perhaps others."""
+        """Yield tables with every span that starts in the range, and perhaps others."""
         ...
 
 
 def check_scan_limit(source: ColumnSource, query: CheckedSelect, slots: Mask, *, rows_max: int) -> None:
-    """Raises InputError, with the figure, when more than ``rows_max`` rows would have to be read."""
+    """Raise InputError, with the figure, when more than ``rows_max`` rows would have to be read."""
     table, time_range = query.select.table, query.time_range
     if source.rows_upper_bound(table, time_range) <= rows_max:
         return

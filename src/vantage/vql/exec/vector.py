@@ -19,7 +19,7 @@ _TABLE_MAX: Final = 1 << 20  # entries of a look-up table that is cheaper than s
 
 
 def dense_codes(codes: Array) -> tuple[Array, Array]:
-    """Codes without gaps, in the same order, and the first row of each."""
+    """Return codes without gaps, in the same order, and the first row of each."""
     size = int(codes.max()) + 1 if codes.size else 0
     if size > max(_TABLE_MAX, 2 * len(codes)):
         _, first, ids = np.unique(codes, return_index=True, return_inverse=True)
@@ -31,7 +31,7 @@ def dense_codes(codes: Array) -> tuple[Array, Array]:
 
 
 def take(vector: Vector, rows: Array) -> Vector:
-    """Some rows of a vector."""
+    """Return the given rows of a vector."""
     return vector.take(rows) if isinstance(vector, DictColumn) else vector[rows]
 
 
@@ -50,17 +50,17 @@ def rank_texts(texts: DictColumn[Any], ranks: Mapping[str, int]) -> Array:
 
 
 def finite(numbers: Array) -> Array:
-    """What is not a finite number is null."""
+    """Return the numbers with null for what is not finite."""
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def as_texts(vector: Vector) -> DictColumn[Any]:
-    """A vector beside texts: it is text, or null all through."""
+    """Return a vector that stands beside texts as text: it is text, or null throughout."""
     return vector if isinstance(vector, DictColumn) else DictColumn(np.zeros(len(vector), np.int64), [None])
 
 
 def pick(conditions: list[Mask], texts: list[DictColumn[Any]], rows_count: int) -> DictColumn[Any]:
-    """Each row's text from the first condition that holds, else the last text."""
+    """Return each row's text from the first condition that is true, else the last text."""
     choice = np.select(conditions, list(range(len(conditions))), len(conditions))
     codes = np.zeros(rows_count, np.int64)
     values: list[Any] = []

@@ -1,4 +1,4 @@
-"""Queries as people write them: from text to a checked query, and where in the text something is wrong."""
+"""Queries as people write them: from text to a checked query, with the position of errors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from vantage.vql.tree import Expr, TableName
 
 @dataclass(frozen=True, slots=True)
 class CompiledQuery:
-    """A query that may run; with ``explain`` it is asked what it would read."""
+    """A query that may run; with ``explain`` only its plan is requested."""
 
     query: CheckedSelect
     explain: bool
 
 
 def compile_query(text: str, *, now_ms: int, params: Params | None = None, rows_max: int = ROWS_MAX) -> CompiledQuery:
-    """Parse and check. ``params`` are the values of ``{name:Type}`` and ``:name``: constants, never text.
+    """Parse and check a query. ``params`` are the values of ``{name:Type}`` and ``:name``: constants, never text.
 
     Takes a few milliseconds for the longest text there may be. Raises QueryError with line and column.
     """
@@ -39,7 +39,7 @@ def compile_query(text: str, *, now_ms: int, params: Params | None = None, rows_
 
 
 def compile_condition(text: str, *, now_ms: int, table: TableName = "metrics", params: Params | None = None) -> Expr:
-    """A condition on the rows of a table. Raises QueryError with line and column."""
+    """Parse and check a condition on the rows of a table. Raises QueryError with line and column."""
     from vantage.vql.text.lower_select import lower_condition
     from vantage.vql.text.parse import parse_condition
 

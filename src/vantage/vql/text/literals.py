@@ -1,4 +1,4 @@
-"""Constants of a query's text: numbers, times, intervals and parameters, and expressions made of nothing else."""
+"""Constants of a query's text: numbers, times and intervals, and expressions made of nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNEVEN: Final = ("MONTH", "QUARTER", "YEAR")
 
 
 def parse_number(text: str, *, at: int | None) -> int | float:
-    """An integer of 64 bits or a finite float. Raises QueryError."""
+    """Return an integer of 64 bits or a finite float. Raises QueryError."""
     try:
         number: int | float = int(text) if re.fullmatch(r"-?\d{1,25}", text) else float(text)
     except ValueError:
@@ -41,8 +41,8 @@ def parse_number(text: str, *, at: int | None) -> int | float:
 
 
 def parse_time_literal(value: str | float, *, at: int | None, field: str = "query") -> int:
-    """Epoch milliseconds from a number of them, or a text such as ``2026-11-23 10:00:00`` or RFC 3339, without an
-    offset in UTC. Raises QueryError."""
+    """Return epoch milliseconds from a number of them, or from text such as ``2026-11-23 10:00:00`` or RFC 3339, in UTC
+    without an offset. Raises QueryError."""
     if isinstance(value, str):
         try:
             if not re.match(r"\d{4}-", value):
@@ -62,7 +62,7 @@ def parse_time_literal(value: str | float, *, at: int | None, field: str = "quer
 
 
 def parse_interval(count: str, unit: str, *, at: int | None) -> int:
-    """Milliseconds of an INTERVAL. Raises QueryError."""
+    """Return the milliseconds of an INTERVAL. Raises QueryError."""
     name = unit.upper().removesuffix("S")
     if name in _UNEVEN:
         raise QueryError(f"a {name} has no fixed length", at=at, suggestion="write it in days")
@@ -77,8 +77,11 @@ def parse_interval(count: str, unit: str, *, at: int | None) -> int:
 
 
 def fold_constant(expr: Expr, types: Types) -> Expr:
-    """An expression of constants as the constant that it is; any other as it was. What comes out NULL stays as it is,
-    since a constant NULL may stand in few places. Raises QueryError for types that do not fit."""
+    """Return an expression of constants as the constant that it is; any other unchanged.
+
+    An expression that is NULL stays unchanged too: a constant NULL may stand in few positions. Raises QueryError for
+    types that do not fit.
+    """
     parts = children(expr)
     if isinstance(expr, (Literal, Column, TagValue)) or not all(isinstance(part, Literal) for part in parts):
         return expr

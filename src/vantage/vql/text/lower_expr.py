@@ -1,8 +1,8 @@
 """Expressions, from sqlglot's syntax tree to ours. Only what is named here passes; all else is refused by its name.
 
-A name is looked for where ClickHouse looks: in GROUP BY, HAVING and ORDER BY an alias comes before a column, in WHERE,
-in the items themselves and inside aggregates the column comes first. What an alias stands for takes its place, and
-constant expressions are worked out here, so ``now() - INTERVAL 1 HOUR`` is a number when the checker sees it.
+Names are resolved as ClickHouse does: in GROUP BY, HAVING and ORDER BY an alias comes before a column; in WHERE, in the
+items themselves and inside aggregates the column comes first. An alias is replaced by its expression, and constant
+expressions are evaluated here, so ``now() - INTERVAL 1 HOUR`` is a number when the checker sees it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _MAPS: Final[Mapping[str, str]] = {"metrics": "tags", "spans": "attributes"}
 
 
 class ExprLowerer:
-    """One query's names and limits."""
+    """Lowers the expressions of one query, within its names and limits."""
 
     def __init__(self, text: str, tokens: Sequence[Token], *, table: TableName, now_ms: int, params: Params) -> None:
         self._text = text
@@ -89,7 +89,7 @@ class ExprLowerer:
         self._near = 0  # how far the text was read, about
 
     def name_aliases(self, items: Sequence[exp.Expression]) -> None:
-        """Learn what the items of the SELECT are called, before any is lowered."""
+        """Register the aliases of the SELECT's items, before any is lowered."""
         for item in items:
             if isinstance(item, exp.Alias):
                 if item.alias in self._aliases:
@@ -99,7 +99,7 @@ class ExprLowerer:
     # --- expressions ---
 
     def expr(self, node: exp.Expression, scope: Scope) -> Expr:
-        """What an expression is in our tree."""
+        """Return the tree of an expression."""
         self._count(1)
         self._near = max(self._near, offset_of(node) or 0)
         self._depth += 1
@@ -215,7 +215,7 @@ class ExprLowerer:
         return TagValue(key.value, at=at)
 
     def chain(self, node: exp.Expression, scope: Scope) -> Expr:
-        """AND and OR of any length are one node: the grammar nests them to the left."""
+        """Lower AND and OR of any length to one node: the grammar nests them to the left."""
         kind = type(node)
         parts: list[exp.Expression] = []
         while type(node) is kind:
@@ -232,7 +232,7 @@ class ExprLowerer:
         return self._folded(Not(part, at=part.at))
 
     def _negated(self, node: exp.Expression, expr: Expr) -> Expr:
-        """``NOT LIKE`` and the like may be told by a flag of the node."""
+        """Negate where the node has the flag, as ``NOT LIKE`` does."""
         return Not(expr, at=expr.at) if node.args.get("negate") else expr
 
     def membership(self, node: exp.Expression, scope: Scope) -> Expr:
@@ -272,7 +272,9 @@ class ExprLowerer:
 
     def minus(self, node: exp.Expression, scope: Scope) -> Expr:
         allow_args(node, "this")
-        if isinstance(node.this, exp.Literal) and not node.this.is_string:  # so that the smallest integer can be told
+        if (
+            isinstance(node.this, exp.Literal) and not node.this.is_string
+        ):  # so that the smallest integer is read as one
             return Literal(parse_number(f"-{node.this.this}", at=offset_of(node)), at=offset_of(node))
         part = self.expr(node.this, scope)
         return self._folded(Negate(part, at=part.at))
@@ -302,7 +304,7 @@ class ExprLowerer:
         return self._folded(Compare(op, left, right, at=left.at))
 
     def _as_time(self, expr: Expr) -> Expr:
-        """A constant beside a time: epoch milliseconds, or a text that tells a time."""
+        """Return a constant beside a time as a time: epoch milliseconds, or text with a time."""
         if not isinstance(expr, Literal) or expr.value is None or isinstance(expr.value, bool):
             return expr
         if expr.meaning == "interval":
@@ -336,6 +338,6 @@ _LOWER: Final[Mapping[type[exp.Expression], Callable[[ExprLowerer, Any, Scope], 
 
 
 def _node_count_and_depth(expr: Expr) -> tuple[int, int]:
-    """How many nodes an expression has, and how deep they are nested."""
+    """Return how many nodes an expression has, and how deep they are nested."""
     extents = [_node_count_and_depth(part) for part in children(expr)]
     return 1 + sum(nodes for nodes, _ in extents), 1 + max((depth for _, depth in extents), default=0)

@@ -20,7 +20,7 @@ from vantage.vql.types import unknown_name
 
 
 def lower_select(parsed: Parsed, *, now_ms: int, params: Params) -> Select:
-    """The query of a statement. Raises QueryError with its place as an offset."""
+    """Return the query of a statement. Raises QueryError with an offset."""
     tree = parsed.tree
     allow_args(
         tree, "expressions", "from_", "where", "group", "having", "order", "limit", "kind", "operation_modifiers"
@@ -44,7 +44,7 @@ def lower_select(parsed: Parsed, *, now_ms: int, params: Params) -> Select:
 
 
 def lower_condition(parsed: ParsedCondition, *, table: TableName, now_ms: int, params: Params) -> Expr:
-    """The expression of a condition. Raises QueryError with its place as an offset."""
+    """Return the expression of a condition. Raises QueryError with an offset."""
     exprs = ExprLowerer(parsed.text, parsed.tokens, table=table, now_ms=now_ms, params=params)
     condition = exprs.expr(parsed.tree, "where")
     reject_unused_params(params, exprs.params_used)
@@ -113,7 +113,7 @@ def _order(exprs: ExprLowerer, order: exp.Expression | None, items: Sequence[Sel
 
 
 def _key(exprs: ExprLowerer, node: exp.Expression, scope: Scope, items: Sequence[SelectItem]) -> Expr:
-    """A key of GROUP BY or ORDER BY: a number is the place of an item, counted from 1."""
+    """Return a key of GROUP BY or ORDER BY: a number is the position of an item, counted from 1."""
     if isinstance(node, exp.Literal) and not node.is_string:
         number = parse_number(node.this, at=offset_of(node))
         if isinstance(number, int) and 1 <= number <= len(items):

@@ -21,7 +21,7 @@ _DECLARED: Final = re.compile(
 
 
 def bind_param(params: Params, name: str, declared: str) -> Literal | list[Literal]:
-    """The value of a parameter, declared as a ClickHouse type or ''. Raises QueryError that names it."""
+    """Return the value of a parameter, declared as a ClickHouse type or ''. Raises QueryError that names it."""
     field = f"params.{name[:80]}"
     if name not in params:
         raise QueryError("the query asks for this parameter", field=field)
@@ -39,7 +39,7 @@ def bind_param(params: Params, name: str, declared: str) -> Literal | list[Liter
 
 
 def reject_unused_params(params: Params, used: set[str]) -> None:
-    """Raises QueryError for a parameter that the query does not ask for."""
+    """Raise QueryError for a parameter that the query does not use."""
     for name in params:
         if name not in used:
             raise QueryError("the query has no such parameter", field=f"params.{name[:80]}")

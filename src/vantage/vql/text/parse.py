@@ -1,4 +1,4 @@
-"""From text to sqlglot's syntax tree, within bounds. Nothing of it runs: ``lower`` takes over what VQL knows.
+"""From text to sqlglot's syntax tree, within bounds. The tree is not run: ``lower_select`` takes what VQL knows.
 
 Functions keep the names they were written with: the dialect knows none, so that one table of ours decides.
 """
@@ -51,7 +51,7 @@ class Parsed:
     explain: bool
 
     def item_names(self) -> list[str]:
-        """What stands between the commas of the SELECT, as it was written."""
+        """Return the text between the commas of the SELECT, as it was written."""
         return _item_names(self.text, self.tokens)
 
 
@@ -63,7 +63,7 @@ class ParsedCondition:
 
 
 def parse(text: str) -> Parsed:
-    """One SELECT, perhaps explained. Raises QueryError, with its place as an offset."""
+    """Parse one SELECT, perhaps with EXPLAIN. Raises QueryError with an offset."""
     # Dashboards ask the same again and again, and parsing is most of what a text costs. Nothing changes a tree.
     return _parse_cached(text) if len(text) <= CACHED_LENGTH_MAX else _parse(text)
 
@@ -97,7 +97,7 @@ def _parse(text: str) -> Parsed:
 
 
 def parse_condition(text: str) -> ParsedCondition:
-    """One condition, such as ``value > 5 AND tags['k'] = 'v'``. Raises QueryError."""
+    """Parse one condition, such as ``value > 5 AND tags['k'] = 'v'``. Raises QueryError."""
     tokens = _tokens(text)
     if not tokens:
         raise QueryError("the condition is empty", at=0)
@@ -108,7 +108,7 @@ def parse_condition(text: str) -> ParsedCondition:
 
 
 def offset_of(node: exp.Expression) -> int | None:
-    """The offset of a node, or of the first thing in it that has one."""
+    """Return the offset of a node, or of the first part that has one."""
     for part in node.walk(bfs=False):
         at = part.meta.get("start")
         if at is not None:
@@ -117,7 +117,7 @@ def offset_of(node: exp.Expression) -> int | None:
 
 
 def offset_of_call(tokens: Sequence[Token], name: str, before: int | None) -> int | None:
-    """Where a function's name stands; ``before`` is the place of something in its brackets."""
+    """Return the offset of a function's name; ``before`` is the offset of something in its brackets."""
     offset = None
     for token, after in pairwise(tokens):
         if after.token_type is not TokenType.L_PAREN or token.text != name:
@@ -130,7 +130,7 @@ def offset_of_call(tokens: Sequence[Token], name: str, before: int | None) -> in
 
 
 def offset_of_word(tokens: Sequence[Token], word: str, after: int) -> int | None:
-    """Where a keyword stands, at or after a place."""
+    """Return the offset of a keyword, at or after ``after``."""
     return next((int(token.start) for token in tokens if token.start >= after and token.text.upper() == word), None)
 
 
@@ -189,7 +189,7 @@ def _query_error_from_parse(text: str, error: ParseError) -> QueryError:
 
 
 def _offset(text: str, line: int, column: int) -> int:
-    """Of a line and a column, both counted from 1."""
+    """Return the offset of a line and a column, both counted from 1."""
     start = 0
     for _ in range(line - 1):
         start = text.find("\n", start) + 1

@@ -1,4 +1,4 @@
-"""What VQL does not have: its name, and what to write instead."""
+"""What VQL lacks: its name, and what to write instead."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ _WORD = re.compile(r"[\w.:/-]+")
 
 
 def unsupported(node: exp.Expression, part: str) -> QueryError:
-    """The error for a node, or for a part of one."""
+    """Return the error for a node, or for a part of one."""
     name, suggestion = _PARTS.get(part, ("", "")) if part else _NODES.get(type(node), ("", ""))
     name = name or (part or node.key).strip("_").replace("_", " ").upper()
     inner = node.args.get(part) if part else None
@@ -123,7 +123,7 @@ def allow_args(node: exp.Expression, *allowed: str) -> None:
 
 
 def unknown_function(name: str, *, at: int | None) -> QueryError:
-    """The error for a function that VQL does not have."""
+    """Return the error for a function that VQL lacks."""
     suggestion = _FUNCTIONS.get(name.lower())
     if suggestion is None:
         known = {function.lower(): function for function in TEXT_FUNCTIONS}
@@ -133,7 +133,7 @@ def unknown_function(name: str, *, at: int | None) -> QueryError:
 
 
 def suggest_quotes(text: str, at: int | None, name: str, columns: Mapping[str, object]) -> str | None:
-    """A suggestion for a name that stands where a text would: ``service_name = my-api``, or ``= "my-api"``."""
+    """Return a suggestion for a name where text is expected: ``service_name = my-api``, or ``= "my-api"``."""
     if at is None or get_close_matches(name.lower(), columns, n=1, cutoff=0.8):
         return None
     before = text[:at].rstrip()

@@ -1,7 +1,7 @@
 """Chunks: up to 8192 samples of neighbouring series, as bytes, and the same for partials of rollups.
 
-Samples lie run by run, a run being what a chunk holds of one series, in order of time. The directory of runs stands
-apart from the columns, so that a reader learns what a chunk holds without unpacking it.
+Samples are sorted by series, then by time; a run is what a chunk has of one series. The directory of runs is separate
+from the columns, so that a reader knows what a chunk has without unpacking it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _decode_parts: Final = msgspec.msgpack.Decoder(list[bytes]).decode
 
 @dataclass(frozen=True, slots=True)
 class ChunkDirectory:
-    """A chunk's directory: for each run its series, how many rows it has, and the times of its first and last."""
+    """A chunk's directory: for each run its series, its number of rows, and the times of its first and last."""
 
     slot: U32
     count: I64
@@ -41,15 +41,15 @@ class ChunkDirectory:
 
     @property
     def rows(self) -> int:
-        """How many rows the chunk has."""
+        """Return the number of rows of the chunk."""
         return int(self.count.sum())
 
     def rows_of(self, wanted: Mask) -> I64:
-        """The rows of some runs."""
+        """Return the rows of the selected runs."""
         return np.flatnonzero(np.repeat(wanted, self.count))
 
     def take(self, wanted: Mask) -> ChunkDirectory:
-        """Some of the runs."""
+        """Return the selected runs."""
         return ChunkDirectory(self.slot[wanted], self.count[wanted], self.first_ms[wanted], self.last_ms[wanted])
 
 
@@ -96,7 +96,7 @@ class PartialChunk:
 
 
 def checksum(*parts: bytes | None) -> int:
-    """CRC-32 (zlib's) of the parts one after another."""
+    """Return the CRC-32 (zlib's) of the parts one after another."""
     crc = 0
     for part in parts:
         crc = zlib.crc32(part or b"", crc)
@@ -104,15 +104,18 @@ def checksum(*parts: bytes | None) -> int:
 
 
 def chunk_directory(slot: U32, time_ms: I64) -> ChunkDirectory:
-    """The runs of rows that lie series by series."""
+    """Return the runs of rows that are sorted by series."""
     first = np.flatnonzero(np.append(True, slot[1:] != slot[:-1]))
     count = np.diff(np.append(first, len(slot)))
     return ChunkDirectory(slot[first], count, time_ms[first], time_ms[first + count - 1])
 
 
 def chunk_bounds(slot: U32, rows_max: int) -> Iterator[tuple[int, int]]:
-    """Where to cut rows that lie series by series into chunks: at the end of a run where one ends in the second half
-    of a chunk, so that a run longer than that lies in as few chunks as it can."""
+    """Yield where to cut rows sorted by series into chunks.
+
+    A chunk ends with a run where one ends in its second half, so that a longer run is spread over as few chunks as
+    possible.
+    """
     ends = np.append(np.flatnonzero(slot[1:] != slot[:-1]) + 1, len(slot))
     at = 0
     while at < len(slot):
@@ -126,7 +129,7 @@ def chunk_bounds(slot: U32, rows_max: int) -> Iterator[tuple[int, int]]:
 
 
 class ChunkCodec:
-    """Chunks to bytes and back. Belongs to one thread at a time."""
+    """Packs chunks and unpacks them. One thread at a time."""
 
     def __init__(self) -> None:
         self.packer = ColumnCodec()
@@ -138,7 +141,7 @@ class ChunkCodec:
         return _encode([pack(column) for column in columns])
 
     def unpack_runs(self, body: bytes) -> ChunkDirectory:
-        """Raises ValueError."""
+        """Return the directory. Raises ValueError."""
         slot, count, first_ms, length_ms = self._columns(body, 4)
         if not len(slot) == len(count) == len(first_ms) == len(length_ms) or (count < 1).any():
             raise ValueError("a directory of runs that do not fit together")
@@ -148,7 +151,7 @@ class ChunkCodec:
         return [self.packer.unpack_ints(part) for part in _parts(body, number)]
 
     def pack_samples(self, slot: U32, time_ms: I64, value: F64) -> SampleChunk:
-        """Samples that lie series by series, in order of time."""
+        """Pack samples that are sorted by series, then by time."""
         runs = chunk_directory(slot, time_ms)
         directory = self._pack_runs(runs)
         times = self.packer.pack_ints(deltas(time_ms, runs.count))
@@ -157,7 +160,7 @@ class ChunkCodec:
         return SampleChunk(directory, times, vals, crc, int(time_ms.min()), int(time_ms.max()), len(slot))
 
     def unpack_times(self, body: bytes, runs: ChunkDirectory, wanted: Mask | None = None) -> I64:
-        """Of all runs, or of the wanted ones. Raises ValueError."""
+        """Return the times of all runs, or of the wanted ones. Raises ValueError."""
         return self._unpack_steps(body, runs, runs.first_ms, wanted)
 
     def _unpack_steps(self, body: bytes, runs: ChunkDirectory, first: I64, wanted: Mask | None) -> I64:
@@ -170,11 +173,11 @@ class ChunkCodec:
         return undelta(differences, first[wanted], runs.count[wanted])
 
     def unpack_values(self, body: bytes, runs: ChunkDirectory, wanted: Mask | None = None) -> F64:
-        """Of all runs, or of the wanted ones. Raises ValueError."""
+        """Return the values of all runs, or of the wanted ones. Raises ValueError."""
         return self.packer.unpack_floats(body, runs.count, wanted)
 
     def pack_partials(self, partials: Partials, *, width_ms: int) -> PartialChunk:
-        """Partials that lie series by series, in order of time."""
+        """Pack partials that are sorted by series, then by time."""
         runs = chunk_directory(partials.slot, partials.time_ms)
         packer = self.packer
         sketches = None
@@ -204,8 +207,10 @@ class ChunkCodec:
         columns: frozenset[str],
         wanted: Mask | None = None,
     ) -> Partials:
-        """Partials of all runs, or of the wanted ones. ``body`` are the columns after the directory; those that
-        ``columns`` does not name are NaN. Raises ValueError."""
+        """Return the partials of all runs, or of the wanted ones.
+
+        ``body`` has the columns after the directory; those that ``columns`` does not name are NaN. Raises ValueError.
+        """
         times, counts, sums, mins, maxs, sketches = body
         selected = runs if wanted is None else runs.take(wanted)
 

@@ -1,7 +1,7 @@
-"""Columns as bytes: whole numbers and floats, without loss.
+"""Columns as bytes: integers and floats, without loss.
 
-Every column is one zstd frame (RFC 8878) around what is described at its function; ``docs/storage.md`` tells the same
-to whoever reads the files without Vantage. All numbers are little-endian.
+Every column is one zstd frame (RFC 8878) around what is described at its function; ``docs/storage.md`` says the same
+for reading the files without Vantage. All numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _WIDTH_BYTES: Final = frozenset(WIDTHS)
 
 
 class ColumnCodec:
-    """zstd's contexts, which are dear to make and belong to one thread at a time."""
+    """zstd's contexts, which are expensive to create. One thread at a time."""
 
     def __init__(self) -> None:
         self._compress = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False).compress
@@ -53,7 +53,7 @@ class ColumnCodec:
         return self._compress(data)
 
     def unpack(self, packed: bytes) -> bytes:
-        """Raises ValueError for anything that is no frame, or a far too large one."""
+        """Decompress a column. Raises ValueError for bytes that are no frame, or far too large."""
         try:
             size = zstandard.frame_content_size(packed)
             if not 0 <= size <= PACKED_NBYTES_MAX:
@@ -64,24 +64,27 @@ class ColumnCodec:
         return data
 
     def pack_ints(self, values: Array) -> bytes:
-        """int64 values as unsigned distances from the smallest, in the fewest of 1, 2, 4 or 8 bytes that hold them
-        (0: all are the smallest), bytes of equal weight together."""
+        """Pack int64 values as unsigned distances from the smallest, in 0, 1, 2, 4 or 8 bytes each, bytes of equal
+        weight together."""
         return self.pack(_write_ints_raw(values))
 
     def unpack_ints(self, packed: bytes, rows: Rows | None = None) -> I64:
-        """All of them, or some rows. Raises ValueError."""
+        """Return all values, or the given rows. Raises ValueError."""
         values, rest = _read_ints(self.unpack(packed), rows)
         if rest:
             raise ValueError("bytes are left behind a column")
         return values
 
     def pack_floats(self, values: F64, counts: I64) -> bytes:
-        """Floats that lie run by run (``counts`` rows each). A run whose every float is a decimal fraction of at most
-        9 digits is kept as whole numbers: the numerators, or (where that is shorter) the steps between them."""
+        """Pack floats run by run (``counts`` rows each).
+
+        A run whose every float is a decimal fraction of at most 9 digits is stored as integers: the numerators, or
+        (where that is shorter) their differences.
+        """
         return self.pack(_write_floats_raw(values, counts))
 
     def unpack_floats(self, packed: bytes, counts: I64, wanted: Mask | None = None) -> F64:
-        """All of them, or those of the wanted runs. Raises ValueError."""
+        """Return all floats, or those of the wanted runs. Raises ValueError."""
         return _read_floats(self.unpack(packed), counts, wanted)
 
 
@@ -107,7 +110,8 @@ def _read_ints(data: bytes | memoryview, rows: Rows | None = None) -> tuple[I64,
 
 
 def rows_of(counts: I64, wanted: Mask) -> Rows:
-    """The rows of some runs (``counts`` rows each). Wanted series are mostly neighbours, and so are their rows."""
+    """Return the rows of the wanted runs (``counts`` rows each). Wanted series are mostly neighbours, and so are their
+    rows."""
     runs = np.flatnonzero(wanted)
     if not runs.size:
         return slice(0, 0)
@@ -119,14 +123,14 @@ def rows_of(counts: I64, wanted: Mask) -> Rows:
 
 
 def _end(rows: Rows) -> int:
-    """One after the last."""
+    """Return one after the last row."""
     if isinstance(rows, slice):
         return int(rows.stop)
     return int(rows[-1]) + 1 if len(rows) else 0
 
 
 def _digits(values: F64, counts: I64) -> U8:
-    """For each run the fewest decimal digits that tell all its floats exactly, or RAW."""
+    """Return for each run the fewest decimal digits that represent all its floats exactly, or RAW."""
     digits_of = np.full(len(counts), RAW, np.uint8)
     left = np.arange(len(counts))
     for digits in (DIGITS_MAX, *range(DIGITS_MAX)):
@@ -149,7 +153,7 @@ def _digits(values: F64, counts: I64) -> U8:
 
 
 def _bits(values: U64) -> I64:
-    """How many bits each number needs, nearly."""
+    """Return nearly how many bits each number needs."""
     return np.frexp(values.astype(np.float64))[1].astype(np.int64)
 
 
@@ -218,7 +222,7 @@ def _read_floats(data: bytes, counts: I64, wanted: Mask | None) -> F64:
 
 
 def _read_numerators(rest: memoryview, counts: I64, widths: U8, wanted: Mask | None) -> tuple[U64, memoryview]:
-    """What is added to each run's first number, one stream a width; and what comes after the streams."""
+    """Return what is added to each run's first number, one stream per width, and the bytes after the streams."""
     selected_counts = counts if wanted is None else counts[wanted]
     offsets = np.zeros(int(selected_counts.sum()), np.uint64)
     for width in sorted(set(widths.tobytes()) - {0}):
@@ -239,7 +243,7 @@ def _skipped(rest: memoryview, counts: I64, widths: U8, after: int) -> memoryvie
 
 
 def _fractions(offsets: U64, first: I64, counts: I64, modes: U8) -> F64:
-    """Floats of numerators, or of the steps between them, and their numbers of digits."""
+    """Return floats from numerators, or from their differences, and their numbers of digits."""
     stepped, digits = modes & _STEPPED, modes & (_STEPPED - 1)
     if (digits > DIGITS_MAX).any():
         raise ValueError("runs of floats that do not fit together")

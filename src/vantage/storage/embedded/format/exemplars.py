@@ -1,7 +1,7 @@
-"""Trace links as segments keep them: each with its sample, in the order of trace ids.
+"""Exemplars as segments store them: each with its sample, sorted by trace id.
 
-A trace is then found in one block a part, and its samples without a look at any chunk. The other way, from samples to
-their links, is for exports and for the few queries that ask for ids: a link belongs to a sample of the same series,
+A trace is then one block per part, and its samples are read without any chunk. The other way, from samples to their
+exemplars, is for exports and for the few queries that read ids: an exemplar belongs to a sample of the same series,
 time and value, and which of two equal samples has it makes no difference.
 """
 
@@ -74,7 +74,7 @@ class ExemplarBlock:
 
     @property
     def columns(self) -> tuple[int, int, int, int, int, bytes, bytes]:
-        """Those of the row, after its own number and its part's."""
+        """Return the columns of the row, after its own id and its part's."""
         return self.low, self.high, self.exemplars, self.ids_crc, self.body_crc, self.ids, self.body
 
 
@@ -105,7 +105,7 @@ def _pack(codec: ChunkCodec, samples: SampleColumns, low: int, high: int) -> Exe
 
 
 def _trace_ids(codec: ChunkCodec, crc: int, ids: bytes) -> tuple[Ids, bytes]:
-    """The trace ids of a block, and how many links each has, packed."""
+    """Return the trace ids of a block, and how many exemplars each has, packed."""
     if checksum(ids) != crc:
         raise ValueError("checksum mismatch")
     try:

@@ -1,4 +1,4 @@
-"""What a part tells of itself, without a look at its rows: how much it holds of each series, and of whose spans."""
+"""A part's own statistics, read without its rows: what it has of each series, and of which services it has spans."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _decode_services: Final = msgspec.msgpack.Decoder(list[tuple[tuple[str, str, str
 
 @dataclass(frozen=True, slots=True)
 class SeriesStats:
-    """What a part holds of each of its series: how many samples (none in rollups), from when to when, and its share of
-    the part's bytes."""
+    """What a part has of each of its series: samples (none in rollups), first and last time, and its share of the
+    bytes."""
 
     slot: U32
     samples: I64
@@ -38,19 +38,19 @@ def pack_series_stats(codec: ChunkCodec, counts: SeriesStats) -> bytes:
 
 
 def unpack_series_stats(codec: ChunkCodec, body: bytes) -> SeriesStats:
-    """Raises ValueError."""
+    """Return the statistics by series. Raises ValueError."""
     slot, samples, first_ms, length_ms, nbytes = (codec.packer.unpack_ints(column) for column in _decode_columns(body))
     return SeriesStats(slot.astype(np.uint32), samples, first_ms, first_ms + length_ms, nbytes)
 
 
 def unpack_service_stats(body: bytes) -> ServiceStats:
-    """Spans, first and last start by service, environment, version and instance. Raises ValueError."""
+    """Return spans, first and last start by service, environment, version and instance. Raises ValueError."""
     return dict(_decode_services(body))
 
 
 @dataclass(frozen=True, slots=True)
 class PartStats:
-    """What a part holds by series, and of spans by service, environment, version and instance."""
+    """What a part has by series, and of spans by service, environment, version and instance."""
 
     part: Part
     series: SeriesStats
@@ -58,7 +58,7 @@ class PartStats:
 
 
 def read_part_stats(db: sqlite3.Connection, codec: ChunkCodec, part: Part) -> PartStats | None:
-    """None when the part has just gone. Raises sqlite3.Error, and ValueError for a part whose row is damaged."""
+    """Return a part's statistics, None when it was just deleted. Raises sqlite3.Error, and ValueError for damage."""
     row = db.execute("SELECT series, services, crc FROM part WHERE id=?", (part.id,)).fetchone()
     if row is None:
         return None

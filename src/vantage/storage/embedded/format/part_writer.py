@@ -40,7 +40,7 @@ _decode_identities: Final = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).dec
 
 @dataclass(slots=True)
 class _StatsBuilder:
-    """Collects ``SeriesCounts`` chunk by chunk."""
+    """Collects ``SeriesStats`` chunk by chunk."""
 
     slots: list[U32] = field(default_factory=list)
     samples: list[I64] = field(default_factory=list)
@@ -82,7 +82,7 @@ class _StatsBuilder:
 
 
 class PartWriter:
-    """Writes one part. ``between`` is called between slices, outside any transaction. Raises sqlite3.Error."""
+    """Writes one part. ``on_slice`` is called between slices, outside any transaction. Raises sqlite3.Error."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class PartWriter:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing was written."""
+        """Return whether nothing was written."""
         return not self._nbytes
 
     def _id(self) -> int:
@@ -135,7 +135,7 @@ class PartWriter:
         self._first_ms, self._last_ms = min(self._first_ms, first_ms), max(self._last_ms, last_ms)
 
     def samples(self, samples: SampleColumns) -> None:
-        """Chunks of samples that lie in the order in which they are kept."""
+        """Write samples that are in storage order, chunk by chunk."""
         for start, end in chunk_bounds(samples.slot, CHUNK_SAMPLES_MAX):
             self._chunk(samples.slice(start, end))
 
@@ -160,7 +160,7 @@ class PartWriter:
             self._stats.add_exemplars(block_samples.slot, block.nbytes)
 
     def spans(self, table: SpanTable) -> None:
-        """Blocks of spans, in order of start."""
+        """Write spans that are sorted by start, block by block."""
         # Spans may carry much text: a block is read as a whole, so it has a bound in bytes as well.
         rows = max(1, min(SPAN_BLOCK_ROWS, SPAN_BLOCK_NBYTES * len(table) // max(1, table.nbytes)))
         for start in range(0, len(table), rows):
@@ -185,7 +185,7 @@ class PartWriter:
                 self._services[key] = (total[0] + count, min(total[1], first), max(total[2], last))
 
     def partials(self, partials: Partials, *, width_ms: int) -> None:
-        """Chunks of partials that lie in the order in which they are kept."""
+        """Write partials that are in storage order, chunk by chunk."""
         for start, end in chunk_bounds(partials.slot, CHUNK_PARTIALS_MAX):
             chunk = self._codec.pack_partials(partials.take(np.arange(start, end)), width_ms=width_ms)
             self._insert(
@@ -198,7 +198,7 @@ class PartWriter:
             self._stats.add(self._codec.unpack_runs(chunk.runs), chunk.nbytes)
 
     def finish(self, *, generation: int, level: int, replaces: Iterable[int] = ()) -> Part:
-        """Write the part's row, and take out those of the parts it replaces, in one transaction."""
+        """Write the part's row, and delete those of the parts it replaces, in one transaction."""
         if self._span_index:
             hashes, block_ids, row = (np.concatenate(columns) for columns in zip(*self._span_index, strict=True))
             for low, high, crc, body in pack_index(self._codec.packer, hashes, block_ids, row):
@@ -220,7 +220,7 @@ class PartWriter:
         return part
 
     def _new_identities(self, slots: U32) -> bytes:
-        """The identities of series that the file does not tell yet: it can then be read without the journal."""
+        """Return the identities of series that the file lacks: it can then be read without the journal."""
         written: set[int] = set()
         for crc, body in self._writer.db.execute("SELECT crc, body FROM series"):
             if checksum(body) == crc:
@@ -230,7 +230,7 @@ class PartWriter:
 
 
 def read_identities(body: bytes) -> list[tuple[int, bytes]]:
-    """Slots and canonical identities of a row of ``series``. Raises ValueError."""
+    """Return slots and canonical identities of a row of ``series``. Raises ValueError."""
     try:
         return _decode_identities(zstandard.ZstdDecompressor().decompress(body))
     except (zstandard.ZstdError, msgspec.DecodeError) as error:

@@ -1,8 +1,8 @@
-"""Segment files: one SQLite file a week of data time and tier, ``samples`` (with links and spans) or ``rollups``.
+"""Segment files: one SQLite file per week of data time and tier, ``samples`` (with exemplars and spans) or ``rollups``.
 
-What one seal or merge wrote into a file is a **part**. Its rows are committed in slices of a few milliseconds, and
-none of them counts until the part's own row is there, which is the last thing written: so a part is there whole or
-not at all, and rows without their part are swept out when the file is opened to write.
+What one seal or merge wrote into a file is a **part**. Its rows are committed in slices of a few milliseconds, and are
+ignored until the part row is committed (it is written last): a part is complete or absent, and rows without their part
+are deleted when the file is opened for writing.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ ROW_TABLES: Final = {SAMPLES: ("chunk", "exemplar", "span_block", "id_index"), R
 
 
 class SegmentDamaged(Exception):
-    """A segment file that cannot be read as one; the message says why."""
+    """A segment file cannot be read as one; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +112,17 @@ def segment_path(folder: Path, week: int, tier: str) -> Path:
 
 
 def named_segments(folder: Path) -> Iterator[tuple[Path, int, str]]:
-    """Every segment file with its week and tier, in order of names."""
+    """Yield every segment file with its week and tier, by name."""
     for path in sorted(folder.glob("*.db")):
         if match := _NAME.fullmatch(path.name):
             yield path, parse_week(match[1]), match[2]
 
 
 def check_header(path: Path) -> None:
-    """Look at the file's first bytes and its size without opening it as a database: that could already change it.
-    Raises FormatTooNew or SegmentDamaged."""
+    """Check the file's first bytes and its size without opening it as a database, which could change it.
+
+    Raises FormatTooNew or SegmentDamaged.
+    """
     with path.open("rb") as file:
         header = file.read(100)
     if len(header) < 100 or not header.startswith(_MAGIC):
@@ -142,7 +144,7 @@ def check_header(path: Path) -> None:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that never makes a file. Raises sqlite3.Error."""
+    """Return a connection that never creates a file. Raises sqlite3.Error."""
     db = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
     )
@@ -156,13 +158,13 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error says that a file is not what it should be, rather than that it cannot be had now."""
+    """Return whether an error means that a file is damaged, rather than that it is unavailable now."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class SegmentWriter:
-    """A file open to write; one at a time, on the upkeep thread. Every method may raise sqlite3.Error."""
+    """A file open for writing; one at a time, on the maintenance thread. Every method may raise sqlite3.Error."""
 
     def __init__(self, path: Path, tier: str) -> None:
         self.path = path
@@ -183,7 +185,7 @@ class SegmentWriter:
 
     @contextmanager
     def slice(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; kept short, so that readers and the disk are never held up for long."""
+        """Open a transaction, kept short so that readers and the disk never wait long."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield self.db
@@ -200,7 +202,7 @@ class SegmentWriter:
         return [Part(*row) for row in rows]
 
     def next_part_id(self) -> int:
-        """One above every part id there is, also of rows whose part is not there."""
+        """Return one above every part id there is, also of rows whose part is absent."""
         tables = ("part", *ROW_TABLES[self.tier])
         columns = ["id", *["part_id"] * (len(tables) - 1)]
         highest = [
@@ -210,7 +212,7 @@ class SegmentWriter:
         return int(max(highest)) + 1
 
     def sweep(self, *, generation_max: int | None = None, unfinished: frozenset[int] = frozenset()) -> int:
-        """Delete parts of later generations, and rows of no part but ``unfinished`` ones. How many."""
+        """Delete parts of later generations, and rows of no part but ``unfinished`` ones. Returns how many."""
         deleted = 0
         spared = json.dumps(sorted(unfinished))
         with self.slice() as db:
@@ -225,7 +227,7 @@ class SegmentWriter:
         return deleted
 
     def checkpoint(self) -> None:
-        """Everything committed is on the disk when this returns, and in the file unless somebody just reads it."""
+        """Make everything committed durable; it is in the file unless a reader prevents that just now."""
         busy, _, _ = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             _sync(self.path.with_name(self.path.name + "-wal"))
@@ -234,14 +236,14 @@ class SegmentWriter:
             self._new = False
 
     def shrink(self) -> None:
-        """Give freed pages back to the disk."""
+        """Return freed pages to the disk."""
         # Through executescript, which steps to the end: execute would free one page.
         self.db.executescript("PRAGMA incremental_vacuum;")
         self.checkpoint()
 
 
 def _make(path: Path, tier: str) -> None:
-    """A new file. It gets its name when it is whole: a process may die at any moment."""
+    """Create a file. It gets its name once it is complete: a process may die at any moment."""
     unnamed = path.with_name(path.name + UNNAMED)
     unnamed.unlink(missing_ok=True)
     unnamed.touch(mode=0o600)
@@ -267,5 +269,5 @@ def _sync(path: Path) -> None:
 
 
 def segment_paths(path: Path) -> tuple[Path, Path, Path]:
-    """A database and what SQLite keeps beside it."""
+    """Return a database's path and those of the files that SQLite adds."""
     return path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")

@@ -1,13 +1,15 @@
-"""Blocks of spans as bytes: what a segment holds of them, a few dozen bytes a span.
+"""Blocks of spans as bytes: a few dozen bytes a span.
 
 ``version (1 byte), CRC-32 of the rest (4, little-endian), MessagePack array`` (``_Block``), its columns as in
-``packed``.
+``span_column_codec``.
 
-- Codes of texts come in the order of first appearance, so that a first appearance needs no number: it is written as 0,
-  a repetition as its code plus 1. All texts stand in one run, in that order, with NUL between them.
-- A trace id is kept once. A parent is a distance in rows when it is in the block: 0 none, 1 an id kept on the side,
-  else 2 plus the distance.
-- Attributes lie key by key, within a key by row: values of one key resemble each other.
+- Codes of texts are in the order of first appearance, so that a first appearance needs no number: it is written as 0, a
+repetition as its code plus 1. All texts are one run, in that order, with NUL between them.
+
+- A trace id is stored once. A parent is a distance in rows when it is in the block: 0 none, 1 an id stored separately,
+else 2 plus the distance.
+
+- Attributes are sorted by key, within a key by row: values of one key resemble each other.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ _decoder: Final = msgspec.msgpack.Decoder(_Block)
 
 
 def encode(table: SpanTable) -> bytes:
-    """The table as bytes. Raises ValueError beyond ROWS_MAX rows or TEXT_NBYTES_MAX bytes of text."""
+    """Return the table as bytes. Raises ValueError beyond ROWS_MAX rows or TEXT_NBYTES_MAX bytes of text."""
     if len(table) > ROWS_MAX:
         raise ValueError(f"more than {ROWS_MAX} spans in a block")
     body = _encoder.encode(_block_of(table, SpanColumnCodec()))
@@ -74,7 +76,8 @@ def encode(table: SpanTable) -> bytes:
 
 
 def decode(body: bytes) -> SpanTable:
-    """What ``encode`` made. Raises ValueError for anything else, before it takes much memory."""
+    """Return the table of a block. Raises ValueError for anything ``encode`` did not write, before it takes much
+    memory."""
     if len(body) < _HEADER_NBYTES or body[0] != VERSION:
         raise ValueError("no block of spans of a known version")
     rest = memoryview(body)[_HEADER_NBYTES:]
@@ -153,7 +156,7 @@ def _plain_texts(texts: list[str]) -> bytes:
 
 
 def _texts(block: _Block, packer: SpanColumnCodec) -> Iterator[tuple[str, ...]]:
-    """The distinct texts of each column."""
+    """Return the distinct texts of each column."""
     require(0 <= block.texts.nbytes <= TEXT_NBYTES_MAX, "has too much text")
     data = packer.unpack(block.texts, block.texts.nbytes)
     require(all(0 <= count <= block.rows + block.entries for count in block.text_counts), "miscounts its texts")
@@ -164,7 +167,7 @@ def _texts(block: _Block, packer: SpanColumnCodec) -> Iterator[tuple[str, ...]]:
 
 
 def _by_appearance(texts: TextColumn) -> tuple[I64, list[str]]:
-    """Codes in the order of first appearance, and their texts; unused ones are left out."""
+    """Return codes in the order of first appearance, and their texts without unused ones."""
     first = np.full(len(texts.values), len(texts), np.int64)
     first[texts.codes[::-1]] = np.arange(len(texts) - 1, -1, -1)  # of repeated targets numpy keeps the last
     order = np.argsort(first, kind="stable")[: int(np.count_nonzero(first < len(texts)))]
@@ -172,14 +175,14 @@ def _by_appearance(texts: TextColumn) -> tuple[I64, list[str]]:
 
 
 def _renamed(order: Array, size: int) -> I64:
-    """For each of ``size`` codes its place in ``order``."""
+    """Return for each of ``size`` codes its index in ``order``."""
     renamed = np.zeros(size, np.int64)
     renamed[order] = np.arange(len(order))
     return renamed
 
 
 def _first_as_0(codes: I64) -> I64:
-    """Codes in the order of first appearance, as they are written."""
+    """Return codes in the order of first appearance, as they are written."""
     is_first = np.diff(np.maximum.accumulate(codes), prepend=-1) > 0
     return np.where(is_first, 0, codes + 1)
 
@@ -194,7 +197,7 @@ def _codes(written: I64, distinct: int) -> U32:
 
 
 def _distinct(ids: Ids) -> tuple[I64, I64]:
-    """A code for each id in the order of first appearance, and the row of each code."""
+    """Return a code for each id in the order of first appearance, and the row of each code."""
     _, first, codes = np.unique(hash_ids(ids), return_index=True, return_inverse=True)
     if (ids[first][codes] != ids).any():  # two ids with one hash
         _, first, codes = np.unique(ids, return_index=True, return_inverse=True)
@@ -203,7 +206,7 @@ def _distinct(ids: Ids) -> tuple[I64, I64]:
 
 
 def _parents(table: SpanTable) -> I64:
-    """Where the parent of each row is: 0 nowhere, 1 not in the table, else 2 and the distance with its sign."""
+    """Return the parent of each row: 0 none, 1 not in the table, else 2 and the distance with its sign."""
     rows = np.flatnonzero(table.parent_span_id != b"")
     coded = np.zeros(len(table), np.int64)
     coded[rows] = 1
@@ -234,7 +237,7 @@ def _order_by_key(keys: TextColumn) -> Rows:
 
 
 def _by_row(keys: TextColumn, values: TextColumn, attr_start: I64) -> TextColumn:
-    """Attribute values back from key by key to span by span. Raises ValueError when a span has a key twice."""
+    """Return attribute values span by span from values key by key. Raises ValueError when a span has a key twice."""
     order = _order_by_key(keys)
     row = np.repeat(np.arange(len(attr_start) - 1), np.diff(attr_start))[order]
     require(not ((np.diff(row) == 0) & (np.diff(keys.codes[order]) == 0)).any(), "gives a span an attribute twice")

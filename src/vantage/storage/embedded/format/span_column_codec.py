@@ -1,4 +1,4 @@
-"""Bytes, numbers and ids as fields of a MessagePack body, each as small as it can be: the parts of ``span_blocks``.
+"""Bytes, numbers and ids as fields of a MessagePack body, each as small as it can be: the parts of ``span_block``.
 
 Numbers are little-endian, as narrow as they can be, bytes of equal weight together; whatever zstd (RFC 8878) makes
 smaller is a zstd frame. Reading checks every length before it takes memory, and raises ValueError or ZstdError.
@@ -47,7 +47,7 @@ class PackedNumbers(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
 
 
 class PackedIds(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """``count`` ids of up to ``width`` characters: lower-case hex, kept as bytes, or text padded with NUL."""
+    """``count`` ids of up to ``width`` characters: lower-case hex, stored as bytes, or text padded with NUL."""
 
     hex: bool
     width: int
@@ -56,7 +56,7 @@ class PackedIds(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 class SpanColumnCodec:
-    """zstd's contexts, which belong to one thread at a time."""
+    """zstd's contexts. One thread at a time."""
 
     def __init__(self) -> None:
         self._zip = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False).compress
@@ -76,14 +76,14 @@ class SpanColumnCodec:
         return data
 
     def pack_numbers(self, values: Array) -> PackedNumbers:
-        """Whole numbers as their distances from the smallest."""
+        """Pack integers as their distances from the smallest."""
         return self._pack_narrow(*distances(values)) if values.size else self._pack_narrow(0, np.empty(0, np.uint64))
 
     def unpack_numbers(self, numbers: PackedNumbers, count: int) -> I64:
         return add_distances(numbers.base, self._unpack_narrow(numbers, count))
 
     def pack_deltas(self, values: I64) -> PackedNumbers:
-        """Each number as its distance from the one before; the first stands in ``base``."""
+        """Pack each number as its difference from the one before; ``base`` is the first."""
         base = int(values[0]) if values.size else 0
         return self._pack_narrow(base, zigzag(np.diff(values)))  # what wraps around comes back by wrapping again
 
@@ -126,6 +126,6 @@ class SpanColumnCodec:
 
 
 def require(holds: bool, why: str) -> None:  # noqa: FBT001 - a condition, not a switch
-    """Raises ValueError saying what is wrong with a block."""
+    """Raise ValueError saying what is wrong with a block."""
     if not holds:
         raise ValueError(f"a block of spans {why}")

@@ -1,7 +1,7 @@
-"""Finding spans: for each part of a segment, the hashes of their trace ids in order, with the place of each span.
+"""The index of a part's spans: the hashes of their trace ids, sorted, with the block and row of each span.
 
-Ids are random, so an index that is kept in order row by row touches a page an entry: rows went in seven times slower
-with one. Here the entries of a whole part are sorted once, when it is sealed.
+Ids are random, so an index updated row by row touches a page per entry: inserts were seven times slower with one. Here
+the entries of a complete part are sorted once, when it is sealed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ Entry = tuple[int, int, int, bytes]
 
 
 def truncate_hash(hashes: U64) -> I64:
-    """What the index keeps of 64-bit hashes."""
+    """Return the bits of 64-bit hashes that the index stores."""
     return (hashes >> np.uint64(_SHIFT)).astype(np.int64)
 
 
 def pack_index(packer: ColumnCodec, hashes_in: I64, block_ids: I64, row: I64) -> list[Entry]:
-    """Rows of the table ``id_index`` (low, high, crc, body) for entries in any order; ``place`` is the id of a block,
-    ``row`` the row in it."""
+    """Return rows of the table ``id_index`` (low, high, crc, body) for entries in any order."""
     order = np.argsort(hashes_in, kind="stable")
     entries = []
     for start in range(0, len(order), ENTRIES_MAX):
@@ -48,8 +47,10 @@ def pack_index(packer: ColumnCodec, hashes_in: I64, block_ids: I64, row: I64) ->
 
 
 def find(db: sqlite3.Connection, packer: ColumnCodec, *, part: int, trace_hash: int) -> Iterator[tuple[int, int]]:
-    """The places of a hash in a part, as (block, row); a few may be of other ids. Raises sqlite3.Error, and
-    ValueError for damage."""
+    """Yield (block, row) of the entries with a hash in a part; a few may have other ids.
+
+    Raises sqlite3.Error, and ValueError for damage.
+    """
     for low, high, crc, body in db.execute(_FIND, (part, trace_hash)):
         if high < trace_hash:  # the blocks of a part follow each other: those before end earlier still
             break

@@ -42,8 +42,10 @@ _log = structlog.get_logger("vantage.storage.upgrade")
 
 
 def upgrade(path: Path, tier: str) -> None:
-    """Bring a segment to the present format, in one transaction: it has the old or the new one, whatever happens.
-    Links that cannot be read stay behind, which is logged. Raises sqlite3.Error."""
+    """Migrate a segment to the present format, in one transaction.
+
+    Exemplars that cannot be read are dropped, which is logged. Raises sqlite3.Error.
+    """
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30.0)) as db:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version >= FORMAT:
@@ -104,7 +106,7 @@ def _links(db: sqlite3.Connection, codec: ChunkCodec, part: int) -> Iterator[Sam
 
 
 def _unpack_exemplars(codec: ChunkCodec, stored: bytes) -> Exemplars:
-    """Format 1: the CRC-32 of what follows, positions in the chunk as steps, trace ids, span ids."""
+    """Unpack format 1: the CRC-32 of what follows, positions in the chunk as differences, trace ids, span ids."""
     body = stored[4:]
     if checksum(body) != int.from_bytes(stored[:4], "little"):
         raise ValueError("checksum mismatch")

@@ -1,4 +1,4 @@
-"""Weeks: segments hold one UTC week each, from Monday to Monday, named as ISO 8601 does."""
+"""Weeks: a segment covers one UTC week, from Monday to Monday, named as in ISO 8601."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAME: Final = re.compile(r"(\d{4})-W(\d{2})")
 
 
 def week_of(time_ms: int) -> int:
-    """The number of the week, counted from that of 1970-01-01."""
+    """Return the number of the week, counted from that of 1970-01-01."""
     return (time_ms - _MONDAY_MS) // WEEK_MS
 
 
@@ -31,13 +31,13 @@ def week_range(week: int) -> TimeRange:
 
 
 def week_name(week: int) -> str:
-    """Such as 2026-W47."""
+    """Return a name such as 2026-W47."""
     year, number, _ = (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=week_range(week).start_ms)).isocalendar()
     return f"{year:04d}-W{number:02d}"
 
 
 def parse_week(name: str) -> int:
-    """The inverse of ``week_name``. Raises ValueError."""
+    """Return the inverse of ``week_name``. Raises ValueError."""
     match = _NAME.fullmatch(name)
     if not match:
         raise ValueError(f"{name!r} names no week")

@@ -1,4 +1,4 @@
-"""Expiring and forgetting: what leaves head, journal, segments and catalogue together."""
+"""Expiry and deletion: data leaves head, journal, segments and catalogue together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vantage.storage.ports import DeletionResult, RetentionPolicy
 
 
 class Deleter:
-    """Runs on the upkeep thread, but for what says otherwise. May raise sqlite3.Error and OSError."""
+    """Runs on the maintenance thread unless a method says otherwise. Raises sqlite3.Error and OSError."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Deleter:
         self._retention = retention
 
     def expire(self, policy: RetentionPolicy, now_ms: int) -> DeletionResult:
-        """Drop what the policy no longer keeps. While a backup is being made nothing leaves: the next time will do."""
+        """Delete what the policy expires. While a backup is being made nothing is deleted; the next call does it."""
         self._commits.call(lambda: self._journal.drop_batch_ids(before_ms=now_ms - BATCH_ID_MEMORY_MS))
         expired = DeletedCounts()
         with self._files.try_lock() as locked:
@@ -52,7 +52,7 @@ class Deleter:
                 expired.add(self._retention.expire_by_age(now_ms - policy.days * DAY_MS))
             expired.add(self._retention.expire_by_rules(policy.rules, now_ms))
             if policy.budget_bytes is not None:
-                # The journal takes its share, but it is no reason to let go of everything else.
+                # The journal takes its share, but it is no reason to delete everything else.
                 journal_nbytes = file_nbytes(self._files.folder.parent, Snapshot())["journal"]
                 budget_nbytes = policy.budget_bytes - min(journal_nbytes, policy.budget_bytes // 2)
                 expired.add(self._retention.expire_by_size(budget_nbytes))
@@ -72,7 +72,7 @@ class Deleter:
         return self._commits.call(drop)
 
     def delete(self, service: str, environment: str, now_ms: int) -> DeletionResult:
-        """First durably: from then on nobody sees it, also after a restart. Then the bytes."""
+        """Delete durably: from then on no query sees it, also after a restart. Then free the space."""
 
         def record() -> tuple[int, list[int], DeletedCounts]:
             slots = self._catalogue.find(service_name=service, environment=environment)
@@ -91,15 +91,15 @@ class Deleter:
         deleted = self._retention.delete(service, environment, slots)
         self._commits.call(lambda: self._journal.clear_tombstone(number))
         self._files.publish(
-            change=lambda view: replace(
-                view, hidden=tuple(hidden for hidden in view.hidden if hidden != (service, environment))
+            change=lambda snapshot: replace(
+                snapshot, hidden=tuple(hidden for hidden in snapshot.hidden if hidden != (service, environment))
             )
         )
         return deleted
 
     def finish_deletions(self) -> None:
-        """Remove from segments what was forgotten and is still in them: a process ended, or a backup was made. What
-        that is, is hidden until then."""
+        """Delete from segments what was deleted before the process ended or while a backup was made. It is hidden until
+        then."""
         if not self._files.snapshots.now.hidden:
             return
         with self._files.try_lock() as locked:
@@ -108,17 +108,21 @@ class Deleter:
                     self._remove_from_segments(number, service, environment, [])
 
     def hide_deleted(self) -> bool:
-        """Have nobody see what ``finish_forgetting`` has still to remove; whether there is any. On the writer thread,
-        before anything is read."""
+        """Hide what ``finish_deletions`` has yet to delete. Returns whether there is any.
+
+        On the commit thread, before anything is read.
+        """
         hidden = tuple((service, environment) for _, service, environment in self._journal.tombstones())
-        self._files.publish(change=lambda view: replace(view, hidden=hidden))
+        self._files.publish(change=lambda snapshot: replace(snapshot, hidden=hidden))
         return bool(hidden)
 
     def delete_unsealed(
         self, service: str, environment: str, slots: Sequence[int], *, hide: bool = False
     ) -> DeletedCounts:
-        """Drop from the head and from generations that wait to be sealed; with ``hide`` have the spans in segments not
-        shown. On the writer thread."""
+        """Delete from the head and from generations that wait to be sealed; with ``hide`` hide the spans in segments.
+
+        On the commit thread.
+        """
         dropped = np.zeros(len(self._catalogue.columns), np.bool_)
         dropped[list(slots)] = True
         deleted = DeletedCounts()
@@ -137,13 +141,13 @@ class Deleter:
                 nbytes=counts[2],
             )  # fmt: skip
 
-        def change(view: Snapshot) -> Snapshot:
+        def change(snapshot: Snapshot) -> Snapshot:
             head = self._head
             before = (head.sample_count, head.span_count, head.nbytes)
             head.replace(*filter_blocks(head.samples, head.spans, dropped, selected))
             deleted.add_difference(before, (head.sample_count, head.span_count, head.nbytes))
-            hidden = (*view.hidden, (service, environment)) if hide else view.hidden
-            return replace(view, sealing_generations=tuple(map(less, view.sealing_generations)), hidden=hidden)
+            hidden = (*snapshot.hidden, (service, environment)) if hide else snapshot.hidden
+            return replace(snapshot, sealing_generations=tuple(map(less, snapshot.sealing_generations)), hidden=hidden)
 
         self._files.publish(change=change)
         return deleted

@@ -1,4 +1,4 @@
-"""Merging: small parts of a segment become one, so that queries meet few of them and runs of a series are long."""
+"""Merging: small parts of a segment become one, so that queries read few parts and runs of a series are long."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _log = structlog.get_logger("vantage.storage.merge")
 
 
 class PartUnreadable(Exception):
-    """A part that cannot be read whole."""
+    """A part cannot be read completely."""
 
 
 class Merger:
-    """Runs on the upkeep thread. Raises sqlite3.Error and OSError."""
+    """Runs on the maintenance thread. Raises sqlite3.Error and OSError."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class Merger:
         self._unreadable: set[tuple[str, int]] = set()  # parts that could not be read whole: left as they are
 
     def due(self, parts_min: int) -> tuple[Segment, list[Part]] | None:
-        """The next parts to merge, of a level that has ``parts_min`` of them; None when there are none."""
-        view = self._files.snapshots.now
+        """Return the next parts to merge, of a level that has ``parts_min`` of them; None when there are none."""
+        snapshot = self._files.snapshots.now
         for tier in TIERS:
-            for segment in view.of_tier(tier).values():
+            for segment in snapshot.of_tier(tier).values():
                 if parts := self._small(segment, parts_min):
                     return segment, parts
         return None
@@ -70,7 +70,7 @@ class Merger:
         return []
 
     def merge(self, segment: Segment, parts: Sequence[Part]) -> Part | None:
-        """One part in place of some."""
+        """Replace parts by one."""
         keep = RowFilter(np.where(self._catalogue.present(), -CUTOFF_NONE_MS, CUTOFF_NONE_MS))
         merged = self.rewrite(segment, parts, keep, level=max(part.level for part in parts) + 1)
         if merged is not None:
@@ -78,8 +78,10 @@ class Merger:
         return merged
 
     def rewrite(self, segment: Segment, parts: Sequence[Part], keep: RowFilter, *, level: int) -> Part | None:
-        """What ``keep`` keeps of some parts, as one; None when nothing is left. Raises Unreadable when something in
-        them cannot be read: they are then left as they are."""
+        """Replace parts by one with the rows that ``keep`` selects. Returns None when no row remains.
+
+        Raises PartUnreadable when something in them cannot be read: they then stay as they are.
+        """
         try:
             with (
                 self._files.open_writer(segment.week, segment.tier) as writer,

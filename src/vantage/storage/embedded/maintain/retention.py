@@ -1,4 +1,4 @@
-"""What leaves the embedded store, and in which order: by age whole files, by size the oldest samples, then rollups."""
+"""Retention in the embedded store: by age whole files are deleted, by size the oldest samples and then rollups."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _log = structlog.get_logger("vantage.storage.retention")
 
 @dataclass(slots=True)
 class DeletedCounts:
-    """Adds up what left. ``series`` is counted by the catalogue."""
+    """Adds up what was deleted. Series are counted by the catalogue."""
 
     samples: int = 0
     spans: int = 0
@@ -44,7 +44,7 @@ class DeletedCounts:
         self.nbytes += other.nbytes
 
     def add_difference(self, before: tuple[int, int, int], after: tuple[int, int, int]) -> None:
-        """What lies between two counts of samples, spans and bytes."""
+        """Add the difference between two counts of samples, spans and bytes."""
         self.add(DeletedCounts(*(was - now for was, now in zip(before, after, strict=True))))
 
     @property
@@ -56,7 +56,7 @@ class DeletedCounts:
 
 
 class Retention:
-    """Runs on the upkeep thread. Every method may raise sqlite3.Error and OSError."""
+    """Applies retention; runs on the maintenance thread. Every method may raise sqlite3.Error and OSError."""
 
     def __init__(self, files: SegmentFiles, catalogue: Catalogue, merger: Merger) -> None:
         self._files = files
@@ -64,9 +64,9 @@ class Retention:
         self._merger = merger
 
     def expire_by_age(self, oldest_ms: int) -> DeletedCounts:
-        """Files that hold nothing younger leave; in the others what is older is no longer shown."""
+        """Delete files without anything younger than the retention; hide older rows of the others."""
         expired = DeletedCounts()
-        self._files.publish(change=lambda view: replace(view, floor_ms=max(view.floor_ms, oldest_ms)))
+        self._files.publish(change=lambda snapshot: replace(snapshot, floor_ms=max(snapshot.floor_ms, oldest_ms)))
         for tier in TIERS:
             for segment in list(self._files.snapshots.now.of_tier(tier).values()):
                 if all(part.last_ms < oldest_ms for part in segment.parts):
@@ -76,7 +76,7 @@ class Retention:
         return expired
 
     def expire_by_rules(self, rules: Sequence[RetentionRule], now_ms: int) -> DeletedCounts:
-        """Of the services and metrics that rules name, what is older than they say."""
+        """Delete what is older than the retention rules of its service or metric say."""
         expired = DeletedCounts()
         if not rules:
             return expired
@@ -92,7 +92,7 @@ class Retention:
         return expired
 
     def _row_filter(self, rules: Sequence[RetentionRule], now_ms: int) -> RowFilter:
-        """The strictest of the rules that name a series holds."""
+        """Return the filter for some rules; for each series the strictest rule applies."""
         columns = self._catalogue.columns
         cutoff = np.full(len(columns), -CUTOFF_NONE_MS)
         for rule in rules:
@@ -125,8 +125,8 @@ class Retention:
         )
 
     def expire_by_size(self, budget_nbytes: int) -> DeletedCounts:
-        """The oldest samples leave until everything fits; when none but the newest are left, the oldest rollups. The
-        newest part of each tier stays."""
+        """Delete the oldest samples until everything fits, then the oldest rollups. The newest part of each tier is
+        never deleted."""
         expired = DeletedCounts()
         for tier in (SAMPLES, ROLLUPS):
             while self._files.total_nbytes() > budget_nbytes:
@@ -156,8 +156,10 @@ class Retention:
         _log.info("oldest part removed", file=segment.name, part=part.id, because="disk_budget_bytes")
 
     def delete(self, service: str, environment: str, slots: Sequence[int]) -> DeletedCounts:
-        """Write anew whatever holds something of a service, an environment or both. The series are out of the
-        catalogue already; their samples are known by their slots, or by having no series any more."""
+        """Rewrite every part that holds something of a service, an environment or both.
+
+        The series have already left the catalogue; their samples are known by their slots, or by having no series.
+        """
         deleted = DeletedCounts()
         cutoff: I64 = np.where(self._catalogue.present(), -CUTOFF_NONE_MS, CUTOFF_NONE_MS)
         cutoff[list(slots)] = CUTOFF_NONE_MS

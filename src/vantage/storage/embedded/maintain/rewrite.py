@@ -1,4 +1,4 @@
-"""Writing parts of a segment anew as one: to merge small ones, and to leave out what was forgotten or is too old.
+"""Rewriting parts of a segment as one part: to merge small parts, and to drop rows that are deleted or expired.
 
 Readers go on with the old parts until the new one is published; then the old rows are deleted.
 """
@@ -33,8 +33,8 @@ _COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """What stays: of each slot what is not before ``cutoff_ms[slot]`` (a huge one drops the series), and the spans that
-    ``spans`` picks."""
+    """Which rows stay: samples of a slot not before ``cutoff_ms[slot]`` (a huge cutoff drops the series), and spans
+    that ``spans`` selects."""
 
     cutoff_ms: I64
     spans: Callable[[SpanTable], Mask] | None = None
@@ -48,8 +48,10 @@ CUTOFF_NONE_MS: Final = 1 << 62
 
 
 class PartRewriter:
-    """Rewrites parts of one file. Raises sqlite3.Error, and ValueError when something of them cannot be read: then
-    nothing has changed, and the damaged rows stay where they are."""
+    """Rewrites parts of one segment.
+
+    Raises sqlite3.Error, and ValueError when a part cannot be read: then nothing has changed and the damaged rows stay.
+    """
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class PartRewriter:
         self._on_slice = on_slice
 
     def rewrite(self, parts: Sequence[Part], keep: RowFilter, *, level: int, part_id: int) -> Part | None:
-        """One part in place of some; None when nothing is left of them. Their rows are not deleted yet."""
+        """Write one part to replace several; returns None when no rows remain. The old rows are not deleted yet."""
         target = PartWriter(
             self._writer, self._codec, part_id=part_id, identities=self._identities, on_slice=self._on_slice
         )
@@ -89,7 +91,7 @@ class PartRewriter:
         return target.finish(generation=max(part.generation for part in parts), level=level, replaces=replaced)
 
     def _series_batches(self, indexes: Sequence[ChunkIndex]) -> Iterator[Mask]:
-        """Series by series in the order in which they are kept, as many at a time as fit into memory."""
+        """Yield the series in storage order, as many at a time as fit into memory."""
         if not indexes:
             return
         slots = np.concatenate([index.slot for index in indexes])
@@ -202,7 +204,7 @@ class PartRewriter:
 
 
 def delete_parts(writer: SegmentWriter, parts: Sequence[int], on_slice: Callable[[], None]) -> None:
-    """Delete the rows of parts that are no longer there, a few at a time. Raises sqlite3.Error."""
+    """Delete rows of parts that no longer exist, a few at a time. Raises sqlite3.Error."""
     for part in parts:
         for table in ROW_TABLES[writer.tier]:
             while True:

@@ -1,4 +1,4 @@
-"""Sealing: a generation of the head becomes parts of segments, and the journal's rows are no longer needed."""
+"""Sealing: a generation of the head becomes parts of segments, and its journal rows are no longer needed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _log = structlog.get_logger("vantage.storage.seal")
 
 
 class Sealer:
-    """Writes generations. ``between`` is called between slices."""
+    """Writes generations into segments. ``between`` is called between slices."""
 
     def __init__(self, files: SegmentFiles, catalogue: Catalogue, on_slice: Callable[[], None]) -> None:
         self._files = files
@@ -38,8 +38,10 @@ class Sealer:
         self._on_slice = on_slice
 
     def write(self, generation: Generation) -> list[tuple[Segment, Part]]:
-        """Everything of a generation into segments, on the disk when this returns, seen by nobody yet. What is
-        already gone, or older than its retention, is left out. Raises sqlite3.Error and OSError."""
+        """Write a whole generation into segments, durably but not yet published.
+
+        Rows that were deleted meanwhile or are past their retention are left out. Raises sqlite3.Error and OSError.
+        """
         started = time.perf_counter()
         floor_ms = self._files.snapshots.now.floor_ms
         present = self._catalogue.present()
@@ -115,13 +117,13 @@ class Sealer:
             )
 
     def identities(self, slots: U32) -> Mapping[int, bytes]:
-        """The canonical identities of some series."""
+        """Return the canonical identities of some series."""
         series = self._catalogue.series
         return {slot: one_series.canonical() for slot in slots.tolist() if (one_series := series[slot]) is not None}
 
 
 def histograms(catalogue: Catalogue) -> Mask:
-    """By slot, whether the series is a histogram."""
+    """Return, by slot, whether the series is a histogram."""
     kinds = catalogue.columns.column("metric_type")
     mask: Mask = kinds.mask(lambda kind: kind == "histogram")
     return mask

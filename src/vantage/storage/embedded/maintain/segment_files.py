@@ -1,4 +1,4 @@
-"""The shelf: all segment files of a data folder. Files come, change and go here, and nowhere else."""
+"""The segment files of a data folder: they are created, changed and deleted here and nowhere else."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from vantage.storage.lock import MAINTENANCE, FileLock
 BACKUP_WAIT_S: Final = 600.0  # a server that starts beside a backup waits so long
 UNPINNED_WAIT_S: Final = 60.0  # longer than any query may run
 
-_log = structlog.get_logger("vantage.storage.shelf")
+_log = structlog.get_logger("vantage.storage.segments")
 
 
 class SegmentFiles:
-    """Belongs to the upkeep thread, but for what says otherwise."""
+    """Owns the segment files. Methods belong to the maintenance thread unless they say otherwise."""
 
     def __init__(self, data: Path, snapshots: Snapshots, pool: ConnectionPool, indexes: ChunkIndexCache) -> None:
         self._data = data
@@ -54,7 +54,7 @@ class SegmentFiles:
         self.pool = pool
         self.indexes = indexes
         self.codec = ChunkCodec()
-        self.quarantined: list[str] = []  # names of files put aside since start
+        self.quarantined: list[str] = []  # names of files quarantined since start
         self._lock = FileLock(data, MAINTENANCE)
         self._part_ids: dict[Path, int] = {}
         self._unfinished: dict[Path, set[int]] = {}
@@ -64,9 +64,11 @@ class SegmentFiles:
     # --- opening ---
 
     def load(self, *, generation_max: int | None) -> list[Segment]:
-        """Every sound file, without parts of generations beyond ``generation_max`` (None: all are right): those were
-        being written when the process ended, and are still in the journal. Waits for a backup that copies the files.
-        Raises FormatTooNew, StartupError."""
+        """Load every sound file, without parts of generations beyond ``generation_max`` (None: keep all parts).
+
+        Parts of later generations were being written when the process ended, and are still in the journal. Waits for a
+        backup that is copying the files. Raises FormatTooNew, StartupError.
+        """
         self._wait_for_backup()
         (self._data / "upkeep.lock").unlink(missing_ok=True)  # the lock's name in earlier versions
         try:
@@ -114,14 +116,14 @@ class SegmentFiles:
         return segments
 
     def identities(self, segment: Segment) -> Iterator[tuple[int, bytes]]:
-        """Slots and identities as the file tells them."""
+        """Return slots and identities as the file records them."""
         with self.pool.reading(segment.path) as db:
             for crc, body in db.execute("SELECT crc, body FROM series").fetchall():
                 if checksum(body) == crc:
                     yield from read_identities(body)
 
     def part_stats(self, segment: Segment, part: Part) -> PartStats:
-        """What a part holds. Raises sqlite3.Error and ValueError."""
+        """Return the statistics of a part. Raises sqlite3.Error and ValueError."""
         with self.pool.reading(segment.path) as db:
             stats = read_part_stats(db, self.codec, part)
         if stats is None:
@@ -132,7 +134,7 @@ class SegmentFiles:
 
     @contextmanager
     def try_lock(self) -> Iterator[bool]:
-        """Whether segments may be changed now: not while a backup copies them."""
+        """Try to lock the segments for changes; False while a backup copies them."""
         if self._locked:
             yield True
             return
@@ -146,8 +148,11 @@ class SegmentFiles:
 
     @contextmanager
     def open_writer(self, week: int, tier: str) -> Iterator[SegmentWriter]:
-        """A week's file, open to write; everything is on the disk when it is left without an error. It may be entered
-        again within. What an error leaves behind is swept when the file is next written."""
+        """Open a week's file for writing; leaving without an error makes everything durable.
+
+        It can be entered again while it is open. Rows that an error leaves behind are deleted when the file is next
+        written.
+        """
         path = segment_path(self.folder, week, tier)
         with self._opened(path, tier) as writer:
             yield writer
@@ -164,8 +169,11 @@ class SegmentFiles:
 
     @contextmanager
     def allocate_part(self, writer: SegmentWriter, *, generation: int | None = None) -> Iterator[int]:
-        """A number for a new part, never given twice while the process runs. What earlier attempts left is swept, also
-        of the ``generation`` that is being sealed: it may have been written whole, and then the journal was full."""
+        """Return a number for a new part, unique while the process runs.
+
+        Deletes the rows that earlier attempts left, also those of the ``generation`` that is being sealed: it may have
+        been written whole before the journal turned out to be full.
+        """
         unfinished = self._unfinished.setdefault(writer.path, set())
         waiting = {part for segment, parts, _ in self._deletable if segment.path == writer.path for part in parts}
         writer.sweep(
@@ -179,30 +187,32 @@ class SegmentFiles:
         finally:
             unfinished.discard(part_id)
 
-    def publish(self, *changed: Segment, change: Callable[[Snapshot], Snapshot] = lambda view: view) -> Snapshot:
-        """Let queries see changed segments, at once with whatever else ``change`` does to the view."""
-        return self.snapshots.publish(lambda view: change(view.with_segments(*changed)))
+    def publish(
+        self, *changed: Segment, change: Callable[[Snapshot], Snapshot] = lambda snapshot: snapshot
+    ) -> Snapshot:
+        """Publish changed segments to queries, together with whatever else ``change`` does to the snapshot."""
+        return self.snapshots.publish(lambda snapshot: change(snapshot.with_segments(*changed)))
 
     def replace_parts(self, segment: Segment, old: Sequence[Part], new: Sequence[Part]) -> Segment:
-        """The segment as it is now in the view, with some parts in place of others; published."""
+        """Publish the current segment with some parts replaced by others; returns it."""
         result: list[Segment] = []
 
-        def change(view: Snapshot) -> Snapshot:
-            current = view.of_tier(segment.tier).get(segment.week)
+        def change(snapshot: Snapshot) -> Snapshot:
+            current = snapshot.of_tier(segment.tier).get(segment.week)
             old_ids = {part.id for part in old}
             remaining = [part for part in (current.parts if current else ()) if part.id not in old_ids]
             result.append(replace(segment, parts=tuple(sorted([*remaining, *new], key=lambda part: part.id))))
-            return view.with_segments(result[0])
+            return snapshot.with_segments(result[0])
 
         self.snapshots.publish(change)
         return result[0]
 
     def schedule_delete(self, segment: Segment, parts: Sequence[Part]) -> None:
-        """Have the rows of parts that are no longer published deleted, by ``clean``."""
+        """Schedule the rows of unpublished parts for deletion."""
         self._deletable.append((segment, [part.id for part in parts], self.snapshots.now.version))
 
     def delete_unreferenced(self, on_slice: Callable[[], None], *, wait_s: float = 0.0) -> None:
-        """Delete what waits for it and nobody reads any more, and give the space back to the disk."""
+        """Delete scheduled rows that no reader uses any more, and return their space to the disk."""
         for entry in list(self._deletable):
             segment, parts, version = entry
             if not self.snapshots.wait_unpinned(version, wait_s):
@@ -214,7 +224,7 @@ class SegmentFiles:
             self._deletable.remove(entry)
 
     def unlink(self, segment: Segment) -> int:
-        """Take a file out of the view and off the disk; its bytes."""
+        """Remove a file from the snapshot and the disk; returns its size in bytes."""
         nbytes = self.nbytes(segment.path)
         self.publish(replace(segment, parts=()))
         self._remove(segment.path)
@@ -227,7 +237,7 @@ class SegmentFiles:
             file.unlink(missing_ok=True)
 
     def quarantine(self, path: Path, reason: str) -> None:
-        """Move a file that cannot be read out of the way; nothing of it is deleted."""
+        """Move an unreadable file out of the way; nothing of it is deleted."""
         self.quarantined.append(path.name)
         aside = self.folder / DAMAGED
         aside.mkdir(mode=0o700, exist_ok=True)
@@ -238,17 +248,17 @@ class SegmentFiles:
             with suppress(FileNotFoundError):
                 file.rename(aside / f"{stamp}-{file.name}")
         _log.error(
-            "segment unreadable, put aside; everything else is served",
+            "segment unreadable, quarantined; everything else is served",
             file=path.name, moved_to=str(aside / f"{stamp}-{path.name}"), reason=reason,
         )  # fmt: skip
 
     # --- sizes ---
 
     def nbytes(self, path: Path) -> int:
-        """What a file and its log occupy."""
+        """Return the bytes of a file and its write-ahead log."""
         return sum(file.stat().st_size for file in segment_paths(path)[:2] if file.exists())
 
     def total_nbytes(self) -> int:
-        """What all segment files occupy; any thread."""
-        view = self.snapshots.now
-        return sum(self.nbytes(segment.path) for tier in TIERS for segment in view.of_tier(tier).values())
+        """Return the bytes of all segment files; any thread."""
+        snapshot = self.snapshots.now
+        return sum(self.nbytes(segment.path) for tier in TIERS for segment in snapshot.of_tier(tier).values())

@@ -1,4 +1,4 @@
-"""How much is held of each series, counted from what parts, generations and the head tell."""
+"""Counts of samples and bytes for each series, added up from parts, generations and the head."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from vantage.storage.embedded.write.catalogue import Catalogue
 
 
 def load_part_stats(files: SegmentFiles) -> list[PartStats]:
-    """What every part holds; on the upkeep thread, or before it starts. Raises sqlite3.Error and ValueError."""
-    view = files.snapshots.now
+    """Load the statistics of every part; on the maintenance thread, or before it starts. Raises sqlite3.Error and
+    ValueError."""
+    snapshot = files.snapshots.now
     return [
         files.part_stats(segment, part)
         for tier in TIERS
-        for segment in view.of_tier(tier).values()
+        for segment in snapshot.of_tier(tier).values()
         for part in segment.parts
     ]
 
 
 def rebuild_series_stats(catalogue: Catalogue, stats: Sequence[PartStats], pinned: PinnedSnapshot) -> None:
-    """Count again. On the writer thread, so that no commit comes in between."""
+    """Count everything again. Runs on the commit thread, so that no commit happens meanwhile."""
     catalogue.reset_counts()
     highest = max((int(part.series.slot[-1]) for part in stats if len(part.series.slot)), default=-1)
     catalogue.reserve(highest + 1)  # series that the journal does not know

@@ -1,4 +1,4 @@
-"""From a generation to what is written of it: by week, samples series by series, spans in order of time."""
+"""Sorting a generation for its segments: by week, samples series by series, spans by time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
 
 
 def storage_ranks(slot: U32, group: I64) -> tuple[Array, int]:
-    """By slot, the place of its series in the order in which series are kept: those of one metric and service together
-    (``group``, by slot). And how many series there are."""
+    """Return, by slot, the rank of its series in storage order, and the number of series.
+
+    Series of one metric and service (``group``, by slot) are neighbours.
+    """
     present = np.flatnonzero(np.bincount(slot))
     rank = np.empty(int(present[-1]) + 1, np.uint32)
     rank[present[np.lexsort((present, group[present]))]] = np.arange(len(present), dtype=np.uint32)
@@ -30,8 +32,11 @@ def storage_ranks(slot: U32, group: I64) -> tuple[Array, int]:
 
 
 def in_storage_order(samples: SampleColumns, group: I64) -> Iterator[SampleColumns]:
-    """The samples as they are kept: series by series, by time within a series, those of one time as they came; one
-    stretch of time after another. In a stretch a series has RUN_SAMPLES on average, and there is enough for a chunk."""
+    """Return samples in storage order.
+
+    One stretch of time follows another; within a stretch samples are sorted by series, then time, then arrival. In a
+    stretch a series has RUN_SAMPLES on average, and there is enough for a chunk.
+    """
     size = len(samples)
     if not size:
         return
@@ -43,8 +48,10 @@ def in_storage_order(samples: SampleColumns, group: I64) -> Iterator[SampleColum
 
 
 def samples_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: int) -> dict[int, SampleColumns]:
-    """The samples of a generation, as they came. Those of series that are gone, or older than ``floor_ms``, are left
-    out."""
+    """Return the samples of a generation by week, in arrival order.
+
+    Samples of deleted series, and those older than ``floor_ms``, are left out.
+    """
     parts = []
     for block in blocks:
         samples = replace(block.samples, exemplars=NO_EXEMPLARS)
@@ -55,7 +62,7 @@ def samples_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: i
 
 
 def exemplars_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: int) -> dict[int, SampleColumns]:
-    """Return the exemplar samples of those blocks in storage order, by week."""
+    """Return the exemplar samples of blocks by week, in storage order."""
     parts = [exemplar_samples(block.samples) for block in blocks if len(block.samples.exemplars)]
     if not parts:
         return {}
@@ -66,7 +73,7 @@ def exemplars_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms:
 
 
 def spans_by_week(blocks: Iterable[SpanBlock], *, floor_ms: int) -> dict[int, SpanTable]:
-    """The spans of a generation by start, without those that started before ``floor_ms``."""
+    """Return the spans of a generation by week and start, without those that started before ``floor_ms``."""
     table = concat_span_tables([block.table for block in blocks])
     if not len(table):
         return {}
@@ -77,7 +84,7 @@ def spans_by_week(blocks: Iterable[SpanBlock], *, floor_ms: int) -> dict[int, Sp
 
 
 def merge_partials(parts: Sequence[Partials], group: I64, *, width_ms: int) -> Partials:
-    """Partials in the order in which they are kept, one row for each series and bucket, sketches merged."""
+    """Merge partials into one row per series and bucket, in storage order; sketches are merged."""
     partials = concat_partials(parts)
     if not len(partials):
         return partials
@@ -101,7 +108,7 @@ def merge_partials(parts: Sequence[Partials], group: I64, *, width_ms: int) -> P
 
 
 def merge_sketches(sketches: Sketches) -> Sketches:
-    """One bucket for each row and key, in their order."""
+    """Return one bucket for each row and key, in order."""
     if not len(sketches.key):
         return NO_SKETCHES
     order = np.lexsort((sketches.key, sketches.row))

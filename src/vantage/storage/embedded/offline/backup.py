@@ -1,8 +1,8 @@
-"""A consistent copy of a data folder, made while a server goes on writing to it, or while none runs.
+"""A consistent copy of a data folder, whether a server is writing to it or not.
 
-The lock on ``maintenance.lock`` keeps segments as they are: a server neither seals, merges nor deletes meanwhile,
-and ingest goes on into journal and head. Segments are copied first and the journal last, in one step: so whatever was
-sealed is in the segments, and whatever was not, up to that moment, is in the journal.
+The lock on ``maintenance.lock`` keeps segments unchanged: meanwhile a server neither seals, merges nor deletes, and
+ingest goes on into journal and head. Segments are copied first and the journal last, in one step: so everything sealed
+is in the segments, and everything else up to that moment is in the journal.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from vantage.storage.embedded.write.journal import refuse_newer
 from vantage.storage.lock import MAINTENANCE, FileLock
 
 WAIT_S: Final = 120.0
-PATIENCE_S: Final = 3.0  # before whoever waits is told why
+PATIENCE_S: Final = 3.0  # before the user reads why it waits
 PAGES_AT_ONCE: Final = 8192  # of a segment, which nobody changes meanwhile: between two steps one may interrupt
 _JOURNAL: Final = "journal.db"
 _METADATA: Final = "metadata.db"
@@ -51,8 +51,11 @@ _METADATA: Final = "metadata.db"
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """What a backup came to. ``left_out`` are segments that cannot be read as such, by name and with the reason;
-    ``put_aside`` counts files that a server has put aside before. Segments stood still for ``held_s``."""
+    """The result of a backup.
+
+    ``left_out`` maps unreadable segments to the reason; ``quarantined`` counts files that a server has quarantined
+    earlier. Segments were locked for ``held_s`` seconds.
+    """
 
     manifest: Manifest
     omitted: tuple[str, ...]
@@ -72,11 +75,10 @@ def make_backup(
     wait_s: float = WAIT_S,
 ) -> BackupResult:
     """Copy the telemetry of ``folder`` and the ``metadata`` database into ``target``, which must be absent or empty.
-    When it returns, the copy is on the disk; when it raises, nothing is left of it. ``waiting`` is told when the lock
-    takes long.
 
-    Raises InputError when there is nothing to copy or the target cannot be used, FormatTooNew, BusyError when the lock
-    was not to be had in time, StartupError when something cannot be read or written.
+    When it returns, the copy is on the disk; when it raises, nothing of it is left. ``waiting`` is called when the lock
+    takes long. Raises InputError when there is nothing to copy or the target cannot be used, FormatTooNew, BusyError
+    when the lock was not obtained in time, StartupError when something cannot be read or written.
     """
     journal = folder / _JOURNAL
     if not journal.is_file():
@@ -106,13 +108,13 @@ def make_backup(
         )
         write_manifest(target, manifest)
         sync_folder(target.parent)
-    put_aside = len(list((folder / SEGMENTS / DAMAGED).glob("*.db")))
-    return BackupResult(manifest, tuple(copies.left_out), put_aside, held_s)
+    quarantined = len(list((folder / SEGMENTS / DAMAGED).glob("*.db")))
+    return BackupResult(manifest, tuple(copies.left_out), quarantined, held_s)
 
 
 @contextmanager
 def locked(folder: Path, *, wait_s: float, on_wait: Callable[[str], None]) -> Iterator[None]:
-    """Hold segments as they are. Raises BusyError when that is not to be had in time, StartupError."""
+    """Hold the lock that keeps segments unchanged. Raises BusyError when it is not obtained in time, StartupError."""
     lock = FileLock(folder, MAINTENANCE)
     state = threading.Lock()
     ready = threading.Event()
@@ -151,18 +153,19 @@ def locked(folder: Path, *, wait_s: float, on_wait: Callable[[str], None]) -> It
 
 
 class _FileCopier:
-    """Copies databases into the target, and remembers which."""
+    """Copies databases into the target and lists them."""
 
     def __init__(self, target: Path, on_progress: ProgressCallback) -> None:
         self._target = target
-        self._told = on_progress
+        self._on_progress = on_progress
         self._done = 0
         self.total = 0
         self.names: list[str] = []
         self.left_out: list[str] = []
 
     def segment(self, path: Path) -> None:
-        """One that is no segment, or goes while it is copied (a server puts damaged ones aside), is left out."""
+        """Copy a segment; a file that is no segment, or disappears meanwhile (a server quarantines damaged ones), is
+        left out."""
         name = f"{SEGMENTS}/{path.name}"
         (self._target / SEGMENTS).mkdir(mode=0o700, exist_ok=True)
         try:
@@ -178,7 +181,7 @@ class _FileCopier:
         self.names.append(name)
 
     def whole(self, path: Path, name: str) -> None:
-        """In one step, and so of one moment, whoever writes meanwhile."""
+        """Copy a database in one step, so that the copy is of one moment even while others write."""
         self._copy(path, name, pages=-1)
         self.names.append(name)
 
@@ -195,7 +198,7 @@ class _FileCopier:
             (page_nbytes,) = source.execute("PRAGMA page_size").fetchone()
 
             def progress(_: int, left: int, total: int) -> None:
-                self._told(self._done + (total - left) * page_nbytes, self.total)
+                self._on_progress(self._done + (total - left) * page_nbytes, self.total)
 
             source.backup(copy, pages=pages, progress=progress)
         sync_file(target)
@@ -204,7 +207,7 @@ class _FileCopier:
 
 @contextmanager
 def _copy_files(target: Path) -> Iterator[None]:
-    """The target as an empty folder of its owner alone; what is in it is taken out again when something fails."""
+    """Create the target as an empty folder of its owner alone; on failure its contents are removed again."""
     made = False
     try:
         if target.is_dir() and any(target.iterdir()):
@@ -243,7 +246,7 @@ def _nbytes(path: Path) -> int:
 
 
 def _sealed_generation(journal: Path) -> int:
-    """As the copy says; a journal from before there were segments knows none."""
+    """Return the sealed generation that the copy records; a journal from before there were segments has none."""
     with closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
         if db.execute("PRAGMA user_version").fetchone()[0] < 2:
             return 0

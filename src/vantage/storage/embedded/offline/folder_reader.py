@@ -1,4 +1,4 @@
-"""Looking at a data folder without changing anything in it, whether a server runs on it or not."""
+"""Reading a data folder without changing anything in it, whether a server runs on it or not."""
 
 from __future__ import annotations
 
@@ -30,31 +30,33 @@ _PARTS = "SELECT id, generation, level, samples, spans, first_ms, last_ms, nbyte
 
 @dataclass(frozen=True, slots=True)
 class FolderContents:
-    """What a folder holds. ``damaged``: each segment that cannot be read, by name with the reason; ``put_aside``:
-    names of those a server has moved out of the way."""
+    """The contents of a folder.
+
+    ``damaged`` maps unreadable segments to the reason; ``quarantined`` names the files a server moved out of the way.
+    """
 
     segments: tuple[Segment, ...]
     damaged: tuple[str, ...]
     quarantined: tuple[str, ...]
 
     @property
-    def view(self) -> Snapshot:
-        """As queries would see it, without what is not sealed."""
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot that queries would see, without unsealed data."""
         return Snapshot().with_segments(*self.segments)
 
 
 class ReadOnlyFolder:
-    """One look at a folder."""
+    """Reads a folder once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._served = is_served(folder)
 
     def connect(self, path: Path) -> sqlite3.Connection:
-        """A connection that changes nothing. Raises sqlite3.Error.
+        """Open a read-only connection. Raises sqlite3.Error.
 
-        SQLite makes two files beside a database in WAL mode even to read it. Where no server runs and nothing waits in
-        the log, it is told that the file will not change, and makes none.
+        SQLite creates two files beside a database in WAL mode even to read it. Where no server runs and the log is
+        empty, SQLite is told that the file will not change, and creates none.
         """
         wal = path.with_name(path.name + "-wal")
         still = not self._served and not (wal.exists() and wal.stat().st_size)
@@ -64,7 +66,7 @@ class ReadOnlyFolder:
         )
 
     def segments(self) -> FolderContents:
-        """Headers, and what each part says of itself. Raises FormatTooNew."""
+        """Return the headers and the directory of each part. Raises FormatTooNew."""
         sealed = self._sealed_generation()
         segments, damaged = [], []
         codec = ChunkCodec()
@@ -85,8 +87,11 @@ class ReadOnlyFolder:
         return FolderContents(tuple(segments), tuple(damaged), tuple(aside))
 
     def _sealed_generation(self) -> int:
-        """Parts of later ones are being written, or were when a process ended. Without a journal that tells, all
-        count."""
+        """Return the last generation that is in segments.
+
+        Parts of later ones are being written, or were when a process ended. Without a journal that records it, all
+        parts count.
+        """
         try:
             with closing(self.connect(self._folder / "journal.db")) as db:
                 row = db.execute("SELECT value FROM progress WHERE name='sealed_generation'").fetchone()
@@ -95,30 +100,32 @@ class ReadOnlyFolder:
             return 1 << 62
 
     def usage(self, looked: FolderContents) -> tuple[list[UsageRow], dict[str, int]]:
-        """What is taken by service, metric and tier, the largest first, and by kind of file. Series are told by the
-        journal. Raises sqlite3.Error."""
+        """Return the space by service, metric and tier, largest first, and by kind of file.
+
+        Series are read from the journal. Raises sqlite3.Error.
+        """
         catalogue = Catalogue(series_max=0)
         with closing(self.connect(self._folder / "journal.db")) as db:
             for slot, identity in db.execute("SELECT slot, identity FROM series ORDER BY slot"):
                 try:
                     catalogue.load(slot, identity)
                 except ValueError:
-                    continue  # the journal's own check tells of it
+                    continue  # reported by the journal's own check
         pool = ConnectionPool(self.connect)
         try:
-            return usage_rows(looked.view, catalogue.columns, pool), file_nbytes(self._folder, looked.view)
+            return usage_rows(looked.snapshot, catalogue.columns, pool), file_nbytes(self._folder, looked.snapshot)
         finally:
             pool.close()
 
 
 def is_served(folder: Path) -> bool:
-    """Whether a server runs on the folder."""
+    """Return whether a server runs on the folder."""
     if not (folder / "lock").exists():
         return False
     lock = FileLock(folder, "lock")
     try:
         free = lock.take(wait=False)
     except OSError:
-        return True  # it cannot be told: be as careful as beside one
+        return True  # unknown: be as careful as beside a server
     lock.release()
     return not free

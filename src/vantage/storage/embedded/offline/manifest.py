@@ -1,4 +1,4 @@
-"""``backup.json``: what a backup holds. It is written last, so a folder without it is no whole backup."""
+"""``backup.json``: the contents of a backup. It is written last, so a folder without it is not a complete backup."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ProgressCallback = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 def no_progress(done: int, total: int) -> None:
-    """Nobody wants to know how far it is."""
+    """Ignore progress."""
 
 
 class ManifestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of the backup. ``path`` is within its folder, ``sha256`` in hex."""
+    """A file of the backup. ``path`` is relative to its folder, ``sha256`` in hex."""
 
     path: str
     nbytes: int
@@ -35,7 +35,10 @@ class ManifestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """``made_ms``: when the journal was copied. ``sealed_generation``: what is in segments, as the journal says."""
+    """What a backup contains.
+
+    ``made_ms`` is when the journal was copied, ``sealed_generation`` what is in segments according to the journal.
+    """
 
     format: int = FORMAT
     vantage: str
@@ -62,7 +65,7 @@ class _Format(msgspec.Struct):
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Durably, whole or not at all. Raises OSError."""
+    """Write the manifest durably, whole or not at all. Raises OSError."""
     half = folder / f"{NAME}.part"
     with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(msgspec.json.format(_encode(manifest), indent=1) + b"\n")
@@ -73,7 +76,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises InputError when there is no whole backup, FormatTooNew when a newer version made it."""
+    """Read the manifest. Raises InputError when there is no complete backup, FormatTooNew when a newer version wrote
+    it."""
     path = folder / NAME
     try:
         if path.stat().st_size > _MANIFEST_NBYTES_MAX:
@@ -106,7 +110,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify_manifest(folder: Path, manifest: Manifest, on_progress: ProgressCallback = no_progress) -> None:
-    """Hold every file against its size and hash. Raises InputError naming the first that is not as it was."""
+    """Compare every file's size and hash. Raises InputError naming the first that differs."""
     for file in manifest.files:  # sizes first: they are looked at without reading
         path = folder / file.path
         try:
@@ -128,7 +132,7 @@ def _add_progress(on_progress: ProgressCallback, base: int, total: int, done: in
 
 
 def hash_of(path: Path, *, on_progress: Callable[[int], None] = lambda _: None) -> str:
-    """SHA-256 of a file, in hex. Raises StartupError when it cannot be read."""
+    """Return the SHA-256 of a file in hex. Raises StartupError when it cannot be read."""
     hashed, done = hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
@@ -142,7 +146,7 @@ def hash_of(path: Path, *, on_progress: Callable[[int], None] = lambda _: None) 
 
 
 def sync_file(path: Path) -> None:
-    """The file's content is on the disk when this returns. Raises OSError."""
+    """Flush a file's content to the disk. Raises OSError."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -151,5 +155,5 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """The names in a folder are on the disk when this returns. Raises OSError."""
+    """Flush the names in a folder to the disk. Raises OSError."""
     sync_file(path)

@@ -1,4 +1,4 @@
-"""Putting a backup into a data folder: whole, or marked as begun so that nobody serves half of it."""
+"""Restoring a backup into a data folder: whole, or marked as unfinished so that no server starts on half of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DATABASES: Final = ("journal.db", "metadata.db")
 
 
 def refuse_unfinished(folder: Path) -> None:
-    """Raises StartupError when a restore into the folder was begun and not finished."""
+    """Raise StartupError when a restore into the folder was begun and not finished."""
     if (folder / MARKER).exists():
         raise StartupError(f"{folder} holds an interrupted restore: run vantage restore again")
 
@@ -38,12 +38,12 @@ def refuse_unfinished(folder: Path) -> None:
 def restore_backup(
     source: Path, folder: Path, *, on_verify: ProgressCallback = no_progress, on_copy: ProgressCallback = no_progress
 ) -> Manifest:
-    """Verify a backup and put it into the data folder ``folder``, which must hold no data, but may hold an earlier
-    attempt. When it returns everything is on the disk. When it raises before the first file is written nothing was
-    touched; after that the marker stays, and the same may be run again.
+    """Verify a backup and restore it into ``folder``, which must hold no data, but may hold an earlier attempt.
 
-    Raises InputError when the backup is not whole or not sound, or when the folder holds data, FormatTooNew,
-    DataFolderInUse, StartupError when something cannot be read or written.
+    When it returns, everything is on the disk. When it raises before the first file is written, nothing was changed;
+    after that the marker stays, and the same command may be run again. Raises InputError when the backup is incomplete
+    or damaged, or when the folder holds data, FormatTooNew, DataFolderInUse, StartupError when something cannot be read
+    or written.
     """
     manifest = read_manifest(source)
     lock = FolderLock(folder)
@@ -81,7 +81,7 @@ def _refuse_data(folder: Path) -> None:
 
 
 def _refuse_newer(source: Path, manifest: Manifest) -> None:
-    """Formats of the files themselves, before anything is written. Raises FormatTooNew, InputError."""
+    """Check the format of each file before anything is written. Raises FormatTooNew, InputError."""
     refuse_newer(source / "journal.db")
     for file in manifest.files:
         if file.path.startswith(SEGMENTS):
@@ -92,7 +92,7 @@ def _refuse_newer(source: Path, manifest: Manifest) -> None:
 
 
 def _begin(folder: Path) -> None:
-    """Mark the folder, durably, and clear what an earlier attempt wrote."""
+    """Mark the folder durably, and delete what an earlier attempt wrote."""
     marker = folder / MARKER
     os.close(os.open(marker, os.O_WRONLY | os.O_CREAT, 0o600))
     sync_file(marker)
@@ -120,7 +120,7 @@ def _copy_all(source: Path, folder: Path, manifest: Manifest, on_copy: ProgressC
 
 
 def _copy(source: Path, folder: Path, entry: ManifestFile) -> None:
-    """Hold it against its hash once more: it may have changed since it was verified."""
+    """Copy a file and compare its hash once more: it may have changed since it was verified."""
     hashed = hashlib.sha256()
     target = os.open(folder / entry.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with (source / entry.path).open("rb") as source_file, os.fdopen(target, "wb") as file:

@@ -1,4 +1,4 @@
-"""Reading segments to the last row: what ``vantage doctor --deep`` does."""
+"""Reading segments to the last row, for ``vantage doctor --deep``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vantage.storage.embedded.offline.verify_part import PartVerifier
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that is not as it was written. ``row`` is the row's id, None for the table or file as a whole."""
+    """A difference from what was written. ``row`` is the row's id, None for a whole table or file."""
 
     file: str
     table: str
@@ -32,7 +32,7 @@ class Fault:
 def verify_segments(
     reader: ReadOnlyFolder, contents: FolderContents, on_progress: ProgressCallback = no_progress
 ) -> Iterator[Fault]:
-    """Everything wrong with any row of any segment. Changes nothing; a server may run."""
+    """Yield every fault in any row of any segment. Changes nothing; a server may run."""
     total = sum(segment.path.stat().st_size for segment in contents.segments if segment.path.exists())
     done = 0
 

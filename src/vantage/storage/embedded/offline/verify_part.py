@@ -1,4 +1,4 @@
-"""Reading every row of a part, and holding what it says of itself against what it holds."""
+"""Reading every row of a part and comparing it with the part's own index and statistics."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _decode_index: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decod
 
 
 class _Sum:
-    """Entries of an index in any order, as a number that two sets of entries share only when they are the same."""
+    """A sum over index entries in any order; two sets have the same sum only when they are equal."""
 
     def __init__(self) -> None:
         self.entries = 0
@@ -58,7 +58,10 @@ class _Sum:
 
 
 class PartVerifier:
-    """One part. ``told`` hears how many bytes were read; sqlite3.Error is left to whoever runs it."""
+    """Verifies one part.
+
+    ``on_progress`` is called with the number of bytes read; sqlite3.Error is left to the caller.
+    """
 
     def __init__(
         self, db: sqlite3.Connection, codec: ChunkCodec, part: Part, tier: str, on_progress: Callable[[int], None]
@@ -67,7 +70,7 @@ class PartVerifier:
         self._codec = codec
         self._part = part
         self._tier = tier
-        self._told = on_progress
+        self._on_progress = on_progress
         self._nbytes = self._samples = self._spans = 0
         self._blocks: dict[int, int] = {}  # of spans, with how many each has
         self._held = _Sum()
@@ -78,7 +81,7 @@ class PartVerifier:
         self._sound = True  # whether every row could be read: else the totals need not fit
 
     def faults(self) -> Iterator[Report]:
-        """Everything wrong with it."""
+        """Yield everything wrong with the part."""
         steps = (
             (self._exemplars, self._chunks, self._span_blocks, self._index)
             if self._tier == SAMPLES
@@ -98,7 +101,7 @@ class PartVerifier:
 
     def _took(self, nbytes: int) -> None:
         self._nbytes += nbytes
-        self._told(nbytes)
+        self._on_progress(nbytes)
 
     def _chunks(self) -> Iterator[Report]:
         for chunk_id, first_ms, last_ms, samples, crc, directory, times, vals in self._db.execute(
@@ -246,7 +249,7 @@ class PartVerifier:
 
 
 def _same_series(stats: SeriesStats, directories: list[ChunkDirectory], *, of_samples: bool) -> bool:
-    """Whether samples and times are the same; shares of bytes are estimates."""
+    """Return whether samples and times are equal; bytes are estimates and are not compared."""
     if not directories:
         return not len(stats.slot)
     columns = zip(*((runs.slot, runs.count, runs.first_ms, runs.last_ms) for runs in directories), strict=True)
@@ -264,7 +267,7 @@ def _same_series(stats: SeriesStats, directories: list[ChunkDirectory], *, of_sa
 
 
 def _fits(runs: ChunkDirectory, time_ms: I64) -> bool:
-    """Whether rows are in order of time within each run, and begin and end as the directory says."""
+    """Return whether rows are in time order within each run, and begin and end as the directory says."""
     ends = np.cumsum(runs.count)
     starts = ends - runs.count
     back = np.diff(time_ms) < 0
@@ -275,7 +278,7 @@ def _fits(runs: ChunkDirectory, time_ms: I64) -> bool:
 
 
 def _last_rows(block_ids: I64, row: I64) -> tuple[list[int], list[int]]:
-    """Each place, and the highest row it is asked for; of a row below 0 an impossible one."""
+    """Return each place with the highest row it is asked for; a row below 0 becomes an impossible one."""
     distinct, at = np.unique(block_ids, return_inverse=True)
     last = np.zeros(len(distinct), np.int64)
     np.maximum.at(last, at, np.where(row < 0, np.iinfo(np.int64).max, row))

@@ -1,4 +1,4 @@
-"""What is in the parts of segments, learnt from their directories and remembered: which chunks hold which series."""
+"""Which chunks of a part hold which series: read from the parts' directories and cached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CACHE_NBYTES_MAX: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class ChunkIndex:
-    """The runs of every chunk of a part, laid end to end: those of the chunk ``chunk_id[i]`` begin at ``starts[i]``."""
+    """The runs of every chunk of a part, concatenated: those of the chunk ``chunk_id[i]`` begin at ``starts[i]``."""
 
     chunk_id: I64
     directories: tuple[ChunkDirectory, ...]
@@ -33,12 +33,12 @@ class ChunkIndex:
 
     @property
     def size(self) -> int:
-        """What the index itself occupies."""
+        """Return the bytes that the index takes in memory."""
         return 56 * len(self.slot) + 400 * len(self.chunk_id)
 
     def matching(self, slots: Mask, time_ms: TimeRange) -> list[tuple[int, ChunkDirectory, Mask | None]]:
-        """The chunks that hold any of the chosen series in the range: id, directory, and which of its runs (None: all
-        of them)."""
+        """Return the chunks that hold any of the chosen series in the range: id, directory, and which of its runs
+        (None: all of them)."""
         if len(slots) <= self.slot_max:  # series that came after the mask was made
             slots = np.append(slots, np.zeros(self.slot_max + 1 - len(slots), np.bool_))
         hit = slots[self.slot] & (self.last_ms >= time_ms.start_ms) & (self.first_ms < time_ms.end_ms)
@@ -52,7 +52,7 @@ class ChunkIndex:
 
 
 def make_index(rows: list[tuple[int, bytes]], codec: ChunkCodec) -> ChunkIndex:
-    """From (id, directory) rows. Raises ValueError for a directory that cannot be read."""
+    """Build an index from (id, directory) rows. Raises ValueError for a directory that cannot be read."""
     directories = tuple(codec.unpack_runs(directory) for _, directory in rows)
 
     def joined(get: Callable[[ChunkDirectory], Any], dtype: Any) -> Any:
@@ -75,7 +75,7 @@ _ROLLUPS: Final = "SELECT id, runs FROM rollup WHERE part_id=? AND width_ms=? OR
 
 
 class ChunkIndexCache:
-    """Indexes by file and part, the least recently used forgotten first. Any thread."""
+    """Indexes by file and part, least recently used evicted first. Any thread."""
 
     def __init__(self, *, nbytes_max: int = CACHE_NBYTES_MAX) -> None:
         self._lock = threading.Lock()
@@ -88,7 +88,8 @@ class ChunkIndexCache:
         return self._nbytes
 
     def get(self, path: Path, db: sqlite3.Connection, part: int, codec: ChunkCodec, *, width_ms: int = 0) -> ChunkIndex:
-        """The index of a part's samples, or (with ``width_ms``) of its rollups. Raises sqlite3.Error and ValueError."""
+        """Return the index of a part's samples, or (with ``width_ms``) of its rollups. Raises sqlite3.Error and
+        ValueError."""
         key = (path, part, width_ms)
         with self._lock:
             index = self._known.get(key)
@@ -106,7 +107,7 @@ class ChunkIndexCache:
         return index
 
     def evict(self, path: Path) -> None:
-        """The file changed under its parts' ids, or is gone."""
+        """Evict a file whose part ids changed, or that was deleted."""
         with self._lock:
             for key in [key for key in self._known if key[0] == path]:
                 self._nbytes -= self._known.pop(key).size

@@ -1,4 +1,5 @@
-"""Connections for reading segment files: few, shared by the query threads, gone at once when a file is."""
+"""A small pool of connections for reading segment files, shared by the query threads; a deleted file's are closed at
+once."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ IDLE_MAX: Final = 32
 
 
 class ConnectionPool:
-    """Idle connections by file, the least recently used closed first. Any thread."""
+    """Idle connections by file, least recently used closed first. Any thread."""
 
     def __init__(self, connect: Callable[[Path], sqlite3.Connection] = connect_to_read) -> None:
         self._connect = connect
@@ -27,7 +28,7 @@ class ConnectionPool:
 
     @contextmanager
     def reading(self, path: Path) -> Iterator[sqlite3.Connection]:
-        """A connection for one thread for a while. Raises sqlite3.Error, also when the file is gone."""
+        """Lend a connection to one thread. Raises sqlite3.Error, also when the file was deleted."""
         db = self._acquire(path) or self._connect(path)
         sound = False
         try:
@@ -56,7 +57,7 @@ class ConnectionPool:
             connection.close()
 
     def evict(self, path: Path) -> None:
-        """The file is going: an open connection would keep its space on the disk."""
+        """Close a deleted file's connections: an open one would keep its space on the disk."""
         with self._lock:
             self._dropped.add(path)
             keys = [key for key, (idle_path, _) in self._idle.items() if idle_path == path]
@@ -65,7 +66,7 @@ class ConnectionPool:
             db.close()
 
     def readmit(self, path: Path) -> None:
-        """The file may be there again."""
+        """Allow connections to a file again."""
         with self._lock:
             self._dropped.discard(path)
 

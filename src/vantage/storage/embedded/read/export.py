@@ -1,4 +1,4 @@
-"""Everything of a view, batch by batch: what an export reads."""
+"""Everything in a snapshot, batch by batch, for an export."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def export_batches(source: SnapshotReader, selector: Selector, time_range: TimeRange) -> Iterator[Batch]:
-    """SampleColumns, then spans, in no particular order. One thread at a time."""
+    """Yield samples, then spans, in no particular order. One thread at a time."""
     yield from _samples(source, selector, time_range)
     for table in source.span_reader.spans(time_range, service=selector.service):
         rows = np.flatnonzero(
@@ -74,8 +74,10 @@ def _batches(samples: SampleColumns, columns: SeriesColumns) -> Iterator[Batch]:
 
 
 async def iterate_in_pool(pieces: Iterator[T], threads: Executor) -> AsyncGenerator[T, None]:
-    """The pieces, each made in one of the threads when it is asked for: between two of them no thread is held. Closing
-    this waits for the piece under way. Raises StoreUnavailable when the threads are gone."""
+    """Yield items of an iterator, each made in a thread of the pool when it is asked for; no thread is held in between.
+
+    Closing this waits for the item in progress. Raises StoreUnavailable when the pool is shut down.
+    """
     loop = asyncio.get_running_loop()
     under_way: asyncio.Future[list[T]] | None = None
 

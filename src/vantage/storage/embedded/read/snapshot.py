@@ -1,7 +1,7 @@
-"""What queries see: head, generations being sealed, and parts of segments, as one at any moment.
+"""What queries see: head, generations being sealed, and parts of segments, consistent at any moment.
 
-A view is immutable. The upkeep thread publishes a new one when it has sealed, merged or dropped something; a query
-pins the view it started with, so that nothing it may still read is deleted under it.
+A snapshot is immutable. The maintenance thread publishes a new one when it has sealed, merged or deleted something; a
+query pins the snapshot it started with, so that nothing it may still read is deleted under it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One consistent state. Segments by week. ``hidden`` are services and environments ('' means any) whose sealed
-    spans are being removed; data before ``floor_ms`` has outlived its retention."""
+    """One consistent state, segments by week.
+
+    ``hidden`` are services and environments ('' means any) whose sealed spans are being deleted; data before
+    ``floor_ms`` has expired.
+    """
 
     version: int = 0
     sealing_generations: tuple[Generation, ...] = ()
@@ -47,7 +50,7 @@ class Snapshot:
     floor_ms: int = 0
 
     def with_segments(self, *changed: Segment) -> Snapshot:
-        """The view with segments put in place of those of their week and tier; one without parts is taken out."""
+        """Return the snapshot with segments in place of those of their week and tier; one without parts is removed."""
         tiers = {SAMPLES: dict(self.samples), ROLLUPS: dict(self.rollups)}
         for segment in changed:
             if segment.parts:
@@ -62,7 +65,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class PinnedSnapshot:
-    """A pinned view with the head's blocks as they were at the same moment."""
+    """A pinned snapshot with the head's blocks of the same moment."""
 
     snapshot: Snapshot
     samples: tuple[SampleBlock, ...]
@@ -70,7 +73,7 @@ class PinnedSnapshot:
 
 
 class Snapshots:
-    """The present view and who still looks at older ones. Any thread."""
+    """The current snapshot, and which older ones are pinned. Any thread."""
 
     def __init__(self, head: Head) -> None:
         self._head = head
@@ -81,7 +84,7 @@ class Snapshots:
 
     @contextmanager
     def pinned(self) -> Iterator[PinnedSnapshot]:
-        """Everything as it is now, held until the end."""
+        """Pin everything as it is now until the context ends."""
         with self._lock:
             pinned = PinnedSnapshot(self.now, self._head.samples, self._head.spans)
             self._pins[pinned.snapshot.version] += 1
@@ -94,12 +97,12 @@ class Snapshots:
                 self._freed.notify_all()
 
     def publish(self, change: Callable[[Snapshot], Snapshot]) -> Snapshot:
-        """Put a changed view in place. ``change`` runs under the lock, and may move blocks out of the head."""
+        """Publish a changed snapshot. ``change`` runs under the lock, and may move blocks out of the head."""
         with self._lock:
             self.now = replace(change(self.now), version=self.now.version + 1)
             return self.now
 
     def wait_unpinned(self, version: int, timeout_s: float) -> bool:
-        """Wait until nobody looks at a view older than ``version``; False when the time is over."""
+        """Wait until no snapshot older than ``version`` is pinned; False after ``timeout_s``."""
         with self._lock:
             return self._freed.wait_for(lambda: all(pinned >= version for pinned in self._pins), timeout_s)

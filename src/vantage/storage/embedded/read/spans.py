@@ -54,7 +54,7 @@ class SpanReader:
         return [ScanEstimate("sealed", chunks, rows), ScanEstimate("head", len(blocks), head_rows)]
 
     def spans(self, time_range: TimeRange, *, service: str = "", min_duration_ns: int = 0) -> Iterator[SpanTable]:
-        """The latest blocks first, those left out that cannot hold what is looked for."""
+        """Yield blocks, the latest first, without those that cannot match."""
         for block in self.span_blocks(time_range, service=service, min_duration_ns=min_duration_ns):
             self._access.tick()
             if (table := block[1]()) is not None:
@@ -63,7 +63,8 @@ class SpanReader:
     def span_blocks(
         self, time_range: TimeRange, *, service: str = "", min_duration_ns: int = 0
     ) -> list[tuple[int, Callable[[], SpanTable | None]]]:
-        """Blocks that may hold such spans, as the time of their last start and a way to read them; the latest first."""
+        """Return blocks that may have such spans, as the time of their last start and a function that reads them; the
+        latest first."""
         time_range = self._access.clamp_to_floor(time_range)
         blocks: list[tuple[int, Callable[[], SpanTable | None]]] = [
             (block.last_ms, partial(self._read_head_block, block))
@@ -104,11 +105,11 @@ class SpanReader:
         return table
 
     def _drop_hidden(self, table: SpanTable) -> SpanTable:
-        """Without spans that are being removed, or have outlived their retention."""
-        view = self._access.pinned.snapshot
-        if not view.hidden and not view.floor_ms:
+        """Leave out spans that are being deleted or have expired."""
+        snapshot = self._access.pinned.snapshot
+        if not snapshot.hidden and not snapshot.floor_ms:
             return table
-        keep = table.start_ns >= view.floor_ms * 1_000_000
+        keep = table.start_ns >= snapshot.floor_ms * 1_000_000
         for service, environment in self._access.pinned.snapshot.hidden:
             keep &= ~selected_rows(table, service, environment)
         return table if keep.all() else table.take(np.flatnonzero(keep))
@@ -141,7 +142,7 @@ class SpanReader:
         )
 
     def spans_of(self, trace_ids: Collection[str]) -> SpanTable:
-        """Every span of some traces."""
+        """Return every span of the given traces."""
         unsealed = spans_of_traces(self._access.span_blocks(), trace_ids)
         tables = [build_span_table(unsealed)] if unsealed else []
         hashes = {int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0]) for trace_id in trace_ids}
@@ -161,7 +162,7 @@ class SpanReader:
         return self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS
 
     def _find(self, db: sqlite3.Connection, segment: Segment, trace_hash: int) -> Iterator[tuple[int, int]]:
-        """Block and row of spans whose trace id has a hash."""
+        """Yield block and row of the spans whose trace id has the hash."""
         for part in segment.parts:
             if not part.spans:
                 continue

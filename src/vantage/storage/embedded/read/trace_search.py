@@ -1,4 +1,4 @@
-"""Finding the latest traces without reading more spans than it takes."""
+"""Search for the latest traces that reads no more spans than needed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BLOCKS_PER_READ: Final = 64  # traces read whole in one go
 
 
 def latest_traces(source: SpanReader, wanted: TraceFilter) -> list[TraceSummary]:
-    """Up to ``limit`` traces of which a span matches, the latest start first.
+    """Return up to ``limit`` traces of which a span matches, the latest start first.
 
-    Blocks are read from the latest back. A trace starts no later than any of its spans: so once as many traces are
-    known whole as are wanted, and all of them start later than anything still unread, the rest need not be looked at.
+    Blocks are read from the latest back. A trace starts no later than any of its spans: once ``limit`` traces are read
+    completely, and all of them start later than anything still unread, the rest need not be read.
     """
     latest = _LatestTraces(source, wanted)
     blocks = source.span_blocks(wanted.time_range, service=wanted.service, min_duration_ns=wanted.min_duration_ns)
@@ -34,7 +34,7 @@ def latest_traces(source: SpanReader, wanted: TraceFilter) -> list[TraceSummary]
 
 
 class _LatestTraces:
-    """Traces that match: those read whole, and those of which only the start's upper bound is known."""
+    """Traces that match: those read completely, and those of which only the start's upper bound is known."""
 
     def __init__(self, source: SpanReader, wanted: TraceFilter) -> None:
         self._source = source
@@ -55,7 +55,7 @@ class _LatestTraces:
                 self._bounds[trace_id] = min(start_ns, self._bounds.get(trace_id, start_ns))
 
     def is_complete(self, unread_ns: int) -> bool:
-        """Read traces whole until the wanted number start later than every other, known or unread."""
+        """Read traces completely until ``limit`` of them start later than every other, known or unread."""
         limit = self._filter.limit
         while self._bounds:
             later = sorted(self._bounds.items(), key=lambda entry: -entry[1])

@@ -1,4 +1,4 @@
-"""What the embedded store takes: by service, metric and tier, and by file."""
+"""The space that the embedded store uses: by service, metric and tier, and by file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from vantage.storage.ports import UsageRow
 from vantage.vql.exec.series_table import SeriesColumns
 
 
-def usage_rows(view: Snapshot, columns: SeriesColumns, pool: ConnectionPool) -> list[UsageRow]:
-    """The largest first. Parts that cannot be read are left out."""
+def usage_rows(snapshot: Snapshot, columns: SeriesColumns, pool: ConnectionPool) -> list[UsageRow]:
+    """Return usage, the largest first. Parts that cannot be read are left out."""
     codec = ChunkCodec()
     rows: list[UsageRow] = []
     spans: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
     for tier in TIERS:
         nbytes, items = np.zeros(len(columns), np.int64), np.zeros(len(columns), np.int64)
-        for segment in view.of_tier(tier).values():
+        for segment in snapshot.of_tier(tier).values():
             for part in segment.parts:
                 counts = _counts(pool, codec, segment, part)
                 if counts is None:
@@ -72,11 +72,11 @@ def _by_metric(columns: SeriesColumns, tier: Literal["samples", "rollups"], nbyt
     ]
 
 
-def file_nbytes(data: Path, view: Snapshot) -> dict[str, int]:
-    """Bytes on the disk: the journal, and each tier of segments."""
+def file_nbytes(data: Path, snapshot: Snapshot) -> dict[str, int]:
+    """Return bytes on disk: the journal, and each tier of segments."""
     sizes = {"journal": _size(data / "journal.db")}
     for tier in TIERS:
-        sizes[tier] = sum(_size(segment.path) for segment in view.of_tier(tier).values())
+        sizes[tier] = sum(_size(segment.path) for segment in snapshot.of_tier(tier).values())
     return sizes
 
 

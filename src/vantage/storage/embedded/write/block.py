@@ -70,16 +70,16 @@ class SampleBlock:
 
     @property
     def is_rolled_up(self) -> bool:
-        """Whether ``rollup_5m`` is computed already."""
+        """Return whether ``rollup_5m`` is computed already."""
         return "rollup_5m" in self.__dict__
 
     @cached_property
     def rollup_5m(self) -> Partials:
-        """The block summed up over 5 minutes; made on first use."""
+        """Return the block aggregated over 5 minutes; computed on first use."""
         return rollup_samples(*self._sorted, width_ms=FIVE_MINUTES_MS)
 
     def rollup_1h(self, histograms: Mask) -> Partials:
-        """The block summed up over hours, with sketches of the series that are histograms; made on first use."""
+        """Return the block aggregated over hours, with sketches of histograms; computed on first use."""
         hours: Partials | None = self.__dict__.get("_hours")
         if hours is None:
             slot, time_ms, value = self._sorted
@@ -109,12 +109,12 @@ class SpanBlock:
 
     @property
     def nbytes(self) -> int:
-        """What it occupies, by estimate."""
+        """Estimate the memory of the block, in bytes."""
         return SPAN_NBYTES * len(self.spans)
 
     @cached_property
     def table(self) -> SpanTable:
-        """The spans as columns; made on first use."""
+        """Return the spans as columns; built on first use."""
         return build_span_table(self.spans)
 
     def concat(self, later: SpanBlock) -> SpanBlock:
@@ -129,7 +129,7 @@ class SpanBlock:
         return block
 
     def filter(self, mask: Mask) -> SpanBlock | None:
-        """A block of some of the rows; None of none."""
+        """Return a block of the rows that ``mask`` selects; None where it selects none."""
         rows = np.flatnonzero(mask)
         if rows.size == len(self):
             return self
@@ -147,11 +147,11 @@ def sample_block(samples: SampleColumns) -> SampleBlock:
 
 
 def span_block(spans: tuple[Span, ...]) -> SpanBlock:
-    """The block of one commit that holds spans."""
+    """Return the block of one commit's spans, of which there is at least one."""
     starts = [span.start_ms for span in spans]
     return SpanBlock(min(starts), max(starts), spans, process_hashes([span.trace_id for span in spans]))
 
 
 def process_hashes(ids: Sequence[str]) -> I64:
-    """Python's own hashes: to find an id among many is then one comparison of arrays. They never leave the process."""
+    """Return Python's own hashes, for look-ups by one comparison of arrays. They never leave the process."""
     return np.fromiter(map(hash, ids), np.int64, len(ids))

@@ -1,4 +1,4 @@
-"""The series catalogue: which slot each series has, and what is held of it."""
+"""The series catalogue: the slot of each series, and statistics of its data."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ _NEVER_LAST = np.iinfo(np.int64).min
 
 
 def read_identity(identity: bytes) -> Series:
-    """The series of a canonical identity. Raises ValueError."""
+    """Return the series of a canonical identity. Raises ValueError."""
     service, environment, metric, kind, unit, tags = _decode(identity)
     series = make_series(service=service, environment=environment, metric=metric, kind=kind, unit=unit, tags=dict(tags))
     return with_present_name(series)
 
 
 class Catalogue:
-    """Changed by the writer thread alone; other threads may read: the lists only grow, and arrays are replaced.
+    """Changed by the commit thread alone; other threads may read: the lists only grow, and arrays are replaced.
 
-    ``samples`` counts what is held of each series as samples; ``first_ms`` and ``last_ms`` tell of samples and rollups
-    alike, and ``held`` whether there is anything of it.
+    ``samples`` counts the samples of each series; ``first_ms`` and ``last_ms`` cover samples and rollups alike.
     """
 
     def __init__(self, *, series_max: int) -> None:
@@ -47,25 +46,28 @@ class Catalogue:
 
     @property
     def series(self) -> Sequence[Series | None]:
-        """By slot; None where a series is gone."""
+        """Return series by slot; None where a series was deleted."""
         return self.columns.series
 
     def load(self, slot: int, identity: bytes) -> None:
-        """Put a series back at its slot (slots ascend). Raises ValueError for an identity that cannot be read."""
+        """Restore a series at its slot (slots ascend). Raises ValueError for an identity that cannot be read."""
         series = read_identity(identity)
         self.reserve(slot)
         self.add([(slot, series)])
 
     def reserve(self, slots: int) -> None:
-        """Leave slots without a series, up to a number of them."""
+        """Leave slots without a series, up to the number ``slots``."""
         while len(self.columns) < slots:
             self.columns.append(None)
         self._grow()
 
     def resolve(self, wanted: Sequence[Series], fresh: dict[int, tuple[int, Series]]) -> list[int]:
-        """The slots of ``wanted``. A series not known yet gets the next slot and is noted in ``fresh`` by id: call
-        ``add`` with it once it is durable. When there are ``series_max`` already, its samples go to the series of the
-        same metric whose only tag is ``__overflow__``. Raises ValueError when two identities share an id."""
+        """Return the slots of ``wanted``.
+
+        A new series gets the next slot and is put into ``fresh`` by id: call ``add`` with it once it is durable. Beyond
+        ``series_max`` its samples go to the overflow series of the same metric. Raises ValueError when two identities
+        share an id.
+        """
         slots = []
         for series in wanted:
             slot = self._slots.get(series.id)
@@ -88,7 +90,7 @@ class Catalogue:
         return slots
 
     def add(self, fresh: Sequence[tuple[int, Series]]) -> None:
-        """Make series known. Slots must follow the last one."""
+        """Add series. Slots must follow the last one."""
         for slot, series in fresh:
             if slot == len(self.columns):
                 self.columns.append(series)
@@ -106,48 +108,50 @@ class Catalogue:
             self.samples = np.concatenate([self.samples, np.zeros(more, np.int64)])
 
     def count(self, slot: U32, time_ms: I64) -> None:
-        """Take samples into the statistics."""
+        """Add samples to the statistics."""
         np.add.at(self.samples, slot, 1)
         self.extend(slot, time_ms, time_ms)
 
     def count_many(self, slot: U32, samples: I64, first_ms: I64, last_ms: I64) -> None:
-        """Take what a part holds of some series into the statistics."""
+        """Add what a part has of its series to the statistics."""
         np.add.at(self.samples, slot, samples)
         self.extend(slot, first_ms, last_ms)
 
     def extend(self, slot: U32, first_ms: I64, last_ms: I64) -> None:
-        """Something is held of these series at these times."""
+        """Note that these series have data at these times."""
         np.minimum.at(self.first_ms, slot, first_ms)
         np.maximum.at(self.last_ms, slot, last_ms)
 
     def extend_rolled(self, slot: U32, first_ms: I64, last_ms: I64) -> None:
-        """Rollups are held of these series, their first and last bucket of an hour or less beginning at these times.
-        Samples that are held of the same buckets tell it more exactly."""
+        """Note that these series have rollups, whose first and last bucket of an hour or less begin at these times.
+
+        Samples of the same buckets are more exact.
+        """
         earlier = first_ms < self.first_ms[slot] // HOUR_MS * HOUR_MS
         np.minimum.at(self.first_ms, slot[earlier], first_ms[earlier])
         np.maximum.at(self.last_ms, slot, last_ms)
 
     def reset_counts(self) -> None:
-        """Forget the statistics: what is left is counted again."""
+        """Clear the statistics, before they are counted again."""
         size = len(self.samples)
         self.first_ms, self.last_ms = np.full(size, _NEVER_FIRST), np.full(size, _NEVER_LAST)
         self.samples = np.zeros(size, np.int64)
 
     def has_data(self, slot: int) -> bool:
-        """Whether anything is kept of a series."""
+        """Return whether a series has any data."""
         return bool(self.last_ms[slot] != _NEVER_LAST)
 
     def empty(self) -> list[int]:
-        """The slots of series of which nothing is held."""
+        """Return the slots of series without data."""
         nothing = self.last_ms[: len(self.columns)] == _NEVER_LAST
         return np.flatnonzero(self.present() & nothing).tolist()
 
     def present(self) -> Mask:
-        """By slot, whether there is a series."""
+        """Return by slot whether there is a series."""
         return self.columns.present
 
     def find(self, **names: str) -> list[int]:
-        """The slots of series by names of columns, such as ``service_name``; '' means any."""
+        """Return the slots of series by names of columns, such as ``service_name``; '' means any."""
         hit = self.present().copy()
         for name, text in names.items():
             if text:
@@ -155,7 +159,7 @@ class Catalogue:
         return [slot for slot in np.flatnonzero(hit).tolist() if slot < len(self.samples)]
 
     def drop(self, slots: Sequence[int]) -> None:
-        """Forget series; their slots stay empty for ever."""
+        """Remove series; their slots are never used again."""
         for slot in slots:
             series = self.series[slot]
             if series is not None:

@@ -1,8 +1,8 @@
-"""The one writer thread: group commit, and whatever else changes the journal and the head.
+"""The commit thread: group commit, and whatever else changes the journal and the head.
 
-There is no timer. The thread takes whatever queued since its last commit, writes it as one journal row in one
-transaction, shows it to readers, and wakes everyone who waits with one call into their loop. A lone request waits for
-one commit; a flood shares one.
+There is no timer. The thread takes everything queued since its last commit, writes it as one journal row in one
+transaction, publishes it to readers, and wakes every waiting request with one call into the event loop. A lone request
+waits for one commit; a flood shares one.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ class _Write:
 @dataclass(slots=True)
 class _Job:
     run: Callable[[], Any]
-    done: asyncio.Future[Any] | None  # None: nobody waits
+    done: asyncio.Future[Any] | None  # None: no caller waits
 
 
 class CommitThread:
-    """Owns the journal; changes catalogue and head. ``write`` and ``run`` are called on the event loop.
+    """Owns the journal; changes catalogue and head.
 
-    ``committed`` is called on the writer thread after each commit that is visible, with its number.
+    ``write`` and ``run`` are called on the event loop. ``committed`` is called on the commit thread after each commit
+    that is visible, with its number.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class CommitThread:
         self.failing = ""  # why the last commit failed; empty when it did not
 
     def start(self, prepare: Callable[[], None]) -> asyncio.Future[None]:
-        """Start the threads; ``prepare`` (open, replay) runs first, on the writer thread. Done when it is."""
+        """Start the threads and return once ``prepare`` (open, replay) has run on the commit thread."""
         self._loop = asyncio.get_running_loop()
         prepared: asyncio.Future[None] = self._loop.create_future()
         self._threads = [
@@ -102,28 +103,30 @@ class CommitThread:
         return done
 
     def run(self, job: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Run something between two commits, on the writer thread."""
+        """Run a function between two commits, on the commit thread."""
         assert self._loop is not None
         done: asyncio.Future[Any] = self._loop.create_future()
         self._queue.put(_Job(job, done))
         return done
 
     def call(self, job: Callable[[], T]) -> T:
-        """Run something between two commits and wait for it; from any thread but the writer's and the loop's. Raises
-        what it raises."""
+        """Run a function between two commits and wait for it; from any thread but the commit thread and the event loop.
+
+        Raises what it raises.
+        """
         done: Future[T] = Future()
 
         def run() -> None:
             try:
                 done.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            except BaseException as error:  # noqa: BLE001 - re-raised in the caller
                 done.set_exception(error)
 
         self._queue.put(_Job(run, None))
         return done.result()
 
     async def stop(self) -> None:
-        """Finish what is queued, copy the log into the file, end the threads."""
+        """Commit what is queued, checkpoint the log, end the threads."""
         self._queue.put(None)
         self._stop.set()
         for thread in self._threads:
@@ -134,7 +137,7 @@ class CommitThread:
         try:
             self._journal.open()
             prepare()
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except BaseException as error:  # noqa: BLE001 - re-raised in the caller
             self._journal.close()
             if isinstance(error, sqlite3.Error):
                 error = StartupError(
@@ -152,7 +155,7 @@ class CommitThread:
             self._journal.close()
 
     def _drain_queue(self) -> bool:
-        """Serve everything queued so far; False when the end was asked for."""
+        """Process everything queued so far; False when the end was requested."""
         first = self._queue.get()
         writes: list[_Write] = []
         entry: _Write | _Job | None = first
@@ -179,7 +182,7 @@ class CommitThread:
             self._wake([(job.done, job.run(), None)])
         except sqlite3.Error as error:
             self._wake([(job.done, None, StoreUnavailable(f"the journal cannot be written: {error}"))])
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except BaseException as error:  # noqa: BLE001 - re-raised in the caller
             self._wake([(job.done, None, error)])
 
     def _commit(self, writes: list[_Write]) -> None:
@@ -196,7 +199,7 @@ class CommitThread:
                 new_series=[(slot, series.canonical()) for slot, series in fresh.values()],
                 batch_ids=[entry.batch.batch_id for entry in writes if entry.batch.batch_id],
             )
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except BaseException as error:  # noqa: BLE001 - re-raised in the caller
             self._failed(writes, error)
             return
         self._catalogue.add(list(fresh.values()))
@@ -218,7 +221,10 @@ class CommitThread:
         return Record(concat_samples(parts), tuple(span for batch in batches for span in batch.spans))
 
     def _failed(self, writes: list[_Write], error: BaseException) -> None:
-        """Nothing was kept. One batch at a time is tried again when the fault may lie in a single one of them."""
+        """Report a failed commit, of which nothing is stored.
+
+        One batch at a time is tried again when the fault may lie in a single one of them.
+        """
         if isinstance(error, sqlite3.Error):
             reason = f"the journal cannot be written: {error}"
             if reason != self.failing:

@@ -1,7 +1,7 @@
 """The head: what is committed and not yet sealed, in memory, as immutable column blocks.
 
-The writer thread appends; readers take the tuple of blocks and have a consistent view without a lock. Small blocks
-are merged like a binary counter, so that a sample is copied a handful of times and a reader meets few blocks.
+The commit thread appends; readers take the tuple of blocks and have a consistent snapshot without a lock. Small blocks
+are merged like a binary counter, so that a sample is copied a handful of times and a reader reads few blocks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Head:
         self.nbytes = 0
 
     def append(self, record: Record) -> None:
-        """Take a commit; it is visible when this returns."""
+        """Append a commit; it is visible on return."""
         if len(record.samples):
             block, blocks = sample_block(record.samples), self.samples
             self.sample_count += len(block)
@@ -56,13 +56,13 @@ class Head:
             self.spans = (*span_blocks, span_blocks_new)
 
     def replace(self, samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...]) -> None:
-        """Hold these blocks and no others."""
+        """Replace all blocks."""
         self.samples, self.spans = samples, spans
         self.sample_count, self.span_count, self.nbytes = totals(samples, spans)
 
 
 def totals(samples: Iterable[SampleBlock], spans: Iterable[SpanBlock]) -> tuple[int, int, int]:
-    """How many samples and spans some blocks hold, and their bytes by estimate."""
+    """Return how many samples and spans the blocks have, and their estimated bytes."""
     samples, spans = tuple(samples), tuple(spans)
     blocks: list[SampleBlock | SpanBlock] = [*samples, *spans]
     return sum(map(len, samples)), sum(map(len, spans)), sum(block.nbytes for block in blocks)
@@ -71,7 +71,7 @@ def totals(samples: Iterable[SampleBlock], spans: Iterable[SpanBlock]) -> tuple[
 def filter_blocks(
     samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...], slots: Mask, is_deleted: Callable[[Span], bool]
 ) -> tuple[tuple[SampleBlock, ...], tuple[SpanBlock, ...]]:
-    """Blocks without the samples of some slots, and without the spans that a test picks."""
+    """Return blocks without the samples of the given slots, and without the spans that a test selects."""
     sample_blocks = (block.filter(~slots[block.samples.slot]) for block in samples)
     span_blocks = (
         block.filter(np.fromiter((not is_deleted(span) for span in block.spans), np.bool_, len(block)))
@@ -83,14 +83,14 @@ def filter_blocks(
 
 
 def overlapping(blocks: Iterable[B], time_range: TimeRange) -> Iterator[B]:
-    """The blocks that may hold something of the range."""
+    """Yield the blocks that may have data of the range."""
     for block in blocks:
         if block.last_ms >= time_range.start_ms and block.first_ms < time_range.end_ms:
             yield block
 
 
 def spans_of_traces(blocks: Iterable[SpanBlock], trace_ids: Collection[str]) -> list[Span]:
-    """The spans of some traces."""
+    """Return the spans of the given traces."""
     selected: list[Span] = []
     wanted = process_hashes(list(trace_ids))
     for block in blocks:

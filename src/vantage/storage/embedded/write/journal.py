@@ -1,8 +1,7 @@
-"""``journal.db``: what is committed and not yet sealed. One row a commit, the series catalogue, the batch ids.
+"""``journal.db``: what is committed and not yet sealed. One row per commit, the series catalogue, the batch ids.
 
-All in one SQLite file, so that a commit is one transaction. Only the writer thread writes; a second connection in
-another thread copies the write-ahead log into the file, because doing that inside commits made their p99 20 times
-worse.
+All in one SQLite file, so that a commit is one transaction. Only the commit thread writes; a second connection in
+another thread checkpoints the write-ahead log, because doing that inside commits made their p99 20 times worse.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _log = structlog.get_logger("vantage.storage.journal")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A journal row: samples and spans, or (``forgets``) what was forgotten at that point."""
+    """A journal row: samples and spans, or (``deletes``) a deletion at that point."""
 
     seq: int
     record: Record | None
@@ -112,12 +111,12 @@ class Journal:
 
     @property
     def slots(self) -> int:
-        """How many slots were ever given."""
+        """Return how many slots were ever allocated."""
         row = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'series'").fetchone()
         return int(row[0]) + 1 if row else 0
 
     def entries(self) -> Iterator[Entry]:
-        """Replay in order what is not sealed. A row that cannot be read is reported, left in place and passed over."""
+        """Replay in order what is not sealed. A row that cannot be read is logged, not deleted, and skipped."""
         seqs = [
             row[0] for row in self.db.execute("SELECT seq FROM journal WHERE seq > ? ORDER BY seq", (self.sealed_seq,))
         ]
@@ -132,20 +131,20 @@ class Journal:
                     yield Entry(seq, decode(body), None)
             except (sqlite3.DatabaseError, ValueError, TypeError) as error:
                 self.damaged.append(seq)
-                _log.error("journal row unreadable, passed over", file=str(self.path), seq=seq, reason=str(error))
+                _log.error("journal row unreadable, skipped", file=str(self.path), seq=seq, reason=str(error))
 
     def batch_ids(self, since_ms: int) -> Iterator[tuple[int, list[str]]]:
-        """Commit time and batch ids of the commits since then, oldest first."""
+        """Yield commit time and batch ids of the commits since then, oldest first."""
         rows = self.db.execute("SELECT at_ms, ids FROM batch_id WHERE at_ms >= ? ORDER BY seq", (since_ms,))
         for at_ms, ids in rows:
             try:
                 yield at_ms, _decode_ids(ids)
             except msgspec.DecodeError as error:
-                _log.error("batch ids unreadable, passed over", file=str(self.path), reason=str(error))
+                _log.error("batch ids unreadable, skipped", file=str(self.path), reason=str(error))
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; raises sqlite3.Error."""
+        """Commit everything or nothing. Raises sqlite3.Error."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield self.db
@@ -157,7 +156,10 @@ class Journal:
     def commit(
         self, record: Record, *, at_ms: int, new_series: Sequence[tuple[int, bytes]], batch_ids: Sequence[str]
     ) -> int:
-        """Write one commit in one transaction; its sequence number. Raises sqlite3.Error, then nothing is kept."""
+        """Write one commit in one transaction and return its sequence number.
+
+        Raises sqlite3.Error; then nothing is stored.
+        """
         body = encode(record)
         seq = self._next_seq
         with self._transaction() as db:
@@ -170,8 +172,10 @@ class Journal:
         return seq
 
     def add_tombstone(self, *, service: str, environment: str, slots: Sequence[int], at_ms: int) -> int:
-        """Record that everything selected so far is gone, and remove its series. Slots are never used again. Returns
-        the number under which ``forgotten`` is told that segments no longer hold it."""
+        """Record that everything selected so far is deleted, and remove its series. Slots are never used again.
+
+        Returns the number to pass to ``clear_tombstone`` once segments no longer contain it.
+        """
         body, seq = _encode((service, environment)), self._next_seq
         with self._transaction() as db:
             db.executemany("DELETE FROM series WHERE slot=?", [(slot,) for slot in slots])
@@ -181,24 +185,24 @@ class Journal:
         return seq
 
     def tombstones(self) -> list[tuple[int, str, str]]:
-        """What segments may still hold although it was forgotten: number, service, environment."""
+        """Return what was deleted and segments may still contain: number, service, environment."""
         rows = self.db.execute("SELECT seq, body FROM tombstones ORDER BY seq")
         return [(seq, *_decode_selector(body)) for seq, body in rows]
 
     def clear_tombstone(self, seq: int) -> None:
-        """Segments no longer hold it."""
+        """Delete a tombstone: segments no longer contain its data."""
         with self._transaction() as db:
             db.execute("DELETE FROM tombstones WHERE seq=?", (seq,))
 
     def seal(self, *, seq_max: int, generation: int) -> None:
-        """Everything up to ``seq_max`` is in segments, durably: from now on it is theirs."""
+        """Record durably that everything up to ``seq_max`` is in segments."""
         with self._transaction() as db:
             db.execute("UPDATE progress SET value=? WHERE name='sealed_seq'", (seq_max,))
             db.execute("UPDATE progress SET value=? WHERE name='sealed_generation'", (generation,))
         self.sealed_seq, self.sealed_generation = seq_max, generation
 
     def delete_sealed(self) -> bool:
-        """Delete some of the rows that are sealed; whether there are more. Damaged rows stay for people to look at."""
+        """Delete a few sealed rows; returns whether there are more. Damaged rows stay for inspection."""
         damaged = json.dumps(self.damaged)
         with self._transaction() as db:
             db.execute(
@@ -210,17 +214,17 @@ class Journal:
         return int(deleted) == DELETE_ROWS
 
     def drop_batch_ids(self, *, before_ms: int) -> None:
-        """Delete batch ids older than the memory."""
+        """Delete batch ids committed before ``before_ms``."""
         with self._transaction() as db:
             db.execute("DELETE FROM batch_id WHERE at_ms < ?", (before_ms,))
 
     def add_series(self, series: Sequence[tuple[int, bytes]]) -> None:
-        """Put series back at their slots, as segments tell them. Those known already stay."""
+        """Restore series at their slots, as segments have them. Present ones stay."""
         with self._transaction() as db:
             db.executemany("INSERT OR IGNORE INTO series (slot, identity) VALUES (?, ?)", series)
 
     def drop_series(self, slots: Sequence[int]) -> None:
-        """Remove series of which nothing is held any more. Slots are never used again."""
+        """Delete series without data. Slots are never used again."""
         if slots:
             with self._transaction() as db:
                 db.executemany("DELETE FROM series WHERE slot=?", [(slot,) for slot in slots])
@@ -234,7 +238,7 @@ class Journal:
 
 
 def connect(path: Path, *, synchronous: str) -> sqlite3.Connection:
-    """A connection as every embedded file wants it: WAL, explicit transactions, checkpoints left to their thread."""
+    """Return a connection for an embedded file: WAL, explicit transactions, checkpoints in their own thread."""
     db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
     try:
         db.execute("PRAGMA journal_mode=WAL")
@@ -247,7 +251,10 @@ def connect(path: Path, *, synchronous: str) -> sqlite3.Connection:
 
 
 def refuse_newer(path: Path) -> None:
-    """Read the version from the file's own header: opening it with SQLite could already change it."""
+    """Read the version from the file's own header, since opening it with SQLite could change it.
+
+    Raises FormatTooNew and StartupError.
+    """
     try:
         header = _first_bytes(path, 64)
     except OSError as error:
@@ -271,7 +278,7 @@ def _first_bytes(path: Path, count: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class JournalCheck:
-    """What a look at a journal found; ``problem`` is empty when it could be read."""
+    """The result of checking a journal; ``problem`` is empty when it could be read."""
 
     commits: int = 0
     series: int = 0
@@ -280,8 +287,10 @@ class JournalCheck:
 
 
 def check_journal(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> JournalCheck:
-    """Read every row and hold it against its checksum; ``connect`` opens the file so that nothing changes in it. The
-    server may be running."""
+    """Verify the checksum of every row; ``connect`` opens the file so that nothing changes in it.
+
+    The server may be running.
+    """
     try:
         refuse_newer(path)
         db = connect(path)
