@@ -218,3 +218,26 @@ def test_the_agent_and_the_command_line_parse_on_python_3_9() -> None:
 def test_no_module_is_named_after_nothing() -> None:
     named = [path for path in SRC.rglob("*") if path.stem.strip("_") in NAMES_THAT_KNOW_NOTHING]
     assert not named, f"name a file after what it knows: {', '.join(map(str, named))}"
+
+
+def store_access(tree: ast.AST) -> list[int]:
+    """Lines on which code reaches through a query context to a store."""
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"store", "metadata"}
+        and ast.unparse(node.value).rpartition(".")[2] == "context"
+    ]
+
+
+def test_no_handler_reaches_through_the_query_context_to_a_store() -> None:
+    paths = sources(SRC / "vantage" / "web")
+    assert paths
+    wrong = [f"{path}:{line}" for path in paths for line in store_access(ast.parse(path.read_text(encoding="utf-8")))]
+    assert not wrong, "ask a module of vantage.query instead: " + ", ".join(wrong)
+
+
+@pytest.mark.parametrize("code", ["await context.store.edges(r)", "state.context.metadata", "store = context.store"])
+def test_reaching_through_to_a_store_is_noticed(code: str) -> None:
+    assert store_access(ast.parse(f"async def handler():\n    {code}")) == [2]

@@ -37,10 +37,10 @@ class Exemplars:
             return NO_EXEMPLARS
         exemplar_of = np.full(size, -1, np.int64)
         exemplar_of[self.position] = np.arange(len(self))
-        taken = exemplar_of[rows]
-        position = np.flatnonzero(taken >= 0)
-        taken = taken[position]
-        return Exemplars(position, self.trace_id[taken], self.span_id[taken])
+        exemplar = exemplar_of[rows]
+        position = np.flatnonzero(exemplar >= 0)
+        exemplar = exemplar[position]
+        return Exemplars(position, self.trace_id[exemplar], self.span_id[exemplar])
 
     def slice(self, start: int, end: int) -> Exemplars:
         """Return the exemplars of rows ``start`` to ``end``, with positions counted from ``start``."""

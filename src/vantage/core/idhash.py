@@ -33,7 +33,7 @@ def _mix(number: int) -> int:
 
 # Each word of an id has an odd multiplier of its own, so that ids with the same words in another order differ. A word
 # of zeros adds nothing: the padding of an array, however wide, does not change the hash.
-_MULTIPLIERS: Final = tuple(_mix(_GAMMA * (place + 1) & _ALL) | 1 for place in range(ID_LENGTH_MAX // _WORD))
+_MULTIPLIERS: Final = tuple(_mix(_GAMMA * (word + 1) & _ALL) | 1 for word in range(ID_LENGTH_MAX // _WORD))
 _MULTIPLIER_ARRAY: Final = np.array(_MULTIPLIERS, np.uint64)
 
 

@@ -93,10 +93,10 @@ def make_backup(
             for path in segments:
                 copies.segment(path)
             made_ms = now_ms()
-            copies.whole(journal, _JOURNAL)
+            copies.database(journal, _JOURNAL)
             held_s = time.monotonic() - began_s
         if metadata is not None and metadata.is_file():
-            copies.whole(metadata, _METADATA)
+            copies.database(metadata, _METADATA)
         for name in (SEGMENTS, "."):
             if (target / name).is_dir():
                 sync_folder(target / name)
@@ -180,7 +180,7 @@ class _FileCopier:
             return
         self.names.append(name)
 
-    def whole(self, path: Path, name: str) -> None:
+    def database(self, path: Path, name: str) -> None:
         """Copy a database in one step, so that the copy is of one moment even while others write."""
         self._copy(path, name, pages=-1)
         self.names.append(name)

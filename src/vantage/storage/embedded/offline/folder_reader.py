@@ -99,7 +99,7 @@ class ReadOnlyFolder:
         except (sqlite3.Error, TypeError):
             return 1 << 62
 
-    def usage(self, looked: FolderContents) -> tuple[list[UsageRow], dict[str, int]]:
+    def usage(self, contents: FolderContents) -> tuple[list[UsageRow], dict[str, int]]:
         """Return the space by service, metric and tier, largest first, and by kind of file.
 
         Series are read from the journal. Raises sqlite3.Error.
@@ -113,7 +113,7 @@ class ReadOnlyFolder:
                     continue  # reported by the journal's own check
         pool = ConnectionPool(self.connect)
         try:
-            return usage_rows(looked.snapshot, catalogue.columns, pool), file_nbytes(self._folder, looked.snapshot)
+            return usage_rows(contents.snapshot, catalogue.columns, pool), file_nbytes(self._folder, contents.snapshot)
         finally:
             pool.close()
 

@@ -73,7 +73,7 @@ class PartVerifier:
         self._on_progress = on_progress
         self._nbytes = self._samples = self._spans = 0
         self._blocks: dict[int, int] = {}  # of spans, with how many each has
-        self._held = _Sum()
+        self._stored_ids = _Sum()
         self._unclaimed = UnmatchedExemplars(())
         self._runs: list[ChunkDirectory] = []
         self._services: ServiceStats = {}
@@ -164,7 +164,7 @@ class PartVerifier:
                 yield "span_block", block_id, str(error)
                 continue
             hashes = truncate_hash(table.trace_hashes())
-            self._held.add(hashes, np.full(len(hashes), block_id), np.arange(len(hashes)))
+            self._stored_ids.add(hashes, np.full(len(hashes), block_id), np.arange(len(hashes)))
             self._spans += spans
             self._times.append((first_ms, last_ms))
             for key, (count, first, last) in count_by_service(table).items():
@@ -193,13 +193,13 @@ class PartVerifier:
                 yield "id_index", entry_id, str(error)
                 continue
             checksum_of_index.add(hashes, block_ids, row)
-        if sound and self._sound and checksum_of_index.value != self._held.value:
+        if sound and self._sound and checksum_of_index.value != self._stored_ids.value:
             yield (
                 "id_index",
                 None,
                 (
                     f"of part {self._part.id} tells {checksum_of_index.entries} places in span_block, "
-                    f"and not those of its {self._held.entries} ids"
+                    f"and not those of its {self._stored_ids.entries} ids"
                 ),
             )
 
@@ -263,7 +263,7 @@ def _same_series(stats: SeriesStats, directories: list[ChunkDirectory], *, of_sa
     np.minimum.at(firsts, index, first_ms)
     np.maximum.at(lasts, index, last_ms)
     pairs = ((distinct, stats.slot), (counts, stats.samples), (firsts, stats.first_ms), (lasts, stats.last_ms))
-    return all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+    return all(np.array_equal(read, stored) for read, stored in pairs)
 
 
 def _fits(runs: ChunkDirectory, time_ms: I64) -> bool:
