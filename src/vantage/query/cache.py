@@ -70,6 +70,7 @@ class Cache:
         entry = self._entries.get(key)
         if entry is None:
             self._telemetry.cache_misses.inc()
+            self._telemetry.cache_bytes.set(self._entries.currsize)  # expires entries
             return None
         self._telemetry.cache_hits.inc()
         return entry.value
