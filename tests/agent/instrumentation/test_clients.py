@@ -222,7 +222,7 @@ class TestEachClient:
             raise RuntimeError("a fault of the agent's")
 
         start(name)
-        for method in ("begin", "end", "enter", "leave"):
+        for method in ("begin", "end", "activate", "deactivate"):
             with monkeypatch.context() as patch:
                 patch.setattr(tracer, method, broken)
                 # A span that cannot be left stays the running one of its context.
