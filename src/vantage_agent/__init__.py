@@ -6,7 +6,7 @@
     record_metric("orders.placed", 1, metric_type="counter", tags={"shop": "berlin"})
 
 The agent is a guest: nothing here raises into the application or waits for the network, except ``flush`` and
-``shutdown``, which wait for at most the time they are given. What cannot be kept or sent is counted and reported.
+``shutdown``, which wait for at most their timeout. What cannot be buffered or sent is counted and reported.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from vantage_agent._manual_spans import SpanScope, Timer
 from vantage_agent._sigterm import sigterm_handler
 from vantage_agent._tracer import tracer
 
-# What only a started agent needs is imported by ``init_agent``: not with this module, which libraries may import for
-# its own sake, and not later, when a fork, a signal or the exit could come in between.
+# ``init_agent`` imports what only a running agent needs: not with this module, which libraries may import, and not
+# later, when a fork, a signal or the exit could interrupt.
 if TYPE_CHECKING:
     from vantage_agent._agent import Agent
     from vantage_agent.instrumentation import Instrumentations
@@ -44,8 +44,8 @@ __all__ = [
     "timer",
 ]
 
-_running: Agent | None = None  # not called as the module is, which Python would put in its place
-_ending: Agent | None = None  # it still sends what is left
+_running: Agent | None = None  # not named like the module, which Python would assign here
+_ending: Agent | None = None  # still sends the rest
 _instrumentations: Instrumentations | None = None
 _hooked = False
 _starting = threading.Lock()
@@ -69,8 +69,8 @@ def init_agent(
 ) -> None:
     """Start the agent; a second call changes nothing until ``shutdown``.
 
-    What is not given is read from the environment: ``VANTAGE_AGENT_SERVICE_NAME`` and so on, then
-    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``. A setting that cannot be used is one warning, and the agent
+    Missing arguments are read from the environment: ``VANTAGE_AGENT_SERVICE_NAME`` and so on, then
+    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``. An invalid setting is logged as a warning, and the agent
     stays off.
     """
     global _running, _instrumentations  # noqa: PLW0603  # one agent a process, as there is one exit and one fork hook
@@ -121,7 +121,7 @@ def record_metric(
 ) -> None:
     """Record one sample. ``metric_type`` is gauge, counter (an increment), histogram (one observation) or cumulative.
 
-    A sample that makes no sense (a value that is no finite number, more than 32 tags, …) is counted and left out.
+    An invalid sample (a value that is not a finite number, more than 32 tags, …) is counted and dropped.
     """
     agent = _running  # another thread may end it
     if agent is not None:
@@ -134,7 +134,7 @@ def counter(name: str, value: float = 1, **details: Any) -> None:
 
 
 def gauge(name: str, value: float, **details: Any) -> None:
-    """Record a level at this instant. ``details`` as in ``record_metric``."""
+    """Record a current level. ``details`` as in ``record_metric``."""
     record_metric(name, value, **{**details, "metric_type": "gauge"})
 
 
@@ -162,27 +162,27 @@ def record_span(
 
 
 def span(name: str, *, kind: str = "internal", attributes: Mapping[str, Any] | None = None) -> SpanScope:
-    """An operation: ``with span("render"):``, ``async with span("render"):``, or ``@span("render")`` for a function.
+    """Trace an operation: ``with span("render"):``, ``async with span("render"):``, or ``@span("render")``.
 
-    It becomes a part of the trace that is under way, or begins one. An exception that leaves it marks it as failed.
+    It becomes a part of the current trace, or begins one. An exception that leaves it marks it as failed.
     ``kind`` is internal, server, client, producer or consumer.
     """
     return SpanScope(name, kind, attributes)
 
 
 def timer(name: str, *, tags: Mapping[str, str] | None = None) -> Timer:
-    """Measures what is inside, as one observation in milliseconds: ``with timer("render.duration"):`` or
+    """Measure a block, as one observation in milliseconds: ``with timer("render.duration"):`` or
     ``@timer("render.duration")``. An exception adds the tag ``error_type``."""
 
-    def record(took_ms: float, found: Mapping[str, str] | None) -> None:
-        record_metric(name, took_ms, metric_type="histogram", unit="ms", tags=found)
+    def record(took_ms: float, all_tags: Mapping[str, str] | None) -> None:
+        record_metric(name, took_ms, metric_type="histogram", unit="ms", tags=all_tags)
 
     return Timer(record, tags)
 
 
 def set_tags(tags: Mapping[str, Any]) -> None:
-    """Tags of the request or span that runs: of its span, and of the sample of its duration. Few values a tag: each
-    combination is a series."""
+    """Set tags of the running request or span: of its span, and of the sample of its duration. Use tags with few
+    values: each combination is a series."""
     try:
         _manual_spans.set_tags(tags)
     except Exception:
@@ -190,10 +190,10 @@ def set_tags(tags: Mapping[str, Any]) -> None:
 
 
 def instrument_asgi(app: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """An ASGI application around ``app`` that records its requests, for frameworks that are not known by name."""
-    from vantage_agent._asgi import call_plainly, measured
+    """Return an ASGI application that records the requests of ``app``, for frameworks without instrumentation."""
+    from vantage_agent._asgi import call_app, measured
 
-    call = measured(call_plainly)
+    call = measured(call_app)
 
     async def wrapper(scope: Any, receive: Any, send: Any) -> Any:
         return await call(app, scope, receive, send)
@@ -202,7 +202,7 @@ def instrument_asgi(app: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitab
 
 
 def instrument_wsgi(app: Callable[..., Any]) -> Callable[..., Any]:
-    """A WSGI application around ``app`` that records its requests, for frameworks that are not known by name."""
+    """Return a WSGI application that records the requests of ``app``, for frameworks without instrumentation."""
     from vantage_agent._wsgi import call_wsgi, no_route
 
     def wrapper(environ: Any, start_response: Any) -> Any:
@@ -214,7 +214,7 @@ def instrument_wsgi(app: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def flush(timeout_s: float = 2.0) -> bool:
-    """Send what is recorded now. True when it was sent, or given up and counted, within ``timeout_s``."""
+    """Send everything recorded so far. Return whether it was sent, or lost and counted, within ``timeout_s``."""
     try:
         agent = _running
         return True if agent is None else agent.flush(_seconds(timeout_s))
@@ -223,9 +223,9 @@ def flush(timeout_s: float = 2.0) -> bool:
 
 
 def shutdown(timeout_s: float = 2.0) -> None:
-    """Send what is left, for at most ``timeout_s``, and stop. Runs by itself when the interpreter exits."""
+    """Send the rest for at most ``timeout_s``, and stop. Runs automatically when the interpreter exits."""
     global _running, _ending, _instrumentations  # noqa: PLW0603
-    # A signal handler may come while it runs: then that waits for the same agent.
+    # A signal handler that interrupts this waits for the same agent.
     agent, _running = _running or _ending, None
     _ending = agent
     instrumentations, _instrumentations = _instrumentations, None
@@ -242,7 +242,7 @@ def shutdown(timeout_s: float = 2.0) -> None:
 
 
 def _seconds(timeout_s: Any) -> float:
-    """What a wait can be told, whatever it is given."""
+    """Return a valid timeout for any value."""
     try:
         seconds = float(timeout_s)
     except Exception:
@@ -255,7 +255,7 @@ def _warn_off(error: Exception) -> None:
         import logging
 
         logging.getLogger("vantage_agent").warning("vantage_agent stays off: %s", error)
-    except Exception:  # a handler of the application's
+    except Exception:  # a log handler of the application
         pass
 
 
@@ -277,14 +277,14 @@ def _after_fork() -> None:
         if _running is not None:
             _running.reset_after_fork()
             util = sys.modules.get("multiprocessing.util")
-            if util is not None:  # it forgets all finalizers in a new child, then calls those registered like this
+            if util is not None:  # it clears all finalizers in a new child, then calls functions registered like this
                 util.register_after_fork(_running, lambda _: _finish_with_multiprocessing())
     except Exception:
         pass
 
 
 def _finish_with_multiprocessing() -> None:
-    """Children of multiprocessing leave through ``os._exit``, past atexit, but run its own finalizers before."""
+    """Register a finalizer: children of multiprocessing end by ``os._exit``, without atexit, but run finalizers."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
         util.Finalize(None, shutdown, exitpriority=100)

@@ -1,4 +1,4 @@
-"""``python -m vantage_agent`` is ``vantage-agent``."""
+"""Run ``vantage-agent`` as ``python -m vantage_agent``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The agent's life in a process: it records in the application's threads and sends in one of its own."""
+"""The agent of a process: records in the application's threads and sends in a thread of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from vantage_agent._batch import RECORDED_SAMPLE, RECORDED_SPAN, TAG_VALUE_LENGTH_MAX, TAGS_MAX
+from vantage_agent._batch_maker import RECORDED_SAMPLE, RECORDED_SPAN, TAG_VALUE_LENGTH_MAX, TAGS_MAX
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
 from vantage_agent._context import seed_ids
@@ -41,36 +41,37 @@ _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 class Agent:
     """Records without raising, and sends from a daemon thread.
 
-    The thread starts with the first thing recorded, not before: an application that is initialised before it forks
-    then forks a process of one thread, as it would without the agent.
+    The thread starts with the first item, not before: an application that is initialised before it forks then forks a
+    process of one thread, as it would without the agent.
     """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stopping = False
-        self._stop_s = 0.0  # when the time that ``shutdown`` was given is over
-        self._exporter: Exporter | None = None  # the thread's
-        self._runtime = RuntimeMetrics(self._keep_runtime) if config.runtime_metrics else None
+        self._stop_s = 0.0  # when the timeout of ``shutdown`` ends
+        self._exporter: Exporter | None = None  # used by the thread
+        self._runtime = RuntimeMetrics(self._append_runtime) if config.runtime_metrics else None
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Begin anew: the thread and the locks' owners are the parent's, and so is what is recorded: it sends that."""
+        """Reset in the child: threads and lock owners belong to the parent, which also sends what was recorded before
+        the fork."""
         config = self._config
-        before, self._exporter = self._exporter, None
+        previous, self._exporter = self._exporter, None
         self._buffer = Buffer(items_max=config.items_max, nbytes_max=config.nbytes_max)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        # A SimpleQueue may be put into from a signal handler, which the locks inside an Event do not survive.
+        # A signal handler may put into a SimpleQueue, but not set an Event, whose lock may be locked.
         self._wake: queue.SimpleQueue[threading.Event | None] = queue.SimpleQueue()
-        self._flushes: list[threading.Event] = []  # touched by the thread alone, as the two below
-        self._gather_s = self._measure_s = 0.0  # when it is time to
+        self._flushes: list[threading.Event] = []  # used by the thread alone, as are the two below
+        self._gather_s = self._measure_s = 0.0  # when that is due
         seed_ids()
-        if before is not None:
-            before.abandon()
+        if previous is not None:
+            previous.abandon()
         if self._stopping:
             return
         counters.reset(self._ensure_thread, self._buffer.count_loss)
-        tracer.attach(self._buffer, self._keep, self._look, sample_rate=config.trace_sample_rate)
+        tracer.attach(self._buffer, self._append, self._check, sample_rate=config.trace_sample_rate)
         if self._runtime is not None:
             self._runtime.start()
 
@@ -85,7 +86,7 @@ class Agent:
         trace_id: Any,
         span_id: Any,
     ) -> None:
-        """Keep one sample, or count it as invalid."""
+        """Record one sample, or count it as invalid."""
         try:
             number = float(value)
             time_ms = time.time_ns() // 1_000_000 if timestamp_ms is None else int(timestamp_ms)
@@ -102,7 +103,7 @@ class Agent:
             span = "" if span_id is None else _identifier(span_id)
             pairs = _tags(tags) if tags else ()
             nbytes = SAMPLE_NBYTES + sum([PAIR_NBYTES + len(key) + len(text) for key, text in pairs])
-            self._keep(nbytes, RECORDED_SAMPLE, (name, kind, str(unit), pairs, time_ms, number, trace, span))
+            self._append(nbytes, RECORDED_SAMPLE, (name, kind, str(unit), pairs, time_ms, number, trace, span))
         except Exception:
             self._buffer.count_loss("invalid")
 
@@ -118,7 +119,7 @@ class Agent:
         status: Any,
         attributes: Any,
     ) -> None:
-        """Keep one span, or count it as invalid. One bad field would make the server refuse the whole batch."""
+        """Record one span, or count it as invalid: the server would reject the complete batch for one bad field."""
         try:
             span: dict[str, Any] = {
                 "trace_id": _identifier(trace_id),
@@ -141,17 +142,17 @@ class Agent:
                 span["parent_span_id"] = parent
             nbytes = SPAN_NBYTES
             if attributes:
-                kept = span["attributes"] = {
+                texts = span["attributes"] = {
                     str(key)[:ATTRIBUTE_KEY_LENGTH_MAX]: str(value)[:ATTRIBUTE_VALUE_LENGTH_MAX]
                     for key, value in list(attributes.items())[:ATTRIBUTES_MAX]
                 }
-                nbytes += sum([PAIR_NBYTES + len(key) + len(text) for key, text in kept.items()])
-            self._keep(nbytes, RECORDED_SPAN, span)
+                nbytes += sum([PAIR_NBYTES + len(key) + len(text) for key, text in texts.items()])
+            self._append(nbytes, RECORDED_SPAN, span)
         except Exception:
             self._buffer.count_loss("invalid")
 
     def flush(self, timeout_s: float) -> bool:
-        """True when what is recorded now was sent, or lost and counted, within ``timeout_s``."""
+        """Return whether everything recorded so far was sent, or lost and counted, within ``timeout_s``."""
         if self._thread is None:
             self._gather()
             if not len(self._buffer):
@@ -162,7 +163,7 @@ class Agent:
         return done.wait(timeout_s)
 
     def shutdown(self, timeout_s: float) -> None:
-        """Send what is left for at most ``timeout_s``, then leave the thread behind: it is a daemon."""
+        """Send the rest for at most ``timeout_s``, then abandon the thread, which is a daemon."""
         if not self._stopping:
             self._gather()
             tracer.detach()
@@ -178,70 +179,72 @@ class Agent:
             self._wake.put(None)
             thread.join(timeout_s)
 
-    def _keep(self, nbytes: int, what: int, item: Any) -> None:
+    def _append(self, nbytes: int, what: int, item: Any) -> None:
         if self._buffer.append(nbytes, what, item):
             self._wake.put(None)
         if self._thread is None:
             self._ensure_thread()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if self._buffer.check():
             self._wake.put(None)
         if self._thread is None:
             self._ensure_thread()
 
-    def _keep_runtime(self, name: str, kind: str, unit: str, value: float) -> None:
+    def _append_runtime(self, name: str, kind: str, unit: str, value: float) -> None:
         time_ms = time.time_ns() // 1_000_000
-        self._keep(SAMPLE_NBYTES, RECORDED_SAMPLE, (name, kind, unit, (), time_ms, value, "", ""))
+        self._append(SAMPLE_NBYTES, RECORDED_SAMPLE, (name, kind, unit, (), time_ms, value, "", ""))
 
     def _gather(self) -> None:
-        """What was held back for the end of the interval goes into the buffer."""
+        """Move what waited for the end of the interval into the buffer."""
         tracer.take_slowest()
         time_ms = time.time_ns() // 1_000_000
         for (metric, tags), (count, trace_id, span_id) in counters.take().items():
-            self._keep(SAMPLE_NBYTES, RECORDED_SAMPLE, (metric, "counter", "", tags, time_ms, count, trace_id, span_id))
+            self._append(
+                SAMPLE_NBYTES, RECORDED_SAMPLE, (metric, "counter", "", tags, time_ms, count, trace_id, span_id)
+            )
 
     def _ensure_thread(self) -> None:
-        # Whoever finds the lock taken leaves: another thread, or the code this one interrupted, is starting it.
+        # If the lock is locked, another thread, or the code this one interrupted, is starting the thread.
         if self._thread is None and self._starting.acquire(blocking=False):
             try:
                 if self._thread is None:
                     thread = threading.Thread(target=self._run, name="vantage-agent", daemon=True)
                     thread.start()
                     self._thread = thread
-            except RuntimeError:  # the system has no thread to give: the next thing recorded asks again
-                self._buffer.look_at = 0
+            except RuntimeError:  # the system has no thread left: the next item tries again
+                self._buffer.check_at_len = 0
             finally:
                 self._starting.release()
 
     def _run(self) -> None:
-        exporter = self._exporter = Exporter(self._config, self._buffer, self._pause, self._left_s)
+        exporter = self._exporter = Exporter(self._config, self._buffer, self._pause, self._remaining_s)
         self._gather_s = time.monotonic() + self._config.flush_interval_s
         self._measure_s = time.monotonic() + RUNTIME_INTERVAL_S
         while True:
             if not self._stopping and not self._flushes:
                 self._wait(self._gather_s)
-            asked, self._flushes = self._flushes, []
+            flushes, self._flushes = self._flushes, []
             try:
                 self._gather_s = 0.0
                 self._tick()
                 exporter.send_all()
-            except Exception:  # the thread must live
+            except Exception:  # the thread must go on
                 self._buffer.count_loss("internal_error")
             if self._buffer.reset_wakeup():
                 self._wake.put(None)
-            for done in asked:
+            for done in flushes:
                 done.set()
-            if self._stopping and (not len(self._buffer) or self._left_s() <= 0):
+            if self._stopping and (not len(self._buffer) or self._remaining_s() <= 0):
                 exporter.close()
                 return
 
     def _tick(self) -> None:
-        """Do what is due by the clock, also while the server is away: otherwise the figures of an hour would become
-        one sample."""
+        """Do what is due, also while the server is unavailable: otherwise the counts of an hour would become one
+        sample."""
         now_s = time.monotonic()
         try:
-            if self._stopping:  # ``shutdown`` has gathered, perhaps in a signal handler that holds the locks it needs
+            if self._stopping:  # ``shutdown`` has gathered, perhaps in a signal handler that owns the locks
                 return
             if now_s >= self._gather_s:
                 self._gather_s = now_s + self._config.flush_interval_s
@@ -254,7 +257,7 @@ class Agent:
             self._buffer.count_loss("internal_error")
 
     def _wait(self, end_s: float) -> bool:
-        """Until ``end_s``, or earlier when somebody flushes, the buffer fills, or the agent stops: then False."""
+        """Wait until ``end_s``. Return False if a flush, a full buffer or the end of the agent came first."""
         while not self._is_woken(min(end_s, self._measure_s) - time.monotonic()):
             if self._stopping:
                 return False
@@ -273,7 +276,7 @@ class Agent:
         return True
 
     def _pause(self, seconds: float) -> bool:
-        """Wait between two attempts; False when the agent stops. A flush meanwhile waits for the next round."""
+        """Wait between two attempts. Return False when the agent stops. A flush meanwhile waits for the next round."""
         end_s = time.monotonic() + seconds
         while not self._stopping:
             now_s = time.monotonic()
@@ -283,19 +286,19 @@ class Agent:
             self._wait(min(end_s, self._gather_s))
         return False
 
-    def _left_s(self) -> float:
-        """What an attempt may take."""
+    def _remaining_s(self) -> float:
+        """Return the seconds that an attempt may take."""
         return self._stop_s - time.monotonic() if self._stopping else self._config.request_timeout_s
 
 
 def _identifier(value: Any) -> str:
-    """A trace or span id, or '' when it is none: a sample without its link is worth more than no sample."""
+    """Return a trace or span id, or '' if it is invalid: better a sample without a trace than no sample."""
     text = str(value)
     return text if _ID.fullmatch(text) else ""
 
 
 def _tags(tags: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
-    """Copied as text at once: the mapping may change, and what it holds should not be kept alive."""
+    """Copy tags as text at once: the mapping may change, and its values must not be kept alive."""
     pairs = tuple(
         [
             (

@@ -1,5 +1,5 @@
-"""ASGI applications: a span from the request to the last piece of the answer. Background tasks that run after it
-count no more; sockets and the lifespan pass through."""
+"""ASGI applications: a span from the request to the last part of the response. Background tasks that run after it are
+not measured; WebSockets and the lifespan pass through."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vantage_agent._semconv import http_server
 from vantage_agent._span import Span, perf_ns
 from vantage_agent._tracer import tracer
 
-MARK = "vantage_agent.span"  # in the scope: the request is measured already, by this span
+MARK = "vantage_agent.span"  # in the scope: the span that already measures the request
 
 
 def measured(
@@ -21,10 +21,10 @@ def measured(
     route: str | None = None,
     route_of: Callable[[Any], str] | None = None,
 ) -> Callable[..., Awaitable[Any]]:
-    """``call(app, scope, receive, send)``, each HTTP request as a span.
+    """Wrap ``call(app, scope, receive, send)`` so that each HTTP request is a span.
 
-    The route's template is ``route`` until somebody sets another in the span at ``scope[MARK]``, or what
-    ``route_of(scope)`` says at the end. Empty: none matched. None: it is not known.
+    The route's template is ``route``, unless the span at ``scope[MARK]`` gets another one or ``route_of(scope)``
+    returns one at the end. Empty: none matched. None: unknown.
     """
 
     async def wrapper(app: Any, scope: Any, receive: Any, send: Any) -> Any:
@@ -42,7 +42,7 @@ def measured(
                         span.status_code = message["status"]
                     elif kind == "http.response.body" and not message.get("more_body"):
                         span.duration_ns = perf_ns() - span.began_ns
-                        if span.status_code < 500:  # otherwise the exception behind it may follow
+                        if span.status_code < 500:  # otherwise its exception may follow
                             is_open = False
                             _end(span, scope, route_of)
                 except Exception:
@@ -71,7 +71,7 @@ def _begin(scope: Any, route: str | None) -> Span | None:
         method = scope["method"]
         watch_loop()
         headers = scope["headers"]
-        if hasattr(headers, "__next__"):  # it can be read once, and that is for the application to do
+        if hasattr(headers, "__next__"):  # an iterator is read once, and the application must read it too
             headers = scope["headers"] = list(headers)
         if b"traceparent" in dict(headers):
             traceparent, tracestate = _value(scope, b"traceparent"), _value(scope, b"tracestate")
@@ -86,9 +86,9 @@ def _begin(scope: Any, route: str | None) -> Span | None:
         return None
 
 
-def _value(scope: Any, wanted: bytes) -> str:
-    """Given twice a header is as good as none: joined like this it is not valid."""
-    return ",".join([value.decode("latin-1") for name, value in scope["headers"] if name == wanted])
+def _value(scope: Any, header: bytes) -> str:
+    """Return the value of a header. A repeated header is joined, which is not a valid value."""
+    return ",".join([value.decode("latin-1") for name, value in scope["headers"] if name == header])
 
 
 def _end(span: Span, scope: Any, route_of: Callable[[Any], str] | None) -> None:
@@ -106,6 +106,6 @@ def _end(span: Span, scope: Any, route_of: Callable[[Any], str] | None) -> None:
         pass
 
 
-def call_plainly(app: Callable[..., Awaitable[Any]], scope: Any, receive: Any, send: Any) -> Awaitable[Any]:
-    """For ``measured``: an application that is nothing but a function."""
+def call_app(app: Callable[..., Awaitable[Any]], scope: Any, receive: Any, send: Any) -> Awaitable[Any]:
+    """Call an application that is a function, for ``measured``."""
     return app(scope, receive, send)

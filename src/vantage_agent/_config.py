@@ -36,7 +36,7 @@ _log = logging.getLogger("vantage_agent")
 
 @dataclass(frozen=True)
 class Config:
-    """What the agent was told."""
+    """The settings of the agent, checked."""
 
     service_name: str
     scheme: str  # http or https
@@ -50,8 +50,8 @@ class Config:
     auto_instrument: tuple[str, ...] = ()
     flush_interval_s: float = FLUSH_INTERVAL_S_DEFAULT
     request_timeout_s: float = 10.0
-    items_max: int = 10_000  # samples and spans kept while they cannot be sent
-    nbytes_max: int = 6 << 20  # of memory, by estimate
+    items_max: int = 10_000  # samples and spans buffered while they cannot be sent
+    nbytes_max: int = 6 << 20  # of memory, estimated
     trace_sample_rate: float = 1.0
     runtime_metrics: bool = True
     tags: Mapping[str, str] = field(default_factory=dict)  # of every sample
@@ -60,30 +60,30 @@ class Config:
 
     @property
     def resource(self) -> dict[str, str]:
-        """What every batch says of itself; empty fields are left out."""
-        named = {
+        """The resource fields of every batch, without empty ones."""
+        fields = {
             "service_name": self.service_name,
             "environment": self.environment,
             "service_version": self.service_version,
             "instance": self.instance,
         }
-        return {name: text for name, text in named.items() if text}
+        return {name: text for name, text in fields.items() if text}
 
 
 def make_config(environ: Mapping[str, str], **given: Any) -> Config:
-    """``given`` are the arguments of ``init_agent``, None where it was not told.
+    """Combine ``given``, the arguments of ``init_agent`` (None if absent), with the environment.
 
-    Raises ValueError with one sentence when a setting cannot be used.
+    Raises ValueError with one sentence for an invalid setting.
     """
     settings = _Settings(environ, given)
     url = settings.text("collector_url", COLLECTOR_URL_DEFAULT)
     scheme, host, port, path = _address(url)
     api_key = settings.text("api_key")
     if not api_key.isascii():
-        raise ValueError("api_key holds characters that no HTTP header can carry")
+        raise ValueError("api_key contains characters that are invalid in an HTTP header")
     redact = given.get("redact")
     if redact is not None and not callable(redact):
-        raise ValueError("redact must be a function of a dictionary")
+        raise ValueError("redact must be a function that accepts a dictionary")
     allowed = settings.names("allowed_tags")
     return Config(
         service_name=settings.text("service_name") or _program_name(),
@@ -108,7 +108,7 @@ def make_config(environ: Mapping[str, str], **given: Any) -> Config:
 
 
 class _Settings:
-    """Where each setting comes from. Every method raises ValueError."""
+    """Reads each setting from arguments and environment. Every method raises ValueError."""
 
     def __init__(self, environ: Mapping[str, str], given: Mapping[str, Any]) -> None:
         self._environ = environ
@@ -126,7 +126,7 @@ class _Settings:
             raise ValueError(f"{name} must be text, not {type(value).__name__}")  # noqa: TRY004  # as the others
         text = value.strip() or default
         if not text.isprintable() or len(text) > TEXT_LENGTH_MAX:
-            raise ValueError(f"{name} holds control characters, or more than {TEXT_LENGTH_MAX} characters")
+            raise ValueError(f"{name} contains control characters, or more than {TEXT_LENGTH_MAX} characters")
         return text
 
     def number(self, name: str, default: float, *, least: float, most: float) -> float:
@@ -142,7 +142,7 @@ class _Settings:
         return number
 
     def switch(self, name: str) -> bool:
-        """On unless it is told otherwise."""
+        """Return a switch, on by default."""
         value = self._given.get(name)
         if isinstance(value, bool):
             return value
@@ -154,7 +154,7 @@ class _Settings:
         raise ValueError(f"{name} must be true or false")
 
     def names(self, name: str) -> tuple[str, ...] | None:
-        """Names, in a text separated by commas; None when nothing was said."""
+        """Return names, separated by commas in a text; None without the setting."""
         value = self._given.get(name)
         if value is None:
             value = self._variable(name) or None
@@ -162,12 +162,12 @@ class _Settings:
             return None
         if isinstance(value, str):
             value = value.split(",")
-        found: list[Any] = [None]
+        names: list[Any] = [None]
         if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
-            found = list(value)
-        if not all(isinstance(one, str) for one in found):
+            names = list(value)
+        if not all(isinstance(text, str) for text in names):
             raise ValueError(f"{name} must be a list of names")
-        return tuple(dict.fromkeys(one.strip() for one in found if one.strip()))
+        return tuple(dict.fromkeys(text.strip() for text in names if text.strip()))
 
     def tags(self) -> dict[str, str]:
         value = self._given.get("tags")
@@ -177,44 +177,46 @@ class _Settings:
                 raise ValueError(f"{PREFIX}TAGS must look like name=value,name=value")
         if not isinstance(value, Mapping):
             raise ValueError("tags must be a dictionary")  # noqa: TRY004
-        found = {str(key): str(text) for key, text in value.items()}
-        if len(found) > TAGS_MAX or not all(0 < len(key) <= 64 for key in found):
+        tags = {str(key): str(text) for key, text in value.items()}
+        if len(tags) > TAGS_MAX or not all(0 < len(key) <= 64 for key in tags):
             raise ValueError(f"tags must be at most {TAGS_MAX}, with names of 1 to 64 characters")
-        if not RESERVED_TAGS.isdisjoint(found):
+        if not RESERVED_TAGS.isdisjoint(tags):
             raise ValueError(f"tags cannot be called {' or '.join(sorted(RESERVED_TAGS))}: these have settings")
-        return found
+        return tags
 
     def _resource_of_otel(self) -> dict[str, str]:
-        """https://opentelemetry.io/docs/specs/otel/resource/sdk/: a list with a fault is left out as a whole, and
-        the service's own variable wins."""
+        """Read OpenTelemetry's resource: an invalid list is ignored completely, and the service's own variable wins.
+
+        https://opentelemetry.io/docs/specs/otel/resource/sdk/
+        """
         pairs = _pairs(self._environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
         if pairs is None:
-            _log.warning("vantage_agent: OTEL_RESOURCE_ATTRIBUTES must look like name=value,name=value: left out")
+            _log.warning("vantage_agent: OTEL_RESOURCE_ATTRIBUTES must look like name=value,name=value: ignored")
             pairs = {}
-        found = {name: next((pairs[one] for one in names if pairs.get(one)), "") for name, names in OTEL_NAMES.items()}
+        resource = {name: next((pairs[key] for key in keys if pairs.get(key)), "") for name, keys in OTEL_NAMES.items()}
         service = self._environ.get("OTEL_SERVICE_NAME", "").strip()
-        return {**found, "service_name": service} if service else found
+        return {**resource, "service_name": service} if service else resource
 
 
 def _pairs(text: str) -> dict[str, str] | None:
-    """``name=value,name=value`` with percent escapes, as in W3C's baggage; None when it is no such list."""
-    found = {}
-    for one in text.split(","):
-        if not one.strip():
+    """Parse ``name=value,name=value`` with percent escapes, as in W3C's baggage; None for an invalid list."""
+    pairs = {}
+    for item in text.split(","):
+        if not item.strip():
             continue
-        name, equals, value = one.partition("=")
+        name, equals, value = item.partition("=")
         try:
             name, value = unquote(name.strip(), errors="strict"), unquote(value.strip(), errors="strict")
         except UnicodeDecodeError:
             return None
         if not equals or not name:
             return None
-        found[name] = value
-    return found
+        pairs[name] = value
+    return pairs
 
 
 def _address(url: str) -> tuple[str, str, int, str]:
-    """Scheme, host, port and path without a slash at its end."""
+    """Return scheme, host, port and path without a slash at its end."""
     wrong = f"collector_url must look like http://host:8000, not {url!r:.200}"
     try:
         parts = urlsplit(url)
@@ -224,13 +226,13 @@ def _address(url: str) -> tuple[str, str, int, str]:
         raise ValueError(wrong) from None
     if parts.scheme not in ("http", "https") or not host or " " in host or port == 0:
         raise ValueError(wrong)
-    # What a request's first line cannot carry as it is, is escaped; what is escaped already stays.
+    # Escape what is invalid in a request's first line; existing escapes stay.
     path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
     return parts.scheme, host, port or (443 if parts.scheme == "https" else 80), path
 
 
 def _program_name() -> str:
-    """The script's name, so that samples without a configured service are found under something telling."""
+    """Return the script's name, as the service of an application that configures none."""
     stem = PurePath(sys.argv[0]).stem if getattr(sys, "argv", None) else ""
     return stem if stem.strip("-_") and stem != "__main__" else "python"
 
@@ -244,6 +246,6 @@ def _host_name() -> str:
 
 def _working_directory() -> str:
     try:
-        return os.getcwd()  # noqa: PTH109  # it may be gone, which is no reason to stay off
+        return os.getcwd()  # noqa: PTH109  # it may have been deleted, which is no reason to stay off
     except OSError:
         return ""

@@ -1,4 +1,4 @@
-"""Where in a trace the running code is, and how that travels over HTTP.
+"""The current span of the running code, and the HTTP headers that propagate it.
 
 Format of the headers: https://www.w3.org/TR/trace-context/.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vantage_agent._span import Span
 
-# Follows asyncio tasks by itself; threads of executors are given it by ``instrumentation/futures.py``.
+# asyncio tasks inherit it; ``instrumentation/futures.py`` passes it to threads of executors.
 current: ContextVar[Span | None] = ContextVar("vantage_agent_span", default=None)
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -26,33 +26,33 @@ _bits = _random.getrandbits
 
 
 def new_span_id() -> str:
-    """That it is zero, which it must not be, is as likely as that it repeats."""
+    """Return a random id. Zero, which is invalid, is as unlikely as a repeated id."""
     return _bits(64).to_bytes(8, "big").hex()
 
 
 def new_ids() -> tuple[str, str]:
-    """Of a trace and of its first span, which is the trace's first half: what is drawn once and said twice takes less
-    time, and less room once it is compressed."""
+    """Return the ids of a trace and of its first span, which is the first half of the trace's: one random number for
+    both takes less time, and less space once compressed."""
     trace_id = _bits(128).to_bytes(16, "big").hex()
     return trace_id, trace_id[:16]
 
 
 def seed_ids() -> None:
-    """A forked child must not give the ids that its parent gives."""
+    """Seed the ids again: a forked child must not repeat the ids of its parent."""
     _random.seed()
 
 
 def parse_traceparent(text: str) -> tuple[str, str, bool] | None:
-    """Trace id, id of the calling span and whether it is sampled; None when the header says nothing valid."""
-    found = _TRACEPARENT.fullmatch(text)
-    if found is None:
+    """Return trace id, id of the calling span and whether it is sampled; None for an invalid header."""
+    match = _TRACEPARENT.fullmatch(text)
+    if match is None:
         return None
-    version, trace_id, span_id, flags, more = found.groups()
+    version, trace_id, span_id, flags, more = match.groups()
     if version == "ff" or (version == "00" and more) or trace_id == _INVALID_TRACE or span_id == _INVALID_SPAN:
         return None
     return trace_id, span_id, bool(int(flags, 16) & 1)
 
 
 def usable_tracestate(text: str) -> str:
-    """Handed on as it came, unless it is longer than anybody has to hand on."""
+    """Return a tracestate to propagate unchanged; '' if it is longer than the standard requires."""
     return text if len(text) <= _TRACESTATE_LENGTH_MAX and text.isprintable() else ""

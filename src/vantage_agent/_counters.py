@@ -1,4 +1,4 @@
-"""Things that happen too often for a sample each: added up here, and made one sample an interval."""
+"""Counts of events that are too frequent for a sample each: one sample per interval."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ Key = tuple[str, "tuple[tuple[str, str], ...]"]  # metric and tags
 
 
 class Counters:
-    """The lock is reentrant because a signal handler may log."""
+    """Counts by metric and tags. The lock is reentrant because a signal handler may log."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._held: dict[Key, tuple[int, str, str]] = {}
-        self.on_first: Callable[[], None] = _do_nothing  # called with the first one of an interval
+        self._counts: dict[Key, tuple[int, str, str]] = {}
+        self.on_first: Callable[[], None] = _do_nothing  # called for the first event of an interval
         self.count_loss: Callable[[str], None] = _count_nothing
 
     def stop(self) -> None:
-        """For an agent that ends: nothing of it is held on to."""
+        """Drop all references to an agent that stops."""
         self.reset(_do_nothing, _count_nothing)
 
     def reset(self, on_first: Callable[[], None], count_loss: Callable[[str], None]) -> None:
-        """For an agent that begins, also after a fork."""
+        """Start to count for an agent, also after a fork."""
         self._lock = threading.RLock()
-        self._held = {}
+        self._counts = {}
         self.on_first = on_first
         self.count_loss = count_loss
 
     def add(self, metric: str, tags: tuple[tuple[str, str], ...], span: Span | None) -> None:
-        """One more. The last trace that is sampled becomes the exemplar."""
+        """Count one event. The last sampled trace becomes the exemplar."""
         key = (metric, tags)
         with self._lock:
-            is_first = not self._held
-            count, trace_id, span_id = self._held.get(key, (0, "", ""))
+            is_first = not self._counts
+            count, trace_id, span_id = self._counts.get(key, (0, "", ""))
             if span is not None and span.sampled:
                 trace_id, span_id = span.trace_id, span.span_id
-            if count or len(self._held) < KEYS_MAX:
-                self._held[key] = (count + 1, trace_id, span_id)
+            if count or len(self._counts) < KEYS_MAX:
+                self._counts[key] = (count + 1, trace_id, span_id)
             else:
                 self.count_loss("too_many_counts")
         if is_first:
             self.on_first()
 
     def take(self) -> dict[Key, tuple[int, str, str]]:
-        """What was counted since the last call: count, trace and span by metric and tags."""
+        """Return the counts since the last call: count, trace and span by metric and tags."""
         with self._lock:
-            held, self._held = self._held, {}
-            return held
+            counts, self._counts = self._counts, {}
+            return counts
 
 
 def _do_nothing() -> None:

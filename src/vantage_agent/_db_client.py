@@ -1,4 +1,4 @@
-"""What the libraries of databases have in common: a span around a call."""
+"""Spans around calls of database libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vantage_agent._span import Span
 from vantage_agent._sql import STATEMENT_LENGTH_MAX
 from vantage_agent._tracer import tracer
 
-PLAIN_LENGTH_MAX = 100  # a longer statement counts among what the buffer holds
+PLAIN_LENGTH_MAX = 100  # a longer statement counts towards the size of the buffer
 # System, host, port and the database's name.
 Database = tuple[str, Optional[str], Optional[int], Optional[str]]
 
@@ -19,23 +19,25 @@ Database = tuple[str, Optional[str], Optional[int], Optional[str]]
 def begin_query(
     statement: Any, database_of: Callable[[Any], Database], owner: Any, *, command: str = ""
 ) -> Span | None:
-    """None when there is nothing to do: no agent, or a call inside a call (a library on top of another).
-    ``database_of(owner)`` tells where the statement goes. Of ``statement`` the beginning is remembered; what is no text
-    has none that could be told. ``command`` stands for it where there is no SQL."""
+    """Begin a span, or return None: without an agent, or for a call inside a call (a library on top of another).
+
+    ``database_of(owner)`` returns the database. The span stores the beginning of ``statement``, if that is text;
+    ``command`` replaces it for databases without SQL.
+    """
     try:
         if not tracer.on:
             return None
-        where = database_of(owner)
-        around = current.get()
+        called = database_of(owner)
+        outer = current.get()
         if (
-            around is not None
-            and around.describe is database
-            and around.duration_ns < 0
-            and bool(around.method) is bool(command)
+            outer is not None
+            and outer.describe is database
+            and outer.duration_ns < 0
+            and bool(outer.method) is bool(command)
         ):
             return None
         span = tracer.begin(database, "client")
-        span.database = where
+        span.database = called
         if command:
             span.method = command
         elif isinstance(statement, (str, bytes)):
@@ -57,7 +59,8 @@ def end_query(span: Span, error: BaseException | None) -> None:
 
 
 def measured(begin: Callable[[Any, Any, Any], Span | None]) -> Callable[[Any], Any]:
-    """For ``Patches.wrap``: a method whose calls are spans, as far as ``begin(self, args, kwargs)`` makes one."""
+    """Return a factory for ``Patches.wrap``: calls of a method become spans if ``begin(self, args, kwargs)`` begins
+    one."""
 
     def make(execute: Any) -> Any:
         def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -78,7 +81,7 @@ def measured(begin: Callable[[Any, Any, Any], Span | None]) -> Callable[[Any], A
 
 
 def measured_async(begin: Callable[[Any, Any, Any], Span | None]) -> Callable[[Any], Any]:
-    """The same of a method that is a coroutine function."""
+    """Return the same as ``measured`` for a method that is a coroutine function."""
 
     def make(execute: Any) -> Any:
         async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From the buffer to the server: batches, one request each, retried under the same batch id."""
+"""Send the buffer to the server: batches, one request each, retried with the same batch id."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vantage_agent._batch import Batch, BatchMaker
+from vantage_agent._batch import Batch
+from vantage_agent._batch_maker import BatchMaker
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
 from vantage_agent._pack import MEDIA_TYPE
@@ -23,18 +24,18 @@ from vantage_agent._pack import MEDIA_TYPE
 RETRY_S_MAX = 30 * 60  # half as long as the server remembers a batch id, so that a retry is never stored twice
 BACKOFF_S_FIRST = 1.0
 BACKOFF_S_MAX = 60.0
-RETRY_AFTER_S_MAX = 300.0  # whatever the server asks for: its mind or its clock may change
+RETRY_AFTER_S_MAX = 300.0  # even if the server requests more: its load or its clock may change
 WARNING_INTERVAL_S = 60.0
 COMPRESSION = 1  # a tenth larger than with 6, in less than half of the host's time
 ANSWER_NBYTES_MAX = 64 << 10
-JSON_NBYTES_MAX = 4 << 20  # estimated, before compression; the server takes 8 MB
+JSON_NBYTES_MAX = 4 << 20  # estimated, before compression; the server accepts 8 MB
 
 _log = logging.getLogger("vantage_agent")
 
 
 @dataclass(frozen=True)
 class Request:
-    """Ready to send: every attempt sends exactly this."""
+    """A request that every attempt sends unchanged."""
 
     path: str
     headers: dict[str, str]
@@ -43,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What came of one attempt. ``status`` is 0 when there was no answer; ``detail`` says why."""
+    """The result of one attempt. ``status`` is 0 without a response; ``detail`` says why."""
 
     status: int
     detail: str = ""
@@ -59,37 +60,41 @@ class Response:
 
 
 class Exporter:
-    """Sends what the buffer holds. Used by one thread.
+    """Sends the items in the buffer. Used by one thread.
 
-    ``pause(seconds)`` waits and answers False when the agent is stopping: then there is one further attempt, within
-    ``left_s()`` seconds.
+    ``pause(seconds)`` waits and returns False when the agent is stopping: then there is one further attempt, within
+    ``remaining_s()`` seconds.
     """
 
     def __init__(
-        self, config: Config, buffer: Buffer, pause: Callable[[float], bool], left_s: Callable[[], float] | None = None
+        self,
+        config: Config,
+        buffer: Buffer,
+        pause: Callable[[float], bool],
+        remaining_s: Callable[[], float] | None = None,
     ) -> None:
         self._config = config
         self._buffer = buffer
         self._pause = pause
-        self._left_s = left_s or (lambda: config.request_timeout_s)
+        self._remaining_s = remaining_s or (lambda: config.request_timeout_s)
         self._maker = BatchMaker(config, buffer)
         self._connection: http.client.HTTPConnection | None = None
-        self._speaks_json = False
+        self._uses_json = False
         self._warned_s: float | None = None
 
     def send_all(self) -> None:
-        """Send until the buffer is empty. Returns when each batch was accepted, or lost and counted."""
-        # What is recorded meanwhile waits for the next round: a flush must end however busy the application is.
-        left = len(self._buffer)
-        while left > 0:
+        """Send until the buffer is empty. Return when each batch was accepted, or lost and counted."""
+        # Items recorded meanwhile wait for the next round: a flush must end however busy the application is.
+        remaining = len(self._buffer)
+        while remaining > 0:
             batch = self._maker.next()
             if batch is None:
                 return
-            left -= batch.items
+            remaining -= batch.items
             self._deliver(batch)
 
     def close(self) -> None:
-        """Close the connection, if it is open. It opens again when it is needed."""
+        """Close the connection, if it is open. It opens again when needed."""
         if self._connection is not None:
             try:
                 self._connection.close()
@@ -97,34 +102,34 @@ class Exporter:
                 pass
 
     def abandon(self) -> None:
-        """In a forked child: let go of the parent's connection without a word to the server, and without the locks
-        that the parent's thread may have held."""
+        """Release the parent's connection in a forked child, without a message to the server, and without locks, which
+        the parent's thread may have locked."""
         sock = None if self._connection is None else self._connection.sock
         if sock is not None:
             os.close(sock.detach())
 
     def _deliver(self, batch: Batch, *, may_halve: bool = True) -> None:
-        if self._speaks_json and batch.json_nbytes > JSON_NBYTES_MAX and batch.size > 1:
+        if self._uses_json and batch.json_nbytes > JSON_NBYTES_MAX and batch.size > 1:
             for half in batch.halves():
                 self._deliver(half, may_halve=may_halve)
             return
-        for part in batch.kinds() if self._speaks_json else (batch,):
+        for part in batch.by_kind() if self._uses_json else (batch,):
             try:
-                request = self._json_request(part) if self._speaks_json else self._packed_request(part)
+                request = self._json_request(part) if self._uses_json else self._packed_request(part)
             except Exception:
                 self._lose(part, "internal_error")
                 continue
             answer = self._send(part, request)
             if answer is not None:
-                self._settle(part, answer, may_halve=may_halve)
+                self._handle_response(part, answer, may_halve=may_halve)
 
-    def _settle(self, batch: Batch, answer: Response, *, may_halve: bool) -> None:
-        """Do what a final answer asks for."""
+    def _handle_response(self, batch: Batch, answer: Response, *, may_halve: bool) -> None:
+        """Handle a final response."""
         if answer.is_accepted:
             if answer.detail:
                 self._warn(f"the server rejected samples: {answer.detail}")
-        elif answer.status == 415 and not self._speaks_json:
-            self._speaks_json = True  # an older server, or another one with the same JSON
+        elif answer.status == 415 and not self._uses_json:
+            self._uses_json = True  # an older server, or another one that accepts the same JSON
             self._deliver(batch, may_halve=may_halve)
         elif answer.status == 413 and may_halve and batch.size > 1:
             self._maker.lower_limit()
@@ -160,7 +165,7 @@ class Exporter:
         return Request(path, headers, gzip.compress(body, COMPRESSION, mtime=0))
 
     def _send(self, batch: Batch, request: Request) -> Response | None:
-        """Attempt until there is an answer that is final. None when the batch was lost for want of one."""
+        """Attempt until a response is final. Return None if the batch was lost without one."""
         give_up_s = time.monotonic() + RETRY_S_MAX
         backoff_s = BACKOFF_S_FIRST
         while True:
@@ -192,15 +197,14 @@ class Exporter:
                 self.close()
                 if not is_reused:
                     raise
-                # The server closed the connection while it was idle. It knows batches by their ids, should it have
-                # read this one before.
+                # The server closed the idle connection. Should it have read this batch before, it recognises the id.
                 return self._exchange(request)
-        except Exception as error:  # whatever it is, the batch may go through later
+        except Exception as error:  # for any error, a later attempt may succeed
             self.close()
             return Response(0, f"{self._config.host}:{self._config.port}: {str(error) or type(error).__name__}")
 
     def _exchange(self, request: Request) -> Response:
-        timeout_s = min(self._config.request_timeout_s, self._left_s())
+        timeout_s = min(self._config.request_timeout_s, self._remaining_s())
         if timeout_s <= 0:
             raise TimeoutError("no time is left")
         connection = self._connection
@@ -213,7 +217,7 @@ class Exporter:
         connection.request("POST", request.path, request.body, request.headers)
         response = connection.getresponse()
         text = response.read(ANSWER_NBYTES_MAX)
-        if not response.isclosed():  # there is more, which nobody wants to wait for
+        if not response.isclosed():  # the rest is not worth waiting for
             self.close()
         return Response(response.status, _detail(response.status, text), _retry_after_s(response))
 
@@ -223,26 +227,26 @@ class Exporter:
             self._warned_s = now_s
             try:
                 _log.warning("vantage_agent: %s", message)
-            except Exception:  # a handler of the application's
+            except Exception:  # a log handler of the application
                 pass
 
 
 def _retry_after_s(response: http.client.HTTPResponse) -> float:
-    """``Retry-After`` in seconds, as a number or a date (RFC 9110, 10.2.3); 0 when absent or unreadable."""
+    """Parse ``Retry-After``, a number or a date (RFC 9110, 10.2.3), into seconds; 0 when absent or invalid."""
     text = response.getheader("Retry-After", "") or ""
     try:
         return min(max(0.0, float(text)), RETRY_AFTER_S_MAX)
     except ValueError:
         pass
     try:
-        left_s = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-        return min(max(0.0, left_s), RETRY_AFTER_S_MAX)
+        wait_s = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        return min(max(0.0, wait_s), RETRY_AFTER_S_MAX)
     except (TypeError, ValueError, IndexError):
         return 0.0
 
 
 def _detail(status: int, text: bytes) -> str:
-    """One line for a warning: what was rejected of an accepted batch, or why a batch was refused."""
+    """Return one line for a warning: what was rejected in an accepted batch, or why a batch was refused."""
     try:
         answer = json.loads(text)
         if 200 <= status < 300:

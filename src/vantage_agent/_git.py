@@ -1,4 +1,4 @@
-"""Which commit the working directory is at, read from git's own files: nothing is run.
+"""Read the commit of the working directory from git's files, without running git.
 
 Their layout: https://git-scm.com/docs/gitrepository-layout.
 """
@@ -10,18 +10,18 @@ import re
 from pathlib import Path
 
 PARENTS_MAX = 20
-READ_NBYTES_MAX = 1 << 20  # packed refs of a large repository; further ones are not looked for
+READ_NBYTES_MAX = 1 << 20  # packed refs of a large repository; further refs are not read
 COMMIT_LENGTH = 12
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 def commit_of(folder: str) -> str:
-    """The first 12 digits of the commit that ``folder``, or the nearest of its parents, has checked out; empty when
-    none can be told."""
+    """Return the first 12 digits of the commit that ``folder``, or the nearest of its parents, has checked out; '' if
+    unknown."""
     try:
-        here = Path(folder).resolve()
-        for parent in [here, *here.parents][:PARENTS_MAX]:
+        start = Path(folder).resolve()
+        for parent in [start, *start.parents][:PARENTS_MAX]:
             marker = parent / ".git"
             if marker.exists():
                 return _head_of(_git_folder(marker))[:COMMIT_LENGTH]
@@ -31,7 +31,7 @@ def commit_of(folder: str) -> str:
 
 
 def _git_folder(marker: Path) -> Path:
-    """``.git`` is a folder, or in a worktree or submodule a file that names one."""
+    """Return the folder ``.git``, or the one that the file ``.git`` of a worktree or submodule names."""
     if marker.is_dir():
         return marker
     return marker.parent / _read(marker).partition("gitdir:")[2].strip()
@@ -44,11 +44,11 @@ def _head_of(git: Path) -> str:
     ref = head[4:].strip()
     if not ref.startswith("refs/") or ".." in ref:
         return ""
-    common = git / "commondir"  # a worktree keeps its HEAD and shares the branches
+    common = git / "commondir"  # a worktree has its own HEAD and shares the branches
     shared = git / _read(common).strip() if common.exists() else git
-    for place in (git / ref, shared / ref):
-        if place.is_file():
-            commit = _read(place).strip()
+    for path in (git / ref, shared / ref):
+        if path.is_file():
+            commit = _read(path).strip()
             return commit if _COMMIT.fullmatch(commit) else ""
     for line in _read(shared / "packed-refs").splitlines():
         commit, _, name = line.partition(" ")
@@ -58,5 +58,5 @@ def _head_of(git: Path) -> str:
 
 
 def _read(path: Path) -> str:
-    with open(os.fspath(path), encoding="utf-8", errors="replace") as file:  # noqa: PTH123  # as much as is wanted
+    with open(os.fspath(path), encoding="utf-8", errors="replace") as file:  # noqa: PTH123  # reads a limited size
         return file.read(READ_NBYTES_MAX)

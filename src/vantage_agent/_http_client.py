@@ -1,4 +1,4 @@
-"""What the HTTP clients have in common: a span around a call, and the header that carries it along."""
+"""Spans around calls of HTTP clients, and the header that propagates them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ PEER_LENGTH_MAX = 120
 
 
 def begin_call(method: str, peer: str | tuple[str, int | None]) -> Span | None:
-    """None when there is nothing to do: no agent, or a call inside a call (a redirect, or a library on top of
-    another). ``peer`` is host and port, or a URL, of which no more is told."""
+    """Begin a span, or return None: without an agent, or for a call inside a call (a redirect, or a library on top of
+    another). ``peer`` is host and port, or a URL, of which only these are sent."""
     try:
         if not tracer.on:
             return None
-        around = current.get()
-        if around is not None and around.describe is http_client and around.duration_ns < 0:
+        outer = current.get()
+        if outer is not None and outer.describe is http_client and outer.duration_ns < 0:
             return None
-        # Cut behind the host, never within what stands before it: that may be a password.
+        # Cut after the host, never before it: that part may be a password.
         if type(peer) is str and len(peer) > PEER_LENGTH_MAX:
             peer = "/".join(peer.split("/", 3)[:3])
         span = tracer.begin(http_client, "client")
@@ -34,28 +34,29 @@ def begin_call(method: str, peer: str | tuple[str, int | None]) -> Span | None:
 
 
 def running_call() -> Span | None:
-    """The call that this code is a part of, for clients that give the header further down than they are measured."""
+    """Return the span of the running call, for clients that inject the header in a deeper layer than the span."""
     span = current.get() if tracer.on else None
     return span if span is not None and span.describe is http_client and span.duration_ns < 0 else None
 
 
-def inject(span: Span, headers: MutableMapping[str, Any], made: Callable[[str, str], Any] | None = None) -> None:
-    """A ``traceparent`` of the application's own is left as it is. ``made`` turns name and value into what
-    ``headers`` holds, where that is not the value."""
+def inject(span: Span, headers: MutableMapping[str, Any], make_item: Callable[[str, str], Any] | None = None) -> None:
+    """Add ``traceparent``, unless the application has set one. ``make_item`` turns name and value into an item of
+    ``headers``, where that is not the value."""
     try:
         if "traceparent" not in headers:
             value = traceparent_of(span)
-            headers["traceparent"] = value if made is None else made("traceparent", value)
+            headers["traceparent"] = value if make_item is None else make_item("traceparent", value)
             span.header_injected = True
             if span.tracestate:
-                headers["tracestate"] = span.tracestate if made is None else made("tracestate", span.tracestate)
+                state = span.tracestate
+                headers["tracestate"] = state if make_item is None else make_item("tracestate", state)
     except Exception:
         pass
 
 
 def with_header(span: Span, headers: Any) -> Any:
-    """A copy of ``headers`` that carries the trace, for clients that only read them; the same ones where one of the
-    application's own is among them, in whatever case. Raises where they cannot be copied."""
+    """Return a copy of ``headers`` with ``traceparent``, for clients that only read them; ``headers`` itself if the
+    application has set one, in any case. Raises if they cannot be copied."""
     for name in headers:
         if len(name) == 11 and name.lower() in ("traceparent", b"traceparent"):
             return headers
@@ -67,14 +68,14 @@ def with_header(span: Span, headers: Any) -> Any:
 
 
 def remove_injected(span: Span, headers: MutableMapping[str, Any]) -> None:
-    """The headers lose what they were given: the request is the application's, to look at and to send again."""
+    """Remove the injected headers: the application may inspect the request and send it again."""
     if span.header_injected:
         span.header_injected = False
         try:
             del headers["traceparent"]
             if span.tracestate:
                 del headers["tracestate"]
-        except Exception:  # the application took it out meanwhile
+        except Exception:  # the application has removed it
             pass
 
 
@@ -90,13 +91,13 @@ def end_call(span: Span, status_code: int, error: BaseException | None) -> None:
     tracer.finish(span)
 
 
-def forget_redirects(span: Span, response: Any) -> None:
-    """Redirected requests copied the headers of the first."""
+def remove_from_redirects(span: Span, response: Any) -> None:
+    """Remove the injected headers from redirected requests, which copied those of the first."""
     try:
-        given = traceparent_of(span)
-        for one in (response, *response.history):
-            headers = one.request.headers
-            if headers.get("traceparent") == given:
+        injected = traceparent_of(span)
+        for answer in (response, *response.history):
+            headers = answer.request.headers
+            if headers.get("traceparent") == injected:
                 del headers["traceparent"]
                 if span.tracestate:
                     headers.pop("tracestate", None)

@@ -1,4 +1,4 @@
-"""Does something to a module right after it was imported, without importing it itself."""
+"""Call a function for a module right after it was imported, without importing it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 
 class ImportHook:
-    """While installed, calls ``found(name, module)`` for each of ``names``: at once for those that are imported
-    already, and for the others when they have been executed. Nothing raised in ``found`` reaches the importer."""
+    """While installed, calls ``on_import(name, module)`` for each of ``names``: at once for imported modules, and for
+    the others after they have been executed. Nothing raised in ``on_import`` reaches the importer."""
 
-    def __init__(self, names: Sequence[str], found: Callable[[str, ModuleType], None]) -> None:
+    def __init__(self, names: Sequence[str], on_import: Callable[[str, ModuleType], None]) -> None:
         self._waiting = set(names)
-        self._found = found
-        self._looking = False  # one flag is enough: Python asks finders under a lock of the whole process
+        self._on_import = on_import
+        self._searching = False  # one flag is enough: Python calls finders under a lock of the process
 
     def install(self) -> None:
         for name in sorted(self._waiting):
             module = sys.modules.get(name)
             spec = getattr(module, "__spec__", None)
-            # A module in the middle of its own import has not got yet what is looked for.
+            # A module in the middle of its own import may still lack what is patched.
             if module is not None and not getattr(spec, "_initializing", False):
-                self._tell(name, module)
+                self._notify(name, module)
         if self._waiting:
             sys.meta_path.insert(0, self)
 
@@ -35,10 +35,10 @@ class ImportHook:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """TimeseriesQuery by Python for each import of something new."""
-        if name not in self._waiting or self._looking:
+        """Find a module; Python calls this for each import of a new module."""
+        if name not in self._waiting or self._searching:
             return None
-        self._looking = True
+        self._searching = True
         try:
             for finder in list(sys.meta_path):
                 find: Any = getattr(finder, "find_spec", None)
@@ -46,14 +46,15 @@ class ImportHook:
                     continue
                 spec: ModuleSpec | None = find(name, path, target)
                 if spec is not None:
-                    self._follow(name, spec.loader)
+                    self._wrap_loader(name, spec.loader)
                     return spec
             return None
         finally:
-            self._looking = False
+            self._searching = False
 
-    def _follow(self, name: str, loader: Any) -> None:
-        """Be called when ``loader`` has executed the module. The loader itself stays: others look at its type."""
+    def _wrap_loader(self, name: str, loader: Any) -> None:
+        """Make ``loader`` call ``_notify`` after it has executed the module. The loader stays, since its type matters
+        to others."""
         execute = getattr(loader, "exec_module", None)
         if execute is None:
             return
@@ -64,16 +65,16 @@ class ImportHook:
             except AttributeError:
                 pass
             execute(module)
-            self._tell(name, module)
+            self._notify(name, module)
 
         try:
             loader.exec_module = exec_module
-        except AttributeError:  # a loader that is no instance of its own: its modules are left alone
+        except AttributeError:  # a loader that cannot be changed: its modules are not instrumented
             pass
 
-    def _tell(self, name: str, module: ModuleType) -> None:
+    def _notify(self, name: str, module: ModuleType) -> None:
         self._waiting.discard(name)
         try:
-            self._found(name, module)
+            self._on_import(name, module)
         except Exception:
             pass

@@ -1,5 +1,5 @@
-"""The end of an ASGI application. Servers such as uvicorn die of the signal that ended them, past every exit hook, as
-soon as the application has shut down: what is left has to be sent before it says so."""
+"""The end of an ASGI application. Servers such as uvicorn exit by the signal that stopped them, without exit hooks, as
+soon as the application has shut down: the rest must be sent before that message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ END_S = 2.0
 def call_unmeasured(
     call: Callable[..., Awaitable[Any]], app: Any, scope: Any, receive: Any, send: Any
 ) -> Awaitable[Any]:
-    """``call(app, scope, receive, send)``. The last message of a lifespan waits for what is left, for at most two
+    """Call ``call(app, scope, receive, send)``. The last message of a lifespan waits for a flush, for at most two
     seconds."""
     if not tracer.on or scope.get("type") != "lifespan":
         return call(app, scope, receive, send)
@@ -36,9 +36,9 @@ async def _flush() -> None:
 
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or not _runs_asyncio(asyncio):
-        flush(END_S)  # another kind of loop: at the end of its application it may wait
+        flush(END_S)  # another kind of loop may wait at the end of its application
     else:
-        # In another thread: other applications may run in this loop, and the server may be one of them.
+        # In another thread: this loop may run other applications, and even the server.
         await asyncio.get_running_loop().run_in_executor(None, flush, END_S)
 
 

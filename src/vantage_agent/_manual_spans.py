@@ -1,4 +1,4 @@
-"""Spans and timers of the application's own: ``with span("name"):``, ``async with``, or ``@span("name")``."""
+"""Manual spans and timers: ``with span("name"):``, ``async with``, or ``@span("name")``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Scope:
-    """A context manager, plain and async, and a decorator of functions, coroutines and generators. One operation at a
-    time, or one inside another: a decorated function makes another object for each call."""
+    """A context manager, sync and async, and a decorator of functions, coroutines and generators. One operation at a
+    time, or nested: a decorated function creates an object for each call."""
 
     _begun: Any = None
-    _outer: Any = None  # those that were begun with this object and have not ended: pairs, the inner ones first
+    _outer: Any = None  # operations of this object that have not ended: nested pairs, the innermost first
 
     def _begin(self) -> Any:
         raise NotImplementedError
@@ -65,9 +65,9 @@ class _Scope:
         self.__exit__(kind, error, trace)
 
     def __call__(self, function: F) -> F:
-        """Each call of ``function`` is one operation; a generator's lasts until it is exhausted or closed. Classes and
-        asynchronous generators stay as they are."""
-        import inspect  # too much for those who decorate nothing
+        """Wrap ``function`` so that each call is one operation; a generator's lasts until it is exhausted or closed.
+        Classes and asynchronous generators are returned unchanged."""
+        import inspect  # slow to import, and few applications decorate
 
         wrapper: Any
         if inspect.iscoroutinefunction(function):
@@ -79,12 +79,12 @@ class _Scope:
         elif inspect.isgeneratorfunction(function):
 
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                # Between two values other code runs: what that does is not part of this.
+                # Between two values other code runs, which is not part of this operation.
                 with self._copy(is_current=False):
                     return (yield from function(*args, **kwargs))
 
         elif inspect.isasyncgenfunction(function) or inspect.isclass(function):
-            return function  # delegating to it in full takes more than a guest should put in between
+            return function  # full delegation would cost too much
 
         else:
 
@@ -97,10 +97,10 @@ class _Scope:
 
 
 class SpanScope(_Scope):
-    """What ``span()`` gives."""
+    """The result of ``span()``."""
 
     def __init__(self, name: Any, kind: Any, attributes: Any, *, is_current: bool = True) -> None:
-        """``is_current``: what happens meanwhile is a part of it."""
+        """``is_current``: spans that begin meanwhile are its children."""
         self._is_current = is_current
         self._name = name
         self._kind = kind
@@ -138,10 +138,10 @@ class SpanScope(_Scope):
         return self._begun.span_id if self._begun is not None else ""
 
     def set_attribute(self, name: str, value: Any) -> None:
-        """Say something about the operation that runs."""
+        """Set an attribute of the running operation."""
         try:
             self.set_attributes({name: value})
-        except Exception:  # a name that can be no key
+        except Exception:  # an unhashable name
             pass
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -152,7 +152,7 @@ class SpanScope(_Scope):
             pass
 
     def set_error(self, error: BaseException | str) -> None:
-        """The operation failed, though no exception leaves it."""
+        """Mark the operation as failed, though no exception leaves it."""
         try:
             if self._begun is not None:
                 self._begun.fail(error)
@@ -161,7 +161,7 @@ class SpanScope(_Scope):
 
 
 class Timer(_Scope):
-    """What ``timer()`` gives. ``record(milliseconds, tags)`` takes the duration."""
+    """The result of ``timer()``. ``record(milliseconds, tags)`` records the duration."""
 
     def __init__(self, record: Callable[[float, Any], None], tags: Any) -> None:
         self._record = record
@@ -180,7 +180,7 @@ class Timer(_Scope):
 
 
 def set_tags(tags: Mapping[str, Any]) -> None:
-    """Tags of the request or span that runs: of its span, and of the sample of its duration."""
+    """Set tags of the running request or span: of its span, and of the sample of its duration."""
     span = current.get()
     if span is not None:
         span.is_plain = False
@@ -188,7 +188,7 @@ def set_tags(tags: Mapping[str, Any]) -> None:
 
 
 def added(before: dict[str, str] | None, more: Mapping[str, Any]) -> dict[str, str]:
-    """A new dictionary: the exporter may be reading the one before."""
+    """Return a new dictionary, since the exporter may be reading the previous one."""
     after = dict(before or {})
     for key, value in more.items():
         if len(after) >= PAIRS_MAX:

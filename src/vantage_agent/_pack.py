@@ -1,7 +1,7 @@
-"""The packed wire format: MessagePack, as far as it is needed, and the layout of a batch.
+"""The packed wire format: the necessary part of MessagePack, and the layout of a batch.
 
-Reference: https://github.com/msgpack/msgpack/blob/master/spec.md. The server reads the same bytes; the files in
-``tests/contracts/wire`` hold both to them.
+Reference: https://github.com/msgpack/msgpack/blob/master/spec.md. The files in ``tests/contracts/wire`` check that
+agent and server agree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _i8 = struct.Struct(">Bb").pack
 _i16 = struct.Struct(">Bh").pack
 _i32 = struct.Struct(">Bi").pack
 _i64 = struct.Struct(">Bq").pack
-# A struct packs many in one call, and one by one takes most of the time.
+# A struct packs many values in one call; one call per value would take most of the time.
 _MANY = 64
 _many_u64 = struct.Struct(">" + "BQ" * _MANY).pack
 _many_float64 = struct.Struct(">" + "Bd" * _MANY).pack
@@ -36,7 +36,7 @@ class Packed(bytes):
 
 
 class SpanTemplate:
-    """What many spans of a batch have in common: a name, and the fields that follow what each has of its own."""
+    """The common part of many spans of a batch: a name, and the fields that follow the span's own fields."""
 
     __slots__ = ("fields", "name", "packed")
 
@@ -46,7 +46,7 @@ class SpanTemplate:
         self.packed: tuple[bytes, bytes, bytes, bytes] | None = None
 
     def pack(self) -> tuple[bytes, bytes, bytes, bytes]:
-        """The map's header without and with a parent's id, the name, and the further fields."""
+        """Return the map's header without and with a parent's id, the name, and the further fields, packed."""
         if self.packed is None:
             count = 5 + len(self.fields)
             self.packed = (
@@ -63,13 +63,13 @@ SpanRecord = tuple[str, str, str, int, int, SpanTemplate]
 
 
 def span_fields(span: SpanRecord) -> dict[str, Any]:
-    """The span as a map, as it is in JSON."""
-    trace_id, span_id, parent_span_id, start_ns, duration_ns, alike = span
-    own: dict[str, Any] = {"trace_id": trace_id, "span_id": span_id, "name": alike.name}
+    """Return the span as a map, as in JSON."""
+    trace_id, span_id, parent_span_id, start_ns, duration_ns, template = span
+    own: dict[str, Any] = {"trace_id": trace_id, "span_id": span_id, "name": template.name}
     own.update(start_ns=start_ns, duration_ns=duration_ns)
     if parent_span_id:
         own["parent_span_id"] = parent_span_id
-    return {**own, **alike.fields}
+    return {**own, **template.fields}
 
 
 def pack_batch(
@@ -81,9 +81,10 @@ def pack_batch(
     spans: Sequence[SpanRecord] = (),
     dropped: Mapping[str, int] | None = None,
 ) -> bytes:
-    """One batch. ``series`` are (metric, kind, unit, tags); ``samples`` (series index, times in ms, values, links).
+    """Encode a batch. ``series`` are (metric, kind, unit, tags); ``samples`` (series index, times in ms, values,
+    exemplars).
 
-    Raises OverflowError for integers beyond 64 bits and TypeError for values MessagePack has no form for.
+    Raises OverflowError for integers beyond 64 bits and TypeError for values that MessagePack cannot encode.
     """
     body: dict[str, Any] = {
         "batch": batch_id,
@@ -91,8 +92,8 @@ def pack_batch(
         "series": series,
         "samples": [
             # Values are always float64: the reader's type is float, and the column compresses as well.
-            (index, _pack_times(times), _pack_values(values), *([links] if links else []))
-            for index, times, values, links in samples
+            (index, _pack_times(times), _pack_values(values), *([exemplars] if exemplars else []))
+            for index, times, values, exemplars in samples
         ],
     }
     if spans:
@@ -103,15 +104,15 @@ def pack_batch(
 
 
 def pack(value: Any) -> bytes:
-    """Dicts, lists, tuples, texts, numbers, booleans and None, in the shortest form; floats in 64 bits."""
-    out = bytearray()  # a list of pieces would take ten times the memory
+    """Encode dicts, lists, tuples, texts, numbers, booleans and None, in the shortest form; floats in 64 bits."""
+    out = bytearray()  # a list of parts would take ten times the memory
     _pack_into(value, out, {})
     return bytes(out)
 
 
 def _pack_span(span: SpanRecord) -> bytes:
-    trace_id, span_id, parent_span_id, start_ns, duration_ns, alike = span
-    head, head_with_parent, name, rest = alike.packed or alike.pack()
+    trace_id, span_id, parent_span_id, start_ns, duration_ns, template = span
+    head, head_with_parent, name, rest = template.packed or template.pack()
     if 0xFFFF < duration_ns <= 0xFFFFFFFF < start_ns < 1 << 64:  # as nearly always
         times = _u64_u32(_START_NS_U64, start_ns, _DURATION_NS_U32, duration_ns)
     else:
@@ -138,19 +139,19 @@ def _pack_values(values: Sequence[float]) -> Packed:
 
 
 def _pack_column(
-    values: Sequence[Any], marker: int, many: Callable[..., bytes], one: Callable[[int, Any], bytes]
+    values: Sequence[Any], marker: int, pack_many: Callable[..., bytes], pack_one: Callable[[int, Any], bytes]
 ) -> Packed:
-    """A list of numbers in the form of ``marker``."""
-    whole = len(values) // _MANY * _MANY
-    parts = (values[begin : begin + _MANY] for begin in range(0, whole, _MANY))
-    pieces = [_head(len(values), 0x90, 15, (0, 0xDC, 0xDD))]
-    pieces += [many(*chain.from_iterable(zip(repeat(marker), part))) for part in parts]
-    pieces += [one(marker, value) for value in values[whole:]]
-    return Packed(b"".join(pieces))
+    """Encode a list of numbers in the format of ``marker``."""
+    end = len(values) // _MANY * _MANY
+    runs = (values[start : start + _MANY] for start in range(0, end, _MANY))
+    parts = [_head(len(values), 0x90, 15, (0, 0xDC, 0xDD))]
+    parts += [pack_many(*chain.from_iterable(zip(repeat(marker), run))) for run in runs]
+    parts += [pack_one(marker, value) for value in values[end:]]
+    return Packed(b"".join(parts))
 
 
 def _pack_into(value: Any, out: bytearray, known: dict[Any, bytes]) -> None:
-    """``known`` holds what is said often: the keys of maps, by their text."""
+    """Append a value. ``known`` caches the keys of maps, by their text."""
     kind = type(value)
     if kind is str:
         out += _text(value)
@@ -186,7 +187,7 @@ def _pack_map(value: Mapping[str, Any], out: bytearray, known: dict[Any, bytes])
 
 
 def _pack_other(value: Any, out: bytearray, known: dict[Any, bytes]) -> None:
-    """What is rare: None, booleans, other mappings, and classes made of those above."""
+    """Append rare types: None, booleans, other mappings, and subclasses."""
     if value is None:
         out += b"\xc0"
     elif isinstance(value, bool):
@@ -202,7 +203,7 @@ def _pack_other(value: Any, out: bytearray, known: dict[Any, bytes]) -> None:
     elif isinstance(value, (list, tuple)):
         _pack_into(list(value), out, known)
     else:
-        raise TypeError(f"MessagePack has no form for {type(value).__name__}")
+        raise TypeError(f"MessagePack cannot encode {type(value).__name__}")
 
 
 def _text(value: str) -> bytes:
@@ -214,7 +215,7 @@ def _text(value: str) -> bytes:
 
 
 def _head(length: int, short: int, short_max: int, forms: tuple[int, int, int]) -> bytes:
-    """The header of a text, list or map; ``forms`` are its 8, 16 and 32 bit markers (0: there is none)."""
+    """Return the header of a text, list or map; ``forms`` are its 8, 16 and 32 bit markers (0: there is none)."""
     if length <= short_max:
         return bytes((short | length,))
     if length <= 0xFF and forms[0]:

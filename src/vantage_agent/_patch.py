@@ -1,4 +1,4 @@
-"""Functions of other people's classes, wrapped and put back as they were."""
+"""Wrap functions of other libraries, and restore them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _INHERITED = object()
 
 
 class Patches:
-    """What was wrapped, in order."""
+    """The wrapped functions, in order."""
 
     def __init__(self) -> None:
         self._wrapped: list[tuple[Any, str, Any, Any]] = []
 
     def wrap(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-        """Put ``make(original)`` in the place of ``owner.name``. Nothing happens where it is missing or wrapped."""
+        """Replace ``owner.name`` by ``make(original)``. Do nothing if it is missing or wrapped."""
         original = getattr(owner, name, None)
         if original is None or getattr(original, _MARK, False):
             return
@@ -28,8 +28,7 @@ class Patches:
         self._wrapped.append((owner, name, before, wrapper))
 
     def undo(self) -> None:
-        """Put everything back. Where somebody wrapped our wrapper meanwhile it stays, and does nothing without an
-        agent."""
+        """Restore everything. A wrapper that somebody else has wrapped stays, and does nothing without an agent."""
         while self._wrapped:
             owner, name, before, wrapper = self._wrapped.pop()
             if vars(owner).get(name) is not wrapper:

@@ -1,4 +1,4 @@
-"""The commands of Redis, those of its modules among them: the only text of a command that is told."""
+"""The commands of Redis and its modules: the only text of a command that is sent."""
 
 from __future__ import annotations
 
@@ -53,6 +53,6 @@ _COMMANDS = frozenset(
 
 
 def command_name(command: str) -> str:
-    """The first word, without what follows in commands such as ``CONFIG GET``."""
+    """Return the first word of a command, such as ``CONFIG`` of ``CONFIG GET``; OTHER_COMMAND if it is unknown."""
     words = command.upper().split(None, 1)
     return words[0] if words and words[0] in _COMMANDS else OTHER_COMMAND

@@ -1,6 +1,6 @@
-"""How the process itself is: CPU, memory, threads, files, the collector's pauses, the event loop's lag.
+"""Metrics of the process: CPU, memory, threads, files, pauses of garbage collection, the event loop's lag.
 
-Measured in the exporter's thread. What the system does not tell (``/proc``, so anything but Linux) is left out.
+Measured in the exporter's thread. Metrics from ``/proc`` are missing on systems other than Linux.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-PROBE_S = 0.5  # how often a loop is asked
+PROBE_S = 0.5  # how often a loop is probed
 LOOPS_MAX = 100
 _FILES = "/proc/self/fd"
 
@@ -24,13 +24,13 @@ _monotonic = time.monotonic
 
 
 class RuntimeMetrics:
-    """``record(name, kind, unit, value)`` takes each figure."""
+    """Measures the process; ``record(name, kind, unit, value)`` records each value."""
 
     def __init__(self, record: Callable[[str, str, str, float], None]) -> None:
         self._record = record
 
     def start(self) -> None:
-        """Begin an interval, and watch the collector. May be called again, in a forked child."""
+        """Begin an interval, and watch garbage collection. May be called again, in a forked child."""
         self._measured_s = _monotonic()
         self._cpu_s = time.process_time()
         self._gc_began_s = 0.0
@@ -48,7 +48,7 @@ class RuntimeMetrics:
             pass
 
     def measure(self) -> None:
-        """Record the interval that ends, and begin another one."""
+        """Record the interval that ends, and begin the next."""
         now_s, cpu_s = _monotonic(), time.process_time()
         took_s = max(now_s - self._measured_s, 1e-3)
         self._record("process.cpu.percent", "gauge", "%", (cpu_s - self._cpu_s) / took_s * 100)
@@ -69,7 +69,7 @@ class RuntimeMetrics:
             self._record("process.event_loop.lag", "gauge", "ms", lag_s * 1000)
 
     def _on_gc(self, phase: str, _info: dict[str, Any]) -> None:
-        """Called by the collector, in whatever thread it stops."""
+        """Measure a collection; the garbage collector calls this in the thread it interrupts."""
         if phase == "start":
             self._gc_began_s = _monotonic()
         elif self._gc_began_s:
@@ -78,30 +78,30 @@ class RuntimeMetrics:
 
 
 def _threads_and_rss() -> tuple[int, int]:
-    """https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html, fields 20 and 24."""
+    """Return threads and resident bytes: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html, fields 20, 24."""
     with open("/proc/self/stat", "rb") as file:  # noqa: PTH123
-        fields = file.read().rpartition(b")")[2].split()  # the second field, in brackets, may hold anything
+        fields = file.read().rpartition(b")")[2].split()  # the second field, in parentheses, may contain anything
     return int(fields[17]), int(fields[21]) * _page_nbytes
 
 
 class _Loops:
-    """The application's event loops, none of which it keeps alive."""
+    """The application's event loops, by weak references."""
 
     def __init__(self) -> None:
         self.is_on = False
-        self.last: Callable[[], Any] = _no_loop  # the loop that was seen last, weakly
+        self.last: Callable[[], Any] = _no_loop  # the last loop seen, weakly
         self._lock = threading.RLock()  # a signal handler may end the agent
         self._probes: dict[int, _Probe] = {}  # by the loop's id
         self.lag_s = 0.0
         self.has_measured = False
 
     def start(self) -> None:
-        self._lock = threading.RLock()  # after a fork the old one may be held by a thread that is no more
+        self._lock = threading.RLock()  # after a fork the old one may be locked by a thread that no longer exists
         self.stop()
         self.is_on = True
 
     def stop(self) -> None:
-        """The probes end at their next turn."""
+        """Stop the probes at their next call."""
         with self._lock:
             self.is_on = False
             self.last = _no_loop
@@ -112,33 +112,33 @@ class _Loops:
             self.has_measured = False
 
     def watch(self, loop: Any) -> None:
-        """Called by the loop's own thread."""
+        """Measure a loop from now on. Called in the loop's own thread."""
         with self._lock:
             if not self.is_on:
                 return
-            known = self._probes.get(id(loop))
-            if known is None or known.loop() is not loop:
-                self._probes = {key: one for key, one in self._probes.items() if one.is_alive}
+            probe = self._probes.get(id(loop))
+            if probe is None or probe.loop() is not loop:
+                self._probes = {key: alive for key, alive in self._probes.items() if alive.is_alive}
                 if len(self._probes) >= LOOPS_MAX:
                     return
-                known = self._probes[id(loop)] = _Probe(loop)
-                known.ask(loop)
-            self.last = known.loop
+                probe = self._probes[id(loop)] = _Probe(loop)
+                probe.schedule(loop)
+            self.last = probe.loop
 
     def take_lag_s(self) -> float | None:
-        """The longest since the last call, of all loops; None when none ran."""
+        """Return the longest lag of all loops since the last call; None when none ran."""
         lag_s, self.lag_s = self.lag_s, 0.0
         has_measured, self.has_measured = self.has_measured, False
         for probe in list(self._probes.values()):
             loop = probe.loop()
-            if loop is not None and loop.is_running() and probe.due_s < _monotonic():  # it is late at this moment
+            if loop is not None and loop.is_running() and probe.due_s < _monotonic():  # it is late right now
                 lag_s = max(lag_s, _monotonic() - probe.due_s)
                 has_measured = True
         return lag_s if has_measured else None
 
 
 class _Probe:
-    """A timer of one loop that renews itself and notes by how much it is late."""
+    """A timer of one loop that renews itself and records its delay."""
 
     def __init__(self, loop: Any) -> None:
         self.loop = weakref.ref(loop)
@@ -150,20 +150,20 @@ class _Probe:
         loop = self.loop()
         return loop is not None and not loop.is_closed()
 
-    def ask(self, loop: Any) -> None:
+    def schedule(self, loop: Any) -> None:
         self.due_s = _monotonic() + PROBE_S
-        # In a context of its own: the running one holds what the application put there for one request.
+        # In an empty context: the current one contains values of one request.
         loop.call_later(PROBE_S, self, context=Context())
 
     def __call__(self) -> None:
-        """Called by the loop."""
+        """Record the lag and schedule the next call. The loop calls this."""
         try:
             loop = self.loop()
             if not self.is_on or loop is None:
                 return
             _loops.lag_s = max(_loops.lag_s, _monotonic() - self.due_s)
             _loops.has_measured = True
-            self.ask(loop)
+            self.schedule(loop)
         except Exception:
             pass
 
@@ -173,14 +173,14 @@ def watch_loop() -> None:
     if _loops.is_on:
         asyncio = sys.modules.get("asyncio")
         if asyncio is not None:
-            # Unlike ``get_running_loop`` it does not raise where another kind of loop runs.
+            # Unlike ``get_running_loop`` it does not raise when another kind of loop runs.
             loop = asyncio._get_running_loop()  # noqa: SLF001
             if loop is not None and loop is not _loops.last():
                 _loops.watch(loop)
 
 
 def _no_loop() -> None:
-    """None was seen."""
+    """Return None: no loop has been seen."""
 
 
 _loops = _Loops()

@@ -1,4 +1,4 @@
-"""What is told of a request or call: names after OpenTelemetry's semantic conventions, metrics as Vantage reads them.
+"""Describe spans: names by OpenTelemetry's semantic conventions, metrics as Vantage reads them.
 
 Runs in the exporter's thread. https://opentelemetry.io/docs/specs/semconv/http/, …/semconv/database/
 """
@@ -17,11 +17,11 @@ CLIENT_METRIC = "http.client.request.duration"
 DATABASE_METRIC = "db.client.operation.duration"
 TASK_METRIC = "celery.task.duration"
 TASK_SENT_METRIC = "celery.publish.duration"
-NO_ROUTE = "unmatched"  # never the path: it holds whatever was asked for
+NO_ROUTE = "unmatched"  # never the path, which may contain anything
 OTHER_METHOD = "_OTHER"
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "QUERY"))
 _PORTS = {"http": 80, "https": 443}
-# What libraries call a system, where that is not its name.
+# Names that libraries use for a system, where they differ from OpenTelemetry's.
 _SYSTEMS = {"oracle": "oracle.db", "mssql": "microsoft.sql_server"}
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "redis": 6379}
 NAMESPACE_LENGTH_MAX = 100
@@ -30,7 +30,7 @@ _TASK_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,199}")
 
 
 def http_server(span: Span) -> SpanDescription:
-    """A request that the application answered."""
+    """Describe a request that the application received."""
     method = span.method if span.method in _METHODS else OTHER_METHOD
     tags = {"method": method}
     attributes = {"http.request.method": method}
@@ -44,7 +44,7 @@ def http_server(span: Span) -> SpanDescription:
 
 
 def http_client(span: Span) -> SpanDescription:
-    """A request that the application sent."""
+    """Describe a request that the application sent."""
     method = span.method.upper()
     method = method if method in _METHODS else OTHER_METHOD
     tags = {"method": method}
@@ -61,7 +61,7 @@ def http_client(span: Span) -> SpanDescription:
 
 
 def database(span: Span) -> SpanDescription:
-    """A statement or command that the application sent to a database."""
+    """Describe a statement or command that the application sent to a database."""
     system, host, port, namespace = span.database or ("", None, None, None)
     statement = span.statement
     if span.method:
@@ -75,7 +75,7 @@ def database(span: Span) -> SpanDescription:
         tags["operation"] = attributes["db.operation.name"] = operation
     if namespace := _namespace(namespace):
         attributes["db.namespace"] = namespace
-    # A socket in the file system has a path of this machine's own.
+    # The path of a Unix socket is specific to this machine.
     if host and not host.startswith("/"):
         port = port or _DATABASE_PORTS.get(system)
         tags["peer"] = host[:255] if port is None else f"{host[:255]}:{port}"
@@ -87,12 +87,12 @@ def database(span: Span) -> SpanDescription:
 
 
 def task_sent(span: Span) -> SpanDescription:
-    """A task that the application handed to Celery."""
+    """Describe a task that the application sent to Celery."""
     return _task(span, "send", TASK_SENT_METRIC)
 
 
 def task_run(span: Span) -> SpanDescription:
-    """A task that a worker of Celery ran."""
+    """Describe a task that a Celery worker ran."""
     return _task(span, "process", TASK_METRIC)
 
 
@@ -106,7 +106,7 @@ def _task(span: Span, operation: str, metric: str) -> SpanDescription:
 
 
 def _namespace(name: str | None) -> str:
-    """The database's name; of a file its name without the folders, and of a URI without what is asked behind."""
+    """Return the database's name: of a file without its folders, of a URI without its query."""
     if not name:
         return ""
     return name.partition("?")[0].replace("\\", "/").rpartition("/")[2][:NAMESPACE_LENGTH_MAX]
@@ -119,7 +119,7 @@ def _finish_description(
         tags["status"] = attributes["http.response.status_code"] = str(span.status_code)
     if span.error_type:
         tags["error_type"] = attributes["error.type"] = span.error_type
-    if span.failed and span.status_code < 500:  # an answer that broke off began with a status of success
+    if span.failed and span.status_code < 500:  # an aborted response began with a successful status
         tags["error"] = "true"
     if span.tags:
         tags = {**tags, **span.tags}
@@ -130,7 +130,7 @@ def _finish_description(
 
 
 def address_of(url: str) -> tuple[str, int | None]:
-    """Host, and port unless it is the scheme's own. Whatever else a URL holds is nobody's business."""
+    """Return host and port, None for the scheme's default port. Nothing else of a URL may be sent."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

@@ -1,4 +1,4 @@
-"""SIGTERM, where the application has left it to the system: what is left is sent before the process dies of it."""
+"""Handle SIGTERM, if the application does not: send the rest before the process ends."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-TERM_S = 2.0  # what the end of the process is held up by at most
+TERM_S = 2.0  # the longest delay of the end of the process
 
 
 class SigtermHandler:
-    """``install`` and ``uninstall`` do nothing outside the main thread, where Python lets nobody set a handler."""
+    """Installs the handler. Does nothing outside the main thread, where Python cannot set handlers."""
 
     def __init__(self) -> None:
         self._shutdown: Callable[[float], None] | None = None
 
     def install(self, shutdown: Callable[[float], None]) -> None:
-        """A handler that calls ``shutdown(seconds)`` and lets the process die of the signal, unless the application
-        has said what is to happen."""
+        """Install a handler that calls ``shutdown(seconds)`` and lets the signal end the process, unless the
+        application has set a handler."""
         try:
             if _is_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 signal.signal(signal.SIGTERM, self._handle)
-        except (ValueError, OSError):  # a thread that only seems to be the main one, as in subinterpreters
+        except (ValueError, OSError):  # a thread that only seems to be the main thread, as in subinterpreters
             pass
         self._shutdown = shutdown
 
     def uninstall(self) -> None:
-        """As it was, unless somebody has set another one since."""
+        """Restore the default, unless somebody has set another handler since."""
         try:
             if _is_main_thread() and signal.getsignal(signal.SIGTERM) == self._handle:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -41,7 +41,7 @@ class SigtermHandler:
                 self._shutdown(TERM_S)
         except Exception:
             pass
-        # By the signal itself, so that whoever waits for the process learns what it died of.
+        # End by the signal itself, so that the parent process sees the cause.
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 

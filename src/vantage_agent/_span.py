@@ -1,4 +1,4 @@
-"""One operation while it runs. What is said of it is worked out later, by the exporter's thread."""
+"""One operation while it runs. The exporter's thread describes it later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextvars import Token
 
 from vantage_agent._buffer import PLAIN_NBYTES
 
-PENDING_MAX = 200  # spans kept of a trace whose fate is open; the further ones are counted as lost
+PENDING_MAX = 200  # pending spans of a trace that is not decided yet; further ones are counted as lost
 PAIR_NBYTES = 150  # of memory, without its texts
 
 perf_ns = time.perf_counter_ns
@@ -16,7 +16,7 @@ clock_ns = time.time_ns
 
 
 class SpanDescription:
-    """What the server is told of a span: its name and attributes, and the sample that is made of its duration."""
+    """The description of a span for the server: name and attributes, and the sample of its duration."""
 
     __slots__ = ("attributes", "metric", "name", "tags")
 
@@ -28,36 +28,35 @@ class SpanDescription:
 
 
 class Span:
-    """``describe`` turns it into names, attributes and tags, in the exporter's thread.
+    """An operation. ``describe`` turns it into names, attributes and tags, in the exporter's thread.
 
-    ``root`` is the first span of this trace in this process, None in that span itself: when it ends, it is known
-    whether the trace is kept.
-    Times are nanoseconds; ``start_ns`` is since the epoch, ``began_ns`` of the clock that never jumps.
+    ``root`` is the first span of this trace in this process, None in that span itself: its end decides whether the
+    trace is recorded. Times are nanoseconds; ``start_ns`` is since the epoch, ``began_ns`` of the monotonic clock.
     """
 
-    # Defaults are the class's: setting them all would take half of what a span costs. Reading one takes longer than
-    # reading what was set, so ``__init__`` sets what is read of every span.
+    # Defaults are the class's: setting them all would take half of the cost of a span. Reading a default takes longer
+    # than reading an instance's attribute, so ``__init__`` sets what is read of every span.
     trace_id: str
     span_id: str
     parent_id: str = ""
     tracestate: str = ""
-    root: Span | None = None  # None: itself, which as a cycle would wait for the collector
+    root: Span | None = None  # None: itself, since a cycle would have to wait for garbage collection
     pending: list[Span] | None = None
     is_recorded: bool = False  # though it is not sampled
     sampled: bool = True
     failed: bool = False
     error_type: str = ""
-    name: str = ""  # where ``describe`` does not make one up
-    method: str = ""  # of a task: how it ended
+    name: str = ""  # if ``describe`` does not create one
+    method: str = ""  # of a task: its final state
     route: str | None = None  # None: this kind of server has none; empty: none matched
-    mount: str = ""  # the template of the paths that the application which answers is mounted under
-    # A client's: host and port, or a URL, of which no more is told.
+    mount: str = ""  # the template of the paths that the application is mounted under
+    # A client's: host and port, or a URL, of which only these are sent.
     peer: str | tuple[str, int | None] = ""
     # Of a call of a database: system, host, port and the database's name.
     database: tuple[str, str | None, int | None, str | None] | None = None
-    statement: str | bytes = ""  # its beginning; of it an operation and a table are told
-    header_injected: bool = False  # the request carries a traceparent of ours
-    is_complete: bool = False  # of a server: the answer is there in one piece
+    statement: str | bytes = ""  # its beginning, of which only an operation and a table are sent
+    header_injected: bool = False  # the request has a traceparent of the agent
+    is_complete: bool = False  # of a server: the response is complete in memory
     status_code: int = 0
     tags: dict[str, str] | None = None  # of the sample and of the span
     attributes: dict[str, str] | None = None  # of the span alone
@@ -66,14 +65,14 @@ class Span:
     def __init__(self, describe: Callable[[Span], SpanDescription], kind: str) -> None:
         self.describe = describe
         self.kind = kind
-        self.duration_ns = -1  # it runs
+        self.duration_ns = -1  # running
         self.is_plain = True  # sampled, and without texts of its own
         self.start_ns = clock_ns()
         self.began_ns = perf_ns()
 
     @property
     def nbytes(self) -> int:
-        """Memory, by estimate."""
+        """Estimated memory."""
         total = PLAIN_NBYTES + len(self.statement)
         for pairs in (self.tags, self.attributes):
             if pairs:
@@ -86,11 +85,11 @@ class Span:
 
 
 def type_name(error: BaseException) -> str:
-    """As tracebacks write it: with its module, unless that is ``builtins``."""
+    """Return the type as tracebacks write it: with its module, unless that is ``builtins``."""
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def internal(span: Span) -> SpanDescription:
-    """A span of the application's own: a name, and no sample."""
+    """Describe a manual span: a name, and no sample."""
     return SpanDescription(span.name, {**(span.attributes or {}), **(span.tags or {})})

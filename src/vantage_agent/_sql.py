@@ -1,8 +1,8 @@
-"""What an SQL statement does, and to which table: the two things that are told of it.
+"""Parse the operation and the table of an SQL statement, the only parts that are sent.
 
-Nothing of a statement but a keyword of a closed list and an identifier may leave the process. Dialects disagree on
-where a string or a comment ends (backslashes in MySQL, nested comments in PostgreSQL, ``--`` without a blank, a lone
-carriage return, ``#``): at the first such place the reading stops, and what was found by then is all.
+Only a keyword of a closed list and an identifier may leave the process. Dialects disagree on where a string or a
+comment ends (backslashes in MySQL, nested comments in PostgreSQL, ``--`` without a blank, a lone carriage return,
+``#``): parsing stops at the first such position.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-STATEMENT_LENGTH_MAX = 1000  # of which the table is looked for
+STATEMENT_LENGTH_MAX = 1000  # that is searched for the table
 TABLE_LENGTH_MAX = 100
 OTHER_OPERATION = "_OTHER"
 _OPERATIONS = frozenset(
@@ -24,7 +24,7 @@ _OPERATIONS = frozenset(
         """,
     )
 )
-# After which word the table stands. A query without one of these has none.
+# The word that precedes the table. A statement without it has no table.
 _BEFORE_TABLE = {
     "SELECT": "FROM",
     "DELETE": "FROM",
@@ -37,7 +37,7 @@ _BEFORE_TABLE = {
     "DROP": "TABLE",
     "TRUNCATE": "TRUNCATE",
 }
-# What may stand between that word and the table.
+# Words that may stand between that word and the table.
 _FILLERS = frozenset(("ONLY", "OR", "ROLLBACK", "ABORT", "REPLACE", "FAIL", "IGNORE", "IF", "NOT", "EXISTS", "TABLE"))
 _QUOTED = r'"[A-Za-z0-9_.$]+"|`[A-Za-z0-9_.$]+`|\[[A-Za-z_][A-Za-z0-9_.$]*\]'
 _TOKEN = re.compile(
@@ -52,7 +52,7 @@ _QUOTES = re.compile(r'["`\[\]]')
 
 
 def summary(statement: str) -> tuple[str, str]:
-    """The operation, empty where there is no statement, and the table, empty where it is not sure."""
+    """Return the operation, '' without a statement, and the table, '' if it is uncertain."""
     words = _outermost(statement)
     first = next(words, "").upper()
     if not first:
@@ -82,17 +82,16 @@ def _table(operation: str, words: Iterator[str]) -> str:
 
 
 def _outermost(statement: str) -> Iterator[str]:
-    """The names and marks outside of parentheses, as long as it is sure what they are. Where a group stood, there is
-    a ``)``."""
-    depth = place = 0
+    """Yield the names and marks outside of parentheses, as long as they are certain. A group becomes one ``)``."""
+    depth = position = 0
     end = len(statement)
-    while place < end:
-        found = _TOKEN.match(statement, place)
-        if found is None:
+    while position < end:
+        match = _TOKEN.match(statement, position)
+        if match is None:
             return
-        place = found.end()
-        kind, text = found.lastgroup, found.group()
-        if place == end == STATEMENT_LENGTH_MAX:  # it may have been longer
+        position = match.end()
+        kind, text = match.lastgroup, match.group()
+        if position == end == STATEMENT_LENGTH_MAX:  # the statement may have been longer
             return
         if kind == "mark":
             if text == "(":

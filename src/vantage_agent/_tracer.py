@@ -1,10 +1,10 @@
-"""Begins and ends spans, and decides which are kept. What instrumentations record with.
+"""The tracer begins and ends spans, and decides which are recorded. Instrumentations use it.
 
-There is one tracer a process, and wrapped functions outlive agents: without an agent it is ``off`` and keeps nothing.
+There is one tracer per process, and wrapped functions outlive agents: without an agent it is off and records nothing.
 
-A trace is kept when its id is among the ``trace_sample_rate`` sampled ones, or when its caller sampled it. Of the
-others are kept those with an error, and of each kind of request the slowest of each interval. Durations are recorded
-of every request, kept or not.
+A trace is recorded if its id is among the ``trace_sample_rate`` sampled ones, or if its caller sampled it; of the
+others, traces with an error, and the slowest of each kind of request in each interval. The durations of all requests
+are recorded.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from vantage_agent._context import (
 )
 from vantage_agent._span import PENDING_MAX, Span, SpanDescription, perf_ns
 
-# What is to be made of a span in the buffer. One that lies there as it is: both.
+# What to send of a span in the buffer. One without this tag: both.
 SAMPLE, SPAN, BOTH = 1, 2, 3
-SLOWEST_MAX = 100  # kinds of requests of which the slowest is looked for
-SLOWEST_SPANS_MAX = 2000  # held for them in all, beside the buffer
+SLOWEST_MAX = 100  # kinds of requests whose slowest is recorded
+SLOWEST_SPANS_MAX = 2000  # pending for them in total, beside the buffer
 
 
 class Tracer:
-    """``on`` while there is an agent. Methods are called in the application's threads and must stay cheap."""
+    """``on`` while there is an agent. Its methods run in the application's threads and must stay cheap."""
 
     on: bool
     _buffer: Buffer
-    _keep: Callable[[int, int, Any], None]
-    _look: Callable[[], None]
+    _append: Callable[[int, int, Any], None]
+    _check: Callable[[], None]
     _slowest: dict[tuple[Any, ...], Span]
 
     def __init__(self) -> None:
@@ -47,29 +47,29 @@ class Tracer:
     def attach(
         self,
         buffer: Buffer,
-        keep: Callable[[int, int, Any], None],
-        look: Callable[[], None],
+        append: Callable[[int, int, Any], None],
+        check: Callable[[], None],
         *,
         sample_rate: float,
     ) -> None:
-        """Spans that end go into ``buffer``: the plain ones directly, with a ``look()`` when it asks for one, the
-        others by ``keep(nbytes, what, span)``."""
+        """Record ended spans in ``buffer``: plain ones directly, with ``check()`` at the buffer's ``check_at_len``, the
+        others by ``append(nbytes, what, span)``."""
         self._samples_all = sample_rate >= 1
         self._sampled_below = int(sample_rate * (1 << 56))
-        self._lock = threading.RLock()  # after a fork the old one may be held by a thread that is no more
+        self._lock = threading.RLock()  # after a fork the old one may be locked by a thread that no longer exists
         self._slowest = {}
         self._slowest_spans = 0
         self._buffer = buffer
-        self._keep = keep
-        self._look = look
+        self._append = append
+        self._check = check
         self.on = True
 
     def detach(self) -> None:
         self.on = False
-        # Spans that end without an agent: this one asks for a look at each.
+        # For spans that end without an agent: a buffer that is checked, and cleared, for each.
         self._buffer = Buffer(items_max=0, nbytes_max=0)
-        self._keep = _keep_nothing
-        self._look = self._buffer.items.clear
+        self._append = _drop
+        self._check = self._buffer.items.clear
         self._slowest = {}
         self._slowest_spans = 0
 
@@ -80,11 +80,11 @@ class Tracer:
         traceparent: str | None = None,
         tracestate: str = "",
     ) -> Span:
-        """A span that begins now, as a child of the one that ``traceparent`` names, or else of the running one. It is
-        the running one itself until ``leave`` or ``finish``."""
+        """Begin a span, as a child of the one in ``traceparent``, or else of the current one. It is the current span
+        until ``deactivate`` or ``finish``."""
         span = Span(describe, kind)
-        if traceparent and (found := parse_traceparent(traceparent)) is not None:
-            span.trace_id, span.parent_id, span.sampled = found
+        if traceparent and (caller := parse_traceparent(traceparent)) is not None:
+            span.trace_id, span.parent_id, span.sampled = caller
             span.is_plain = span.sampled
             span.span_id = new_span_id()
             if tracestate:
@@ -93,7 +93,7 @@ class Tracer:
             parent = current.get()
             if parent is None:
                 span.trace_id, span.span_id = new_ids()
-                # By the id, so that whoever decides for this trace decides alike.
+                # By the id, so that every process decides the same for this trace.
                 if not self._samples_all and int(span.trace_id[-14:], 16) >= self._sampled_below:
                     span.sampled = span.is_plain = False
             else:
@@ -110,7 +110,7 @@ class Tracer:
         return span
 
     def activate(self, span: Span) -> None:
-        """Make it the running one again."""
+        """Make it the current span again."""
         span.token = current.set(span)
 
     def deactivate(self, span: Span) -> None:
@@ -118,31 +118,31 @@ class Tracer:
         if token is not None:
             try:
                 current.reset(token)
-            except ValueError:  # it ends in another context than it began in, whose running span is not this one
+            except ValueError:  # it ends in another context, whose current span is not this one
                 pass
 
     def end(self, span: Span, *, measured: bool = True) -> None:
-        """The span ends now, unless its ``duration_ns`` was set before. With ``measured`` its duration is a sample."""
+        """End a span now, unless its ``duration_ns`` is set. With ``measured`` its duration becomes a sample."""
         if span.duration_ns < 0:
             span.duration_ns = perf_ns() - span.began_ns
         if span.is_plain and measured:
             buffer = self._buffer
             items = buffer.items
             items.append(span)
-            if len(items) >= buffer.look_at:
-                self._look()
+            if len(items) >= buffer.check_at_len:
+                self._check()
         elif span.sampled:
-            self._keep(span.nbytes, BOTH if measured else SPAN, span)
+            self._append(span.nbytes, BOTH if measured else SPAN, span)
         elif span.root is None:
             self._end_root(span, measured=measured)
         else:
             self._end_child(span, span.root, measured=measured)
 
     def finish(self, span: Span) -> None:
-        """``leave`` and ``end``, whatever happens: nothing is raised."""
+        """Deactivate and end a span. Never raises."""
         try:
             token = span.token
-            if token is not None:  # as ``leave`` does, without the call
+            if token is not None:  # as ``deactivate``, without the call
                 span.token = None
                 try:
                     current.reset(token)
@@ -153,27 +153,27 @@ class Tracer:
             self._buffer.count_loss("internal_error")
 
     def _end_root(self, root: Span, *, measured: bool) -> None:
-        """Of a trace that was not sampled: is it worth keeping after all?"""
-        held = root.pending or ()
-        if root.failed or any(span.failed for span in held):
+        """End the root of a trace that was not sampled: record the trace after an error, or as the slowest so far."""
+        pending = root.pending or ()
+        if root.failed or any(span.failed for span in pending):
             root.is_recorded = True
-            self._keep(root.nbytes, BOTH if measured else SPAN, root)
-            for span in held:
+            self._append(root.nbytes, BOTH if measured else SPAN, root)
+            for span in pending:
                 span.is_recorded = True
-                self._keep(span.nbytes, SPAN, span)
+                self._append(span.nbytes, SPAN, span)
             root.pending = None
             return
         if measured:
-            self._keep(PLAIN_NBYTES, SAMPLE, root)
-        # The names of spans are worked out later: what they are made of tells kinds of requests apart as well.
+            self._append(PLAIN_NBYTES, SAMPLE, root)
+        # Names are computed later: the fields they are made of distinguish kinds of requests as well.
         key = (root.describe, root.name, root.method, root.route)
         with self._lock:
-            before = self._slowest.get(key)
-            if before.duration_ns < root.duration_ns if before is not None else len(self._slowest) < SLOWEST_MAX:
-                if before is not None:
-                    self._slowest_spans -= len(before.pending or ())
-                    before.pending = None
-                if self._slowest_spans + len(held) > SLOWEST_SPANS_MAX:
+            slowest = self._slowest.get(key)
+            if slowest.duration_ns < root.duration_ns if slowest is not None else len(self._slowest) < SLOWEST_MAX:
+                if slowest is not None:
+                    self._slowest_spans -= len(slowest.pending or ())
+                    slowest.pending = None
+                if self._slowest_spans + len(pending) > SLOWEST_SPANS_MAX:
                     root.pending = None
                     self._buffer.count_loss("trace_too_large")
                 self._slowest_spans += len(root.pending or ())
@@ -184,39 +184,39 @@ class Tracer:
     def _end_child(self, span: Span, root: Span, *, measured: bool) -> None:
         if root.is_recorded:
             span.is_recorded = True
-            self._keep(span.nbytes, BOTH if measured else SPAN, span)
+            self._append(span.nbytes, BOTH if measured else SPAN, span)
             return
         if measured:
-            self._keep(PLAIN_NBYTES, SAMPLE, span)
+            self._append(PLAIN_NBYTES, SAMPLE, span)
         if root.duration_ns >= 0:
-            return  # it was not worth keeping, or is the slowest so far: what comes after it is not held
-        held = root.pending
-        if held is None:
+            return  # not recorded, or the slowest so far: later spans are dropped
+        pending = root.pending
+        if pending is None:
             root.pending = [span]
-        elif len(held) < PENDING_MAX:
-            held.append(span)
+        elif len(pending) < PENDING_MAX:
+            pending.append(span)
         else:
             self._buffer.count_loss("trace_too_large")
 
     def take_slowest(self) -> None:
-        """Keep the slowest of the interval that ends. The exporter calls it."""
+        """Record the slowest traces of the interval that ends. The exporter calls it."""
         with self._lock:
             slowest, self._slowest = self._slowest, {}
             self._slowest_spans = 0
         for root in slowest.values():
-            held, root.pending = root.pending or (), None
+            pending, root.pending = root.pending or (), None
             root.is_recorded = True
-            for span in (root, *held):
+            for span in (root, *pending):
                 span.is_recorded = True
-                self._keep(span.nbytes, SPAN, span)
+                self._append(span.nbytes, SPAN, span)
 
 
 def traceparent_of(span: Span) -> str:
     return f"00-{span.trace_id}-{span.span_id}-{'01' if span.sampled else '00'}"
 
 
-def _keep_nothing(nbytes: int, what: int, span: Any) -> None:
-    """There is no agent."""
+def _drop(nbytes: int, what: int, span: Any) -> None:
+    """Drop a span, without an agent."""
 
 
 tracer = Tracer()

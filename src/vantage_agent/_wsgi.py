@@ -1,4 +1,4 @@
-"""WSGI applications: a span from the request to the end of the answer, however long that is streamed."""
+"""WSGI applications: a span from the request to the end of the response, even a streamed one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vantage_agent._semconv import http_server
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
 
-MARK = "vantage_agent.span"  # in the environ: the request is measured already, by this span
+MARK = "vantage_agent.span"  # in the environ: the span that already measures the request
 
 
 def call_wsgi(
@@ -19,11 +19,11 @@ def call_wsgi(
     start_response: Callable[..., Any],
     route_of: Callable[[dict[str, Any]], str | None],
 ) -> Any:
-    """``app(environ, start_response)`` as a span. ``route_of(environ)`` is asked for the route's template when the
-    answer begins, and at the end where none did: empty when none matched, None when it does not know."""
+    """Call ``app(environ, start_response)`` as a span. ``route_of(environ)`` returns the route's template, when the
+    response begins or at the end without one: empty when none matched, None when it is unknown."""
     try:
-        around: Span | None = environ.get(MARK)
-        if around is None:
+        outer: Span | None = environ.get(MARK)
+        if outer is None:
             traceparent = environ.get("HTTP_TRACEPARENT")
             if traceparent is None:
                 span = tracer.begin(http_server, "server")
@@ -31,8 +31,8 @@ def call_wsgi(
                 span = tracer.begin(http_server, "server", traceparent, environ.get("HTTP_TRACESTATE", ""))
             span.method = environ.get("REQUEST_METHOD", "")
             environ[MARK] = span
-        else:  # where it is measured outside already, the route may not be known there
-            span = around
+        else:  # an outer layer measures the request, but may not know the route
+            span = outer
     except Exception:
         return app(environ, start_response)
 
@@ -48,22 +48,22 @@ def call_wsgi(
             return start_response(status, *(() if headers is None else (headers,)), *args, **kwargs)
         return start_response(status, headers)
 
-    if around is not None:
+    if outer is not None:
         return app(environ, start)
     try:
-        answer = app(environ, start)
+        response = app(environ, start)
     except BaseException as error:
         span.fail(error)
         _end(span, environ, route_of)
         raise
     try:
-        if span.is_complete or _is_complete(answer, environ):
+        if span.is_complete or _is_complete(response, environ):
             _end(span, environ, route_of)
-            return answer
+            return response
         tracer.deactivate(span)
-        return _Response(answer, span, environ, route_of)
+        return _Response(response, span, environ, route_of)
     except Exception:
-        return answer
+        return response
 
 
 _CODES = {f"{status.value} {status.phrase}": status.value for status in HTTPStatus}
@@ -73,24 +73,24 @@ def _code_of(status: str) -> int:
     return int(status[:3])
 
 
-def _is_complete(answer: Any, environ: dict[str, Any]) -> bool:
-    """What has a length is, and the server may look at it; a file wrapper is given to the server as it is, which may
-    send the file by itself."""
-    if hasattr(answer, "__len__"):
+def _is_complete(response: Any, environ: dict[str, Any]) -> bool:
+    """Return whether a response can be returned unwrapped: one with a length, which the server may use, or a file
+    wrapper, whose file the server may send by itself."""
+    if hasattr(response, "__len__"):
         return True
     file_wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(file_wrapper, type) and isinstance(answer, file_wrapper)
+    return isinstance(file_wrapper, type) and isinstance(response, file_wrapper)
 
 
 class _Response:
-    """The application's answer, still lazy: the server takes each piece from the application's own iterator. What
-    the application does to make a piece is a part of the span; what the server does with it is not."""
+    """The application's response, still lazy: the server reads each chunk from the application's iterator. The time to
+    create a chunk belongs to the span; the server's time does not."""
 
     def __init__(
-        self, answer: Iterable[bytes], span: Span, environ: dict[str, Any], route_of: Callable[..., str | None]
+        self, response: Iterable[bytes], span: Span, environ: dict[str, Any], route_of: Callable[..., str | None]
     ) -> None:
-        self._answer = answer
-        self._pieces: Iterator[bytes] | None = None
+        self._response = response
+        self._chunks: Iterator[bytes] | None = None
         self._span: Span | None = span
         self._environ = environ
         self._route_of = route_of
@@ -99,14 +99,14 @@ class _Response:
         return self
 
     def __next__(self) -> bytes:
-        pieces = self._pieces
+        chunks = self._chunks
         span = self._span
         if span is not None:
             _enter(span)
         try:
-            if pieces is None:
-                pieces = self._pieces = iter(self._answer)
-            return next(pieces)
+            if chunks is None:
+                chunks = self._chunks = iter(self._response)
+            return next(chunks)
         except StopIteration:
             self._finish(None)
             raise
@@ -118,12 +118,12 @@ class _Response:
                 _leave(span)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._answer, name)
+        return getattr(self._response, name)
 
     def close(self) -> None:
-        """Servers call it at the end of every answer (PEP 3333), also of one that breaks off."""
+        """End the span; servers call this at the end of every response (PEP 3333), also after an error."""
         try:
-            close = getattr(self._answer, "close", None)
+            close = getattr(self._response, "close", None)
             if close is not None:
                 close()
         finally:
@@ -164,5 +164,5 @@ def _end(span: Span, environ: dict[str, Any], route_of: Callable[..., str | None
 
 
 def no_route(_environ: dict[str, Any]) -> str | None:
-    """Of an application whose router is not known."""
+    """Return None, for applications with an unknown router."""
     return None

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 SITE = Path(__file__).resolve().parent / "_site"
 SETTINGS = {
-    "service_name": "the name its data is found under (default: the program's name)",
+    "service_name": "the name of the service (default: the program's name)",
     "collector_url": "where Vantage listens (default: http://127.0.0.1:8000)",
     "environment": "such as production or staging",
     "service_version": "the version that is running",
@@ -18,7 +18,7 @@ SETTINGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code when the program cannot be started; otherwise the program takes this process over."""
+    """Replace this process by the program. Return an exit code only if the program cannot be started."""
     parser = argparse.ArgumentParser(
         prog="vantage-agent",
         description="Send metrics and traces of a Python program to Vantage, without changing the program.",
@@ -28,28 +28,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "run",
         help="run a program with the agent: vantage-agent run -- python app.py",
         usage="vantage-agent run [options] -- CMD [ARGS …]",
-        epilog="Each option stands for an environment variable: VANTAGE_AGENT_SERVICE_NAME and so on. "
-        "The API key is read from VANTAGE_AGENT_API_KEY, since command lines are seen by everyone on the machine.",
+        epilog="Each option sets an environment variable: VANTAGE_AGENT_SERVICE_NAME and so on. "
+        "The API key is read from VANTAGE_AGENT_API_KEY, since everyone on the machine can see command lines.",
     )
     for name, meaning in SETTINGS.items():
         run.add_argument(f"--{name.replace('_', '-')}", metavar=name.rpartition("_")[2].upper(), help=meaning)
     run.add_argument("program", nargs=argparse.REMAINDER, metavar="-- CMD …", help="the program and its arguments")
-    given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    if given.command is None:
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.command is None:
         parser.print_help()
         return 0
-    program = given.program[1:] if given.program[:1] == ["--"] else given.program
+    program = options.program[1:] if options.program[:1] == ["--"] else options.program
     if not program:
         return _fail("no program given: write vantage-agent run -- python app.py", 2)
     environ = dict(os.environ)
     for name in SETTINGS:
-        if getattr(given, name):
-            environ[f"VANTAGE_AGENT_{name.upper()}"] = getattr(given, name)
+        if getattr(options, name):
+            environ[f"VANTAGE_AGENT_{name.upper()}"] = getattr(options, name)
     environ.setdefault("VANTAGE_AGENT_SERVICE_NAME", program_name(program))
     existing = environ.get("PYTHONPATH")
     environ["PYTHONPATH"] = os.pathsep.join([str(SITE), *([existing] if existing else [])])
     try:
-        os.execvpe(program[0], program, environ)  # noqa: S606  # running what it is given is its purpose
+        os.execvpe(program[0], program, environ)  # noqa: S606  # running a given program is its purpose
     except FileNotFoundError:
         return _fail(f"{program[0]}: not found", 127)
     except OSError as error:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def program_name(program: Sequence[str]) -> str:
-    """The service's name when none is given: the script or module that Python runs, or the command itself."""
+    """Return the default name of the service: the script or module that Python runs, or the command itself."""
     name = PurePath(program[0]).stem
     if not name.startswith(("python", "pypy")):
         return name

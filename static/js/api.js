@@ -1,9 +1,9 @@
-// The API's description, drawn by Swagger UI from our own copy: nothing is fetched from elsewhere.
+// Shows the API's description with the bundled Swagger UI: nothing is fetched from the internet.
 (() => {
-  const place = document.getElementById("api");
+  const container = document.getElementById("api");
   SwaggerUIBundle({
-    url: place.dataset.url,
-    domNode: place,
+    url: container.dataset.url,
+    domNode: container,
     deepLinking: true,
     docExpansion: "list",
     defaultModelsExpandDepth: -1,

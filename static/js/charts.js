@@ -1,5 +1,5 @@
-// Draws [data-chart] from the page's own points and [data-source] from the API, with uPlot. Selecting a stretch of a
-// chart zooms the whole page to it: the range is in the URL.
+// Draws [data-chart] from the page's own points and [data-source] from the API, with uPlot. Selecting a part of a chart
+// zooms the page to it: the range is in the URL.
 (() => {
   const REFETCH_MS_MIN = 5000;
   const LEGEND_PX = 22;
@@ -65,7 +65,7 @@
     ctx.restore();
   };
 
-  // Without a pointer on the chart the legend tells the newest values.
+  // Without a pointer on the chart, the legend shows the newest values.
   const latest = (values) => {
     for (let i = (values?.length ?? 0) - 1; i >= 0; i--) if (values[i] !== null && values[i] !== undefined) return values[i];
     return null;
@@ -94,7 +94,7 @@
           const fill = COLOURS[line.colour]?.[1] ?? 0;
           return {
             label: line.label, stroke: colour, width: 1.6, fill: fill ? translucent(colour, fill) : undefined,
-            points: { show: chart.lonely, size: 5, fill: colour }, value: (held, value, which, at) => quantity(at === null || at === undefined ? latest(held.data[which]) : value, chart.unit),
+            points: { show: chart.lonely, size: 5, fill: colour }, value: (uplot, value, which, at) => quantity(at === null || at === undefined ? latest(uplot.data[which]) : value, chart.unit),
           };
         }),
       ],
@@ -103,22 +103,22 @@
   };
 
   const draw = (element, chart, points) => {
-    const held = plots.get(element);
+    const entry = plots.get(element);
     const chartable = { ...chart, lonely: points.slice(1).some((line) => line.filter((v) => v !== null).length < 3) };
     const key = JSON.stringify(chart);
-    if (held?.plot && held.shape === JSON.stringify([chart.unit, chart.lines])) {
-      held.chart.start = chart.start;
-      held.chart.end = chart.end;
-      held.chart.marks = chart.marks;
-      if (held.key !== key || held.points !== points) held.plot.setData(points);
-      Object.assign(held, { key, points });
+    if (entry?.plot && entry.shape === JSON.stringify([chart.unit, chart.lines])) {
+      entry.chart.start = chart.start;
+      entry.chart.end = chart.end;
+      entry.chart.marks = chart.marks;
+      if (entry.key !== key || entry.points !== points) entry.plot.setData(points);
+      Object.assign(entry, { key, points });
       return;
     }
-    held?.plot?.destroy();
+    entry?.plot?.destroy();
     element.replaceChildren();
     const plot = new uPlot(optionsFor(element, chartable), points, element);
-    plots.set(element, { ...held, plot, key, points, chart: chartable, shape: JSON.stringify([chart.unit, chart.lines]) });
-    if (!held?.observer) {
+    plots.set(element, { ...entry, plot, key, points, chart: chartable, shape: JSON.stringify([chart.unit, chart.lines]) });
+    if (!entry?.observer) {
       const observer = new ResizeObserver(() => {
         const width = element.clientWidth;
         const current = plots.get(element)?.plot;
@@ -132,32 +132,32 @@
   };
 
   const note = (element, text) => {
-    const place = document.createElement("p");
-    place.className = "chart-note";
-    place.textContent = text;
-    element.replaceChildren(place);
+    const paragraph = document.createElement("p");
+    paragraph.className = "chart-note";
+    paragraph.textContent = text;
+    element.replaceChildren(paragraph);
   };
 
   const labelOf = (tags, answer) => Object.values(tags).join(" ") || answer.agg;
 
   const fetchAndDraw = async (element) => {
-    const held = plots.get(element) ?? {};
-    if (held.waiting || (held.source === element.dataset.source && Date.now() - held.fetchedAt < REFETCH_MS_MIN)) return;
-    Object.assign(held, { waiting: true, source: element.dataset.source, fetchedAt: Date.now() });
-    plots.set(element, held);
+    const entry = plots.get(element) ?? {};
+    if (entry.waiting || (entry.source === element.dataset.source && Date.now() - entry.fetchedAt < REFETCH_MS_MIN)) return;
+    Object.assign(entry, { waiting: true, source: element.dataset.source, fetchedAt: Date.now() });
+    plots.set(element, entry);
     try {
       const response = await fetch(element.dataset.source, { headers: { Accept: "application/json" } });
       const answer = await response.json();
       if (!response.ok) throw new Error(answer.detail ?? response.statusText);
       const series = answer.series.slice(0, LINES_MAX);
-      if (!series.some((one) => one.points.some((point) => point[1] !== null))) {
+      if (!series.some((group) => group.points.some((point) => point[1] !== null))) {
         plots.get(element)?.plot?.destroy();
         plots.set(element, { ...plots.get(element), plot: null });
         note(element, "No samples in this range.");
         return;
       }
-      const lines = series.map((one, i) => ({ label: labelOf(one.tags, answer), colour: i === 0 ? "rate" : `--c${i % LIMITS.colours}` }));
-      const points = [series[0].points.map((point) => point[0] / 1000), ...series.map((one) => one.points.map((point) => point[1]))];
+      const lines = series.map((group, i) => ({ label: labelOf(group.tags, answer), colour: i === 0 ? "rate" : `--c${i % LIMITS.colours}` }));
+      const points = [series[0].points.map((point) => point[0] / 1000), ...series.map((group) => group.points.map((point) => point[1]))];
       draw(element, { unit: answer.unit, start: answer.start / 1000, end: answer.end / 1000, lines }, points);
     } catch (error) {
       if (!plots.get(element)?.plot) note(element, `The chart could not be loaded: ${error.message}`);
@@ -168,15 +168,15 @@
   };
 
   const drawAll = () => {
-    for (const [element, held] of plots) {
+    for (const [element, entry] of plots) {
       if (element.isConnected) continue;
-      held.observer?.disconnect();
-      held.plot?.destroy();
+      entry.observer?.disconnect();
+      entry.plot?.destroy();
       plots.delete(element);
     }
     for (const element of document.querySelectorAll("[data-chart]")) {
-      const held = plots.get(element);
-      if (held?.raw === element.dataset.points + element.dataset.chart) continue;
+      const entry = plots.get(element);
+      if (entry?.raw === element.dataset.points + element.dataset.chart) continue;
       draw(element, JSON.parse(element.dataset.chart), JSON.parse(element.dataset.points));
       plots.get(element).raw = element.dataset.points + element.dataset.chart;
     }
@@ -184,9 +184,9 @@
   };
 
   const redrawAll = () => {
-    for (const held of plots.values()) {
-      held.plot?.destroy();
-      held.observer?.disconnect();
+    for (const entry of plots.values()) {
+      entry.plot?.destroy();
+      entry.observer?.disconnect();
     }
     plots.clear();
     drawAll();

@@ -1,8 +1,8 @@
-// Keeps the view current: the server says over a socket which services have new data, and the view is fetched again
-// and morphed, at most once a second, never while the tab is hidden. State is shown by the button #live.
+// Refreshes the view: the server sends the names of services with new data over a socket, and the view is fetched and
+// morphed, at most once a second, never while the tab is hidden. The button #live shows the state.
 (() => {
   const REFRESH_MS_MIN = 1000;
-  const REST_FACTOR = 3; // a slow server is asked less often: it rests this many times as long as it worked
+  const REST_FACTOR = 3; // refresh a slow server less often: wait this many times as long as it took
   const RETRY_MS_MIN = 500;
   const RETRY_MS_MAX = 15000;
   const HEARTBEATS_MISSED_MAX = 2.5;
@@ -30,7 +30,7 @@
     let state = open ? "live" : wasConnected ? "reconnecting" : "connecting";
     if (isPaused) state = "paused";
     else if (!watched()) state = "still";
-    button.hidden = view()?.dataset.live === undefined; // such as one trace, which is over
+    button.hidden = view()?.dataset.live === undefined; // such as a trace, which does not change
     if (button.dataset.state === state) return;
     button.dataset.state = state;
     button.setAttribute("aria-pressed", String(isPaused));
@@ -60,8 +60,8 @@
   };
 
   const concerns = (services) => {
-    const wanted = watched();
-    return wanted === "*" || (wanted !== "" && services.includes(wanted));
+    const names = watched();
+    return names === "*" || (names !== "" && services.includes(names));
   };
 
   const heard = () => {
@@ -78,7 +78,7 @@
       heard();
       retryMs = RETRY_MS_MIN;
       wasConnected = true;
-      plan(); // something may have been missed, even since this page was made
+      plan(); // updates may have been missed since this page was rendered
       show();
     });
     opened.addEventListener("message", (event) => {

@@ -1,5 +1,5 @@
-// Numbers and times as people read them: the twin of vantage/core/number_format.py, function by function. The examples
-// that both must meet are in tests/number_format.json: change all three together.
+// Formats numbers and times for people: the twin of vantage/core/number_format.py, function by function. Both must
+// pass the examples in tests/number_format.json: change all three together.
 globalThis.numberFormat = (() => {
   const NONE = "–";
   const FULL = 0.9995; // of a unit: what rounds to 1 of it is written in it

@@ -1,4 +1,4 @@
-// What every page does for its reader: times in their zone, copying, the choice of theme.
+// The script of every page: local times, copy buttons, the theme switch.
 (() => {
   const TICK_MS = 5000;
   const { ago } = globalThis.numberFormat;
@@ -48,7 +48,7 @@
     try {
       localStorage.setItem("vantage-theme", theme);
     } catch {
-      // It holds until the page is left.
+      // The choice lasts until the page is closed.
     }
     document.dispatchEvent(new CustomEvent("vantage:theme"));
   };
@@ -60,13 +60,13 @@
     else copy(button);
   });
 
-  // Empty fields stay out of the URL.
+  // Remove empty fields from the URL.
   document.addEventListener("formdata", (event) => {
     if (!event.target.matches(".search")) return;
     for (const [name, value] of [...event.formData]) if (value === "") event.formData.delete(name);
   });
 
-  // A session that ended leads to the sign-in page, whole. A failed live refresh leaves what is shown.
+  // When the session has ended, open the sign-in page as a complete page. A failed live refresh keeps the view.
   document.addEventListener("htmx:before:response", (event) => {
     const { ctx } = event.detail;
     const { redirected, status, url } = ctx.response.raw;

@@ -1,4 +1,4 @@
-// Runs before the first paint, so that a chosen theme does not flash. Without a choice the system's theme holds.
+// Runs before the first paint, so that a chosen theme does not flash. The default is the system's theme.
 (() => {
   try {
     const chosen = localStorage.getItem("vantage-theme");

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vantage_agent._batch import RECORDED_SAMPLE
+from vantage_agent._batch_maker import RECORDED_SAMPLE
 from vantage_agent._buffer import PLAIN_NBYTES, Buffer
 from vantage_agent._semconv import http_server
 from vantage_agent._tracer import Tracer
@@ -17,7 +17,7 @@ from vantage_agent._tracer import Tracer
 def plain(buffer: Buffer, item: Any) -> bool:
     """As the tracer does it."""
     buffer.items.append(item)
-    return len(buffer.items) >= buffer.look_at and buffer.check()
+    return len(buffer.items) >= buffer.check_at_len and buffer.check()
 
 
 def held_nbytes(buffer: Buffer) -> int:

@@ -16,7 +16,8 @@ from tests.support.wait import wait_until
 from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.native import NativeFormat
 from vantage_agent import _exporter
-from vantage_agent._batch import BATCH_NBYTES_MAX, BATCH_NBYTES_MIN, RECORDED_SAMPLE, RECORDED_SPAN, Batch, BatchMaker
+from vantage_agent._batch import Batch
+from vantage_agent._batch_maker import BATCH_NBYTES_MAX, BATCH_NBYTES_MIN, RECORDED_SAMPLE, RECORDED_SPAN, BatchMaker
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import make_config
 from vantage_agent._exporter import Exporter
@@ -332,7 +333,7 @@ def test_halves_hold_everything_once(seed: int) -> None:
         for one in batches:
             found += [span[1] for span in one.spans]
             for identity, column in one.columns.items():
-                links = {place: trace for place, trace, _ in column.all_links}
+                links = {place: trace for place, trace, _ in column.all_exemplars}
                 found += [
                     (identity[0], time_ms, value, links.get(place))
                     for place, (time_ms, value) in enumerate(zip(column.times_ms, column.values, strict=True))

@@ -18,7 +18,7 @@ import vantage_agent
 from tests.agent.receiver import Receiver, answer, misbehaving, read_request
 from tests.agent.test_processes import python
 from tests.support.wait import BUSY_S
-from vantage_agent._batch import RECORDED_SAMPLE
+from vantage_agent._batch_maker import RECORDED_SAMPLE
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import make_config
 from vantage_agent._exporter import Exporter

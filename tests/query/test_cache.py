@@ -140,6 +140,7 @@ def test_it_is_a_dictionary_that_forgets(seed: int) -> None:
                 assert kept.cache.get(key) == step
             case "m":
                 kept.move(chance.randrange(60))
+                kept.cache.get("unknown")  # expires
             case "c":
                 kept.cache.clear()
                 model.clear()

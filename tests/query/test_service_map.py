@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -79,9 +80,11 @@ async def test_edges_beyond_the_limit_are_counted(context: QueryContext) -> None
     assert (len(found.calls), found.omitted) == (EDGES_MAX, 7)
 
 
-async def test_pages_share_a_result_until_it_expires(context: QueryContext, clock: MovedClock) -> None:
+async def test_pages_share_a_recent_map_until_it_expires(context: QueryContext, clock: MovedClock) -> None:
+    context = replace(context, cache_nbytes_max=1 << 20)
+
     async def callees() -> list[str]:
-        return [one.callee for one in (await recent_service_map(context, service="a")).calls]
+        return [call.callee for call in (await recent_service_map(context, service="a")).calls]
 
     assert await callees() == []
     await write(context, client("1", "a", "x"))

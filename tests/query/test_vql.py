@@ -65,7 +65,7 @@ async def test_rows_that_were_cut_are_a_warning(context: QueryContext) -> None:
     await context.store.write(a_batch(*map(float, range(12))))
     answer = await run_vql(context, "SELECT value FROM metrics WHERE timestamp >= now() - INTERVAL 1 HOUR", {})
     assert answer.table.truncated
-    assert answer.warnings == ("only the first 10 rows are given: narrow the query or say LIMIT",)
+    assert answer.warnings == ("only the first 10 rows are returned: narrow the query or add LIMIT",)
 
 
 async def test_queries_are_timed_whether_or_not_they_are_answered(context: QueryContext) -> None:

@@ -62,5 +62,5 @@ def test_what_is_remembered_is_bounded() -> None:
     guard = HostGuard(listen_host="127.0.0.1", allowed=())
     for port in range(2000):
         assert guard.allows(f"localhost:{port}".encode())
-    assert len(guard._good) <= 256
+    assert len(guard._allowed) <= 256
     assert not guard.allows(b"evil.example.com")

@@ -1,1 +1,1 @@
-"""What people and scripts ask: each question in a file of its own, answered from the stores by checked queries."""
+"""Queries of people and scripts, one file each, run on the stores as checked queries."""

@@ -71,6 +71,7 @@ class Cache:
         if entry is None:
             self._expire()
             self._telemetry.cache_misses.inc()
+            self._telemetry.cache_bytes.set(self._entries.currsize)  # expires entries
             return None
         self._telemetry.cache_hits.inc()
         return entry.value

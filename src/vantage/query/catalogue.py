@@ -1,4 +1,4 @@
-"""What there is: services, their metrics, the values of a tag."""
+"""List services, their metrics, and the values of a tag."""
 
 from __future__ import annotations
 
@@ -45,30 +45,30 @@ class Metric:
 
 
 async def services(context: QueryContext) -> list[Service]:
-    """Every service that samples or spans are held of, by name."""
-    found: dict[str, _Collected] = {}
+    """Return every service that has samples or spans, by name."""
+    collected: dict[str, _Collected] = {}
     for info in await context.store.list_series():
-        one = info.series
-        held = found.setdefault(one.service, _Collected(info.first_ms, info.last_ms))
-        held.add(one.environment, one.tag(TAG_VERSION), info.first_ms, info.last_ms)
-        held.samples += info.samples
+        series = info.series
+        totals = collected.setdefault(series.service, _Collected(info.first_ms, info.last_ms))
+        totals.add(series.environment, series.tag(TAG_VERSION), info.first_ms, info.last_ms)
+        totals.samples += info.samples
     for spans in await context.store.services_with_spans():
-        held = found.setdefault(spans.service, _Collected(spans.first_ms, spans.last_ms))
-        held.add(spans.environment, spans.service_version, spans.first_ms, spans.last_ms)
-        held.spans += spans.spans
+        totals = collected.setdefault(spans.service, _Collected(spans.first_ms, spans.last_ms))
+        totals.add(spans.environment, spans.service_version, spans.first_ms, spans.last_ms)
+        totals.spans += spans.spans
     rates = await _request_rates(context)
     return [
         Service(
             name,
-            tuple(sorted(held.environments)),
-            tuple(sorted(held.versions)),
-            held.first_ms,
-            held.last_ms,
-            held.samples,
-            held.spans,
+            tuple(sorted(totals.environments)),
+            tuple(sorted(totals.versions)),
+            totals.first_ms,
+            totals.last_ms,
+            totals.samples,
+            totals.spans,
             rates.get(name),
         )
-        for name, held in sorted(found.items())
+        for name, totals in sorted(collected.items())
     ]
 
 
@@ -88,7 +88,7 @@ class _Collected:
 
 
 async def _request_rates(context: QueryContext) -> dict[str, float]:
-    """Requests a second: the counter ``http.requests`` where a service sends it, else the number of durations."""
+    """Return requests per second by service: of the counter ``http.requests`` where it is sent, else of durations."""
     since = Compare(">=", Column("timestamp"), Literal(context.clock.now_ms() - RATE_WINDOW_MS))
     rates: dict[str, float] = {}
     for metric, total in ((DURATION, Call("count")), (REQUESTS, Call("sum", (Column("value"),)))):
@@ -106,24 +106,24 @@ async def _request_rates(context: QueryContext) -> dict[str, float]:
 
 
 async def metrics(context: QueryContext, service: str) -> list[Metric]:
-    """The metrics of a service, by name. A metric sent with several kinds or units appears once for each."""
-    found: dict[tuple[str, str, str], tuple[set[str], Counter[str]]] = {}
-    last: dict[tuple[str, str, str], int] = {}
+    """Return the metrics of a service, by name. A metric sent with several kinds or units appears once for each."""
+    facts: dict[tuple[str, str, str], tuple[set[str], Counter[str]]] = {}
+    last_ms: dict[tuple[str, str, str], int] = {}
     for info in await context.store.list_series(service=service):
         key = (info.series.metric, info.series.kind.value, info.series.unit)
-        tag_keys, counts = found.setdefault(key, (set(), Counter()))
+        tag_keys, counts = facts.setdefault(key, (set(), Counter()))
         tag_keys.update(name for name, _ in info.series.tags)
         counts["series"] += 1
         counts["samples"] += info.samples
-        last[key] = max(last.get(key, 0), info.last_ms)
+        last_ms[key] = max(last_ms.get(key, 0), info.last_ms)
     return [
-        Metric(*key, tuple(sorted(tag_keys)), counts["series"], counts["samples"], last[key])
-        for key, (tag_keys, counts) in sorted(found.items())
+        Metric(*key, tuple(sorted(tag_keys)), counts["series"], counts["samples"], last_ms[key])
+        for key, (tag_keys, counts) in sorted(facts.items())
     ]
 
 
 async def tag_values(context: QueryContext, *, service: str, metric: str, key: str) -> Sequence[tuple[str, int]]:
-    """The values of a tag and how many series have each, the most frequent first; a thousand at most."""
+    """Return up to TAG_VALUES_MAX values of a tag and the number of series of each, the most frequent first."""
     counts: Counter[str] = Counter()
     for info in await context.store.list_series(service=service, metric=metric):
         if value := info.series.tag(key):

@@ -1,4 +1,4 @@
-"""What may be written next in a half-written query: names of the language, and names and values that are held."""
+"""Complete a half-written query with names of the language and with stored names and values."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ KEYWORDS: Final = (
     "SELECT", "FROM", "WHERE", "GROUP BY", "ORDER BY", "LIMIT", "AND", "OR", "NOT", "IN", "LIKE", "BETWEEN", "AS",
     "ASC", "DESC", "CASE", "WHEN", "THEN", "ELSE", "END", "INTERVAL", "NULL", "EXPLAIN",
 )  # fmt: skip
-# A string or a comment may lack its end: the text is being written. Every character matches some branch, and no branch
-# can give back what it took, so that the time is linear.
+# A string or a comment may lack its end: the text is being written. Every character matches a branch, and no branch
+# backtracks, so that the time is linear.
 _TOKEN: Final = re.compile(
     r"--[^\n]*|/\*(?:[^*]|\*(?!/))*+(?:\*/)?|'(?:[^'\\]|\\.|'')*+'?|[^\W\d]\w*|\d+(?:\.\d+)?|<=|>=|!=|<>|\S",
     re.DOTALL,
@@ -50,7 +50,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """At most COMPLETIONS_MAX, the likeliest first. Each replaces the characters from ``start`` up to ``end``."""
+    """Up to COMPLETIONS_MAX completions, the likeliest first. Each replaces the text from ``start`` to ``end``."""
 
     start: int
     end: int
@@ -68,33 +68,33 @@ class _Token:
 
     @property
     def is_open(self) -> bool:
-        """Whether the end of a string is still to be written."""
+        """Whether the token is a string without its closing quote."""
         return self.is_string and re.fullmatch(r"'(?:[^'\\]|\\.|'')*+'", self.text, re.DOTALL) is None
 
     @property
     def value(self) -> str:
         inner = self.text[1:] if self.is_open else self.text[1:-1]
-        return re.sub(r"\\(.)|''", lambda found: found[1] or "'", inner, flags=re.DOTALL)
+        return re.sub(r"\\(.)|''", lambda match: match[1] or "'", inner, flags=re.DOTALL)
 
 
 async def complete(context: QueryContext, text: str, position: int) -> Completions:
-    """What may stand at ``position``, counted in code points and taken for the nearest one within the text. Any text
-    gives an answer; raises only what the store raises."""
+    """Return what may stand at ``position``, in code points and clamped to the text. Any text is accepted; raises only
+    what the store raises."""
     position = min(max(position, 0), len(text))
     tokens = _tokens(text[:position])
     last = tokens[-1] if tokens else None
     if last is not None and _in_comment(last, position):
         return Completions(position, position, ())
     if last is not None and last.is_open:
-        kind, found = await _complete_names(context, tokens, text)
-        items = (Completion(name, _escaped(name), kind) for name in _matching(found, last.value))
+        kind, names = await _complete_names(context, tokens, text)
+        items = (Completion(name, _escaped(name), kind) for name in _matching(names, last.value))
         return Completions(last.start + 1, position, tuple(items))
     word = last.text if last is not None and _WORD.fullmatch(last.text) and _ends(last) == position else ""
     return Completions(position - len(word), position, tuple(_words(tokens[:-1] if word else tokens, word, text)))
 
 
 def _tokens(text: str) -> list[_Token]:
-    return [_Token(found[0], found.start()) for found in _TOKEN.finditer(text)]
+    return [_Token(match[0], match.start()) for match in _TOKEN.finditer(text)]
 
 
 def _ends(token: _Token) -> int:
@@ -108,7 +108,7 @@ def _in_comment(token: _Token, position: int) -> bool:
 
 
 async def _complete_names(context: QueryContext, tokens: Sequence[_Token], text: str) -> tuple[str, list[str]]:
-    """The kind and the names that the open string may be, those with most samples or spans first."""
+    """Return the kind and the names that the open string may be, those with most samples or spans first."""
     before = [token.text for token in tokens[:-1]]
     is_key = before[-1:] == ["["] and before[-2:-1] != [] and before[-2] in _MAPS
     subject, key = (before[-2], "") if is_key else _compared(tokens[:-1])
@@ -116,55 +116,55 @@ async def _complete_names(context: QueryContext, tokens: Sequence[_Token], text:
     if subject == "service_name":
         series, spans = await context.store.list_series(), await context.store.services_with_spans()
         counted: Iterable[tuple[str, int]] = itertools.chain(
-            ((info.series.service, info.samples) for info in series), ((one.service, one.spans) for one in spans)
+            ((info.series.service, info.samples) for info in series), ((stats.service, stats.spans) for stats in spans)
         )
     elif _is_about_spans(text):
         counted = await _complete_spans(context, "" if is_key else subject, key, text)
     else:
-        found = await _series(context, text, subject)
+        infos = await _series(context, text, subject)
         counted = (
-            (name, info.samples) for info in found for name in _complete_series(info, subject, key, is_key=is_key)
+            (name, info.samples) for info in infos for name in _complete_series(info, subject, key, is_key=is_key)
         )
-    # A catalogue may be long: it is gone through in a thread, not on the event loop.
+    # A catalogue may be long: rank it in a thread, not on the event loop.
     return kind, await asyncio.to_thread(_ranked, counted)
 
 
 def _complete_series(info: SeriesInfo, subject: str, key: str, *, is_key: bool) -> Iterable[str]:
-    one = info.series
+    series = info.series
     if subject in _MAPS:
-        return (name for name, _ in one.tags) if is_key else (one.tag(key),)
-    return {"metric_name": (one.metric,), "environment": (one.environment,)}.get(subject, ())
+        return (name for name, _ in series.tags) if is_key else (series.tag(key),)
+    return {"metric_name": (series.metric,), "environment": (series.environment,)}.get(subject, ())
 
 
 async def _complete_spans(context: QueryContext, column: str, key: str, text: str) -> Iterable[tuple[str, int]]:
-    """Of the latest spans: the keys of their attributes, without a ``column``; else its values, or those of one
-    attribute. What is no column of texts has none."""
+    """Return names in the latest spans, each with its count: attribute keys without a ``column``, else the values of
+    the column or of one attribute. Columns that are not strings have none."""
     where: list[Expr] = [Compare(">=", Column("timestamp"), Literal(context.clock.now_ms() - SPANS_AGE_MS))]
     if service := _equal_to(text, "service_name"):
         where.append(equals("service_name", service))
     if not column:
         latest = Select(
             "spans",
-            (SelectItem(Column("attributes"), "held"),),
+            (SelectItem(Column("attributes"), "attributes"),),
             where=And(tuple(where)),
             order_by=(Order(Column("timestamp"), descending=True),),
             limit=SPANS_READ_MAX,
         )
         table = await context.select("completions", latest)
-        return ((name, 1) for held in table.column("held") for name in held)
+        return ((name, 1) for attributes in table.column("attributes") for name in attributes)
     if column not in _MAPS and SPANS.get(column) != "string":
         return ()
     value = TagValue(key) if column in _MAPS else Column(column)
     counts = Select(
         "spans",
-        (SelectItem(value, "held"), SelectItem(Call("count"), "spans")),
+        (SelectItem(value, "name"), SelectItem(Call("count"), "spans")),
         where=And(tuple(where)),
         group_by=(value,),
         order_by=(Order(Call("count"), descending=True),),
         limit=SPANS_READ_MAX,
     )
     table = await context.select("completions", counts)
-    return zip(table.column("held"), table.column("spans"), strict=True)
+    return zip(table.column("name"), table.column("spans"), strict=True)
 
 
 def _is_about_spans(text: str) -> bool:
@@ -172,13 +172,13 @@ def _is_about_spans(text: str) -> bool:
 
 
 async def _series(context: QueryContext, text: str, subject: str) -> Sequence[SeriesInfo]:
-    """Those of the service and the metric that the text names, all when it names none."""
+    """Return the series of the service and the metric in the text; all when it names neither."""
     metric = "" if subject == "metric_name" else _equal_to(text, "metric_name")
     return await context.store.list_series(service=_equal_to(text, "service_name"), metric=metric)
 
 
 def _compared(tokens: Sequence[_Token]) -> tuple[str, str]:
-    """The column before an operator or an IN list, and the key when it is a map."""
+    """Return the column before an operator or an IN list, and the key when it is a map."""
     at = len(tokens) - 1
     while at >= 0 and (tokens[at].text in ("(", ",") or tokens[at].is_string):
         at -= 1
@@ -193,7 +193,7 @@ def _compared(tokens: Sequence[_Token]) -> tuple[str, str]:
 
 
 def _equal_to(text: str, column: str) -> str:
-    """The first value the text compares a column with, wherever it stands; '' for none."""
+    """Return the first value that the text compares a column with, anywhere in the text; '' for none."""
     tokens = _tokens(text)
     for name, operator, value in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if name.text == column and operator.text == "=" and value.is_string and not value.is_open:
@@ -209,10 +209,10 @@ def _ranked(counted: Iterable[tuple[str, int]]) -> list[str]:
 
 
 def _matching(names: Iterable[str], written: str) -> list[str]:
-    """Those that begin as written before those that hold it, whatever the case."""
-    wanted = written.lower()
-    found = [name for name in names if wanted in name.lower()]
-    return sorted(found, key=lambda name: not name.lower().startswith(wanted))[:COMPLETIONS_MAX]
+    """Return the names that contain the text, those that start with it first; ignore the case."""
+    pattern = written.lower()
+    matches = [name for name in names if pattern in name.lower()]
+    return sorted(matches, key=lambda name: not name.lower().startswith(pattern))[:COMPLETIONS_MAX]
 
 
 def _escaped(name: str) -> str:
@@ -229,10 +229,10 @@ def _words(before: Sequence[_Token], word: str, text: str) -> list[Completion]:
     if previous == "FROM":
         likely = tables
     elif not previous:
-        likely = [one for one in keywords if one.label in ("SELECT", "EXPLAIN")]
+        likely = [item for item in keywords if item.label in ("SELECT", "EXPLAIN")]
     elif previous in _BEFORE_EXPRESSIONS:
         likely = [*names, *functions, *keywords]
     else:
         likely = [*keywords, *names, *functions]
-    wanted = word.lower()
-    return [one for one in likely if one.label.lower().startswith(wanted)][:COMPLETIONS_MAX]
+    prefix = word.lower()
+    return [item for item in likely if item.label.lower().startswith(prefix)][:COMPLETIONS_MAX]

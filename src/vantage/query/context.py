@@ -1,4 +1,4 @@
-"""What every question needs to be answered."""
+"""What every query needs: the stores, the clock, limits and the cache."""
 
 from __future__ import annotations
 

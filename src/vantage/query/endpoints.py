@@ -1,7 +1,7 @@
-"""The endpoints of a service: rate, errors and p95 of each, by the conventions of ``conventions``.
+"""The endpoints of a service: rate, errors and p95 of each, by the conventions of ``http_semconv``.
 
-Spans name theirs by attributes, as OpenTelemetry's semantic conventions have it; one that does not is named by its
-operation.
+A span names its endpoint by attributes, as in OpenTelemetry's semantic conventions; otherwise the name of its operation
+is used.
 """
 
 from __future__ import annotations
@@ -47,57 +47,58 @@ class Endpoint:
 
 
 async def read_endpoints(context: QueryContext, buckets: Buckets, *, service: str, source: RedSource) -> list[Endpoint]:
-    """The busiest first, at most ENDPOINTS_MAX. Empty when the service does not name its endpoints."""
-    here = (equals("service_name", service),)
+    """Return up to ENDPOINTS_MAX endpoints, the busiest first. Empty when the service does not name its endpoints."""
+    service_filter = (equals("service_name", service),)
     if source == "spans":
-        found = await _from_spans(context, buckets, here)
+        endpoints = await _from_spans(context, buckets, service_filter)
     else:
         series = await context.store.list_series(service=service)
-        found = await _from_metrics(context, buckets, here, series)
-    return sorted(found, key=lambda one: (-one.requests, one.route, one.method))[:ENDPOINTS_MAX]
+        endpoints = await _from_metrics(context, buckets, service_filter, series)
+    busiest = sorted(endpoints, key=lambda endpoint: (-endpoint.requests, endpoint.route, endpoint.method))
+    return busiest[:ENDPOINTS_MAX]
 
 
-async def _from_spans(context: QueryContext, buckets: Buckets, here: Sequence[Expr]) -> list[Endpoint]:
+async def _from_spans(context: QueryContext, buckets: Buckets, service_filter: Sequence[Expr]) -> list[Endpoint]:
     keys = (_first_of(ROUTE_ATTRIBUTES, Column("name")), _first_of(METHOD_ATTRIBUTES, Constant("")))
-    query = spans_query(buckets, keys, where=here)
+    query = spans_query(buckets, keys, where=service_filter)
     groups = parse_stats(query, await context.select("endpoints", query, rows_max=ROWS_MAX))
     # An operation is often named after method and route, as in "GET /users".
     return [
-        _endpoint(method, route.removeprefix(f"{method} ") if method else route, {DURATION: one}, buckets)
-        for (route, method), one in groups.items()
+        _endpoint(method, route.removeprefix(f"{method} ") if method else route, {DURATION: stats}, buckets)
+        for (route, method), stats in groups.items()
     ]
 
 
-def _first_of(attributes: Sequence[str], otherwise: Expr) -> Expr:
-    """The first of some attributes that a span has."""
+def _first_of(attributes: Sequence[str], default: Expr) -> Expr:
+    """Return an expression for the first of the attributes that a span has."""
     values = [TagValue(key) for key in attributes]
-    return Case(tuple((Compare("!=", value, Constant("")), value) for value in values), otherwise)
+    return Case(tuple((Compare("!=", value, Constant("")), value) for value in values), default)
 
 
 async def _from_metrics(
-    context: QueryContext, buckets: Buckets, here: Sequence[Expr], catalogue: Sequence[SeriesInfo]
+    context: QueryContext, buckets: Buckets, service_filter: Sequence[Expr], catalogue: Sequence[SeriesInfo]
 ) -> list[Endpoint]:
-    held = {key for info in catalogue if info.series.metric in (REQUESTS, DURATION) for key, _ in info.series.tags}
-    route = next((tag for tag in ROUTE_TAGS if tag in held), None)
+    keys = {key for info in catalogue if info.series.metric in (REQUESTS, DURATION) for key, _ in info.series.tags}
+    route = next((tag for tag in ROUTE_TAGS if tag in keys), None)
     if route is None:
         return []
-    method = next((tag for tag in METHOD_TAGS if tag in held), "")
-    query = metrics_query(buckets, (Column("metric_name"), TagValue(route), TagValue(method)), where=here)
+    method = next((tag for tag in METHOD_TAGS if tag in keys), "")
+    query = metrics_query(buckets, (Column("metric_name"), TagValue(route), TagValue(method)), where=service_filter)
     groups = parse_stats(query, await context.select("endpoints", query, rows_max=ROWS_MAX))
     merged: dict[tuple[str, str], dict[str, RequestStats]] = {}
-    for (metric, at_route, at_method), one in groups.items():
-        merged.setdefault((at_method, at_route), {})[metric] = one
-    return [_endpoint(*key, counted, buckets) for key, counted in merged.items() if key[1]]
+    for (metric, route_name, method_name), stats in groups.items():
+        merged.setdefault((method_name, route_name), {})[metric] = stats
+    return [_endpoint(*key, by_metric, buckets) for key, by_metric in merged.items() if key[1]]
 
 
-def _endpoint(method: str, route: str, counted: dict[str, RequestStats], buckets: Buckets) -> Endpoint:
-    requests, errors = pick_metrics(counted)
-    durations = counted.get(DURATION)
+def _endpoint(method: str, route: str, by_metric: dict[str, RequestStats], buckets: Buckets) -> Endpoint:
+    requests, errors = pick_metrics(by_metric)
+    durations = by_metric.get(DURATION)
     return Endpoint(
         method,
         route,
-        counted[requests].requests,
-        rate_per_s(counted[requests], buckets),
-        counted[errors].error_ratio,
+        by_metric[requests].requests,
+        rate_per_s(by_metric[requests], buckets),
+        by_metric[errors].error_ratio,
         durations.quantile_ms(0.95) if durations else None,
     )

@@ -13,6 +13,6 @@ from vantage.storage.ports import Selector
 def export_batches(context: QueryContext, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
     """Yield samples and spans of a range in no particular order, '' in the selector meaning any.
 
-    Close it when not all of it is taken. Raises BusyError and StoreUnavailable.
+    Close the generator when you stop early. Raises BusyError and StoreUnavailable.
     """
     return context.store.export(selector, time_range)

@@ -1,9 +1,9 @@
-"""By which conventions requests, errors and durations are read, as query trees and their answers.
+"""The conventions for requests, errors and durations, as query trees and parsers of their results.
 
 - Requests: the sum of the counter ``http.requests`` where a service sends it, else the number of observations of the
   histogram ``http.request.duration``.
-- Errors: those whose tag ``status`` (or ``http.response.status_code``, ``status_code``) is 5xx, or whose tag ``error``
-  is ``true``. When the counter carries none of these tags and the histogram does, the histogram tells the ratio.
+- Errors: requests whose tag ``status`` (or ``http.response.status_code``, ``status_code``) is 5xx, or whose tag
+  ``error`` is ``true``. When the counter has none of these tags and the histogram does, the ratio is the histogram's.
 - Durations: the values of the histogram, in ms whatever their unit.
 - A service that sends neither is measured by its server spans.
 """
@@ -37,14 +37,14 @@ REQUESTS: Final = "http.requests"
 DURATION: Final = "http.request.duration"
 STATUS_TAGS: Final = ("status", "http.response.status_code", "status_code")
 ERROR_TAG: Final = "error"
-# Each quantile sorts every duration of the range, so the overview asks for one alone.
+# Each quantile sorts every duration of the range, so the overview computes only one.
 QUANTILES_OVERVIEW: Final = (0.95,)
 QUANTILES_ALL: Final = (0.5, 0.95, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """A range cut into steps. It starts on a whole step; the last bucket may be cut short by ``end_ms``."""
+    """A range cut into steps. It starts on a multiple of the step; ``end_ms`` may cut the last bucket short."""
 
     start_ms: int
     end_ms: int
@@ -58,20 +58,20 @@ class Buckets:
         return tuple(range(self.start_ms, self.end_ms, self.step_ms))
 
     def seconds(self, position: int) -> float:
-        """How much of a bucket has passed."""
+        """Return how many seconds of a bucket have passed."""
         start_ms = self.start_ms + position * self.step_ms
         return (min(start_ms + self.step_ms, self.end_ms) - start_ms) / 1000
 
 
 def split_buckets(time_range: TimeRange, *, points: int) -> Buckets:
-    """At most ``points`` whole buckets (and the one under way), of a round step."""
+    """Return up to ``points`` complete buckets of a round step, and the current one."""
     step_ms = auto_step_ms(time_range, points=points)
     return Buckets(time_range.start_ms // step_ms * step_ms, time_range.end_ms, step_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestStats:
-    """What one group of a query says. ``tagged``: how many of its rows say whether they are errors."""
+    """The figures of one group of a query. ``tagged``: how many of its rows have a tag for errors."""
 
     requests: float
     errors: float
@@ -112,7 +112,7 @@ _IS_SPAN_ERROR: Final = equals("status", "error")
 
 
 def time_filter(buckets: Buckets) -> tuple[Expr, Expr]:
-    """The conditions on time."""
+    """Return the conditions on time."""
     return (
         Compare(">=", Column("timestamp"), Constant(buckets.start_ms)),
         Compare("<", Column("timestamp"), Constant(buckets.end_ms)),
@@ -126,7 +126,7 @@ def metrics_query(
     where: Sequence[Expr] = (),
     quantiles: Sequence[float] = QUANTILES_OVERVIEW,
 ) -> Select:
-    """The request metrics, grouped by ``keys``, which begin with the metric's name. Read it with ``measured``."""
+    """Select the request metrics, grouped by ``keys``, the metric's name first. Parse with ``parse_stats``."""
     counts = (
         Call("sum", (_VALUE,)),
         Call("count"),
@@ -149,7 +149,7 @@ def spans_query(
     where: Sequence[Expr] = (),
     quantiles: Sequence[float] = QUANTILES_OVERVIEW,
 ) -> Select:
-    """The server spans, grouped by ``keys``. Read it with ``measured``."""
+    """Select the server spans, grouped by ``keys``. Parse with ``parse_stats``."""
     counts = (Call("count"), Call("countIf", (_IS_SPAN_ERROR,)))
     return Select(
         "spans",
@@ -168,32 +168,34 @@ def select_items(exprs: Sequence[Expr]) -> tuple[SelectItem, ...]:
 
 
 def parse_stats(query: Select, table: Table) -> dict[tuple[Any, ...], RequestStats]:
-    """Groups by their keys."""
+    """Return the groups by their keys."""
     keys = len(query.group_by)
-    asked = [call.parameter for item in query.items if isinstance(call := item.expr, Call) and call.parameter]
-    read = _parse_spans_row if query.table == "spans" else _parse_metrics_row
-    return {row[:keys]: read(row[0], row[keys:], asked) for row in table.rows()}
+    quantiles = [call.parameter for item in query.items if isinstance(call := item.expr, Call) and call.parameter]
+    parse = _parse_spans_row if query.table == "spans" else _parse_metrics_row
+    return {row[:keys]: parse(row[0], row[keys:], quantiles) for row in table.rows()}
 
 
-def _parse_metrics_row(metric: str, row: Sequence[Any], asked: Sequence[float]) -> RequestStats:
-    total, count, error_total, error_count, tagged, first_ms, *quantiles = row
+def _parse_metrics_row(metric: str, row: Sequence[Any], quantiles: Sequence[float]) -> RequestStats:
+    total, count, error_total, error_count, tagged, first_ms, *values_ms = row
     if metric == REQUESTS:
         return RequestStats(total or 0.0, error_total or 0.0, tagged, first_ms)
-    return RequestStats(count, error_count, tagged, first_ms, dict(zip(asked, quantiles, strict=True)))
+    return RequestStats(count, error_count, tagged, first_ms, dict(zip(quantiles, values_ms, strict=True)))
 
 
-def _parse_spans_row(_: object, row: Sequence[Any], asked: Sequence[float]) -> RequestStats:
-    count, errors, first_ms, *quantiles = row
-    return RequestStats(count, errors, count, first_ms, dict(zip(asked, quantiles, strict=True)))
+def _parse_spans_row(_: object, row: Sequence[Any], quantiles: Sequence[float]) -> RequestStats:
+    count, errors, first_ms, *values_ms = row
+    return RequestStats(count, errors, count, first_ms, dict(zip(quantiles, values_ms, strict=True)))
 
 
-def pick_metrics(counted: dict[str, RequestStats]) -> tuple[str, str]:
-    """Which metric tells the number of requests, and which the share of errors."""
-    requests = REQUESTS if REQUESTS in counted else DURATION
-    tagged = next((metric for metric in (requests, DURATION) if metric in counted and counted[metric].tagged), requests)
+def pick_metrics(by_metric: dict[str, RequestStats]) -> tuple[str, str]:
+    """Return the metric to count requests with, and the metric for the error ratio."""
+    requests = REQUESTS if REQUESTS in by_metric else DURATION
+    tagged = next(
+        (metric for metric in (requests, DURATION) if metric in by_metric and by_metric[metric].tagged), requests
+    )
     return requests, tagged
 
 
-def rate_per_s(one: RequestStats, buckets: Buckets) -> float:
-    """Requests a second since the first of them, but over no less than a step."""
-    return one.requests * 1000 / max(buckets.end_ms - one.first_ms, buckets.step_ms)
+def rate_per_s(stats: RequestStats, buckets: Buckets) -> float:
+    """Return requests per second since the first request, over one step at least."""
+    return stats.requests * 1000 / max(buckets.end_ms - stats.first_ms, buckets.step_ms)

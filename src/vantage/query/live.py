@@ -1,4 +1,4 @@
-"""Live updates: committed batches, aggregated to one update a second for each series and reader."""
+"""Live updates: committed batches, aggregated to one update per second, series and subscriber."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vantage.core.clock import Clock
 from vantage.core.series import Series
 from vantage.telemetry import Telemetry
 
-SERIES_MAX: Final = 200  # of one reader
-PENDING_MAX: Final = 600  # updates that may wait for a slow reader; the oldest are dropped
+SERIES_MAX: Final = 200  # per subscriber
+PENDING_MAX: Final = 600  # updates that may wait for a slow subscriber; the oldest are dropped
 TICK_S: Final = 1.0
 FOLLOWED_TICKS: Final = 300
 
 
 @dataclass(slots=True)
 class Update:
-    """A second of one series: number, sum, extremes, and the latest sample."""
+    """One second of a series: count, sum, extremes and the latest sample."""
 
     series: Series
     count: int
@@ -32,8 +32,8 @@ class Update:
     last: float
     last_ms: int
 
-    def take(self, later: Update) -> None:
-        """Add what came after."""
+    def merge(self, later: Update) -> None:
+        """Merge a later update into this one."""
         self.count += later.count
         self.total += later.total
         self.low, self.high = min(self.low, later.low), max(self.high, later.high)
@@ -43,9 +43,9 @@ class Update:
 
 @dataclass(slots=True, eq=False)
 class Subscriber:
-    """Someone who listens. ``service`` and ``metric`` choose series, '' any; ``series`` False: only names of services.
+    """A live page. ``service`` and ``metric`` select series, '' any; ``series`` False: only names of services.
 
-    ``dropped`` counts updates that left because the reader was slow, ``left_out`` series beyond the limit.
+    ``dropped`` counts updates that a slow subscriber lost, ``series_skipped`` has the series beyond the limit.
     """
 
     service: str
@@ -53,7 +53,7 @@ class Subscriber:
     series: bool = True
     current: dict[int, Update] = field(default_factory=dict)
     pending: OrderedDict[int, Update] = field(default_factory=OrderedDict)
-    followed: dict[int, int] = field(default_factory=dict)  # series, and the tick at which each last had a sample
+    followed: dict[int, int] = field(default_factory=dict)  # series id: the tick of its latest sample
     ticks: int = 0
     services: set[str] = field(default_factory=set)
     dropped: int = 0
@@ -61,24 +61,26 @@ class Subscriber:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     numbers: Iterator[int] = field(default_factory=lambda: iter(range(2**62)))
 
-    def matches(self, one: Series) -> bool:
-        if self.service not in ("", one.service) or self.metric not in ("", one.metric):
+    def matches(self, series: Series) -> bool:
+        """Return whether the subscriber follows a series, and start to follow it while the limit allows."""
+        if self.service not in ("", series.service) or self.metric not in ("", series.metric):
             return False
-        if one.id in self.followed:
-            self.followed[one.id] = self.ticks
+        if series.id in self.followed:
+            self.followed[series.id] = self.ticks
             return True
         if len(self.followed) >= SERIES_MAX:
             if len(self.series_skipped) < 10 * SERIES_MAX:
-                self.series_skipped.add(one.id)
+                self.series_skipped.add(series.id)
             return False
-        self.followed[one.id] = self.ticks
+        self.followed[series.id] = self.ticks
         return True
 
     def tick(self) -> int:
-        """Make what was gathered ready to be sent; how many updates had to be dropped."""
+        """Queue the updates of this second for sending. Return how many updates were dropped."""
         self.ticks += 1
-        if self.ticks % FOLLOWED_TICKS == 0:  # a series that fell silent, after a deployment say, makes room
-            self.followed = {one: seen for one, seen in self.followed.items() if seen > self.ticks - FOLLOWED_TICKS}
+        if self.ticks % FOLLOWED_TICKS == 0:  # stop following series that went silent, after a deployment for example
+            oldest = self.ticks - FOLLOWED_TICKS
+            self.followed = {series_id: tick for series_id, tick in self.followed.items() if tick > oldest}
             self.series_skipped.clear()
         for update in self.current.values():
             self.pending[next(self.numbers)] = update
@@ -92,7 +94,7 @@ class Subscriber:
         return dropped
 
     def drain(self) -> tuple[list[Update], set[str], int]:
-        """Updates to send, services that changed, and how many updates were dropped since the last call."""
+        """Return updates to send, services that changed, and the number of updates dropped since the last call."""
         updates, services, dropped = list(self.pending.values()), self.services, self.dropped
         self.pending.clear()
         self.services, self.dropped = set(), 0
@@ -108,72 +110,72 @@ class LiveUpdates:
     def __init__(self, *, clock: Clock, telemetry: Telemetry) -> None:
         self._clock = clock
         self._telemetry = telemetry
-        self._readers: set[Subscriber] = set()
+        self._subscribers: set[Subscriber] = set()
 
     @contextmanager
     def subscribe(self, *, service: str = "", metric: str = "", series: bool = True) -> Iterator[Subscriber]:
-        """Listen for as long as the context lasts."""
-        reader = Subscriber(service, metric, series)
-        self._readers.add(reader)
+        """Subscribe for as long as the context lasts."""
+        subscriber = Subscriber(service, metric, series)
+        self._subscribers.add(subscriber)
         try:
-            yield reader
+            yield subscriber
         finally:
-            self._readers.discard(reader)
+            self._subscribers.discard(subscriber)
 
     def publish(self, batch: Batch) -> None:
-        """Take a batch that was just committed."""
-        if not self._readers:
+        """Add a batch that was just committed."""
+        if not self._subscribers:
             return
-        services = {one.service for one in batch.series} | {span.service_name for span in batch.spans}
-        updates: list[Update | None] | None = None  # made once, however many readers there are
-        for reader in self._readers:
-            if not reader.series:
-                reader.services |= services
+        services = {series.service for series in batch.series} | {span.service_name for span in batch.spans}
+        updates: list[Update | None] | None = None  # computed once for all subscribers
+        for subscriber in self._subscribers:
+            if not subscriber.series:
+                subscriber.services |= services
                 continue
-            for place, one in enumerate(batch.series):
-                if reader.matches(one):
+            for index, series in enumerate(batch.series):
+                if subscriber.matches(series):
                     updates = _updates(batch) if updates is None else updates
-                    if (update := updates[place]) is None:
+                    if (update := updates[index]) is None:
                         continue
-                    if held := reader.current.get(one.id):
-                        held.take(update)
+                    if current := subscriber.current.get(series.id):
+                        current.merge(update)
                     else:
-                        reader.current[one.id] = replace(update)
+                        subscriber.current[series.id] = replace(update)
 
     async def run(self) -> None:
-        """Tick once a second, for ever."""
+        """Tick once a second, forever."""
         while True:
             await self._clock.sleep(TICK_S)
-            for reader in list(self._readers):
-                if dropped := reader.tick():
+            for subscriber in list(self._subscribers):
+                if dropped := subscriber.tick():
                     self._telemetry.live_dropped.inc(dropped)
 
 
-async def messages(reader: Subscriber, *, heartbeat_s: float) -> AsyncIterator[tuple[list[Update], set[str], int]]:
-    """What to send next, each time there is something; empty after ``heartbeat_s`` seconds of silence."""
+async def messages(subscriber: Subscriber, *, heartbeat_s: float) -> AsyncIterator[tuple[list[Update], set[str], int]]:
+    """Yield the next message whenever there is one, an empty one after ``heartbeat_s`` seconds of silence."""
     while True:
         try:
             async with asyncio.timeout(heartbeat_s):
-                await reader.wake.wait()
+                await subscriber.wake.wait()
         except TimeoutError:
             pass
-        yield reader.drain()
+        yield subscriber.drain()
 
 
 def _updates(batch: Batch) -> list[Update | None]:
-    """What a batch says of each of its series; None where it holds no sample of one."""
-    found: list[Update | None] = [None] * len(batch.series)
-    for place, time_ms, value in zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True):
-        held = found[place]
-        if held is None:
-            found[place] = Update(batch.series[place], 1, value, value, value, value, time_ms)
+    """Return the update of each series of a batch; None for a series without a sample."""
+    updates: list[Update | None] = [None] * len(batch.series)
+    for index, time_ms, value in zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True):
+        update = updates[index]
+        if update is None:
+            updates[index] = Update(batch.series[index], 1, value, value, value, value, time_ms)
             continue
-        held.count += 1
-        held.total += value
-        if value < held.low:
-            held.low = value
-        elif value > held.high:
-            held.high = value
-        if time_ms >= held.last_ms:
-            held.last, held.last_ms = value, time_ms
-    return found
+        update.count += 1
+        update.total += value
+        if value < update.low:
+            update.low = value
+        elif value > update.high:
+            update.high = value
+        if time_ms >= update.last_ms:
+            update.last, update.last_ms = value, time_ms
+    return updates

@@ -1,4 +1,4 @@
-"""The overview: one row a service, totals, and what was deployed lately."""
+"""The overview: one row per service, totals, and the latest deployments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ServiceRow:
 @dataclass(frozen=True, slots=True)
 class Totals:
     """All services but Vantage itself. ``error_ratio`` is weighted by requests; None without any.
-    ``rates_per_s`` sums what the services tell a bucket."""
+    ``rates_per_s`` sums the rates of all services per bucket."""
 
     services: int
     services_failing: int
@@ -65,13 +65,13 @@ class Overview:
 
     @property
     def only_self(self) -> bool:
-        """Nobody has sent anything yet."""
+        """Whether nobody has sent anything yet."""
         return all(row.is_self for row in self.services)
 
 
 @dataclass(slots=True)
 class _ServiceFacts:
-    """What is being learnt of one service."""
+    """Facts about one service, collected from its series and spans."""
 
     environments: set[str] = field(default_factory=set)
     versions: dict[str, int] = field(default_factory=dict)
@@ -88,29 +88,29 @@ class _ServiceFacts:
 
 
 async def read_overview(context: QueryContext, buckets: Buckets) -> Overview:
-    """Services with errors first, then those with traffic, then by name; Vantage itself last."""
-    known = await _known_services(context)
-    red = await read_red(context, buckets, services=tuple(known))
-    rows = sorted((_row(name, one, red.get(name)) for name, one in known.items()), key=_sort_key)
+    """Read the overview: services with errors first, then those with traffic, then by name; Vantage itself last."""
+    facts = await _known_services(context)
+    red = await read_red(context, buckets, services=tuple(facts))
+    rows = sorted((_row(name, facts[name], red.get(name)) for name in facts), key=_sort_key)
     deployments = await context.metadata.deployments(limit=DEPLOYMENTS_MAX)
     return Overview(buckets, tuple(rows), _totals(rows, buckets), tuple(deployments))
 
 
 async def read_service(context: QueryContext, buckets: Buckets, *, service: str) -> ServiceRow | None:
-    """One service, None when nothing is known of it."""
-    known = (await _known_services(context, service=service)).get(service)
-    if known is None:
+    """Read one service; None when it is unknown."""
+    facts = (await _known_services(context, service=service)).get(service)
+    if facts is None:
         return None
     red = await read_red(context, buckets, services=(service,), quantiles=QUANTILES_ALL)
-    return _row(service, known, red.get(service))
+    return _row(service, facts, red.get(service))
 
 
 async def _known_services(context: QueryContext, *, service: str = "") -> dict[str, _ServiceFacts]:
     known: dict[str, _ServiceFacts] = {}
     for info in await context.store.list_series(service=service):
-        one = info.series
-        known.setdefault(one.service, _ServiceFacts()).add(
-            one.environment, one.tag(TAG_VERSION), info.first_ms, info.last_ms
+        series = info.series
+        known.setdefault(series.service, _ServiceFacts()).add(
+            series.environment, series.tag(TAG_VERSION), info.first_ms, info.last_ms
         )
     for spans in await context.store.services_with_spans():
         if service in ("", spans.service):
@@ -120,9 +120,9 @@ async def _known_services(context: QueryContext, *, service: str = "") -> dict[s
     return known
 
 
-def _row(name: str, known: _ServiceFacts, red: RedStats | None) -> ServiceRow:
-    versions = sorted(known.versions, key=lambda version: (-known.versions[version], version))
-    return ServiceRow(name, tuple(sorted(known.environments)), tuple(versions), known.first_ms, known.last_ms, red)
+def _row(name: str, facts: _ServiceFacts, red: RedStats | None) -> ServiceRow:
+    versions = sorted(facts.versions, key=lambda version: (-facts.versions[version], version))
+    return ServiceRow(name, tuple(sorted(facts.environments)), tuple(versions), facts.first_ms, facts.last_ms, red)
 
 
 def _sort_key(row: ServiceRow) -> tuple[bool, bool, bool, str]:
@@ -132,15 +132,15 @@ def _sort_key(row: ServiceRow) -> tuple[bool, bool, bool, str]:
 def _totals(rows: Sequence[ServiceRow], buckets: Buckets) -> Totals:
     others = [row for row in rows if not row.is_self]
     reds = [row.red for row in others if row.red is not None and row.red.source != "samples"]
-    judged = [red for red in reds if red.error_ratio is not None]
-    requests = sum(red.requests for red in judged)
+    with_ratio = [red for red in reds if red.error_ratio is not None]
+    requests = sum(red.requests for red in with_ratio)
     slow = [row for row in others if row.red is not None and row.red.p95_ms is not None]
     per_bucket = [[red.rates_per_s[i] for red in reds] for i in range(buckets.count)]
     return Totals(
         services=len(others),
         services_failing=sum(row.has_errors for row in others),
         rate_per_s=sum(red.rate_per_s for red in reds) if reds else None,
-        error_ratio=sum((red.error_ratio or 0) * red.requests for red in judged) / requests if requests else None,
+        error_ratio=sum((red.error_ratio or 0) * red.requests for red in with_ratio) / requests if requests else None,
         slowest=max(slow, key=lambda row: (row.red.p95_ms or 0) if row.red else 0, default=None),
         rates_per_s=tuple(
             sum(rate for rate in rates if rate is not None) if any(rate is not None for rate in rates) else None

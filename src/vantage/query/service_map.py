@@ -1,4 +1,4 @@
-"""Who calls whom, as the API and the pages tell it."""
+"""The service map: which service calls which, for the API and the pages."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ RECENT_TTL_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceCall:
-    """An edge in figures: a ratio from 0 to 1, durations in ms, ``calls_per_s`` over the whole range. ``is_known``: the
-    callee is a service that spans are kept of."""
+    """An edge in figures: a ratio from 0 to 1, durations in ms, ``calls_per_s`` over the complete range. ``is_known``:
+    the callee is a service with stored spans."""
 
     caller: str
     callee: str
@@ -33,47 +33,47 @@ class ServiceCall:
 
 @dataclass(frozen=True, slots=True)
 class ServiceMap:
-    """``calls``: the busiest first, at most EDGES_MAX; ``left_out`` are beyond that."""
+    """``calls``: up to EDGES_MAX, the busiest first; ``omitted`` counts the rest."""
 
     calls: tuple[ServiceCall, ...]
     omitted: int
 
     def callers_of(self, service: str) -> tuple[ServiceCall, ...]:
-        """Those that call a service."""
-        return tuple(one for one in self.calls if one.callee == service)
+        """Return the calls to a service."""
+        return tuple(call for call in self.calls if call.callee == service)
 
     def callees_of(self, service: str) -> tuple[ServiceCall, ...]:
-        """Those that a service calls."""
-        return tuple(one for one in self.calls if one.caller == service)
+        """Return the calls that a service makes."""
+        return tuple(call for call in self.calls if call.caller == service)
 
 
 async def read_service_map(context: QueryContext, time_range: TimeRange, *, service: str = "") -> ServiceMap:
-    """The edges in a range; with ``service``, those that begin or end there. Raises InputError for too many spans."""
+    """Return the edges of a range; with ``service``, those from or to it. Raises InputError for too many spans."""
     return await _aggregate_calls(context, await context.store.edges(time_range), time_range, service)
 
 
 async def recent_service_map(context: QueryContext, *, service: str) -> ServiceMap:
-    """Those of a service over the last LATELY_MS, up to LATELY_AGE_S_MAX old: the pages of all services share them.
-    Raises InputError for too many spans."""
+    """Return the edges from or to a service in the last RECENT_MS. They may be RECENT_TTL_S old, since the pages of all
+    services share them. Raises InputError for too many spans."""
     now_ms = context.clock.now_ms() + 1  # a span that starts this millisecond lies before the end
     time_range = TimeRange(now_ms - RECENT_MS, now_ms)
-    found = await context.cache.cached(("edges",), lambda: context.store.edges(time_range), ttl_s=RECENT_TTL_S)
-    return await _aggregate_calls(context, found, time_range, service)
+    edges = await context.cache.cached(("edges",), lambda: context.store.edges(time_range), ttl_s=RECENT_TTL_S)
+    return await _aggregate_calls(context, edges, time_range, service)
 
 
 async def _aggregate_calls(
     context: QueryContext, edges: Sequence[ServiceEdge], time_range: TimeRange, service: str
 ) -> ServiceMap:
-    found = [edge for edge in edges if not service or service in (edge.caller, edge.callee)]
+    selected = [edge for edge in edges if not service or service in (edge.caller, edge.callee)]
     known: set[str] = set()
-    if any(edge.kind == "external" for edge in found):
-        known = {one.service for one in await context.store.services_with_spans()}
-    found.sort(key=lambda edge: (-edge.calls, edge.caller, edge.callee, edge.kind))
+    if any(edge.kind == "external" for edge in selected):
+        known = {stats.service for stats in await context.store.services_with_spans()}
+    selected.sort(key=lambda edge: (-edge.calls, edge.caller, edge.callee, edge.kind))
     seconds = (time_range.end_ms - time_range.start_ms) / 1000
     return ServiceMap(
         tuple(_calls(edge, seconds, is_known=edge.kind != "external" or edge.callee in known)
-              for edge in found[:EDGES_MAX]),
-        max(0, len(found) - EDGES_MAX),
+              for edge in selected[:EDGES_MAX]),
+        max(0, len(selected) - EDGES_MAX),
     )  # fmt: skip
 
 

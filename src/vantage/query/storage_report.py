@@ -1,4 +1,4 @@
-"""What the store takes, and which series grow fastest."""
+"""How much space the store takes, and which series grow fastest."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ GROWING_MAX: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class GrowingSeries:
-    """A series and what it took in the last 24 hours. ``nbytes`` is what that comes to at the metric's bytes a sample;
-    None while nothing of the metric is sealed."""
+    """A series and its samples of the last 24 hours. ``nbytes`` estimates their size from the metric's bytes per
+    sample; None while nothing of the metric is sealed."""
 
     service: str
     environment: str
@@ -45,7 +45,7 @@ class StorageReport:
 
 
 async def read_storage_report(context: QueryContext) -> StorageReport:
-    """Usage by service, metric and tier; the series that grow fastest; the metrics that gain most series."""
+    """Read usage by service, metric and tier, the fastest growing series, and the metrics that gain most series."""
     usage = await context.store.usage()
     return StorageReport(usage, await _growing(context, usage), await _new_series(context))
 
@@ -78,8 +78,8 @@ async def _new_series(context: QueryContext) -> list[NewSeries]:
     since_ms = context.clock.now_ms() - GROWTH_MS
     counts: dict[tuple[str, str], list[int]] = {}
     for info in await context.store.list_series():
-        held = counts.setdefault((info.series.service, info.series.metric), [0, 0])
-        held[0] += 1
-        held[1] += info.first_ms >= since_ms
-    found = [NewSeries(*key, series, new) for key, (series, new) in counts.items() if new]
-    return sorted(found, key=lambda one: (-one.new, one.service, one.metric))[:GROWING_MAX]
+        count = counts.setdefault((info.series.service, info.series.metric), [0, 0])
+        count[0] += 1
+        count[1] += info.first_ms >= since_ms
+    rows = [NewSeries(*key, series, new) for key, (series, new) in counts.items() if new]
+    return sorted(rows, key=lambda row: (-row.new, row.service, row.metric))[:GROWING_MAX]

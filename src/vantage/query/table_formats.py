@@ -1,4 +1,4 @@
-"""Tables as CSV, NDJSON and Parquet: in pieces, so that a long answer is never one string."""
+"""Encode tables as CSV, NDJSON and Parquet, in chunks, so that a long result is never one string."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 
 from vantage.vql.table import Table
 
-ROWS_PER_PIECE: Final = 1000
+ROWS_PER_CHUNK: Final = 1000
 CSV: Final = "csv"
 NDJSON: Final = "ndjson"
 PARQUET: Final = "parquet"
@@ -31,19 +31,19 @@ def has_parquet() -> bool:
 
 
 def encode_table(table: Table, kind: str) -> Iterator[bytes]:
-    """The table in one of ``MEDIA_TYPES``. Parquet only where ``has_parquet``."""
-    make: Callable[[Table], Iterator[bytes]] = {CSV: _csv, NDJSON: _ndjson, PARQUET: _parquet}[kind]
-    return make(table)
+    """Yield the table in one of ``MEDIA_TYPES``. Parquet requires ``has_parquet``."""
+    encode: Callable[[Table], Iterator[bytes]] = {CSV: _csv, NDJSON: _ndjson, PARQUET: _parquet}[kind]
+    return encode(table)
 
 
 def _csv(table: Table) -> Iterator[bytes]:
-    """RFC 4180, with a line of names. NULL is empty, a map is JSON, a condition true or false."""
+    """Yield RFC 4180 with a header line. NULL is empty, a map is JSON, a condition true or false."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow([column.name for column in table.columns])
     rows = table.rows()
-    while some := list(islice(rows, ROWS_PER_PIECE)):
-        writer.writerows([[_csv_cell(cell) for cell in row] for row in some])
+    while chunk := list(islice(rows, ROWS_PER_CHUNK)):
+        writer.writerows([[_csv_cell(cell) for cell in row] for row in chunk])
         yield _drain(text)
     if text.tell():
         yield _drain(text)
@@ -58,23 +58,23 @@ def _csv_cell(cell: Any) -> Any:
 
 
 def _drain(text: io.StringIO) -> bytes:
-    found = text.getvalue().encode()
+    data = text.getvalue().encode()
     text.seek(0)
     text.truncate()
-    return found
+    return data
 
 
 def _ndjson(table: Table) -> Iterator[bytes]:
-    """An object a row."""
+    """Yield one JSON object per row."""
     encoder = msgspec.json.Encoder()
     names = [column.name for column in table.columns]
     rows = table.rows()
-    while some := list(islice(rows, ROWS_PER_PIECE)):
-        yield encoder.encode_lines([dict(zip(names, row, strict=True)) for row in some])
+    while chunk := list(islice(rows, ROWS_PER_CHUNK)):
+        yield encoder.encode_lines([dict(zip(names, row, strict=True)) for row in chunk])
 
 
 def _parquet(table: Table) -> Iterator[bytes]:
-    """One row group. Times are ``timestamp[ms, UTC]``, maps ``map<string, string>``."""
+    """Yield one row group. Times are ``timestamp[ms, UTC]``, maps ``map<string, string>``."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -88,7 +88,7 @@ def _parquet(table: Table) -> Iterator[bytes]:
     }
     arrays, fields = [], []
     for column, values in zip(table.columns, table.data, strict=True):
-        cells = [None if one is None else list(one.items()) for one in values] if column.type == "map" else values
+        cells = [None if tags is None else list(tags.items()) for tags in values] if column.type == "map" else values
         arrays.append(pa.array(cells, types[column.type]))
         fields.append(pa.field(column.name, types[column.type], nullable=True))
     sink = io.BytesIO()

@@ -1,4 +1,4 @@
-"""One metric over time: buckets of a step, one series a group."""
+"""One metric over time: buckets of a step, one series per group."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _TIME: Final = Column("timestamp")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One series of the answer; ``points[i]`` belongs to the bucket ``start_ms + i * step_ms``, None where empty."""
+    """One series of the result; ``points[i]`` belongs to the bucket ``start_ms + i * step_ms``, None where empty."""
 
     tags: dict[str, str]
     points: list[float | None]
@@ -48,8 +48,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Timeseries:
-    """The answer. ``time_range`` is that asked for, in whole steps; ``source`` what was read: ``raw`` samples, ``5m``
-    or ``1h`` rollups, or ``mixed``: rollups, and samples where the range ends within a bucket of theirs.
+    """The result. ``time_range`` is the requested range, aligned to the step; ``source`` is what was read: ``raw``
+    samples, ``5m`` or ``1h`` rollups, or ``mixed``: rollups, and samples where the range ends within a rollup bucket.
     ``approximate``: values may be off by ``sketch.RELATIVE_ERROR``; everything else is exact."""
 
     query: TimeseriesQuery
@@ -62,94 +62,98 @@ class Timeseries:
     approximate: bool
 
 
-async def timeseries(context: QueryContext, asked: TimeseriesQuery) -> Timeseries:
-    """Answer. Raises InputError naming the parameter at fault."""
-    if asked.agg not in AGGREGATIONS:
-        raise InputError(f"is none of {', '.join(AGGREGATIONS)}", field="agg")
-    if len(asked.group_by) > GROUP_KEYS_MAX:
+async def timeseries(context: QueryContext, query: TimeseriesQuery) -> Timeseries:
+    """Run a timeseries query. Raises InputError naming the parameter at fault."""
+    if query.agg not in AGGREGATIONS:
+        raise InputError(f"is not one of {', '.join(AGGREGATIONS)}", field="agg")
+    if len(query.group_by) > GROUP_KEYS_MAX:
         raise InputError(f"names more than {GROUP_KEYS_MAX} keys", field="group_by")
     warnings: list[str] = []
-    found = await context.store.list_series(service=asked.service, metric=asked.metric)
-    kind, unit = _kind_and_unit(asked, found, warnings)
+    infos = await context.store.list_series(service=query.service, metric=query.metric)
+    kind, unit = _kind_and_unit(query, infos, warnings)
     raw_since_ms = await context.store.raw_since_ms()
-    # Rollups have no single samples to look at.
-    can = rollup_tiers(asked.agg, kind) if asked.where is None or series_only(asked.where) else ()
-    step_ms = asked.step_ms or _auto_step_ms(asked.time_range, raw_since_ms, can)
+    # Rollups have no single samples that a condition could filter.
+    usable = rollup_tiers(query.agg, kind) if query.where is None or series_only(query.where) else ()
+    step_ms = query.step_ms or _auto_step_ms(query.time_range, raw_since_ms, usable)
     if step_ms > STEP_MS_MAX:
         raise InputError(f"is longer than {STEP_MS_MAX // 86_400_000} days", field="step")
-    aligned = asked.time_range.aligned(step_ms)
+    aligned = query.time_range.aligned(step_ms)
     buckets = aligned.length_ms // step_ms
     if buckets > BUCKETS_MAX:
-        raise InputError(f"makes {buckets} points, at most {BUCKETS_MAX} are given", field="step")
-    tier = choose_tier(can, step_ms, aligned, asked.time_range, found, raw_since_ms)
-    if tier is None and asked.time_range.start_ms < raw_since_ms:
-        warnings.append(_select_groups(raw_since_ms, can))
-    if kind is Kind.CUMULATIVE and tier is None and asked.agg not in ("rate", "last"):
-        warnings.append("the metric is a running total: agg=rate gives its growth")
+        raise InputError(f"makes {buckets} points, at most {BUCKETS_MAX} are allowed", field="step")
+    tier = choose_tier(usable, step_ms, aligned, query.time_range, infos, raw_since_ms)
+    if tier is None and query.time_range.start_ms < raw_since_ms:
+        warnings.append(_expired_warning(raw_since_ms, usable))
+    if kind is Kind.CUMULATIVE and tier is None and query.agg not in ("rate", "last"):
+        warnings.append("the metric is a running total: use agg=rate for its growth")
 
     def since(start_ms: int) -> Awaitable[PointRows]:
         part = TimeRange(start_ms, aligned.end_ms)
         if tier is None:
-            return _from_samples(context, asked, kind, step_ms, part)
-        return read_rollups(context, asked, tier, kind, step_ms, part)
+            return _from_samples(context, query, kind, step_ms, part)
+        return read_rollups(context, query, tier, kind, step_ms, part)
 
-    # Series that are new, and history that is sent now, are seen at once.
-    determines = (kind, raw_since_ms, len(found), min((info.first_ms for info in found), default=0))
-    # The growth in a series' first bucket is told by its last sample before, however long ago that was.
-    joins = not (asked.agg == "rate" and kind is Kind.CUMULATIVE)
-    reading = PointLoader(aligned, step_ms, source=tier or "raw", determines=determines, joins=joins, since=since)
-    points = await cached_points(context, asked, reading)
+    # New series, and history that is sent late, invalidate cached points.
+    determines = (kind, raw_since_ms, len(infos), min((info.first_ms for info in infos), default=0))
+    # The growth in a series' first bucket depends on the last sample before it, however old.
+    joins = not (query.agg == "rate" and kind is Kind.CUMULATIVE)
+    loader = PointLoader(aligned, step_ms, source=tier or "raw", determines=determines, joins=joins, since=since)
+    points = await cached_points(context, query, loader)
     if points.truncated:
-        warnings.append("there are more points than can be given: narrow the range or group by fewer tags")
+        warnings.append("there are more points than can be returned: narrow the range or group by fewer tags")
     return Timeseries(
-        asked,
-        unit if asked.agg not in ("count", "rate") else ("" if asked.agg == "count" else "1/s"),
+        query,
+        unit if query.agg not in ("count", "rate") else ("" if query.agg == "count" else "1/s"),
         aligned,
         step_ms,
-        _fill_buckets(asked, points, aligned, step_ms, buckets, warnings),
+        _fill_buckets(query, points, aligned, step_ms, buckets, warnings),
         warnings,
         points.source,
-        points.source != "raw" and asked.agg.startswith("p"),
+        points.source != "raw" and query.agg.startswith("p"),
     )
 
 
-def _auto_step_ms(time_range: TimeRange, raw_since_ms: int, can: Sequence[str]) -> int:
-    """About 300 points; no finer than the rollups where they alone are left."""
+def _auto_step_ms(time_range: TimeRange, raw_since_ms: int, usable: Sequence[str]) -> int:
+    """Return a step for about 300 points; no finer than the rollups where samples have expired."""
     step_ms = auto_step_ms(time_range)
-    if time_range.start_ms < raw_since_ms and can:
-        step_ms = max(step_ms, min(WIDTHS_MS[width] for width in can))
+    if time_range.start_ms < raw_since_ms and usable:
+        step_ms = max(step_ms, min(WIDTHS_MS[width] for width in usable))
     return step_ms
 
 
-def _select_groups(raw_since_ms: int, can: Sequence[str]) -> str:
-    at = datetime.fromtimestamp(raw_since_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    told = f"samples before {at} have left to make room"
-    return f"{told}: ask with a step of whole {WIDTH_NAMES[can[-1]]} to see their rollups" if can else told
+def _expired_warning(raw_since_ms: int, usable: Sequence[str]) -> str:
+    until = datetime.fromtimestamp(raw_since_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    warning = f"samples before {until} have expired to free disk space"
+    return (
+        f"{warning}: use a step that is a multiple of {WIDTH_NAMES[usable[-1]]} to see their rollups"
+        if usable
+        else warning
+    )
 
 
 def _fill_buckets(
-    asked: TimeseriesQuery, points: PointRows, aligned: TimeRange, step_ms: int, buckets: int, warnings: list[str]
+    query: TimeseriesQuery, points: PointRows, aligned: TimeRange, step_ms: int, buckets: int, warnings: list[str]
 ) -> list[Group]:
-    """Points in their places, for the groups that are given and no others: there may be a group a row."""
+    """Sort the points into buckets, for up to GROUPS_MAX groups: every row may have a group of its own."""
     rows = [row for row in points.rows if row.at_ms >= aligned.start_ms]
-    weight: Counter[tuple[str, ...]] = Counter()
+    weights: Counter[tuple[str, ...]] = Counter()
     for row in rows:
-        weight[row.group] += row.samples
-    heaviest = sorted(weight, key=lambda group: (-weight[group], group))[:GROUPS_MAX]
+        weights[row.group] += row.samples
+    heaviest = sorted(weights, key=lambda group: (-weights[group], group))[:GROUPS_MAX]
     groups: dict[tuple[str, ...], list[float | None]] = {group: [None] * buckets for group in heaviest}
     for row in rows:
         if row.group in groups:
             groups[row.group][(row.at_ms - aligned.start_ms) // step_ms] = row.value
-    if len(groups) < len(weight):
-        warnings.append(f"{len(weight)} series match; the {GROUPS_MAX} with the most samples are given")
-    return [Group(dict(zip(asked.group_by, group, strict=True)), groups[group]) for group in sorted(groups)]
+    if len(groups) < len(weights):
+        warnings.append(f"{len(weights)} series match; the {GROUPS_MAX} with the most samples are shown")
+    return [Group(dict(zip(query.group_by, group, strict=True)), groups[group]) for group in sorted(groups)]
 
 
 async def _from_samples(
-    context: QueryContext, asked: TimeseriesQuery, kind: Kind, step_ms: int, aligned: TimeRange
+    context: QueryContext, query: TimeseriesQuery, kind: Kind, step_ms: int, aligned: TimeRange
 ) -> PointRows:
-    value, lookback_ms = _value(asked.agg, kind, step_ms)
-    keys = group_by_exprs(asked)
+    value, lookback_ms = _value(query.agg, kind, step_ms)
+    keys = group_by_exprs(query)
     bucket = Call("toStartOfInterval", (_TIME, Literal(step_ms)))
     select = Select(
         table="metrics",
@@ -159,23 +163,23 @@ async def _from_samples(
             SelectItem(value, "value"),
             SelectItem(Call("count"), "samples"),
         ),
-        where=series_filter(asked, aligned.start_ms - lookback_ms, asked.time_range.end_ms),
+        where=series_filter(query, aligned.start_ms - lookback_ms, query.time_range.end_ms),
         group_by=(*keys, bucket),
         order_by=(Order(bucket),),
     )
     table = await context.select("timeseries", select, rows_max=ROWS_MAX)
-    rows = [Point(tuple(names), at_ms, found, samples) for *names, at_ms, found, samples in table.rows()]
+    rows = [Point(tuple(names), at_ms, number, samples) for *names, at_ms, number, samples in table.rows()]
     return PointRows(rows, "raw", table.truncated)
 
 
-def _kind_and_unit(asked: TimeseriesQuery, found: Sequence[SeriesInfo], warnings: list[str]) -> tuple[Kind, str]:
-    """Those of most samples; a metric sent with several is worth a warning."""
-    if not found:
-        warnings.append(f"service {asked.service!r} has sent no metric {asked.metric!r}")
+def _kind_and_unit(query: TimeseriesQuery, infos: Sequence[SeriesInfo], warnings: list[str]) -> tuple[Kind, str]:
+    """Return the kind and unit of most samples; warn when there are several."""
+    if not infos:
+        warnings.append(f"service {query.service!r} has sent no metric {query.metric!r}")
         return Kind.GAUGE, ""
     kinds: Counter[Kind] = Counter()
     units: Counter[str] = Counter()
-    for info in found:
+    for info in infos:
         kinds[info.series.kind] += info.samples
         units[info.series.unit] += info.samples
     if len(kinds) > 1:
@@ -188,7 +192,7 @@ def _kind_and_unit(asked: TimeseriesQuery, found: Sequence[SeriesInfo], warnings
 
 
 def _value(agg: str, kind: Kind, step_ms: int) -> tuple[Expr, int]:
-    """The aggregate of one bucket, and how far before the range it must look."""
+    """Return the aggregate of one bucket, and how many ms before the range it must read."""
     if agg == "rate":
         seconds = Literal(step_ms / 1000)
         if kind is Kind.GAUGE:

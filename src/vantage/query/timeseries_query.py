@@ -1,4 +1,4 @@
-"""What a timeseries is asked for, and the points that come of it, whichever tier they are read from."""
+"""A timeseries query and the points it returns, whatever tier they come from."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Source = Tier | Literal["raw", "mixed"]
 
 @dataclass(frozen=True, slots=True)
 class TimeseriesQuery:
-    """A question. ``step_ms`` of None: about 300 points. ``tags`` are pairs that must all hold, as ``where`` must, a
-    condition on the samples."""
+    """One metric of a service over time. ``step_ms`` None: about 300 points. All of ``tags`` must match, and so must
+    ``where``, a condition on the samples."""
 
     service: str
     metric: str
@@ -32,7 +32,7 @@ class TimeseriesQuery:
 
 
 class Point(NamedTuple):
-    """One bucket of one group. ``samples`` is how many it sums up."""
+    """One bucket of one group, computed from ``samples`` samples."""
 
     group: tuple[str, ...]
     at_ms: int
@@ -46,23 +46,23 @@ class PointRows(NamedTuple):
     truncated: bool
 
 
-def group_by_exprs(asked: TimeseriesQuery) -> tuple[Expr, ...]:
-    """What the answer is split by."""
-    return tuple(_key(name) for name in asked.group_by)
+def group_by_exprs(query: TimeseriesQuery) -> tuple[Expr, ...]:
+    """Return the expressions that the result is grouped by."""
+    return tuple(_key(name) for name in query.group_by)
 
 
 def _key(name: str) -> Expr:
     return Column(name) if name in _COLUMNS else TagValue(name)
 
 
-def series_filter(asked: TimeseriesQuery, start_ms: int, end_ms: int) -> Expr:
-    """The series asked for, between two times."""
+def series_filter(query: TimeseriesQuery, start_ms: int, end_ms: int) -> Expr:
+    """Return the condition for the series of a query between two times."""
     return And(
         (
-            equals("service_name", asked.service),
-            equals("metric_name", asked.metric),
-            *(Compare("=", _key(name), Constant(value)) for name, value in asked.tags),
-            *([] if asked.where is None else [asked.where]),
+            equals("service_name", query.service),
+            equals("metric_name", query.metric),
+            *(Compare("=", _key(name), Constant(value)) for name, value in query.tags),
+            *([] if query.where is None else [query.where]),
             Compare(">=", Column("timestamp"), Constant(start_ms)),
             Compare("<", Column("timestamp"), Constant(end_ms)),
         )

@@ -1,4 +1,4 @@
-"""Traces: finding them, and one as a tree."""
+"""Find traces, and build the tree of one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from vantage.storage.ports import ExemplarSample, Trace, TraceFilter, TraceSumma
 
 class Node(msgspec.Struct, eq=False, gc=False):
     """A span with its children by start, ties by id. ``self_ns`` is the time that no child covers; ``orphan``: its
-    parent is not known. A Struct that the garbage collector leaves alone, since a trace has thousands: a data class
-    takes several times as long to make, and no node can be its own descendant."""
+    parent is missing.
+
+    A Struct without garbage collection, since a trace has thousands: a data class takes several times as long to
+    create, and no node can be its own descendant.
+    """
 
     span: Span
     depth: int
@@ -28,18 +31,18 @@ class Node(msgspec.Struct, eq=False, gc=False):
     children: Sequence[Node] = ()
 
     def walk(self) -> Iterator[Node]:
-        """The node and everything below it, parents before children, in the order to draw them; without recursion,
-        since a trace may be thousands of spans deep."""
-        waiting = [self]
-        while waiting:
-            node = waiting.pop()
+        """Yield the node and everything below it, parents first, in the order to draw them. Without recursion, since a
+        trace may be thousands of spans deep."""
+        pending = [self]
+        while pending:
+            node = pending.pop()
             yield node
-            waiting += reversed(node.children)
+            pending += reversed(node.children)
 
 
 @dataclass(frozen=True, slots=True)
 class TraceTree:
-    """A whole trace. ``roots`` are its root spans and orphans by start; times are absolute."""
+    """A complete trace. ``roots`` are its root spans and orphans by start; times are absolute."""
 
     trace_id: str
     start_ns: int
@@ -51,13 +54,13 @@ class TraceTree:
     samples: tuple[ExemplarSample, ...]
 
     def walk(self) -> list[Node]:
-        """Every node, parents before children, in the order to draw them."""
+        """Return every node, parents first, in the order to draw them."""
         return [node for root in self.roots for node in root.walk()]
 
 
-async def find_traces(context: QueryContext, wanted: TraceFilter) -> Sequence[TraceSummary]:
+async def find_traces(context: QueryContext, filters: TraceFilter) -> Sequence[TraceSummary]:
     """Return up to ``limit`` traces, the latest start first."""
-    return await context.store.traces(wanted)
+    return await context.store.traces(filters)
 
 
 async def find_trace(context: QueryContext, trace_id: str) -> Trace:
@@ -71,16 +74,16 @@ async def services_with_spans(context: QueryContext) -> set[str]:
 
 
 async def trace_tree(context: QueryContext, trace_id: str) -> TraceTree:
-    """A trace by id. Raises NotFoundError when nothing is kept of it."""
+    """Return a trace by id. Raises NotFoundError when it is unknown."""
     trace = await find_trace(context, trace_id)
     if not trace.spans and not trace.samples:
-        raise NotFoundError(f"no trace {trace_id[:64]!r} is kept", field="trace_id")
+        raise NotFoundError(f"there is no trace {trace_id[:64]!r}", field="trace_id")
     return build_tree(trace)
 
 
 def build_tree(trace: Trace) -> TraceTree:
-    """Put spans under their parents. Spans whose parent is missing are orphans, at the top; so is one span of each
-    ring of spans that name each other as parent. Repeated span ids keep their first span as the parent of others."""
+    """Build the tree of a trace. Spans whose parent is missing are orphans, at the top; so is one span of each ring of
+    spans that name each other as parent. If a span id repeats, its first span is the parent of others."""
     spans = trace.spans
     first = {span.span_id: span for span in reversed(spans)}
     children: defaultdict[str, list[Span]] = defaultdict(list)
@@ -91,9 +94,9 @@ def build_tree(trace: Trace) -> TraceTree:
             children[parent_id].append(span)
         else:
             tops.append(span)
-    for some in children.values():
-        if len(some) > 1:
-            some.sort(key=_sort_key)
+    for siblings in children.values():
+        if len(siblings) > 1:
+            siblings.sort(key=_sort_key)
     nodes: list[Node] = []
     roots = [_build_subtree(span, first, children, nodes) for span in tops]
     if len(nodes) < len(spans):  # rings: no span in them is below a top
@@ -109,7 +112,9 @@ def build_tree(trace: Trace) -> TraceTree:
         roots=roots,
         span_count=len(spans),
         error_count=sum(span.is_error for span in spans),
-        services=tuple(sorted({span.service_name for span in spans} | {one.series.service for one in trace.samples})),
+        services=tuple(
+            sorted({span.service_name for span in spans} | {sample.series.service for sample in trace.samples})
+        ),
         samples=trace.samples,
     )
 
@@ -125,31 +130,31 @@ def _build_subtree(
     nodes: list[Node],
     placed: set[int] | None = None,
 ) -> Node:
-    """The tree below a span, without recursion; its nodes are added to ``nodes``. ``placed`` tells, where a ring is
-    possible, which span objects have a place already, by their ``id()``."""
+    """Build the tree below a span, without recursion, and add its nodes to ``nodes``. Where a ring is possible,
+    ``placed`` has the ``id()`` of each span object that is in the tree already."""
     root = Node(top, 0, bool(top.parent_span_id), top.duration_ns)
     if placed is not None:
         placed.add(id(top))
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
+    pending = [root]
+    while pending:
+        node = pending.pop()
         nodes.append(node)
         span = node.span
-        some = children.get(span.span_id)
-        if some is None or first[span.span_id] is not span:
-            continue  # no children, or a repeated span id: they are under the first
-        node.self_ns = _self_ns(span, some)
+        spans = children.get(span.span_id)
+        if spans is None or first[span.span_id] is not span:
+            continue  # no children, or a repeated span id, whose children are under the first
+        node.self_ns = _self_ns(span, spans)
         if placed is not None:
-            some = [child for child in some if id(child) not in placed]
-            placed.update(map(id, some))
+            spans = [child for child in spans if id(child) not in placed]
+            placed.update(map(id, spans))
         depth = node.depth + 1
-        node.children = [Node(child, depth, False, child.duration_ns) for child in some]
-        waiting += node.children
+        node.children = [Node(child, depth, False, child.duration_ns) for child in spans]
+        pending += node.children
     return root
 
 
 def _self_ns(span: Span, children: Sequence[Span]) -> int:
-    """The span's duration less the union of its children's, each cut to the span; the children by start."""
+    """Return the span's duration without the union of its children, each cut to the span; the children by start."""
     end_ns = span.start_ns + span.duration_ns
     covered, reached = 0, span.start_ns
     for child in children:
@@ -165,15 +170,15 @@ def _self_ns(span: Span, children: Sequence[Span]) -> int:
 
 
 def encode_cursor(last: TraceSummary) -> str:
-    """An opaque text that continues a listing after ``last``."""
+    """Return an opaque text that continues a listing after ``last``."""
     return base64.urlsafe_b64encode(f"{last.start_ns}.{last.trace_id}".encode()).decode().rstrip("=")
 
 
 def decode_cursor(text: str) -> tuple[int, str]:
-    """What ``cursor_of`` wrote. Raises InputError."""
+    """Return the start and trace id of a cursor. Raises InputError."""
     try:
-        plain = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-        start, _, trace_id = plain.partition(".")
+        cursor = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+        start, _, trace_id = cursor.partition(".")
         return int(start), trace_id
     except (ValueError, binascii.Error):
         raise InputError("is not a cursor of this listing", field="cursor") from None

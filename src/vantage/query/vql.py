@@ -1,4 +1,4 @@
-"""Queries that people write: compiled, run, and told what was read."""
+"""Compile and run queries that people write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CELL_NBYTES: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class VqlResult:
-    """A table, the range that was read, and what to tell whoever asked."""
+    """A table, the range that was read, and warnings for the user."""
 
     table: Table
     time_range: TimeRange
@@ -29,35 +29,35 @@ class VqlResult:
 
 
 async def run_vql(context: QueryContext, text: str, params: Params) -> VqlResult:
-    """Answer a text. Raises QueryError, and what the store's ``select`` raises."""
+    """Compile and run a query. Raises QueryError, and what the store's ``select`` raises."""
     began_s = time.perf_counter()
     try:
-        # A hostile text takes its milliseconds in a thread, not on the event loop.
+        # A hostile text takes milliseconds: compile it in a thread, not on the event loop.
         compiled = await asyncio.to_thread(
             compile_query, text, now_ms=context.clock.now_ms(), params=params, rows_max=context.rows_max
         )
-        table, cached = await _answered(context, compiled)
+        table, cached = await _run(context, compiled)
     finally:
         elapsed_s = time.perf_counter() - began_s
         context.telemetry.query_duration.labels("vql").observe(elapsed_s)
     warnings = compiled.query.warnings
     if table.truncated:
-        warnings = (*warnings, f"only the first {len(table)} rows are given: narrow the query or say LIMIT")
+        warnings = (*warnings, f"only the first {len(table)} rows are returned: narrow the query or add LIMIT")
     return VqlResult(table, compiled.query.time_range, warnings, round(elapsed_s * 1000, 3), cached)
 
 
-async def _answered(context: QueryContext, compiled: CompiledQuery) -> tuple[Table, bool]:
-    """The table, and whether it was kept. Kept are answers about a past that is settled: the tree and the range, where
-    ``now()`` is a number already, are the whole question."""
+async def _run(context: QueryContext, compiled: CompiledQuery) -> tuple[Table, bool]:
+    """Return the table, and whether it came from the cache. Results are cached if their range can no longer change:
+    they depend on the tree and the range alone, where ``now()`` is a number already."""
     query, cache = compiled.query, context.cache
     if compiled.explain:
         return await context.store.explain(query, deadline_s=context.timeout_s), False
     if not cache.enabled or query.time_range.end_ms > context.clock.now_ms() - SETTLE_MS_MIN:
         return await context.store.select(query, deadline_s=context.timeout_s), False
     key, generation = ("vql", query), cache.generation
-    kept: Table | None = cache.get(key)
-    if kept is not None:
-        return kept, True
+    hit: Table | None = cache.get(key)
+    if hit is not None:
+        return hit, True
     table = await context.store.select(query, deadline_s=context.timeout_s)
     cache.put(key, table, nbytes=_nbytes(table), generation=generation, data_end_ms=query.time_range.end_ms)
     return table, False

@@ -1,1 +1,1 @@
-"""The edge: HTTP in, HTTP out. With ``vantage.app`` the only package that imports Litestar."""
+"""The HTTP edge. Beside ``vantage.app``, only this package imports Litestar."""

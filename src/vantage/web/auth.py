@@ -1,4 +1,4 @@
-"""Who is asking, and what they may do: API keys, and browser sessions made from them."""
+"""Authentication: API keys, and browser sessions made from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENVIRONMENT_KEY_ID: Final = "env"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whoever sent a request. ``id`` names them in the audit log and owns their rate."""
+    """The sender of a request. ``id`` names them in the audit log and owns their rate."""
 
     id: str
     scopes: frozenset[Scope]
@@ -33,7 +33,7 @@ LOCAL: Final = Principal("local", ALL_SCOPES)
 
 
 class Authenticator:
-    """The keys in use, in memory; ``refresh`` brings in what changed in the metadata store."""
+    """The keys in use, in memory; ``refresh`` replaces them with those of the metadata store."""
 
     def __init__(self, *, clock: Clock, auth: str, api_key: str) -> None:
         self._clock = clock
@@ -49,18 +49,18 @@ class Authenticator:
         self.refresh(())
 
     def refresh(self, keys: Sequence[ApiKey]) -> None:
-        """Take the keys of the metadata store."""
-        held = [*self._fixed, *keys]
-        self._by_hash = {key.secret_hash: (key, Principal(key.id, key.scopes)) for key in held}
-        self._by_id = {key.id: key for key in held}
+        """Use the keys of the metadata store."""
+        all_keys = [*self._fixed, *keys]
+        self._by_hash = {key.secret_hash: (key, Principal(key.id, key.scopes)) for key in all_keys}
+        self._by_id = {key.id: key for key in all_keys}
         self._by_secret = {}
 
     def _look_up(self, secret: str) -> tuple[ApiKey, Principal] | None:
-        """Hash a secret that was not seen since the keys were last read; those of known keys are remembered."""
-        found = self._by_hash.get(hash_secret(secret))
-        if found is not None:
-            self._by_secret[secret] = found
-        return found
+        """Look up a secret by its hash, and cache the result for secrets of known keys."""
+        entry = self._by_hash.get(hash_secret(secret))
+        if entry is not None:
+            self._by_secret[secret] = entry
+        return entry
 
     @property
     def required(self) -> bool:
@@ -70,11 +70,11 @@ class Authenticator:
         return self._auth == "required"
 
     def principal(self, secret: str, session: str = "") -> Principal:
-        """Who has this secret, or this session. Raises UnauthorizedError."""
+        """Return the owner of a secret or a session. Raises UnauthorizedError."""
         if secret:
-            found = self._by_secret.get(secret) or self._look_up(secret)
-            if found is not None and found[0].is_active(self._clock.now_ms()):
-                return found[1]
+            entry = self._by_secret.get(secret) or self._look_up(secret)
+            if entry is not None and entry[0].is_active(self._clock.now_ms()):
+                return entry[1]
             if self.required:
                 raise UnauthorizedError("the API key is unknown, expired or revoked")
             return LOCAL
@@ -82,10 +82,10 @@ class Authenticator:
             return LOCAL
         if session and (key := self._session_key(session)) is not None:
             return Principal(key.id, key.scopes, by_session=True)
-        raise UnauthorizedError("an API key is needed: send it as the header X-API-Key")
+        raise UnauthorizedError("an API key is required: send it in the header X-API-Key")
 
     def start_session(self, secret: str) -> str:
-        """The cookie's value for whoever knows this secret. Raises UnauthorizedError."""
+        """Return the value of a session cookie for a secret. Raises UnauthorizedError and ForbiddenError."""
         principal = self.principal(secret)
         key = self._by_id.get(principal.id)
         if key is None:
@@ -104,26 +104,27 @@ class Authenticator:
         now_ms = self._clock.now_ms()
         if not key.is_active(now_ms) or int(expires) < now_ms:
             return None
-        right = _signature(key, int(expires))
-        return key if hmac.compare_digest(right.encode(), signature.encode("utf-8", "replace")) else None
+        expected = _signature(key, int(expires))
+        return key if hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")) else None
 
 
 def _signature(key: ApiKey, expires_ms: int) -> str:
-    """HMAC-SHA-256 under the stored hash of the key: revoking the key ends its sessions, and nothing else is kept."""
+    """Sign a session with HMAC-SHA-256 under the key's stored hash: revoking the key ends its sessions, and sessions
+    need no storage."""
     text = f"session.{key.id}.{expires_ms}".encode()
     return hmac.new(key.secret_hash.encode(), text, hashlib.sha256).hexdigest()
 
 
 def secret_of(headers: Mapping[bytes, bytes]) -> str:
-    """The API key of a request: ``X-API-Key``, or ``Authorization: Bearer``."""
-    if found := headers.get(b"x-api-key"):
-        return found.decode("latin-1").strip()
+    """Return the API key of a request, from ``X-API-Key`` or ``Authorization: Bearer``; '' without one."""
+    if api_key := headers.get(b"x-api-key"):
+        return api_key.decode("latin-1").strip()
     kind, _, value = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     return value.strip() if kind.lower() == "bearer" else ""
 
 
 def session_of(headers: Mapping[bytes, bytes]) -> str:
-    """The session cookie of a request; '' when it has none."""
+    """Return the session cookie of a request; '' without one."""
     for part in headers.get(b"cookie", b"").decode("latin-1").split(";"):
         name, _, value = part.strip().partition("=")
         if name == SESSION_COOKIE:

@@ -1,4 +1,4 @@
-"""Admission to everything but ingest: who is asking, at what rate, and with which scope."""
+"""Authorization of everything but ingest: sender, rate and scope."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 
 @dataclass(slots=True)
 class Authorizer:
-    """Keys, proxies and buckets of one application; stands in its state under ``authorizer``."""
+    """Keys, proxies and buckets of one application, whose state has it as ``authorizer``."""
 
     authenticator: Authenticator
     proxies: TrustedProxies
@@ -29,8 +29,11 @@ class Authorizer:
     draining: bool = False
 
     def authorize(self, connection: Connection, scope: Scope) -> Principal:
-        """Raises UnauthorizedError, RateLimited or ForbiddenError. Signed-in pages have a rate of their own."""
-        headers = connection.scope["header_map"]  # type: ignore[typeddict-item]  # put there by the edge
+        """Return the sender of a request that is allowed. Signed-in pages have a rate of their own.
+
+        Raises UnauthorizedError, RateLimited or ForbiddenError.
+        """
+        headers = connection.scope["header_map"]  # type: ignore[typeddict-item]  # set by EdgeMiddleware
         peer = connection.client.host if connection.client else ""
         address = self.proxies.client(peer, headers)
         now_s = time.monotonic()
@@ -48,14 +51,16 @@ class Authorizer:
         return principal
 
     def check_again(self, connection: Connection, scope: Scope) -> None:
-        """Whether a connection that was let in may stay: its key may have been revoked since. Raises as ``admit``."""
+        """Raise as ``authorize`` if an open connection may no longer stay: its key may have been revoked."""
         headers = connection.scope["header_map"]  # type: ignore[typeddict-item]
         if not self.authenticator.principal(secret_of(headers), session_of(headers)).allows(scope):
             raise ForbiddenError(f"this key lacks the scope {scope.value!r}")
 
 
 async def require_scope(connection: Connection, handler: BaseRouteHandler) -> None:
-    """The guard of every handler but the open ones: ``opt["scope"]`` names the scope it needs, read when it is silent.
-    Leaves the principal in the connection's state."""
+    """Guard every handler but the open ones. ``opt["scope"]`` is the scope a handler needs, by default ``read``.
+
+    Stores the principal in the connection's state. Raises as ``Authorizer.authorize``.
+    """
     authorizer: Authorizer = connection.app.state.authorizer
     connection.state.principal = authorizer.authorize(connection, handler.opt.get("scope", Scope.READ))

@@ -1,4 +1,4 @@
-"""Errors of Litestar's handlers as answers: problem details for programs, a page for people."""
+"""Turn errors of Litestar's handlers into responses: problem details for programs, a page for people."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vantage.web.problems import MEDIA_TYPE, Problem, problem_of
 from vantage.web.render import Renderer
 
 AnyRequest = Request[Any, Any, Any]
-_MISSING = re.compile(r"Missing required \w+ parameter '(\w+)'")  # what Litestar says of a parameter left out
+_MISSING = re.compile(r"Missing required \w+ parameter '(\w+)'")  # Litestar's text for a missing parameter
 _log = structlog.get_logger("vantage.web")
 
 
 def wants_page(request: AnyRequest) -> bool:
-    """Whether a person's browser asks."""
+    """Return whether a browser requests a page."""
     return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
 
 
@@ -30,7 +30,7 @@ def on_vantage_error(request: AnyRequest, error: VantageError) -> Response[Any]:
     if isinstance(error, UnauthorizedError) and wants_page(request):
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return Redirect(f"/login?next={quote(path, safe='')}")
-    return _answer(request, problem_of(error))
+    return _respond(request, problem_of(error))
 
 
 def on_http_exception(request: AnyRequest, error: HTTPException) -> Response[Any]:
@@ -46,16 +46,16 @@ def on_http_exception(request: AnyRequest, error: HTTPException) -> Response[Any
     titles = {400: "Bad request", 404: "Not found", 405: "Method not allowed", 413: "Body too large"}
     title = titles.get(error.status_code, "Error")
     if error.status_code == 404:
-        detail = "there is nothing at this address"
-    return _answer(request, Problem(error.status_code, title, detail, field, headers))
+        detail = "there is no page at this address"
+    return _respond(request, Problem(error.status_code, title, detail, field, headers))
 
 
 def on_any_error(request: AnyRequest, error: Exception) -> Response[Any]:
     _log.error("request failed", path=request.url.path, exc_info=error)
-    return _answer(request, problem_of(VantageError(str(error))))
+    return _respond(request, problem_of(VantageError(str(error))))
 
 
-def _answer(request: AnyRequest, problem: Problem) -> Response[Any]:
+def _respond(request: AnyRequest, problem: Problem) -> Response[Any]:
     request_id = str(request.scope.get("request_id", ""))
     if wants_page(request):
         renderer: Renderer = request.app.state.renderer

@@ -12,7 +12,7 @@ INTERVAL_S: Final = 2.0
 
 
 class KeyRefreshLoop:
-    """Reads the keys again when the metadata changed, also by another process."""
+    """Reads the keys again when the metadata has changed, even by another process."""
 
     name = "keys"
 

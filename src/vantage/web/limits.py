@@ -1,4 +1,4 @@
-"""Rates: one token bucket for each key, session or address."""
+"""Rate limits: one token bucket for each key, session or address."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ class RateLimited(BusyError):
 
 
 class TokenBuckets:
-    """``per_minute`` requests each, refilled steadily; all of them may come at once. 0 is no limit.
+    """Buckets of ``per_minute`` requests, refilled steadily; all of them may come at once. 0 is no limit.
 
-    The least recently seen bucket is dropped when there are more than ``BUCKETS_MAX``: whoever it belonged to starts
-    with a full one again.
+    The least recently used bucket is dropped beyond ``BUCKETS_MAX``: its owner starts again with a full one.
     """
 
     def __init__(self, per_minute: int) -> None:
@@ -34,18 +33,18 @@ class TokenBuckets:
             return
         tokens, at_s = self._buckets.pop(owner, (self._capacity, now_s))
         tokens = min(self._capacity, tokens + (now_s - at_s) * self._per_second)
-        enough = tokens >= 1.0
-        self._buckets[owner] = (tokens - 1.0 if enough else tokens, now_s)
+        allowed = tokens >= 1.0
+        self._buckets[owner] = (tokens - 1.0 if allowed else tokens, now_s)
         if len(self._buckets) > BUCKETS_MAX:
             self._buckets.popitem(last=False)
-        if not enough:
+        if not allowed:
             raise RateLimited(
                 f"more than {self._capacity:.0f} requests a minute", retry_after_s=(1.0 - tokens) / self._per_second
             )
 
 
 class TrustedProxies:
-    """Finds the address a request comes from, believing only the proxies named in the settings."""
+    """Finds the address of the client, trusting only the proxies of the settings."""
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
@@ -60,21 +59,21 @@ class TrustedProxies:
         return any(parsed in network for network in self._networks)
 
     def client(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
-        """The right-most address that no trusted proxy has: what stands left of it anyone may have written. Of IPv6
-        its network."""
+        """Return the right-most address that is not a trusted proxy: anyone may have written those to its left. For
+        IPv6 return the network."""
         if not self._networks:
-            return _one_subscriber(peer)
+            return _rate_owner(peer)
         address = peer
         forwarded_for = headers.get(b"x-forwarded-for", b"").decode("latin-1")
         hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]
         while hops and self.trusts(address):
             address = hops.pop()
-        return _one_subscriber(address)
+        return _rate_owner(address)
 
 
-def _one_subscriber(address: str) -> str:
-    """The address that a rate is kept for. Of IPv6 it is the network of 64 bits, since everyone has one, with more
-    addresses in it than there can be buckets."""
+def _rate_owner(address: str) -> str:
+    """Return the owner of a rate: an IPv4 address, or the /64 network of an IPv6 address, since every client has a
+    network with more addresses than there can be buckets."""
     if ":" not in address:
         return address
     try:

@@ -1,4 +1,4 @@
-"""The Litestar application: everything but ingest, written the ordinary, comfortable way."""
+"""The Litestar application: everything but ingest."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ REQUEST_NBYTES_MAX = 1 << 20
 
 
 class _SchemaPage(OpenAPIRenderPlugin):
-    """The document to browse, without the internet."""
+    """A page to browse the OpenAPI document, without internet access."""
 
     def __init__(self, renderer: Renderer) -> None:
         super().__init__(path="/")
@@ -58,7 +58,7 @@ class _SchemaPage(OpenAPIRenderPlugin):
 
 
 class _SchemaDocument(JsonRenderPlugin):
-    """The document itself, with the endpoints that Litestar does not know."""
+    """The OpenAPI document, with the endpoints that Litestar does not know."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,15 +86,15 @@ def create_litestar(
 ) -> Litestar:
     """Wire handlers, guards, errors and the OpenAPI document. Does no I/O."""
     guarded: list[Any] = []
-    opened: list[Any] = [*health.handlers]
+    unguarded: list[Any] = [*health.handlers]
     if Routes.API in routes:
         for resource in (services, metrics, traces, service_map, deployments, storage, deletion_api, export, vql):
             guarded += resource.handlers
-        opened += live.handlers
+        unguarded += live.handlers
     if Routes.PAGES in routes:
         guarded += pages.handlers
-        opened += sessions.handlers
-        opened.append(
+        unguarded += sessions.handlers
+        unguarded.append(
             create_static_files_router(
                 path="/static",
                 directories=[static],
@@ -107,7 +107,7 @@ def create_litestar(
         return Provide(lambda: value, sync_to_thread=False)
 
     return Litestar(
-        route_handlers=[Router("/", route_handlers=guarded, guards=[require_scope]), *opened],
+        route_handlers=[Router("/", route_handlers=guarded, guards=[require_scope]), *unguarded],
         dependencies={
             "context": provide(context),
             "live": provide(live_updates),
@@ -125,7 +125,7 @@ def create_litestar(
         openapi_config=OpenAPIConfig(
             title="Vantage",
             version=version,
-            description="Metrics and traces: send them, ask about them, watch them live.",
+            description="Metrics and traces: send, query and watch them live.",
             path="/schema",
             use_handler_docstrings=True,
             render_plugins=[_SchemaPage(renderer), _SchemaDocument()],

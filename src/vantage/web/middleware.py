@@ -1,7 +1,7 @@
-"""The outermost ASGI application: what holds for every request, before any routing.
+"""The outermost ASGI application: checks of every request, before routing.
 
 Localhost is not safe by itself: a web page can post to a laptop's port, or make a name of its own resolve to it. So
-the Host header is held against an allow-list always, and the Origin header on every change and every WebSocket.
+every Host header is checked against an allow-list, and the Origin header of every change and every WebSocket.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ _log = structlog.get_logger("vantage.web")
 
 
 class HostGuard:
-    """Which Host headers are ours: localhost, plain addresses (no name can point a browser at them), this machine's
-    name, the address listened on, and what the settings name. ``*`` allows any."""
+    """Allows Host headers: localhost, IP addresses (no name can point a browser at them), this machine's name, the
+    address listened on, and the names in the settings. ``*`` allows any."""
 
     def __init__(self, *, listen_host: str, allowed: Sequence[str]) -> None:
         names = {"localhost", listen_host.lower(), socket.gethostname().lower(), *(name.lower() for name in allowed)}
         self._any = "*" in allowed
         self._names = names
-        self._good: set[bytes] = set()
+        self._allowed: set[bytes] = set()
 
     def allows(self, host: bytes) -> bool:
-        if host in self._good:
+        if host in self._allowed:
             return True
         if not (self._any or self._check(host.decode("latin-1").lower())):
             return False
-        if len(self._good) < _HOSTS_CACHED_MAX:
-            self._good.add(host)
+        if len(self._allowed) < _HOSTS_CACHED_MAX:
+            self._allowed.add(host)
         return True
 
     def _check(self, host: str) -> bool:
@@ -80,7 +80,7 @@ class HostGuard:
 
 
 class EdgeMiddleware:
-    """Checks Host and Origin, answers CORS, gives every request an id, counts it, and passes it on."""
+    """Checks Host and Origin, answers CORS, gives every request an id, counts it, and routes it."""
 
     def __init__(
         self,
@@ -108,19 +108,19 @@ class EdgeMiddleware:
             return
         started = time.perf_counter()
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else f"{self._prefix}-{next(self._numbers):x}"
+        sent_id = headers.get(b"x-request-id", b"")
+        request_id = sent_id.decode() if _REQUEST_ID.fullmatch(sent_id) else f"{self._prefix}-{next(self._numbers):x}"
         scope["request_id"] = request_id
         scope["header_map"] = headers
         origin = headers.get(b"origin")
         if not self._hosts.allows(headers.get(b"host", b"")):
-            await self._refuse(scope, receive, send, "this server does not answer to that Host; see allowed_hosts")
+            await self._refuse(scope, receive, send, "this Host is not allowed; see allowed_hosts")
             return
         if origin is not None:
             cross = not _same_origin(headers, origin)
             if cross and origin not in self._cors:
                 if kind == "websocket" or scope["method"] not in _SAFE_METHODS:
-                    await self._refuse(scope, receive, send, "requests from that Origin are not allowed here")
+                    await self._refuse(scope, receive, send, "requests from this Origin are not allowed")
                     return
             elif cross and kind == "http":
                 if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
@@ -194,7 +194,7 @@ def _with_headers(send: Send, extra: list[tuple[bytes, bytes]]) -> Send:
 
 
 async def respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    """Send a whole answer."""
+    """Send a complete response."""
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

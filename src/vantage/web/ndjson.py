@@ -1,7 +1,7 @@
-"""Batches as lines of JSON, without loss: what an export is made of and an import takes.
+"""Encode batches as lines of JSON, without loss, for export and import.
 
-A line holds the fields that ``/v1/metrics`` and ``/v1/spans`` take, so what reads those reads these. Floats are
-written as Python's ``repr`` does: the shortest decimal that reads back as the same float, with the sign of -0.0.
+A line has the fields that ``/v1/metrics`` and ``/v1/spans`` accept. Floats are written by Python's ``repr``: the
+shortest decimal that reads back as the same float, with the sign of -0.0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _encoder: Final = msgspec.json.Encoder()
 
 
 class SpanLine(msgspec.Struct, tag_field="type", tag="span", omit_defaults=True, gc=False):
-    """A span as ``/v1/spans`` takes it; kind, status and environment always stand in it."""
+    """A span as ``/v1/spans`` accepts it, always with kind, status and environment."""
 
     trace_id: str
     span_id: str
@@ -39,40 +39,40 @@ class SpanLine(msgspec.Struct, tag_field="type", tag="span", omit_defaults=True,
 
 
 def encode_lines(batch: Batch) -> bytes:
-    """A line for each sample and each span."""
+    """Return one line for each sample and span."""
     return _sample_lines(batch) + _encoder.encode_lines([_span_line(span) for span in batch.spans])
 
 
 def _sample_lines(batch: Batch) -> bytes:
-    heads = [_head(one) for one in batch.series]
+    heads = [_head(series) for series in batch.series]
     tails = {
         position: f',"trace_id":"{trace_id}"' + (f',"span_id":"{span_id}"' if span_id else "")
         for position, trace_id, span_id in batch.exemplars.rows()
-    }  # ids hold nothing that JSON would have to escape
+    }  # ids contain nothing that JSON must escape
     rows = zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True)
     if not tails:
-        return "".join([f'{heads[one]}{time_ms},"value":{value!r}}}\n' for one, time_ms, value in rows]).encode()
+        return "".join([f'{heads[index]}{time_ms},"value":{value!r}}}\n' for index, time_ms, value in rows]).encode()
     return "".join(
         [
-            f'{heads[one]}{time_ms},"value":{value!r}{tails.get(row, "")}}}\n'
-            for row, (one, time_ms, value) in enumerate(rows)
+            f'{heads[index]}{time_ms},"value":{value!r}{tails.get(row, "")}}}\n'
+            for row, (index, time_ms, value) in enumerate(rows)
         ]
     ).encode()
 
 
-def _head(one: Series) -> str:
-    """A line up to the sample's time: the same for all samples of the series."""
-    said = {
+def _head(series: Series) -> str:
+    """Return a line up to the sample's time, which is the same for all samples of a series."""
+    fields = {
         "type": "sample",
-        "service_name": one.service,
-        "environment": one.environment,
-        "metric_name": one.metric,
-        "metric_type": one.kind.value,
-        "unit": one.unit,
-        "tags": {key: value for key, value in one.tags if key not in _RESERVED},
-        **{key: value for key, value in one.tags if key in _RESERVED},
+        "service_name": series.service,
+        "environment": series.environment,
+        "metric_name": series.metric,
+        "metric_type": series.kind.value,
+        "unit": series.unit,
+        "tags": {key: value for key, value in series.tags if key not in _RESERVED},
+        **{key: value for key, value in series.tags if key in _RESERVED},
     }
-    return _encoder.encode(said).decode()[:-1] + ',"timestamp":'
+    return _encoder.encode(fields).decode()[:-1] + ',"timestamp":'
 
 
 def _span_line(span: Span) -> SpanLine:

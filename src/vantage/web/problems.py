@@ -1,4 +1,4 @@
-"""From errors to HTTP: the one table of status codes, and problem details (RFC 9457)."""
+"""Map errors to HTTP: the one table of status codes, and problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class MethodNotAllowed(VantageError):
 
 
 class NotAcceptable(VantageError):
-    """The answer cannot be had in the format that was asked for."""
+    """The requested format is not available."""
 
 
-# The first class that fits gives the status and a short title.
+# The first class that matches gives the status and a short title.
 _STATUS: Final[tuple[tuple[type[VantageError], int, str], ...]] = (
     (MethodNotAllowed, 405, "Method not allowed"),
     (NotAcceptable, 406, "Not acceptable"),
@@ -60,7 +60,7 @@ _STATUS: Final[tuple[tuple[type[VantageError], int, str], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An HTTP answer that tells what went wrong."""
+    """An HTTP response that describes an error."""
 
     status: int
     title: str
@@ -81,7 +81,7 @@ class Problem:
 
 
 def problem_of(error: VantageError) -> Problem:
-    """The answer to one of our errors."""
+    """Return the response to an error."""
     status, title = next(((status, title) for kind, status, title in _STATUS if isinstance(error, kind)), (500, ""))
     headers: list[tuple[str, str]] = []
     if isinstance(error, (BusyError, UnavailableError)):
@@ -93,12 +93,12 @@ def problem_of(error: VantageError) -> Problem:
     if status == 500:
         return Problem(500, "Internal error", "something went wrong inside Vantage; the log has the details")
     if isinstance(error, InputError):
-        return Problem(status, title, error.reason, error.field, tuple(headers), _place(error))
+        return Problem(status, title, error.reason, error.field, tuple(headers), _query_members(error))
     return Problem(status, title, str(error), "", tuple(headers))
 
 
-def _place(error: InputError) -> tuple[tuple[str, str | int], ...]:
-    """Where in a query, and what was perhaps meant."""
+def _query_members(error: InputError) -> tuple[tuple[str, str | int], ...]:
+    """Return the position in a query, and a suggestion."""
     if not isinstance(error, QueryError):
         return ()
     members = (("line", error.line), ("column", error.column), ("suggestion", error.suggestion))
@@ -106,6 +106,6 @@ def _place(error: InputError) -> tuple[tuple[str, str | int], ...]:
 
 
 def reason_of(error: VantageError) -> str:
-    """A short label of the error's kind, for counters."""
+    """Return a short label of an error's kind, for counters."""
     problem = problem_of(error)
     return problem.title.lower().replace(" ", "_")

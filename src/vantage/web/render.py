@@ -1,7 +1,7 @@
-"""Pages from templates: whole, or only the block that a fragment request asks for.
+"""Render templates: the complete page, or only the block that a fragment request needs.
 
-One URL serves both: htmx names itself in a header, and answers say so in ``Vary``. Nothing here is inline (no script,
-no style), so the pages need no exception in the content security policy.
+One URL serves both: htmx sends a header, and responses name it in ``Vary``. Scripts and styles are never inline, so the
+pages need no exception in the content security policy.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from vantage.web.sparkline import sparkline
 AnyRequest = Request[Any, Any, Any]
 NAV: Final = (("/", "Overview", "overview"), ("/traces", "Traces", "traces"), ("/schema", "API", "api"))
 COLOURS: Final = 10  # classes c0 … c9 of the style sheet
-# What scripts need to know, and Python decides: an attribute of <body>.
+# Values that Python defines for scripts, in an attribute of <body>.
 SCRIPT_LIMITS: Final = {
     "heartbeat_s": HEARTBEAT_S,
-    "empty_percent_top": thresholds.ERROR_RATIO_CRITICAL * 100,  # how high a chart of percentages is that shows zeros
+    "empty_percent_top": thresholds.ERROR_RATIO_CRITICAL * 100,  # the top of a chart of percentages that are all zero
     "colours": COLOURS,
 }
 _HASH_LENGTH: Final = 12
@@ -41,14 +41,13 @@ _HASH_LENGTH: Final = 12
 def render(
     request: AnyRequest, template: str, *, block: str = "view", status: int = 200, **context: Any
 ) -> Response[str]:
-    """Answer with a page, or with its ``block`` when htmx asks for a fragment. The application's Renderer stands in
-    its state under ``renderer``."""
+    """Render a page, or its ``block`` when htmx requests a fragment, with the application's ``state.renderer``."""
     renderer: Renderer = request.app.state.renderer
     return renderer.page(request, template, block=block, status=status, **context)
 
 
 class Renderer:
-    """Holds the templates and the hashes of the static files. One object a process; templates are cached in it."""
+    """Caches templates and the hashes of static files; one object per process."""
 
     def __init__(self, *, templates: Path, static: Path, clock: Clock, version: str = "") -> None:
         self._static = static
@@ -86,16 +85,16 @@ class Renderer:
             "script_limits": msgspec.json.encode(SCRIPT_LIMITS).decode(),
             "query_string": query_string,
             "version": version,
-            "was_told": is_reported,
+            "is_reported": is_reported,
         }
 
     def page(
         self, request: AnyRequest, template: str, *, block: str = "view", status: int = 200, **context: Any
     ) -> Response[str]:
-        """The page, or its ``block`` when htmx asks for a fragment. ``context`` is what the template needs."""
-        wanted = wants_fragment(request)
+        """Render a page, or its ``block`` when htmx requests a fragment, with the variables ``context``."""
+        is_fragment = wants_fragment(request)
         variables = {"section": "", "status": status, "signed_in": _signed_in(request), **context}
-        text = self.block(template, block, **variables) if wanted else self.page_as_string(template, **variables)
+        text = self.block(template, block, **variables) if is_fragment else self.page_as_string(template, **variables)
         return html(text, status=status)
 
     def page_as_string(self, template: str, **context: Any) -> str:
@@ -105,18 +104,18 @@ class Renderer:
         return render_block(self._environment, template, block, context)
 
     def asset(self, name: str) -> str:
-        """The URL of a static file; it changes with the content, so that browsers may keep it for ever."""
+        """Return the URL of a static file. It changes with the content, so that browsers may cache it forever."""
         path = self._static / name
         changed_ns = path.stat().st_mtime_ns if path.is_file() else 0
-        known = self._hashes.get(name)
-        if known is None or known[0] != changed_ns:
+        cached = self._hashes.get(name)
+        if cached is None or cached[0] != changed_ns:
             content = path.read_bytes() if changed_ns else b""
-            known = (changed_ns, hashlib.sha256(content).hexdigest()[:_HASH_LENGTH])
-            self._hashes[name] = known
-        return f"/static/{quote(name)}?v={known[1]}"
+            cached = (changed_ns, hashlib.sha256(content).hexdigest()[:_HASH_LENGTH])
+            self._hashes[name] = cached
+        return f"/static/{quote(name)}?v={cached[1]}"
 
     def ago(self, at_ms: int) -> Markup:
-        """``3 s ago``; a script keeps it counting and gives the local time as its title."""
+        """Return ``3 s ago``, which a script updates, with the local time as its title."""
         text = number_format.ago(at_ms, now_ms=self._clock.now_ms())
         return Markup('<time datetime="{}" data-ago="{}" title="{}">{}</time>').format(
             number_format.rfc3339(at_ms), at_ms, number_format.utc(at_ms), text
@@ -124,18 +123,18 @@ class Renderer:
 
 
 def _signed_in(request: AnyRequest) -> bool:
-    """Whether a session, and not a key or nothing at all, admitted the request."""
+    """Return whether a session authorized the request, rather than a key."""
     return bool(getattr(request.state.get("principal"), "by_session", False))
 
 
 def wants_fragment(request: AnyRequest) -> bool:
-    """htmx asks, for a part of the page: not to restore history, and not for a whole body."""
+    """Return whether htmx requests a part of the page, rather than to restore history or a complete body."""
     htmx = HTMXDetails(request)
     return bool(htmx) and not htmx.history_restore_request and request.headers.get("hx-request-type") != "full"
 
 
 def html(text: str, *, status: int = 200) -> Response[str]:
-    """Not to be kept: what a page shows is seconds old. ``Vary``, so that no cache takes a fragment for the page."""
+    """Return an HTML response. No caching, since a page is seconds old; ``Vary`` separates fragments from pages."""
     return Response(
         text,
         status_code=status,
@@ -145,38 +144,38 @@ def html(text: str, *, status: int = 200) -> Response[str]:
 
 
 def moment(at_ms: int) -> Markup:
-    """A time of day and date; UTC until a script makes it local."""
+    """Return a date and time of day; UTC until a script makes it local."""
     return Markup('<time datetime="{}" data-at="{}">{}</time>').format(
         number_format.rfc3339(at_ms), at_ms, number_format.utc(at_ms)
     )
 
 
 def segment(text: str) -> str:
-    """Text as one segment of a path: service names may hold anything but a slash."""
+    """Quote a text as one segment of a path: service names may contain anything but a slash."""
     return quote(text, safe="")
 
 
 def colour(name: str) -> str:
-    """The class that gives a service its colour, the same on every page and in every process."""
+    """Return the CSS class of a service's colour, the same on every page and in every process."""
     return f"c{hashlib.sha256(name.encode('utf-8', 'replace')).digest()[0] % COLOURS}"
 
 
 def palette(names: Sequence[str]) -> dict[str, str]:
-    """A class for each of some services, distinct as long as there are enough: its own colour, or the next free."""
-    found: dict[str, str] = {}
+    """Return a CSS class for each service, distinct while colours last: its own colour, or the next unused."""
+    classes: dict[str, str] = {}
     for name in names:
         own = int(colour(name)[1:])
-        free = (f"c{(own + step) % COLOURS}" for step in range(COLOURS))
-        found[name] = next((one for one in free if one not in found.values()), f"c{own}")
-    return found
+        candidates = (f"c{(own + step) % COLOURS}" for step in range(COLOURS))
+        classes[name] = next((c for c in candidates if c not in classes.values()), f"c{own}")
+    return classes
 
 
 def query_string(state: Mapping[str, object], **changed: object) -> str:
-    """``?range=1h&…`` from a page's state with some of it changed; what is empty is left out."""
+    """Return ``?range=1h&…`` from a page's state and changes to it, without empty values."""
     pairs = [(name, str(value)) for name, value in {**state, **changed}.items() if value not in ("", None)]
     return f"?{urlencode(pairs)}" if pairs else "?"
 
 
 def is_reported(deployment: Deployment) -> bool:
-    """Posted by somebody, rather than seen in the data."""
+    """Return whether a deployment was reported, rather than detected in the data."""
     return deployment.source == REPORTED

@@ -1,4 +1,4 @@
-"""What requests took, by route: for Prometheus, and for Vantage's watch over itself."""
+"""Counts and durations of requests by route, for Prometheus and for self-telemetry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DRAIN_INTERVAL_S: Final = 60.0
 
 @dataclass(slots=True)
 class RouteCount:
-    """Requests of one route, method and status since the last ``drain``; ``durations_ms`` is a random few of them."""
+    """Requests of one route, method and status since the last ``drain``; ``durations_ms`` is a random sample."""
 
     count: int = 0
     durations_ms: list[float] = field(default_factory=list)
@@ -32,25 +32,25 @@ class RequestMetrics:
 
     def record(self, route: str, method: str, status: int, took_ms: float) -> None:
         key = (route, method, status)
-        held = self._routes.get(key)
-        if held is None:
+        counted = self._routes.get(key)
+        if counted is None:
             if len(self._routes) >= ROUTES_MAX:
                 return
-            held = self._routes[key] = RouteCount()
-        held.count += 1
-        if len(held.durations_ms) < DURATIONS_MAX:
-            held.durations_ms.append(took_ms)
+            counted = self._routes[key] = RouteCount()
+        counted.count += 1
+        if len(counted.durations_ms) < DURATIONS_MAX:
+            counted.durations_ms.append(took_ms)
         else:  # reservoir sampling: Vitter (1985), algorithm R
-            place = int(self._random.random() * held.count)
-            if place < DURATIONS_MAX:
-                held.durations_ms[place] = took_ms
+            index = int(self._random.random() * counted.count)
+            if index < DURATIONS_MAX:
+                counted.durations_ms[index] = took_ms
 
     def drain(self) -> dict[tuple[str, str, int], RouteCount]:
-        """What was counted since the last call."""
-        taken, self._routes = self._routes, {}
-        for (route, method, status), held in taken.items():
-            self._telemetry.http_requests.labels(route, method, str(status)).inc(held.count)
-        return taken
+        """Return the counts since the last call."""
+        routes, self._routes = self._routes, {}
+        for (route, method, status), counted in routes.items():
+            self._telemetry.http_requests.labels(route, method, str(status)).inc(counted.count)
+        return routes
 
 
 class RequestMetricsLoop:

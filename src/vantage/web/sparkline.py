@@ -1,4 +1,4 @@
-"""Small lines drawn on the server: paths for an SVG that stretches to the width of its cell."""
+"""Sparklines drawn on the server: paths for an SVG that stretches to the width of its cell."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Sparkline:
 
 
 def sparkline(points: Sequence[float | None], *, top: float | None = None) -> Sparkline:
-    """From 0 to the largest value, or to ``top`` when that is larger. A gap stays a gap; a lone point is a dot."""
+    """Draw from 0 to the largest value, or to ``top`` if that is larger. Gaps stay gaps; a single point is a dot."""
     largest = max((value for value in points if value is not None), default=0.0)
     scale = max(largest, top or 0.0) or 1.0
     step = WIDTH / max(1, len(points) - 1)
@@ -31,22 +31,24 @@ def sparkline(points: Sequence[float | None], *, top: float | None = None) -> Sp
     areas: list[str] = []
     dots: list[str] = []
     for run in _runs(points):
-        placed = [(at * step, HEIGHT - _MARGIN - max(0.0, value) / scale * (HEIGHT - 2 * _MARGIN)) for at, value in run]
-        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
-        if len(placed) == 1:
+        xy = [
+            (index * step, HEIGHT - _MARGIN - max(0.0, value) / scale * (HEIGHT - 2 * _MARGIN)) for index, value in run
+        ]
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in xy)
+        if len(xy) == 1:
             dots.append(f"M{path}h0.01")  # as long as a round stroke needs to be drawn
         else:
             lines.append(f"M{path}")
-            areas.append(f"M{placed[0][0]:.1f} {HEIGHT}L{path}L{placed[-1][0]:.1f} {HEIGHT}Z")
+            areas.append(f"M{xy[0][0]:.1f} {HEIGHT}L{path}L{xy[-1][0]:.1f} {HEIGHT}Z")
     return Sparkline("".join(lines), "".join(areas), "".join(dots))
 
 
 def _runs(points: Sequence[float | None]) -> list[list[tuple[int, float]]]:
     runs: list[list[tuple[int, float]]] = []
     current: list[tuple[int, float]] = []
-    for at, value in enumerate(points):
+    for index, value in enumerate(points):
         if value is not None:
-            current.append((at, value))
+            current.append((index, value))
         elif current:
             runs.append(current)
             current = []

@@ -1,1 +1,1 @@
-"""The folder that ``vantage-agent run`` puts on the child's PYTHONPATH."""
+"""The folder that ``vantage-agent run`` adds to the child's PYTHONPATH."""

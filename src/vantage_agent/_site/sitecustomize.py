@@ -1,6 +1,6 @@
-"""Imported by Python at its start because ``vantage-agent run`` put this folder first on PYTHONPATH.
+"""Python imports this at its start, because ``vantage-agent run`` puts this folder first on PYTHONPATH.
 
-It starts the agent from the environment, then runs the ``sitecustomize`` it stands in front of, if there is one.
+It starts the agent from the environment, then runs the ``sitecustomize`` that it shadows, if there is one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def _start_agent() -> None:
     try:
         try:
             import vantage_agent
-        except ImportError:  # another interpreter or environment than ours: the agent needs nothing but itself
+        except ImportError:  # another interpreter or environment: the agent has no dependencies
             home = os.path.dirname(os.path.dirname(_HERE))  # noqa: PTH120
             sys.path.append(home)
             try:

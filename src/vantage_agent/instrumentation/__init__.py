@@ -1,7 +1,7 @@
-"""Which libraries can be instrumented, and by which file of this folder.
+"""The libraries that can be instrumented, each by a file of this folder.
 
 Each file has ``patch(patches, module)``, called when one of its modules has been imported; it imports nothing of the
-library itself. What it wraps is taken back by ``Instrumentations.uninstall``.
+library itself. ``Instrumentations.uninstall`` restores what it wraps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import ModuleType
 from vantage_agent._import_hook import ImportHook
 from vantage_agent._patch import Patches
 
-# Name for ``auto_instrument`` -> the modules that are waited for.
+# Name for ``auto_instrument`` -> the modules to patch.
 MODULES: dict[str, tuple[str, ...]] = {
     "requests": ("requests.sessions",),
     "httpx": ("httpx",),
@@ -42,27 +42,27 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "logging": ("logging",),
 }
-# What carries the running span into threads comes with any of them.
+# Passes the current span to threads; installed with any of them.
 ALWAYS: dict[str, tuple[str, ...]] = {"futures": ("concurrent.futures.thread",)}
 
 _log = logging.getLogger("vantage_agent")
 
 
 class Instrumentations:
-    """The libraries of ``names`` (``all`` for every one that is known), as soon as the application imports them."""
+    """Instruments the libraries ``names`` (``all`` for every known one) as soon as the application imports them."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        asked = list(dict.fromkeys(names))
-        unknown = sorted(name for name in asked if name not in MODULES and name != "all")
+        requested = list(dict.fromkeys(names))
+        unknown = sorted(name for name in requested if name not in MODULES and name != "all")
         if unknown:
             _log.warning(
                 "vantage_agent cannot instrument %s; it knows %s", ", ".join(unknown), ", ".join(sorted(MODULES))
             )
-        chosen = {name: modules for name, modules in MODULES.items() if "all" in asked or name in asked}
-        if chosen:
-            chosen.update(ALWAYS)
+        selected = {name: modules for name, modules in MODULES.items() if "all" in requested or name in requested}
+        if selected:
+            selected.update(ALWAYS)
         self._names_of: dict[str, list[str]] = {}
-        for name, modules in chosen.items():
+        for name, modules in selected.items():
             for module in modules:
                 self._names_of.setdefault(module, []).append(name)
         self._patches = Patches()
@@ -75,7 +75,7 @@ class Instrumentations:
             self._watch.install()
 
     def uninstall(self) -> None:
-        """Every library as it was."""
+        """Restore every library."""
         if self._watch is not None:
             self._watch.uninstall()
             self._watch = None

@@ -1,8 +1,8 @@
-"""aiohttp's client: each call of a session, with its redirects. A streamed answer counts up to its headers. WebSockets
-are left alone.
+"""aiohttp's client: each call of a session, with its redirects. A streamed response counts up to its headers.
+WebSockets are not instrumented.
 
-The session is measured, and the request gives the header while it writes its own: what traces, middlewares and the
-answer see of it is the application's own.
+The span is around the session's call. The header is injected while the request writes its own, so that tracing,
+middleware and the response see only the application's headers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SOCKET = "Sec-WebSocket-Key"  # of a handshake
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``aiohttp.client`` and ``aiohttp.client_reqrep``."""
+    """Patch ``aiohttp.client`` or ``aiohttp.client_reqrep``."""
     if module.__name__ == "aiohttp.client":
         patches.wrap(module.ClientSession, "_request", _make_request)
     else:
@@ -45,7 +45,7 @@ def _make_request(request: Any) -> Any:
 def _make_send(send: Any) -> Any:
     async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         span = running_call()
-        # A proxy is asked for a tunnel first, which is not the application's request.
+        # CONNECT to a proxy is not the application's request.
         if span is None or self.method == "CONNECT" or _SOCKET in self.headers:
             return await send(self, *args, **kwargs)
         inject(span, self.headers)
@@ -62,17 +62,17 @@ def _begin(session: Any, method: Any, url: Any, kwargs: dict[str, Any]) -> Span 
         if not tracer.on or not isinstance(method, str):
             return None
         headers: Any = kwargs.get("headers")
-        # Of a socket they are aiohttp's own kind; others may be there to be read once.
+        # Headers of a WebSocket have aiohttp's own type; other headers may be an iterator that is read once.
         if hasattr(headers, "getall") and _SOCKET in headers:
             return None
         if getattr(session, "_base_url", None) is not None:
-            url = session._build_url(url)  # noqa: SLF001  # its own way to put the two together
+            url = session._build_url(url)  # noqa: SLF001  # joins base and path as aiohttp does
         return begin_call(method, str(url))
-    except Exception:  # aiohttp has the words for it
+    except Exception:  # aiohttp raises a better error
         return None
 
 
 def _status_of(error: BaseException) -> int:
-    """Of an answer that ``raise_for_status`` made an exception of."""
+    """Return the status of an exception that ``raise_for_status`` raised; 0 for others."""
     status = getattr(error, "status", 0)
     return status if isinstance(status, int) else 0

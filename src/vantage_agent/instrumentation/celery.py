@@ -1,6 +1,4 @@
-"""Celery: each task that is sent, and each that is run, in whatever kind of pool. The message's headers carry the trace
-from the one to the other.
-"""
+"""Celery: each task that is sent and each that is run, in any kind of pool. Message headers propagate the trace."""
 
 from __future__ import annotations
 
@@ -16,17 +14,17 @@ FLUSH_S = 2.0
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``celery.app.base``, ``celery.app.trace``, ``celery.worker.consumer.consumer`` or
+    """Patch ``celery.app.base``, ``celery.app.trace``, ``celery.worker.consumer.consumer`` or
     ``celery.concurrency.prefork``."""
     if hasattr(module, "Celery"):
         patches.wrap(module.Celery, "send_task", _make_send)
     elif hasattr(module, "process_destructor"):
         patches.wrap(module, "process_destructor", _make_last)
     else:
-        # What was imported from another module after that was instrumented: each is wrapped and put back by itself.
-        found = module.build_tracer
-        if getattr(found, "__vantage_agent__", False):
-            module.build_tracer = found.__wrapped__  # type: ignore[attr-defined]
+        # It may be imported from a module that is instrumented already: each module is wrapped and restored by itself.
+        build_tracer = module.build_tracer
+        if getattr(build_tracer, "__vantage_agent__", False):
+            module.build_tracer = build_tracer.__wrapped__  # type: ignore[attr-defined]
         patches.wrap(module, "build_tracer", _make_build)
 
 
@@ -35,7 +33,7 @@ def _make_send(send: Any) -> Any:
         span = _begin(task_sent, "producer", name, None)
         if span is None:
             return send(self, name, *args, **kwargs)
-        _give_header(span, kwargs)
+        _inject(span, kwargs)
         try:
             result = send(self, name, *args, **kwargs)
         except BaseException as error:
@@ -48,7 +46,7 @@ def _make_send(send: Any) -> Any:
 
 
 def _make_build(build: Any) -> Any:
-    """Of the function that makes a task's own function: what the worker then calls for each message."""
+    """Wrap ``build_tracer``, which returns the function that the worker calls for each message of a task."""
 
     def wrapper(name: Any, *args: Any, **kwargs: Any) -> Any:
         run = build(name, *args, **kwargs)
@@ -71,7 +69,7 @@ def _make_build(build: Any) -> Any:
 
 
 def _make_last(process_destructor: Any) -> Any:
-    """A process of the pool leaves past everything that runs at exit, but calls this before."""
+    """Flush in ``process_destructor``: a process of the pool calls it before it exits without exit hooks."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -101,9 +99,9 @@ def _begin(describe: Any, kind: str, name: Any, request: Any) -> Span | None:
         return None
 
 
-def _give_header(span: Span, options: dict[str, Any]) -> None:
-    """A ``traceparent`` of the application's own is left as it is. One of this trace is what a task that is tried again
-    was sent with before."""
+def _inject(span: Span, options: dict[str, Any]) -> None:
+    """Set ``traceparent``, unless the application has set one. One of this trace is that of a retried task, and is
+    replaced."""
     try:
         headers = dict(options.get("headers") or {})
         own = headers.get("traceparent")
@@ -117,7 +115,7 @@ def _give_header(span: Span, options: dict[str, Any]) -> None:
 
 
 def _end(span: Span, error: BaseException | None, info: Any = None) -> None:
-    """``info`` is Celery's word for how a task ended, none where it succeeded."""
+    """End a span. ``info`` is Celery's result of a task, None after success."""
     try:
         if span.describe is task_run:
             span.method = "FAILURE" if error is not None else "SUCCESS" if info is None else info.state

@@ -1,4 +1,4 @@
-"""Django: each request through its WSGI or ASGI handler, by the route that matched it."""
+"""Django: each request through its WSGI or ASGI handler, by the route that matched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vantage_agent._wsgi import MARK, call_wsgi
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``django.core.handlers.base``, ``exception``, ``wsgi`` and ``asgi``, the last two as far as they are used."""
+    """Patch ``django.core.handlers.base``, ``exception``, ``wsgi`` or ``asgi``."""
     name = module.__name__.rpartition(".")[2]
     if name == "wsgi":
         patches.wrap(module.WSGIHandler, "__call__", _make_wsgi)
@@ -34,7 +34,7 @@ def _make_wsgi(call: Any) -> Any:
         def application(environ: Any, start_response: Any) -> Any:
             response = call(self, environ, start_response)
             try:
-                # What is there in one piece need not be followed while the server sends it.
+                # A complete response need not be wrapped while the server sends it.
                 if response.streaming is False:
                     environ[MARK].is_complete = True
             except Exception:  # a file wrapper
@@ -46,8 +46,8 @@ def _make_wsgi(call: Any) -> Any:
     return wrapper
 
 
-def _route(beside: Any) -> str:
-    span = beside.get(MARK)
+def _route(environ: Any) -> str:
+    span = environ.get(MARK)
     return "" if span is None else span.route or ""
 
 
@@ -67,7 +67,7 @@ def _make_resolver(resolve_request: Any) -> Any:
 
 
 def _make_handler(handle_uncaught_exception: Any) -> Any:
-    """What it is called with becomes a status of 500."""
+    """Wrap the handler of exceptions that become a status of 500."""
 
     def wrapper(request: Any, resolver: Any, exc_info: Any) -> Any:
         try:
@@ -82,10 +82,10 @@ def _make_handler(handle_uncaught_exception: Any) -> Any:
 
 
 def _span_of(request: Any) -> Span | None:
-    """Of the request's own scope or environ: what runs may be a span of the application's. None for requests that no
-    server sent, such as those of Django's test client."""
-    beside = getattr(request, "scope", None)
-    if beside is None:
-        beside = request.environ
-    span: Span | None = beside.get(MARK)
+    """Return the span in the request's scope or environ: the current span may be a manual one. None without a server,
+    as for Django's test client."""
+    environ = getattr(request, "scope", None)
+    if environ is None:
+        environ = request.environ
+    span: Span | None = environ.get(MARK)
     return span

@@ -1,4 +1,4 @@
-"""FastAPI: as Starlette, of which it is made."""
+"""FastAPI: like Starlette, on which it is based."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vantage_agent.instrumentation import starlette
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``fastapi.applications``, ``fastapi.routing`` and ``starlette.routing``."""
+    """Patch ``fastapi.applications``, ``fastapi.routing`` or ``starlette.routing``."""
     if module.__name__ == "fastapi.applications":
         starlette.wrap_application(patches, module.FastAPI)
     elif module.__name__ == "fastapi.routing":
@@ -21,14 +21,14 @@ def patch(patches: Patches, module: ModuleType) -> None:
 
 
 def _make_route(handle: Any) -> Any:
-    """A route of an included router is handled here, with the prefixes of the routers beside it in the scope; any
-    other by Starlette's ``handle``."""
+    """Wrap the ``handle`` of routes in included routers, whose prefixes are in the scope; Starlette's ``handle`` has
+    the others."""
 
     def wrapper(self: Any, scope: Any, receive: Any, send: Any) -> Any:
         try:
-            beside = scope.get("fastapi")
-            if beside:
-                effective, span = beside.get("effective_route_context"), scope.get(MARK)
+            included = scope.get("fastapi")
+            if included:
+                effective, span = included.get("effective_route_context"), scope.get(MARK)
                 if effective is not None and span is not None and effective.original_route is self:
                     span.route = span.mount + effective.path
         except Exception:

@@ -1,4 +1,4 @@
-"""Flask: each request, by the rule that matched it."""
+"""Flask: each request, by the rule that matched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vantage_agent._wsgi import call_wsgi
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``flask.app``."""
+    """Patch ``flask.app``."""
 
     def make(wsgi_app: Any) -> Any:
         def wrapper(self: Any, environ: Any, start_response: Any) -> Any:
@@ -30,7 +30,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
                 span = current.get()
                 if span is not None and span.describe is http_server and isinstance(args[-1], BaseException):
                     span.fail(args[-1])
-                    # It may leave the application from here, and then no answer begins.
+                    # The exception may leave the application, and then no response begins.
                     span.route = _rule(sys.modules["flask.globals"].request.environ)
             except Exception:
                 pass
@@ -44,7 +44,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
             try:
                 span = current.get()
                 if span is not None and span.describe is http_server:
-                    # What is there in one piece need not be followed while the server sends it.
+                    # A complete response need not be wrapped while the server sends it.
                     span.is_complete = type(response.response) is list or not response.is_streamed
             except Exception:
                 pass

@@ -1,4 +1,4 @@
-"""Threads of executors run with the span of whoever submitted the work, as asyncio's tasks do by themselves."""
+"""Executors: work runs in a thread with the span of its submitter, as asyncio's tasks do by themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vantage_agent._tracer import tracer
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``concurrent.futures.thread``."""
+    """Patch ``concurrent.futures.thread``."""
 
     def make(submit: Any) -> Any:
         def wrapper(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -27,7 +27,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
 
 
 def _run(span: Span, fn: Any, args: Any, kwargs: Any) -> Any:
-    """The span alone goes along: variables of the application's own are where it put them."""
+    """Call ``fn`` with the span alone: the application's own context variables stay unchanged."""
     token = current.set(span)
     try:
         return fn(*args, **kwargs)

@@ -1,7 +1,7 @@
-"""httpx: each call of a client, plain and async, with its redirects. A streamed answer counts up to its headers.
+"""httpx: each call of a client, sync and async, with its redirects. A streamed response counts up to its headers.
 
-The client is measured, and the transport below it gives the header: what hooks, authentication and mocked transports
-see of a request is the application's own.
+The span is around the client's call. The transport below it injects the header, so that hooks, authentication and mock
+transports see only the application's headers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vantage_agent._tracer import traceparent_of, tracer
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``httpx``."""
+    """Patch ``httpx``."""
     patches.wrap(module.Client, "send", _make_send)
     patches.wrap(module.AsyncClient, "send", _make_async_send)
     patches.wrap(module.HTTPTransport, "handle_request", _make_handle)
@@ -62,11 +62,11 @@ def _make_handle(handle: Any) -> Any:
         if span is None:
             return handle(self, request)
         headers = request.headers
-        held = _give(span, headers)
+        injected = _inject(span, headers)
         try:
             return handle(self, request)
         finally:
-            _take(span, headers, held)
+            _remove(span, headers, injected)
 
     return wrapper
 
@@ -77,22 +77,22 @@ def _make_async_handle(handle: Any) -> Any:
         if span is None:
             return await handle(self, request)
         headers = request.headers
-        held = _give(span, headers)
+        injected = _inject(span, headers)
         try:
             return await handle(self, request)
         finally:
-            _take(span, headers, held)
+            _remove(span, headers, injected)
 
     return wrapper
 
 
-Held = tuple[bytes, bytes, bytes]  # name, name in lower case, value
+HeaderItem = tuple[bytes, bytes, bytes]  # name, name in lower case, value
 _lower = itemgetter(1)
 
 
-def _give(span: Span, headers: Any) -> tuple[Held, ...]:
-    """Done to the list that ``httpx.Headers`` keeps, and what was put there. Their own methods encode and look through
-    everything each time, which takes longer than all the rest."""
+def _inject(span: Span, headers: Any) -> tuple[HeaderItem, ...]:
+    """Inject into the list inside ``httpx.Headers``, and return the new items. The methods of ``Headers`` encode and
+    search everything each time, which takes longer than all the rest."""
     items = getattr(headers, "_list", None)
     if type(items) is not list:
         inject(span, headers)
@@ -100,20 +100,20 @@ def _give(span: Span, headers: Any) -> tuple[Held, ...]:
     try:
         if b"traceparent" in map(_lower, items):
             return ()
-        held: tuple[Held, ...] = ((b"traceparent", b"traceparent", traceparent_of(span).encode()),)
+        injected: tuple[HeaderItem, ...] = ((b"traceparent", b"traceparent", traceparent_of(span).encode()),)
         if span.tracestate:
-            held += ((b"tracestate", b"tracestate", span.tracestate.encode()),)
-        items.extend(held)
-        return held
+            injected += ((b"tracestate", b"tracestate", span.tracestate.encode()),)
+        items.extend(injected)
+        return injected
     except Exception:
         return ()
 
 
-def _take(span: Span, headers: Any, held: tuple[Held, ...]) -> None:
+def _remove(span: Span, headers: Any, injected: tuple[HeaderItem, ...]) -> None:
     try:
-        for item in held:
+        for item in injected:
             headers._list.remove(item)  # noqa: SLF001
-    except Exception:  # the application took it out meanwhile
+    except Exception:  # the application has removed it
         pass
     remove_injected(span, headers)
 
@@ -124,9 +124,9 @@ def _begin(request: Any) -> Span | None:
     try:
         url = request.url
         try:
-            parts = url._uri_reference  # noqa: SLF001  # the public parts are made anew each time
+            parts = url._uri_reference  # noqa: SLF001  # the public parts are built on each access
             return begin_call(request.method, (parts.host, parts.port))
         except AttributeError:
             return begin_call(request.method, f"//{url.netloc.decode()}")
-    except Exception:  # no request: httpx has the words for it
+    except Exception:  # not a request: httpx raises a better error
         return None

@@ -12,7 +12,7 @@ from vantage_agent._span import type_name
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``litestar.app``, and the module of the middleware that makes answers of exceptions."""
+    """Patch ``litestar.app``, or the module of the middleware that turns exceptions into responses."""
     if module.__name__ == "litestar.app":
         patches.wrap(module.Litestar, "__call__", partial(measured, route_of=_template))
     else:
@@ -28,7 +28,7 @@ def _make_handler(handle: Any) -> Any:
         try:
             span = kwargs["scope"].get(MARK)
             if span is not None:
-                span.error_type = type_name(kwargs["exc"])  # it counts when the answer turns out to be an error
+                span.error_type = type_name(kwargs["exc"])  # it counts if the response is an error
         except Exception:
             pass
         return handle(self, *args, **kwargs)

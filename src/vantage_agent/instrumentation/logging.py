@@ -1,4 +1,4 @@
-"""logging: how many records of each level were emitted, the latest of them with its trace."""
+"""logging: the number of records of each level, with the trace of the latest one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OWN_LOGGER = "vantage_agent"
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``logging``. Inside a span a record gets ``trace_id`` and ``span_id``, for formatters that want them."""
+    """Patch ``logging``. Inside a span a record gets ``trace_id`` and ``span_id``, for formatters."""
 
     def make(call_handlers: Any) -> Any:
         def wrapper(self: Any, record: Any) -> Any:
@@ -32,5 +32,5 @@ def patch(patches: Patches, module: ModuleType) -> None:
 
         return wrapper
 
-    # Called with what the logger's own level and filters let through.
+    # Called with the records that pass the logger's level and filters.
     patches.wrap(module.Logger, "callHandlers", make)

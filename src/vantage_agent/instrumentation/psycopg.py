@@ -1,7 +1,7 @@
-"""psycopg 3: each statement of a cursor, plain and async. A cursor of the server's side counts up to its declaration.
+"""psycopg 3: each statement of a cursor, sync and async. A server-side cursor counts up to its declaration.
 
-In a pipeline a statement counts until it is sent. ``copy`` and ``stream`` are left alone: how long they take is for the
-application's own reading to say.
+In a pipeline a statement counts until it is sent. ``copy`` and ``stream`` are not instrumented: their duration depends
+on how the application reads.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 from vantage_agent._sql import STATEMENT_LENGTH_MAX
 
-# Asking a connection takes longer than all the rest, and one that is closed does not answer.
+# Reading a connection's address takes longer than all the rest, and a closed connection has none.
 _databases: WeakKeyDictionary[Any, Database] = WeakKeyDictionary()
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``psycopg``."""
+    """Patch ``psycopg``."""
     for owner, name in ((module.Cursor, "execute"), (module.Cursor, "executemany"), (module.ServerCursor, "execute")):
         patches.wrap(owner, name, measured(_begin))
     for owner, name in (
@@ -42,7 +42,7 @@ def _begin(cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span |
 
 
 def _composed(query: Any) -> str:
-    """The text of ``psycopg.sql``, of which only SQL and names count."""
+    """Return the text of a ``psycopg.sql`` object, with ``%s`` for everything but SQL and names."""
     parts = query._obj if type(query).__name__ == "Composed" else [query]  # noqa: SLF001  # otherwise it is quoted
     text = ""
     for part in parts:
@@ -60,12 +60,12 @@ def _composed(query: Any) -> str:
 
 def _database(cursor: Any) -> Database:
     connection = cursor.connection
-    found = _databases.get(connection)
-    if found is None:
+    address = _databases.get(connection)
+    if address is None:
         try:
             info = connection.info
-            found = "postgresql", info.host, info.port, info.dbname
+            address = "postgresql", info.host, info.port, info.dbname
         except Exception:  # it is closed
             return "postgresql", None, None, None
-        _databases[connection] = found
-    return found
+        _databases[connection] = address
+    return address

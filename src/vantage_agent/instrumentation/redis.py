@@ -1,8 +1,8 @@
-"""redis: each command and each pipeline, plain and async.
+"""redis: each command and each pipeline, sync and async.
 
-Commands that wait for somebody else are left alone, as are subscriptions: how long they take says nothing. Clients of a
-cluster send on ways of their own and are not measured. What kombu does to carry messages, Celery's among them, is its
-own affair: a worker asks all the time, as a part of nothing.
+Blocking commands and subscriptions are not instrumented: their duration means nothing. Nor are clients of a cluster,
+which send by functions of their own, nor kombu's transport of messages, such as Celery's: a worker polls all the time,
+outside of any trace.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from vantage_agent._tracer import tracer
 
 PIPELINE = "PIPELINE"
 COMMAND_LENGTH_MAX = 64
-_WAITING = frozenset(
+_BLOCKING = frozenset(
     ("BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP", "WAIT", "WAITAOF", "MONITOR")
 )
-_WAITING_IF_TOLD = frozenset(("XREAD", "XREADGROUP"))
+_BLOCKING_BY_OPTION = frozenset(("XREAD", "XREADGROUP"))
 _pools_of_kombu: WeakSet[Any] = WeakSet()
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``redis.client``, ``redis.asyncio.client`` or ``kombu.transport.redis``."""
+    """Patch ``redis.client``, ``redis.asyncio.client`` or ``kombu.transport.redis``."""
     if module.__name__ == "kombu.transport.redis":
         patches.wrap(module.Channel, "_get_pool", _make_get_pool)
         return
@@ -60,16 +60,16 @@ def _begin_command(client: Any, args: tuple[Any, ...], _kwargs: Any) -> Span | N
         if type(name) is bytes:
             name = name.decode("ascii", "replace")
         name = name[:COMMAND_LENGTH_MAX].upper()
-        if name in _WAITING or (name in _WAITING_IF_TOLD and b"BLOCK" in args) or _is_of_kombu(client):
+        if name in _BLOCKING or (name in _BLOCKING_BY_OPTION and b"BLOCK" in args) or _is_of_kombu(client):
             return None
-    except Exception:  # no command: redis has the words for it
+    except Exception:  # not a command: redis raises a better error
         return None
     return begin_query(None, _database, client, command=name)
 
 
 def _begin_pipeline(pipeline: Any, _args: Any, _kwargs: Any) -> Span | None:
     try:
-        # An empty one asks nothing.
+        # An empty pipeline sends nothing.
         if not tracer.on or not pipeline.command_stack or _is_of_kombu(pipeline):
             return None
     except Exception:

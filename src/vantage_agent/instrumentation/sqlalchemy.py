@@ -1,8 +1,8 @@
-"""SQLAlchemy: each statement of a connection, whatever the driver. A streamed result counts up to its first answer.
+"""SQLAlchemy: each statement of a connection, with any driver. A streamed result counts up to its first row.
 
-Events would be the public way, but ``Engine`` keeps the mark that there are listeners after the last was removed. All
-statements pass through one function instead, in 2.0 and 2.1; those of asyncio run it in a greenlet that has the context
-of its task.
+Events would be the public way, but ``Engine`` still behaves as if there were listeners after the last one was removed.
+All statements pass through one function, in 2.0 and 2.1; those of asyncio run it in a greenlet with the context of
+their task.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from vantage_agent._span import Span
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``sqlalchemy.engine.base``."""
+    """Patch ``sqlalchemy.engine.base``."""
     patches.wrap(module.Connection, "_execute_context", measured(_begin))
 
 
 def _begin(connection: Any, args: tuple[Any, ...], _kwargs: Any) -> Span | None:
     try:
         statement = args[2]  # after dialect and constructor
-        statement = getattr(statement, "string", statement)  # of what text was compiled to
+        statement = getattr(statement, "string", statement)  # of a compiled statement
     except Exception:  # another SQLAlchemy
         statement = ""
     return begin_query(statement, _database, connection)

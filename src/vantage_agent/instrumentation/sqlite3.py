@@ -1,9 +1,8 @@
-"""sqlite3: each statement of the connections that are opened meanwhile. It counts up to its first row.
+"""sqlite3: each statement of the connections that are opened while the agent runs, up to its first row.
 
-Classes of an extension cannot be wrapped. ``connect`` gives a class of ours instead, without a dictionary, under the
-same name. Who asks for a class of his own, of connections or of cursors, gets that and is not measured; but Django's
-is known. Nor is aiosqlite, which asks in a thread of its own: its statements would have no parent, and under SQLAlchemy
-be told twice.
+Classes of an extension module cannot be wrapped. So ``connect`` returns a subclass without ``__dict__`` under the same
+name. Connections and cursors of the application's own classes are not measured, except Django's. Nor is aiosqlite,
+which runs statements in a thread of its own: they would have no parent, and SQLAlchemy's would be measured twice.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from vantage_agent._patch import Patches
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
 
-_FACTORY_PLACE = 5  # among the arguments of ``connect``
+_FACTORY_POSITION = 5  # among the arguments of ``connect``
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``sqlite3``, which took its functions from ``sqlite3.dbapi2``, where others look for them; or Django's."""
+    """Patch ``sqlite3``, which also exports its functions as ``sqlite3.dbapi2``, or Django's module."""
     if module.__name__ == "django.db.backends.sqlite3.base":
         patches.wrap(module.SQLiteCursorWrapper, "execute", _measured)
         patches.wrap(module.SQLiteCursorWrapper, "executemany", _measured)
@@ -31,8 +30,8 @@ def patch(patches: Patches, module: ModuleType) -> None:
 
     def make(connect: Any) -> Any:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            caller = sys._getframe(1)  # noqa: SLF001  # there is no other way to know it
-            if not tracer.on or len(args) > _FACTORY_PLACE or "factory" in kwargs or _is_aiosqlite(caller):
+            caller = sys._getframe(1)  # noqa: SLF001  # there is no other way to find the caller
+            if not tracer.on or len(args) > _FACTORY_POSITION or "factory" in kwargs or _is_aiosqlite(caller):
                 return connect(*args, **kwargs)
             connection = connect(*args, factory=connection_class, **kwargs)
             try:
@@ -50,23 +49,23 @@ def patch(patches: Patches, module: ModuleType) -> None:
 def _connection_class(module: ModuleType) -> type:
     base: Any = module.Connection
     cursor_class = _cursor_class(module)
-    plain = base.cursor
+    original = base.cursor
 
-    class Connection(base):  # type: ignore[misc]  # a class that is not known before
+    class Connection(base):  # type: ignore[misc]  # a base that is only known at runtime
         __slots__ = ("vantage_agent_database",)
 
         def cursor(self, *args: Any, **kwargs: Any) -> Any:
-            return plain(self, *args, **kwargs) if args or kwargs else plain(self, cursor_class)
+            return original(self, *args, **kwargs) if args or kwargs else original(self, cursor_class)
 
-        # As they are documented. The original ones pass the cursor's methods by.
+        # As documented. The original methods bypass the cursor's.
         def execute(self, *args: Any, **kwargs: Any) -> Any:
-            return plain(self, cursor_class).execute(*args, **kwargs)
+            return original(self, cursor_class).execute(*args, **kwargs)
 
         def executemany(self, *args: Any, **kwargs: Any) -> Any:
-            return plain(self, cursor_class).executemany(*args, **kwargs)
+            return original(self, cursor_class).executemany(*args, **kwargs)
 
         def executescript(self, *args: Any, **kwargs: Any) -> Any:
-            return plain(self, cursor_class).executescript(*args, **kwargs)
+            return original(self, cursor_class).executescript(*args, **kwargs)
 
     return _named_as(base, Connection)
 
@@ -87,13 +86,13 @@ def _cursor_class(module: ModuleType) -> type:
 def _named_as(base: Any, ours: Any) -> type:
     ours.__name__, ours.__qualname__, ours.__module__ = base.__name__, base.__qualname__, base.__module__
     ours.__doc__ = base.__doc__
-    found: type = ours
-    return found
+    subclass: type = ours
+    return subclass
 
 
-def _measured(plain: Any) -> Any:
-    method = measured(_begin)(plain)
-    method.__name__, method.__doc__ = plain.__name__, plain.__doc__
+def _measured(original: Any) -> Any:
+    method = measured(_begin)(original)
+    method.__name__, method.__doc__ = original.__name__, original.__doc__
     return method
 
 
@@ -101,13 +100,13 @@ def _begin(cursor: Any, args: tuple[Any, ...], _kwargs: Any) -> Span | None:
     return begin_query(args[0] if args else None, _database_of, cursor)
 
 
-def _database(asked: Any) -> Database:
-    return "sqlite", None, None, os.fsdecode(asked)
+def _database(path: Any) -> Database:
+    return "sqlite", None, None, os.fsdecode(path)
 
 
 def _database_of(cursor: Any) -> Database:
-    found: Database = getattr(cursor.connection, "vantage_agent_database", None) or ("sqlite", None, None, None)
-    return found
+    database: Database = getattr(cursor.connection, "vantage_agent_database", None) or ("sqlite", None, None, None)
+    return database
 
 
 def _is_aiosqlite(caller: Any) -> bool:

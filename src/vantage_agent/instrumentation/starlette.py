@@ -1,4 +1,4 @@
-"""Starlette: each request, by the path of the route that matched it, with the paths it is mounted under."""
+"""Starlette: each request, by the path of the route that matched, with the paths it is mounted under."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from vantage_agent._patch import Patches
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``starlette.applications`` and ``starlette.routing``."""
+    """Patch ``starlette.applications`` or ``starlette.routing``."""
     if module.__name__ == "starlette.applications":
         wrap_application(patches, module.Starlette)
     else:
-        # Its ``handle`` is asked rather than the scope: not every version puts the route there, and middleware may
-        # hand on a copy.
+        # Wrap ``handle`` rather than read the scope: not every version stores the route there, and middleware may copy
+        # the scope.
         patches.wrap(module.Route, "handle", _make_route)
         patches.wrap(module.Mount, "handle", _make_mount)
 
 
 def wrap_application(patches: Patches, application: Any) -> None:
-    """``application`` is Starlette's class, or one made of it."""
+    """Patch ``application``, Starlette's class or a subclass."""
     patches.wrap(application, "__call__", partial(measured, route=""))
 
 
@@ -45,7 +45,7 @@ def _make_mount(handle: Any) -> Any:
             span = scope.get(MARK)
             if span is not None:
                 span.mount += self.path
-                # What has routes of its own tells later which one it is.
+                # An application with routes of its own sets the route later.
                 span.route = "" if self.routes else span.mount + "/{path}"
         except Exception:
             pass

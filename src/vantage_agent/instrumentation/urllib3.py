@@ -1,4 +1,4 @@
-"""urllib3: each call of a manager or of a pool, with its retries and redirects. A streamed answer counts up to its
+"""urllib3: each call of a manager or a pool, with its retries and redirects. A streamed response counts up to its
 headers."""
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from vantage_agent._tracer import tracer
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """``urllib3.connectionpool`` and ``urllib3.poolmanager``."""
+    """Patch ``urllib3.connectionpool`` or ``urllib3.poolmanager``."""
     if module.__name__ == "urllib3.connectionpool":
         patches.wrap(module.HTTPConnectionPool, "urlopen", _make_pool)
     else:
-        # It follows redirects by asking one pool after the other.
+        # It follows redirects by calling one pool after the other.
         patches.wrap(module.PoolManager, "urlopen", _make_manager)
 
 
@@ -29,7 +29,7 @@ def _make_pool(urlopen: Any) -> Any:
         try:
             if not url.startswith(("http://", "https://")):
                 span.peer = _address(self)
-            # Retries and redirects hand the headers on by their place.
+            # Retries and redirects pass the headers by position.
             headers = args[1] if len(args) > 1 else kwargs.get("headers")
             headers = with_header(span, self.headers if headers is None else headers)
             if len(args) > 1:
@@ -45,7 +45,7 @@ def _make_pool(urlopen: Any) -> Any:
 
 def _make_manager(urlopen: Any) -> Any:
     def wrapper(self: Any, method: Any, url: Any, *args: Any, **kwargs: Any) -> Any:
-        # Without headers the pools have their own, and are measured each by itself.
+        # Without headers the pools use their own, and each pool is measured by itself.
         span = None if kwargs.get("headers", self) is None else _begin(method, url)
         if span is None:
             return urlopen(self, method, url, *args, **kwargs)
@@ -69,7 +69,7 @@ def _call(span: Span, urlopen: Any, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def _begin(method: Any, url: Any) -> Span | None:
-    # Anything else urllib3 has the words for.
+    # For anything else urllib3 raises a better error.
     return begin_call(method, url) if tracer.on and isinstance(method, str) and isinstance(url, str) else None
 
 

@@ -343,7 +343,7 @@ def test_a_long_statement_counts_in_the_buffer(start: Start) -> None:
     told = start("sqlalchemy")
     kept: list[int] = []
     with pytest.MonkeyPatch.context() as patch, sqlalchemy_on("sqlite://")(0) as one:
-        patch.setattr(tracer, "_keep", lambda nbytes, what, span: kept.append(nbytes))
+        patch.setattr(tracer, "_append", lambda nbytes, what, span: kept.append(nbytes))
         one.ask("SELECT 1")
         one.ask(f"SELECT 1 AS {'x' * 5000}")
     assert kept == [PLAIN_NBYTES + 1000]

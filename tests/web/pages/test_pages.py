@@ -292,7 +292,7 @@ async def test_a_service_of_too_many_spans_says_why_it_shows_no_neighbours(
     monkeypatch.setattr(context.store, "edges", too_many)
     answer = await client.get("/services/api")
     assert answer.status_code == 200
-    assert "is not told: the range holds too many spans." in text_of(answer.text)
+    assert "are not shown: the range holds too many spans." in text_of(answer.text)
 
 
 async def test_a_service_without_neighbours_shows_no_empty_lists(client: Client, context: QueryContext) -> None:

@@ -54,7 +54,7 @@ async def list_deployments(
     service: Annotated[str, Parameter(description="Only of this service.", max_length=255)] = "",
     start: Start = "now-30d",
     end: End = "now",
-    limit: Annotated[int, Parameter(description="How many at most.", ge=1, le=1000)] = 100,
+    limit: Annotated[int, Parameter(description="Maximum number of deployments.", ge=1, le=1000)] = 100,
 ) -> DeploymentsOut:
     """Return the latest deployments, detected in the data or reported."""
     in_range = time_range(start, end, now_ms=context.clock.now_ms())
@@ -99,11 +99,18 @@ def _source_problem(source: str) -> str:
         return ""
     if (present := _EARLIER_SOURCES.get(source)) is not None:
         return f"{source!r} is now called {present!r}"
-    return f"must be {REPORTED!r}, or left out"
+    return f"must be {REPORTED!r} or absent"
 
 
-def _out(one: Deployment) -> DeploymentOut:
-    return DeploymentOut(one.service, one.environment, one.version, one.at_ms, one.source, one.description)
+def _out(deployment: Deployment) -> DeploymentOut:
+    return DeploymentOut(
+        deployment.service,
+        deployment.environment,
+        deployment.version,
+        deployment.at_ms,
+        deployment.source,
+        deployment.description,
+    )
 
 
 handlers = [list_deployments, report_deployment]

@@ -1,4 +1,4 @@
-"""``GET /api/export``: everything kept, as lines of JSON."""
+"""``GET /api/export``: all stored samples and spans, as lines of JSON."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _END: Final = str(TIME_MS_MAX)
 
 @get(
     "/api/export",
-    summary="Everything as lines of JSON",
+    summary="Export all data as lines of JSON",
     responses={
         200: ResponseSpec(
             str,
             generate_examples=False,
             description=(
-                "A JSON object a line: `type` is `sample` or `span`, and the other fields are those that /v1/metrics "
-                "and /v1/spans take. Breaks off when it cannot go on."
+                "One JSON object per line: `type` is `sample` or `span`, and the other fields are those of /v1/metrics "
+                "and /v1/spans. After an error the connection is aborted."
             ),
             media_type=MEDIA_TYPE,
         ),
@@ -49,25 +49,29 @@ async def export(
     start: Annotated[
         str,
         Parameter(
-            description=f"From here on; all unless given. {TIME_TEXT}", max_length=64, examples=examples("now-1h")
+            description=f"Start, inclusive; no limit by default. {TIME_TEXT}",
+            max_length=64,
+            examples=examples("now-1h"),
         ),
     ] = "",
     end: Annotated[
         str,
-        Parameter(description=f"Before this; all unless given. {TIME_TEXT}", max_length=64, examples=examples("now")),
+        Parameter(
+            description=f"End, exclusive; no limit by default. {TIME_TEXT}", max_length=64, examples=examples("now")
+        ),
     ] = "",
-    service: Annotated[str, Parameter(description="Of this service alone.", max_length=255)] = "",
-    environment: Annotated[str, Parameter(description="Of this environment alone.", max_length=255)] = "",
+    service: Annotated[str, Parameter(description="Only of this service.", max_length=255)] = "",
+    environment: Annotated[str, Parameter(description="Only of this environment.", max_length=255)] = "",
 ) -> StreamingResponse:
-    """Stream every sample and span that is kept, without loss and in no particular order."""
-    wanted = time_range(start or _BEGINNING, end or _END, now_ms=context.clock.now_ms())
-    batches = export_batches(context, Selector(service, environment), wanted)
-    # The first batch is read before the answer begins: too many exports are then a status, not a broken connection.
+    """Stream all stored samples and spans, without loss and in no particular order."""
+    in_range = time_range(start or _BEGINNING, end or _END, now_ms=context.clock.now_ms())
+    batches = export_batches(context, Selector(service, environment), in_range)
+    # The first batch is read before the response starts, so that too many exports get a status, not an aborted body.
     first = await anext(batches, None)
-    return StreamingResponse(_pieces(first, batches), media_type=MEDIA_TYPE)
+    return StreamingResponse(_chunks(first, batches), media_type=MEDIA_TYPE)
 
 
-async def _pieces(first: Batch | None, batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[bytes, None]:
+async def _chunks(first: Batch | None, batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(batches):
         if first is None:
             return

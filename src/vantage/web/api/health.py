@@ -1,4 +1,4 @@
-"""``/health*`` and ``/metrics``: for load balancers, containers and Prometheus. Open to everybody, without rates."""
+"""``/health*`` and ``/metrics`` for load balancers, containers and Prometheus, without keys or rate limits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LiveOut(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
-    """What health is made of: a ping a dependency."""
+    """Checks health with one ping per dependency."""
 
     version: str
     role: str
@@ -50,10 +50,10 @@ class HealthChecks:
 
     async def check(self, *, draining: bool) -> HealthOut:
         names = list(self.pings)
-        found = await asyncio.gather(*(_ping(self.pings[name]) for name in names))
-        down = any(one.status == "down" for one in found)
+        results = await asyncio.gather(*(_ping(self.pings[name]) for name in names))
+        down = any(result.status == "down" for result in results)
         status = "draining" if draining else "down" if down else "up"
-        return HealthOut(status, self.version, self.role, dict(zip(names, found, strict=True)))
+        return HealthOut(status, self.version, self.role, dict(zip(names, results, strict=True)))
 
 
 async def _ping(ping: Callable[[], Awaitable[None]]) -> DependencyOut:
@@ -69,32 +69,34 @@ async def _ping(ping: Callable[[], Awaitable[None]]) -> DependencyOut:
     return DependencyOut("down" if detail else "up", round((time.perf_counter() - started) * 1000, 3), detail)
 
 
-_UNHEALTHY = {503: ResponseSpec(HealthOut, generate_examples=False, description="A dependency is down, or it stops.")}
+_UNHEALTHY = {
+    503: ResponseSpec(HealthOut, generate_examples=False, description="A dependency is down, or Vantage stops.")
+}
 
 
 @get("/health", summary="Health with dependencies", responses=_UNHEALTHY, tags=["operations"])
 async def health(request: Request[Any, Any, Any], health_checks: NamedDependency[HealthChecks]) -> Response[HealthOut]:
-    """Every dependency with its status and latency; 503 when one is down."""
-    found = await health_checks.check(draining=request.app.state.authorizer.draining)
-    return Response(found, status_code=503 if found.status == "down" else 200)
+    """Return every dependency with its status and latency; 503 when one is down."""
+    report = await health_checks.check(draining=request.app.state.authorizer.draining)
+    return Response(report, status_code=503 if report.status == "down" else 200)
 
 
 @get("/health/live", summary="Is the process alive?", tags=["operations"])
 async def live() -> LiveOut:
-    """200 as long as the process answers at all."""
+    """Return 200 as long as the process responds."""
     return LiveOut("alive")
 
 
 @get("/health/ready", summary="May requests be sent here?", responses=_UNHEALTHY, tags=["operations"])
 async def ready(request: Request[Any, Any, Any], health_checks: NamedDependency[HealthChecks]) -> Response[HealthOut]:
-    """200 when every dependency is up; 503 before that, and from the moment the process was told to stop."""
-    found = await health_checks.check(draining=request.app.state.authorizer.draining)
-    return Response(found, status_code=200 if found.status == "up" else 503)
+    """Return 200 when every dependency is up; 503 before that, and once the process has been signalled to stop."""
+    report = await health_checks.check(draining=request.app.state.authorizer.draining)
+    return Response(report, status_code=200 if report.status == "up" else 503)
 
 
 @get("/metrics", summary="Vantage's own metrics", media_type="text/plain", tags=["operations"])
 async def metrics(telemetry: NamedDependency[Telemetry]) -> Response[bytes]:
-    """Prometheus text format, version 0.0.4."""
+    """Return Vantage's own metrics in the Prometheus text format, version 0.0.4."""
     return Response(telemetry.exposition(), headers={"content-type": CONTENT_TYPE})
 
 

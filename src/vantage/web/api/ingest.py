@@ -1,6 +1,6 @@
 """``/v1/*``: a raw ASGI application with its own method table, exception map and timeouts.
 
-Written apart from the rest because it is the hot path: typed bodies in the framework cost three times as much.
+It is separate from Litestar because it is the hot path: typed bodies in the framework cost three times as much.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vantage.web.problems import MEDIA_TYPE, MethodNotAllowed, problem_of, reaso
 from vantage.web.request_metrics import RequestMetrics
 
 _ENDPOINTS: Final = {"/v1/metrics": "metrics", "/v1/spans": "spans"}
-_THREAD_NBYTES: Final = 256 << 10  # bodies from this size on are decoded beside the event loop
+_THREAD_NBYTES: Final = 256 << 10  # larger bodies are decoded in a thread, not on the event loop
 _JSON: Final = b"application/json"
 DISCARD_NBYTES_MAX: Final = 8 << 20
 DISCARD_S_MAX: Final = 0.2
@@ -36,11 +36,11 @@ _log = structlog.get_logger("vantage.ingest")
 
 
 class Disconnected(Exception):
-    """The client went away before its request was complete; there is nobody to answer."""
+    """The client disconnected before its request was complete; there is nobody to respond to."""
 
 
 class _Body:
-    """The body of one request. How long it may take is the server's business, which ends the connection."""
+    """The body of one request. The server limits how long it may take, and closes the connection."""
 
     __slots__ = ("_more", "_receive")
 
@@ -49,7 +49,7 @@ class _Body:
         self._more = True
 
     async def read(self, announced: bytes) -> bytes:
-        """All of it. Raises BodyTooLarge, Disconnected, and InputError when it is empty."""
+        """Read the complete body. Raises BodyTooLarge, Disconnected, and InputError when it is empty."""
         if announced.isdigit() and (len(announced) > 15 or int(announced) > BODY_NBYTES_MAX):
             raise BodyTooLarge(f"is larger than {BODY_NBYTES_MAX} bytes")
         parts: list[bytes] = []
@@ -64,8 +64,8 @@ class _Body:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def discard(self) -> None:
-        """Read and drop what is left, as far as is decent: a client that still sends when the connection closes may
-        never see why it was refused."""
+        """Read and drop the rest, within limits: a client that is still sending when the connection closes may never
+        see the error."""
         size = 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DISCARD_S_MAX):
@@ -82,7 +82,7 @@ class _Body:
 
 
 class IngestApp:
-    """Key, rate and size are checked before anything is decoded."""
+    """Receives samples and spans. Checks key, rate and size before it decodes anything."""
 
     def __init__(
         self,
@@ -113,9 +113,9 @@ class IngestApp:
         path = scope["path"]
         status = 202
         headers = [(b"content-type", _JSON), (b"x-request-id", scope["request_id"].encode())]
-        sent = _Body(receive)
+        request_body = _Body(receive)
         try:
-            body = await self._handle(scope, sent)
+            body = await self._handle(scope, request_body)
         except Disconnected:
             self._telemetry.collector_errors.labels("disconnected").inc()
             return
@@ -127,7 +127,7 @@ class IngestApp:
             headers += [(name.encode(), value.encode()) for name, value in problem.headers]
             headers.append((b"connection", b"close"))
             with contextlib.suppress(Disconnected):
-                await sent.discard()
+                await request_body.discard()
         except Exception:  # noqa: BLE001 - answered with 500 and logged
             _log.exception("ingest failed", request_id=scope["request_id"])
             self._telemetry.collector_errors.labels("internal_error").inc()
@@ -139,9 +139,9 @@ class IngestApp:
         (counted or self._telemetry.collector_requests.labels(route, str(status))).inc()
         self._requests.record(route, scope["method"], status, (time.perf_counter() - started) * 1000)
 
-    async def _handle(self, scope: ASGIScope, sent: _Body) -> bytes:
+    async def _handle(self, scope: ASGIScope, request_body: _Body) -> bytes:
         if scope["type"] != "http":
-            raise NotFoundError("there is no WebSocket here")
+            raise NotFoundError("there is no WebSocket at this address")
         endpoint = _ENDPOINTS.get(scope["path"])
         if endpoint is None:
             raise NotFoundError(f"there is no {scope['path'][:80]!r}: see /schema")
@@ -149,7 +149,7 @@ class IngestApp:
             raise MethodNotAllowed("POST")
         headers = scope["header_map"]
         self._admit(scope, headers)
-        body = await sent.read(headers.get(b"content-length", b""))
+        body = await request_body.read(headers.get(b"content-length", b""))
         encoding = headers.get(b"content-encoding", b"").decode("latin-1")
         media_type = headers.get(b"content-type", b"").decode("latin-1")
         batch_id = headers.get(b"idempotency-key", b"").decode("latin-1")
@@ -157,9 +157,9 @@ class IngestApp:
         def decode(body: bytes) -> DecodedRequest:
             return self._receiver.decode(endpoint, media_type, body, batch_id)
 
-        if encoding:  # a few kilobytes may become megabytes: what counts is how many
-            packed = len(body) > _THREAD_NBYTES // 8
-            body = await asyncio.to_thread(unpack, body, encoding) if packed else unpack(body, encoding)
+        if encoding:  # a few kilobytes may decompress to megabytes
+            is_large = len(body) > _THREAD_NBYTES // 8
+            body = await asyncio.to_thread(unpack, body, encoding) if is_large else unpack(body, encoding)
         received = await asyncio.to_thread(decode, body) if len(body) > _THREAD_NBYTES else decode(body)
         await self._receiver.publish(received)
         if not received.rejected:
@@ -171,7 +171,7 @@ class IngestApp:
         return msgspec.json.encode({"accepted": received.accepted, "rejected": received.rejected, "errors": errors})
 
     def _admit(self, scope: ASGIScope, headers: dict[bytes, bytes]) -> None:
-        """Key, scope, rate. An unknown key counts against the address it came from."""
+        """Check key, scope and rate. An unknown key counts against the address of the client."""
         peer = scope["client"][0] if scope.get("client") else ""
         address = self._proxies.client(peer, headers)
         now_s = self._monotonic_s()

@@ -1,4 +1,4 @@
-"""``WS /ws/metrics`` for programs and charts, ``WS /ws/pages`` for our own pages."""
+"""``WS /ws/metrics`` for programs and charts, ``WS /ws/pages`` for Vantage's pages."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ Socket = WebSocket[Any, Any, Any]
 async def metrics_socket(
     socket: Socket, live: NamedDependency[LiveUpdates], telemetry: NamedDependency[Telemetry]
 ) -> None:
-    """``metric_update`` messages of the series that ``service`` and ``metric`` choose."""
+    """Send ``metric_update`` messages of the series that ``service`` and ``metric`` select."""
     service, metric = socket.query_params.get("service", ""), socket.query_params.get("metric", "")
-    with live.subscribe(service=service, metric=metric) as reader:
-        await _serve(socket, reader, telemetry)
+    with live.subscribe(service=service, metric=metric) as subscriber:
+        await _serve(socket, subscriber, telemetry)
 
 
 @websocket("/ws/pages")
 async def pages_socket(
     socket: Socket, live: NamedDependency[LiveUpdates], telemetry: NamedDependency[Telemetry]
 ) -> None:
-    """``changed`` messages that name services with new data: pages fetch themselves again."""
-    with live.subscribe(series=False) as reader:
-        await _serve(socket, reader, telemetry)
+    """Send ``changed`` messages that name services with new data, so that pages refresh."""
+    with live.subscribe(series=False) as subscriber:
+        await _serve(socket, subscriber, telemetry)
 
 
-async def _serve(socket: Socket, reader: Subscriber, telemetry: Telemetry) -> None:
+async def _serve(socket: Socket, subscriber: Subscriber, telemetry: Telemetry) -> None:
     authorizer: Authorizer = socket.app.state.authorizer
     try:
         authorizer.authorize(socket, Scope.READ)
@@ -56,7 +56,7 @@ async def _serve(socket: Socket, reader: Subscriber, telemetry: Telemetry) -> No
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_wait_for_disconnect(socket))
-            tasks.create_task(_send_all(socket, reader, authorizer))
+            tasks.create_task(_send_all(socket, subscriber, authorizer))
     except* (WebSocketDisconnect, _Disconnected, TimeoutError):
         pass
     finally:
@@ -64,20 +64,20 @@ async def _serve(socket: Socket, reader: Subscriber, telemetry: Telemetry) -> No
 
 
 class _Disconnected(Exception):
-    """The reader left, or stopped reading."""
+    """The subscriber disconnected, or stopped reading."""
 
 
 async def _wait_for_disconnect(socket: Socket) -> None:
-    """Whatever a reader sends is ignored; its leaving ends the connection."""
+    """Ignore what a subscriber sends; raise _Disconnected when it disconnects."""
     with contextlib.suppress(WebSocketDisconnect):
         while (await socket.receive())["type"] != "websocket.disconnect":
             pass
     raise _Disconnected
 
 
-async def _send_all(socket: Socket, reader: Subscriber, authorizer: Authorizer) -> None:
-    left_out = 0
-    async for updates, services, dropped in messages(reader, heartbeat_s=HEARTBEAT_S):
+async def _send_all(socket: Socket, subscriber: Subscriber, authorizer: Authorizer) -> None:
+    skipped = 0
+    async for updates, services, dropped in messages(subscriber, heartbeat_s=HEARTBEAT_S):
         try:
             authorizer.check_again(socket, Scope.READ)
         except VantageError as error:
@@ -86,12 +86,12 @@ async def _send_all(socket: Socket, reader: Subscriber, authorizer: Authorizer) 
         out: list[dict[str, Any]] = []
         if dropped:
             out.append({"type": "dropped", "count": dropped})
-        if reader.series:
+        if subscriber.series:
             out += [{"type": "metric_update", "data": _data(update)} for update in updates]
-            if len(reader.series_skipped) > left_out:
-                left_out = len(reader.series_skipped)
-                text = f"{left_out} more series match; a socket carries {SERIES_MAX}: choose a service and a metric"
-                out.append({"type": "limited", "series": left_out, "detail": text})
+            if len(subscriber.series_skipped) > skipped:
+                skipped = len(subscriber.series_skipped)
+                text = f"{skipped} more series match than the {SERIES_MAX} a socket sends: select a service or metric"
+                out.append({"type": "limited", "series": skipped, "detail": text})
         elif services:
             out.append({"type": "changed", "services": sorted(services)})
         if not updates and not services and not dropped:
@@ -102,14 +102,14 @@ async def _send_all(socket: Socket, reader: Subscriber, authorizer: Authorizer) 
 
 
 def _data(update: Update) -> dict[str, Any]:
-    one = update.series
+    series = update.series
     return {
-        "service": one.service,
-        "environment": one.environment,
-        "metric": one.metric,
-        "kind": one.kind.value,
-        "unit": one.unit,
-        "tags": dict(one.tags),
+        "service": series.service,
+        "environment": series.environment,
+        "metric": series.metric,
+        "kind": series.kind.value,
+        "unit": series.unit,
+        "tags": dict(series.tags),
         "timestamp": update.last_ms,
         "value": update.last,
         "count": update.count,

@@ -47,7 +47,7 @@ class TagValueOut(msgspec.Struct):
 
 
 class TagValuesOut(msgspec.Struct):
-    """The values of one tag, the one of most series first."""
+    """The values of one tag, those of most series first."""
 
     service: str
     metric: str
@@ -80,12 +80,20 @@ class TimeseriesOut(msgspec.Struct):
 
 @get("/api/metrics", summary="Metrics of a service", responses=problems(), tags=["catalogue"])
 async def list_metrics(context: NamedDependency[QueryContext], service: Service) -> MetricsOut:
-    """The metrics a service has sent: name, kind, unit, tag keys, series and samples held."""
+    """List the metrics of a service: name, kind, unit, tag keys, and numbers of series and samples."""
     return MetricsOut(
         service,
         [
-            MetricOut(one.name, one.kind, one.unit, list(one.tag_keys), one.series, one.samples, one.last_ms)
-            for one in await catalogue.metrics(context, service)
+            MetricOut(
+                metric.name,
+                metric.kind,
+                metric.unit,
+                list(metric.tag_keys),
+                metric.series,
+                metric.samples,
+                metric.last_ms,
+            )
+            for metric in await catalogue.metrics(context, service)
         ],
     )
 
@@ -97,9 +105,9 @@ async def list_tag_values(
     key: Annotated[str, Parameter(description="The tag's key.", max_length=64, examples=examples("endpoint"))],
     metric: Annotated[str, Parameter(description="The metric's name; all when absent.", max_length=255)] = "",
 ) -> TagValuesOut:
-    """The values a tag has among a service's series."""
-    found = await catalogue.tag_values(context, service=service, metric=metric, key=key)
-    return TagValuesOut(service, metric, key, [TagValueOut(value, series) for value, series in found])
+    """List the values of a tag in a service's series."""
+    counts = await catalogue.tag_values(context, service=service, metric=metric, key=key)
+    return TagValuesOut(service, metric, key, [TagValueOut(value, series) for value, series in counts])
 
 
 @get("/api/metrics/timeseries", summary="A metric over time", responses=problems(), tags=["metrics"])
@@ -112,7 +120,7 @@ async def get_timeseries(
     step: Annotated[
         str,
         Parameter(
-            description="Bucket length: `auto` (about 300 points), seconds, or like `30s`, `5m`, `1h`.",
+            description="Bucket length: `auto` (about 300 points), seconds, or a duration such as `30s`, `5m`, `1h`.",
             max_length=16,
             examples=examples("auto", "1m"),
         ),
@@ -135,7 +143,7 @@ async def get_timeseries(
     tag: Annotated[
         list[str] | None,
         Parameter(
-            description="Only series with this tag, as `key:value`; may repeat, all must hold.",
+            description="Only series with this tag, as `key:value`; may repeat, all must match.",
             max_items=LIST_LENGTH_MAX,
             examples=examples(["method:GET"]),
         ),
@@ -149,8 +157,8 @@ async def get_timeseries(
         ),
     ] = "",
 ) -> TimeseriesOut:
-    """Buckets of a step, one series a group. An empty bucket is null, never 0."""
-    asked = TimeseriesQuery(
+    """Return buckets of a step, one series per group. An empty bucket is null, never 0."""
+    query = TimeseriesQuery(
         service=service,
         metric=metric,
         time_range=time_range(start, end, now_ms=context.clock.now_ms()),
@@ -160,25 +168,25 @@ async def get_timeseries(
         tags=tuple(pair(text, field="tag") for text in tag or []),
         where=await _condition(where, now_ms=context.clock.now_ms()),
     )
-    found = await timeseries(context, asked)
+    result = await timeseries(context, query)
     return TimeseriesOut(
         service=service,
         metric=metric,
-        unit=found.unit,
+        unit=result.unit,
         agg=agg,
-        start=found.time_range.start_ms,
-        end=found.time_range.end_ms,
-        step=found.step_ms / 1000,
+        start=result.time_range.start_ms,
+        end=result.time_range.end_ms,
+        step=result.step_ms / 1000,
         series=[
             SeriesOut(
                 group.tags,
-                [(found.time_range.start_ms + i * found.step_ms, value) for i, value in enumerate(group.points)],
+                [(result.time_range.start_ms + i * result.step_ms, value) for i, value in enumerate(group.points)],
             )
-            for group in found.groups
+            for group in result.groups
         ],
-        source=found.source,
-        approximate=found.approximate,
-        warnings=found.warnings,
+        source=result.source,
+        approximate=result.approximate,
+        warnings=result.warnings,
     )
 
 
@@ -197,7 +205,7 @@ def _step_ms(step: str) -> int | None:
         return None
     step_ms = parse_duration_ms(step, field="step")
     if step_ms <= 0:
-        raise InputError("must be longer than nothing", field="step")
+        raise InputError("must be longer than 0", field="step")
     return step_ms
 
 

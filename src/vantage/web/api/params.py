@@ -1,4 +1,4 @@
-"""What the API's handlers share: parameters, documented problems."""
+"""Parameters and documented problems that the API's handlers share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vantage.web.problems import MEDIA_TYPE
 
 
 class ProblemDetails(msgspec.Struct):
-    """RFC 9457 problem details; ``field`` is the path of the offending field. Of a query ``line`` and ``column`` (from
-    1) say where, and ``suggestion`` what was perhaps meant."""
+    """RFC 9457 problem details; ``field`` is the path of the offending field. For a query, ``line`` and ``column``
+    (from 1) are the position, and ``suggestion`` is a likely correction."""
 
     title: str
     status: int
@@ -30,17 +30,17 @@ class ProblemDetails(msgspec.Struct):
 
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
-    """The problems a handler may answer with, besides those every handler may."""
+    """Return the problems that a handler documents: its ``statuses`` and those of every handler."""
     texts = {
-        400: "The input cannot be used; `field` names it.",
-        401: "A key is needed.",
+        400: "The input is invalid; `field` names it.",
+        401: "A key is required.",
         403: "The key lacks the scope.",
         404: "It does not exist.",
-        406: "The format asked for cannot be had.",
+        406: "The requested format is not available.",
         409: "It exists already.",
         429: "Too many requests; see Retry-After.",
-        503: "A component is away; see Retry-After.",
-        504: "The query ran past its time limit.",
+        503: "A component is unavailable; see Retry-After.",
+        504: "The query exceeded its time limit.",
     }
     return {
         status: ResponseSpec(
@@ -63,23 +63,24 @@ Metric = Annotated[
 ]
 TIME_TEXT: Final = "Epoch seconds (below 10^11) or milliseconds, RFC 3339, `now` or `now-15m`."
 Start = Annotated[
-    str, Parameter(description=f"From here on. {TIME_TEXT}", max_length=64, examples=examples("now-1h", "1703001234"))
+    str,
+    Parameter(description=f"Start, inclusive. {TIME_TEXT}", max_length=64, examples=examples("now-1h", "1703001234")),
 ]
-End = Annotated[str, Parameter(description=f"Before this. {TIME_TEXT}", max_length=64, examples=examples("now"))]
+End = Annotated[str, Parameter(description=f"End, exclusive. {TIME_TEXT}", max_length=64, examples=examples("now"))]
 
 
 def pair(text: str, *, field: str) -> tuple[str, str]:
-    """``key:value`` in two; the value may hold colons. Raises InputError naming ``field``."""
+    """Split ``key:value``; the value may contain colons. Raises InputError naming ``field``."""
     key, colon, value = text.partition(":")
     if not colon or not key:
-        raise InputError(f"{text[:80]!r} is not written as key:value", field=field)
+        raise InputError(f"{text[:80]!r} is not in the form key:value", field=field)
     return key, value
 
 
 def time_range(start: str, end: str, *, now_ms: int) -> TimeRange:
-    """Raises InputError naming ``start`` or ``end``."""
+    """Parse a range. Raises InputError naming ``start`` or ``end``."""
     return TimeRange(
         parse_time(start, now_ms=now_ms, field="start"),
-        # "now" means all there is: a sample with the present millisecond lies before the end.
+        # "now" includes a sample of the current millisecond, so the end lies after it.
         parse_time(end, now_ms=now_ms + 1, field="end"),
     )

@@ -101,7 +101,7 @@ _ACCEPTED: Final[dict[str, Any]] = {
 
 
 def add_ingest_paths(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with the ingest endpoints and the ways to send a key; the given one is left as it is."""
+    """Return a copy of the document with the ingest endpoints and the ways to send a key."""
     paths = dict(document.get("paths", {}))
     paths["/v1/metrics"] = _ingest("Send samples", "metrics", _SAMPLE, _METRICS_EXAMPLE, packed=True)
     paths["/v1/spans"] = _ingest("Send spans", "spans", _SPAN, _SPANS_EXAMPLE, packed=False)
@@ -126,14 +126,14 @@ def _ingest(summary: str, name: str, item: dict[str, Any], example: dict[str, An
         content[PACKED] = binary
     problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}}
     texts = {
-        "400": "The body as a whole cannot be read; `field` is the path in it. Nothing was kept.",
-        "401": "A key is needed.",
+        "400": "The body cannot be read; `field` is the path in it. Nothing was stored.",
+        "401": "A key is required.",
         "403": "The key may not ingest, or the Host or Origin is not allowed.",
         "408": "The body did not arrive in time.",
         "413": "Over 1 MB as sent, or over 8 MB after decompression.",
         "415": "Unknown Content-Type or Content-Encoding.",
-        "429": "Over the rate; see Retry-After.",
-        "503": "The queue is full or the store is away; see Retry-After. Nothing was kept.",
+        "429": "Over the rate limit; see Retry-After.",
+        "503": "The queue is full or the store is unavailable; see Retry-After. Nothing was stored.",
     }
     return {
         "post": {
@@ -141,7 +141,7 @@ def _ingest(summary: str, name: str, item: dict[str, Any], example: dict[str, An
             "summary": summary,
             "tags": ["ingest"],
             "description": (
-                "A 202 means durable. Single faulty entries are rejected and named; the others are kept. JSON, "
+                "A 202 means durable. Invalid entries are rejected and listed; the others are stored. JSON, "
                 "MessagePack of the same shape, and gzip or zstd as Content-Encoding."
             ),
             "parameters": [
@@ -149,14 +149,14 @@ def _ingest(summary: str, name: str, item: dict[str, Any], example: dict[str, An
                     "name": "Idempotency-Key",
                     "in": "header",
                     "required": False,
-                    "description": "The batch id: the same id again within 60 minutes is answered 202 and kept once.",
+                    "description": "The batch id: the same id within 60 minutes gets a 202 and is stored once.",
                     "schema": {"type": "string", "maxLength": 64, "pattern": "^[A-Za-z0-9_.:-]{1,64}$"},
                 }
             ],
             "requestBody": {"required": True, "content": content},
             "responses": {
                 "202": {
-                    "description": "Kept durably, what was not rejected.",
+                    "description": "Everything that was not rejected is stored durably.",
                     "content": {"application/json": {"schema": _ACCEPTED}},
                 },
                 **{status: {"description": text, **problem} for status, text in texts.items()},

@@ -1,4 +1,4 @@
-"""``/api/edges``: who calls whom."""
+"""``/api/edges``: which service calls which."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EdgeOut(msgspec.Struct):
 
 
 class ServiceMapOut(msgspec.Struct):
-    """``omitted``: how many further edges there are, of fewer calls."""
+    """``omitted`` counts further edges, with fewer calls."""
 
     start: int
     end: int
@@ -37,7 +37,7 @@ class ServiceMapOut(msgspec.Struct):
     omitted: int
 
 
-@get("/api/edges", summary="Who calls whom", responses=problems(), tags=["traces"])
+@get("/api/edges", summary="Service map", responses=problems(), tags=["traces"])
 async def list_edges(
     context: NamedDependency[QueryContext],
     service: Annotated[
@@ -46,26 +46,26 @@ async def list_edges(
     start: Start = "now-1h",
     end: End = "now",
 ) -> ServiceMapOut:
-    """The services and others that call each other, told from spans; the most calls first."""
-    asked = time_range(start, end, now_ms=context.clock.now_ms())
-    found = await read_service_map(context, asked, service=service)
+    """Return calls between services and to external callees, computed from spans, the most calls first."""
+    in_range = time_range(start, end, now_ms=context.clock.now_ms())
+    service_map = await read_service_map(context, in_range, service=service)
     return ServiceMapOut(
-        asked.start_ms,
-        asked.end_ms,
+        in_range.start_ms,
+        in_range.end_ms,
         [
             EdgeOut(
-                one.caller,
-                one.callee,
-                one.kind,
-                one.calls,
-                one.calls_per_s,
-                one.error_ratio,
-                one.mean_ms,
-                one.max_ms,
+                call.caller,
+                call.callee,
+                call.kind,
+                call.calls,
+                call.calls_per_s,
+                call.error_ratio,
+                call.mean_ms,
+                call.max_ms,
             )
-            for one in found.calls
+            for call in service_map.calls
         ],
-        found.omitted,
+        service_map.omitted,
     )
 
 

@@ -31,20 +31,20 @@ class ServicesOut(msgspec.Struct):
 
 @get("/api/services", summary="Services", responses=problems(), tags=["catalogue"])
 async def list_services(context: NamedDependency[QueryContext]) -> ServicesOut:
-    """Every service that samples or spans are kept of, by name."""
+    """List every service that has samples or spans, by name."""
     return ServicesOut(
         [
             ServiceOut(
-                one.name,
-                list(one.environments),
-                list(one.versions),
-                one.first_ms,
-                one.last_ms,
-                one.samples,
-                one.spans,
-                one.request_rate_per_s,
+                service.name,
+                list(service.environments),
+                list(service.versions),
+                service.first_ms,
+                service.last_ms,
+                service.samples,
+                service.spans,
+                service.request_rate_per_s,
             )
-            for one in await catalogue.services(context)
+            for service in await catalogue.services(context)
         ]
     )
 

@@ -1,4 +1,4 @@
-"""``/login`` and ``/logout``: a browser's session, made from an API key."""
+"""``/login`` and ``/logout``: browser sessions, made from an API key."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def logout() -> Redirect:
 
 
 def _local(target: str) -> str:
-    """Only a path of this site, never another address."""
+    """Return a path of this site; ``/`` instead of any other address."""
     if not target.startswith("/") or target.startswith("//") or "\\" in target or not target.isprintable():
         return "/"
     return target

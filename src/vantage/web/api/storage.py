@@ -1,4 +1,4 @@
-"""``/api/storage``: what is kept, and what it takes."""
+"""``/api/storage``: storage usage and growth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vantage.web.api.params import problems
 
 
 class UsageOut(msgspec.Struct):
-    """What one metric of a service takes in a tier; its spans have no metric. ``items`` are samples or spans held."""
+    """Bytes of one metric of a service in a tier; spans have no metric. ``items`` are stored samples or spans."""
 
     service: str
     metric: str
@@ -25,7 +25,7 @@ class UsageOut(msgspec.Struct):
 
 
 class GrowingOut(msgspec.Struct):
-    """A series by what it sent in the last 24 hours; ``bytes`` is null while nothing of its metric is sealed."""
+    """A series and its samples of the last 24 hours; ``bytes`` is null while nothing of its metric is sealed."""
 
     service: str
     environment: str
@@ -36,7 +36,7 @@ class GrowingOut(msgspec.Struct):
 
 
 class NewSeriesOut(msgspec.Struct):
-    """A metric by how many of its series were first seen in the last 24 hours."""
+    """A metric and the number of its series that were first seen in the last 24 hours."""
 
     service: str
     metric: str
@@ -46,7 +46,7 @@ class NewSeriesOut(msgspec.Struct):
 
 class StorageOut(msgspec.Struct):
     """``files`` are bytes on disk by kind, ``memory`` those not sealed yet (estimated). ``raw_since``: samples before
-    this time have left by size (0: none have). ``damaged`` names files that could not be read and were put aside."""
+    this time have expired by size (0: none have). ``damaged`` names unreadable files that were quarantined."""
 
     files: dict[str, int]
     memory: int
@@ -57,11 +57,11 @@ class StorageOut(msgspec.Struct):
     new_series: list[NewSeriesOut]
 
 
-@get("/api/storage", summary="What is kept, and what it takes", responses=problems(), tags=["operations"])
+@get("/api/storage", summary="Storage usage", responses=problems(), tags=["operations"])
 async def get_storage(context: NamedDependency[QueryContext]) -> StorageOut:
-    """Bytes on disk by service, metric and tier, the largest first, and what grows fastest."""
-    found = await read_storage_report(context)
-    usage = found.usage
+    """Return bytes on disk by service, metric and tier, the largest first, and what grows fastest."""
+    report = await read_storage_report(context)
+    usage = report.usage
     return StorageOut(
         dict(usage.files),
         usage.memory_nbytes,
@@ -69,10 +69,10 @@ async def get_storage(context: NamedDependency[QueryContext]) -> StorageOut:
         list(usage.damaged),
         [UsageOut(row.service, row.metric, row.tier, row.nbytes, row.items, row.series) for row in usage.rows],
         [
-            GrowingOut(one.service, one.environment, one.metric, one.tags, one.samples, one.nbytes)
-            for one in found.growing
+            GrowingOut(row.service, row.environment, row.metric, row.tags, row.samples, row.nbytes)
+            for row in report.growing
         ],
-        [NewSeriesOut(one.service, one.metric, one.series, one.new) for one in found.new_series],
+        [NewSeriesOut(row.service, row.metric, row.series, row.new) for row in report.new_series],
     )
 
 

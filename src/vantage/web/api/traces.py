@@ -1,4 +1,4 @@
-"""``/api/traces``, and ``/traces/`` for those who do not ask for a page."""
+"""``/api/traces``, and ``/traces/`` for clients that do not request a page."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class TracesOut(msgspec.Struct):
 
 
 class SpanOut(msgspec.Struct, gc=False):
-    """A span of a tree. ``start_ns`` since the epoch; ``self_ns`` is the time no child covers; ``orphan``: its parent
-    is not known."""
+    """A span of a tree. ``start_ns`` since the epoch; ``self_ns`` is the time that no child covers; ``orphan``: its
+    parent is missing."""
 
     span_id: str
     parent_span_id: str
@@ -70,7 +70,7 @@ class ExemplarOut(msgspec.Struct):
 
 
 class TraceTreeOut(msgspec.Struct):
-    """``spans`` are in the order to draw them, parents before children; ``roots`` and ``children`` hold span ids."""
+    """``spans`` are in drawing order, parents before children; ``roots`` and ``children`` are span ids."""
 
     trace_id: str
     start_ns: int
@@ -85,8 +85,8 @@ class TraceTreeOut(msgspec.Struct):
 @get("/api/traces", summary="Find traces", responses=problems(), tags=["traces"])
 async def list_traces(
     context: NamedDependency[QueryContext],
-    service: Annotated[str, Parameter(description="A service that takes part.", max_length=255)] = "",
-    status: Annotated[Literal["", "unset", "ok", "error"], Parameter(description="The status of a span in it.")] = "",
+    service: Annotated[str, Parameter(description="A service that has spans in the trace.", max_length=255)] = "",
+    status: Annotated[Literal["", "unset", "ok", "error"], Parameter(description="The status of a span.")] = "",
     min_duration: Annotated[
         str, Parameter(description="A span took at least this long: `250ms`, `1s`; a number is ms.", max_length=16)
     ] = "",
@@ -106,11 +106,11 @@ async def list_traces(
     ] = None,
     start: Start = "now-1h",
     end: End = "now",
-    limit: Annotated[int, Parameter(description="How many at most.", ge=1, le=500)] = 50,
-    cursor: Annotated[str, Parameter(description="`next_cursor` of the page before.", max_length=200)] = "",
+    limit: Annotated[int, Parameter(description="Maximum number of traces.", ge=1, le=500)] = 50,
+    cursor: Annotated[str, Parameter(description="`next_cursor` of the previous page.", max_length=200)] = "",
 ) -> TracesOut:
-    """The latest traces of which one span meets every condition."""
-    found = await find_traces(
+    """Return the latest traces in which one span meets every condition."""
+    summaries = await find_traces(
         context,
         TraceFilter(
             time_range=time_range(start, end, now_ms=context.clock.now_ms()),
@@ -127,18 +127,18 @@ async def list_traces(
     return TracesOut(
         [
             TraceOut(
-                one.trace_id,
-                one.root_service,
-                one.root_name,
-                one.start_ns / 1e6,
-                one.duration_ns / 1e6,
-                one.spans,
-                one.errors,
-                list(one.services),
+                trace.trace_id,
+                trace.root_service,
+                trace.root_name,
+                trace.start_ns / 1e6,
+                trace.duration_ns / 1e6,
+                trace.spans,
+                trace.errors,
+                list(trace.services),
             )
-            for one in found
+            for trace in summaries
         ],
-        encode_cursor(found[-1]) if len(found) == limit else None,
+        encode_cursor(summaries[-1]) if len(summaries) == limit else None,
     )
 
 
@@ -151,7 +151,7 @@ async def get_trace(
     context: NamedDependency[QueryContext],
     trace_id: Annotated[str, Parameter(description="The trace's id.", max_length=64, examples=examples("abc-123"))],
 ) -> TraceTreeOut:
-    """All spans of a trace as a tree, and the samples linked to it."""
+    """Return all spans of a trace as a tree, and its exemplars."""
     tree = await trace_tree(context, _checked(trace_id))
     return TraceTreeOut(
         tree.trace_id,
@@ -167,7 +167,7 @@ async def get_trace(
 
 @get(["/traces", "/traces/"], include_in_schema=False)
 async def traces_or_page(request: Request[Any, Any, Any], context: NamedDependency[QueryContext]) -> Response[Any]:
-    """The page for a browser; for anything else what is kept of ``trace_id``, a line a span."""
+    """Return a page for a browser; for other clients the trace ``trace_id``, one row per span."""
     if wants_page(request):
         return await traces_page(request, context)
     trace_id = request.query_params.get("trace_id", "")
@@ -178,8 +178,8 @@ async def traces_or_page(request: Request[Any, Any, Any], context: NamedDependen
 
 
 def _trace_rows(trace: Trace) -> list[dict[str, Any]]:
-    """Spans, and the linked samples that no span stands for; ``duration`` in milliseconds."""
-    lines: list[dict[str, Any]] = [
+    """Return spans, and exemplars without a span; ``duration`` in milliseconds."""
+    rows: list[dict[str, Any]] = [
         {
             "service": span.service_name,
             "span_id": span.span_id,
@@ -196,7 +196,7 @@ def _trace_rows(trace: Trace) -> list[dict[str, Any]]:
     for sample in trace.samples:
         if sample.span_id and sample.span_id in known:
             continue
-        lines.append(
+        rows.append(
             {
                 "service": sample.series.service,
                 "span_id": sample.span_id,
@@ -207,11 +207,11 @@ def _trace_rows(trace: Trace) -> list[dict[str, Any]]:
                 "timestamp": sample.time_ms,
             }
         )
-    return lines
+    return rows
 
 
 def _duration_ms(sample: ExemplarSample) -> float | None:
-    """The value as milliseconds, when the metric is a duration: by its unit, or by its name (then it is in ms)."""
+    """Return the value in milliseconds if the metric is a duration: by its unit, or by its name (then in ms)."""
     factor = _MS_OF_UNIT.get(sample.series.unit)
     if factor is None and not sample.series.unit and "duration" in sample.series.metric:
         factor = 1.0
@@ -234,7 +234,7 @@ def _span_out(node: Node) -> SpanOut:
         span.parent_span_id,
         span.service_name,
         span.name,
-        str.__str__(span.kind),  # several times as quick as an enum's value, and there are thousands of spans
+        str.__str__(span.kind),  # several times as fast as an enum's value, and there are thousands of spans
         str.__str__(span.status),
         span.start_ns,
         span.duration_ns,
@@ -247,8 +247,8 @@ def _span_out(node: Node) -> SpanOut:
 
 
 def _sample_out(sample: ExemplarSample) -> ExemplarOut:
-    one = sample.series
-    return ExemplarOut(one.service, one.metric, one.unit, sample.time_ms, sample.value, sample.span_id)
+    series = sample.series
+    return ExemplarOut(series.service, series.metric, series.unit, sample.time_ms, sample.value, sample.span_id)
 
 
 handlers = [list_traces, get_trace, traces_or_page]

@@ -31,7 +31,7 @@ ParamIn = str | int | float | bool | list[str | int | float]
 
 class VqlIn(msgspec.Struct):
     """``params`` are the values of ``{name:Type}`` and ``:name`` in the query. ``format`` is json, csv, ndjson or
-    parquet; what the Accept header says when absent."""
+    parquet; by default that of the Accept header."""
 
     query: Annotated[str, msgspec.Meta(examples=["SELECT count() FROM metrics WHERE service_name = 'my-api'"])]
     params: Annotated[dict[str, ParamIn], msgspec.Meta(max_length=PARAMS_MAX)] = {}
@@ -53,7 +53,7 @@ class RangeOut(msgspec.Struct):
 
 
 class VqlOut(msgspec.Struct):
-    """The answer. ``truncated``: there are more rows than are ever given, and the query did not limit them itself."""
+    """The result. ``truncated``: there are more rows than the server returns, and the query has no LIMIT."""
 
     columns: list[ColumnOut]
     rows: list[list[Any]]
@@ -67,15 +67,15 @@ class VqlOut(msgspec.Struct):
 
 @post(
     "/vql/execute",
-    summary="Ask a query",
+    summary="Run a query",
     status_code=200,
     responses={
         200: ResponseSpec(
             VqlOut,
             generate_examples=False,
             description=(
-                "The table. As CSV, NDJSON or Parquet when asked for; `Vantage-Truncated`, `Vantage-Range` and "
-                "`Vantage-Warnings` then say what JSON says beside the rows."
+                "The table. As CSV, NDJSON or Parquet on request; the headers `Vantage-Truncated`, `Vantage-Range` and "
+                "`Vantage-Warnings` then have what JSON has beside the rows."
             ),
         ),
         **problems(406),
@@ -86,21 +86,21 @@ class VqlOut(msgspec.Struct):
 async def execute(
     request: Request[Any, Any, Any], context: NamedDependency[QueryContext], data: JSONBody[VqlIn]
 ) -> Response[Any]:
-    """Run a SELECT over `metrics` or `spans`; `EXPLAIN SELECT` tells what it would read. See docs/vql.md."""
+    """Run a SELECT over `metrics` or `spans`; `EXPLAIN SELECT` returns what it would read. See docs/vql.md."""
     kind = _format(data.format, request.headers.get("accept", ""))
     if kind == PARQUET and not has_parquet():
         raise NotAcceptable(PARQUET_MISSING)
-    answer = await run_vql(context, data.query, data.params)
+    result = await run_vql(context, data.query, data.params)
     if kind == JSON:
-        return Response(await asyncio.to_thread(_json, answer), media_type="application/json")
-    streamed = StreamingResponse(_stream(encode_table(answer.table, kind)), media_type=MEDIA_TYPES[kind])
-    streamed.headers.update(_result_out(answer))
+        return Response(await asyncio.to_thread(_json, result), media_type="application/json")
+    streamed = StreamingResponse(_stream(encode_table(result.table, kind)), media_type=MEDIA_TYPES[kind])
+    streamed.headers.update(_result_out(result))
     return streamed
 
 
 class CompletionOut(msgspec.Struct):
-    """``kind`` is column, function, keyword, table, metric, service, environment, tag or value; ``insert`` is what to
-    write for it, with what VQL wants escaped."""
+    """``kind`` is column, function, keyword, table, metric, service, environment, tag or value; ``insert`` is the text
+    to insert, escaped for VQL."""
 
     label: str
     insert: str
@@ -116,7 +116,7 @@ class CompletionsOut(msgspec.Struct):
 
 
 class CompletionsIn(msgspec.Struct):
-    """``position`` is where the cursor stands, in characters (code points); the end when absent."""
+    """``position`` is that of the cursor, in characters (code points); the end when absent."""
 
     query: Annotated[
         str,
@@ -125,54 +125,54 @@ class CompletionsIn(msgspec.Struct):
     position: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
-@post("/vql/completions", summary="What may be written next", status_code=200, responses=problems(), tags=["vql"])
+@post("/vql/completions", summary="Complete a query", status_code=200, responses=problems(), tags=["vql"])
 async def completions(context: NamedDependency[QueryContext], data: JSONBody[CompletionsIn]) -> CompletionsOut:
-    """For editors: columns, functions, keywords, and the metrics, services, tags and values that are held."""
-    found = await completion.complete(context, data.query, len(data.query) if data.position is None else data.position)
-    items = [CompletionOut(one.label, one.insert, one.kind) for one in found.items]
-    return CompletionsOut(found.start, found.end, items)
+    """Return completions for editors: columns, functions, keywords, and stored metrics, services, tags and values."""
+    result = await completion.complete(context, data.query, len(data.query) if data.position is None else data.position)
+    items = [CompletionOut(item.label, item.insert, item.kind) for item in result.items]
+    return CompletionsOut(result.start, result.end, items)
 
 
-def _format(asked: str, accept: str) -> str:
-    """What the body asks for, or else the first of ours that the Accept header names."""
-    if asked:
-        if asked not in FORMATS:
-            raise InputError(f"is none of {', '.join(FORMATS)}", field="format")
-        return asked
-    named = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+def _format(requested: str, accept: str) -> str:
+    """Return the format of the body, or else the first known format of the Accept header."""
+    if requested:
+        if requested not in FORMATS:
+            raise InputError(f"is not one of {', '.join(FORMATS)}", field="format")
+        return requested
+    accepted = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
     kinds = {text: kind for kind, text in MEDIA_TYPES.items()}
-    return next((kinds[name] for name in named if name in kinds), JSON)
+    return next((kinds[name] for name in accepted if name in kinds), JSON)
 
 
-def _json(answer: VqlResult) -> bytes:
-    table = answer.table
+def _json(result: VqlResult) -> bytes:
+    table = result.table
     return msgspec.json.encode(
         VqlOut(
             columns=[ColumnOut(column.name, column.type) for column in table.columns],
             rows=[list(row) for row in table.rows()],
             row_count=len(table),
             truncated=table.truncated,
-            range=RangeOut(answer.time_range.start_ms, answer.time_range.end_ms),
-            warnings=list(answer.warnings),
-            elapsed_ms=answer.elapsed_ms,
-            cached=answer.cached,
+            range=RangeOut(result.time_range.start_ms, result.time_range.end_ms),
+            warnings=list(result.warnings),
+            elapsed_ms=result.elapsed_ms,
+            cached=result.cached,
         )
     )
 
 
-def _result_out(answer: VqlResult) -> dict[str, str]:
+def _result_out(result: VqlResult) -> dict[str, str]:
     headers = {
-        "Vantage-Truncated": "true" if answer.table.truncated else "false",
-        "Vantage-Range": f"{answer.time_range.start_ms}-{answer.time_range.end_ms}",
+        "Vantage-Truncated": "true" if result.table.truncated else "false",
+        "Vantage-Range": f"{result.time_range.start_ms}-{result.time_range.end_ms}",
     }
-    if answer.warnings:
-        headers["Vantage-Warnings"] = "; ".join(answer.warnings).encode("ascii", "replace").decode()
+    if result.warnings:
+        headers["Vantage-Warnings"] = "; ".join(result.warnings).encode("ascii", "replace").decode()
     return headers
 
 
-async def _stream(made: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-    while (piece := await asyncio.to_thread(next, made, b"")) != b"":
-        yield piece
+async def _stream(chunks: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    while (chunk := await asyncio.to_thread(next, chunks, b"")) != b"":
+        yield chunk
 
 
 handlers = [execute, completions]

@@ -1,4 +1,4 @@
-"""The pages people look at, one file a page. ``app`` mounts ``handlers``; ``traces_page`` is called by ``/traces``."""
+"""Pages for people, one file each. ``litestar_app`` mounts ``handlers``; ``/traces`` calls ``traces_page``."""
 
 from __future__ import annotations
 

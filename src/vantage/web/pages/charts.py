@@ -1,4 +1,4 @@
-"""Charts as pages carry them: what ``charts.js`` draws, as JSON in attributes."""
+"""Charts of pages: the data that ``charts.js`` draws, as JSON in attributes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vantage.query.red import BucketValues, RedStats
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """``options`` say how to draw, ``points`` are columns: times in seconds, then one list a line."""
+    """``options`` describe the chart, ``points`` are columns: times in seconds, then one list per line."""
 
     title: str
     note: str
@@ -23,7 +23,7 @@ class Chart:
 
 
 def red_charts(red: RedStats, buckets: Buckets, deployments: Sequence[Deployment]) -> list[Chart]:
-    """Rate, errors and durations of one service; only the rate when nothing else is known."""
+    """Return charts of a service's rate, errors and durations; only the rate if it sends neither requests nor spans."""
 
     def chart(title: str, note: str, unit: str, lines: dict[str, tuple[str, BucketValues]]) -> Chart:
         options = {
@@ -31,7 +31,7 @@ def red_charts(red: RedStats, buckets: Buckets, deployments: Sequence[Deployment
             "start": buckets.start_ms / 1000,
             "end": buckets.end_ms / 1000,
             "lines": [{"label": label, "colour": colour} for label, (colour, _) in lines.items()],
-            "marks": [[one.at_ms / 1000, one.version] for one in deployments],
+            "marks": [[deployment.at_ms / 1000, deployment.version] for deployment in deployments],
         }
         times = [at_ms / 1000 for at_ms in buckets.starts_ms()]
         return Chart(title, note, _json(options), _json([times, *(points for _, points in lines.values())]))

@@ -1,4 +1,4 @@
-"""``/``: every service with its rate, errors and p95, at a glance."""
+"""``/``: every service with its rate, errors and p95."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ POINTS = 60  # of a sparkline
 
 @get("/", include_in_schema=False)
 async def overview(request: Request[Any, Any, Any], context: NamedDependency[QueryContext]) -> Response[str]:
-    chosen = parse_range(request, now_ms=context.clock.now_ms())
-    found = await read_overview(context, split_buckets(chosen.time_range, points=POINTS))
+    page_range = parse_range(request, now_ms=context.clock.now_ms())
+    data = await read_overview(context, split_buckets(page_range.time_range, points=POINTS))
     return render(
         request,
         "pages/overview.html",
         section="overview",
-        range=chosen,
-        overview=found,
+        range=page_range,
+        overview=data,
         base_url=str(request.base_url).rstrip("/"),
     )
 
 
 @get("/services", include_in_schema=False)
 async def services(request: Request[Any, Any, Any]) -> Redirect:
-    """The overview is the list of services."""
-    asked = request.url.query
-    return Redirect(f"/?{asked}" if asked else "/")
+    """Redirect to the overview, which is the list of services."""
+    query = request.url.query
+    return Redirect(f"/?{query}" if query else "/")
 
 
 handlers = [overview, services]

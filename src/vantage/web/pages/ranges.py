@@ -1,4 +1,4 @@
-"""The range a page shows: a preset such as ``1h``, or two moments. Both live in the URL."""
+"""The time range of a page: a preset such as ``1h``, or two times. Both are part of the URL."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LENGTH_MS_MIN: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class PageRange:
-    """``preset`` is empty when the URL names two moments; then the page stands still."""
+    """``preset`` is empty when the URL has two times; then the page is not live."""
 
     time_range: TimeRange
     preset: str
-    state: dict[str, str]  # what the URL says, for links that keep it
+    state: dict[str, str]  # parameters of the URL, for links to the same range
 
     @property
     def is_live(self) -> bool:
@@ -34,22 +34,22 @@ class PageRange:
 
 
 def parse_range(request: Request[Any, Any, Any], *, now_ms: int) -> PageRange:
-    """The range in a request's URL. Raises InputError."""
-    asked = request.query_params
+    """Parse the range in a request's URL. Raises InputError."""
+    params = request.query_params
     return page_range(
-        preset=asked.get("range", ""), start=asked.get("start", ""), end=asked.get("end", ""), now_ms=now_ms
+        preset=params.get("range", ""), start=params.get("start", ""), end=params.get("end", ""), now_ms=now_ms
     )
 
 
 def page_range(*, preset: str, start: str, end: str, now_ms: int) -> PageRange:
-    """What the URL asks for. A preset nobody knows is the default: an old link still opens. Raises InputError for
-    moments that are none."""
+    """Return the range of a URL. An unknown preset is replaced by the default, so that an old link still opens. Raises
+    InputError for invalid times."""
     if start:
         start_ms = parse_time(start, now_ms=now_ms, field="start")
         end_ms = parse_time(end or "now", now_ms=now_ms, field="end")
-        found = TimeRange(start_ms, max(end_ms, start_ms + LENGTH_MS_MIN) if end_ms > start_ms else end_ms)
-        if found.length_ms > LENGTH_MS_MAX:
+        time_range = TimeRange(start_ms, max(end_ms, start_ms + LENGTH_MS_MIN) if end_ms > start_ms else end_ms)
+        if time_range.length_ms > LENGTH_MS_MAX:
             raise InputError(f"lies more than {LENGTH_MS_MAX // 86_400_000} days before end", field="start")
-        return PageRange(found, "", {"start": start, "end": end})
+        return PageRange(time_range, "", {"start": start, "end": end})
     preset = preset if preset in PRESETS else DEFAULT
     return PageRange(TimeRange(now_ms + 1 - PRESETS[preset], now_ms + 1), preset, {"range": preset})

@@ -34,22 +34,22 @@ DEFAULT_AGGREGATIONS: Final = {"counter": "rate", "cumulative": "rate", "histogr
 async def service(
     request: Request[Any, Any, Any], context: NamedDependency[QueryContext], name: FromPath[str]
 ) -> Response[str]:
-    chosen = parse_range(request, now_ms=context.clock.now_ms())
-    buckets = split_buckets(chosen.time_range, points=POINTS)
+    page_range = parse_range(request, now_ms=context.clock.now_ms())
+    buckets = split_buckets(page_range.time_range, points=POINTS)
     row = await read_service(context, buckets, service=name)
     if row is None:
         raise NotFoundError(f"no service {name[:80]!r} has sent anything", field="name")
-    deployments = await list_deployments(context, service=name, time_range=chosen.time_range)
+    deployments = await list_deployments(context, service=name, time_range=page_range.time_range)
     endpoints = []
     if row.red is not None and row.has_traffic:
         endpoints = await read_endpoints(context, buckets, service=name, source=row.red.source)
-    edges, edges_of, edges_problem = await _edges(context, chosen, name)
+    edges, edges_of, edges_problem = await _edges(context, page_range, name)
     metrics = await catalogue.metrics(context, name)
     return render(
         request,
         "pages/service.html",
         section="overview",
-        range=chosen,
+        range=page_range,
         row=row,
         red=row.red,
         charts=red_charts(row.red, buckets, deployments) if row.red is not None else [],
@@ -61,37 +61,37 @@ async def service(
         neighbours_problem=edges_problem,
         deployments=deployments,
         metrics=metrics[:METRICS_MAX],
-        metrics_left_out=max(0, len(metrics) - METRICS_MAX),
+        metrics_omitted=max(0, len(metrics) - METRICS_MAX),
         open_metric=request.query_params.get("metric", ""),
-        chart_url=_chart_url(name, chosen),
-        traces=await find_traces(context, TraceFilter(chosen.time_range, service=name, limit=TRACES_MAX)),
+        chart_url=_chart_url(name, page_range),
+        traces=await find_traces(context, TraceFilter(page_range.time_range, service=name, limit=TRACES_MAX)),
     )
 
 
-async def _edges(context: QueryContext, chosen: PageRange, service: str) -> tuple[ServiceMap, str, str]:
-    """Who calls the service and whom it calls, of which time, and why that is not told. A live page asks again every
-    second, and every span of the time is read: so it tells of the last minutes alone."""
+async def _edges(context: QueryContext, page_range: PageRange, service: str) -> tuple[ServiceMap, str, str]:
+    """Return callers and callees, their time range as text, and a problem if they cannot be read. A live page reads
+    them every second from every span of the range, so it shows only the last minutes."""
     try:
-        if chosen.is_live:
+        if page_range.is_live:
             minutes = RECENT_MS // 60_000
             return await recent_service_map(context, service=service), f"the last {minutes} minutes", ""
-        return await read_service_map(context, chosen.time_range, service=service), "this range", ""
+        return await read_service_map(context, page_range.time_range, service=service), "this range", ""
     except (InputError, StoreTimeout) as error:
         return ServiceMap((), 0), "", str(error)
 
 
-def _chart_url(service: str, chosen: PageRange) -> Any:
-    """From a metric to the address of its points."""
+def _chart_url(service: str, page_range: PageRange) -> Any:
+    """Return a function from a metric to the URL of its points."""
     start, end = (
-        (f"now-{chosen.preset}", "now")
-        if chosen.is_live
-        else (str(chosen.time_range.start_ms), str(chosen.time_range.end_ms))
+        (f"now-{page_range.preset}", "now")
+        if page_range.is_live
+        else (str(page_range.time_range.start_ms), str(page_range.time_range.end_ms))
     )
 
     def url(metric: catalogue.Metric) -> str:
         agg = DEFAULT_AGGREGATIONS.get(metric.kind, "avg")
-        asked = {"service": service, "metric": metric.name, "start": start, "end": end, "agg": agg}
-        return f"/api/metrics/timeseries?{urlencode(asked)}"
+        params = {"service": service, "metric": metric.name, "start": start, "end": end, "agg": agg}
+        return f"/api/metrics/timeseries?{urlencode(params)}"
 
     return url
 

@@ -23,10 +23,10 @@ async def trace(
     request: Request[Any, Any, Any], context: NamedDependency[QueryContext], trace_id: FromPath[str]
 ) -> Response[str]:
     if id_problem(trace_id):
-        raise NotFoundError(f"no trace {trace_id[:64]!r} is kept", field="trace_id")
+        raise NotFoundError(f"there is no trace {trace_id[:64]!r}", field="trace_id")
     tree = await trace_tree(context, trace_id)
     drawn = waterfall(tree)
-    tops = [node.span for node in sorted(tree.roots, key=lambda node: node.orphan)]  # a root before any orphan
+    tops = [node.span for node in sorted(tree.roots, key=lambda node: node.orphan)]  # roots before orphans
     return render(
         request,
         "pages/trace.html",
@@ -35,7 +35,7 @@ async def trace(
         drawn=drawn,
         root=tops[0] if tops else None,
         samples=tree.samples[:SAMPLES_MAX],
-        samples_left_out=max(0, len(tree.samples) - SAMPLES_MAX),
+        samples_omitted=max(0, len(tree.samples) - SAMPLES_MAX),
     )
 
 

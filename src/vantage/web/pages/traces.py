@@ -1,4 +1,4 @@
-"""``/traces`` for people: find traces by service, status, duration, attribute and text."""
+"""``/traces`` for people: search traces by service, status, duration, attribute and text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STATUSES: Final = tuple(status.value for status in SpanStatus)
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What the form holds, as it was typed."""
+    """The fields of the form, as typed."""
 
     service: str
     status: str
@@ -47,27 +47,27 @@ class Search:
 
 
 async def traces_page(request: Request[Any, Any, Any], context: QueryContext) -> Response[Any]:
-    """The search, or one trace's own page when the URL names it."""
-    asked = request.query_params
-    if trace_id := asked.get("trace_id", ""):
+    """Return the search page, or a redirect to the page of the trace in the URL."""
+    params = request.query_params
+    if trace_id := params.get("trace_id", ""):
         return Redirect(f"/traces/{segment(trace_id)}")
-    chosen = parse_range(request, now_ms=context.clock.now_ms())
-    status = asked.get("status", "")
+    page_range = parse_range(request, now_ms=context.clock.now_ms())
+    status = params.get("status", "")
     search = Search(
-        service=asked.get("service", ""),
+        service=params.get("service", ""),
         status=status if status in STATUSES else "",
-        min_duration=asked.get("min_duration", "").strip(),
-        attribute=asked.get("attribute", "").strip()[:TEXT_LENGTH_MAX],
-        q=asked.get("q", "").strip()[:TEXT_LENGTH_MAX],
+        min_duration=params.get("min_duration", "").strip(),
+        attribute=params.get("attribute", "").strip()[:TEXT_LENGTH_MAX],
+        q=params.get("q", "").strip()[:TEXT_LENGTH_MAX],
     )
     problems: dict[str, str] = {}
     problems["min_duration"], min_duration_ns = _min_duration_ns(search.min_duration)
     problems["attribute"], attributes = _attributes(search.attribute)
-    cursor = asked.get("cursor", "")
-    found = await find_traces(
+    cursor = params.get("cursor", "")
+    summaries = await find_traces(
         context,
         TraceFilter(
-            chosen.time_range,
+            page_range.time_range,
             service=search.service,
             status=search.status,
             min_duration_ns=min_duration_ns,
@@ -82,22 +82,22 @@ async def traces_page(request: Request[Any, Any, Any], context: QueryContext) ->
         request,
         "pages/traces.html",
         section="traces",
-        range=chosen,
+        range=page_range,
         search=search,
         problems=problems,
         statuses=STATUSES,
         text_length_max=TEXT_LENGTH_MAX,
         services=sorted(services | ({search.service} - {""})),
-        traces=found,
-        longest_ns=max((one.duration_ns for one in found), default=0),
+        traces=summaries,
+        longest_ns=max((trace.duration_ns for trace in summaries), default=0),
         base_url=str(request.base_url).rstrip("/"),
         cursor=cursor,
-        next_cursor=encode_cursor(found[-1]) if len(found) == PAGE else "",
+        next_cursor=encode_cursor(summaries[-1]) if len(summaries) == PAGE else "",
     )
 
 
 def _attributes(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """What is wrong with the text, and the condition it makes."""
+    """Return a problem of the text, '' for none, and its condition."""
     if not text:
         return "", ()
     key, colon, value = (part.strip() for part in text.partition(":"))
@@ -105,7 +105,7 @@ def _attributes(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 def _min_duration_ns(text: str) -> tuple[str, int]:
-    """What is wrong with the text, and the duration; a bare number counts milliseconds."""
+    """Return a problem of the text, '' for none, and the duration; a number without unit is in milliseconds."""
     if not text:
         return "", 0
     try:

@@ -1,4 +1,4 @@
-"""A trace laid out: one line a span, its bar in percent of the trace."""
+"""Lay out a trace: one line per span, its bar in percent of the trace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vantage.core.span import Span
 from vantage.query.traces import Node, TraceTree
 from vantage.storage.ports import ExemplarSample
 
-LINES_MAX: Final = 1000  # a line is 2 KB of HTML, and some 0.1 ms to make
+LINES_MAX: Final = 1000  # a line is 2 KB of HTML and takes about 0.1 ms
 INDENT_MAX: Final = 16  # classes d0 … d16 of the style sheet
 BAR_WIDTH_MIN: Final = 0.25
 _TICKS: Final = (0, 25, 50, 75, 100)
@@ -19,7 +19,7 @@ _TICKS: Final = (0, 25, 50, 75, 100)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A span, or with ``span`` of None the place of a parent that never arrived (``missing_id``)."""
+    """A span, or with ``span`` None a parent that never arrived (``missing_id``)."""
 
     depth: int
     span: Span | None
@@ -37,29 +37,29 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """``ticks`` are ``(percent, nanoseconds)``; ``left_out`` spans are not drawn."""
+    """``ticks`` are ``(percent, nanoseconds)``; ``omitted`` spans are not drawn."""
 
     lines: list[Line]
     ticks: list[tuple[int, float]]
-    left_out: int
+    omitted: int
 
 
 def waterfall(tree: TraceTree) -> Waterfall:
-    """Orphans stand under a marked line for the parent they name, one line a parent."""
+    """Lay out a trace. Orphans are below a marked line for their missing parent, one line per parent."""
     samples: dict[str, list[ExemplarSample]] = {}
     for sample in tree.samples:
         if sample.span_id:
             samples.setdefault(sample.span_id, []).append(sample)
-    drawn = [
-        Line(0, None, place) if isinstance(place, str) else _line(tree, *place, samples.get(place[0].span.span_id, ()))
-        for place in islice(_positions(tree), LINES_MAX)
+    lines = [
+        Line(0, None, item) if isinstance(item, str) else _line(tree, *item, samples.get(item[0].span.span_id, ()))
+        for item in islice(_drawing_order(tree), LINES_MAX)
     ]
     ticks = [(percent, tree.duration_ns * percent / 100) for percent in _TICKS]
-    return Waterfall(drawn, ticks, tree.span_count - sum(line.span is not None for line in drawn))
+    return Waterfall(lines, ticks, tree.span_count - sum(line.span is not None for line in lines))
 
 
-def _positions(tree: TraceTree) -> Iterator[tuple[Node, int] | str]:
-    """Nodes in the order to draw them, each with how much deeper it stands; or the id of a parent that is missing."""
+def _drawing_order(tree: TraceTree) -> Iterator[tuple[Node, int] | str]:
+    """Yield nodes in drawing order, each with its additional depth, or the id of a missing parent."""
     missing: dict[str, list[Node]] = {}
     for root in tree.roots:
         if root.orphan:
@@ -72,13 +72,13 @@ def _positions(tree: TraceTree) -> Iterator[tuple[Node, int] | str]:
             yield from ((node, 1) for node in top.walk())
 
 
-def _line(tree: TraceTree, node: Node, deeper: int, samples: Sequence[ExemplarSample]) -> Line:
-    whole = max(1, tree.duration_ns)
+def _line(tree: TraceTree, node: Node, extra_depth: int, samples: Sequence[ExemplarSample]) -> Line:
+    total_ns = max(1, tree.duration_ns)
     offset_ns = node.span.start_ns - tree.start_ns
-    width = max(BAR_WIDTH_MIN, node.span.duration_ns / whole * 100)
-    x = min(offset_ns / whole * 100, 100 - BAR_WIDTH_MIN)
+    width = max(BAR_WIDTH_MIN, node.span.duration_ns / total_ns * 100)
+    x = min(offset_ns / total_ns * 100, 100 - BAR_WIDTH_MIN)
     return Line(
-        depth=node.depth + deeper,
+        depth=node.depth + extra_depth,
         span=node.span,
         self_ns=node.self_ns,
         offset_ns=offset_ns,
