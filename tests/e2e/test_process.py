@@ -557,6 +557,10 @@ def test_https_is_served_with_the_given_certificate(tmp_path: Path, certificate:
                 assert not plain.recv(100).startswith(b"HTTP/1.1 200")
         checked = vantage("healthcheck", "--url", server.url)
         assert checked.returncode == 0, checked.stderr
+        by_name = server.url.replace("127.0.0.1", "localhost")
+        for command in (["healthcheck"], ["export", "--api-key", "k3y"]):  # by its address it is this machine's own
+            assert vantage(*command, "--url", server.url).returncode == 0
+            assert "CERTIFICATE_VERIFY_FAILED" in refused(*command, "--url", by_name)
         assert server.stop() == 0
     assert "Traceback" not in server.output
 

@@ -30,7 +30,7 @@ STEPS = {
 }
 SAME_STEP = {("cli", "commands"), ("commands", "server"), ("commands", "app"), ("commands", "demo"), ("server", "app")}
 # Imported by everyone above core; they import core and each other.
-BESIDE_CORE = {"config", "log", "telemetry", "resources", "roles"}
+BESIDE_CORE = {"config", "http_client", "log", "telemetry", "resources", "roles"}
 
 # A third-party package, and the modules that may import it (with everything below them).
 HOMES = {
@@ -39,6 +39,7 @@ HOMES = {
     "sqlalchemy": ["vantage.storage.metadata"],
     "chdb": ["vantage.storage.clickhouse.chdb"],
     "pyarrow": ["vantage.query.table_formats", "vantage.storage.clickhouse.arrow"],
+    "httpx2": ["vantage.http_client"],
     "clickhouse_driver": ["vantage.storage.clickhouse.native"],
     "confluent_kafka": ["vantage.stream.kafka"],
     "scipy": ["vantage.analysis"],
@@ -53,6 +54,7 @@ HOMES = {
     "dotenv": ["vantage.config"],
     "prometheus_client": ["vantage.telemetry"],
     # at home everywhere
+    "cachetools": ["vantage"],
     "msgspec": ["vantage"],
     "numpy": ["vantage"],
     "psutil": ["vantage"],
