@@ -106,7 +106,7 @@ FILES = {
         (["keys", "create", "x", "--scope", "root"], {}, "--scope"),
         (["keys", "revoke", "nobody"], {}, "no key has this id"),
         (["healthcheck", "--url", "http://127.0.0.1:1"], {}, "cannot be reached"),
-        (["healthcheck", "--url", "nonsense"], {}, "cannot be reached"),
+        (["healthcheck", "--url", "nonsense"], {}, "must look like"),
         (["demo", "--url", "http://127.0.0.1:1"], {}, "127.0.0.1:1"),
         (["demo", "--url", "http://127.0.0.1:1", "--remove"], {}, "127.0.0.1:1"),
         (["backup"], {}, "DEST"),
@@ -591,3 +591,16 @@ def test_logs_are_readable_on_request(tmp_path: Path) -> None:
         pass
     assert "store opened" in server.output
     assert not [line for line in server.output.splitlines() if line.startswith("{")]
+
+
+def test_tracebacks_on_a_terminal_show_no_local_variables() -> None:
+    program = (
+        "import structlog; from vantage import log\n"
+        "log.configure(log_format='console', log_level='info')\n"
+        "def fails(api_key):\n    raise ValueError('as meant')\n"
+        "try:\n    fails('vtg_' + 'abcdefgh12345678')\n"
+        "except ValueError:\n    structlog.get_logger().exception('failed')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "ValueError: as meant" in done.stderr
+    assert "abcdefgh12345678" not in done.stderr

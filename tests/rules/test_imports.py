@@ -50,7 +50,7 @@ HOMES = {
     "jinja2_fragments": ["vantage.web", "vantage.app", "vantage.alerting"],
     "markupsafe": ["vantage.web", "vantage.app", "vantage.alerting"],
     "uvicorn": ["vantage.server"],
-    "wcwidth": ["vantage.commands.grid"],
+    "rich": ["vantage.commands"],
     "dotenv": ["vantage.config"],
     "prometheus_client": ["vantage.telemetry"],
     # at home everywhere

@@ -32,7 +32,9 @@ def run_backup(arguments: argparse.Namespace) -> int:
             metadata=_own_metadata(settings),
             version=__version__,
             now_ms=SystemClock().now_ms,
-            on_progress=lambda done, total: progress.show(f"{size(done)} of {size(total)} copied"),
+            on_progress=lambda done, total: progress.show(
+                f"{size(done)} of {size(total)} copied", share=done / max(total, 1)
+            ),
             on_wait=notice,
         )
     if _own_metadata(settings) is None:
@@ -68,8 +70,12 @@ def run_restore(arguments: argparse.Namespace) -> int:
         manifest = restore_backup(
             Path(arguments.source),
             data,
-            on_verify=lambda done, total: progress.show(f"{size(done)} of {size(total)} verified"),
-            on_copy=lambda done, total: progress.show(f"{size(done)} of {size(total)} restored"),
+            on_verify=lambda done, total: progress.show(
+                f"{size(done)} of {size(total)} verified", share=done / max(total, 1)
+            ),
+            on_copy=lambda done, total: progress.show(
+                f"{size(done)} of {size(total)} restored", share=done / max(total, 1)
+            ),
         )
     if "metadata.db" not in {one.path for one in manifest.files}:
         notice("the backup holds no metadata: there are no keys and no deployments")
