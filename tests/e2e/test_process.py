@@ -491,6 +491,7 @@ def test_version_and_help_are_printed() -> None:
         "demo",
         "backup",
         "restore",
+        "delete",
         "export",
         "import",
     ):

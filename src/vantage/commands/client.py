@@ -39,9 +39,9 @@ def local_url(settings: Settings | None = None) -> str:
     return f"{'https' if settings.tls_certificate else 'http'}://127.0.0.1:{settings.port}"
 
 
-def open_client(arguments: argparse.Namespace) -> Client:
+def open_client(arguments: argparse.Namespace, *, timeout_s: float = TIMEOUT_S) -> Client:
     """Return a client of the server that ``--url`` or the settings name. Raises InputError."""
-    return Client(arguments.url or local_url(), api_key=client_key(arguments))
+    return Client(arguments.url or local_url(), api_key=client_key(arguments), timeout_s=timeout_s)
 
 
 class Client:

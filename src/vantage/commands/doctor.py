@@ -47,7 +47,7 @@ class _Report:
             self.fail(name, error)
 
 
-def run_doctor(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Look at everything; exit status 1 when a check fails."""
     report = _Report()
     loaded: list[Loaded] = []

@@ -22,7 +22,7 @@ from vantage.http_client import ConnectionFailed, ResponseStream
 _GZIP_LEVEL: Final = 5
 
 
-def run_export(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Write it to a file, which is there when it is whole, or to standard output. Raises what the client raises,
     StartupError when it cannot be written."""
     client = open_client(arguments)

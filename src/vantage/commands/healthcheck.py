@@ -13,7 +13,7 @@ TIMEOUT_S: Final = 5.0
 _PATH: Final = "/health/ready"
 
 
-def run_healthcheck(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Return exit status 0 when the server is ready. Raises UnavailableError, InputError for an address that is
     none."""
     url = arguments.url or local_url()

@@ -47,7 +47,7 @@ class _Question:
     params: dict[str, Any]
 
 
-def run_query(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Ask and print. Raises what the client and the store raise, InputError for options that do not fit."""
     if arguments.url and arguments.data:
         raise InputError("give --url or --data, not both")
