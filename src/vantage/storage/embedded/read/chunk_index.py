@@ -75,13 +75,13 @@ _ROLLUPS: Final = "SELECT id, runs FROM rollup WHERE part_id=? AND width_ms=? OR
 
 
 class ChunkIndexCache:
-    """Indexes by file and part, at most ``nbytes_max`` bytes; the least recently used are evicted first. Any
-    thread."""
+    """Indexes by file and part, at most ``nbytes_max`` bytes; the least recently used are evicted first. One that is
+    larger by itself is cached alone. Any thread."""
 
     def __init__(self, *, nbytes_max: int = CACHE_NBYTES_MAX) -> None:
         self._lock = threading.Lock()
         self._indexes: LRUCache[tuple[Path, int, int], ChunkIndex] = LRUCache(
-            nbytes_max, getsizeof=lambda index: index.size
+            nbytes_max, getsizeof=lambda index: min(index.size, nbytes_max)
         )
 
     @property
@@ -96,9 +96,8 @@ class ChunkIndexCache:
                 return cached
         rows = db.execute(_ROLLUPS, (part, width_ms)) if width_ms else db.execute(_SAMPLES, (part,))
         index = make_index(rows.fetchall(), codec)
-        if index.size <= self._indexes.maxsize:
-            with self._lock:
-                self._indexes[key] = index
+        with self._lock:
+            self._indexes[key] = index
         return index
 
     def evict(self, path: Path) -> None:
