@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         _folder_options(folder)
     _query_command(commands)
     _moving_commands(commands)
+    _delete_command(commands)
     _keys_commands(keys)
     return parser
 
@@ -143,6 +144,16 @@ def _moving_commands(commands: Any) -> None:
     into.add_argument("file", metavar="FILE", help="NDJSON, also packed by gzip or zstd; -: stdin")
     _client_options(into)
     into.add_argument("--skip-invalid", action="store_true", help="pass over lines that cannot be read")
+
+
+def _delete_command(commands: Any) -> None:
+    delete = commands.add_parser("delete", help="delete a service or an environment, on a server or in a data folder")
+    delete.add_argument("--service", default="", help="the service to delete")
+    delete.add_argument("--environment", default="", help="the environment to delete, or that of the service alone")
+    delete.add_argument("--yes", action="store_true", help="do not wait for a confirmation")
+    _client_options(delete)
+    delete.add_argument("--data", metavar="DIR", default=None, help="a data folder that no server uses")
+    delete.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings")
 
 
 def _keys_commands(keys: argparse.ArgumentParser) -> None:

@@ -36,7 +36,8 @@ def configure(*, log_format: str, log_level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
     end: list[Any] = (
-        [redact, structlog.dev.ConsoleRenderer()]
+        # Plain, for the renderer's choice where rich is installed shows the values of local variables: secrets too.
+        [redact, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [structlog.processors.format_exc_info, redact, structlog.processors.JSONRenderer()]
     )

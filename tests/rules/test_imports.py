@@ -18,6 +18,7 @@ HOMES = {
     "sqlalchemy": ["vantage.storage.metadata"],
     "chdb": ["vantage.storage.clickhouse.chdb"],
     "pyarrow": ["vantage.query.table_formats", "vantage.storage.clickhouse.arrow"],
+    "httpx2": ["vantage.http_client"],
     "clickhouse_driver": ["vantage.storage.clickhouse.native"],
     "confluent_kafka": ["vantage.stream.kafka"],
     "scipy": ["vantage.analysis"],
@@ -28,7 +29,7 @@ HOMES = {
     "jinja2_fragments": ["vantage.web"],
     "markupsafe": ["vantage.web"],
     "uvicorn": ["vantage.server"],
-    "wcwidth": ["vantage.commands.grid"],
+    "rich": ["vantage.commands"],
     "dotenv": ["vantage.config"],
     "prometheus_client": ["vantage.telemetry"],
     # at home everywhere

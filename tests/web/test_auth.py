@@ -75,6 +75,15 @@ def test_another_secret_is_unknown(clock: MovedClock, secret: str) -> None:
         access_with(clock, a_key()).principal(secret)
 
 
+def test_secrets_that_are_unknown_are_not_cached(clock: MovedClock) -> None:
+    access = access_with(clock, a_key())
+    for number in range(100):
+        with pytest.raises(UnauthorizedError):
+            access.principal(f"vtg_{number}")
+        access.principal(SECRET)
+    assert access._by_secret.cache_info().currsize == 1
+
+
 def test_a_key_ends_when_it_expires(clock: MovedClock) -> None:
     access = access_with(clock, a_key(expires_ms=NOW_MS + 10))
     access.principal(SECRET)

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vantage.web import limits
 from vantage.web.limits import RateLimited, TokenBuckets, TrustedProxies
 
 
@@ -62,9 +61,8 @@ def test_a_refused_request_costs_nothing() -> None:
     assert taken(buckets, "a", *[0.9] * 1000, 1.05)[-1] is True
 
 
-def test_the_least_recently_seen_owner_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BUCKETS_MAX", 2)
-    buckets = TokenBuckets(1)
+def test_the_least_recently_seen_owner_is_dropped_first() -> None:
+    buckets = TokenBuckets(1, buckets_max=2)
     for owner in ("a", "b"):
         taken(buckets, owner, 0.0)
     assert taken(buckets, "a", 0.0) == [False]  # a was seen after b

@@ -1,4 +1,4 @@
-"""What the commands do. Imported once the dependencies are known to be there."""
+"""The commands: a module each, named after it, with ``run(arguments)``. Imported once the dependencies are there."""
 
 from __future__ import annotations
 
@@ -9,28 +9,17 @@ from typing import Final, cast
 
 from vantage import __version__
 
-# Where each command is; imported when it is run, so that none waits for the libraries of another.
-_HOMES: Final = {
-    "serve": "serve",
-    "migrate": "serve",
-    "demo": "demo",
-    "healthcheck": "healthcheck",
-    "config": "config",
-    "doctor": "doctor",
-    "keys": "keys",
-    "backup": "backup",
-    "restore": "backup",
-    "query": "query",
-    "export": "export_data",
-    "import": "import_data",
-}
+_SUFFIXED: Final = frozenset({"import", "export"})  # a keyword of Python, and its counterpart: import_data, export_data
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the parsed command; the exit status. Raises VantageError."""
+    """Run the parsed command and return the exit status. Raises VantageError.
+
+    The module is imported only now, so that no command waits for the libraries of another.
+    """
     if arguments.version:
         print(f"vantage {__version__}")
         return 0
     name = arguments.command or "serve"
-    module = import_module(f"{__name__}.{_HOMES[name]}")
-    return cast(Callable[[argparse.Namespace], int], getattr(module, f"run_{name}"))(arguments)
+    module = import_module(f"{__name__}.{name}{'_data' if name in _SUFFIXED else ''}")
+    return cast(Callable[[argparse.Namespace], int], module.run)(arguments)

@@ -1,16 +1,12 @@
-"""Talking to a running server: asking, streaming, and posting with patience."""
+"""Requests to a running server: single ones, streamed responses, and posts that wait for a busy server."""
 
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
-import socket
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from vantage import config
 from vantage.config import Settings
@@ -24,41 +20,33 @@ from vantage.core.errors import (
     UnavailableError,
     VantageError,
 )
+from vantage.http_client import ConnectionFailed, HttpClient, ResponseStream
 
 TIMEOUT_S: Final = 60.0
 PATIENCE_S: Final = 600.0  # with a server that says it is busy, or has gone away while it was being written to
-ANSWER_NBYTES_MAX: Final = 64 << 20
 _RETRY_S: Final = 0.5  # after a connection broke; doubled up to the next
 _RETRY_S_MAX: Final = 5.0
 
 
 def client_key(arguments: argparse.Namespace) -> str | None:
-    """The key given, or that of the settings."""
+    """Return the key of the options, or that of the settings."""
     return arguments.api_key or config.load().settings.api_key or None
 
 
 def local_url(settings: Settings | None = None) -> str:
-    """Where a server with these settings (those in effect here) listens on this machine."""
+    """Return where a server with these settings (those in effect here) listens on this machine."""
     settings = settings or config.load().settings
     return f"{'https' if settings.tls_certificate else 'http'}://127.0.0.1:{settings.port}"
 
 
-def open_client(arguments: argparse.Namespace) -> Client:
-    """The server that ``--url`` or the settings name. Raises InputError."""
-    return Client(arguments.url or local_url(), api_key=client_key(arguments))
-
-
-def unchecked_context() -> ssl.SSLContext:
-    """For this machine's own server: the question is never whether its certificate names 127.0.0.1."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+def open_client(arguments: argparse.Namespace, *, timeout_s: float = TIMEOUT_S) -> Client:
+    """Return a client of the server that ``--url`` or the settings name. Raises InputError."""
+    return Client(arguments.url or local_url(), api_key=client_key(arguments), timeout_s=timeout_s)
 
 
 class Client:
-    """One kept connection. Every method raises UnavailableError when the server is away, and for what it refuses the
-    error of the status: UnauthorizedError, ForbiddenError, NotFoundError, or InputError."""
+    """One connection to a server. Every method raises UnavailableError when the server is away, and for what it
+    refuses the error of the status: UnauthorizedError, ForbiddenError, NotFoundError, or InputError."""
 
     def __init__(
         self,
@@ -69,92 +57,54 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Opens nothing. Raises InputError when the URL is none."""
-        self.url = url.rstrip("/")
-        parts = urlsplit(self.url)
-        try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-            raise InputError(f"must look like http://127.0.0.1:8000, not {url!r}", field="--url")
-        self._connection: http.client.HTTPConnection
-        if parts.scheme == "http":
-            self._connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout_s)
-        else:
-            context = unchecked_context() if parts.hostname == "127.0.0.1" else ssl.create_default_context()
-            self._connection = http.client.HTTPSConnection(parts.hostname, port, timeout=timeout_s, context=context)
-        self._path = parts.path
-        self._headers = {"X-API-Key": api_key} if api_key else {}
+        """Connect to nothing yet. Raises InputError for an address or a key that cannot be used."""
+        self._http = HttpClient(url, api_key=api_key, timeout_s=timeout_s)
+        self.url = self._http.url
         self._sleep = sleep
         self._monotonic_s = monotonic_s
         self._has_answered = False
 
     def close(self) -> None:
-        self._connection.close()
+        self._http.close()
 
-    def request(self, path: str, body: bytes | None = None) -> Any:
-        """The decoded answer to a GET, or to one POST of a JSON body."""
-        try:
-            return _decoded(self.stream(path, body).read(ANSWER_NBYTES_MAX))
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise self._away(error) from error
+    def request(self, path: str, body: bytes | None = None, *, method: str | None = None) -> Any:
+        """Return the decoded response to a GET, to one POST of a JSON body, or to another method."""
+        return _decoded(self.stream(path, body, method=method).read())
 
-    def stream(self, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
-        """The answer to a GET, or to one POST of a JSON body, of which nothing is read yet."""
-        method, headers = ("GET", {}) if body is None else ("POST", {"Content-Type": "application/json"})
-        try:
-            answer = self._exchange(method, path, body, headers)
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise self._away(error) from error
-        if answer.status != 200:
-            try:
-                text = answer.read(ANSWER_NBYTES_MAX)
-            except (OSError, http.client.HTTPException) as error:
-                raise self._away(error) from error
-            raise error_from_response(answer.status, text, self.url)
-        return answer
+    def stream(self, path: str, body: bytes | None = None, *, method: str | None = None) -> ResponseStream:
+        """Return the response to a GET, to one POST of a JSON body, or to another method, with its body unread."""
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        response = self._http.stream(method or ("GET" if body is None else "POST"), path, body, headers)
+        if response.status != 200:
+            raise error_from_response(response.status, response.read(), self.url)
+        return response
 
     def post(
         self, path: str, body: bytes, headers: Mapping[str, str], *, on_wait: Callable[[str], None] = lambda _: None
     ) -> Any:
-        """Post something that may be repeated, until the server has taken it. ``waiting`` is told why it takes
-        long."""
+        """Post what may be repeated until the server accepts it, and return the decoded response. ``on_wait`` gets
+        the reason before each wait."""
         began_s, retry_s = self._monotonic_s(), _RETRY_S
         while True:
             try:
-                answer = self._exchange("POST", path, body, headers)
-                text = answer.read(ANSWER_NBYTES_MAX)
-            except (OSError, http.client.HTTPException) as error:
-                self.close()
-                failure: VantageError = self._away(error)
+                response = self._http.request("POST", path, body, headers)
+            except ConnectionFailed as error:
+                failure: VantageError = error
                 if not self._has_answered:
-                    raise failure from error
+                    raise
                 wait_s, retry_s = retry_s, min(retry_s * 2, _RETRY_S_MAX)
             else:
                 self._has_answered = True
-                if answer.status < 300:
-                    return _decoded(text)
-                failure = error_from_response(answer.status, text, self.url)
-                if answer.status not in (429, 503):
+                if response.status < 300:
+                    return _decoded(response.body)
+                failure = error_from_response(response.status, response.body, self.url)
+                if response.status not in (429, 503):
                     raise failure
-                wait_s = _retry_after_s(answer)
+                wait_s = response.retry_after_s()
             if self._monotonic_s() + wait_s > began_s + PATIENCE_S:
                 raise failure
             on_wait(str(failure))
             self._sleep(wait_s)
-
-    def _exchange(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> http.client.HTTPResponse:
-        self._connection.request(method, self._path + path, body, {**self._headers, **headers})
-        return self._connection.getresponse()
-
-    def _away(self, error: Exception) -> UnavailableError:
-        reason = "it did not answer in time" if isinstance(error, socket.timeout | TimeoutError) else str(error)
-        return UnavailableError(f"{self.url} cannot be reached: {reason or type(error).__name__}")
 
 
 def _decoded(text: bytes) -> Any:
@@ -162,13 +112,6 @@ def _decoded(text: bytes) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UnavailableError("the server's answer is no JSON: is it Vantage?") from error
-
-
-def _retry_after_s(answer: http.client.HTTPResponse) -> float:
-    try:
-        return min(60.0, max(0.1, float(answer.getheader("Retry-After") or 1)))
-    except ValueError:
-        return 5.0
 
 
 def _query_error(problem: Mapping[str, Any]) -> QueryError:

@@ -24,7 +24,7 @@ def load(arguments: argparse.Namespace) -> Loaded:
     return loaded
 
 
-def run_config(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Every setting with its value and origin, or an example of an ``.env`` file."""
     if arguments.example:
         print(config.example(), end="")

@@ -7,7 +7,7 @@ import argparse
 from vantage.commands.client import client_key, local_url
 
 
-def run_demo(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Send the demo's traffic, or take it out again."""
     from vantage import demo
 

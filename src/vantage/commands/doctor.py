@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import secrets
 import shutil
+import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from vantage.commands.config import load
-from vantage.commands.console import Progress
+from vantage.commands.console import Progress, paint
 from vantage.commands.disk_usage import show_usage
 from vantage.config import Loaded, Settings
 from vantage.core.clock import SystemClock
@@ -33,11 +34,11 @@ class _Report:
     failed = False
 
     def ok(self, name: str, text: str) -> None:
-        print(f"ok    {name}: {text}")
+        print(f"{paint('ok', 'green', sys.stdout)}    {name}: {text}")
 
     def fail(self, name: str, text: object) -> None:
         self.failed = True
-        print(f"FAIL  {name}: {text}")
+        print(f"{paint('FAIL', 'bold red', sys.stdout)}  {name}: {text}")
 
     def check(self, name: str, probe: Callable[[], str]) -> None:
         try:
@@ -46,7 +47,7 @@ class _Report:
             self.fail(name, error)
 
 
-def run_doctor(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Look at everything; exit status 1 when a check fails."""
     report = _Report()
     loaded: list[Loaded] = []
@@ -144,7 +145,11 @@ def _check_segments(report: _Report, folder: Path, *, deep: bool) -> FolderConte
 def _check_rows(report: _Report, looker: ReadOnlyFolder, looked: FolderContents) -> None:
     with Progress() as progress:
         faults = verify_segments(
-            looker, looked, on_progress=lambda done, total: progress.show(f"{size(done)} of {size(total)} read")
+            looker,
+            looked,
+            on_progress=lambda done, total: progress.show(
+                f"{size(done)} of {size(total)} read", share=done / max(total, 1)
+            ),
         )
         shown = list(islice(faults, FAULTS_SHOWN))
         more = sum(1 for _ in faults)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import http.client
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +17,12 @@ from vantage.commands.client import Client, open_client
 from vantage.commands.console import Progress
 from vantage.core.errors import StartupError, UnavailableError
 from vantage.core.number_format import size
+from vantage.http_client import ConnectionFailed, ResponseStream
 
-READ_NBYTES: Final = 1 << 18
 _GZIP_LEVEL: Final = 5
 
 
-def run_export(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Write it to a file, which is there when it is whole, or to standard output. Raises what the client raises,
     StartupError when it cannot be written."""
     client = open_client(arguments)
@@ -46,18 +45,14 @@ def run_export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _pieces(client: Client, answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Raises UnavailableError when it breaks off."""
-    while True:
-        try:
-            piece = answer.read1(READ_NBYTES)
-        except (OSError, http.client.HTTPException) as error:
-            raise UnavailableError(
-                f"{client.url} broke the export off ({type(error).__name__}): what was written is not whole"
-            ) from error
-        if not piece:
-            return
-        yield piece
+def _pieces(client: Client, response: ResponseStream) -> Iterator[bytes]:
+    """Yield the body. Raises UnavailableError when it breaks off."""
+    try:
+        yield from response
+    except ConnectionFailed as error:
+        raise UnavailableError(
+            f"{client.url} broke the export off ({type(error.__cause__).__name__}): what was written is incomplete"
+        ) from error
 
 
 def _write(pieces: Iterator[bytes], file: BinaryIO, progress: Progress) -> tuple[int, int]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import urllib.error
-import urllib.request
+from typing import Final
 
-from vantage.commands.client import local_url, unchecked_context
+from vantage.commands.client import local_url
 from vantage.core.errors import UnavailableError
+from vantage.http_client import HttpClient
+
+TIMEOUT_S: Final = 5.0
+_PATH: Final = "/health/ready"
 
 
-def run_healthcheck(arguments: argparse.Namespace) -> int:
-    """Exit status 0 when the server is ready. Raises UnavailableError."""
-    url = (arguments.url or local_url()).rstrip("/") + "/health/ready"
-    unchecked = unchecked_context() if url.startswith("https://127.0.0.1:") else None
-    try:
-        with urllib.request.urlopen(url, timeout=5, context=unchecked) as answer:  # noqa: S310 - the user's own address
-            print(f"ready ({answer.status})")
-            return 0
-    except urllib.error.HTTPError as error:
-        raise UnavailableError(f"{url} answered {error.code}") from error
-    except (OSError, ValueError) as error:
-        raise UnavailableError(f"{url} cannot be reached: {getattr(error, 'reason', error)}") from error
+def run(arguments: argparse.Namespace) -> int:
+    """Return exit status 0 when the server is ready. Raises UnavailableError, InputError for an address that is
+    none."""
+    url = arguments.url or local_url()
+    with HttpClient(url, api_key=None, timeout_s=TIMEOUT_S, follow_redirects=True) as client:
+        status = client.request("GET", _PATH).status
+        if status >= 400:
+            raise UnavailableError(f"{client.url}{_PATH} answered {status}")
+    print(f"ready ({status})")
+    return 0

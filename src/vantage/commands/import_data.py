@@ -115,7 +115,7 @@ class _PendingBatch:
         return body, lines, f"import-{self.before.hex()[:48]}"
 
 
-def run_import(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Send a file, batch by batch; exit status 1 when the server rejected something. Raises InputError for the first
     line that cannot be read (after it nothing is sent), and what the client raises."""
     client = open_client(arguments)

@@ -11,14 +11,14 @@ from typing import Any
 
 from vantage.commands.config import load
 from vantage.commands.console import print_table
-from vantage.commands.serve import make_folder
+from vantage.commands.data_folder import make_folder
 from vantage.core.api_key import ApiKey, Scope, hash_secret, new_secret
 from vantage.core.clock import SystemClock
 from vantage.core.errors import InputError
 from vantage.core.number_format import date_time
 
 
-def run_keys(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Make, list or revoke keys."""
     from vantage.storage.open import open_metadata
 

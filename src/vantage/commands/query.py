@@ -20,8 +20,7 @@ import msgspec
 from vantage import log
 from vantage.commands.client import Client, open_client
 from vantage.commands.config import load
-from vantage.commands.console import Progress, notice
-from vantage.commands.grid import cells, grid, rfc3339
+from vantage.commands.console import Progress, notice, paint, printable
 from vantage.core.clock import SystemClock
 from vantage.core.errors import DataFolderInUse, InputError, QueryError, StartupError, UnavailableError
 from vantage.core.number_format import duration_ms, duration_s
@@ -48,7 +47,7 @@ class _Question:
     params: dict[str, Any]
 
 
-def run_query(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Ask and print. Raises what the client and the store raise, InputError for options that do not fit."""
     if arguments.url and arguments.data:
         raise InputError("give --url or --data, not both")
@@ -139,7 +138,7 @@ def _ask_folder(arguments: argparse.Namespace, asked: _Question) -> VqlResult:
 def _write(answer: VqlResult, kind: str, output: str) -> None:
     if kind == PARQUET and not has_parquet():
         raise StartupError(PARQUET_MISSING.replace(" on the server", ""))
-    made = _encode_file(answer, kind)
+    made = _encode_file(answer, kind, terminal=output == "-" and sys.stdout.isatty())
     try:
         if output == "-":
             for piece in made:
@@ -155,17 +154,25 @@ def _write(answer: VqlResult, kind: str, output: str) -> None:
     for warning in answer.warnings:
         notice(f"warning: {warning}")
     if kind == TABLE:
+        from vantage.commands.grid import rfc3339
+
         start, end = (rfc3339(at) for at in (answer.time_range.start_ms, answer.time_range.end_ms))
         rows = "1 row" if len(answer.table) == 1 else f"{len(answer.table)} rows"
         cached = ", from the cache" if answer.cached else ""
         print(f"{rows}, {start} to {end}, {duration_ms(answer.elapsed_ms)}{cached}", file=sys.stderr)
 
 
-def _encode_file(answer: VqlResult, kind: str) -> Iterator[bytes]:
+def _encode_file(answer: VqlResult, kind: str, *, terminal: bool) -> Iterator[bytes]:
     table = answer.table
     if kind == TABLE:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
-        yield from (f"{line}\n".encode(errors="replace") for line in grid(table, width=width))
+        from vantage.commands.grid import grid
+
+        if terminal:
+            width = shutil.get_terminal_size().columns
+            lines = grid(table, width=width, paint=lambda text, style: paint(text, style, sys.stdout))
+        else:
+            lines = grid(table, width=_WIDE)
+        yield from (f"{line}\n".encode(errors="replace") for line in lines)
     elif kind == JSON:
         names = [column.name for column in table.columns]
         yield msgspec.json.format(msgspec.json.encode([dict(zip(names, row, strict=True)) for row in table.rows()]))
@@ -176,6 +183,8 @@ def _encode_file(answer: VqlResult, kind: str) -> Iterator[bytes]:
 
 def _show(error: QueryError, text: str) -> None:
     """The error, the line it is about and a mark below the place."""
+    from rich.cells import cell_len
+
     notice(str(error))
     lines = text.splitlines()
     if error.line is None or error.column is None or error.line > len(lines):
@@ -183,7 +192,8 @@ def _show(error: QueryError, text: str) -> None:
     line = lines[error.line - 1].replace("\t", " ")
     start = max(0, error.column - 1 - _SHOWN // 2)
     shown = line[start : start + _SHOWN]
-    print(f"  {shown}\n  {' ' * cells(line[start : error.column - 1])}^", file=sys.stderr)
+    mark = paint("^", "bold red", sys.stderr)
+    print(f"  {printable(shown)}\n  {' ' * cell_len(line[start : error.column - 1])}{mark}", file=sys.stderr)
 
 
 @contextmanager

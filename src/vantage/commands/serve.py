@@ -1,4 +1,4 @@
-"""``vantage serve`` and ``vantage migrate``."""
+"""``vantage serve``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 
 from vantage import __version__
 from vantage.commands.config import load
-from vantage.core.errors import ConfigError, StartupError
+from vantage.commands.data_folder import make_folder
+from vantage.core.errors import ConfigError
 
 
-def run_serve(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal; the exit status."""
     from vantage import log, server
     from vantage.app import create_app
@@ -58,29 +59,3 @@ def _demo_beside(url: str, api_key: str) -> Callable[[], None]:
             sender.kill()
 
     return stop
-
-
-def make_folder(data: Path) -> None:
-    """The data folder, for its owner alone. Raises StartupError."""
-    try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StartupError(f"the data folder {data} cannot be made: {error.strerror}") from error
-
-
-def run_migrate(arguments: argparse.Namespace) -> int:
-    """Bring the metadata database to the current schema, or say what would be done."""
-    from vantage.storage.metadata import migrate
-    from vantage.storage.open import metadata_url
-
-    settings = load(arguments).settings
-    if not arguments.dry_run:
-        make_folder(Path(settings.data))
-    url = metadata_url(settings.metadata_url, data=Path(settings.data))
-    steps = migrate.pending(url) if arguments.dry_run else migrate.upgrade(url)
-    verb = "would be applied" if arguments.dry_run else "applied"
-    for step in steps:
-        print(f"metadata: {step} {verb}")
-    if not steps:
-        print("metadata: nothing to do")
-    return 0

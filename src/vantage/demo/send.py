@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import http.client
 import json
 import secrets
 import sys
@@ -11,20 +10,19 @@ import threading
 import uuid
 from collections import deque
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from vantage.core.clock import Clock, SystemClock
 from vantage.core.errors import ForbiddenError, InputError, NotFoundError, UnauthorizedError, UnavailableError
 from vantage.demo.scenario import HOUR_MS, Scenario
 from vantage.demo.shop import ENVIRONMENT
 from vantage.demo.traffic import MEDIA_TYPE, Traffic, bodies
+from vantage.http_client import ConnectionFailed, HttpClient
 
 REQUESTS_A_MINUTE_MAX: Final = 800  # below the server's default limit for one address
 TIMEOUT_S: Final = 30.0
 PATIENCE_AT_FIRST_S: Final = 3.0  # with a server that has not answered yet
 PATIENCE_S: Final = 120.0  # with one that has
 BEHIND_MS_MAX: Final = 60_000  # after a longer pause (a laptop asleep) live traffic goes on from now
-ANSWER_NBYTES_MAX: Final = 1 << 20
 
 
 def run_demo(
@@ -102,31 +100,21 @@ def send_live(world: Scenario, server: Server, clock: Clock, stop: threading.Eve
 
 
 class Server:
-    """A Vantage server over one kept connection: within its rate, and patient when it is busy."""
+    """A Vantage server over one connection: requests stay within its rate limit, and wait when it is busy."""
 
     def __init__(self, url: str, *, api_key: str | None, clock: Clock, stop: threading.Event) -> None:
-        parts = urlsplit(url)
-        try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-            raise InputError(f"must look like http://127.0.0.1:8000, not {url!r}", field="url")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._url = url
-        self._connection = kind(parts.hostname, port, timeout=TIMEOUT_S)
-        self._path = parts.path.rstrip("/")
-        self._headers = {"X-API-Key": api_key} if api_key else {}
+        """Connect to nothing yet. Raises InputError for an address or a key that cannot be used."""
+        self._http = HttpClient(url, api_key=api_key, timeout_s=TIMEOUT_S)
         self._clock = clock
         self._stop = stop
         self._sent_s: deque[float] = deque(maxlen=REQUESTS_A_MINUTE_MAX)
         self._has_answered = False
 
     def close(self) -> None:
-        self._connection.close()
+        self._http.close()
 
     def send(self, traffic: Traffic) -> None:
-        """Returns when the server has all of it, or when the demo is stopping."""
+        """Return when the server has all of it, or when the demo is stopping."""
         headers = {"Content-Type": MEDIA_TYPE, "Content-Encoding": "gzip"}
         for body in bodies(traffic, new_batch_id=lambda: uuid.uuid4().hex):
             if self._stop.is_set():
@@ -134,45 +122,36 @@ class Server:
             self.request("POST", "/v1/metrics", gzip.compress(body, 1), headers)
 
     def request(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Any:
-        """The decoded answer. A busy server gets the same again: batches carry ids, so nothing is stored twice."""
+        """Return the decoded response. A busy server gets the same request again: batches carry ids, so nothing is
+        stored twice."""
         began_s = self._clock.monotonic_s()
         while True:
-            self._keep_to_the_rate()
+            self._wait_for_rate()
             try:
-                status, wait_s, text = self._exchange(method, path, body, {**self._headers, **(headers or {})})
-            except (OSError, http.client.HTTPException) as error:
-                self._connection.close()
-                status, wait_s, text = 0, 0.5, str(error) or type(error).__name__
+                response = self._http.request(method, path, body, headers)
+            except ConnectionFailed as error:
+                wait_s, reason = 0.5, str(error)
             else:
                 self._has_answered = True
-            if 200 <= status < 300:
-                return json.loads(text) if text else {}
-            if status not in (0, 429, 503):
-                raise _refusal(status, text)
+                if 200 <= response.status < 300:
+                    return json.loads(response.body) if response.body else {}
+                if response.status not in (429, 503):
+                    raise _refusal(response.status, response.body)
+                wait_s, reason = response.retry_after_s(), f"it is busy, HTTP status {response.status}"
             patience_s = PATIENCE_S if self._has_answered else PATIENCE_AT_FIRST_S
             if self._clock.monotonic_s() + wait_s > began_s + patience_s:
-                raise UnavailableError(f"no answer from {self._url} ({text}): is the server running?")
+                raise UnavailableError(f"no answer from {self._http.url} ({reason}): is the server running?")
             if self._stop.wait(wait_s):
                 return {}
 
-    def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, float, str]:
-        self._connection.request(method, self._path + path, body, headers)
-        response = self._connection.getresponse()
-        text = response.read(ANSWER_NBYTES_MAX).decode("utf-8", "replace")
-        try:
-            wait_s = max(0.1, float(response.getheader("Retry-After") or 1))
-        except ValueError:
-            wait_s = 5.0
-        return response.status, wait_s, text
-
-    def _keep_to_the_rate(self) -> None:
+    def _wait_for_rate(self) -> None:
         now_s = self._clock.monotonic_s()
         if len(self._sent_s) == REQUESTS_A_MINUTE_MAX and now_s - self._sent_s[0] < 60:
             self._stop.wait(60 - (now_s - self._sent_s[0]))
         self._sent_s.append(self._clock.monotonic_s())
 
 
-def _refusal(status: int, text: str) -> Exception:
+def _refusal(status: int, text: bytes) -> Exception:
     try:
         answer = json.loads(text)
         detail = str(answer.get("detail") or answer.get("title") or status)

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from vantage.core.api_key import ALL_SCOPES, ApiKey, Scope, hash_secret
@@ -15,6 +16,7 @@ from vantage.core.errors import ForbiddenError, UnauthorizedError
 SESSION_COOKIE: Final = "vantage_session"
 SESSION_MS: Final = 30 * 86_400_000
 ENVIRONMENT_KEY_ID: Final = "env"
+SECRETS_CACHED_MAX: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Authenticator:
         self._auth = auth
         self._by_hash: dict[str, tuple[ApiKey, Principal]] = {}
         self._by_id: dict[str, ApiKey] = {}
-        self._by_secret: dict[str, tuple[ApiKey, Principal]] = {}
+        # Only of secrets in use: an unknown one raises, and what raises is not cached.
+        self._by_secret = lru_cache(SECRETS_CACHED_MAX)(lambda secret: self._by_hash[hash_secret(secret)])
         self._fixed: list[ApiKey] = []
         if api_key:
             self._fixed.append(
@@ -53,14 +56,7 @@ class Authenticator:
         all_keys = [*self._fixed, *keys]
         self._by_hash = {key.secret_hash: (key, Principal(key.id, key.scopes)) for key in all_keys}
         self._by_id = {key.id: key for key in all_keys}
-        self._by_secret = {}
-
-    def _look_up(self, secret: str) -> tuple[ApiKey, Principal] | None:
-        """Look up a secret by its hash, and cache the result for secrets of known keys."""
-        entry = self._by_hash.get(hash_secret(secret))
-        if entry is not None:
-            self._by_secret[secret] = entry
-        return entry
+        self._by_secret.cache_clear()
 
     @property
     def required(self) -> bool:
@@ -72,16 +68,20 @@ class Authenticator:
     def principal(self, secret: str, session: str = "") -> Principal:
         """Return the owner of a secret or a session. Raises UnauthorizedError."""
         if secret:
-            entry = self._by_secret.get(secret) or self._look_up(secret)
-            if entry is not None and entry[0].is_active(self._clock.now_ms()):
-                return entry[1]
+            try:
+                key, principal = self._by_secret(secret)
+            except KeyError:
+                pass
+            else:
+                if key.is_active(self._clock.now_ms()):
+                    return principal
             if self.required:
                 raise UnauthorizedError("the API key is unknown, expired or revoked")
             return LOCAL
         if not self.required:
             return LOCAL
-        if session and (key := self._session_key(session)) is not None:
-            return Principal(key.id, key.scopes, by_session=True)
+        if session and (signed_by := self._session_key(session)) is not None:
+            return Principal(signed_by.id, signed_by.scopes, by_session=True)
         raise UnauthorizedError("an API key is required: send it in the header X-API-Key")
 
     def start_session(self, secret: str) -> str:

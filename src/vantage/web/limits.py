@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final
+
+from cachetools import LRUCache
 
 from vantage.core.errors import BusyError
 
@@ -19,25 +20,23 @@ class RateLimited(BusyError):
 class TokenBuckets:
     """Buckets of ``per_minute`` requests, refilled steadily; all of them may come at once. 0 is no limit.
 
-    The least recently used bucket is dropped beyond ``BUCKETS_MAX``: its owner starts again with a full one.
+    The least recently used bucket is dropped beyond ``buckets_max``: its owner starts again with a full one.
     """
 
-    def __init__(self, per_minute: int) -> None:
+    def __init__(self, per_minute: int, *, buckets_max: int = BUCKETS_MAX) -> None:
         self._capacity = float(per_minute)
         self._per_second = per_minute / 60.0
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: LRUCache[str, tuple[float, float]] = LRUCache(buckets_max)
 
     def take(self, owner: str, now_s: float) -> None:
         """Take one token. Raises RateLimited with the seconds until the next one."""
         if not self._capacity:
             return
-        tokens, at_s = self._buckets.pop(owner, (self._capacity, now_s))
+        tokens, at_s = self._buckets.get(owner, (self._capacity, now_s))
         tokens = min(self._capacity, tokens + (now_s - at_s) * self._per_second)
-        allowed = tokens >= 1.0
-        self._buckets[owner] = (tokens - 1.0 if allowed else tokens, now_s)
-        if len(self._buckets) > BUCKETS_MAX:
-            self._buckets.popitem(last=False)
-        if not allowed:
+        enough = tokens >= 1.0
+        self._buckets[owner] = (tokens - 1.0 if enough else tokens, now_s)
+        if not enough:
             raise RateLimited(
                 f"more than {self._capacity:.0f} requests a minute", retry_after_s=(1.0 - tokens) / self._per_second
             )

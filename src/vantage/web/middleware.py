@@ -13,6 +13,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
@@ -31,6 +32,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{8,64}")
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:@/\s]+))(?::\d{1,5})?")  # in lower case
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOSTS_CACHED_MAX: Final = 256
+_HOST_LENGTH_MAX: Final = 261  # of a name and a port; what is longer is not cached
 _CORS_METHODS: Final = b"GET, POST, DELETE, OPTIONS"
 _CORS_HEADERS: Final = b"content-type, content-encoding, idempotency-key, x-api-key, authorization, x-request-id"
 _POLICY: Final = (
@@ -54,19 +56,13 @@ class HostGuard:
         names = {"localhost", listen_host.lower(), socket.gethostname().lower(), *(name.lower() for name in allowed)}
         self._any = "*" in allowed
         self._names = names
-        self._allowed: set[bytes] = set()
+        self._check_cached = lru_cache(_HOSTS_CACHED_MAX)(self._check)
 
     def allows(self, host: bytes) -> bool:
-        if host in self._allowed:
-            return True
-        if not (self._any or self._check(host.decode("latin-1").lower())):
-            return False
-        if len(self._allowed) < _HOSTS_CACHED_MAX:
-            self._allowed.add(host)
-        return True
+        return self._any or (self._check_cached if len(host) <= _HOST_LENGTH_MAX else self._check)(host)
 
-    def _check(self, host: str) -> bool:
-        parts = _HOST.fullmatch(host)
+    def _check(self, host: bytes) -> bool:
+        parts = _HOST.fullmatch(host.decode("latin-1").lower())
         if parts is None:
             return False
         name = (parts[1] or parts[2]).rstrip(".")

@@ -68,11 +68,6 @@ def parse(text: str) -> Parsed:
     return _parse_cached(text) if len(text) <= CACHED_LENGTH_MAX else _parse(text)
 
 
-@lru_cache(maxsize=CACHED_MAX)
-def _parse_cached(text: str) -> Parsed:
-    return _parse(text)
-
-
 def _parse(text: str) -> Parsed:
     tokens = _tokens(text)
     explain = bool(tokens) and tokens[0].text.upper() == "EXPLAIN"
@@ -94,6 +89,9 @@ def _parse(text: str) -> Parsed:
         name = "a statement without SELECT" if tree is None else tree.key.upper()
         raise QueryError(f"only a plain SELECT can be asked, not {name}", at=first.start)
     return Parsed(text, tokens, tree, explain)
+
+
+_parse_cached: Final = lru_cache(CACHED_MAX)(_parse)
 
 
 def parse_condition(text: str) -> ParsedCondition:

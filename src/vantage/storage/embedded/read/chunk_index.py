@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from cachetools import LRUCache
 
 from vantage.core.arrays import I64, U32, Mask
 from vantage.core.timerange import TimeRange
@@ -75,39 +75,34 @@ _ROLLUPS: Final = "SELECT id, runs FROM rollup WHERE part_id=? AND width_ms=? OR
 
 
 class ChunkIndexCache:
-    """Indexes by file and part, least recently used evicted first. Any thread."""
+    """Indexes by file and part, at most ``nbytes_max`` bytes; the least recently used are evicted first. One that is
+    larger by itself is cached alone. Any thread."""
 
     def __init__(self, *, nbytes_max: int = CACHE_NBYTES_MAX) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[Path, int, int], ChunkIndex] = OrderedDict()
-        self._nbytes = 0
-        self._nbytes_max = nbytes_max
+        self._indexes: LRUCache[tuple[Path, int, int], ChunkIndex] = LRUCache(
+            nbytes_max, getsizeof=lambda index: min(index.size, nbytes_max)
+        )
 
     @property
     def nbytes(self) -> int:
-        return self._nbytes
+        return int(self._indexes.currsize)
 
     def get(self, path: Path, db: sqlite3.Connection, part: int, codec: ChunkCodec, *, width_ms: int = 0) -> ChunkIndex:
         """Return the index of a part's samples, or (with ``width_ms``) of its rollups. Raises sqlite3.Error and
         ValueError."""
         key = (path, part, width_ms)
         with self._lock:
-            index = self._known.get(key)
-            if index is not None:
-                self._known.move_to_end(key)
-                return index
+            if (cached := self._indexes.get(key)) is not None:
+                return cached
         rows = db.execute(_ROLLUPS, (part, width_ms)) if width_ms else db.execute(_SAMPLES, (part,))
         index = make_index(rows.fetchall(), codec)
         with self._lock:
-            if key not in self._known:
-                self._known[key] = index
-                self._nbytes += index.size
-            while self._nbytes > self._nbytes_max and len(self._known) > 1:
-                self._nbytes -= self._known.popitem(last=False)[1].size
+            self._indexes[key] = index
         return index
 
     def evict(self, path: Path) -> None:
         """Evict a file whose part ids changed, or that was deleted."""
         with self._lock:
-            for key in [key for key in self._known if key[0] == path]:
-                self._nbytes -= self._known.pop(key).size
+            for key in [key for key in self._indexes if key[0] == path]:
+                del self._indexes[key]
