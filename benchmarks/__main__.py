@@ -1,8 +1,6 @@
-"""``make bench``: accepting, storing, queries as text, the embedded store, servers at rest, and agents.
+"""``make bench``: accepting, storing, queries as text, the embedded store, idle servers, and agents.
 
-``ARGS=--quick`` for a short look.
-
-Rate limits are raised on every server that has any: here it is the work that counts, not the limit.
+``ARGS=--quick`` for a short run. Rate limits are raised on every server that has any, to measure the work.
 """
 
 from __future__ import annotations
@@ -40,34 +38,34 @@ ORDER BY minute DESC
 """
 
 
-def table(title: str, contestants: list[Subject], base: Subject) -> None:
+def table(title: str, subjects: list[Subject], base: Subject) -> None:
     print(f"\n### {title}\n")
     print("| | req/s | thousand samples/s | p50 / p99 ms | CPU µs/request | ratio |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for one in contestants:
+    for subject in subjects:
         print(
-            f"| {one.name} | {one.median('per_s'):.0f} | {one.median('samples_per_s') / 1000:.0f} "
-            f"| {one.median('p50_ms'):.1f} / {one.median('p99_ms'):.1f} | {one.median('cpu_us'):.0f} "
-            f"| {one.median('samples_per_s') / base.median('samples_per_s'):.2f} |"
+            f"| {subject.name} | {subject.median('per_s'):.0f} | {subject.median('samples_per_s') / 1000:.0f} "
+            f"| {subject.median('p50_ms'):.1f} / {subject.median('p99_ms'):.1f} | {subject.median('cpu_us'):.0f} "
+            f"| {subject.median('samples_per_s') / base.median('samples_per_s'):.2f} |"
         )
 
 
 def bench_accepting(rounds: int, seconds: float, work: Path) -> None:
     body = request(payload(100), "application/json")
 
-    def usual_server(port: int) -> list[str]:
+    def common_server(port: int) -> list[str]:
         return uvicorn("benchmarks.baselines.fastapi_sqlite:app", port)
 
-    usual = Subject("usual design", usual_server, lambda *_: body, 100)
-    bare = Subject("FastAPI + pydantic alone", usual_server, lambda *_: body, 100, {"USUAL_BARE": "1"})
+    common = Subject("common design", common_server, lambda *_: body, 100)
+    bare = Subject("FastAPI + pydantic alone", common_server, lambda *_: body, 100, {"COMMON_BARE": "1"})
     floor = Subject("bare floor", lambda port: uvicorn("benchmarks.baselines.floor:app", port), lambda *_: body, 100)
     ours = Subject(
         "Vantage", lambda port: [PYTHON, "-m", "benchmarks.baselines.accept", str(port)], lambda *_: body, 100
     )
-    contestants = [usual, bare, floor, ours]
-    for one in interleave(contestants, rounds=rounds, seconds=seconds, log=work / "accepting.log"):
-        one.stop()
-    table("1 Accepting over HTTP, nothing stored (100 samples a request)", contestants, usual)
+    subjects = [common, bare, floor, ours]
+    for server in interleave(subjects, rounds=rounds, seconds=seconds, log=work / "accepting.log"):
+        server.stop()
+    table("1 Accepting over HTTP, nothing stored (100 samples per request)", subjects, common)
     paired = [a["per_s"] / b["per_s"] for a, b in zip(ours.results, floor.results, strict=True)]
     print(f"\nVantage against the floor: {statistics.median(paired):.0%} (median of {len(paired)} rounds)")
 
@@ -80,52 +78,51 @@ def bench_storing(rounds: int, seconds: float, work: Path) -> None:
         folder = work / name.replace(" ", "-").replace(",", "")
         return Subject(name, lambda port: vantage(folder, port), lambda *_: sent, samples, {**RATES, **environ})
 
-    usual = Subject(
-        "usual design, FULL",
+    common = Subject(
+        "common design, FULL",
         lambda port: uvicorn("benchmarks.baselines.fastapi_sqlite:app", port),
         lambda *_: body,
         100,
-        {"USUAL_DB": str(work / "usual.db")},
+        {"COMMON_DB": str(work / "common.db")},
     )
     full = ours("Vantage, FULL", body, 100)
     normal = ours("Vantage, NORMAL", body, 100, VANTAGE_SYNCHRONOUS="NORMAL")
     small = ours("Vantage, FULL, packed 100", pack, 100)
     thousand = ours("Vantage, FULL, packed 1000", large, 1000)
-    contestants = [usual, full, normal, small, thousand]
-    running = interleave(contestants, rounds=rounds, seconds=seconds, log=work / "storing.log")
+    subjects = [common, full, normal, small, thousand]
+    running = interleave(subjects, rounds=rounds, seconds=seconds, log=work / "storing.log")
     loader = Loader()
     try:
         half = loader.load(running[1], seconds * 2, rate=full.median("per_s") / 2)
     finally:
         loader.close()
-        for one in running:
-            one.stop()
-    table("2 and 3 Durable end to end, answered after the commit", contestants, usual)
-    print(f"\np99 at saturation: {full.median('p99_ms') / usual.median('p99_ms'):.2f} of the usual design's")
+        for server in running:
+            server.stop()
+    table("2 and 3 Durable end to end, acknowledged after the commit", subjects, common)
+    print(f"\np99 at saturation: {full.median('p99_ms') / common.median('p99_ms'):.2f} of the common design's")
     print(f"p99 at half load: {half['p99_ms']:.1f} ms ({half['per_s']:.0f} req/s)")
-    for one in (small, thousand):
-        print(
-            f"{one.name} against JSON: {one.median('samples_per_s') / full.median('samples_per_s'):.2f} × the samples/s"
-        )
+    for subject in (small, thousand):
+        ratio = subject.median("samples_per_s") / full.median("samples_per_s")
+        print(f"{subject.name} against JSON: {ratio:.2f} × the samples/s")
 
 
 def bench_idle(seconds: float, work: Path) -> None:
-    one = Running(
+    server = Running(
         Subject("idle", lambda port: vantage(work / "idle", port), lambda *_: b"", 0, {"VANTAGE_LOG_LEVEL": "warning"}),
         work / "idle.log",
     )
     time.sleep(seconds)
-    before_s = one.cpu_s()
+    before_s = server.cpu_s()
     time.sleep(20)
-    share = (one.cpu_s() - before_s) / 20
-    resident = one.watched.memory_info().rss
-    one.stop()
+    share = (server.cpu_s() - before_s) / 20
+    resident = server.watched.memory_info().rss
+    server.stop()
     print(f"\n### 10 Idle server, {seconds:.0f} s after start, self-telemetry on\n")
     print(f"{resident / 1e6:.0f} MB resident, {share:.2%} of a core")
 
 
 def bench_vql(rounds: int) -> None:
-    """Parsing and checking alone."""
+    """Measure parsing and checking alone."""
     took_ms = []
     for _ in range(50 * rounds + 1):
         began_s = time.perf_counter()
@@ -140,8 +137,8 @@ def bench_vql(rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    parser.add_argument("--only", choices=PARTS, help="one of them")
-    parser.add_argument("--samples", type=int, help="how many the embedded store is measured with (10 million)")
+    parser.add_argument("--only", choices=PARTS, help="run one part")
+    parser.add_argument("--samples", type=int, help="samples in the embedded store (10 million)")
     arguments = parser.parse_args()
     parts = PARTS if arguments.only is None else (arguments.only,)
     rounds, seconds = (3, 2.0) if arguments.quick else (7, 4.0)

@@ -1,7 +1,7 @@
-"""The load: prepared requests over kept connections, from one process on a core of its own.
+"""The load: prepared requests over persistent connections, from one process on a core of its own.
 
 ``python -m benchmarks.load`` reads a JSON line from standard input (host, port, request as hex, connections, seconds,
-and a rate or null) and prints one with what came of it.
+and a rate or null) and prints the result as a JSON line.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import uvloop
 
 
 class Connection(asyncio.Protocol):
-    """Sends the next request as soon as one is answered, or at its next turn when there is a rate. ``next_request``
-    gives None when there are no more. ``sent_s`` are the times at which the requests were due."""
+    """Sends the next request after each response, or at its next turn with a rate. ``next_request`` returns None when
+    there are no more. ``sent_s`` are the times at which the requests were due."""
 
     def __init__(self, next_request: Callable[[], bytes | None], every_s: float, first_s: float) -> None:
         self._next_request = next_request
@@ -91,8 +91,8 @@ class Connection(asyncio.Protocol):
             self.end()
 
 
-async def connected(order: dict[str, Any], next_request: Callable[[], bytes | None]) -> tuple[float, list[Connection]]:
-    """Connections that have begun to send, and when they began."""
+async def connect(order: dict[str, Any], next_request: Callable[[], bytes | None]) -> tuple[float, list[Connection]]:
+    """Return the start time, and connections that have begun to send."""
     count, rate = order["connections"], order.get("rate")
     every_s = count / rate if rate else 0.0
     started = time.perf_counter()
@@ -107,8 +107,8 @@ async def connected(order: dict[str, Any], next_request: Callable[[], bytes | No
     return started, connections
 
 
-def ended(started: float, connections: list[Connection]) -> dict[str, Any]:
-    """Hang up, and tell what came of it."""
+def disconnect(started: float, connections: list[Connection]) -> dict[str, Any]:
+    """Close the connections, and return the result."""
     took_s = time.perf_counter() - started
     latencies = sorted(latency for connection in connections for latency in connection.latencies_s)
     failed = sum(connection.failed for connection in connections)
@@ -129,11 +129,11 @@ def ended(started: float, connections: list[Connection]) -> dict[str, Any]:
 
 
 async def run(order: dict[str, Any]) -> dict[str, Any]:
-    """Load a server as ordered."""
+    """Load a server, and return the result."""
     request = bytes.fromhex(order["request"])
-    started, connections = await connected(order, itertools.repeat(request).__next__)
+    started, connections = await connect(order, itertools.repeat(request).__next__)
     await asyncio.sleep(order["seconds"])
-    return ended(started, connections)
+    return disconnect(started, connections)
 
 
 def take_second_core() -> None:

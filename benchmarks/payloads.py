@@ -1,4 +1,4 @@
-"""What is sent, and how servers are started."""
+"""Payloads, and commands that start servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKED: Final = "application/vnd.vantage.v1+msgpack"
 
 
 def payload(samples: int) -> bytes:
-    """The documented payload: ten series, a trace on every sample."""
+    """Return the documented payload: ten series, a trace on every sample."""
     now_ms = int(time.time() * 1000)
     metrics = [
         {
@@ -36,7 +36,7 @@ def payload(samples: int) -> bytes:
 
 
 def packed(samples: int) -> bytes:
-    """The same samples in the packed format, as the agent sends them: trace links on one sample in twenty."""
+    """Return the same samples in the packed format, as the agent sends them: exemplars on one sample in twenty."""
     now_ms = int(time.time() * 1000)
     series = [
         ["http.request.duration", "histogram", "ms", {"endpoint": f"/api/users/{i}", "method": "GET"}]

@@ -1,4 +1,4 @@
-"""Interleaved rounds: every contestant runs once in each round, so that a noisy minute hits all of them."""
+"""Interleaved rounds: every subject runs once in each round, so that a noisy minute affects all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PYTHON = sys.executable
 
 @dataclass
 class Subject:
-    """A server to load. ``command`` starts it on a port; ``request`` is sent again and again."""
+    """A server to load. ``command`` starts it on a port; ``request`` is sent repeatedly."""
 
     name: str
     command: Callable[[int], Sequence[str]]
@@ -41,15 +41,15 @@ def free_port() -> int:
 
 
 class Running:
-    """A contestant's server on the first core."""
+    """A subject's server on the first core."""
 
-    def __init__(self, contestant: Subject, log: Path) -> None:
-        self.contestant = contestant
+    def __init__(self, subject: Subject, log: Path) -> None:
+        self.subject = subject
         self.port = free_port()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                contestant.command(self.port),
-                env={**os.environ, **contestant.environ},
+                subject.command(self.port),
+                env={**os.environ, **subject.environ},
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -64,7 +64,7 @@ class Running:
                 break
             except OSError:
                 if time.monotonic() > end_s or self._process.poll() is not None:
-                    raise RuntimeError(f"{contestant.name} did not start; see {log}") from None
+                    raise RuntimeError(f"{subject.name} did not start; see {log}") from None
                 time.sleep(0.1)
         time.sleep(1.0)
 
@@ -90,7 +90,7 @@ class Loader:
         )
 
     def load(self, running: Running, seconds: float, rate: float | None = None) -> dict[str, float]:
-        request = running.contestant.request("127.0.0.1", running.port)
+        request = running.subject.request("127.0.0.1", running.port)
         order: dict[str, Any] = {
             "host": "127.0.0.1",
             "port": running.port,
@@ -104,12 +104,12 @@ class Loader:
         before_s = running.cpu_s()
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        found: dict[str, float] = json.loads(self._process.stdout.readline())
-        if found["failed"]:
-            raise RuntimeError(f"{running.contestant.name}: {found['failed']} requests failed")
-        found["cpu_us"] = (running.cpu_s() - before_s) / max(1, found["requests"]) * 1e6
-        found["samples_per_s"] = found["per_s"] * running.contestant.samples
-        return found
+        result: dict[str, float] = json.loads(self._process.stdout.readline())
+        if result["failed"]:
+            raise RuntimeError(f"{running.subject.name}: {result['failed']} requests failed")
+        result["cpu_us"] = (running.cpu_s() - before_s) / max(1, result["requests"]) * 1e6
+        result["samples_per_s"] = result["per_s"] * running.subject.samples
+        return result
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -117,16 +117,16 @@ class Loader:
         self._process.wait(10)
 
 
-def interleave(contestants: Sequence[Subject], *, rounds: int, seconds: float, log: Path) -> list[Running]:
-    """Start all, load each in turn, ``rounds`` times over after one warm-up. The servers are left running."""
-    running = [Running(contestant, log) for contestant in contestants]
+def interleave(subjects: Sequence[Subject], *, rounds: int, seconds: float, log: Path) -> list[Running]:
+    """Start all, load each in turn, ``rounds`` times after one warm-up. Return the servers, still running."""
+    running = [Running(subject, log) for subject in subjects]
     loader = Loader()
     try:
-        for one in running:
-            loader.load(one, 1.0)
+        for server in running:
+            loader.load(server, 1.0)
         for _ in range(rounds):
-            for one in running:
-                one.contestant.results.append(loader.load(one, seconds))
+            for server in running:
+                server.subject.results.append(loader.load(server, seconds))
     finally:
         loader.close()
     return running

@@ -1,1 +1,1 @@
-"""What an agent adds to one request, against the same application without, in one run."""
+"""The cost that an agent adds to one request, against the same application without, in one run."""

@@ -1,5 +1,5 @@
-"""How each agent is installed, as its own documentation says. What they send goes to a server that takes anything, or
-is dropped just before it would be sent."""
+"""Install each agent as its own documentation says. Agents send to a server that accepts anything, or drop data just
+before it would be sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _recorded: deque[tuple[float, float, int]] = deque(maxlen=100_000)
 
 
 def before(agent: str, framework: str, url: str) -> None:
-    """What must happen before the framework is imported."""
+    """Set up an agent before the framework is imported."""
     if agent == "vantage":
         import vantage_agent
 
@@ -35,7 +35,7 @@ def before(agent: str, framework: str, url: str) -> None:
 
 
 def after(agent: str, framework: str, target: Any, url: str) -> None:
-    """What is done with the application, or the client."""
+    """Set up an agent with the application, or the client."""
     if agent == "hand-made":
         _HAND_MADE[framework](target)
     if agent == "opentelemetry":
@@ -50,7 +50,7 @@ def _opentelemetry() -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-    class Dropping(SpanExporter):
+    class Dropping(SpanExporter):  # type: ignore[misc]  # its types may be missing
         def export(self, spans: Any) -> Any:
             return SpanExportResult.SUCCESS
 
@@ -86,7 +86,7 @@ def _elastic(framework: str, target: Any, url: str) -> None:
 
         target.add_middleware(ElasticAPM, client=make_apm_client(settings))
     else:
-        raise NotImplementedError("calls are recorded inside a request alone")
+        raise NotImplementedError("calls are recorded only inside a request")
 
 
 def _wrap_flask(app: Any) -> None:
@@ -132,7 +132,7 @@ def _wrap_fastapi(app: Any) -> None:
 
 
 def _wrap_client(client: Any) -> None:
-    """Session.send and Client.send are much alike."""
+    """Wrap ``Session.send`` or ``Client.send``, which have the same form."""
     kind = type(client)
     send = kind.send
 

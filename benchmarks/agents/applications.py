@@ -1,4 +1,4 @@
-"""The smallest application of each framework, called in process: no socket, so that an agent's share can be seen."""
+"""The smallest application of each framework, called in process: without a socket, the agent's share is visible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Calls = Callable[[int], None]
 
 
 def flask() -> tuple[Any, Calls]:
-    """A Flask application and a function that calls it so many times, as a server would."""
+    """Return a Flask application and a function that calls it ``count`` times, as a server would."""
     from flask import Flask
 
     app = Flask("bench")
@@ -32,16 +32,16 @@ def flask() -> tuple[Any, Calls]:
 
     def calls(count: int) -> None:
         for _ in range(count):
-            answer = app({**environ, "wsgi.input": io.BytesIO()}, start_response)
-            for _ in answer:
+            response: Any = app({**environ, "wsgi.input": io.BytesIO()}, start_response)
+            for _ in response:
                 pass
-            answer.close()
+            response.close()
 
     return app, calls
 
 
 def fastapi() -> tuple[Any, Calls]:
-    """The same of FastAPI, in one event loop."""
+    """Return the same for FastAPI, in one event loop."""
     from fastapi import FastAPI
     from starlette.responses import PlainTextResponse
 
@@ -72,12 +72,12 @@ def fastapi() -> tuple[Any, Calls]:
 
 
 def requests() -> tuple[Any, Calls]:
-    """A session whose adapter answers by itself."""
+    """Return a session whose adapter responds by itself."""
     from requests import Response, Session
     from requests.adapters import BaseAdapter
 
-    class Answering(BaseAdapter):
-        def send(self, request: Any, **kwargs: Any) -> Response:
+    class LocalAdapter(BaseAdapter):
+        def send(self, request: Any, *args: Any, **kwargs: Any) -> Response:
             response = Response()
             response.status_code = 200
             response.url = request.url
@@ -90,7 +90,7 @@ def requests() -> tuple[Any, Calls]:
 
     session = Session()
     session.trust_env = False
-    session.mount("http://", Answering())
+    session.mount("http://", LocalAdapter())
 
     def calls(count: int) -> None:
         for _ in range(count):
@@ -100,7 +100,7 @@ def requests() -> tuple[Any, Calls]:
 
 
 def httpx() -> tuple[Any, Calls]:
-    """A client whose own transport has a pool that answers by itself: agents wrap the client or the transport."""
+    """Return a client whose transport has a pool that responds by itself: agents wrap the client or the transport."""
     import httpcore
     from httpx import Client, HTTPTransport
 
@@ -111,7 +111,7 @@ def httpx() -> tuple[Any, Calls]:
         def close(self) -> None:
             pass
 
-    transport = HTTPTransport()
+    transport: Any = HTTPTransport()
     transport._pool = Pool()
     client = Client(transport=transport, trust_env=False)
 

@@ -1,7 +1,7 @@
-"""One framework under one agent: for each line with a number, so many calls, and the processor time they took.
+"""One framework under one agent: for each line with a number, make that many calls, and print the CPU time they took.
 
-That of the calling thread, and that of all threads since the line before: what an agent leaves to a thread of its own,
-which works between the lines too, is taken from the application all the same.
+It prints the time of the calling thread, and that of all threads since the previous line: an agent's own thread, which
+also works between lines, takes CPU time from the application as well.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Row 9: microseconds of processor time that an agent adds to one request or call: in the thread that answers it, and
-in the whole process.
+"""Row 9: microseconds of CPU time that an agent adds to one request or call: in the thread that handles it, and in the
+process.
 
-Each agent runs the same calls in a process of its own; rounds of all of them take turns, and a round's difference to
-the process without an agent is one measurement. Peers live in an environment of their own, made on first use: they
-and what they bring shall not mix with what Vantage is developed with.
+Each agent runs the same calls in a process of its own, in interleaved rounds; a round's difference to the process
+without an agent is one measurement. Other agents have an environment of their own, created on first use, so that their
+dependencies do not mix with Vantage's.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ class Child:
 
     agent: str
     process: subprocess.Popen[str]
-    took_us: list[float] = field(default_factory=list)  # of a call in each round, in its own thread
-    whole_us: list[float] = field(default_factory=list)  # in all threads
+    took_us: list[float] = field(default_factory=list)  # per call in each round, in its own thread
+    process_us: list[float] = field(default_factory=list)  # in all threads
 
     def run(self, calls: int) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{calls}\n")
         self.process.stdin.flush()
-        took_s, whole_s = self.process.stdout.readline().split()
+        took_s, process_s = self.process.stdout.readline().split()
         self.took_us.append(float(took_s) / calls * 1e6)
-        self.whole_us.append(float(whole_s) / calls * 1e6)
+        self.process_us.append(float(process_s) / calls * 1e6)
 
 
 @contextmanager
-def taking_anything() -> Iterator[str]:
-    """A server that agents may send to; its URL."""
+def null_server() -> Iterator[str]:
+    """Run a server that accepts anything; yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -93,8 +93,8 @@ def taking_anything() -> Iterator[str]:
         server.server_close()
 
 
-def made_environment() -> tuple[Path, list[str]]:
-    """The Python that has the peers, and the names of those that could not be had."""
+def make_environment() -> tuple[Path, list[str]]:
+    """Return the Python with the other agents, and the names of those that could not be installed."""
     python = VENV / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
@@ -105,14 +105,14 @@ def made_environment() -> tuple[Path, list[str]]:
 
 
 def start(python: Path, framework: str, agent: str, url: str) -> Child | None:
-    """None when the agent has nothing for this framework."""
+    """Start a child; None when the agent does not support the framework."""
     command = [str(python), "-m", "benchmarks.agents.child", framework, agent, url]
     environ = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ
     )
     assert process.stdout is not None
-    # Peers may print while they start.
+    # Agents may print while they start.
     while line := process.stdout.readline():
         if line.strip() == "ready":
             return Child(agent, process)
@@ -133,30 +133,30 @@ def measure(python: Path, framework: str, url: str, *, calls: int, rounds: int) 
     return {child.agent: child for child in children}
 
 
-def added_us(child: Child, plain: Child) -> tuple[float, float]:
-    """In the calling thread, the median of the rounds; in the whole process their mean, as threads of agents work once
-    in many rounds."""
-    differences = [one - other for one, other in zip(child.took_us, plain.took_us, strict=True)]
-    return statistics.median(differences), statistics.mean(child.whole_us) - statistics.mean(plain.whole_us)
+def added_us(child: Child, base: Child) -> tuple[float, float]:
+    """Return the added time in the calling thread, the median of the rounds, and in the process, their mean: an agent's
+    thread works once in many rounds."""
+    differences = [took - base_us for took, base_us in zip(child.took_us, base.took_us, strict=True)]
+    return statistics.median(differences), statistics.mean(child.process_us) - statistics.mean(base.process_us)
 
 
 def bench_agent(*, quick: bool) -> None:
     calls, rounds = (100, 15) if quick else (CALLS, ROUNDS)
-    python, missing = made_environment()
+    python, missing = make_environment()
     rows: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in NAMES}
-    plain_us: dict[str, float] = {}
-    with taking_anything() as url:
+    base_us: dict[str, float] = {}
+    with null_server() as url:
         for framework in FRAMEWORKS:
-            found = measure(python, framework, url, calls=calls, rounds=rounds)
-            plain_us[framework] = statistics.median(found["none"].took_us)
-            for name, child in found.items():
-                rows[name][framework] = added_us(child, found["none"])
-    print("\n### 9 Agents: µs added to one request or call, in its thread / in the whole process\n")
+            children = measure(python, framework, url, calls=calls, rounds=rounds)
+            base_us[framework] = statistics.median(children["none"].took_us)
+            for name, child in children.items():
+                rows[name][framework] = added_us(child, children["none"])
+    print("\n### 9 Agents: µs added to one request or call, in its thread / in the process\n")
     print(f"| | {' | '.join(FRAMEWORKS)} |")
     print("| --- |" + " --- |" * len(FRAMEWORKS))
-    print(f"| a request without any | {' | '.join(f'{plain_us[name]:.0f}' for name in FRAMEWORKS)} |")
+    print(f"| a request without any | {' | '.join(f'{base_us[name]:.0f}' for name in FRAMEWORKS)} |")
     for name in NAMES[1:]:
-        cells = ("{:.1f} / {:.1f}".format(*rows[name][one]) if one in rows[name] else "–" for one in FRAMEWORKS)
+        cells = ("{:.1f} / {:.1f}".format(*rows[name][key]) if key in rows[name] else "–" for key in FRAMEWORKS)
         print(f"| {name} | {' | '.join(cells)} |")
     if missing:
         print(f"\nCould not be installed: {', '.join(missing)}.")
@@ -164,13 +164,13 @@ def bench_agent(*, quick: bool) -> None:
     print("| --- | --- | --- | --- |")
     for framework in FRAMEWORKS:
         is_server = framework in SERVERS
-        ours, whole = rows["vantage"][framework]
+        ours, in_process = rows["vantage"][framework]
         peer, _ = rows["opentelemetry"][framework]
         share = PEER_SHARE[is_server]
         scaled = ours / peer * PEER_US[framework]
         print(
             f"| 9 {framework}, µs | {verdicts(MUST_US, ours)} | {verdicts(AIM_US[is_server], ours)} | {ours:.1f} |\n"
-            f"| 9 {framework}, µs in the whole process | {verdicts(MUST_US, whole)} | – | {whole:.1f} |\n"
+            f"| 9 {framework}, µs in the process | {verdicts(MUST_US, in_process)} | – | {in_process:.1f} |\n"
             f"| 9 {framework}, µs on the targets' machine, by OpenTelemetry's | {verdicts(MUST_US, scaled)} "
             f"| {verdicts(AIM_US[is_server], scaled)} | {scaled:.1f} |\n"
             f"| 9 {framework}, OpenTelemetry = 1 | {verdicts(share, ours / peer)} | – | {ours / peer:.3f} |"
@@ -178,7 +178,7 @@ def bench_agent(*, quick: bool) -> None:
     print(
         f"\n{rounds} rounds of {calls} calls. In its thread: the median of a round's difference to the process without."
     )
-    print("In the whole process: the difference of the means.")
+    print("In the process: the difference of the means.")
 
 
 def verdicts(limit: float, value: float) -> str:

@@ -1,1 +1,1 @@
-"""What Vantage is measured against."""
+"""The baselines that Vantage is measured against."""

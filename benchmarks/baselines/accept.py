@@ -1,4 +1,4 @@
-"""Vantage's own ingest, whole, over a sink that keeps nothing: ``python -m benchmarks.baselines.accept PORT``."""
+"""Vantage's complete ingest, over a sink that stores nothing: ``python -m benchmarks.baselines.accept PORT``."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from vantage.web.request_metrics import RequestMetrics
 
 
 class NullSink:
-    """Takes everything, keeps nothing."""
+    """Accepts everything, stores nothing."""
 
     async def publish(self, batch: Batch) -> None:
         return None
 
 
 async def _site(scope: Any, receive: Any, send: Any) -> None:
-    """Nothing: only ingest is asked here."""
+    """Do nothing: only ingest receives requests."""
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
         log_requests=False,
     )
     listening: socket.socket = server.listen(settings)
-    app = App(edge, contextlib.nullcontext, lambda: None)  # type: ignore[arg-type]
+    app = App(edge, contextlib.nullcontext, lambda: None)
     server.serve(app, settings, listening, print)
 
 

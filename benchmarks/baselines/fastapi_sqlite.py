@@ -1,10 +1,9 @@
-"""The usual design: FastAPI, pydantic, a row a sample.
+"""The common design: FastAPI, pydantic, one row per sample.
 
-The collector does what such collectors do: a rate-limiting middleware by address, a key, pydantic models, Prometheus
-counters, and one JSON message a metric for the queue. ``USUAL_BARE=1`` leaves all of that out but the models.
-``USUAL_DB`` names a file: then the rows are inserted in batches, one transaction a request, with Vantage's own
-durability (``synchronous=FULL``), into a plain table with an index and tags as JSON, before the answer. Without it
-nothing is stored.
+The collector does what such collectors do: rate-limiting middleware by address, a key, pydantic models, Prometheus
+counters, and one JSON message per metric for the queue. ``COMMON_BARE=1`` omits all of that but the models.
+``COMMON_DB`` names a file: then rows are inserted before the response, one transaction per request, with Vantage's own
+durability (``synchronous=FULL``), into a table with an index and tags as JSON. Without it nothing is stored.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from pydantic import BaseModel, Field
 
 from benchmarks.baselines.key import KEY
 
-BARE = bool(os.environ.get("USUAL_BARE"))
+BARE = bool(os.environ.get("COMMON_BARE"))
 RATE_PER_MINUTE = 1_000_000_000
 
 
@@ -52,7 +51,7 @@ _duration = Histogram("vantage_collector_request_duration_seconds", "Duration.")
 _seen: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=10_000))
 _writer = ThreadPoolExecutor(1)
 _db: sqlite3.Connection | None = None
-if path := os.environ.get("USUAL_DB"):
+if path := os.environ.get("COMMON_DB"):
     _db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     _db.execute("PRAGMA journal_mode=WAL")
     _db.execute("PRAGMA synchronous=FULL")
@@ -86,25 +85,25 @@ if not BARE:
 
 
 def _publish(payload: Payload) -> list[bytes]:
-    """The messages for the topic, one a metric, as JSON."""
-    return [json.dumps(one.model_dump()).encode() for one in payload.metrics]
+    """Return the messages for the topic, one per metric, as JSON."""
+    return [json.dumps(metric.model_dump()).encode() for metric in payload.metrics]
 
 
 def _insert(payload: Payload) -> None:
     assert _db is not None
     rows = [
         (
-            one.timestamp,
-            one.service_name,
+            metric.timestamp,
+            metric.service_name,
             payload.environment,
-            one.metric_name,
-            one.metric_type,
-            one.value,
-            json.dumps(one.tags),
-            one.trace_id,
-            one.span_id,
+            metric.metric_name,
+            metric.metric_type,
+            metric.value,
+            json.dumps(metric.tags),
+            metric.trace_id,
+            metric.span_id,
         )
-        for one in payload.metrics
+        for metric in payload.metrics
     ]
     _db.execute("BEGIN")
     _db.executemany("INSERT INTO metrics VALUES (?,?,?,?,?,?,?,?,?)", rows)

@@ -1,5 +1,5 @@
-"""The floor: a bare ASGI function that decodes the payload with msgspec and stores nothing. No key, no limit, no name
-is checked."""
+"""The floor: a bare ASGI function that decodes the payload with msgspec and stores nothing. It checks no key, limit or
+name."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""The key every measured server asks for."""
+"""The key that every measured server requires."""
 
 KEY = "benchmark-key"

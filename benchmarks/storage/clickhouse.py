@@ -1,4 +1,4 @@
-"""ClickHouse in process (chdb): the usual table, and one made as lean as it gets."""
+"""ClickHouse in process (chdb): the common table, and tables that are as lean as possible."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.storage.data import Columns, Plan, all_series, windows
-from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch
+from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Loaded, Query, Range, ResultRows, Stopwatch
 
-# Filter results of earlier queries are not to answer the next ones.
+# Queries must not reuse filter results of earlier ones.
 _SETTINGS: Final = "SETTINGS use_query_condition_cache = 0"
-_USUAL: Final = """
+_COMMON: Final = """
 CREATE TABLE bench.metrics (
     timestamp DateTime64(3, 'UTC'), service_name String, environment String, metric_name String, metric_type String,
     value Float64, tags Map(String, String), trace_id String, span_id String
@@ -49,8 +49,8 @@ FROM bench.metrics WHERE {hour} GROUP BY service_name, route ORDER BY p95 DESC L
 """
 
 
-class Usual:
-    """The table that is made by default: names as String, tags as a Map, ids as String in every row."""
+class CommonTable:
+    """The most common table: names as String, tags as a Map, ids as String in every row."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -76,26 +76,26 @@ class Usual:
         sizes = {table: int(size) for table, size in parts}
         self._session.close()
         return Loaded(
-            insert.wall_s, insert.cpu_s, finish.wall_s, finish.cpu_s, self._named(sizes), "100 000 rows an insert"
+            insert.wall_s, insert.cpu_s, finish.wall_s, finish.cpu_s, self._sizes(sizes), "100 000 rows per insert"
         )
 
-    def _named(self, sizes: dict[str, int]) -> dict[str, int]:
+    def _sizes(self, sizes: dict[str, int]) -> dict[str, int]:
         return {"total": sum(sizes.values())}
 
     def _create(self) -> None:
-        self._run(_USUAL)
+        self._run(_COMMON)
 
     def _prepare(self, window: Columns) -> list[str]:
-        """Everything a server would be sent, as a file in ClickHouse's own columnar format. Not measured."""
-        chosen = [self._series[i] for i in window.index.tolist()]
-        pairs = [one.tags for one in chosen]
+        """Write what a client would send, as files in ClickHouse's columnar format. Not measured."""
+        series_of_row = [self._series[i] for i in window.index.tolist()]
+        pairs = [series.tags for series in series_of_row]
         traces, spans = zip(*window.links(), strict=True)
         columns = [
             ("timestamp", "DateTime64(3, 'UTC')", window.time_ms.tobytes()),
-            ("service_name", "String", _strings(one.service for one in chosen)),
-            ("environment", "String", _strings(one.environment for one in chosen)),
-            ("metric_name", "String", _strings(one.metric for one in chosen)),
-            ("metric_type", "String", _strings(one.kind.value for one in chosen)),
+            ("service_name", "String", _strings(series.service for series in series_of_row)),
+            ("environment", "String", _strings(series.environment for series in series_of_row)),
+            ("metric_name", "String", _strings(series.metric for series in series_of_row)),
+            ("metric_type", "String", _strings(series.kind.value for series in series_of_row)),
             ("value", "Float64", window.value.tobytes()),
             ("tags", "Map(String, String)", _maps(pairs)),
             ("trace_id", "String", _strings(traces)),
@@ -111,11 +111,11 @@ class Usual:
     def _connect(self) -> None:
         from chdb.session import Session
 
-        self._session = Session(str(self._folder))
+        self._session: Any = Session(str(self._folder))  # type: ignore[no-untyped-call]  # chdb has no types
 
     def _run(self, statement: str) -> bytes:
-        found: bytes = self._session.query(statement, "JSONCompactEachRow").bytes()
-        return found
+        rows: bytes = self._session.query(statement, "JSONCompactEachRow").bytes()
+        return rows
 
     def _rows(self, statement: str) -> list[tuple[Any, ...]]:
         return [tuple(json.loads(line)) for line in self._run(statement).splitlines()]
@@ -149,14 +149,14 @@ class Usual:
             f" FROM bench.metrics WHERE trace_id = '{trace_id}' ORDER BY timestamp {_SETTINGS}"
         )
 
-    def ask(self, question: Question) -> Any:
-        if question.name == "trace":
-            return self._run(self._trace(question.trace_id))
-        return self._run(self._queries[question.name])
+    def run_query(self, query: Query) -> Any:
+        if query.name == "trace":
+            return self._run(self._trace(query.trace_id))
+        return self._run(self._queries[query.name])
 
-    def answer(self, question: Question, raw: Any) -> Answer:
+    def result_rows(self, query: Query, raw: Any) -> ResultRows:
         rows = [json.loads(line) for line in raw.splitlines()]
-        if question.name == "trace":
+        if query.name == "trace":
             return [(metric, int(at_ms), value, span_id) for metric, at_ms, value, span_id in rows]
         return [tuple(row) for row in rows]
 
@@ -164,27 +164,27 @@ class Usual:
         self._session.close()
 
 
-class Lean(Usual):
-    """Names of low cardinality, tags once a series, ids in a table of their own, sorted by trace id."""
+class LeanTables(CommonTable):
+    """Names of low cardinality, tags once per series, ids in a table of their own, sorted by trace id."""
 
-    def _named(self, sizes: dict[str, int]) -> dict[str, int]:
-        return {"total": sum(sizes.values()), "samples": sizes["metrics"], "trace links": sizes["traces"]}
+    def _sizes(self, sizes: dict[str, int]) -> dict[str, int]:
+        return {"total": sum(sizes.values()), "samples": sizes["metrics"], "exemplars": sizes["traces"]}
 
     def _create(self) -> None:
         for statement in (_LEAN, _LEAN_SERIES, _LEAN_TRACES):
             self._run(statement)
-        self._ids = np.array([one.id for one in self._series], np.uint64)
+        self._ids = np.array([series.id for series in self._series], np.uint64)
         columns = [
             ("series_id", "UInt64", self._ids.tobytes()),
-            ("tags", "Map(String, String)", _maps([one.tags for one in self._series])),
+            ("tags", "Map(String, String)", _maps([series.tags for series in self._series])),
         ]
         self._run(self._insert("series", columns, len(self._series)))
 
     def _prepare(self, window: Columns) -> list[str]:
-        chosen = [self._series[i] for i in window.index.tolist()]
+        series_of_row = [self._series[i] for i in window.index.tolist()]
         columns = [
-            ("service_name", "String", _strings(one.service for one in chosen)),
-            ("metric_name", "String", _strings(one.metric for one in chosen)),
+            ("service_name", "String", _strings(series.service for series in series_of_row)),
+            ("metric_name", "String", _strings(series.metric for series in series_of_row)),
             ("series_id", "UInt64", self._ids[window.index].tobytes()),
             ("timestamp", "DateTime64(3, 'UTC')", window.time_ms.tobytes()),
             ("value", "Float64", window.value.tobytes()),
@@ -196,7 +196,7 @@ class Lean(Usual):
                 ("trace_id", "FixedString(16)", bytes.fromhex("".join(window.trace_id))),
                 ("span_id", "FixedString(8)", bytes.fromhex("".join(window.span_id))),
                 ("series_id", "UInt64", self._ids[window.index[rows]].tobytes()),
-                ("metric_name", "String", _strings(chosen[row].metric for row in rows.tolist())),
+                ("metric_name", "String", _strings(series_of_row[row].metric for row in rows.tolist())),
                 ("timestamp", "DateTime64(3, 'UTC')", window.time_ms[rows].tobytes()),
                 ("value", "Float64", window.value[rows].tobytes()),
             ]
@@ -233,34 +233,34 @@ def _native(columns: Sequence[tuple[str, str, bytes]], rows: int) -> bytes:
 
 def _length(number: int) -> bytes:
     """LEB128."""
-    found = bytearray()
+    encoded = bytearray()
     while number > 127:
-        found.append(number & 127 | 128)
+        encoded.append(number & 127 | 128)
         number >>= 7
-    found.append(number)
-    return bytes(found)
+    encoded.append(number)
+    return bytes(encoded)
 
 
-_known: dict[str, bytes] = {}
+_cache: dict[str, bytes] = {}
 
 
 def _strings(texts: Iterable[str]) -> bytes:
-    """Each text with its length before it."""
+    """Encode texts, each after its length."""
     return b"".join([_string(text) for text in texts])
 
 
 def _string(text: str) -> bytes:
-    found = _known.get(text)
-    if found is None:
-        plain = text.encode()
-        found = _length(len(plain)) + plain
-        if len(_known) < 10_000:
-            _known[text] = found
-    return found
+    encoded = _cache.get(text)
+    if encoded is None:
+        raw = text.encode()
+        encoded = _length(len(raw)) + raw
+        if len(_cache) < 10_000:
+            _cache[text] = encoded
+    return encoded
 
 
 def _maps(maps: Sequence[tuple[tuple[str, str], ...]]) -> bytes:
-    """Where each map ends, all keys, all values."""
+    """Encode maps: the end of each, all keys, all values."""
     ends = np.cumsum([len(pairs) for pairs in maps], dtype=np.uint64)
     keys = _strings(key for pairs in maps for key, _ in pairs)
     return ends.tobytes() + keys + _strings(value for pairs in maps for _, value in pairs)

@@ -1,7 +1,7 @@
 """Vantage's stores, in process, through their port: the embedded one, and ClickHouse's engine.
 
-What people ask is asked as text (VQL), parsing and checking included. ``day`` is what a chart asks, of rollups, which
-have no name in the text.
+Queries of people run as text (VQL), including parsing and checking. ``day`` is the query of a chart, on rollups, which
+have no name in VQL.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.storage.data import WINDOW_SAMPLES, Columns, Plan, all_series, windows
-from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch, nbytes
+from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Loaded, Query, Range, ResultRows, Stopwatch, nbytes
 from vantage.app import SWITCH_INTERVAL_S
 from vantage.core.batch import Batch
 from vantage.core.clock import SystemClock
@@ -52,7 +52,7 @@ _ROLLUP_AVG: Final = Arithmetic("/", Call("sum", (Column("sum"),)), Call("sum", 
 
 
 class Embedded:
-    """``synchronous=FULL``, as it comes. ``day`` is asked of the rollups, ``day raw`` of the samples."""
+    """Default settings, with ``synchronous=FULL``. ``day`` reads rollups, ``day raw`` samples."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -67,10 +67,10 @@ class Embedded:
             queue_nbytes_max=64 << 20,
             head_nbytes_max=1 << 30,
             series_max=200_000,
-            query_samples_max=200_000_000,  # the day of a hundred million samples is asked of samples too
+            query_samples_max=200_000_000,  # for ``day raw`` of a hundred million samples
         )
         self._series = all_series()
-        sys.setswitchinterval(SWITCH_INTERVAL_S)  # as the server does: threads hand over within half a millisecond
+        sys.setswitchinterval(SWITCH_INTERVAL_S)  # as the server: threads switch within half a millisecond
         self._runner = asyncio.Runner()
 
     @staticmethod
@@ -100,7 +100,9 @@ class Embedded:
             merging = Stopwatch()
             with merging:
                 await store.merge()
-        note = f"merging, which waits for calm moments, took {merging.wall_s:.1f} s more ({merging.cpu_s:.1f} s of CPU)"
+        note = (
+            f"merging, which waits for idle times, took another {merging.wall_s:.1f} s ({merging.cpu_s:.1f} s of CPU)"
+        )
         return Loaded(insert.wall_s, insert.cpu_s, finish.wall_s, finish.cpu_s, sizes(self._folder), note)
 
     def _batch(self, columns: Columns) -> Batch:
@@ -117,14 +119,14 @@ class Embedded:
         self._range = Range(plan.end_ms)
         self._runner.run(self._store.__aenter__())
         metadata: SqlMetadataStore = open_metadata("", data=self._folder, clock=self._clock)
-        self._reads = QueryContext(self._store, metadata, self._clock, self._telemetry)
+        self._context = QueryContext(self._store, metadata, self._clock, self._telemetry)
 
-    def ask(self, question: Question) -> Any:
-        if question.name == "trace":
-            return self._runner.run(self._store.trace(question.trace_id))
-        if question.name == "day":
-            return self._runner.run(self._reads.select("day", self._day(), rows_max=ROWS_MAX))
-        return self._runner.run(self._text(question.name))
+    def run_query(self, query: Query) -> Any:
+        if query.name == "trace":
+            return self._runner.run(self._store.trace(query.trace_id))
+        if query.name == "day":
+            return self._runner.run(self._context.select("day", self._day(), rows_max=ROWS_MAX))
+        return self._runner.run(self._text(query.name))
 
     async def _text(self, name: str) -> Any:
         start_ms = self._range.day_ms if name == "day raw" else self._range.hour_ms
@@ -147,9 +149,9 @@ class Embedded:
             group_by=(_SERVICE, _TIME),
         )
 
-    def answer(self, question: Question, raw: Any) -> Answer:
-        if question.name == "trace":
-            return [(one.series.metric, one.time_ms, one.value, one.span_id) for one in raw.samples]
+    def result_rows(self, query: Query, raw: Any) -> ResultRows:
+        if query.name == "trace":
+            return [(sample.series.metric, sample.time_ms, sample.value, sample.span_id) for sample in raw.samples]
         return list(raw.rows())
 
     def close(self) -> None:
@@ -158,7 +160,7 @@ class Embedded:
 
 
 class OnClickHouse(Embedded):
-    """The same on ClickHouse's engine. It commits in groups: a window's batches are sent side by side."""
+    """The same on ClickHouse's engine. It commits in groups: a window's batches are sent concurrently."""
 
     @staticmethod
     def url_of(folder: Path) -> str:
@@ -173,35 +175,36 @@ class OnClickHouse(Embedded):
                     await asyncio.gather(*map(store.write, batches))
             finish = Stopwatch()
             with finish:
-                await store._writer.run(lambda: [self._merge(table) for table in ENGINE_TABLES])
-            found = await store._writer.run(self._sizes)
+                await store._writer.run(self._merge)
+            by_purpose = await store._writer.run(self._sizes)
         return Loaded(
-            insert.wall_s, insert.cpu_s, finish.wall_s, finish.cpu_s, found, "merged whole before it is asked"
+            insert.wall_s, insert.cpu_s, finish.wall_s, finish.cpu_s, by_purpose, "merged completely before the queries"
         )
 
-    def _merge(self, table: str) -> None:
-        self._store._engine.run(Statement(f"OPTIMIZE TABLE {table} FINAL"))
+    def _merge(self) -> None:
+        for table in ENGINE_TABLES:
+            self._store._engine.run(Statement(f"OPTIMIZE TABLE {table} FINAL"))
 
     def _sizes(self) -> dict[str, int]:
-        """Ids are columns of their samples, and once more in the table that is sorted by them."""
+        """Return bytes by purpose. Ids are columns of samples, and again in the table that is sorted by them."""
         rows = self._store._engine.run(
             Statement(
                 "SELECT table, column, toInt64(sum(column_bytes_on_disk)) AS size FROM system.parts_columns "
                 "WHERE active AND database = currentDatabase() GROUP BY table, column"
             )
         )
-        found = dict.fromkeys(("total", "samples", "exemplars", "rollups", "journal"), 0)
-        for table, column, size in zip(*(rows.plain(name) for name in ("table", "column", "size")), strict=True):
+        by_purpose = dict.fromkeys(("total", "samples", "exemplars", "rollups", "journal"), 0)
+        for table, column, size in zip(*(rows.to_list(name) for name in ("table", "column", "size")), strict=True):
             part = "rollups" if table.startswith("rollups") else "samples"
             part = "exemplars" if table == "exemplars" or column in ("trace_id", "span_id") else part
-            found["total"] += size
-            found[part] += size
-        return found
+            by_purpose["total"] += size
+            by_purpose[part] += size
+        return by_purpose
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Bytes on disk by what they are for; the index of trace ids belongs to the links, as there are no spans."""
-    found = {
+    """Return bytes on disk by purpose; the index of trace ids counts as exemplars, as there are no spans."""
+    by_purpose = {
         "total": nbytes(folder),
         "rollups": nbytes(folder, "segments/*.rollups.db*"),
         "journal": nbytes(folder, "journal.db*"),
@@ -213,6 +216,6 @@ def sizes(folder: Path) -> dict[str, int]:
                 "SELECT pgsize FROM dbstat('main', 1) JOIN sqlite_master USING (name)"
                 " WHERE tbl_name IN ('exemplar', 'id_index')"
             ):
-                found["exemplars"] += size
-    found["samples"] = nbytes(folder, "segments/*.samples.db*") - found["exemplars"]
-    return found
+                by_purpose["exemplars"] += size
+    by_purpose["samples"] = nbytes(folder, "segments/*.samples.db*") - by_purpose["exemplars"]
+    return by_purpose

@@ -1,4 +1,4 @@
-"""``--only holding``: the server with many samples in it: what memory it takes, and how long requests wait."""
+"""``--only holding``: a server with many samples: its memory, and the latency of requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from benchmarks.storage.stream import REQUEST_SAMPLES
 from benchmarks.storage.subject import HOUR_MS, SERVICE
 
 STORED_SAMPLES: Final = 10_000_000
-QUICK_SAMPLES: Final = 3_000_000  # enough for sealing to be part of the speed that half load is half of
+QUICK_SAMPLES: Final = 3_000_000  # enough that the full load includes sealing
 LATER_SAMPLES: Final = 60_000_000  # at most, sent after those
 TRACED_SAMPLES: Final = 5_000_000
 SETTLE_S: Final = 15.0
@@ -33,14 +33,14 @@ WARM_REQUESTS: Final = 500
 ROUNDS: Final = 3
 SECONDS: Final = 10
 LOOK_S: Final = 0.05
-NEAR_S: Final = 0.5  # a request this near to a change in the segments counts as sent while sealing
+NEAR_S: Final = 0.5  # a request this close to a change in the segments counts as sent while sealing
 QUIET_REQUESTS_MIN: Final = 300
 _ENVIRON: Final = {**RATES, "VANTAGE_API_RATE_LIMIT": "0"}
 
 
 @dataclass(slots=True)
 class FolderWatch:
-    """Looks at the server's memory and at its segments, from a thread, while something goes on."""
+    """Watches the server's memory and its segments, from a thread."""
 
     running: Running
     segments: Path
@@ -67,19 +67,19 @@ class FolderWatch:
                 self.changed_s.append(time.perf_counter())
 
     def _state(self) -> list[tuple[str, int, int]]:
-        found = []
+        files = []
         for path in sorted(self.segments.glob("*")):
             try:
                 stat = path.stat()
             except FileNotFoundError:
                 continue
-            found.append((path.name, stat.st_size, stat.st_mtime_ns))
-        return found
+            files.append((path.name, stat.st_size, stat.st_mtime_ns))
+        return files
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What a load of many requests came to. ``sealing[i]``: the segments changed near request ``i``."""
+    """The result of a load of many requests. ``sealing[i]``: the segments changed near request ``i``."""
 
     per_s: float
     end_ms: int
@@ -91,7 +91,7 @@ class Sent:
         return float(np.quantile(self.latency_ms, 0.99))
 
     def quiet_p99_ms(self) -> float | None:
-        """Of the requests that no sealing was near; None when they are too few."""
+        """Return the p99 of requests away from sealing; None when they are too few."""
         quiet = self.latency_ms[~self.sealing]
         return float(np.quantile(quiet, 0.99)) if len(quiet) >= QUIET_REQUESTS_MIN else None
 
@@ -112,21 +112,26 @@ class Stream:
     def send(self, requests: int, rate: float | None = None) -> Sent:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        answer = self._segments.parent / "answer.json"
-        order = {"host": "127.0.0.1", "port": self._running.port, "connections": CONNECTIONS, "answer": str(answer)}
+        path = self._segments.parent / "answer.json"
+        order = {
+            "host": "127.0.0.1",
+            "port": self._running.port,
+            "connections": CONNECTIONS,
+            "result": str(path),
+        }
         with FolderWatch(self._running, self._segments).on() as watch:
             self._process.stdin.write(json.dumps({**order, "requests": requests, "rate": rate}) + "\n")
             self._process.stdin.flush()
             if self._process.stdout.readline() != "sent\n":
                 raise RuntimeError("the process that sends has ended")
-        found = json.loads(answer.read_text())
-        if found["failed"] or found["requests"] != requests:
-            raise RuntimeError(f"{found['failed']} of {requests} requests failed, {found['requests']} were answered")
-        sent_s, took_s = np.array(found["sent_s"]), np.array(found["latencies_s"])
+        result = json.loads(path.read_text())
+        if result["failed"] or result["requests"] != requests:
+            raise RuntimeError(f"{result['failed']} of {requests} requests failed, {result['requests']} got a response")
+        sent_s, took_s = np.array(result["sent_s"]), np.array(result["latencies_s"])
         changes = np.array(watch.changed_s)
         first = np.searchsorted(changes, sent_s - NEAR_S)
         sealing = first < np.searchsorted(changes, sent_s + took_s + NEAR_S)
-        return Sent(found["per_s"], found["end_ms"], took_s * 1000, sealing, watch.resident)
+        return Sent(result["per_s"], result["end_ms"], took_s * 1000, sealing, watch.resident)
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -134,21 +139,21 @@ class Stream:
         self._process.wait(60)
 
 
-class Querying(threading.Thread):
-    """Asks for the same as ``embedded`` does, through the HTTP API, again and again."""
+class QueryLoop(threading.Thread):
+    """Runs the same queries as ``embedded``, through the HTTP API, repeatedly."""
 
     def __init__(self, port: int, end_ms: int, trace_id: str) -> None:
         super().__init__()
         self._over = threading.Event()
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        self._questions = _questions(end_ms, trace_id)
+        self._query_paths = _query_paths(end_ms, trace_id)
         self._failed: Exception | None = None
-        self.took_ms: dict[str, list[float]] = {name: [] for name in self._questions}
+        self.took_ms: dict[str, list[float]] = {name: [] for name in self._query_paths}
 
     def run(self) -> None:
         try:
             while not self._over.is_set():
-                for name, paths in self._questions.items():
+                for name, paths in self._query_paths.items():
                     started = time.perf_counter()
                     for path in paths:
                         self._get(path)
@@ -164,7 +169,7 @@ class Querying(threading.Thread):
             raise RuntimeError(f"{path}: {response.status} {data[:300]!r}")
 
     def stop(self) -> None:
-        """Raises what went wrong while asking."""
+        """Stop. Raises the error of a failed query."""
         self._over.set()
         self.join()
         self._connection.close()
@@ -172,12 +177,12 @@ class Querying(threading.Thread):
             raise self._failed
 
 
-def _questions(end_ms: int, trace_id: str) -> dict[str, list[str]]:
-    """The API tells of one service at a time: what is asked of all takes a request for each."""
+def _query_paths(end_ms: int, trace_id: str) -> dict[str, list[str]]:
+    """Return the paths of each query. The API returns one service per request: a query of all takes one for each."""
 
-    def path(service: str, metric: str, hours: int, step: str, agg: str, **others: str) -> str:
-        asked = {"service": service, "metric": metric, "start": end_ms - hours * HOUR_MS, "end": end_ms}
-        return "/api/metrics/timeseries?" + urlencode({**asked, "step": step, "agg": agg, **others})
+    def path(service: str, metric: str, hours: int, step: str, agg: str, **more: str) -> str:
+        params = {"service": service, "metric": metric, "start": end_ms - hours * HOUR_MS, "end": end_ms}
+        return "/api/metrics/timeseries?" + urlencode({**params, "step": step, "agg": agg, **more})
 
     services = [f"service-{i:02d}" for i in range(SERVICES)]
     return {
@@ -189,9 +194,9 @@ def _questions(end_ms: int, trace_id: str) -> dict[str, list[str]]:
 
 
 def bench_footprint(work: Path, *, quick: bool) -> None:
-    held = QUICK_SAMPLES if quick else STORED_SAMPLES
+    stored = QUICK_SAMPLES if quick else STORED_SAMPLES
     rounds = 1 if quick else ROUNDS
-    plan = Plan(held + LATER_SAMPLES, int(time.time()) // 300 * 300_000)
+    plan = Plan(stored + LATER_SAMPLES, int(time.time()) // 300 * 300_000)
     trace_id = trace_ids(plan, 1)[0]
     folder = work / "holding"
     running = Running(
@@ -201,29 +206,31 @@ def bench_footprint(work: Path, *, quick: bool) -> None:
     alone, busy, took_ms = [], [], []
     try:
         stream.send(WARM_REQUESTS)
-        filled = stream.send(held // REQUEST_SAMPLES - WARM_REQUESTS)  # at once: no rest in which to seal
+        filled = stream.send(stored // REQUEST_SAMPLES - WARM_REQUESTS)  # without a pause, in which it could seal
         saturation = filled.per_s
         rate = min(saturation / 2, LATER_SAMPLES / REQUEST_SAMPLES / SECONDS / 2 / rounds)
         time.sleep(SETTLE_S)
         full = running.watched.memory_info().rss
         for _ in range(rounds):
             alone.append(stream.send(int(rate * SECONDS), rate))
-            asking = Querying(running.port, alone[-1].end_ms, trace_id)
-            asking.start()
+            queries = QueryLoop(running.port, alone[-1].end_ms, trace_id)
+            queries.start()
             try:
                 busy.append(stream.send(int(rate * SECONDS), rate))
             finally:
-                asking.stop()
-            took_ms.append(asking.took_ms)
+                queries.stop()
+            took_ms.append(queries.took_ms)
         time.sleep(SETTLE_S)
         settled = running.watched.memory_info().rss
     finally:
         stream.close()
         running.stop()
-    print(f"\n### 11 and 12 Server holding {held / 1e6:g} million samples, {SERIES} series, {plan.traced:.0%} traced\n")
+    print(
+        f"\n### 11 and 12 Server holding {stored / 1e6:g} million samples, {SERIES} series, {plan.traced:.0%} traced\n"
+    )
     print(
         f"Filled with {saturation * REQUEST_SAMPLES / 1000:.0f} thousand samples/s (packed, 1000 a request); then"
-        f" {rate:.0f} requests/s, {SECONDS} s alone and {SECONDS} s with queries, {rounds} times over.\n"
+        f" {rate:.0f} requests/s, {SECONDS} s alone and {SECONDS} s with queries, {rounds} times.\n"
     )
     _memory(filled, full, alone, busy, settled)
     _latencies(alone, busy, took_ms)
@@ -234,11 +241,11 @@ def _memory(filled: Sent, full: int, alone: list[Sent], busy: list[Sent], settle
     print("| MB resident | median | peak |")
     print("| --- | --- | --- |")
     for name, sent in (("while filling", [filled]), ("at half load", alone), ("at half load, with queries", busy)):
-        resident = [nbytes for one in sent for nbytes in one.resident]
+        resident = [nbytes for load in sent for nbytes in load.resident]
         print(f"| {name} | {np.median(resident) / 1e6:.0f} | {max(resident) / 1e6:.0f} |")
     print(f"| {SETTLE_S:.0f} s after filling | {full / 1e6:.0f} | |")
     print(f"| {SETTLE_S:.0f} s after the end | {settled / 1e6:.0f} | |")
-    peak = max(nbytes for one in alone for nbytes in one.resident)
+    peak = max(nbytes for load in alone for nbytes in load.resident)
     print(f"\nAt half load at most {peak / 1e6:.0f} MB; must be ≤ 300: {_verdict(peak, 300e6)}; ", end="")
     print(f"aim ≤ 200: {_verdict(peak, 200e6)}")
 
@@ -247,46 +254,48 @@ def _latencies(alone: list[Sent], busy: list[Sent], took_ms: list[dict[str, list
     print("\n| ingest, medians of the rounds | p50 / p99 ms | of requests while sealing |")
     print("| --- | --- | --- |")
     for name, sent in (("at half load", alone), ("and with queries", busy)):
-        p50_ms = statistics.median(float(np.median(one.latency_ms)) for one in sent)
-        p99_ms = statistics.median(one.p99_ms() for one in sent)
-        print(f"| {name} | {p50_ms:.1f} / {p99_ms:.1f} | {np.mean([one.sealing.mean() for one in sent]):.0%} |")
-    quiet_ms = [one.quiet_p99_ms() for one in alone]
-    base_ms = [one.p99_ms() if quiet is None else quiet for one, quiet in zip(alone, quiet_ms, strict=True)]
+        p50_ms = statistics.median(float(np.median(load.latency_ms)) for load in sent)
+        p99_ms = statistics.median(load.p99_ms() for load in sent)
+        print(f"| {name} | {p50_ms:.1f} / {p99_ms:.1f} | {np.mean([load.sealing.mean() for load in sent]):.0%} |")
+    quiet_ms = [load.quiet_p99_ms() for load in alone]
+    base_ms = [load.p99_ms() if quiet is None else quiet for load, quiet in zip(alone, quiet_ms, strict=True)]
     print(f"\nWithout queries and away from sealing: p99 {statistics.median(base_ms):.1f} ms")
     if None in quiet_ms:
-        print("In some rounds sealing was never far: there half load with it stands for half load without.")
-    ratio = statistics.median(one.p99_ms() / base for one, base in zip(busy, base_ms, strict=True))
+        print("In rounds with too few requests away from sealing, the p99 of all requests is used.")
+    ratio = statistics.median(load.p99_ms() / base for load, base in zip(busy, base_ms, strict=True))
     print(f"p99 with queries and sealing, against without: {ratio:.2f}; must be ≤ 3: {_verdict(ratio, 3)}; ", end="")
     print(f"aim ≤ 1.5: {_verdict(ratio, 1.5)}")
-    told = ", ".join(f"{name} {np.median([ms for one in took_ms for ms in one[name]]):.0f} ms" for name in took_ms[0])
-    print(f"The queries meanwhile, through the API, a request for each service: {told}")
+    medians = ", ".join(
+        f"{name} {np.median([ms for took in took_ms for ms in took[name]]):.0f} ms" for name in took_ms[0]
+    )
+    print(f"The queries meanwhile, through the API, one request per service: {medians}")
 
 
 def _traced(work: Path, *, quick: bool) -> None:
-    """Row 2's p99 at half load, of a server that has taken many traced samples."""
+    """Print row 2's p99 at half load, of a server that has received many traced samples."""
     body = request(payload(100), "application/json")
     folder = work / "traced"
     running = Running(
         Subject("traced", lambda port: vantage(folder, port), lambda *_: body, 100, RATES), work / "traced.log"
     )
     loader = Loader()
-    wanted = TRACED_SAMPLES // 10 if quick else TRACED_SAMPLES
+    samples = TRACED_SAMPLES // 10 if quick else TRACED_SAMPLES
     try:
-        taken, rates = 0.0, []
-        while taken < wanted:
-            found = loader.load(running, 4.0)
-            taken += found["requests"] * 100
-            rates.append(found["per_s"])
+        received, rates = 0.0, []
+        while received < samples:
+            result = loader.load(running, 4.0)
+            received += result["requests"] * 100
+            rates.append(result["per_s"])
         rate = float(np.median(rates)) / 2
         half = loader.load(running, 10.0, rate=rate)
     finally:
         loader.close()
         running.stop()
     print(
-        f"\n2 p99 at half load ({half['per_s']:.0f} req/s of JSON) after {taken / 1e6:.1f} million traced samples:"
+        f"\n2 p99 at half load ({half['per_s']:.0f} req/s of JSON) after {received / 1e6:.1f} million traced samples:"
         f" {half['p99_ms']:.1f} ms; aim ≤ 10: {_verdict(half['p99_ms'], 10)}"
     )
 
 
-def _verdict(found: float, limit: float) -> str:
-    return "met" if found <= limit else "**missed**"
+def _verdict(value: float, limit: float) -> str:
+    return "met" if value <= limit else "**missed**"

@@ -1,6 +1,7 @@
-"""One contestant in a process of its own: ``python -m benchmarks.storage.process NAME FOLDER``.
+"""One subject in a process of its own: ``python -m benchmarks.storage.process NAME FOLDER``.
 
-Reads orders as JSON lines from standard input and answers each with a line: ``load``, ``open``, ``ask``, ``close``.
+Reads orders as JSON lines from standard input and replies to each with a line: ``load``, ``open``, ``query``,
+``close``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.storage.data import Plan
-from benchmarks.storage.subject import Question, Store
+from benchmarks.storage.subject import Query, Store
 
 
 def _vantage(folder: Path) -> Store:
@@ -38,16 +39,16 @@ def _rows(folder: Path) -> Store:
     return RowTable(folder)
 
 
-def _usual(folder: Path) -> Store:
-    from benchmarks.storage.clickhouse import Usual
+def _common(folder: Path) -> Store:
+    from benchmarks.storage.clickhouse import CommonTable
 
-    return Usual(folder)
+    return CommonTable(folder)
 
 
 def _lean(folder: Path) -> Store:
-    from benchmarks.storage.clickhouse import Lean
+    from benchmarks.storage.clickhouse import LeanTables
 
-    return Lean(folder)
+    return LeanTables(folder)
 
 
 def _victoria(folder: Path) -> Store:
@@ -66,15 +67,15 @@ STORES: Final[dict[str, Callable[[Path], Store]]] = {
     "vantage": _vantage,
     "vantage-chdb": _on_clickhouse,
     "rows": _rows,
-    "clickhouse": _usual,
+    "clickhouse": _common,
     "clickhouse-lean": _lean,
     "victoria": _victoria,
     "prometheus": _prometheus,
 }
 
 
-def obey(store: Store, order: dict[str, Any]) -> dict[str, Any]:
-    """Do what is ordered; ``ms`` is how long an answer took."""
+def run_order(store: Store, order: dict[str, Any]) -> dict[str, Any]:
+    """Run an order; ``ms`` in the reply is how long it took."""
     if order["do"] == "load":
         loaded = store.load(Plan.of(order["plan"]))
         return {**asdict(loaded), "peak_nbytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
@@ -83,31 +84,31 @@ def obey(store: Store, order: dict[str, Any]) -> dict[str, Any]:
         store.open(Plan.of(order["plan"]))
         took_ms = (time.perf_counter() - started) * 1000
         gc.collect()
-        gc.freeze()  # else collecting before each question looks at everything, and clears the processor's caches
+        gc.freeze()  # otherwise collecting before each query visits everything, and clears the processor's caches
         return {"ms": took_ms}
-    if order["do"] == "ask":
-        question = Question(**order["question"])
+    if order["do"] == "query":
+        query = Query(**order["query"])
         gc.collect()
         started = time.perf_counter()
-        raw = store.ask(question)
+        raw = store.run_query(query)
         took_ms = (time.perf_counter() - started) * 1000
-        return {"ms": took_ms, "answer": store.answer(question, raw) if order["tell"] else None}
+        return {"ms": took_ms, "rows": store.result_rows(query, raw) if order["with_rows"] else None}
     store.close()
     return {}
 
 
 def main() -> None:
-    # Libraries print to standard output as they please: the answers go to what it was at the start.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # Libraries may print to standard output: replies go to a copy of it, made at the start.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     store = STORES[sys.argv[1]](Path(sys.argv[2]))
     is_open = False
     try:
         for line in sys.stdin:
             order = json.loads(line)
-            found = obey(store, order)
+            reply = run_order(store, order)
             is_open = {"open": True, "close": False}.get(order["do"], is_open)
-            print(json.dumps(found), file=answers, flush=True)
+            print(json.dumps(reply), file=replies, flush=True)
     finally:
         if is_open:
             store.close()

@@ -10,7 +10,7 @@ import cramjam
 import numpy as np
 
 from benchmarks.storage.data import Columns, Plan, all_series, windows
-from benchmarks.storage.promql import Promql, Server, promql_name
+from benchmarks.storage.promql import PromqlStore, Server, promql_name
 from benchmarks.storage.subject import Loaded, Stopwatch, nbytes
 from vantage.core.arrays import F64, I64
 from vantage.core.series import Series
@@ -25,8 +25,8 @@ _HEADERS: Final = {
 }
 
 
-class Prometheus(Promql):
-    """A request a batch. The size is taken once the head is compacted into blocks, the log included."""
+class Prometheus(PromqlStore):
+    """One request per batch. The size is measured once the head is compacted into blocks, including the log."""
 
     binary = "prometheus"
     ready = "/-/ready"
@@ -34,7 +34,7 @@ class Prometheus(Promql):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._labels = [_labels(one) for one in all_series()]
+        self._labels = [_labels(series) for series in all_series()]
 
     def command(self, port: int) -> list[str]:
         return [
@@ -68,7 +68,7 @@ class Prometheus(Promql):
         sizes = {"total": nbytes(self._folder)}
         unsealed = nbytes(self._folder, "wal/**/*") + nbytes(self._folder, "chunks_head/**/*")
         note = f"{unsealed / plan.samples:.2f} bytes a sample are the log and the head of the last hours"
-        note += "" if compacted else "; compacting had not come to an end"
+        note += "" if compacted else "; compaction had not finished"
         return Loaded(insert.wall_s, insert.cpu_s, finish.wall_s, finish.cpu_s, sizes, note)
 
     def _body(self, batch: Columns) -> bytes:
@@ -78,8 +78,8 @@ class Prometheus(Promql):
         series, starts = np.unique(batch.index[order], return_index=True)
         parts: list[bytes] = []
         for which, start, end in zip(series.tolist(), starts.tolist(), [*starts[1:].tolist(), len(batch)], strict=True):
-            held = self._labels[which] + samples[start * _SAMPLE_NBYTES : end * _SAMPLE_NBYTES]
-            parts += (b"\x0a", _varint(len(held)), held)
+            timeseries = self._labels[which] + samples[start * _SAMPLE_NBYTES : end * _SAMPLE_NBYTES]
+            parts += (b"\x0a", _varint(len(timeseries)), timeseries)
         return b"".join(parts)
 
 
@@ -87,14 +87,14 @@ _SAMPLE_NBYTES: Final = 18
 
 
 def _samples(time_ms: I64, value: F64) -> bytes:
-    """Each one a message of 16 bytes: times of our age take 6 bytes as varints."""
+    """Encode samples as messages of 16 bytes: present times take 6 bytes as varints."""
     assert 1 << 35 <= time_ms.min() <= time_ms.max() < 1 << 42
-    found = np.empty((len(time_ms), _SAMPLE_NBYTES), np.uint8)
-    found[:, :3] = (0x12, 16, 0x09)
-    found[:, 3:11] = np.ascontiguousarray(value).view(np.uint8).reshape(-1, 8)
-    found[:, 11] = 0x10
-    found[:, 12:] = time_ms[:, None] >> np.arange(0, 42, 7) & 127 | (128, 128, 128, 128, 128, 0)
-    return found.tobytes()
+    rows = np.empty((len(time_ms), _SAMPLE_NBYTES), np.uint8)
+    rows[:, :3] = (0x12, 16, 0x09)
+    rows[:, 3:11] = np.ascontiguousarray(value).view(np.uint8).reshape(-1, 8)
+    rows[:, 11] = 0x10
+    rows[:, 12:] = time_ms[:, None] >> np.arange(0, 42, 7) & 127 | (128, 128, 128, 128, 128, 0)
+    return rows.tobytes()
 
 
 def _labels(series: Series) -> bytes:
@@ -104,36 +104,36 @@ def _labels(series: Series) -> bytes:
         "environment": series.environment,
         **dict(series.tags),
     }
-    found = b""
+    encoded = b""
     for name, value in sorted(pairs.items()):
         label = _text(0x0A, name) + _text(0x12, value)
-        found += b"\x0a" + _varint(len(label)) + label
-    return found
+        encoded += b"\x0a" + _varint(len(label)) + label
+    return encoded
 
 
 def _text(tag: int, text: str) -> bytes:
-    plain = text.encode()
-    return bytes((tag,)) + _varint(len(plain)) + plain
+    raw = text.encode()
+    return bytes((tag,)) + _varint(len(raw)) + raw
 
 
 def _varint(number: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while number > 127:
-        found.append(number & 127 | 128)
+        encoded.append(number & 127 | 128)
         number >>= 7
-    found.append(number)
-    return bytes(found)
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _wait(server: Server) -> bool:
-    """Until the head spans no more than it may; whether that was reached."""
+    """Wait until the head is compacted. Return whether that was reached in time."""
     end_s = time.monotonic() + COMPACTING_S_MAX
     while time.monotonic() < end_s:
-        found = dict(
+        metrics = dict(
             line.rsplit(" ", 1) for line in server.send("GET", "/metrics").decode().splitlines() if line[:1] != "#"
         )
-        spans_s = float(found["prometheus_tsdb_head_max_time_seconds"]) - float(
-            found["prometheus_tsdb_head_min_time_seconds"]
+        spans_s = float(metrics["prometheus_tsdb_head_max_time_seconds"]) - float(
+            metrics["prometheus_tsdb_head_min_time_seconds"]
         )
         if spans_s <= HEAD_S_MAX:
             return True

@@ -1,4 +1,4 @@
-"""What VictoriaMetrics and Prometheus share: a server on loopback, asked in PromQL over one kept connection."""
+"""VictoriaMetrics and Prometheus: a server on loopback, queried in PromQL over one persistent connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 
 from benchmarks.rounds import free_port
 from benchmarks.storage.data import Plan
-from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Answer, Question, Range
+from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Query, Range, ResultRows
 
 TIMEOUT_S: Final = 300
 
@@ -26,7 +26,7 @@ def promql_name(metric: str) -> str:
 
 
 class Server:
-    """A peer's process and the connection to it."""
+    """A server's process and the connection to it."""
 
     def __init__(self, command: Sequence[str], port: int, log: Path) -> None:
         with log.open("ab") as output:
@@ -68,13 +68,13 @@ class Server:
             self._process.wait()
 
 
-class Promql:
-    """The asking half of a contestant. Measured is what one would ask: the average of the series' averages. Compared is
-    the average of their samples, which takes twice the work. PromQL has no quantile of several series' samples."""
+class PromqlStore:
+    """Runs the queries of a subject. Measures the natural query, the average of the series' averages. Compares the
+    average of their samples, which takes twice the work. PromQL has no quantile of several series' samples."""
 
     binary = ""
     ready = "/health"
-    # Ranges that begin with the first millisecond of a bucket when evaluated at its last.
+    # Ranges that start at the first millisecond of a bucket when evaluated at its last.
     ranges: Mapping[str, str] = {"1m": "1m", "5m": "5m", "1h": "1h"}
 
     def __init__(self, folder: Path) -> None:
@@ -87,7 +87,7 @@ class Promql:
     def start(self) -> Server:
         server = Server(self.command(self._port), self._port, self._folder.parent / f"{self._folder.name}.log")
         end_s = time.monotonic() + 120
-        while True:  # it may listen before it has read its log
+        while True:  # it may listen before it has replayed its log
             try:
                 server.send("GET", self.ready)
             except RuntimeError:
@@ -128,30 +128,32 @@ class Promql:
         return f"{promql_name(METRIC_OF[name])}{of_service}[{self.ranges[over]}]"
 
     def _ranged(self, text: str, start_ms: int, step_ms: int) -> str:
-        asked = {
+        params = {
             "query": text,
             "start": _seconds(start_ms + step_ms - 1),
             "end": _seconds(self._range.end_ms - 1),
             "step": step_ms // 1000,
             "nocache": 1,
         }
-        return "/api/v1/query_range?" + urlencode(asked)
+        return "/api/v1/query_range?" + urlencode(params)
 
-    def ask(self, question: Question) -> Any:
-        return [self._server.send("GET", path) for path in self._paths[question.name]]
+    def run_query(self, query: Query) -> Any:
+        return [self._server.send("GET", path) for path in self._paths[query.name]]
 
-    def answer(self, question: Question, raw: Any) -> Answer:
-        if question.name == "top":
-            found = _result(raw[0])
-            rows = [(one["metric"]["service_name"], one["metric"]["route"], float(one["value"][1])) for one in found]
+    def result_rows(self, query: Query, raw: Any) -> ResultRows:
+        if query.name == "top":
+            rows = [
+                (series["metric"]["service_name"], series["metric"]["route"], float(series["value"][1]))
+                for series in _result(raw[0])
+            ]
             return sorted(rows, key=lambda row: -row[2])
-        step_ms = 60_000 if question.name == "hour" else 300_000
+        step_ms = 60_000 if query.name == "hour" else 300_000
         rows = [
-            (one["metric"]["service_name"], round(at_s * 1000) + 1 - step_ms, float(value))
-            for one in _result(self._server.send("GET", self._compared(question.name)))
-            for at_s, value in one["values"]
+            (series["metric"]["service_name"], round(at_s * 1000) + 1 - step_ms, float(value))
+            for series in _result(self._server.send("GET", self._compared(query.name)))
+            for at_s, value in series["values"]
         ]
-        return [row[1:] for row in rows] if question.name == "hour" else rows
+        return [row[1:] for row in rows] if query.name == "hour" else rows
 
     def close(self) -> None:
         self._server.stop()
@@ -162,5 +164,5 @@ def _seconds(at_ms: int) -> str:
 
 
 def _result(data: bytes) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(data)["data"]["result"]
-    return found
+    series: list[dict[str, Any]] = json.loads(data)["data"]["result"]
+    return series

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from benchmarks.storage.data import SERIES, Plan
+from benchmarks.storage.results import Result, Run
 from benchmarks.storage.subject import Loaded
 
-if TYPE_CHECKING:
-    from benchmarks.storage.run import Result, Run
-
 DAY_MS: Final = 86_400_000
-NEAR: Final = 0.9  # what counts as no slower: two runs of the same differ by more
+NEAR: Final = 0.9  # not slower: two runs of the same code differ by more
 _HEADINGS: Final = {
     "hour": "1 h, one metric, avg and p95 a minute",
     "day": "24 h, all services, avg in 5 min",
@@ -34,7 +32,7 @@ def tables(run: Run) -> None:
     _inserts(run)
     _bytes(run)
     _queries(run)
-    for title, reason in run.left_out.items():
+    for title, reason in run.not_measured.items():
         print(f"\nNot measured: {title} ({reason})")
 
 
@@ -48,40 +46,40 @@ def _heading(*cells: str) -> None:
 
 
 def _inserts(run: Run) -> None:
-    _heading("thousand inserts/s, answered", "sealed, merged or compacted", "CPU µs/sample", "ratio")
+    _heading("thousand inserts/s, acknowledged", "sealed, merged or compacted", "CPU µs/sample", "ratio")
     base = run.results.get("rows")
     for result in run.results.values():
         loaded = result.loaded
         _row(
-            result.peer.title,
+            result.subject.title,
             f"{run.plan.samples / loaded.insert_s / 1000:.0f}",
             f"{run.plan.samples / (loaded.insert_s + loaded.finish_s) / 1000:.0f}",
             f"{loaded.insert_cpu_s / run.plan.samples * 1e6:.2f} + {loaded.finish_cpu_s / run.plan.samples * 1e6:.2f}",
             f"{_per_s(run, result) / _per_s(run, base):.2f}" if base else "–",
         )
-    print("\nThe ratio is that of Vantage sealed and the others answered; only it and the row table wait for the disk.")
+    print("\nRatio: Vantage sealed, the others acknowledged; only Vantage and the row table wait for the disk.")
     for result in run.results.values():
         if result.loaded.note:
-            print(f"\n{result.peer.title}: {result.loaded.note}")
+            print(f"\n{result.subject.title}: {result.loaded.note}")
 
 
 def _per_s(run: Run, result: Result) -> float:
-    """Inserts a second until they are answered; Vantage's with the sealing, which it cannot put off for long."""
+    """Return inserts per second until acknowledged; Vantage's with sealing, which it cannot defer for long."""
     seconds = result.loaded.insert_s
-    if result.peer.name == "vantage":
+    if result.subject.name == "vantage":
         seconds += result.loaded.finish_s
     return run.plan.samples / seconds
 
 
 def _bytes(run: Run) -> None:
     print()
-    _heading("bytes/sample in all", "of which samples", "trace links", "ratio")
+    _heading("bytes/sample in total", "of which samples", "exemplars", "ratio")
     base = run.results.get("rows")
     for result in run.results.values():
         sizes = result.loaded.sizes
         _row(
-            result.peer.title,
-            *(_each(sizes[part], run.plan) if part in sizes else "–" for part in ("total", "samples", "trace links")),
+            result.subject.title,
+            *(_each(sizes[part], run.plan) if part in sizes else "–" for part in ("total", "samples", "exemplars")),
             f"{sizes['total'] / base.loaded.sizes['total']:.3f}" if base else "–",
         )
 
@@ -91,54 +89,54 @@ def _each(size: int, plan: Plan) -> str:
 
 
 def _queries(run: Run) -> None:
-    print("\nMedian ms, and the first time in brackets. Opening is not part of it.\n")
+    print("\nMedian ms, and the first time in brackets, without opening.\n")
     _heading(*_HEADINGS.values())
     for result in run.results.values():
-        _row(result.peer.title, *(_took(result, question) for question in _HEADINGS))
-        if "day raw" in result.asked_ms:
-            _row(f"{result.peer.title}, of samples", "", _took(result, "day raw"), "", "")
+        _row(result.subject.title, *(_took(result, query) for query in _HEADINGS))
+        if "day raw" in result.query_ms:
+            _row(f"{result.subject.title}, of samples", "", _took(result, "day raw"), "", "")
     ours = run.results["vantage"]
     for name in ("rows", "victoria"):
         if other := run.results.get(name):
             _row(
-                f"Vantage, {other.peer.title} = 1",
-                *(f"{found:.3f}" if (found := _ratio(ours, other, question)) else "–" for question in _HEADINGS),
+                f"Vantage, {other.subject.title} = 1",
+                *(f"{ratio:.3f}" if (ratio := _ratio(ours, other, query)) else "–" for query in _HEADINGS),
             )
     peak_mb = ours.loaded.peak_nbytes / 1e6
-    print(f"\nVantage opens in {ours.open_ms:.0f} ms; while loading its process held at most {peak_mb:.0f} MB.")
-    print("PromQL has no quantile over several series: there p95 is that of each, averaged, and not compared.")
-    print("All other answers are the same to nine digits.")
+    print(f"\nVantage opens in {ours.open_ms:.0f} ms; while loading its process took at most {peak_mb:.0f} MB.")
+    print("PromQL has no quantile over several series: there p95 is the average of each series', and not compared.")
+    print("All other results are the same to nine digits.")
 
 
-def _took(result: Result, question: str) -> str:
-    if question not in result.asked_ms:
+def _took(result: Result, query: str) -> str:
+    if query not in result.query_ms:
         return "–"
-    return f"{_ms(result.median_ms(question))} ({_ms(result.first_ms(question))})"
+    return f"{_ms(result.median_ms(query))} ({_ms(result.first_ms(query))})"
 
 
 def _ms(took_ms: float) -> str:
     return f"{took_ms:.0f}" if took_ms >= 100 else f"{took_ms:.1f}" if took_ms >= 1 else f"{took_ms:.2f}"
 
 
-def _ratio(one: Result, other: Result, question: str) -> float | None:
-    if question not in one.asked_ms or question not in other.asked_ms:
+def _ratio(result: Result, base: Result, query: str) -> float | None:
+    if query not in result.query_ms or query not in base.query_ms:
         return None
-    return one.median_ms(question) / other.median_ms(question)
+    return result.median_ms(query) / base.median_ms(query)
 
 
-def variants(found: Sequence[tuple[Plan, Loaded]]) -> None:
+def variants(loads: Sequence[tuple[Plan, Loaded]]) -> None:
     print("\n### 4 Vantage's bytes/sample on disk\n")
-    parts = ("samples", "trace links", "rollups", "journal", "total")
+    parts = ("samples", "exemplars", "rollups", "journal", "total")
     _heading(*parts)
-    for plan, loaded in sorted(found, key=lambda each: (each[0].samples, each[0].traced)):
+    for plan, loaded in sorted(loads, key=lambda entry: (entry[0].samples, entry[0].traced)):
         title = f"{million(plan.samples)}, {plan.traced:.0%} traced"
         _row(title, *(_each(loaded.sizes[part], plan) for part in parts))
 
 
 def targets(runs: Sequence[Run]) -> None:
-    """Judged by the largest run that every contestant took part in."""
-    whole = [run for run in runs if "rows" in run.results]
-    run = (whole or list(runs))[-1]
+    """Print the targets, for the largest run with every subject."""
+    complete = [run for run in runs if "rows" in run.results]
+    run = (complete or list(runs))[-1]
     ours, base, peer = (run.results.get(name) for name in ("vantage", "rows", "victoria"))
     assert ours is not None
     print(f"\n### Targets, with {million(run.plan.samples)} samples\n")
@@ -159,57 +157,57 @@ def targets(runs: Sequence[Run]) -> None:
     _target("6 trace id, ms", ours.median_ms("trace"), 5, 2)
     _on_clickhouse(run)
     if first is not last:
-        for question in _HEADINGS:
-            _history(question, first, last)
+        for query in _HEADINGS:
+            _history(query, first, last)
 
 
 def _on_clickhouse(run: Run) -> None:
-    """Beside the usual table, with as many ids in it."""
-    ours, usual = run.results.get("vantage-chdb"), run.results.get("clickhouse")
+    """Compare with the common table, with the same number of ids."""
+    ours, common = run.results.get("vantage-chdb"), run.results.get("clickhouse")
     if ours is None:
         return
     _target("8 bytes/sample of metric columns, ClickHouse", ours.loaded.sizes["samples"] / run.plan.samples, 5, 4)
-    if usual is None:
+    if common is None:
         return
-    _target("8 24 h, ClickHouse: times as fast as the usual table", _ratio(usual, ours, "day"), 4, 6, least=True)
-    raw = usual.median_ms("day") / ours.median_ms("day raw")
+    _target("8 24 h, ClickHouse: times as fast as the common table", _ratio(common, ours, "day"), 4, 6, least=True)
+    raw = common.median_ms("day") / ours.median_ms("day raw")
     _target("8 the same of samples", raw, 4, 6, least=True)
 
 
 def traced(run: Run) -> None:
-    """Of samples that all have an id of their own."""
-    ours, usual = run.results.get("vantage-chdb"), run.results.get("clickhouse")
+    """Print the figures for samples that all have an id."""
+    ours, common = run.results.get("vantage-chdb"), run.results.get("clickhouse")
     print(f"\n### 8 A trace among {million(run.plan.samples)} samples that all have one\n")
-    if ours is None or usual is None:
-        print("Not measured: " + "; ".join(f"{title} ({reason})" for title, reason in run.left_out.items()))
+    if ours is None or common is None:
+        print("Not measured: " + "; ".join(f"{title} ({reason})" for title, reason in run.not_measured.items()))
         return
-    _heading("bytes/sample in all", "of which samples", "trace id, ms")
-    for result in (ours, usual):
+    _heading("bytes/sample in total", "of which samples", "trace id, ms")
+    for result in (ours, common):
         sizes = result.loaded.sizes
         parts = [_each(sizes[part], run.plan) if part in sizes else "–" for part in ("total", "samples")]
-        _row(result.peer.title, *parts, _took(result, "trace"))
+        _row(result.subject.title, *parts, _took(result, "trace"))
     print()
     _row("target", "must", "aim", "this run")
     _row(*["---"] * 4)
-    _target("8 trace id: times as fast as the usual table", _ratio(usual, ours, "trace"), 50, 200, least=True)
+    _target("8 trace id: times as fast as the common table", _ratio(common, ours, "trace"), 50, 200, least=True)
 
 
-def _history(question: str, first: Run, last: Run) -> None:
-    name = f"7 {_HEADINGS[question]}: {million(last.plan.samples)} against {million(first.plan.samples)}"
-    if question == "day" and first.plan.end_ms - first.plan.start_ms < DAY_MS:
-        _row(name, "–", "–", f"not told: {million(first.plan.samples)} are less than 24 h")
+def _history(query: str, first: Run, last: Run) -> None:
+    name = f"7 {_HEADINGS[query]}: {million(last.plan.samples)} against {million(first.plan.samples)}"
+    if query == "day" and first.plan.end_ms - first.plan.start_ms < DAY_MS:
+        _row(name, "–", "–", f"not comparable: {million(first.plan.samples)} are less than 24 h")
         return
-    _target(name, _ratio(last.results["vantage"], first.results["vantage"], question), 1.5, 1.1)
+    _target(name, _ratio(last.results["vantage"], first.results["vantage"], query), 1.5, 1.1)
 
 
-def _target(name: str, found: float | None, must: float, aim: float, *, least: bool = False) -> None:
-    """``least``: the more the better."""
-    if found is None:
+def _target(name: str, value: float | None, must: float, aim: float, *, least: bool = False) -> None:
+    """Print a target. ``least``: more is better."""
+    if value is None:
         _row(name, "–", "–", "not measured")
         return
     sign = "≥" if least else "≤"
-    met = [found >= limit if least else found <= limit for limit in (must, aim)]
+    met = [value >= limit if least else value <= limit for limit in (must, aim)]
     verdicts = [
         f"{sign} {limit:g}: {'met' if is_met else '**missed**'}" for limit, is_met in zip((must, aim), met, strict=True)
     ]
-    _row(name, *verdicts, f"{found:.2f}")
+    _row(name, *verdicts, f"{value:.2f}")

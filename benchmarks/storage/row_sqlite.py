@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.storage.data import Columns, Plan, all_series, windows
-from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Answer, Loaded, Question, Range, Stopwatch, nbytes
+from benchmarks.storage.subject import METRIC_OF, SERVICE, TOP, Loaded, Query, Range, ResultRows, Stopwatch, nbytes
 
 _TABLE = (
     "CREATE TABLE metrics (timestamp INTEGER, service_name TEXT, environment TEXT, metric_name TEXT,"
@@ -20,7 +20,7 @@ _HOUR = (
     "SELECT timestamp / 60000 * 60000, value FROM metrics"
     " WHERE service_name = ? AND timestamp >= ? AND timestamp < ? AND metric_name = ?"
 )
-# The index would be walked for the sake of GROUP BY, with a look-up for every row: three times as slow.
+# SQLite would scan the index for GROUP BY, with a look-up for every row: three times as slow.
 _DAY = (
     "SELECT service_name, timestamp / 300000 * 300000, avg(value) FROM metrics NOT INDEXED"
     " WHERE timestamp >= ? AND timestamp < ? AND metric_name = ? GROUP BY 1, 2"
@@ -33,13 +33,13 @@ _TRACE = "SELECT metric_name, timestamp, value, span_id FROM metrics WHERE trace
 
 
 class RowTable:
-    """One transaction a batch, WAL and ``synchronous=FULL``. Only traced rows are in the index on trace ids."""
+    """One transaction per batch, WAL and ``synchronous=FULL``. Only traced rows are in the index on trace ids."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "rows.db"
         self._names = [
-            (one.service, one.environment, one.metric, one.kind.value, json.dumps(dict(one.tags)))
-            for one in all_series()
+            (series.service, series.environment, series.metric, series.kind.value, json.dumps(dict(series.tags)))
+            for series in all_series()
         ]
 
     def load(self, plan: Plan) -> Loaded:
@@ -59,7 +59,7 @@ class RowTable:
         with finish:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             db.execute("PRAGMA analysis_limit = 1000")
-            db.execute("ANALYZE")  # so that a range of time is found in the index of each service
+            db.execute("ANALYZE")  # so that the planner uses the index of each service for a time range
         db.close()
         sizes = {"total": nbytes(self._path.parent)}
         return Loaded(insert.wall_s, insert.cpu_s, finish.wall_s, finish.cpu_s, sizes)
@@ -82,11 +82,11 @@ class RowTable:
         self._db = self._connect()
         self._range = Range(plan.end_ms)
 
-    def ask(self, question: Question) -> Any:
-        within, name = self._range, question.name
+    def run_query(self, query: Query) -> Any:
+        within, name = self._range, query.name
         if name == "hour":
-            asked = (SERVICE, within.hour_ms, within.end_ms, METRIC_OF[name])
-            minutes = _grouped(self._db.execute(_HOUR, asked))
+            params = (SERVICE, within.hour_ms, within.end_ms, METRIC_OF[name])
+            minutes = _grouped(self._db.execute(_HOUR, params))
             return [(minute, np.mean(values), np.quantile(values, 0.95)) for minute, values in minutes]
         if name == "day":
             return self._db.execute(_DAY, (within.day_ms, within.end_ms, METRIC_OF[name])).fetchall()
@@ -94,9 +94,9 @@ class RowTable:
             groups = _grouped(self._db.execute(_TOP, (within.hour_ms, within.end_ms, METRIC_OF[name])))
             slowest = sorted(((np.quantile(values, 0.95), key) for key, values in groups), reverse=True)
             return [(*key.split(" "), p95) for p95, key in slowest[:TOP]]
-        return self._db.execute(_TRACE, (question.trace_id,)).fetchall()
+        return self._db.execute(_TRACE, (query.trace_id,)).fetchall()
 
-    def answer(self, question: Question, raw: Any) -> Answer:
+    def result_rows(self, query: Query, raw: Any) -> ResultRows:
         return [tuple(row) for row in raw]
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class RowTable:
 
 
 def _grouped(rows: sqlite3.Cursor) -> list[tuple[Any, list[float]]]:
-    """Values by key: SQLite has no quantile."""
+    """Return values by key: SQLite has no quantile."""
     groups: dict[Any, list[float]] = {}
     for key, value in rows:
         groups.setdefault(key, []).append(value)

@@ -1,7 +1,7 @@
 """The data of a plan as agents send it: packed requests of 1000 samples, from a process on the second core.
 
 ``python -m benchmarks.storage.stream PLAN`` reads orders as JSON lines (host, port, connections, requests, and a rate
-or null), sends as many of the requests that come next, and answers with what came of it.
+or null), sends that many of the next requests, and writes the result to a file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import uvloop
 
-from benchmarks.load import connected, ended, take_second_core
+from benchmarks.load import connect, disconnect, take_second_core
 from benchmarks.payloads import PACKED, request
 from benchmarks.storage.data import SERIES, SERVICES, WINDOW_MS, Columns, Plan, all_series, windows
 from vantage.core.series import Series
@@ -31,7 +31,7 @@ _PER_SERVICE: Final = SERIES // SERVICES
 
 
 def bodies(plan: Plan) -> Iterator[tuple[int, bytes]]:
-    """The time at which each ends, and the request."""
+    """Yield the end time and body of each request."""
     series = all_series()
     for number, window in enumerate(windows(plan)):
         start_ms = plan.start_ms + number * WINDOW_MS
@@ -42,9 +42,12 @@ def bodies(plan: Plan) -> Iterator[tuple[int, bytes]]:
             rows = np.arange(cuts[part], cuts[part + 1])
             end_ms = start_ms + WINDOW_MS * (part + 1) // PARTS
             for service in range(SERVICES):
-                here = rows[window.index[rows] // _PER_SERVICE == service]
+                own_rows = rows[window.index[rows] // _PER_SERVICE == service]
                 which = series[service * _PER_SERVICE : (service + 1) * _PER_SERVICE]
-                yield end_ms, request(_body(f"{number}.{part}.{service}", which, window, here, traces), PACKED)
+                yield (
+                    end_ms,
+                    request(_body(f"{number}.{part}.{service}", which, window, own_rows, traces), PACKED),
+                )
 
 
 def _body(
@@ -57,31 +60,31 @@ def _body(
     rows = rows[np.argsort(window.index[rows], kind="stable")]
     numbers = window.index[rows] % _PER_SERVICE
     starts = np.searchsorted(numbers, np.arange(len(series) + 1)).tolist()
-    times, values, places = window.time_ms[rows].tolist(), window.value[rows].tolist(), rows.tolist()
+    times, values, numbers_of_rows = window.time_ms[rows].tolist(), window.value[rows].tolist(), rows.tolist()
     samples = []
     for which, (start, end) in enumerate(pairwise(starts)):
-        links = [(i, *traces[row]) for i, row in enumerate(places[start:end]) if row in traces]
-        samples.append((which, times[start:end], values[start:end], links))
+        exemplars = [(i, *traces[row]) for i, row in enumerate(numbers_of_rows[start:end]) if row in traces]
+        samples.append((which, times[start:end], values[start:end], exemplars))
     return msgspec.msgpack.encode(
         {
             "batch": batch,
             "resource": {"service_name": series[0].service, "environment": series[0].environment},
-            "series": [(one.metric, one.kind.value, one.unit, dict(one.tags)) for one in series],
+            "series": [(item.metric, item.kind.value, item.unit, dict(item.tags)) for item in series],
             "samples": samples,
         }
     )
 
 
 async def send(order: dict[str, Any], prepared: list[tuple[int, bytes]]) -> dict[str, Any]:
-    """``sent_s`` and ``latencies_s`` are those of every request, on the machine's monotonic clock."""
-    waiting = iter([body for _, body in prepared])
-    started, connections = await connected(order, lambda: next(waiting, None))
+    """Send requests. The result has ``sent_s`` and ``latencies_s`` of every request, by the monotonic clock."""
+    pending = iter([body for _, body in prepared])
+    started, connections = await connect(order, lambda: next(pending, None))
     async with asyncio.timeout(TIMEOUT_S):
         for connection in connections:
             await connection.done
-    found = ended(started, connections)
+    result = disconnect(started, connections)
     return {
-        **found,
+        **result,
         "end_ms": prepared[-1][0],
         "sent_s": [at_s for connection in connections for at_s in connection.sent_s],
         "latencies_s": [took_s for connection in connections for took_s in connection.latencies_s],
@@ -90,13 +93,13 @@ async def send(order: dict[str, Any], prepared: list[tuple[int, bytes]]) -> dict
 
 def main() -> None:
     take_second_core()
-    coming = bodies(Plan.of(sys.argv[1]))
+    requests = bodies(Plan.of(sys.argv[1]))
     for line in sys.stdin:
         order = json.loads(line)
-        prepared = list(islice(coming, order["requests"]))
+        prepared = list(islice(requests, order["requests"]))
         gc.collect()
-        # Through a file: what thousands of requests came to is more than a pipe holds.
-        Path(order["answer"]).write_text(json.dumps(uvloop.run(send(order, prepared))))
+        # Through a file: the result of thousands of requests is larger than a pipe.
+        Path(order["result"]).write_text(json.dumps(uvloop.run(send(order, prepared))))
         print("sent", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What every store must do: take the data, tell its size, answer four questions."""
+"""The protocol of the stores to measure: load data, report sizes, run four queries."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ HOUR_MS: Final = 3_600_000
 SERVICE: Final = "service-07"
 TOP: Final = 10
 
-Answer = list[tuple[Any, ...]]
+ResultRows = list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Query:
     """``hour``: DURATION of SERVICE in the last hour, rows of (minute, avg, p95). ``day``: CPU of the last 24 hours,
     rows of (service, 5 minutes, avg). ``top``: the TOP (service, route, p95) of DURATION in the last hour, slowest
     first. ``trace``: (metric, time, value, span id) of the samples of a trace, by time."""
@@ -32,7 +32,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The two ranges that are asked for; the end is exclusive."""
+    """The two ranges of the queries; the end is exclusive."""
 
     end_ms: int
 
@@ -50,7 +50,7 @@ METRIC_OF: Final = {"hour": DURATION, "day": CPU, "top": DURATION}
 
 @dataclass(slots=True)
 class Loaded:
-    """What came of loading. ``finish_s`` is what sealing, merging or compacting took after (or between) the inserts."""
+    """The result of loading. ``finish_s`` is the time of sealing, merging or compacting after or between inserts."""
 
     insert_s: float
     insert_cpu_s: float
@@ -58,29 +58,29 @@ class Loaded:
     finish_cpu_s: float
     sizes: dict[str, int]
     note: str = ""
-    peak_nbytes: int = 0  # of the loading process, its data included
+    peak_nbytes: int = 0  # of the loading process, including its data
 
 
 class Store(Protocol):
-    """A contestant, in a process of its own. ``load`` and then, in another process, ``open``, ``ask``, ``close``."""
+    """A store in a process of its own: ``load``, and in another process ``open``, ``run_query`` and ``close``."""
 
     def load(self, plan: Plan) -> Loaded: ...
 
     def open(self, plan: Plan) -> None: ...
 
-    def ask(self, question: Question) -> Any:
-        """What is measured: until the whole answer has arrived."""
+    def run_query(self, query: Query) -> Any:
+        """Run a query until the complete result has arrived. Measured."""
         ...
 
-    def answer(self, question: Question, raw: Any) -> Answer:
-        """What ``ask`` gave, in the form of ``Question``. Not measured."""
+    def result_rows(self, query: Query, raw: Any) -> ResultRows:
+        """Return the result of ``run_query`` as rows, as ``Query`` defines them. Not measured."""
         ...
 
     def close(self) -> None: ...
 
 
 class Stopwatch:
-    """Adds up the wall and CPU seconds of the parts that are measured; ``cpu_s`` tells those of the process meant."""
+    """Adds up the wall and CPU seconds of the measured parts; ``cpu_s`` returns those of the measured process."""
 
     def __init__(self, cpu_s: Callable[[], float] = time.process_time) -> None:
         self._cpu_s = cpu_s
@@ -100,11 +100,11 @@ class Stopwatch:
 
 
 def nbytes(folder: Path, pattern: str = "**/*") -> int:
-    """The bytes that files occupy, each file once however often it is linked."""
-    found = {}
+    """Return the bytes of files, each file once even if it has several links."""
+    sizes = {}
     for path in folder.glob(pattern):
         with suppress(FileNotFoundError):  # merged away in the meantime
             stat = path.lstat()
             if S_ISREG(stat.st_mode):
-                found[stat.st_dev, stat.st_ino] = stat.st_size
-    return sum(found.values())
+                sizes[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(sizes.values())

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.storage.data import Columns, Plan, all_series, windows
-from benchmarks.storage.promql import Promql, promql_name
+from benchmarks.storage.promql import PromqlStore, promql_name
 from benchmarks.storage.subject import Loaded, Stopwatch, nbytes
 
 QUIET_S: Final = 2.0
 
 
-class VictoriaMetrics(Promql):
-    """InfluxDB's lines over HTTP, a request a batch."""
+class VictoriaMetrics(PromqlStore):
+    """InfluxDB's line protocol over HTTP, one request per batch."""
 
     binary = "victoria-metrics"
     path = "/write?precision=ms"
@@ -23,10 +23,10 @@ class VictoriaMetrics(Promql):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._names = [
-            f"{promql_name(one.metric)},service_name={one.service},"
-            + ",".join(f"{key}={value}" for key, value in (("environment", one.environment), *one.tags))
+            f"{promql_name(series.metric)},service_name={series.service},"
+            + ",".join(f"{key}={value}" for key, value in (("environment", series.environment), *series.tags))
             + " value="
-            for one in all_series()
+            for series in all_series()
         ]
 
     def command(self, port: int) -> list[str]:
@@ -66,7 +66,7 @@ class VictoriaMetrics(Promql):
 
 
 def _until_quiet(size: Callable[[], int]) -> float:
-    """Merging goes on in the background: wait until the size stays the same, and tell how long it did change."""
+    """Wait until background merging stops changing the size. Return for how many seconds it changed."""
     began_s = since_s = time.monotonic()
     last = size()
     while time.monotonic() - since_s < QUIET_S:

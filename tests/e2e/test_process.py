@@ -454,7 +454,7 @@ def test_keys_are_made_listed_and_revoked_without_showing_a_secret_twice(tmp_pat
     assert "ci" in listed
     assert "people" in listed
     assert secret not in listed
-    assert "taken by another key" in refused("keys", "create", "ci", "--data", data)
+    assert "in use by another key" in refused("keys", "create", "ci", "--data", data)
     assert vantage("keys", "revoke", "ci", "--data", data).returncode == 0
     (line,) = [line for line in vantage("keys", "list", "--data", data).stdout.splitlines() if " ci " in line]
     assert line.endswith("revoked")

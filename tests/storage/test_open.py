@@ -51,5 +51,5 @@ def test_an_unknown_store_is_refused_with_those_that_are_known() -> None:
 
 
 def test_commands_of_the_embedded_store_say_so() -> None:
-    with pytest.raises(ConfigError, match=r"for the embedded store.*copy the folder /srv/v as a whole"):
+    with pytest.raises(ConfigError, match=r"for the embedded store.*copy the complete folder /srv/v"):
         store_folder("chdb:////srv/v", data=Path("data"))

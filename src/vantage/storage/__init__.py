@@ -1,1 +1,1 @@
-"""Where telemetry and configuration rest: ports, and one package for each way of keeping them."""
+"""Storage of telemetry and configuration: ports, and one package per implementation."""

@@ -1,4 +1,4 @@
-"""The smallest TelemetryStore: lists in memory, for tests. It keeps the whole contract, durability excepted."""
+"""The smallest TelemetryStore: lists in memory, for tests. It fulfils the contract except for durability."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from vantage.vql.exec.source import ScanEstimate
 from vantage.vql.table import Table
 from vantage.vql.tree import TableName
 
-EXPORTED_MAX: Final = 1000  # samples or spans of a batch
+EXPORTED_MAX: Final = 1000  # samples or spans per batch
 
 
 class MemoryStore:
-    """Keeps every sample as ``(series, time_ms, value, trace_id, span_id)``."""
+    """Stores every sample as ``(series, time_ms, value, trace_id, span_id)``."""
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
@@ -84,10 +84,10 @@ class MemoryStore:
 
     async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         times: dict[int, tuple[Series, list[int]]] = {}
-        for one, time_ms, *_ in self._rows:
-            if (not service or one.service == service) and (not metric or one.metric == metric):
-                times.setdefault(one.id, (one, []))[1].append(time_ms)
-        return [SeriesInfo(one, len(held), min(held), max(held)) for one, held in times.values()]
+        for series, time_ms, *_ in self._rows:
+            if (not service or series.service == service) and (not metric or series.metric == metric):
+                times.setdefault(series.id, (series, []))[1].append(time_ms)
+        return [SeriesInfo(series, len(at_ms), min(at_ms), max(at_ms)) for series, at_ms in times.values()]
 
     async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
         return [
@@ -109,22 +109,22 @@ class MemoryStore:
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         table = build_span_table(self._spans)
-        found = np.unique(table.trace_id[matching_rows(table, wanted)])
-        return latest_summaries(table.take(np.flatnonzero(np.isin(table.trace_id, found))), wanted)
+        trace_ids = np.unique(table.trace_id[matching_rows(table, wanted)])
+        return latest_summaries(table.take(np.flatnonzero(np.isin(table.trace_id, trace_ids))), wanted)
 
     async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
         return service_edges([build_span_table(self._spans)], time_range)
 
     async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
-        def wanted(service: str, environment: str, at_ms: int) -> bool:
-            named = selector.service in ("", service) and selector.environment in ("", environment)
-            return named and time_range.start_ms <= at_ms < time_range.end_ms
+        def selected(service: str, environment: str, at_ms: int) -> bool:
+            matches = selector.service in ("", service) and selector.environment in ("", environment)
+            return matches and time_range.start_ms <= at_ms < time_range.end_ms
 
-        rows = [row for row in self._rows if wanted(row[0].service, row[0].environment, row[1])]
-        spans = [span for span in self._spans if wanted(span.service_name, span.environment, span.start_ms)]
+        rows = [row for row in self._rows if selected(row[0].service, row[0].environment, row[1])]
+        spans = [span for span in self._spans if selected(span.service_name, span.environment, span.start_ms)]
         for start in range(0, len(rows), EXPORTED_MAX):
-            some = rows[start : start + EXPORTED_MAX]
-            yield build_batch([row[:3] for row in some], exemplars=_exemplars(some))
+            chunk = rows[start : start + EXPORTED_MAX]
+            yield build_batch([row[:3] for row in chunk], exemplars=_exemplars(chunk))
         for start in range(0, len(spans), EXPORTED_MAX):
             yield Batch(spans=tuple(spans[start : start + EXPORTED_MAX]))
 
@@ -132,7 +132,7 @@ class MemoryStore:
         if policy.days is None:
             return DeletionResult()
         oldest_ms = self._clock.now_ms() - policy.days * 86_400_000
-        return self._keep(
+        return self._replace(
             [row for row in self._rows if row[1] >= oldest_ms],
             [span for span in self._spans if span.start_ms >= oldest_ms],
         )
@@ -142,21 +142,22 @@ class MemoryStore:
             return selector.service in ("", service) and selector.environment in ("", environment)
 
         if selector == Selector():
-            raise ValueError("forgetting everything is not offered: name a service or an environment")
-        return self._keep(
+            raise ValueError("refusing to delete everything: name a service or an environment")
+        return self._replace(
             [row for row in self._rows if not selected(row[0].service, row[0].environment)],
             [span for span in self._spans if not selected(span.service_name, span.environment)],
         )
 
-    def _keep(self, rows: list[tuple[Series, int, float, str, str]], spans: list[Span]) -> DeletionResult:
-        gone = {row[0].id for row in self._rows} - {row[0].id for row in rows}
-        result = DeletionResult(len(self._rows) - len(rows), len(self._spans) - len(spans), len(gone), 0)
+    def _replace(self, rows: list[tuple[Series, int, float, str, str]], spans: list[Span]) -> DeletionResult:
+        deleted = {row[0].id for row in self._rows} - {row[0].id for row in rows}
+        result = DeletionResult(len(self._rows) - len(rows), len(self._spans) - len(spans), len(deleted), 0)
         self._rows, self._spans = rows, spans
         return result
 
     async def usage(self) -> Usage:
         counted = Counter((row[0].service, row[0].metric) for row in self._rows)
-        series = Counter((one.service, one.metric) for one in {row[0].id: row[0] for row in self._rows}.values())
+        distinct = {row[0].id: row[0] for row in self._rows}.values()
+        series = Counter((info.service, info.metric) for info in distinct)
         rows = [UsageRow(*key, "samples", 0, count, series[key]) for key, count in counted.items()]
         spans = Counter(span.service_name for span in self._spans)
         rows += [UsageRow(service, "", "spans", 0, count, 0) for service, count in spans.items()]
@@ -203,12 +204,12 @@ class _RowSource:
         (chunk,) = self.samples(time_range, slots, exemplars=False)
         order = np.lexsort((chunk.time_ms, chunk.slot))
         slot, time_ms, value = chunk.slot[order], chunk.time_ms[order], chunk.value[order]
-        rolled = rollup_samples(slot, time_ms, value, width_ms=width_ms)
+        rollups = rollup_samples(slot, time_ms, value, width_ms=width_ms)
         if "sketches" not in wanted:
-            yield rolled
+            yield rollups
             return
         has_sketch = self._series.column("metric_type").mask(lambda kind: kind == "histogram")[slot]
-        yield with_sketches(rolled, slot[has_sketch], time_ms[has_sketch], value[has_sketch], width_ms=width_ms)
+        yield with_sketches(rollups, slot[has_sketch], time_ms[has_sketch], value[has_sketch], width_ms=width_ms)
 
     def spans(self, _time_range: TimeRange) -> Iterator[SpanTable]:
         yield build_span_table(self._spans)

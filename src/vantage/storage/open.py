@@ -1,4 +1,4 @@
-"""The one place that knows the stores' names."""
+"""Choose stores by URL. The only file that knows their names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_store(
     series_max: int,
     query_samples_max: int,
 ) -> EmbeddedStore | ClickHouseStore:
-    """The telemetry store of a URL, not yet opened. '' is the embedded store in the data folder. Raises ConfigError."""
+    """Return the telemetry store of a URL, not yet opened; for '' the embedded one in ``data``. Raises ConfigError."""
     if is_chdb(url):
         return ClickHouseStore(
             chdb_folder(url, data=data),
@@ -52,7 +52,7 @@ def open_store(
 
 
 def open_telemetry_store(settings: Settings, *, clock: Clock, telemetry: Telemetry) -> EmbeddedStore | ClickHouseStore:
-    """The telemetry store that the settings name, not yet opened. Raises ConfigError."""
+    """Return the telemetry store of the settings, not yet opened. Raises ConfigError."""
     return open_store(
         settings.store_url,
         data=Path(settings.data),
@@ -67,35 +67,35 @@ def open_telemetry_store(settings: Settings, *, clock: Clock, telemetry: Telemet
 
 
 def is_chdb(url: str) -> bool:
-    """Whether a URL names ClickHouse's engine inside the process."""
+    """Return whether a URL names ClickHouse's engine inside the process."""
     return url.startswith(CHDB)
 
 
 def chdb_folder(url: str, *, data: Path) -> Path:
-    """Where ClickHouse's engine keeps its files; without a name it is the folder ``clickhouse`` among the data."""
+    """Return the folder of ClickHouse's engine; without a name the folder ``clickhouse`` in ``data``."""
     name = url.removeprefix(CHDB)
     return Path(name) if name else data / "clickhouse"
 
 
 def store_folder(url: str, *, data: Path) -> Path:
-    """Where the embedded store of a URL keeps its files; '' is the data folder. Raises ConfigError."""
+    """Return the folder of the embedded store of a URL; for '' the data folder. Raises ConfigError."""
     if is_chdb(url):
         raise ConfigError(
             "this is for the embedded store, and store_url names ClickHouse's engine: "
-            f"stop the server and copy the folder {chdb_folder(url, data=data)} as a whole instead"
+            f"stop the server and copy the complete folder {chdb_folder(url, data=data)} instead"
         )
     if url and not url.startswith(SQLITE):
         raise ConfigError(
-            f"store_url: {url.partition(':')[0]!r} is no store this version knows; use sqlite:///FOLDER or chdb:///FOLDER"
+            f"store_url: {url.partition(':')[0]!r} is not a known store; use sqlite:///FOLDER or chdb:///FOLDER"
         )
     return Path(url.removeprefix(SQLITE)) if url else data
 
 
 def metadata_url(url: str, *, data: Path) -> str:
-    """The metadata database's URL; '' is ``metadata.db`` in the data folder."""
+    """Return the URL of the metadata database; for '' that of ``metadata.db`` in the data folder."""
     return url or f"{SQLITE}{data / 'metadata.db'}"
 
 
 def open_metadata(url: str, *, data: Path, clock: Clock) -> SqlMetadataStore:
-    """The metadata store of a URL, not yet opened."""
+    """Return the metadata store of a URL, not yet opened."""
     return SqlMetadataStore(metadata_url(url, data=data), clock)

@@ -1,4 +1,4 @@
-"""The two storage ports. Their prose is the contract; ``tests/contracts`` holds every implementation to it.
+"""The two storage ports. Their prose is the contract; ``tests/contracts`` checks every implementation against it.
 
 Constructors do no I/O; ``async with`` opens and closes. All methods may be called concurrently from one event loop.
 """
@@ -26,7 +26,7 @@ EdgeKind = Literal["call", "message", "external"]
 
 @dataclass(frozen=True, slots=True)
 class SeriesInfo:
-    """A series and what the store knows of it: samples held, and the first and last sample's time."""
+    """A series, its number of stored samples, and the times of the first and last one."""
 
     series: Series
     samples: int
@@ -36,7 +36,7 @@ class SeriesInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpanStats:
-    """What the store knows of the spans of one service, environment, version and instance."""
+    """Number and times of the spans of one service, environment, version and instance."""
 
     service: str
     environment: str
@@ -49,7 +49,7 @@ class ServiceSpanStats:
 
 @dataclass(frozen=True, slots=True)
 class ExemplarSample:
-    """A sample that carries a trace id."""
+    """A sample with a trace id."""
 
     series: Series
     time_ms: int
@@ -60,7 +60,7 @@ class ExemplarSample:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All that is kept of one trace; ``spans`` ordered by start, ``samples`` by time. Both empty: unknown."""
+    """All stored data of one trace; ``spans`` ordered by start, ``samples`` by time. Both empty: unknown."""
 
     trace_id: str
     spans: tuple[Span, ...]
@@ -71,7 +71,7 @@ class Trace:
 class TraceFilter:
     """Which traces to list. A trace is listed when one of its spans meets every condition; '' and None mean any.
 
-    ``before`` continues a listing: only traces that sort after that (start_ns, trace_id) are given.
+    ``before`` continues a listing: only traces that sort after that (start_ns, trace_id) are returned.
     """
 
     time_range: TimeRange
@@ -88,7 +88,7 @@ class TraceFilter:
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """One line of a listing. ``root_*`` come from the span without parent, or else from the earliest one."""
+    """One row of a listing. ``root_*`` come from the span without parent, or else from the earliest one."""
 
     trace_id: str
     root_service: str
@@ -102,9 +102,9 @@ class TraceSummary:
 
 @dataclass(frozen=True, slots=True)
 class ServiceEdge:
-    """Who calls whom. A ``call`` or a ``message`` was seen from both ends, and its figures are those of the called
-    service's spans; ``external`` is told by the caller's spans alone, and ``callee`` is the name they give it, such as
-    ``postgresql``."""
+    """Calls from one service to another. A ``call`` or a ``message`` has spans on both sides, and its figures are those
+    of the called service's spans; ``external`` has only the caller's spans, and ``callee`` is their name for it, such
+    as ``postgresql``."""
 
     caller: str
     callee: str
@@ -117,7 +117,7 @@ class ServiceEdge:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Everything of a service, of an environment, or of both together. '' means any; to forget, not both are ''."""
+    """All data of a service, of an environment, or of both together. '' means any; a deletion names at least one."""
 
     service: str = ""
     environment: str = ""
@@ -125,7 +125,7 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class DeletionResult:
-    """What left the store. ``nbytes`` is what it occupied, as far as the store knows."""
+    """What was deleted. ``nbytes`` is the size of that, as far as the store knows."""
 
     samples: int = 0
     spans: int = 0
@@ -135,7 +135,7 @@ class DeletionResult:
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """When data leaves: older than ``days`` (None: never by age), by the strictest of ``rules`` that matches, or the
+    """When data expires: older than ``days`` (None: never by age), by the strictest of ``rules`` that matches, or the
     oldest beyond ``budget_bytes``: first samples and spans, then rollups."""
 
     days: int | None = None
@@ -145,8 +145,8 @@ class RetentionPolicy:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What one metric of a service takes in one tier (``samples`` or ``rollups``), or its spans (metric '', tier
-    ``spans``). Bytes on the disk: shares of what is kept together. ``items`` are samples or spans."""
+    """Bytes on disk of one metric of a service in one tier (``samples`` or ``rollups``), or of its spans (metric '',
+    tier ``spans``). For data stored together they are shares. ``items`` are samples or spans."""
 
     service: str
     metric: str
@@ -158,8 +158,8 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the store takes. ``files`` are bytes on the disk by kind, ``memory_nbytes`` what is not sealed yet; of it
-    ``rows`` knows nothing. Samples before ``raw_since_ms`` have left, their rollups may still be there."""
+    """The size of the store. ``files`` are bytes on disk by kind, ``memory_nbytes`` the size of unsealed data, which
+    ``rows`` does not include. Samples before ``raw_since_ms`` have expired, their rollups may still be there."""
 
     rows: tuple[UsageRow, ...]
     files: Mapping[str, int]
@@ -169,59 +169,59 @@ class Usage:
 
 
 class TelemetryReader(Protocol):
-    """Samples and spans, as queries read them."""
+    """Reads samples and spans."""
 
     async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
-        """Answer a query; an empty table, never None. Raises StoreTimeout after ``deadline_s`` seconds, InputError
+        """Run a query. Returns an empty table, never None. Raises StoreTimeout after ``deadline_s`` seconds, InputError
         when it would read too much, BusyError when too many queries wait, StoreUnavailable."""
         ...
 
     async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
-        """What answering a query would read, a row for each tier of the store: the columns ``tier`` (text), ``chunks``
-        and ``rows`` (samples or spans, at most twice what is read). Raises what ``select`` raises."""
+        """Return what a query would read, one row per tier of the store: the columns ``tier`` (text), ``chunks`` and
+        ``rows`` (samples or spans, at most twice what is read). Raises what ``select`` raises."""
         ...
 
     async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
-        """The series that hold samples, '' meaning any service or metric; ordered by nothing in particular."""
+        """Return the series with stored samples, '' meaning any service or metric; in no particular order."""
         ...
 
     async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
-        """One entry for each service, environment, version and instance that spans are kept of."""
+        """Return one entry for each service, environment, version and instance with stored spans."""
         ...
 
     async def trace(self, trace_id: str) -> Trace:
-        """Everything kept of a trace, empty when unknown."""
+        """Return all stored data of a trace, empty when unknown."""
         ...
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
-        """Up to ``limit`` traces, the latest start first, ties by trace id."""
+        """Return up to ``limit`` traces, the latest start first, ties by trace id."""
         ...
 
     async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
-        """Who calls whom, by the spans that start in the range; one entry for each caller, callee and kind, ordered by
-        nothing in particular. A parent that starts more than 10 minutes before the range may not be found. Raises
-        InputError beyond 2 million spans, StoreTimeout, BusyError, StoreUnavailable."""
+        """Return the calls between services, computed from the spans that start in the range: one entry for each
+        caller, callee and kind, in no particular order. A parent that starts more than 10 minutes before the range may
+        be missed. Raises InputError beyond 2 million spans, StoreTimeout, BusyError, StoreUnavailable."""
         ...
 
     def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
-        """Everything selected ('' means any, also both) whose time or start lies in the range, as it is when the first
-        batch is asked for: batches of bounded size in no particular order. Nothing is kept from being written
-        meanwhile, and no query is held up while nobody asks for the next batch; what leaves the store meanwhile may
-        be missing. Whoever does not take all of it must close it. Raises BusyError when too many are under way,
-        StoreUnavailable."""
+        """Yield all selected data ('' means any, also both) whose time or start lies in the range, as of the first
+        request for a batch: batches of bounded size in no particular order. An export blocks no writes, and between
+        batches no queries; data that is deleted meanwhile may be missing. A caller that stops early must close it.
+        Raises BusyError when too many exports run, StoreUnavailable."""
         ...
 
     async def usage(self) -> Usage:
-        """What is kept, and what it takes."""
+        """Return what is stored, and its size."""
         ...
 
     async def raw_since_ms(self) -> int:
-        """Samples before this time have left by size, and only their rollups may be there; 0: none have."""
+        """Return the time before which samples have expired by size, so that only their rollups may be left; 0: none
+        have."""
         ...
 
 
 class TelemetryStore(TelemetryReader, Protocol):
-    """Samples and spans. It is open between ``__aenter__`` and ``__aexit__``."""
+    """Stores samples and spans. It is open between ``__aenter__`` and ``__aexit__``."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -230,41 +230,41 @@ class TelemetryStore(TelemetryReader, Protocol):
     ) -> None: ...
 
     async def write(self, batch: Batch) -> bool:
-        """Keep a batch. When it returns the batch is durable and queries see it, whole.
+        """Store a batch. On return the batch is durable and queries see all of it.
 
-        True: kept now. False: its ``batch_id`` was kept before, nothing changed; a repeat that arrives while the
-        first is under way waits for that one's outcome. May be repeated with the same id for 60 minutes. Raises
-        BusyError when the queue is full and StoreUnavailable when it cannot be made durable; in both cases nothing
-        of the batch is kept.
+        True: stored now. False: its ``batch_id`` was stored before, nothing changed; a repeat that arrives while the
+        first is in flight waits for that one's outcome. May be repeated with the same id for 60 minutes. Raises
+        BusyError when the queue is full and StoreUnavailable when it cannot be made durable; in both cases nothing of
+        the batch is stored.
         """
         ...
 
     async def expire(self, policy: RetentionPolicy) -> DeletionResult:
-        """Drop what the policy no longer keeps. May be repeated at any time."""
+        """Delete what has expired by the policy. May be repeated at any time."""
         ...
 
     async def delete(self, selector: Selector) -> DeletionResult:
-        """Drop everything selected; when it returns, queries no longer see it, also after a restart."""
+        """Delete all selected data. On return queries no longer see it, even after a restart."""
         ...
 
     async def ping(self) -> None:
-        """Return when the store can read and write; raises StoreUnavailable when not."""
+        """Return if the store can read and write; raise StoreUnavailable if not."""
         ...
 
 
 class MetadataReader(Protocol):
-    """What queries read of the metadata. Raises StoreUnavailable when the database cannot be reached."""
+    """The metadata that queries read. Methods raise StoreUnavailable when the database cannot be reached."""
 
     async def deployments(
         self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
     ) -> Sequence[Deployment]:
-        """The latest first; a limit of 0 gives none."""
+        """Return up to ``limit`` deployments, the latest first; none for a limit of 0."""
         ...
 
 
 class MetadataStore(MetadataReader, Protocol):
     """Configuration and its history. Every method that changes something writes one audit entry in the same
-    transaction, in the name of ``actor``. Raises StoreUnavailable when the database cannot be reached."""
+    transaction, with ``actor`` as its author. Methods raise StoreUnavailable when the database cannot be reached."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -273,40 +273,41 @@ class MetadataStore(MetadataReader, Protocol):
     ) -> None: ...
 
     async def create_key(self, key: ApiKey, *, actor: str) -> None:
-        """Keep a key. Raises ConflictError, naming ``id``, ``name`` (among usable keys) or ``secret``, when taken."""
+        """Store a key. Raises ConflictError naming ``id``, ``name`` (among active keys) or ``secret`` if in use."""
         ...
 
     async def keys(self) -> Sequence[ApiKey]:
-        """All keys, revoked and expired ones too, oldest first."""
+        """Return all keys, including revoked and expired ones, oldest first."""
         ...
 
     async def revoke_key(self, key_id: str, *, actor: str) -> ApiKey:
-        """Revoke by id, or else by the name of a usable key. Revoking an id twice changes nothing and writes no audit
+        """Revoke by id, or else by the name of an active key. Revoking an id twice changes nothing and writes no audit
         entry. Raises NotFoundError."""
         ...
 
     async def record_deployment(self, deployment: Deployment, *, actor: str) -> bool:
-        """Keep a deployment. A detected one only when its service, environment and version are new: else False, and a
-        detected one moves back when this one is earlier, without an audit entry. Reported ones are always recorded
-        and return True."""
+        """Store a deployment. A detected one is stored only if its service, environment and version are new: otherwise
+        return False, and an earlier time replaces that of a stored detected one, without an audit entry. Reported ones
+        are always stored and return True."""
         ...
 
     async def remove_deployments(self, selector: Selector, *, actor: str) -> int:
-        """Remove those of a forgotten service or environment; how many. Raises InputError for an empty selector."""
+        """Remove those of a deleted service or environment, and return their number. Raises InputError for an empty
+        selector."""
         ...
 
     async def record_audit(self, entry: AuditEntry) -> None:
-        """Append an entry for a change made elsewhere, such as data forgotten."""
+        """Append an entry for a change made elsewhere, such as deleted data."""
         ...
 
     async def audit(self, *, limit: int = 100, before_id: int | None = None) -> Sequence[AuditEntry]:
-        """Entries, the latest first. Nothing ever changes or removes one."""
+        """Return entries, the latest first. Entries are never changed or removed."""
         ...
 
     async def last_change_id(self) -> int:
-        """A number that grows with every change, made by any process: cheap to ask, to know when to read again."""
+        """Return a number that grows with every change by any process: cheap to read, to know when to read again."""
         ...
 
     async def ping(self) -> None:
-        """Return when the database answers; raises StoreUnavailable when not."""
+        """Return if the database answers; raise StoreUnavailable if not."""
         ...

@@ -1,4 +1,4 @@
-"""The threads that answer queries, and how many may wait for one."""
+"""The threads that run queries, and a limit on waiting queries."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ class QueryPool:
         self._pool = ThreadPoolExecutor(self._threads, "vantage-query", initializer=self._initializer)
 
     async def stop(self) -> None:
-        """Wait for what runs; what waits is cancelled."""
+        """Wait for running queries; cancel waiting ones."""
         pool, self._pool = self._pool, None
         if pool is not None:
             await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
 
     @property
     def pool(self) -> ThreadPoolExecutor:
-        """The threads themselves, for work that is admitted elsewhere. Raises StoreUnavailable."""
+        """The threads, for work with its own limit. Raises StoreUnavailable."""
         if self._pool is None:
             raise StoreUnavailable("the store is closed")
         return self._pool
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Raises BusyError when too many wait, StoreUnavailable before ``start`` and after ``stop``."""
+        """Run ``work`` in a thread. Raises BusyError when too many queries wait, StoreUnavailable before ``start`` and
+        after ``stop``."""
         pool = self.pool
         if self._queries >= self._threads + WAITING_MAX:
             raise BusyError("too many queries are waiting")

@@ -1,4 +1,4 @@
-"""The memory of batch ids: what makes a repeated batch change nothing."""
+"""Recent batch ids, by which repeated batches are recognised."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vantage.core.clock import Clock
 
 
 class RecentBatchIds:
-    """Ids committed within the last 60 minutes, a million at most; ``evicted`` counts those forgotten early."""
+    """Ids committed within the last 60 minutes, a million at most; ``evicted`` counts ids dropped before that."""
 
     def __init__(self, *, ids_max: int = BATCH_ID_MEMORY_MAX) -> None:
         self._at_ms: OrderedDict[str, int] = OrderedDict()
-        self._under_way: dict[str, asyncio.Future[Any]] = {}
+        self._in_flight: dict[str, asyncio.Future[Any]] = {}
         self._ids_max = ids_max
         self.evicted = 0
 
@@ -30,7 +30,7 @@ class RecentBatchIds:
             self.evicted += 1
 
     def seen(self, batch_id: str, now_ms: int) -> bool:
-        """Whether the id was committed within the memory's time."""
+        """Return whether the id was committed within the last 60 minutes."""
         while self._at_ms:
             first = next(iter(self._at_ms))
             if self._at_ms[first] >= now_ms - BATCH_ID_MEMORY_MS:
@@ -39,15 +39,15 @@ class RecentBatchIds:
         return batch_id in self._at_ms
 
     async def is_duplicate(self, batch_id: str, clock: Clock) -> bool:
-        """Whether the batch was committed before; one of that id that is under way is waited for. After False the
-        caller may ``begin`` the batch before anyone else can, if it awaits nothing in between."""
-        while (under_way := self._under_way.get(batch_id)) is not None:
-            await asyncio.wait([under_way])
-            if not under_way.cancelled() and under_way.exception() is None:
+        """Return whether the batch was committed before; wait for a batch of that id in flight. After False the caller
+        may call ``mark_in_flight`` before anyone else can, if it awaits nothing in between."""
+        while (in_flight := self._in_flight.get(batch_id)) is not None:
+            await asyncio.wait([in_flight])
+            if not in_flight.cancelled() and in_flight.exception() is None:
                 return True
         return self.seen(batch_id, clock.now_ms())
 
     def mark_in_flight(self, batch_id: str, done: asyncio.Future[Any]) -> None:
-        """The batch is under way until ``done``, which fails when it was not committed."""
-        self._under_way[batch_id] = done
-        done.add_done_callback(lambda _: self._under_way.pop(batch_id, None))
+        """Mark the batch as in flight until ``done``, which fails when the batch is not committed."""
+        self._in_flight[batch_id] = done
+        done.add_done_callback(lambda _: self._in_flight.pop(batch_id, None))

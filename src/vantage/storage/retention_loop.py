@@ -37,7 +37,7 @@ class RetentionLoop:
         try:
             result = await self._store.expire(self._policy)
         finally:
-            # What is older than retention_days is hidden long before it is deleted and counted.
+            # Data older than retention_days is hidden long before it is deleted and counted.
             if self._policy.days is not None or result != DeletionResult():
                 self._on_expired()
         if result.samples or result.spans:

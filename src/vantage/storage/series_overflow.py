@@ -1,4 +1,4 @@
-"""Series beyond a store's limit: their samples go to a few overflow series instead.
+"""Series beyond a store's limit: their samples go to a few overflow series.
 
 OpenTelemetry does the same with its cardinality limit:
 https://opentelemetry.io/docs/specs/otel/metrics/sdk/#cardinality-limits

@@ -1,4 +1,4 @@
-"""Who calls whom, from spans: every span of a called service is joined with the span it names as its parent."""
+"""Compute calls between services from spans: join every span of a called service with its parent span."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vantage.storage.ports import EdgeKind, ServiceEdge
 
 PARENT_REACH_MS: Final = 600_000  # how long before the range a parent may start
 SPANS_MAX: Final = 2_000_000  # some 110 bytes and a microsecond each
-# What a caller's span says of a peer that sends no spans itself; the first that is there is taken. The names are those
-# of OpenTelemetry's semantic conventions; ``db.system`` was the name of ``db.system.name`` until 2025.
+# Attributes of a caller's span that name a peer without spans; the first one present is used. The names are those of
+# OpenTelemetry's semantic conventions; ``db.system`` was the name of ``db.system.name`` until 2025.
 PEER_ATTRIBUTES: Final = ("peer.service", "db.system.name", "db.system", "messaging.system", "server.address")
 _KINDS: Final[tuple[EdgeKind, ...]] = ("call", "message", "external")
 _EXTERNAL: Final = _KINDS.index("external")
@@ -28,7 +28,7 @@ _EXTERNAL: Final = _KINDS.index("external")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _SpanColumns:
-    """The columns that edges need, of all tables. ``peer`` is '' where a span calls nobody or does not say whom."""
+    """The columns that edges need, of all tables. ``peer`` is '' where a span calls nobody or does not name it."""
 
     trace_id: Ids
     span_id: Ids
@@ -47,16 +47,18 @@ class _SpanColumns:
 def service_edges(
     tables: Iterable[SpanTable], time_range: TimeRange, *, spans_max: int = SPANS_MAX
 ) -> list[ServiceEdge]:
-    """The edges of the spans that start in the range. The tables hold every span that starts in it or up to
-    PARENT_REACH_MS before, and perhaps others. A span whose parent is in none of them makes no edge; a peer whose spans
-    are in none of them is external. A table is let go before the next is taken. Raises InputError beyond ``spans_max``
-    spans."""
+    """Return the edges of the spans that start in the range.
+
+    The tables contain every span that starts in it or up to PARENT_REACH_MS before, and perhaps others. A span without
+    its parent in them makes no edge; a peer without spans in them is external. A table is released before the next one
+    is read. Raises InputError beyond ``spans_max`` spans.
+    """
     parts: list[_SpanColumns] = []
     total = 0
     for table in tables:
         total += len(table)
         if total > spans_max:
-            raise InputError(f"the range holds more than {spans_max} spans: narrow it")
+            raise InputError(f"the range has more than {spans_max} spans: narrow it")
         if len(table):
             parts.append(_columns(table, time_range))
     if not parts:
@@ -68,22 +70,26 @@ def service_edges(
     child, parent = child[across], parent[across]
 
     received = spans.counted[child] & _of_kind(spans.kind, SpanKind.SERVER, SpanKind.CONSUMER)[child]
-    called, calling = child[received], parent[received]
-    is_message = _of_kind(spans.kind, SpanKind.CONSUMER)[called]
-    found = _sum_calls(
-        spans, called, spans.service.take(calling), spans.service.take(called), is_message.astype(np.int64)
+    callee_rows, caller_rows = child[received], parent[received]
+    is_message = _of_kind(spans.kind, SpanKind.CONSUMER)[callee_rows]
+    edges = _sum_calls(
+        spans,
+        callee_rows,
+        spans.service.take(caller_rows),
+        spans.service.take(callee_rows),
+        is_message.astype(np.int64),
     )
 
-    answered = np.zeros(len(spans), np.bool_)
-    answered[parent] = True
-    alone = np.flatnonzero(spans.counted & ~answered & spans.peer.mask(bool))
-    external = np.full(len(alone), _EXTERNAL)
-    found += _sum_calls(spans, alone, spans.service.take(alone), spans.peer.take(alone), external)
-    return [edge for edge in found if edge.caller != edge.callee]
+    has_child = np.zeros(len(spans), np.bool_)
+    has_child[parent] = True
+    unmatched = np.flatnonzero(spans.counted & ~has_child & spans.peer.mask(bool))
+    external = np.full(len(unmatched), _EXTERNAL)
+    edges += _sum_calls(spans, unmatched, spans.service.take(unmatched), spans.peer.take(unmatched), external)
+    return [edge for edge in edges if edge.caller != edge.callee]
 
 
-def _of_kind(kinds: TextColumn, *wanted: SpanKind) -> Mask:
-    return kinds.mask(lambda kind: kind in wanted)
+def _of_kind(kinds: TextColumn, *selected: SpanKind) -> Mask:
+    return kinds.mask(lambda kind: kind in selected)
 
 
 def _columns(table: SpanTable, time_range: TimeRange) -> _SpanColumns:
@@ -101,7 +107,7 @@ def _columns(table: SpanTable, time_range: TimeRange) -> _SpanColumns:
 
 
 def _concat(parts: Sequence[_SpanColumns]) -> _SpanColumns:
-    """Parts end to end."""
+    """Concatenate the columns of all tables."""
     return _SpanColumns(
         trace_id=np.concatenate([part.trace_id for part in parts]),
         span_id=np.concatenate([part.span_id for part in parts]),
@@ -116,7 +122,7 @@ def _concat(parts: Sequence[_SpanColumns]) -> _SpanColumns:
 
 
 def _peers(table: SpanTable) -> TextColumn:
-    """Whom each client's or producer's span says it calls, '' where it does not say."""
+    """Return the peer that each client's or producer's span names, '' without one."""
     unnamed = _of_kind(table.kind, SpanKind.CLIENT, SpanKind.PRODUCER)
     rows: list[Rows] = []
     parts = [DictColumn(np.zeros(1, np.uint32), ("",))]
@@ -128,42 +134,47 @@ def _peers(table: SpanTable) -> TextColumn:
         unnamed[named] = False
         rows.append(named)
         parts.append(column.take(named))
-    found = concat_dict_columns(parts)
+    peers = concat_dict_columns(parts)
     codes = np.zeros(len(table), np.uint32)
     if rows:
-        codes[np.concatenate(rows)] = found.codes[1:]
-    return DictColumn(codes, found.values)
+        codes[np.concatenate(rows)] = peers.codes[1:]
+    return DictColumn(codes, peers.values)
 
 
 def _with_parents(spans: _SpanColumns) -> tuple[Rows, Rows]:
-    """The rows whose parent is among the spans, and the row of each one's parent: of the first span with that id."""
+    """Return the rows whose parent is among the spans, and the row of each parent: the first span with that id."""
     children = np.flatnonzero(spans.parent_span_id != b"")
-    wanted = hash_pairs(spans.trace_id[children], spans.parent_span_id[children])
+    parent_hashes = hash_pairs(spans.trace_id[children], spans.parent_span_id[children])
     hashes = hash_pairs(spans.trace_id, spans.span_id)
     order = np.argsort(hashes, kind="stable")
     hashes = hashes[order]
-    place = np.searchsorted(hashes, wanted)
+    position = np.searchsorted(hashes, parent_hashes)
     child_rows: list[Rows] = []
     parent_rows: list[Rows] = []
-    # Nearly every child is settled in the first round; others go on only past a different span with the same hash.
+    # The first round matches nearly every child; the others continue after a different span with the same hash.
     while children.size:
-        at = np.minimum(place, len(hashes) - 1)
-        held = (place < len(hashes)) & (hashes[at] == wanted)
-        children, wanted, place, parents = children[held], wanted[held], place[held], order[at[held]]
+        row = np.minimum(position, len(hashes) - 1)
+        matches = (position < len(hashes)) & (hashes[row] == parent_hashes)
+        children, parent_hashes, position, parents = (
+            children[matches],
+            parent_hashes[matches],
+            position[matches],
+            order[row[matches]],
+        )
         same = (spans.span_id[parents] == spans.parent_span_id[children]) & (
             spans.trace_id[parents] == spans.trace_id[children]
         )
         child_rows.append(children[same])
         parent_rows.append(parents[same])
-        children, wanted, place = children[~same], wanted[~same], place[~same] + 1
-    nothing = np.empty(0, np.intp)
-    return np.concatenate([nothing, *child_rows]), np.concatenate([nothing, *parent_rows])
+        children, parent_hashes, position = children[~same], parent_hashes[~same], position[~same] + 1
+    empty = np.empty(0, np.intp)
+    return np.concatenate([empty, *child_rows]), np.concatenate([empty, *parent_rows])
 
 
 def _sum_calls(
     spans: _SpanColumns, rows: Rows, callers: TextColumn, callees: TextColumn, kinds: I64
 ) -> list[ServiceEdge]:
-    """The rows' spans summed up by caller, callee and kind."""
+    """Sum the spans of the rows by caller, callee and kind."""
     pairs = callers.codes.astype(np.int64) * max(1, len(callees.values)) + callees.codes
     _, first, group = np.unique(pairs * len(_KINDS) + kinds, return_index=True, return_inverse=True)
     failed = spans.status.codes[rows] == spans.status.code_of(SpanStatus.ERROR.value)
@@ -178,7 +189,7 @@ def _sum_calls(
             map(_KINDS.__getitem__, kinds[first].tolist()),
             np.bincount(group, minlength=len(first)).tolist(),
             np.bincount(group[failed], minlength=len(first)).tolist(),
-            # Floats, for a sum of whole numbers may run over; what is lost is less than a millionth of a percent.
+            # Floats, since a sum of integers may overflow; the error is less than a millionth of a percent.
             np.bincount(group, duration_ns, len(first)).astype(np.int64).tolist(),
             longest_ns.tolist(),
         )

@@ -1,4 +1,4 @@
-"""What stores that keep spans themselves share: matching spans, and summing up traces."""
+"""Match spans and summarise traces, for stores that search span tables."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from vantage.storage.ports import TraceFilter, TraceSummary
 ServiceKey = tuple[str, str, str, str]
 
 
-def matching_rows(table: SpanTable, wanted: TraceFilter) -> Rows:
-    """The rows that meet every condition of the filter, ascending. A condition on text is asked once a value."""
-    keep = table.within(wanted.time_range.start_ms, wanted.time_range.end_ms)
+def matching_rows(table: SpanTable, filters: TraceFilter) -> Rows:
+    """Return the rows that meet every condition of the filter, ascending. A condition on text runs once per value."""
+    mask = table.within(filters.time_range.start_ms, filters.time_range.end_ms)
     for texts, text in (
-        (table.service_name, wanted.service),
-        (table.name, wanted.operation),
-        (table.status, wanted.status),
+        (table.service_name, filters.service),
+        (table.name, filters.operation),
+        (table.status, filters.status),
     ):
         if text:
-            keep &= texts.codes == texts.code_of(text)
-    if wanted.min_duration_ns:
-        keep &= table.duration_ns >= wanted.min_duration_ns
-    if wanted.max_duration_ns is not None:
-        keep &= table.duration_ns <= wanted.max_duration_ns
-    for key, value in wanted.attributes:
-        keep &= table.with_attribute(key, value)
-    if wanted.text and keep.any():
-        keep &= _mask_mentions(table, wanted.text.lower())
-    return np.flatnonzero(keep)
+            mask &= texts.codes == texts.code_of(text)
+    if filters.min_duration_ns:
+        mask &= table.duration_ns >= filters.min_duration_ns
+    if filters.max_duration_ns is not None:
+        mask &= table.duration_ns <= filters.max_duration_ns
+    for key, value in filters.attributes:
+        mask &= table.with_attribute(key, value)
+    if filters.text and mask.any():
+        mask &= _mask_mentions(table, filters.text.lower())
+    return np.flatnonzero(mask)
 
 
 def _mask_mentions(table: SpanTable, text: str) -> Mask:
-    def holds(value: str) -> bool:
+    def contains(value: str) -> bool:
         return text in value.lower()
 
-    return table.name.mask(holds) | table.with_value(holds) | _ids_with(table.trace_id, text)
+    return table.name.mask(contains) | table.with_value(contains) | _ids_with(table.trace_id, text)
 
 
 def _ids_with(ids: Ids, text: str) -> Mask:
-    """Which ids hold a text of lower case, in any case."""
+    """Return a mask of the ids that contain a lower-case text, in any case."""
     if not text.isascii() or "\0" in text:  # no id does; and numpy would cut a NUL off
         return np.zeros(len(ids), np.bool_)
     letters = np.ascontiguousarray(ids).view(np.uint8)
@@ -54,8 +54,8 @@ def _ids_with(ids: Ids, text: str) -> Mask:
 
 @dataclass(frozen=True, slots=True)
 class _Traces:
-    """The rows of a table trace by trace. Trace ``i`` has the rows ``order[starts[i]:starts[i] + counts[i]]``, earliest
-    first, ties by span id; traces come in the order of their ids."""
+    """The rows of a table, grouped by trace. Trace ``i`` has the rows ``order[starts[i]:starts[i] + counts[i]]``, the
+    earliest first, ties by span id; traces are sorted by id."""
 
     order: Rows
     starts: I64
@@ -76,20 +76,20 @@ def _group_by_trace(table: SpanTable) -> _Traces:
     group = rank[code]
     order = np.lexsort((table.start_ns, group))
     group, start = group[order], table.start_ns[order]
-    if ((group[1:] == group[:-1]) & (start[1:] == start[:-1])).any():  # texts are dear to sort: only if it matters
+    if ((group[1:] == group[:-1]) & (start[1:] == start[:-1])).any():  # sorting texts is expensive: only if needed
         order = np.lexsort((table.span_id, table.start_ns, rank[code]))
     starts = np.flatnonzero(np.diff(group, prepend=-1))
     return _Traces(order, starts, np.diff(starts, append=len(order)))
 
 
 def summarize_traces(table: SpanTable) -> list[TraceSummary]:
-    """One line about each trace of a table that holds all spans of some traces, by trace id."""
+    """Return a summary of each trace, by trace id. The table must contain all spans of its traces."""
     if not len(table):
         return []
     traces = _group_by_trace(table)
-    places = np.arange(len(table))
+    positions = np.arange(len(table))
     # The first span without a parent, or else the first of all.
-    roots = np.where(table.parent_span_id[traces.order] == b"", places, len(table))
+    roots = np.where(table.parent_span_id[traces.order] == b"", positions, len(table))
     first_root = np.minimum.reduceat(roots, traces.starts)
     root = traces.order[np.where(first_root < len(table), first_root, traces.starts)]
     start_ns = table.start_ns[traces.first]
@@ -112,44 +112,44 @@ def summarize_traces(table: SpanTable) -> list[TraceSummary]:
 
 
 def _services(table: SpanTable, traces: _Traces) -> list[tuple[str, ...]]:
-    """The names of the services that take part in each trace, sorted."""
+    """Return the names of the services in each trace, sorted."""
     names = sorted(table.service_name.values)
-    places = {name: place for place, name in enumerate(names)}
-    rank = np.array([places[name] for name in table.service_name.values], np.int64)
+    ranks = {name: rank for rank, name in enumerate(names)}
+    rank = np.array([ranks[name] for name in table.service_name.values], np.int64)
     trace = np.repeat(np.arange(len(traces.starts)), traces.counts)
     pairs = np.unique(trace * len(names) + rank[table.service_name.codes[traces.order]])
-    found: list[list[str]] = [[] for _ in range(len(traces.starts))]
+    services: list[list[str]] = [[] for _ in range(len(traces.starts))]
     for pair in pairs.tolist():
-        found[pair // len(names)].append(names[pair % len(names)])
-    return list(map(tuple, found))
+        services[pair // len(names)].append(names[pair % len(names)])
+    return list(map(tuple, services))
 
 
-def latest_summaries(table: SpanTable, wanted: TraceFilter) -> list[TraceSummary]:
-    """Of a table that holds all spans of some traces: the latest start first, ties by trace id, after ``before`` and
-    up to ``limit``."""
+def latest_summaries(table: SpanTable, filters: TraceFilter) -> list[TraceSummary]:
+    """Return summaries, the latest start first, ties by trace id, after ``before`` and up to ``limit``. The table must
+    contain all spans of its traces."""
     if not len(table):
         return []
     traces = _group_by_trace(table)
     start_ns, ids = table.start_ns[traces.first], table.trace_id[traces.first]
-    chosen = np.lexsort((np.arange(len(ids)), start_ns))[::-1]
-    if wanted.before is not None:
-        before_ns, before_id = wanted.before
+    latest = np.lexsort((np.arange(len(ids)), start_ns))[::-1]
+    if filters.before is not None:
+        before_ns, before_id = filters.before
         earlier = (start_ns < before_ns) | ((start_ns == before_ns) & (ids.astype(np.str_) < before_id))
-        chosen = chosen[earlier[chosen]]
-    chosen = chosen[: wanted.limit]
-    is_chosen = np.zeros(len(ids), np.bool_)
-    is_chosen[chosen] = True
-    rows = traces.order[np.repeat(is_chosen, traces.counts)]
-    found = {one.trace_id: one for one in summarize_traces(table.take(rows))}
-    return [found[trace_id] for trace_id in decode_ids(ids[chosen])]
+        latest = latest[earlier[latest]]
+    latest = latest[: filters.limit]
+    is_latest = np.zeros(len(ids), np.bool_)
+    is_latest[latest] = True
+    rows = traces.order[np.repeat(is_latest, traces.counts)]
+    summaries = {summary.trace_id: summary for summary in summarize_traces(table.take(rows))}
+    return [summaries[trace_id] for trace_id in decode_ids(ids[latest])]
 
 
 def count_by_service(table: SpanTable) -> dict[ServiceKey, tuple[int, int, int]]:
-    """Spans, first and last start (ms) by service, environment, version and instance."""
+    """Return the number of spans, first and last start (ms) by service, environment, version and instance."""
     columns = (table.service_name, table.environment, table.service_version, table.instance)
     code = np.zeros(len(table), np.int64)
     for texts in columns:
-        # Numbered anew after each column, so that the product stays small.
+        # Renumber after each column, so that the product stays small.
         code = np.unique(code * len(texts.values) + texts.codes, return_inverse=True)[1]
     _, first, counts = np.unique(code, return_index=True, return_counts=True)
     earliest = np.full(len(first), np.iinfo(np.int64).max)

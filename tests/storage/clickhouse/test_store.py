@@ -242,7 +242,7 @@ async def test_samples_beyond_the_series_limit_are_folded(tmp_path: Path) -> Non
 async def test_a_query_that_reads_too_much_is_refused_with_the_figure(tmp_path: Path) -> None:
     async with ClickHouseStore(tmp_path, clock=MovedClock(), telemetry=Telemetry(), query_samples_max=5) as store:
         await store.write(a_batch(*map(float, range(20))))
-        with pytest.raises(InputError, match=r"would read 20\.00 rows, at most 5 are read: narrow"):
+        with pytest.raises(InputError, match=r"would read 20\.00 rows, at most 5 are allowed: narrow"):
             await counted(store)
 
 
@@ -272,7 +272,7 @@ async def test_a_plan_is_at_most_twice_what_is_read(opened: Opened, where: str) 
         params = {name: chdb.param_text(value) for name, value in statement.params.items()}
 
         def rows_read() -> int:
-            found = store._engine._own().query(statement.text, "Null", params=params)
+            found = store._engine._thread_connection().query(statement.text, "Null", params=params)
             return int(found.storage_rows_read())
 
         read = await store._in_thread(rows_read)

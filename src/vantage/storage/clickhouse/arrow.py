@@ -1,4 +1,4 @@
-"""Columns in Arrow's form, in which the engine takes and gives them. The package chdb brings pyarrow along."""
+"""Columns in Arrow's format, which the engine reads and writes. The package chdb depends on pyarrow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAP: Final = pa.map_(pa.string(), pa.string())
 
 
 def encode(columns: Mapping[str, Column]) -> bytes:
-    """A stream of one batch, so that the engine makes one block of it."""
+    """Encode a stream of one batch, of which the engine makes one block."""
     arrays = [_array(column) for column in columns.values()]
     batch = pa.RecordBatch.from_arrays(arrays, names=list(columns))
     sink = pa.BufferOutputStream()
@@ -34,12 +34,12 @@ def _array(column: Column) -> Any:
     if isinstance(column, np.ndarray):
         return pa.array(column)
     if column and isinstance(column[0], dict):
-        return pa.array([list(one.items()) for one in column], _MAP)
+        return pa.array([list(pairs.items()) for pairs in column], _MAP)
     return pa.array(column, pa.string())
 
 
 class ArrowResult:
-    """An answer of the engine; of nothing when ``payload`` is empty."""
+    """A result of the engine; empty when ``payload`` is."""
 
     def __init__(self, payload: bytes) -> None:
         self._table = pa.ipc.open_stream(payload).read_all() if payload else None
@@ -52,8 +52,8 @@ class ArrowResult:
 
     def to_list(self, name: str) -> list[Any]:
         column = self._column(name)
-        found: list[Any] = column.to_pylist()
-        return [dict(pairs) for pairs in found] if pa.types.is_map(column.type) else found
+        values: list[Any] = column.to_pylist()
+        return [dict(pairs) for pairs in values] if pa.types.is_map(column.type) else values
 
     def ints(self, name: str) -> I64:
         return self._numbers(name, np.int64)
@@ -64,15 +64,15 @@ class ArrowResult:
     def _numbers(self, name: str, dtype: type[Any]) -> Array:
         if not len(self):
             return np.empty(0, dtype)
-        found: Array = self._column(name).to_numpy().astype(dtype, copy=False)
-        return found
+        numbers: Array = self._column(name).to_numpy().astype(dtype, copy=False)
+        return numbers
 
     def text_column(self, name: str) -> TextColumn:
         if not len(self):
             return DictColumn(np.empty(0, np.uint32), ())
         column = self._column(name).combine_chunks()
-        coded = column.dictionary_encode() if not pa.types.is_dictionary(column.type) else column
-        if isinstance(coded, pa.ChunkedArray):
-            coded = coded.combine_chunks()
-        values: Sequence[str] = coded.dictionary.to_pylist()
-        return DictColumn(coded.indices.to_numpy().astype(np.uint32), tuple(values))
+        encoded = column.dictionary_encode() if not pa.types.is_dictionary(column.type) else column
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
+        values: Sequence[str] = encoded.dictionary.to_pylist()
+        return DictColumn(encoded.indices.to_numpy().astype(np.uint32), tuple(values))

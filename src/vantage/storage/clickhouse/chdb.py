@@ -1,7 +1,7 @@
 """The engine inside this process: chdb, which is ClickHouse as a library.
 
-It serves one folder a process, and keeps some 200 MB. Queries of one connection wait for each other, so every thread
-has a connection of its own.
+It serves one folder per process, and takes about 200 MB of memory. Queries of one connection wait for each other, so
+every thread has a connection of its own.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 DATABASE: Final = "vantage"
-# Of samples that were sent late or imported, one insert may reach any number of months.
-# One thread makes the same blocks of the same rows, which is what tokens go by when an insert is repeated; inserts of a
-# commit's size were no slower for it.
+# One insert of late or imported samples may contain any number of months.
+# One thread makes the same blocks of the same rows, which the tokens of repeated inserts rely on; inserts of a commit's
+# size were not slower.
 _INSERT_SETTINGS: Final = (
     "max_partitions_per_insert_block = 0, deduplicate_blocks_in_dependent_materialized_views = 1, "
     "max_threads = 1, max_insert_threads = 1"
@@ -34,12 +34,12 @@ _ESCAPES: Final = str.maketrans(
 
 
 def param_text(value: Param) -> str:
-    """A parameter's value as the engine reads it back exactly."""
+    """Return a parameter's value as a text that the engine parses exactly."""
     return value.translate(_ESCAPES) if isinstance(value, str) else repr(value)
 
 
 class ChdbEngine:
-    """``open`` before use. ``path`` is the engine's own folder."""
+    """Runs statements in this process; ``open`` it before use. ``path`` is the engine's own folder."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -69,7 +69,7 @@ class ChdbEngine:
         self.close()
 
     def close(self) -> None:
-        """Close every connection; the engine stops with the last one. No statement may be under way."""
+        """Close every connection; the engine stops with the last one. No statement may be running."""
         with self._guard:
             for connection in self._connections:
                 connection.close()
@@ -87,23 +87,23 @@ class ChdbEngine:
             self._connections.append(connection)
         return connection
 
-    def _own(self) -> Any:
-        """The connection of this thread."""
-        found = getattr(self._local, "connection", None)
-        if found is None:
-            found = self._local.connection = self._connect()
-            found.query(f"USE {DATABASE}", "Null")
-        return found
+    def _thread_connection(self) -> Any:
+        """Return the connection of this thread."""
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect()
+            connection.query(f"USE {DATABASE}", "Null")
+        return connection
 
     def run(self, statement: Statement, **settings: float) -> QueryResult:
         params = {name: param_text(value) for name, value in statement.params.items()}
         text = _with_settings(statement.text, settings)
-        connection = self._own()
+        connection = self._thread_connection()
         try:
             result = connection.query(text, self._format, params=params)
         except RuntimeError as error:
             raise translate_error(error, settings) from error
-        return self._answer(result)
+        return self._result(result)
 
     def encode(self, table: str, columns: Mapping[str, Column], *, token: str) -> Insert:
         if self._arrow is None:
@@ -116,7 +116,7 @@ class ChdbEngine:
             f"INSERT INTO {insert.table} ({names}) "
             f"SETTINGS insert_deduplication_token = '{insert.token}', {_INSERT_SETTINGS}"
         )
-        connection = self._own()
+        connection = self._thread_connection()
         try:
             inserter = connection.send_insert(text, self._format)
             connection.insert_append(inserter, insert.payload)
@@ -125,47 +125,47 @@ class ChdbEngine:
             raise StoreUnavailable(f"the ClickHouse engine could not insert: {str(error)[:300]}") from error
 
     def stream(self, statement: Statement, **settings: float) -> Iterator[QueryResult]:
-        """On a connection of its own: the thread's may answer other statements meanwhile."""
+        """Stream on a separate connection: the thread's may run other statements meanwhile."""
         connection = self._connect()
         try:
             connection.query(f"USE {DATABASE}", "Null")
-            yield from self._streamed(connection, statement, settings)
+            yield from self._stream(connection, statement, settings)
         finally:
             with self._guard:
                 if connection in self._connections:
                     self._connections.remove(connection)
                     connection.close()
 
-    def _streamed(self, connection: Any, statement: Statement, settings: Mapping[str, float]) -> Iterator[QueryResult]:
+    def _stream(self, connection: Any, statement: Statement, settings: Mapping[str, float]) -> Iterator[QueryResult]:
         params = {name: param_text(value) for name, value in statement.params.items()}
-        under_way = None
+        running = None
         try:
-            under_way = connection.send_query(_with_settings(statement.text, settings), self._format, params=params)
+            running = connection.send_query(_with_settings(statement.text, settings), self._format, params=params)
             while True:
-                piece = connection.streaming_fetch_result(under_way)
-                if piece is None or piece.rows_read() == 0:
-                    under_way = None
+                chunk = connection.streaming_fetch_result(running)
+                if chunk is None or chunk.rows_read() == 0:
+                    running = None
                     return
-                yield self._answer(piece)
+                yield self._result(chunk)
         except RuntimeError as error:
-            under_way = None
+            running = None
             raise translate_error(error, settings) from error
         finally:
-            if under_way is not None:
-                connection.streaming_cancel_query(under_way)
+            if running is not None:
+                connection.streaming_cancel_query(running)
 
     @property
     def _format(self) -> str:
         if self._arrow is None:
             raise StoreUnavailable("the store is closed")
-        found: str = self._arrow.FORMAT
-        return found
+        name: str = self._arrow.FORMAT
+        return name
 
-    def _answer(self, result: Any) -> QueryResult:
+    def _result(self, result: Any) -> QueryResult:
         if self._arrow is None:
             raise StoreUnavailable("the store is closed")
-        found: QueryResult = self._arrow.ArrowResult(result.bytes())
-        return found
+        decoded: QueryResult = self._arrow.ArrowResult(result.bytes())
+        return decoded
 
 
 def _with_settings(text: str, settings: Mapping[str, float]) -> str:

@@ -1,7 +1,7 @@
-"""What leaves the store: by age, by rule, by size, and what is to be forgotten.
+"""Delete data: by age, by rule, by size, and on request.
 
-Whole months are dropped as partitions; of a month that stays, rows are deleted by rewriting its parts. Ages are counted
-in whole days of UTC, so that a month is rewritten once a day at most.
+Complete months are dropped as partitions; in other months rows are deleted, which rewrites parts. Ages are counted in
+days of UTC, so that a month is rewritten once a day at most.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vantage.storage.clickhouse.series_registry import SeriesRegistry
 from vantage.storage.ports import DeletionResult, RetentionPolicy, Selector
 
 DAY_MS: Final = 86_400_000
-SPARE: Final = 0.02  # of the budget, freed beyond need: or the next sample would drop something again
+SPARE: Final = 0.02  # of the budget, freed in addition: otherwise the next sample would trigger another deletion
 RAW: Final = ("samples", "exemplars", "spans", "span_times")
 ROLLUP_TABLES: Final = ("rollups_5m", "rollups_1h")
 NAMES_MAX: Final = 1000
@@ -38,39 +38,39 @@ class Partition:
 
 
 class Deleter:
-    """Its methods block, and must not run beside a commit."""
+    """Deletes data. Its methods block, and must not run beside a commit."""
 
-    def __init__(self, engine: Engine, known: SeriesRegistry) -> None:
+    def __init__(self, engine: Engine, registry: SeriesRegistry) -> None:
         self._engine = engine
-        self._known = known
+        self._registry = registry
 
     def expire(self, policy: RetentionPolicy, now_ms: int) -> DeletionResult:
-        """Drop what the policy no longer keeps."""
+        """Delete what has expired by the policy."""
         before = self._partitions()
         samples = spans = 0
         if policy.days is not None:
-            gone = self._older_than(_day(now_ms) - policy.days * DAY_MS)
-            samples, spans = samples + gone[0], spans + gone[1]
+            deleted = self._older_than(_day(now_ms) - policy.days * DAY_MS)
+            samples, spans = samples + deleted[0], spans + deleted[1]
         for rule in policy.rules:
             limit_ms = _day(now_ms) - rule.days * DAY_MS
             names = sorted(
-                key for key in self._known.names() if rule.names_service(key[0]) and rule.names_metric(key[1])
+                key for key in self._registry.names() if rule.names_service(key[0]) and rule.names_metric(key[1])
             )
             samples += self._delete_metrics(names, limit_ms)
             if not rule.metric:
                 spans += self._delete_spans(sorted(filter(rule.names_service, self._span_services())), limit_ms)
         if policy.budget_bytes is not None:
-            gone = self._expire_by_size(policy.budget_bytes)
-            samples, spans = samples + gone[0], spans + gone[1]
+            deleted = self._expire_by_size(policy.budget_bytes)
+            samples, spans = samples + deleted[0], spans + deleted[1]
         self._drop_batch_ids(now_ms)
         after = self._partitions()
         if before == after:
             return DeletionResult()
-        nbytes = sum(one.nbytes for one in before) - sum(one.nbytes for one in after)
+        nbytes = _nbytes_of(before) - _nbytes_of(after)
         return DeletionResult(samples, spans, self._drop_empty_series() if samples or spans else 0, max(0, nbytes))
 
     def delete(self, selector: Selector) -> DeletionResult:
-        """Drop everything of a service or an environment."""
+        """Delete all data of a service or an environment."""
         params = Params()
         where = " AND ".join(
             f"{name} = {params.bind(text, 'String')}"
@@ -81,176 +81,177 @@ class Deleter:
             table: self._count(table, where, params)
             for table in ("samples", "exemplars", "spans", "span_times", "rollups_5m", "rollups_1h", "series")
         }
-        before = sum(one.nbytes for one in self._partitions())
-        for table, rows in counts.items():  # the series last: a deletion that is broken off can be asked for again
+        before = _nbytes_of(self._partitions())
+        for table, rows in counts.items():  # the series last: a deletion that fails can be repeated
             if rows:
                 self._delete(table, where, params)
-        gone = [
-            one.id
-            for one in list(self._known.by_id.values())
-            if selector.service in ("", one.service) and selector.environment in ("", one.environment)
+        ids = [
+            series.id
+            for series in list(self._registry.by_id.values())
+            if selector.service in ("", series.service) and selector.environment in ("", series.environment)
         ]
-        after = sum(one.nbytes for one in self._partitions())
-        return DeletionResult(counts["samples"], counts["spans"], self._known.drop(gone), max(0, before - after))
+        after = _nbytes_of(self._partitions())
+        return DeletionResult(counts["samples"], counts["spans"], self._registry.drop(ids), max(0, before - after))
 
     # --- by age ---
 
     def _older_than(self, limit_ms: int) -> tuple[int, int]:
         samples = spans = 0
-        for one in self._partitions():
-            if one.month < _month(limit_ms) and one.table in (*RAW, *ROLLUP_TABLES):
-                self._drop(one)
-                samples += one.rows if one.table == "samples" else 0
-                spans += one.rows if one.table == "spans" else 0
+        for partition in self._partitions():
+            if partition.month < _month(limit_ms) and partition.table in (*RAW, *ROLLUP_TABLES):
+                self._drop(partition)
+                samples += partition.rows if partition.table == "samples" else 0
+                spans += partition.rows if partition.table == "spans" else 0
         return samples + self._delete_before("samples", limit_ms), spans + self._delete_before("spans", limit_ms)
 
     def _delete_before(self, table: str, limit_ms: int) -> int:
-        """Delete older rows of samples or spans and of what belongs to them; how many."""
+        """Delete older rows of ``samples`` or ``spans`` and of derived tables. Return the number of the former."""
         params = Params()
-        gone = 0
+        deleted = 0
         tables = ("samples", "exemplars", *ROLLUP_TABLES) if table == "samples" else ("spans", "span_times")
-        for each in tables:
-            rows = self._delete_in_batches(each, _before(each, limit_ms, params), params)
-            gone += rows if each == table else 0
-        return gone
+        for name in tables:
+            rows = self._delete_if_any(name, _before(name, limit_ms, params), params)
+            deleted += rows if name == table else 0
+        return deleted
 
     # --- by rule ---
 
     def _delete_metrics(self, names: Sequence[tuple[str, str]], limit_ms: int) -> int:
-        gone = 0
-        for some in _at_once(names):
+        deleted = 0
+        for batch in _in_batches(names):
             params = Params()
             pairs = ", ".join(
-                f"({params.bind(one, 'String')}, {params.bind(metric, 'String')})" for one, metric in some
+                f"({params.bind(service, 'String')}, {params.bind(metric, 'String')})" for service, metric in batch
             )
             for table in ("samples", "exemplars", *ROLLUP_TABLES):
                 where = f"(service_name, metric_name) IN ({pairs}) AND {_before(table, limit_ms, params)}"
-                rows = self._delete_in_batches(table, where, params)
-                gone += rows if table == "samples" else 0
-        return gone
+                rows = self._delete_if_any(table, where, params)
+                deleted += rows if table == "samples" else 0
+        return deleted
 
     def _span_services(self) -> list[str]:
-        found = self._engine.run(Statement("SELECT DISTINCT service_name FROM span_times"))
-        return found.to_list("service_name")
+        return self._engine.run(Statement("SELECT DISTINCT service_name FROM span_times")).to_list("service_name")
 
     def _delete_spans(self, services: Sequence[str], limit_ms: int) -> int:
-        gone = 0
-        for some in _at_once(services):
+        deleted = 0
+        for batch in _in_batches(services):
             params = Params()
-            bound = ", ".join(params.bind(one, "String") for one in some)
+            bound = ", ".join(params.bind(service, "String") for service in batch)
             for table in ("spans", "span_times"):
                 where = f"service_name IN ({bound}) AND {_before(table, limit_ms, params)}"
-                rows = self._delete_in_batches(table, where, params)
-                gone += rows if table == "spans" else 0
-        return gone
+                rows = self._delete_if_any(table, where, params)
+                deleted += rows if table == "spans" else 0
+        return deleted
 
     # --- by size ---
 
     def _expire_by_size(self, budget_nbytes: int) -> tuple[int, int]:
         """Drop the oldest samples and spans, then the oldest rollups, until the rest fits."""
         samples = spans = 0
-        held = self._partitions()
-        excess = sum(one.nbytes for one in held) - budget_nbytes
+        partitions = self._partitions()
+        excess = _nbytes_of(partitions) - budget_nbytes
         if excess <= 0:
             return 0, 0
         excess += int(SPARE * budget_nbytes)
         for tables in (RAW, ROLLUP_TABLES):
-            months = sorted({one.month for one in held if one.table in tables})
+            months = sorted({partition.month for partition in partitions if partition.table in tables})
             for month in months:
-                those = [one for one in held if one.table in tables and one.month == month]
-                nbytes = sum(one.nbytes for one in those)
+                in_month = [
+                    partition for partition in partitions if partition.table in tables and partition.month == month
+                ]
+                nbytes = _nbytes_of(in_month)
                 if excess <= 0:
                     break
                 if nbytes > excess or month == months[-1]:
-                    gone = self._oldest_of(those, min(1.0, excess / max(1, nbytes)))
+                    deleted = self._delete_oldest(in_month, min(1.0, excess / max(1, nbytes)))
                     excess = 0
                 else:
-                    for one in those:
-                        self._drop(one)
-                    gone = (_rows_of(those, "samples"), _rows_of(those, "spans"))
+                    for partition in in_month:
+                        self._drop(partition)
+                    deleted = (_rows_of(in_month, "samples"), _rows_of(in_month, "spans"))
                     excess -= nbytes
                     if tables is RAW:
                         self._note_raw_since(_next_month_ms(month))
-                samples, spans = samples + gone[0], spans + gone[1]
+                samples, spans = samples + deleted[0], spans + deleted[1]
         return samples, spans
 
-    def _oldest_of(self, partitions: Sequence[Partition], share: float) -> tuple[int, int]:
+    def _delete_oldest(self, partitions: Sequence[Partition], share: float) -> tuple[int, int]:
         """Delete the oldest hours of a month, about a share of its rows."""
-        main = max(partitions, key=lambda one: one.nbytes).table
+        main = max(partitions, key=lambda partition: partition.nbytes).table
         hour = f"intDiv({_time_ms(main)}, {HOUR_MS})"
-        found = self._engine.run(
+        result = self._engine.run(
             Statement(
                 f"SELECT quantileExact({share:.6f})({hour}) AS hour, max({hour}) AS latest FROM {main} "
                 "WHERE _partition_id = {month:String}",
                 {"month": partitions[0].month},
             )
         )
-        # The latest hour stays: a budget that does not hold an hour is answered by keeping that one.
-        limit_ms = min(int(found.to_list("hour")[0]) + 1, int(found.to_list("latest")[0])) * HOUR_MS
+        # The latest hour stays, even if it is larger than the budget.
+        limit_ms = min(int(result.to_list("hour")[0]) + 1, int(result.to_list("latest")[0])) * HOUR_MS
         samples = spans = 0
-        for one in partitions:
+        for partition in partitions:
             params = Params()
-            rows = self._delete_in_batches(one.table, _before(one.table, limit_ms, params), params)
-            samples += rows if one.table == "samples" else 0
-            spans += rows if one.table == "spans" else 0
+            rows = self._delete_if_any(partition.table, _before(partition.table, limit_ms, params), params)
+            samples += rows if partition.table == "samples" else 0
+            spans += rows if partition.table == "spans" else 0
         if samples:
             self._note_raw_since(limit_ms)
         return samples, spans
 
     def raw_since_ms(self) -> int:
-        """Up to when samples were dropped by size."""
-        found = self._engine.run(
+        """Return the time before which samples have expired by size."""
+        result = self._engine.run(
             Statement("SELECT toUnixTimestamp64Milli(max(since)) AS since, count() AS times FROM raw_since")
         )
-        return int(found.to_list("since")[0]) if found.to_list("times")[0] else 0
+        return int(result.to_list("since")[0]) if result.to_list("times")[0] else 0
 
     def _note_raw_since(self, at_ms: int) -> None:
         self._engine.run(
             Statement("INSERT INTO raw_since SELECT fromUnixTimestamp64Milli({at:Int64}, 'UTC')", {"at": at_ms})
         )
 
-    # --- what all of them do ---
+    # --- shared ---
 
     def _partitions(self) -> list[Partition]:
-        found = self._engine.run(
+        result = self._engine.run(
             Statement(
-                "SELECT table, partition_id, toInt64(sum(rows)) AS held, toInt64(sum(bytes_on_disk)) AS nbytes "
+                "SELECT table, partition_id, toInt64(sum(rows)) AS row_count, toInt64(sum(bytes_on_disk)) AS nbytes "
                 "FROM system.parts WHERE database = currentDatabase() AND active "
                 "GROUP BY table, partition_id ORDER BY partition_id, table"
             )
         )
-        columns = (found.to_list(name) for name in ("table", "partition_id", "held", "nbytes"))
+        columns = (result.to_list(name) for name in ("table", "partition_id", "row_count", "nbytes"))
         return [Partition(*row) for row in zip(*columns, strict=True)]
 
-    def _drop(self, one: Partition) -> None:
-        # A partition's id is made by the engine of digits, and a statement takes no parameter in its place.
-        self._engine.run(Statement(f"ALTER TABLE {one.table} DROP PARTITION ID '{one.month}'"))
+    def _drop(self, partition: Partition) -> None:
+        # A partition's id consists of digits, made by the engine, and cannot be a parameter of a statement.
+        self._engine.run(Statement(f"ALTER TABLE {partition.table} DROP PARTITION ID '{partition.month}'"))
 
     def _drop_batch_ids(self, now_ms: int) -> None:
-        found = self._engine.run(
+        result = self._engine.run(
             Statement(
                 "SELECT DISTINCT _partition_id AS id FROM batch_ids GROUP BY _partition_id "
                 "HAVING toUnixTimestamp64Milli(max(kept_at)) < {limit:Int64}",
                 {"limit": now_ms - BATCH_ID_MEMORY_MS},
             )
         )
-        for month in found.to_list("id"):
+        for month in result.to_list("id"):
             self._drop(Partition("batch_ids", month, 0, 0))
 
     def _drop_empty_series(self) -> int:
-        """Series of which nothing is left."""
-        held = set(self._engine.run(Statement("SELECT DISTINCT series_id FROM rollups_1h")).to_list("series_id"))
-        gone = [one for one in list(self._known.by_id) if one not in held]
-        if gone:
+        """Delete series without data. Return their number."""
+        stored = set(self._engine.run(Statement("SELECT DISTINCT series_id FROM rollups_1h")).to_list("series_id"))
+        empty = [series_id for series_id in list(self._registry.by_id) if series_id not in stored]
+        if empty:
             self._delete("series", "series_id NOT IN (SELECT series_id FROM rollups_1h)", Params())
-        return self._known.drop(gone)
+        return self._registry.drop(empty)
 
     def _count(self, table: str, where: str, params: Params) -> int:
-        found = self._engine.run(_bound(f"SELECT toInt64(count()) AS held FROM {table} WHERE {where}", params))
-        return int(found.to_list("held")[0])
+        result = self._engine.run(_bound(f"SELECT toInt64(count()) AS row_count FROM {table} WHERE {where}", params))
+        return int(result.to_list("row_count")[0])
 
-    def _delete_in_batches(self, table: str, where: str, params: Params) -> int:
-        """Delete rows where there are any: a deletion that finds none would still be written down; how many."""
+    def _delete_if_any(self, table: str, where: str, params: Params) -> int:
+        """Delete rows, and return their number. Without any, run no deletion: the engine would record it."""
         rows = self._count(table, where, params)
         if rows:
             self._delete(table, where, params)
@@ -260,8 +261,8 @@ class Deleter:
         self._engine.run(_bound(f"ALTER TABLE {table} DELETE WHERE {where}", params), mutations_sync=1)
 
 
-def _at_once(names: Sequence[T]) -> Iterator[Sequence[T]]:
-    """As many as a statement can name: the engine takes 256 kB of text."""
+def _in_batches(names: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield as many names as fit into a statement: the engine accepts 256 kB of text."""
     for start in range(0, len(names), NAMES_MAX):
         yield names[start : start + NAMES_MAX]
 
@@ -282,7 +283,11 @@ def _time_ms(table: str) -> str:
 
 
 def _rows_of(partitions: Sequence[Partition], table: str) -> int:
-    return sum(one.rows for one in partitions if one.table == table)
+    return sum(partition.rows for partition in partitions if partition.table == table)
+
+
+def _nbytes_of(partitions: Sequence[Partition]) -> int:
+    return sum(partition.nbytes for partition in partitions)
 
 
 def _day(now_ms: int) -> int:

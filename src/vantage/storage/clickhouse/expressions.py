@@ -1,8 +1,8 @@
-"""Expressions of the query tree as ClickHouse SQL, with the meaning they have on every store.
+"""Print expressions of the query tree as ClickHouse SQL, with the same meaning as on every store.
 
-Values are bound as parameters, never pasted; names come from our own tables. A text mentions each operand once, so that
-nesting does not blow it up. What is not a finite number is NULL, conditions are true or false: ``Term.nullable`` says
-where that needs words.
+Values are bound as parameters, never inserted into the text; names come from our own tables. A text contains each
+operand once, so that nesting does not inflate it. A float that is not finite is NULL, conditions are true or false:
+``Term.nullable`` says where SQL must handle that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FAR_MS: Final = 1 << 61  # added to a time to make it positive, so that integer
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A piece of SQL that can stand anywhere, and what is known of its value."""
+    """SQL of an expression, valid in any position, and the type of its value."""
 
     text: str
     type: TermType
@@ -56,7 +56,7 @@ class Params:
         self._names: dict[tuple[str, str], str] = {}
 
     def bind(self, value: Param, kind: str) -> str:
-        """The parameter's spelling in SQL."""
+        """Return the placeholder of a value in SQL."""
         key = (kind, repr(value))
         name = self._names.get(key)
         if name is None:
@@ -67,14 +67,14 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What names stand for, at one place of a statement."""
+    """The meaning of names in one part of a statement."""
 
     column: Callable[[str], Term]
     tag: Callable[[str], Term]
 
 
 class Printer:
-    """Prints expressions in a scope. ``known`` are expressions that have a name already: keys and aggregates."""
+    """Prints expressions in a scope. ``known`` are expressions that have a name: keys and aggregates."""
 
     def __init__(self, params: Params, scope: Scope, known: Mapping[Expr, Term] | None = None) -> None:
         self._params = params
@@ -82,7 +82,7 @@ class Printer:
         self._known = known or {}
 
     def term(self, expr: Expr) -> Term:  # noqa: C901 - one case a node
-        """The value of an expression."""
+        """Print an expression."""
         if (known := self._known.get(expr)) is not None:
             return known
         match expr:
@@ -104,7 +104,7 @@ class Printer:
                 return self._membership(self.term(part), values)
             case Like(part=part, pattern=pattern):
                 return self._two_valued(
-                    self.term(part), f"LIKE {self._params.bind(_snap_to_decimal(pattern), 'String')}"
+                    self.term(part), f"LIKE {self._params.bind(_normalize_pattern(pattern), 'String')}"
                 )
             case Arithmetic(op=op, left=left, right=right):
                 return _arithmetic(op, self.term(left), self.term(right))
@@ -119,7 +119,7 @@ class Printer:
                 return self._call(function, [self.term(arg) for arg in args], args)
 
     def condition(self, expr: Expr) -> str:
-        """True or false, never NULL."""
+        """Print a condition that is true or false, never NULL."""
         term = self.term(expr)
         if term.type == "null":
             return "false"
@@ -135,9 +135,9 @@ class Printer:
             return Term(self._params.bind(value, "String"), "string")
         if isinstance(value, float):
             return Term(self._params.bind(value, "Float64"), "float")
-        return Term(self._whole(value), "int")
+        return Term(self._int64(value), "int")
 
-    def _whole(self, value: int) -> str:
+    def _int64(self, value: int) -> str:
         if not -_INT64 <= value < _INT64:
             raise InputError(f"{value} does not fit 64 bits")
         return self._params.bind(value, "Int64")
@@ -165,7 +165,7 @@ class Printer:
         else:
             numbers = [value for value in values if not isinstance(value, str) and math.isfinite(value)]
             if term.type != "float" and all(isinstance(value, int) for value in numbers):
-                bound = [self._whole(int(value)) for value in numbers]
+                bound = [self._int64(int(value)) for value in numbers]
             else:
                 term = Term(_one_zero(_as_float(term)), "float", term.nullable)  # sets are compared bit by bit
                 bound = [self._params.bind(float(value) + 0.0, "Float64") for value in numbers]
@@ -216,28 +216,28 @@ class Printer:
             width_ms, offset_ms = 1000, 0
         else:
             width_ms, offset_ms = (int(arg.value or 0) for arg in (*args[1:], Constant(0))[:2] if _is_constant(arg))  # type: ignore[union-attr]
-        # Times of samples and spans lie after 2000: they need not be made positive.
+        # Times of samples and spans lie after 2000, so they are positive.
         far = 0 if isinstance(args[0], Column) else _FAR_MS // width_ms * width_ms
         shift = far - offset_ms
-        width = self._whole(width_ms)
-        shifted = f"{time.text} + {self._whole(shift)}" if shift else time.text
+        width = self._int64(width_ms)
+        shifted = f"{time.text} + {self._int64(shift)}" if shift else time.text
         quotient = f"intDiv({shifted}, {width})"
         if function == "toUnixTimestamp":
-            text = f"({quotient} - {self._whole(far // width_ms)})" if far else quotient
+            text = f"({quotient} - {self._int64(far // width_ms)})" if far else quotient
             return Term(text, "int", time.nullable)
         return Term(
-            f"({quotient} * {width} - {self._whole(shift)})" if shift else f"({quotient} * {width})",
+            f"({quotient} * {width} - {self._int64(shift)})" if shift else f"({quotient} * {width})",
             "time",
             time.nullable,
         )
 
     def _aggregate(self, call: Call) -> Term:  # noqa: C901 - one case an aggregate
-        """Over nothing NULL, which is what OrNull adds; counts are 0."""
+        """Print an aggregate. Without rows it is NULL, which OrNull adds; counts are 0."""
         name, terms = call.function, [self.term(arg) for arg in call.args]
         first = terms[0] if terms else None
-        only = self.condition(call.args[-1]) if name.endswith("If") else ""
+        condition = self.condition(call.args[-1]) if name.endswith("If") else ""
         if name == "countIf":
-            return Term(f"toInt64(countIf({only}))", "int")
+            return Term(f"toInt64(countIf({condition}))", "int")
         if first is not None and first.type == "null":
             return Term("toInt64(0)", "int") if name in ("count", "uniq") else first
         match name, first:
@@ -250,10 +250,10 @@ class Printer:
             case (("sum" | "avg"), Term()):
                 return _finite(f"{name}OrNull({_as_float(first).text})")
             case (("sumIf" | "avgIf"), Term()):
-                return _finite(f"{name.removesuffix('If')}OrNullIf({_as_float(first).text}, {only})")
+                return _finite(f"{name.removesuffix('If')}OrNullIf({_as_float(first).text}, {condition})")
             case (("min" | "max" | "any"), Term()):
-                found = "max" if name == "max" else "min"
-                return Term(f"{found}OrNull({first.text})", first.type, nullable=True)
+                extreme = "max" if name == "max" else "min"
+                return Term(f"{extreme}OrNull({first.text})", first.type, nullable=True)
             case "quantile", Term():
                 return _finite(f"quantileExactInclusiveOrNull({float(call.parameter or 0)!r})({_as_float(first).text})")
             case "stddevPop", Term():
@@ -270,15 +270,15 @@ def _is_constant(expr: Expr) -> bool:
 
 
 def is_fixed(expr: Expr) -> bool:
-    """Whether an expression has the same value in every row."""
+    """Return whether an expression has the same value in every row."""
     if isinstance(expr, Column | TagValue) or (isinstance(expr, Call) and expr.function in AGGREGATES):
         return False
     return all(map(is_fixed, children(expr)))
 
 
 def grouping_key(term: Term, *, fixed: bool) -> Term:
-    """What to group by: 0.0 and -0.0 are one group, and the engine shall not see that a key is always the same, or it
-    would answer one row when there is none."""
+    """Return the term to group by: 0.0 and -0.0 are one group. A constant key is hidden from the engine, which would
+    otherwise return one row when there is none."""
     if term.type == "null":
         return Term("materialize(CAST(NULL AS Nullable(Float64)))", "float", nullable=True)
     text = _one_zero(term)
@@ -290,13 +290,13 @@ def _one_zero(term: Term) -> str:
 
 
 def _arg_max(value: Term, key: Term) -> Term:
-    """The value of the greatest key, of several the smallest: that of the least (-key, value)."""
+    """Return the value of the greatest key, the smallest of several: that of the least (-key, value)."""
     if key.type == "null":
         return Term("NULL", "null", nullable=True)
-    held = [f"isNotNull({term.text})" for term in (value, key) if term.nullable]
+    not_null = [f"isNotNull({term.text})" for term in (value, key) if term.nullable]
     value_text, key_text = (f"assumeNotNull({term.text})" if term.nullable else term.text for term in (value, key))
     pair = f"{value_text}, (-{key_text}, {value_text})"
-    text = f"argMinOrNullIf({pair}, {' AND '.join(held)})" if held else f"argMinOrNull({pair})"
+    text = f"argMinOrNullIf({pair}, {' AND '.join(not_null)})" if not_null else f"argMinOrNull({pair})"
     return Term(text, value.type, nullable=True)
 
 
@@ -321,7 +321,7 @@ def _arithmetic(op: str, left: Term, right: Term) -> Term:
 
 
 def _common_type(terms: list[Term]) -> list[Term]:
-    """Integers beside floats or NULL become floats, as they do on columns that have no room for NULL."""
+    """Convert integers beside floats or NULL to floats, as in columns that cannot contain NULL."""
     kinds = {term.type for term in terms}
     return [_as_float(term) for term in terms] if "float" in kinds or kinds == {"int", "null"} else terms
 
@@ -333,15 +333,15 @@ def _type_of(terms: Sequence[Term]) -> TermType:
     return "int" if kinds else "null"
 
 
-def _snap_to_decimal(pattern: str) -> str:
-    r"""The pattern with no escapes but ``\%``, ``\_`` and ``\\``."""
-    found, place = [], 0
-    while place < len(pattern):
-        letter = pattern[place]
+def _normalize_pattern(pattern: str) -> str:
+    r"""Return the pattern with no escapes but ``\%``, ``\_`` and ``\\``."""
+    letters, index = [], 0
+    while index < len(pattern):
+        letter = pattern[index]
         if letter == "\\":
-            place += 1
-            letter = pattern[place] if place < len(pattern) else "\\"
+            index += 1
+            letter = pattern[index] if index < len(pattern) else "\\"
             letter = f"\\{letter}" if letter in "%_\\" else letter
-        found.append(letter)
-        place += 1
-    return "".join(found)
+        letters.append(letter)
+        index += 1
+    return "".join(letters)

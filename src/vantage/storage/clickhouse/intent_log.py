@@ -1,9 +1,9 @@
-"""What is about to be inserted, on the disk before it is: one commit reaches several tables, and the engine inserts
-into one at a time.
+"""Write a commit to disk before its inserts: a commit has rows for several tables, and the engine inserts into one at a
+time.
 
 A commit writes all its rows here, inserts them table by table, and removes the file. If the process is killed in
-between, the next one inserts the same once more, under the same tokens: what had been inserted is not kept twice, in
-the tables and in those that views fill from them, and what was missing is added.
+between, the next one inserts the same rows again with the same tokens: rows that had been inserted are not stored
+twice, neither in the tables nor in those that views fill from them, and missing rows are added.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _decode: Final = msgspec.msgpack.Decoder(list[Insert]).decode
 
 
 class IntentLog:
-    """At most one intent, in a folder."""
+    """The intent of at most one commit, in a folder."""
 
     def __init__(self, folder: Path, *, fsync: bool) -> None:
         self._folder = folder
@@ -32,39 +32,39 @@ class IntentLog:
         self._fsync = fsync
 
     def write(self, inserts: Sequence[Insert]) -> None:
-        """When it returns it survives a killed process, and with ``fsync`` a power cut. Raises StoreUnavailable, and
-        then there is none."""
-        half = self._path.with_suffix(".part")
+        """Write the intent. On return it survives a killed process, and with ``fsync`` a power cut. Raises
+        StoreUnavailable, and then there is none."""
+        partial = self._path.with_suffix(".part")
         try:
-            with half.open("wb") as file:
+            with partial.open("wb") as file:
                 file.write(_encode(list(inserts)))
                 if self._fsync:
                     file.flush()
                     os.fsync(file.fileno())
-            half.replace(self._path)
-            self._settle()
+            partial.replace(self._path)
+            self._sync_folder()
         except OSError as error:
-            half.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
             raise StoreUnavailable(f"{self._path} cannot be written: {error.strerror or error}") from error
 
     def read(self) -> list[Insert]:
-        """What was left unfinished; usually nothing. Raises StartupError when it cannot be read."""
+        """Return the inserts of an unfinished commit; usually none. Raises StartupError when the file is unreadable."""
         try:
             return _decode(self._path.read_bytes())
         except FileNotFoundError:
             return []
         except (OSError, msgspec.DecodeError) as error:
             raise StartupError(
-                f"{self._path} cannot be read ({error}): it holds the last batches of the process before. "
+                f"{self._path} cannot be read ({error}): it contains the last batches of the previous process. "
                 "Move it away to start without them"
             ) from error
 
     def remove(self) -> None:
-        """Everything in it is in the tables. Left behind by a power cut, it would only be inserted in vain."""
+        """Remove the intent, once all of it is in the tables. After a power cut it would merely be inserted again."""
         self._path.unlink(missing_ok=True)
 
-    def _settle(self) -> None:
+    def _sync_folder(self) -> None:
         if self._fsync:
             folder = os.open(self._folder, os.O_RDONLY)
             try:

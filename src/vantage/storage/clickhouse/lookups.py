@@ -1,4 +1,4 @@
-"""The questions of the port beside ``select``: series, traces, who calls whom, and what is exported."""
+"""The methods of the port beside ``select``: series, traces, calls between services, and exports."""
 
 from __future__ import annotations
 
@@ -32,80 +32,79 @@ TIMEOUT_S: Final = 30.0
 
 
 class Lookups:
-    """Its methods block; each thread may ask."""
+    """Looks up series, spans and traces. Its methods block; any thread may call them."""
 
-    def __init__(self, engine: Engine, known: SeriesRegistry) -> None:
+    def __init__(self, engine: Engine, registry: SeriesRegistry) -> None:
         self._engine = engine
-        self._known = known
+        self._registry = registry
 
     def _query(self, text: str, params: Params | None = None) -> QueryResult:
         return self._engine.run(Statement(text, params.values if params else {}), **query_limits(TIMEOUT_S))
 
     def list_series(self, service: str, metric: str, *, since_ms: int) -> list[SeriesInfo]:
-        """By the hourly rollups, which know the first and the last sample: a thousandth of the rows."""
+        """Read series from the hourly rollups, which have the first and the last sample: a thousandth of the rows."""
         params = Params()
-        held = params.bind(since_ms, "Int64")
+        since = params.bind(since_ms, "Int64")
         where = [
             f"{name} = {params.bind(text, 'String')}"
             for name, text in (("service_name", service), ("metric_name", metric))
             if text
         ]
-        found = self._query(
+        result = self._query(
             "SELECT series_id, "
-            f"toInt64(sumIf(count, toUnixTimestamp64Milli(timestamp) >= {held})) AS samples, "
+            f"toInt64(sumIf(count, toUnixTimestamp64Milli(timestamp) >= {since})) AS samples, "
             "toUnixTimestamp64Milli(min(first_time)) AS first_ms, toUnixTimestamp64Milli(max(last_time)) AS last_ms "
             f"FROM rollups_1h {'WHERE ' + ' AND '.join(where) if where else ''} GROUP BY series_id",
             params,
         )
-        columns = (found.to_list(name) for name in ("series_id", "samples", "first_ms", "last_ms"))
+        columns = (result.to_list(name) for name in ("series_id", "samples", "first_ms", "last_ms"))
         return [
-            SeriesInfo(one, samples, first_ms, last_ms)
+            SeriesInfo(series, samples, first_ms, last_ms)
             for series_id, samples, first_ms, last_ms in zip(*columns, strict=True)
-            if (one := self._known.by_id.get(series_id)) is not None
+            if (series := self._registry.by_id.get(series_id)) is not None
         ]
 
     def services_with_spans(self) -> list[ServiceSpanStats]:
         names = ("service_name", "environment", "service_version", "instance")
-        found = self._query(
-            f"SELECT {', '.join(names)}, toInt64(count()) AS held, "
+        result = self._query(
+            f"SELECT {', '.join(names)}, toInt64(count()) AS spans, "
             "intDiv(min(start_ns), 1000000) AS first_ms, intDiv(max(start_ns), 1000000) AS last_ms "
             f"FROM spans GROUP BY {', '.join(names)}"
         )
-        columns = (found.to_list(name) for name in (*names, "held", "first_ms", "last_ms"))
+        columns = (result.to_list(name) for name in (*names, "spans", "first_ms", "last_ms"))
         return [ServiceSpanStats(*row) for row in zip(*columns, strict=True)]
 
     def exemplars(self, trace_id: str) -> list[ExemplarSample]:
-        """The samples of a trace, by time."""
+        """Return the samples of a trace, by time."""
         params = Params()
-        wanted = params.bind(trace_id, "String")
-        linked = self._query(
+        result = self._query(
             "SELECT series_id, toUnixTimestamp64Milli(timestamp) AS time_ms, value, span_id FROM exemplars "
-            f"WHERE trace_id = {wanted}",
+            f"WHERE trace_id = {params.bind(trace_id, 'String')}",
             params,
         )
-        columns = (linked.to_list(name) for name in ("time_ms", "series_id", "value", "span_id"))
+        columns = (result.to_list(name) for name in ("time_ms", "series_id", "value", "span_id"))
         return [
-            ExemplarSample(one, time_ms, value, trace_id, span_id)
+            ExemplarSample(series, time_ms, value, trace_id, span_id)
             for time_ms, series_id, value, span_id in sorted(zip(*columns, strict=True))
-            if (one := self._known.by_id.get(series_id)) is not None
+            if (series := self._registry.by_id.get(series_id)) is not None
         ]
 
     def spans(self, trace_id: str) -> list[Span]:
-        """The spans of a trace, by start."""
+        """Return the spans of a trace, by start."""
         table = self._spans_of([trace_id])
         return table.spans(np.lexsort((table.span_id, table.start_ns)))
 
     def _spans_of(self, trace_ids: Sequence[str]) -> SpanTable:
-        """All spans of some traces: the small table tells when they were, the index of ids the rest. Two statements,
-        since one with the first inside takes as long, and many traces have samples alone."""
+        """Return all spans of the traces: the small table has their times, the index of ids finds the rest. Two
+        statements, since one with a subquery takes as long, and many traces have only samples."""
         params = Params()
-        ids = ", ".join(params.bind(one, "String") for one in trace_ids)
+        ids = ", ".join(params.bind(trace_id, "String") for trace_id in trace_ids)
         times = self._query(
-            "SELECT min(start_ns) AS first_ns, max(last_ns) AS last_ns, toInt64(count()) AS found "
+            "SELECT min(start_ns) AS first_ns, max(last_ns) AS last_ns, toInt64(count()) AS traces "
             f"FROM span_times WHERE trace_id IN ({ids})",
             params,
         )
-        if not times.to_list("found")[0]:
+        if not times.to_list("traces")[0]:
             return build_span_table(())
         first, last = (params.bind(times.to_list(name)[0], "Int64") for name in ("first_ns", "last_ns"))
         return read_spans(
@@ -116,34 +115,34 @@ class Lookups:
             )
         )
 
-    def traces(self, wanted: TraceFilter) -> list[TraceSummary]:
-        """First the ids of the latest traces that have a matching span, then all spans of those."""
+    def traces(self, filters: TraceFilter) -> list[TraceSummary]:
+        """Find the ids of the latest traces that have a matching span, then read all their spans."""
         params = Params()
         having = ""
-        if wanted.before is not None:
-            before_ns, before_id = wanted.before
+        if filters.before is not None:
+            before_ns, before_id = filters.before
             having = (
                 f"HAVING (first_ns, trace_id) < ({params.bind(before_ns, 'Int64')}, {params.bind(before_id, 'String')})"
             )
-        found = self._query(
+        result = self._query(
             "SELECT trace_id, min(start_ns) AS first_ns FROM span_times WHERE trace_id IN "
-            f"(SELECT trace_id FROM spans WHERE {' AND '.join(_conditions(wanted, params))}) "
+            f"(SELECT trace_id FROM spans WHERE {' AND '.join(_conditions(filters, params))}) "
             f"GROUP BY trace_id {having} ORDER BY first_ns DESC, trace_id DESC "
-            f"LIMIT {params.bind(wanted.limit, 'UInt64')}",
+            f"LIMIT {params.bind(filters.limit, 'UInt64')}",
             params,
         )
-        ids = found.to_list("trace_id")
-        return latest_summaries(self._spans_of(ids), wanted) if ids else []
+        ids = result.to_list("trace_id")
+        return latest_summaries(self._spans_of(ids), filters) if ids else []
 
     def edges(self, time_range: TimeRange) -> list[ServiceEdge]:
         wider = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
         params = Params()
         where = " AND ".join(bounds(wider, params, spans=True))
-        count = int(self._query(f"SELECT toInt64(count()) AS held FROM spans WHERE {where}", params).to_list("held")[0])
-        if count > SPANS_MAX:
-            raise InputError(f"the range holds more than {SPANS_MAX} spans: narrow it")
-        found = self._query(f"SELECT {SPANS_SELECTED} FROM spans WHERE {where}", params)
-        return service_edges([read_spans(found)], time_range)
+        counted = self._query(f"SELECT toInt64(count()) AS spans FROM spans WHERE {where}", params)
+        if int(counted.to_list("spans")[0]) > SPANS_MAX:
+            raise InputError(f"the range has more than {SPANS_MAX} spans: narrow it")
+        result = self._query(f"SELECT {SPANS_SELECTED} FROM spans WHERE {where}", params)
+        return service_edges([read_spans(result)], time_range)
 
     def exported_samples(self, selector: Selector, time_range: TimeRange) -> Statement:
         params = Params()
@@ -164,23 +163,23 @@ def _named(selector: Selector, params: Params) -> list[str]:
     ]
 
 
-def _conditions(wanted: TraceFilter, params: Params) -> list[str]:
-    """What a span must meet, as ``storage.tracing`` says it."""
-    found = bounds(wanted.time_range, params, spans=True)
-    for name, text in (("service_name", wanted.service), ("name", wanted.operation), ("status", wanted.status)):
+def _conditions(filters: TraceFilter, params: Params) -> list[str]:
+    """Return the conditions on a span, as ``storage.trace_summary`` defines them."""
+    conditions = bounds(filters.time_range, params, spans=True)
+    for name, text in (("service_name", filters.service), ("name", filters.operation), ("status", filters.status)):
         if text:
-            found.append(f"{name} = {params.bind(text, 'String')}")
-    if wanted.min_duration_ns:
-        found.append(f"duration_ns >= {params.bind(wanted.min_duration_ns, 'Int64')}")
-    if wanted.max_duration_ns is not None:
-        found.append(f"duration_ns <= {params.bind(wanted.max_duration_ns, 'Int64')}")
-    for key, value in wanted.attributes:
+            conditions.append(f"{name} = {params.bind(text, 'String')}")
+    if filters.min_duration_ns:
+        conditions.append(f"duration_ns >= {params.bind(filters.min_duration_ns, 'Int64')}")
+    if filters.max_duration_ns is not None:
+        conditions.append(f"duration_ns <= {params.bind(filters.max_duration_ns, 'Int64')}")
+    for key, value in filters.attributes:
         name = params.bind(key, "String")
-        found.append(f"mapContains(attributes, {name}) AND attributes[{name}] = {params.bind(value, 'String')}")
-    if wanted.text:
-        text = params.bind(wanted.text.lower(), "String")
-        found.append(
+        conditions.append(f"mapContains(attributes, {name}) AND attributes[{name}] = {params.bind(value, 'String')}")
+    if filters.text:
+        text = params.bind(filters.text.lower(), "String")
+        conditions.append(
             f"(position(lowerUTF8(name), {text}) > 0 OR position(lower(trace_id), {text}) > 0 "
             f"OR arrayExists(value -> position(lowerUTF8(value), {text}) > 0, mapValues(attributes)))"
         )
-    return found
+    return conditions

@@ -1,4 +1,4 @@
-"""What the store keeps, as rows of the tables, and back."""
+"""Convert samples, series and spans to rows of the tables, and back."""
 
 from __future__ import annotations
 
@@ -24,34 +24,35 @@ SPAN_COLUMNS: Final = (
     "trace_id", "span_id", "parent_span_id", "service_name", "environment", "service_version", "instance", "name",
     "kind", "status", "start_ns", "duration_ns",
 )  # fmt: skip
-# A span's attributes go out as two arrays: of maps the order, and keys that are there twice, would not be sure.
+
 SPANS_SELECTED: Final = ", ".join((*SPAN_COLUMNS, "attributes"))
 SAMPLES_SELECTED: Final = "series_id, toUnixTimestamp64Milli(timestamp) AS time_ms, value, trace_id, span_id"
 
 
 def sample_columns(batches: Sequence[tuple[Batch, Sequence[Series]]]) -> dict[str, Column]:
-    """The samples of batches, each with the series that take them, in the order of its own ``series``."""
-    places: dict[int, int] = {}
-    held: list[Series] = []
+    """Return the columns of batches' samples. Each batch comes with the series that take its samples, in the order of
+    its own ``series``."""
+    slot_of: dict[int, int] = {}
+    distinct: list[Series] = []
     series_of: list[I64] = []
     ids: dict[int, tuple[str, str]] = {}
     rows = 0
     for batch, series in batches:
         slots = []
-        for one in series:
-            slot = places.setdefault(one.id, len(held))
-            if slot == len(held):
-                held.append(one)
+        for target in series:
+            slot = slot_of.setdefault(target.id, len(distinct))
+            if slot == len(distinct):
+                distinct.append(target)
             slots.append(slot)
         series_of.append(np.array(slots, np.int64)[batch.index] if slots else np.empty(0, np.int64))
         for position, trace_id, span_id in batch.exemplars.rows():
             ids[rows + position] = (trace_id, span_id)
         rows += batch.samples
-    place = np.concatenate(series_of)
+    slots_of_rows = np.concatenate(series_of)
     positions = np.fromiter(ids, np.int64, len(ids))
     return {
-        **{name: _by_series(texts, place) for name, texts in _names(held).items()},
-        "series_id": np.array([one.id for one in held], np.uint64)[place],
+        **{name: _by_series(texts, slots_of_rows) for name, texts in _names(distinct).items()},
+        "series_id": np.array([target.id for target in distinct], np.uint64)[slots_of_rows],
         "timestamp": _times(np.concatenate([batch.time_ms for batch, _ in batches])),
         "value": np.concatenate([batch.value for batch, _ in batches]),
         "trace_id": _sparse([trace_id for trace_id, _ in ids.values()], positions, rows),
@@ -61,16 +62,16 @@ def sample_columns(batches: Sequence[tuple[Batch, Sequence[Series]]]) -> dict[st
 
 def _names(series: Sequence[Series]) -> dict[str, TextColumn]:
     return {
-        "service_name": dict_encode([one.service for one in series]),
-        "environment": dict_encode([one.environment for one in series]),
-        "metric_name": dict_encode([one.metric for one in series]),
-        "metric_type": dict_encode([one.kind.value for one in series]),
-        "unit": dict_encode([one.unit for one in series]),
+        "service_name": dict_encode([item.service for item in series]),
+        "environment": dict_encode([item.environment for item in series]),
+        "metric_name": dict_encode([item.metric for item in series]),
+        "metric_type": dict_encode([item.kind.value for item in series]),
+        "unit": dict_encode([item.unit for item in series]),
     }
 
 
-def _by_series(texts: TextColumn, place: I64) -> TextColumn:
-    return DictColumn(texts.codes[place], texts.values)
+def _by_series(texts: TextColumn, slot: I64) -> TextColumn:
+    return DictColumn(texts.codes[slot], texts.values)
 
 
 def _times(time_ms: I64) -> np.ndarray[tuple[int], np.dtype[np.datetime64]]:
@@ -78,7 +79,7 @@ def _times(time_ms: I64) -> np.ndarray[tuple[int], np.dtype[np.datetime64]]:
 
 
 def _sparse(texts: list[str], positions: I64, rows: int) -> TextColumn:
-    """A text for some rows, '' for the others."""
+    """Return a column with texts at ``positions``, '' elsewhere."""
     coded = dict_encode(["", *texts])
     codes = np.zeros(rows, np.uint32)
     codes[positions] = coded.codes[1:]
@@ -86,17 +87,17 @@ def _sparse(texts: list[str], positions: I64, rows: int) -> TextColumn:
 
 
 def series_columns(series: Sequence[Series], *, now_ms: int) -> dict[str, Column]:
-    """Identities; ``first_seen`` is when they came."""
+    """Return the columns of series; ``first_seen`` is ``now_ms``."""
     return {
-        "series_id": np.array([one.id for one in series], np.uint64),
+        "series_id": np.array([item.id for item in series], np.uint64),
         **_names(series),
-        "tags": [dict(one.tags) for one in series],
+        "tags": [dict(item.tags) for item in series],
         "first_seen": _times(np.full(len(series), now_ms, np.int64)),
     }
 
 
 def span_columns(spans: Sequence[Span]) -> dict[str, Column]:
-    """Spans as rows."""
+    """Return the columns of spans."""
     table = build_span_table(spans)
     return {
         "trace_id": [span.trace_id for span in spans],
@@ -116,61 +117,60 @@ def span_columns(spans: Sequence[Span]) -> dict[str, Column]:
 
 
 def batch_id_columns(ids: Sequence[str], *, now_ms: int) -> dict[str, Column]:
-    """The ids of batches that are kept now."""
+    """Return the columns of the ids of batches that are stored now."""
     return {"kept_at": _times(np.full(len(ids), now_ms, np.int64)), "batch_id": list(ids)}
 
 
-def read_series(answer: QueryResult) -> Iterator[Series]:
-    """Identities from rows of the table of series."""
+def read_series(result: QueryResult) -> Iterator[Series]:
+    """Yield series from rows of the table of series."""
     names = ("service_name", "environment", "metric_name", "metric_type", "unit", "tags")
-    for service, environment, metric, kind, unit, tags in zip(*map(answer.to_list, names), strict=True):
+    for service, environment, metric, kind, unit, tags in zip(*map(result.to_list, names), strict=True):
         yield make_series(
             service=service, environment=environment, metric=metric, kind=Kind(kind), unit=unit, tags=tags
         )
 
 
-def read_spans(answer: QueryResult) -> SpanTable:
-    """Spans from rows of SPANS_SELECTED."""
-    if not len(answer):
+def read_spans(result: QueryResult) -> SpanTable:
+    """Return spans from rows of SPANS_SELECTED."""
+    if not len(result):
         return build_span_table(())
-    maps = answer.to_list("attributes")
-    keys = [key for one in maps for key in one]
-    values = [value for one in maps for value in one.values()]
+    maps = result.to_list("attributes")
+    keys = [key for attributes in maps for key in attributes]
+    values = [value for attributes in maps for value in attributes.values()]
     return SpanTable(
-        trace_id=encode_ids(answer.to_list("trace_id")),
-        span_id=encode_ids(answer.to_list("span_id")),
-        parent_span_id=encode_ids(answer.to_list("parent_span_id")),
-        service_name=answer.text_column("service_name"),
-        name=answer.text_column("name"),
-        kind=answer.text_column("kind"),
-        status=answer.text_column("status"),
-        environment=answer.text_column("environment"),
-        service_version=answer.text_column("service_version"),
-        instance=answer.text_column("instance"),
-        start_ns=answer.ints("start_ns"),
-        duration_ns=answer.ints("duration_ns"),
+        trace_id=encode_ids(result.to_list("trace_id")),
+        span_id=encode_ids(result.to_list("span_id")),
+        parent_span_id=encode_ids(result.to_list("parent_span_id")),
+        service_name=result.text_column("service_name"),
+        name=result.text_column("name"),
+        kind=result.text_column("kind"),
+        status=result.text_column("status"),
+        environment=result.text_column("environment"),
+        service_version=result.text_column("service_version"),
+        instance=result.text_column("instance"),
+        start_ns=result.ints("start_ns"),
+        duration_ns=result.ints("duration_ns"),
         attr_start=np.cumsum([0, *map(len, maps)], dtype=np.int64),
         attr_key=dict_encode(keys),
         attr_value=dict_encode(values),
     )
 
 
-def read_samples(answer: QueryResult, known: Mapping[int, Series], *, rows_max: int) -> Iterator[Batch]:
-    """Batches from rows of SAMPLES_SELECTED. Rows of a series that is gone are left out."""
-    ids = np.array(answer.to_list("series_id"), np.uint64)
-    time_ms, value = answer.ints("time_ms"), answer.floats("value")
-    traces, spans = answer.text_column("trace_id"), answer.text_column("span_id")
-    held = np.array([one in known for one in ids.tolist()], np.bool_)
-    rows = np.flatnonzero(held)
+def read_samples(result: QueryResult, known: Mapping[int, Series], *, rows_max: int) -> Iterator[Batch]:
+    """Yield batches from rows of SAMPLES_SELECTED, without rows of deleted series."""
+    ids = np.array(result.to_list("series_id"), np.uint64)
+    time_ms, value = result.ints("time_ms"), result.floats("value")
+    traces, spans = result.text_column("trace_id"), result.text_column("span_id")
+    rows = np.flatnonzero(np.array([series_id in known for series_id in ids.tolist()], np.bool_))
     for start in range(0, len(rows), rows_max):
-        some = rows[start : start + rows_max]
-        distinct, index = np.unique(ids[some], return_inverse=True)
+        chunk = rows[start : start + rows_max]
+        distinct, index = np.unique(ids[chunk], return_inverse=True)
         yield Batch(
-            series=tuple(known[one] for one in distinct.tolist()),
+            series=tuple(known[series_id] for series_id in distinct.tolist()),
             index=index.astype(np.uint32),
-            time_ms=time_ms[some],
-            value=value[some],
-            exemplars=_exemplars(traces, spans, some),
+            time_ms=time_ms[chunk],
+            value=value[chunk],
+            exemplars=_exemplars(traces, spans, chunk),
         )
 
 
@@ -180,14 +180,14 @@ def _exemplars(trace_ids: TextColumn, span_ids: TextColumn, rows: Rows) -> Exemp
     return encode_exemplars(position, trace_ids.take(position).to_list(), span_ids.take(position).to_list())
 
 
-def read_table(query: CheckedSelect, answer: QueryResult) -> Table:
-    """The answer of a printed query, without the row beyond the limit."""
-    truncated = len(answer) > query.limit
-    asked = query.select.limit is not None and query.select.limit <= query.limit
+def read_table(query: CheckedSelect, result: QueryResult) -> Table:
+    """Return the table of a printed query, without the row beyond the limit."""
+    has_more = len(result) > query.limit
+    has_own_limit = query.select.limit is not None and query.select.limit <= query.limit
     data = tuple(
-        _values(answer.to_list(f"c{number}")[: query.limit], column.type) for number, column in enumerate(query.columns)
+        _values(result.to_list(f"c{number}")[: query.limit], column.type) for number, column in enumerate(query.columns)
     )
-    return Table(query.columns, data, truncated=truncated and not asked)
+    return Table(query.columns, data, truncated=has_more and not has_own_limit)
 
 
 def _values(values: list[object], kind: ColumnType) -> list[object]:

@@ -1,4 +1,4 @@
-"""The tables: numbered files of SQL, applied in order and written down."""
+"""The schema: numbered files of SQL, applied in order and recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VERSION_TABLE: Final = """CREATE TABLE IF NOT EXISTS schema_migrations
 ENGINE = MergeTree
 ORDER BY version
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"""
-# The tables that inserts of data end up in, directly or through a view.
+# The tables that receive inserts of data, directly or through a view.
 DATA_TABLES: Final = (
     "samples",
     "series",
@@ -34,7 +34,7 @@ DATA_TABLES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One statement, and the number its file begins with."""
+    """One statement, and the number at the start of its file's name."""
 
     version: int
     name: str
@@ -42,37 +42,40 @@ class Migration:
 
 
 def migrations(folder: Path | None = None) -> list[Migration]:
-    """Every migration, in order."""
+    """Return every migration, in order."""
     folder = folder or resources.migrations_dir() / "clickhouse"
     files = sorted(folder.glob("[0-9]*.sql"))
     return [Migration(int(file.stem.partition("_")[0]), file.stem, file.read_text(encoding="utf-8")) for file in files]
 
 
-def migrate(engine: Engine, wanted: list[Migration]) -> list[str]:
-    """Apply what is missing; the names of what was applied. A statement may have run without being written down (the
-    process was killed in between): each can be repeated. Raises FormatTooNew before anything is changed."""
+def migrate(engine: Engine, known: list[Migration]) -> list[str]:
+    """Apply the missing migrations and return their names.
+
+    A statement may have run without being recorded, if the process was killed in between: each can be repeated. Raises
+    FormatTooNew before anything is changed.
+    """
     engine.run(Statement(_VERSION_TABLE))
-    held = engine.run(Statement("SELECT toInt64(version) AS version FROM schema_migrations"))
-    applied = set(held.to_list("version"))
-    newest = wanted[-1].version
+    recorded = engine.run(Statement("SELECT toInt64(version) AS version FROM schema_migrations"))
+    applied = set(recorded.to_list("version"))
+    newest = known[-1].version
     if applied and max(applied) > newest:
         raise FormatTooNew(
             f"the tables are at version {max(applied)}, which a newer Vantage made; this one knows version {newest}"
         )
-    missing = [one for one in wanted if one.version not in applied]
-    for one in missing:
-        engine.run(Statement(one.text))
+    missing = [migration for migration in known if migration.version not in applied]
+    for migration in missing:
+        engine.run(Statement(migration.text))
         engine.run(
             Statement(
                 "INSERT INTO schema_migrations (version, name) SELECT {version:UInt32}, {name:String}",
-                {"version": one.version, "name": one.name},
+                {"version": migration.version, "name": migration.name},
             )
         )
-    return [one.name for one in missing]
+    return [migration.name for migration in missing]
 
 
 def make_durable(engine: Engine, *, fsync: bool) -> None:
-    """Whether the engine waits for the disk at each insert, or a power cut may take the last seconds."""
+    """Make the engine wait for the disk at each insert, or not: then a power cut may lose the last seconds."""
     for table in DATA_TABLES:
         engine.run(
             Statement(

@@ -1,4 +1,4 @@
-"""The series that the store knows, by id."""
+"""The series of the store, by id."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from vantage.storage.series_overflow import OVERFLOW_SERIES_MAX, OVERFLOWED_COUN
 
 
 class SeriesRegistry:
-    """Changed by the writer's thread alone; others may look series up meanwhile."""
+    """Series by id. Only the writer's thread changes it; other threads may read it meanwhile."""
 
     def __init__(self, *, series_max: int) -> None:
         self._series_max = series_max
         self._by_id: dict[int, Series] = {}
-        self.overflowed: set[int] = set()  # ids of series that were folded, as many as are remembered
+        self.overflowed: set[int] = set()  # ids of series beyond the limit, up to OVERFLOWED_COUNTED_MAX
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -23,35 +23,37 @@ class SeriesRegistry:
     def by_id(self) -> Mapping[int, Series]:
         return self._by_id
 
-    def resolve(self, wanted: Sequence[Series], fresh: dict[int, Series]) -> list[Series]:
-        """Return the series that take the samples of ``wanted``.
+    def resolve(self, series: Sequence[Series], fresh: dict[int, Series]) -> list[Series]:
+        """Return the series that take the samples of ``series``.
 
         New ones are put into ``fresh``: ``add`` them once they are durable. Beyond ``series_max`` it is the overflow
         series of the same metric. Raises ValueError when two identities share an id.
         """
-        found = []
-        for one in wanted:
-            known = self._by_id.get(one.id) or fresh.get(one.id)
-            if known is None and len(self._by_id) + len(fresh) >= self._series_max:
+        resolved = []
+        for sent in series:
+            target = sent
+            known = self._by_id.get(target.id) or fresh.get(target.id)
+            count = len(self._by_id) + len(fresh)
+            if known is None and count >= self._series_max:
                 if len(self.overflowed) < OVERFLOWED_COUNTED_MAX:
-                    self.overflowed.add(one.id)
-                one = overflow(one, whole=len(self._by_id) + len(fresh) >= self._series_max + OVERFLOW_SERIES_MAX)
-                known = self._by_id.get(one.id) or fresh.get(one.id)
+                    self.overflowed.add(target.id)
+                target = overflow(target, whole=count >= self._series_max + OVERFLOW_SERIES_MAX)
+                known = self._by_id.get(target.id) or fresh.get(target.id)
             if known is None:
-                known = fresh[one.id] = one
-            elif known is not one and known.canonical() != one.canonical():
-                raise ValueError(f"two series share the id {one.id:016x}")
-            found.append(known)
-        return found
+                known = fresh[target.id] = target
+            elif known is not target and known.canonical() != target.canonical():
+                raise ValueError(f"two series share the id {target.id:016x}")
+            resolved.append(known)
+        return resolved
 
     def add(self, series: Iterable[Series]) -> None:
-        """Make series known."""
-        self._by_id.update((one.id, one) for one in series)
+        """Add series."""
+        self._by_id.update((item.id, item) for item in series)
 
     def drop(self, ids: Iterable[int]) -> int:
-        """Forget series; how many were known."""
-        return sum(self._by_id.pop(one, None) is not None for one in ids)
+        """Remove series, and return how many were there."""
+        return sum(self._by_id.pop(series_id, None) is not None for series_id in ids)
 
     def names(self) -> set[tuple[str, str]]:
-        """Every service and metric."""
-        return {(one.service, one.metric) for one in list(self._by_id.values())}
+        """Return every pair of service and metric."""
+        return {(series.service, series.metric) for series in list(self._by_id.values())}

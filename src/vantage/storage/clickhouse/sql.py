@@ -1,8 +1,8 @@
-"""Checked queries as ClickHouse SQL.
+"""Print checked queries as ClickHouse SQL.
 
-Columns of the answer are called c0, c1, …; a grouped query names its keys k0 … and its aggregates a0 … in an inner
-query, so that each is printed once. Names and bounds of time stand on the table's own columns, where the primary key
-and the partitions can leave data unread; tags come from the few series, by a join.
+Columns of the result are named c0, c1, …; a grouped query names its keys k0 … and its aggregates a0 … in an inner
+query, so that each is printed once. Conditions on names and times use the table's own columns, so that the primary key
+and the partitions can skip data; tags come from the few series, by a join.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TABLES: Final = {"metrics": "samples", "spans": "spans", "rollups_5m": "rollups_
 DATETIME_MS_MAX: Final = 10_413_791_999_999  # 2299-12-31: DateTime64 ends there
 _LINE_MAX: Final = 100
 _NS_MAX: Final = (1 << 63) - 1
-# Samples of one moment have no order of their own: the smaller value counts as the earlier.
+# Samples of the same time have no order: the smaller value counts as the earlier.
 _WINDOW: Final = "PARTITION BY series_id ORDER BY timestamp, value ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
 _TIME_MS: Final = Term("toUnixTimestamp64Milli(timestamp)", "time")
 _ROLLUP_TABLES: Final = {
@@ -33,8 +33,8 @@ _ROLLUP_TABLES: Final = {
 
 
 def print_select(query: CheckedSelect) -> Statement:
-    """The statement that answers a query, with one row more than the limit where there are more. Raises InputError for
-    a number that does not fit 64 bits."""
+    """Return the statement of a query, which reads one row beyond the limit. Raises InputError for a number that does
+    not fit 64 bits."""
     params = Params()
     rows = _Rows(query, params)
     text = _grouped(query, params, rows) if query.grouped else _columns(query, params, rows)
@@ -42,13 +42,13 @@ def print_select(query: CheckedSelect) -> Statement:
 
 
 def print_estimate(query: CheckedSelect) -> tuple[Statement, str]:
-    """The statement that tells what a query would read, and the table it is about."""
+    """Return the statement that estimates what a query would read, and its table."""
     statement = print_select(query)
     return Statement(f"EXPLAIN ESTIMATE\n{statement.text}", statement.params), TABLES[query.select.table]
 
 
 def bounds(time_range: TimeRange, params: Params, *, spans: bool) -> list[str]:
-    """Conditions on the column that the partitions are made of."""
+    """Return conditions on the column that determines the partitions."""
     if spans:
         start = params.bind(min(time_range.start_ms * 1_000_000, _NS_MAX), "Int64")
         end = params.bind(min(time_range.end_ms * 1_000_000, _NS_MAX), "Int64")
@@ -60,7 +60,7 @@ def bounds(time_range: TimeRange, params: Params, *, spans: bool) -> list[str]:
 
 
 def series_scope(params: Params) -> Scope:
-    """What names stand for in the table of series."""
+    """Return the scope of names in the table of series."""
 
     def column(name: str) -> Term:
         return Term(name, SERIES_COLUMNS[name])
@@ -70,14 +70,13 @@ def series_scope(params: Params) -> Scope:
 
 @dataclass(slots=True)
 class _Rows:
-    """The rows that a query is about. Whoever prints in ``scope`` leaves a trace of what the rows must have: ask
-    ``source`` last."""
+    """The rows that a query reads. Printing in ``scope`` records the columns they must have: call ``source`` last."""
 
     query: CheckedSelect
     params: Params
     columns: set[str] = field(default_factory=set)
     tags: dict[str, str] = field(default_factory=dict)
-    whole_tags: bool = False
+    needs_all_tags: bool = False
 
     @property
     def scope(self) -> Scope:
@@ -90,7 +89,7 @@ class _Rows:
                 return Term("intDiv(start_ns, 1000000)", "time")
             return Term(name, SPANS[name])
         if name == "tags":
-            self.whole_tags = True
+            self.needs_all_tags = True
             return Term("tags", "map")
         self.columns.add(name)
         if name == "timestamp":
@@ -105,30 +104,30 @@ class _Rows:
         return Term(self.tags.setdefault(key, f"tag{len(self.tags)}"), "string")
 
     def source(self) -> str:
-        """FROM and WHERE."""
+        """Print FROM and WHERE."""
         query, table = self.query, TABLES[self.query.select.table]
         is_spans = query.select.table == "spans"
         where = bounds(query.time_range, self.params, spans=is_spans)
         series = conjuncts(query.series_where)
         names = Printer(self.params, Scope(lambda name: Term(name, SERIES_COLUMNS[name]), self._tag))
-        where += [names.condition(part) for part in series if not _looks_at_tags(part)]
-        if any(map(_looks_at_tags, series)):
+        where += [names.condition(part) for part in series if not _uses_tags(part)]
+        if any(map(_uses_tags, series)):
             where.append(f"series_id IN (SELECT series_id FROM series WHERE {self._on_series(series)})")
         rows = [Printer(self.params, self.scope).condition(part) for part in conjuncts(query.row_where)]
         grows = any(call.function == "increase" for call in aggregates_of(query.select))
-        joined = bool(self.tags) or self.whole_tags
+        joined = bool(self.tags) or self.needs_all_tags
         if not joined and not grows:
             return _from(table, [*where, *rows])
         if grows:
             self.columns |= {"timestamp", "value"}
-        held = ", ".join(sorted(self.columns | {"series_id"}))
-        if any(one.function == "sketchQuantile" for one in aggregates_of(query.select)):
-            held += ", sketch"
-        needs_tags = joined and query.row_where is not None and _looks_at_tags(query.row_where)
-        read = f"SELECT {held}\n{_from(table, where if needs_tags else where + rows)}"
-        text = f"FROM (\n{_indented(read)}\n) AS held"
+        columns = ", ".join(sorted(self.columns | {"series_id"}))
+        if any(call.function == "sketchQuantile" for call in aggregates_of(query.select)):
+            columns += ", sketch"
+        needs_tags = joined and query.row_where is not None and _uses_tags(query.row_where)
+        read = f"SELECT {columns}\n{_from(table, where if needs_tags else where + rows)}"
+        text = f"FROM (\n{_indented(read)}\n) AS selected"
         if joined:
-            text += f"\n{self._named(self._on_series(series))}"
+            text += f"\n{self._join_tags(self._on_series(series))}"
         if needs_tags:
             text += f"\nWHERE {_all(rows)}"
         return _with_growth(text) if grows else text
@@ -137,27 +136,27 @@ class _Rows:
         printer = Printer(self.params, series_scope(self.params))
         return " AND ".join(printer.condition(part) for part in parts)
 
-    def _named(self, on_series: str) -> str:
-        """The join with the tags of series."""
+    def _join_tags(self, on_series: str) -> str:
+        """Print the join with the tags of series."""
         tags = [f"tags[{self.params.bind(key, 'String')}] AS {name}" for key, name in self.tags.items()]
-        held = ", ".join(["series_id", *(["tags"] if self.whole_tags else []), *tags])
+        columns = ", ".join(["series_id", *(["tags"] if self.needs_all_tags else []), *tags])
         where = f" WHERE {on_series}" if on_series else ""
-        return f"ANY LEFT JOIN (SELECT {held} FROM series{where}) AS named USING (series_id)"
+        return f"ANY LEFT JOIN (SELECT {columns} FROM series{where}) AS tagged USING (series_id)"
 
 
 def _with_growth(source: str) -> str:
-    """Rows with what each adds to its series' running total: a fall is a reset, after which all is growth."""
-    placed = (
-        f"SELECT *, row_number() OVER growing AS place, lagInFrame(value) OVER growing AS before\n{source}\n"
-        f"WINDOW growing AS ({_WINDOW})"
+    """Print rows with the growth of their series' running total: a fall is a reset, after which all is growth."""
+    numbered = (
+        f"SELECT *, row_number() OVER per_series AS number, lagInFrame(value) OVER per_series AS previous\n{source}\n"
+        f"WINDOW per_series AS ({_WINDOW})"
     )
-    growth = "if(place = 1, NULL, if(value < before, value, value - before))"
-    grown = f"SELECT *, {growth} AS growth\nFROM (\n{_indented(placed)}\n)"
+    growth = "if(number = 1, NULL, if(value < previous, value, value - previous))"
+    grown = f"SELECT *, {growth} AS growth\nFROM (\n{_indented(numbered)}\n)"
     return f"FROM (\n{_indented(grown)}\n)"
 
 
 def _columns(query: CheckedSelect, params: Params, rows: _Rows) -> str:
-    """One row a record."""
+    """Print a query of one row per record."""
     printer = Printer(params, rows.scope)
     items = [printer.term(item.expr) for item in query.select.items]
     order = _order(query, printer, items)
@@ -165,7 +164,7 @@ def _columns(query: CheckedSelect, params: Params, rows: _Rows) -> str:
 
 
 def _grouped(query: CheckedSelect, params: Params, rows: _Rows) -> str:
-    """One row a group."""
+    """Print a query of one row per group."""
     inner = Printer(params, rows.scope)
     keys = [grouping_key(inner.term(key), fixed=is_fixed(key)) for key in query.select.group_by]
     calls = aggregates_of(query.select)
@@ -177,7 +176,7 @@ def _grouped(query: CheckedSelect, params: Params, rows: _Rows) -> str:
     named = [f"{term.text} AS k{number}" for number, term in enumerate(keys)]
     named += [f"{_quoted(term)} AS a{number}" for number, term in enumerate(aggregates)]
     groups = [f"GROUP BY {', '.join(f'k{number}' for number in range(len(keys)))}"] if keys else []
-    # A group without keys is there even when no row is: count() makes the engine see an aggregate in any case.
+    # Without keys there is one group even without rows: count() makes the engine see an aggregate in any case.
     text = "\n".join([_select(named or ["count() AS rows"]), rows.source(), *groups])
     outer = Printer(params, rows.scope, known)
     items = [outer.term(item.expr) for item in query.select.items]
@@ -195,23 +194,23 @@ def _grouped(query: CheckedSelect, params: Params, rows: _Rows) -> str:
 
 
 def _order(query: CheckedSelect, printer: Printer, items: list[Term]) -> list[str]:
-    """The order that was asked for; then every column of the answer, so that LIMIT takes the same rows anywhere."""
-    places = {item.expr: f"c{number}" for number, item in reversed(list(enumerate(query.select.items)))}
-    found: dict[str, str] = {}
+    """Print the requested order, then every column, so that LIMIT selects the same rows on every store."""
+    names = {item.expr: f"c{number}" for number, item in reversed(list(enumerate(query.select.items)))}
+    terms: dict[str, str] = {}
     for order in query.select.order_by:
         if is_fixed(order.expr):
             continue
-        text = places.get(order.expr) or printer.term(order.expr).text
-        found.setdefault(text, f"{text} {'DESC' if order.descending else 'ASC'} NULLS LAST")
+        text = names.get(order.expr) or printer.term(order.expr).text
+        terms.setdefault(text, f"{text} {'DESC' if order.descending else 'ASC'} NULLS LAST")
     for number, (item, term) in enumerate(zip(query.select.items, items, strict=True)):
-        name = places[item.expr]
+        name = names[item.expr]
         if is_fixed(item.expr) or name != f"c{number}":
             continue
         if term.type == "map":
-            found.setdefault(name, f"mapKeys({name}) ASC, mapValues({name}) ASC")
+            terms.setdefault(name, f"mapKeys({name}) ASC, mapValues({name}) ASC")
         else:
-            found.setdefault(name, f"{name} ASC NULLS LAST")
-    return [f"ORDER BY {', '.join(found.values())}"] if found else []
+            terms.setdefault(name, f"{name} ASC NULLS LAST")
+    return [f"ORDER BY {', '.join(terms.values())}"] if terms else []
 
 
 def _named_items(items: list[Term]) -> list[str]:
@@ -219,7 +218,7 @@ def _named_items(items: list[Term]) -> list[str]:
 
 
 def _select(columns: list[str]) -> str:
-    """In one line where it is short."""
+    """Print SELECT, in one line if it is short."""
     line = f"SELECT {', '.join(columns)}"
     return line if len(line) <= _LINE_MAX else "SELECT\n" + ",\n".join(f"    {column}" for column in columns)
 
@@ -228,8 +227,8 @@ def _quoted(term: Term) -> str:
     return "CAST(NULL AS Nullable(Float64))" if term.type == "null" else term.text
 
 
-def _looks_at_tags(expr: Expr) -> bool:
-    return isinstance(expr, TagValue) or expr == Column("tags") or any(map(_looks_at_tags, children(expr)))
+def _uses_tags(expr: Expr) -> bool:
+    return isinstance(expr, TagValue) or expr == Column("tags") or any(map(_uses_tags, children(expr)))
 
 
 def _from(table: str, where: list[str]) -> str:

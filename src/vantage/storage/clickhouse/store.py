@@ -50,7 +50,7 @@ from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 4
 EXPORTS_MAX: Final = 2
-EXPORTED_MAX: Final = 2000  # samples or spans of a batch
+EXPORTED_MAX: Final = 2000  # samples or spans per batch
 SEARCH_TIMEOUT_S: Final = 30.0
 T = TypeVar("T")
 
@@ -58,14 +58,14 @@ _log = structlog.get_logger("vantage.storage.clickhouse")
 
 
 class ClickHouseStore:
-    """Keeps telemetry in ``folder``, which it locks: one process a folder, and one such store a process.
+    """Stores telemetry in ``folder``, which it locks: one process per folder, and one such store per process.
 
-    ``write`` returns once the rows are inserted; with ``synchronous`` FULL they are on the disk, with NORMAL the
-    operating system has them. The rows of a commit reach several tables one after the other, and a query may for some
-    milliseconds see its spans and not yet its samples. A process that is killed in between finishes the commit when
-    the folder is opened again: see ``intent``. ``queue_nbytes_max`` bounds what waits for a commit: beyond it ``write``
-    is busy. ``series_max`` bounds the series kept apart, ``query_samples_max`` the samples a query may read (a span
-    counts as ten).
+    ``write`` returns once the rows are inserted; with ``synchronous`` FULL they are on disk, with NORMAL the operating
+    system has them. The rows of a commit are inserted into several tables one after the other, so that for some
+    milliseconds a query may see its spans but not its samples. If the process is killed in between, the commit is
+    finished when the folder is opened again: see ``intent_log``. ``queue_nbytes_max`` limits the batches that wait for
+    a commit: beyond it ``write`` is busy. ``series_max`` limits the distinct series, ``query_samples_max`` the samples
+    a query may read (a span counts as ten).
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ClickHouseStore:
     # --- opening and closing ---
 
     async def __aenter__(self) -> Self:
-        """Lock the folder, start the engine, bring the tables up to date, finish what a killed process left. Raises
+        """Lock the folder, start the engine, migrate the tables, and finish the commit of a killed process. Raises
         ConfigError when the engine is not installed, DataFolderInUse, FormatTooNew, StartupError."""
         self._lock.take()
         self._threads.start()
@@ -144,21 +144,23 @@ class ClickHouseStore:
         self._engine.open()
         applied = migrate(self._engine, migrations())
         make_durable(self._engine, fsync=self._fsync)
-        left = self._intent.read()
-        for insert in left:
+        unfinished = self._intent.read()
+        for insert in unfinished:
             self._engine.insert(insert)
         self._intent.remove()
         self._series.add(read_series(self._engine.run(Statement("SELECT * FROM series FINAL"))))
         since_ms = self._clock.now_ms() - BATCH_ID_MEMORY_MS
-        kept = self._engine.run(
+        recent_ids = self._engine.run(
             Statement(
                 "SELECT batch_id, toUnixTimestamp64Milli(kept_at) AS at_ms FROM batch_ids "
                 "WHERE kept_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC') "
-                "ORDER BY kept_at DESC LIMIT {most:UInt64}",
-                {"since": max(0, since_ms), "most": BATCH_ID_MEMORY_MAX},
+                "ORDER BY kept_at DESC LIMIT {ids_max:UInt64}",
+                {"since": max(0, since_ms), "ids_max": BATCH_ID_MEMORY_MAX},
             )
         )
-        for batch_id, at_ms in zip(reversed(kept.to_list("batch_id")), reversed(kept.to_list("at_ms")), strict=True):
+        for batch_id, at_ms in zip(
+            reversed(recent_ids.to_list("batch_id")), reversed(recent_ids.to_list("at_ms")), strict=True
+        ):
             self._ids.add(batch_id, at_ms)
         self._raw_since_ms = self._deleter.raw_since_ms()
         _log.info(
@@ -166,7 +168,7 @@ class ClickHouseStore:
             engine="chdb",
             series=len(self._series),
             migrations=len(applied),
-            finished=len(left),
+            finished=len(unfinished),
             took_s=round(time.perf_counter() - started, 3),
         )
 
@@ -193,15 +195,15 @@ class ClickHouseStore:
 
     async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         statement, table = print_estimate(query)
-        answer = await self._query(statement, deadline_s=deadline_s)
-        found = [
+        result = await self._query(statement, deadline_s=deadline_s)
+        estimates = [
             (marks, rows)
             for name, marks, rows in zip(
-                answer.to_list("table"), answer.to_list("marks"), answer.to_list("rows"), strict=True
+                result.to_list("table"), result.to_list("marks"), result.to_list("rows"), strict=True
             )
             if name == table
         ]
-        marks, rows = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0)
+        marks, rows = (sum(column) for column in zip(*estimates, strict=True)) if estimates else (0, 0)
         return Table(EXPLAIN_COLUMNS, ([table], [int(marks)], [int(rows)]))
 
     async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
@@ -211,7 +213,7 @@ class ClickHouseStore:
         return await self._in_thread(self._lookups.services_with_spans)
 
     async def trace(self, trace_id: str) -> Trace:
-        # Side by side: each statement takes a few milliseconds, whatever it finds.
+        # Concurrently: each statement takes a few milliseconds, even without a result.
         samples, spans = await asyncio.gather(
             self._in_thread(lambda: self._lookups.exemplars(trace_id)),
             self._in_thread(lambda: self._lookups.spans(trace_id)),
@@ -228,13 +230,13 @@ class ClickHouseStore:
         if not self._open or self._streams is None:
             raise StoreUnavailable("the store is closed")
         if self._exports >= EXPORTS_MAX:
-            raise BusyError("other exports are under way", retry_after_s=60.0)
+            raise BusyError("other exports are running", retry_after_s=60.0)
         self._exports += 1
         loop, threads = asyncio.get_running_loop(), self._streams
         samples = self._engine.stream(self._lookups.exported_samples(selector, time_range))
         spans = self._engine.stream(self._lookups.exported_spans(selector, time_range))
         try:
-            # Both begin now: what is written from here on is not seen.
+            # Both begin now, and do not see later writes.
             first = await loop.run_in_executor(threads, next, samples, None)
             first_spans = await loop.run_in_executor(threads, next, spans, None)
             while first is not None:
@@ -268,34 +270,34 @@ class ClickHouseStore:
             raise StoreUnavailable("the store is closed")
         return await self._threads.run(work)
 
-    # --- letting go ---
+    # --- deletion ---
 
     async def expire(self, policy: RetentionPolicy) -> DeletionResult:
-        gone = await self._alone(lambda: self._deleter.expire(policy, self._clock.now_ms()))
-        self._telemetry.store_expired.inc(gone.samples)
-        self._telemetry.store_expired_spans.inc(gone.spans)
-        return gone
+        result = await self._between_commits(lambda: self._deleter.expire(policy, self._clock.now_ms()))
+        self._telemetry.store_expired.inc(result.samples)
+        self._telemetry.store_expired_spans.inc(result.spans)
+        return result
 
     async def delete(self, selector: Selector) -> DeletionResult:
         if not selector.service and not selector.environment:
-            raise ValueError("forgetting everything is not offered: name a service or an environment")
-        return await self._alone(lambda: self._deleter.delete(selector))
+            raise ValueError("refusing to delete everything: name a service or an environment")
+        return await self._between_commits(lambda: self._deleter.delete(selector))
 
-    async def _alone(self, job: Callable[[], DeletionResult]) -> DeletionResult:
+    async def _between_commits(self, job: Callable[[], DeletionResult]) -> DeletionResult:
         if not self._open:
             raise StoreUnavailable("the store is closed")
 
         def run() -> DeletionResult:
             try:
                 return job()
-            except (InputError, StoreTimeout) as error:  # nobody asked for less here
-                raise StoreUnavailable(f"data could not be dropped: {error}") from error
+            except (InputError, StoreTimeout) as error:  # the caller cannot narrow a deletion
+                raise StoreUnavailable(f"data could not be deleted: {error}") from error
             finally:
                 self._raw_since_ms = self._deleter.raw_since_ms()
 
         return await self._writer.run(run)
 
-    # --- how it is ---
+    # --- health ---
 
     async def ping(self) -> None:
         if self._writer.failing:
@@ -315,8 +317,8 @@ class ClickHouseStore:
             self._telemetry.add_gauge(f"vantage_store_{name}", text, read)
 
 
-def _span_batches(answer: QueryResult) -> Iterator[Batch]:
-    table = read_spans(answer)
+def _span_batches(result: QueryResult) -> Iterator[Batch]:
+    table = read_spans(result)
     for start in range(0, len(table), EXPORTED_MAX):
         rows = np.arange(start, min(start + EXPORTED_MAX, len(table)))
         yield Batch(spans=tuple(table.spans(rows)))

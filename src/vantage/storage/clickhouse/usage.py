@@ -1,4 +1,4 @@
-"""What the tables take on the disk, shared out by metric and service."""
+"""The size of the tables on disk, by metric and service."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ KINDS: Final = {
 
 
 def read_usage(engine: Engine, *, raw_since_ms: int) -> Usage:
-    """Bytes are shares by the number of rows: of columns sorted together the engine knows only the whole."""
+    """Read usage. Bytes are shares by the number of rows, since the engine knows only the size of complete columns."""
     files = _files(engine)
     by_metric = engine.run(
         Statement(
             "SELECT service_name, metric_name, "
             "toInt64(sumIf(count, toUnixTimestamp64Milli(timestamp) >= {since:Int64})) AS samples, "
-            "toInt64(count()) AS rolled, toInt64(uniqExact(series_id)) AS series "
+            "toInt64(count()) AS rollups, toInt64(uniqExact(series_id)) AS series "
             "FROM rollups_1h GROUP BY service_name, metric_name",
             {"since": raw_since_ms},
         )
     )
-    by_service = engine.run(Statement("SELECT service_name, toInt64(count()) AS held FROM spans GROUP BY service_name"))
+    by_service = engine.run(
+        Statement("SELECT service_name, toInt64(count()) AS spans FROM spans GROUP BY service_name")
+    )
     rows = [
-        *_shared(by_metric, "samples", "samples", files["samples"]),
-        *_shared(by_metric, "rollups", "rolled", files["rollups"]),
-        *_shared(by_service, "spans", "held", files["spans"]),
+        *_share_bytes(by_metric, "samples", "samples", files["samples"]),
+        *_share_bytes(by_metric, "rollups", "rollups", files["rollups"]),
+        *_share_bytes(by_service, "spans", "spans", files["spans"]),
     ]
     rows.sort(key=lambda row: (-row.nbytes, row.service, row.metric, row.tier))
     return Usage(tuple(rows), files, 0, raw_since_ms, _damaged(engine))
 
 
-def _shared(
+def _share_bytes(
     found: QueryResult, tier: Literal["samples", "rollups", "spans"], weight: str, nbytes: int
 ) -> list[UsageRow]:
     weights = found.to_list(weight)
@@ -49,29 +51,29 @@ def _shared(
     metrics = found.to_list("metric_name") if tier != "spans" else [""] * len(services)
     series = found.to_list("series") if tier != "spans" else [0] * len(services)
     return [
-        UsageRow(service, metric, tier, nbytes * held // total, 0 if tier == "rollups" else held, count)
-        for service, metric, held, count in zip(services, metrics, weights, series, strict=True)
-        if held
+        UsageRow(service, metric, tier, nbytes * rows // total, 0 if tier == "rollups" else rows, count)
+        for service, metric, rows, count in zip(services, metrics, weights, series, strict=True)
+        if rows
     ]
 
 
 def _files(engine: Engine) -> Mapping[str, int]:
-    found = engine.run(
+    result = engine.run(
         Statement(
             "SELECT table, toInt64(sum(bytes_on_disk)) AS nbytes FROM system.parts "
             "WHERE database = currentDatabase() AND active GROUP BY table"
         )
     )
-    held = dict(zip(found.to_list("table"), found.to_list("nbytes"), strict=True))
-    return {kind: sum(held.get(table, 0) for table in tables) for kind, tables in KINDS.items()}
+    sizes = dict(zip(result.to_list("table"), result.to_list("nbytes"), strict=True))
+    return {kind: sum(sizes.get(table, 0) for table in tables) for kind, tables in KINDS.items()}
 
 
 def _damaged(engine: Engine) -> tuple[str, ...]:
-    """Parts that the engine found broken and put aside."""
-    found = engine.run(
+    """Return the broken parts that the engine has detached."""
+    result = engine.run(
         Statement(
             "SELECT concat(table, '/', name) AS part FROM system.detached_parts "
             "WHERE database = currentDatabase() AND reason != '' ORDER BY part"
         )
     )
-    return tuple(found.to_list("part"))
+    return tuple(result.to_list("part"))

@@ -1,7 +1,7 @@
-"""Group commit: whatever waits is inserted together, for an insert takes milliseconds whatever its size.
+"""Group commit: all waiting batches are inserted together, since an insert takes milliseconds whatever its size.
 
-Inserts come from one thread. One begins at the earliest ``PACE_S`` after the one before: each leaves parts that the
-engine has to merge. A lone request after a pause does not wait.
+One thread inserts. Inserts begin at least ``PACE_S`` apart, since each creates parts that the engine must merge. A
+single request after a pause does not wait.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Write:
 
 @dataclass(frozen=True, slots=True)
 class _Commit:
-    """What one commit puts into the tables, and what is known once it is there."""
+    """The inserts of one commit, and the series and batch ids that are known after it."""
 
     inserts: Sequence[Insert]
     series: Sequence[Series]
@@ -54,13 +54,13 @@ class _Commit:
 
 
 class Writer:
-    """``write`` and ``run`` are called on the event loop."""
+    """Commits batches. Call ``write`` and ``run`` on the event loop."""
 
     def __init__(
         self,
         engine: Engine,
         intent: IntentLog,
-        known: SeriesRegistry,
+        registry: SeriesRegistry,
         ids: RecentBatchIds,
         *,
         clock: Clock,
@@ -69,7 +69,7 @@ class Writer:
     ) -> None:
         self._engine = engine
         self._intent = intent
-        self._known = known
+        self._registry = registry
         self._ids = ids
         self._clock = clock
         self._telemetry = telemetry
@@ -82,12 +82,12 @@ class Writer:
         self.failing = ""  # why the last commit failed; empty when it did not
 
     def start(self) -> None:
-        """Take writes from now on."""
+        """Start to commit."""
         self._thread = ThreadPoolExecutor(1, "vantage-insert")
         self._task = asyncio.create_task(self._commits(), name="vantage inserts")
 
     async def stop(self) -> None:
-        """What waits is still committed. Nothing may be written meanwhile."""
+        """Commit the waiting batches, and stop. Nothing may be written meanwhile."""
         if self._task is None or self._thread is None:
             return
         await self._queue.join()
@@ -98,9 +98,9 @@ class Writer:
         self._task = self._thread = None
 
     async def write(self, batch: Batch) -> bool:
-        """As the port's ``write``. When the engine fails half-way the outcome is open: StoreUnavailable is raised, and
-        the commit is finished before the next one, or when the store is opened again. A repeat under the same batch
-        id is then answered as one."""
+        """Write as the port says. When the engine fails half-way the outcome is unknown: StoreUnavailable is raised,
+        and the commit is finished before the next one, or when the store is opened again. A repeat with the same batch
+        id then counts as a repeat."""
         batch_id = batch.batch_id
         if batch_id and await self._ids.is_duplicate(batch_id, self._clock):
             return False
@@ -115,15 +115,15 @@ class Writer:
             self._ids.mark_in_flight(batch_id, done)
         done.add_done_callback(lambda done: self._on_settled(nbytes, done))
         self._queue.put_nowait(_Write(batch, done))
-        return await asyncio.shield(done)  # a caller that goes away does not take the batch's outcome with it
+        return await asyncio.shield(done)  # a cancelled caller does not cancel the commit
 
     def _on_settled(self, nbytes: int, done: asyncio.Future[bool]) -> None:
         self.queued_nbytes -= nbytes
         if not done.cancelled():
-            done.exception()  # looked at, whether or not anybody still waits
+            done.exception()  # retrieved, even if nobody waits any more
 
     async def run(self, job: Callable[[], T]) -> T:
-        """Run something between two commits."""
+        """Run ``job`` between two commits."""
         if self._thread is None:
             raise StoreUnavailable("the store is closed")
 
@@ -144,12 +144,12 @@ class Writer:
             while len(group) < COMMIT_BATCHES_MAX and rows < COMMIT_ROWS_MAX and not self._queue.empty():
                 group.append(self._queue.get_nowait())
                 rows += _rows(group[-1])
-            outcomes = await loop.run_in_executor(self._thread, self._outcomes, [one.batch for one in group])
-            for one, outcome in zip(group, outcomes, strict=True):
+            outcomes = await loop.run_in_executor(self._thread, self._outcomes, [write.batch for write in group])
+            for write, outcome in zip(group, outcomes, strict=True):
                 if isinstance(outcome, VantageError):
-                    one.done.set_exception(outcome)
+                    write.done.set_exception(outcome)
                 else:
-                    one.done.set_result(outcome)
+                    write.done.set_result(outcome)
                 self._queue.task_done()
 
     def _outcomes(self, batches: Sequence[Batch]) -> list[Outcome]:
@@ -160,10 +160,10 @@ class Writer:
         except VantageError as error:
             self.failing = str(error)
             return [error] * len(batches)
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+        except Exception as error:  # noqa: BLE001 - the callers must get any error
             _log.exception("a commit failed")
             self.failing = str(error)
-            return [StoreUnavailable(f"the batch could not be kept: {error}")] * len(batches)
+            return [StoreUnavailable(f"the batch could not be stored: {error}")] * len(batches)
         self._telemetry.write_duration.observe(time.perf_counter() - started)
         self._telemetry.commit_batches.observe(len(batches))
         self._telemetry.message_processed(len(batches))
@@ -173,20 +173,20 @@ class Writer:
         self._finish()
         now_ms = self._clock.now_ms()
         fresh: dict[int, Series] = {}
-        kept: list[tuple[Batch, Sequence[Series]]] = []
+        accepted: list[tuple[Batch, Sequence[Series]]] = []
         outcomes: list[Outcome] = []
         for batch in batches:
-            if batch.batch_id and self._ids.seen(batch.batch_id, now_ms):  # an unfinished commit held it
+            if batch.batch_id and self._ids.seen(batch.batch_id, now_ms):  # an unfinished commit contained it
                 outcomes.append(False)
                 continue
             try:
-                kept.append((batch, self._known.resolve(batch.series, fresh)))
+                accepted.append((batch, self._registry.resolve(batch.series, fresh)))
             except ValueError as error:
                 outcomes.append(InputError(str(error)))
                 continue
             outcomes.append(True)
-        if kept:
-            self._unfinished = self._prepared(kept, list(fresh.values()), now_ms)
+        if accepted:
+            self._unfinished = self._encode_commit(accepted, list(fresh.values()), now_ms)
             try:
                 self._intent.write(self._unfinished.inserts)
             except StoreUnavailable:
@@ -195,26 +195,27 @@ class Writer:
             self._finish()
         return outcomes
 
-    def _prepared(self, kept: Sequence[tuple[Batch, Sequence[Series]]], fresh: list[Series], now_ms: int) -> _Commit:
-        """Series come first: nobody may find samples of a series that is not there. The ids of batches come last."""
+    def _encode_commit(
+        self, accepted: Sequence[tuple[Batch, Sequence[Series]]], fresh: list[Series], now_ms: int
+    ) -> _Commit:
+        """Encode a commit. Series come first, so that no sample lacks its series, and batch ids last."""
         token = secrets.token_hex(12)
-        ids = [batch.batch_id for batch, _ in kept if batch.batch_id]
-        spans = [span for batch, _ in kept for span in batch.spans]
+        ids = [batch.batch_id for batch, _ in accepted if batch.batch_id]
+        spans = [span for batch, _ in accepted for span in batch.spans]
         columns = {}
         if fresh:
             columns["series"] = series_columns(fresh, now_ms=now_ms)
         if spans:
             columns["spans"] = span_columns(spans)
-        if any(batch.samples for batch, _ in kept):
-            columns["samples"] = sample_columns(kept)
+        if any(batch.samples for batch, _ in accepted):
+            columns["samples"] = sample_columns(accepted)
         if ids:
             columns["batch_ids"] = batch_id_columns(ids, now_ms=now_ms)
-        inserts = [self._engine.encode(table, held, token=token) for table, held in columns.items()]
+        inserts = [self._engine.encode(table, rows, token=token) for table, rows in columns.items()]
         return _Commit(inserts, fresh, ids, now_ms)
 
     def _finish(self) -> None:
-        """Put the commit that is under way into the tables; usually there is none. Raises StoreUnavailable, and then
-        it is still under way."""
+        """Insert the unfinished commit, if there is one. Raises StoreUnavailable, and then it stays unfinished."""
         commit = self._unfinished
         if commit is None:
             return
@@ -222,7 +223,7 @@ class Writer:
             self._engine.insert(insert)
         self._unfinished = None
         self._intent.remove()
-        self._known.add(commit.series)
+        self._registry.add(commit.series)
         before = self._ids.evicted
         for batch_id in commit.batch_ids:
             self._ids.add(batch_id, commit.at_ms)

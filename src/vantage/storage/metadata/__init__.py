@@ -1,1 +1,1 @@
-"""Configuration and its history: keys, deployments and the audit log. See ``store`` and ``memory``."""
+"""Configuration and its history: keys, deployments and the audit log."""

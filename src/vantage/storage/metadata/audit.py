@@ -1,4 +1,4 @@
-"""The audit log. Entries are written by the transaction that makes the change they tell of."""
+"""The audit log. The transaction that makes a change also writes its entry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vantage.storage.metadata.schema import audit
 
 
 async def append(connection: AsyncConnection, entry: AuditEntry) -> None:
-    """Add an entry; it is kept when the connection's transaction commits. Its ``id`` is given by the database."""
+    """Add an entry; it is durable once the connection's transaction commits. The database assigns its ``id``."""
     await connection.execute(
         insert(audit).values(
             at_ms=entry.at_ms,
@@ -26,17 +26,17 @@ async def append(connection: AsyncConnection, entry: AuditEntry) -> None:
 
 
 async def latest(connection: AsyncConnection, *, limit: int, before_id: int | None) -> list[AuditEntry]:
-    """Up to ``limit`` entries, the latest first; ``before_id`` continues a listing."""
-    wanted = select(audit).order_by(audit.c.id.desc()).limit(max(0, limit))
+    """Return up to ``limit`` entries, the latest first; ``before_id`` continues a listing."""
+    query = select(audit).order_by(audit.c.id.desc()).limit(max(0, limit))
     if before_id is not None:
-        wanted = wanted.where(audit.c.id < before_id)
-    return [_entry(row) for row in await connection.execute(wanted)]
+        query = query.where(audit.c.id < before_id)
+    return [_entry(row) for row in await connection.execute(query)]
 
 
 async def last_id(connection: AsyncConnection) -> int:
-    """The id of the latest entry, 0 when there is none."""
-    found = await connection.scalar(select(func.max(audit.c.id)))
-    return found or 0
+    """Return the id of the latest entry, 0 when there is none."""
+    max_id = await connection.scalar(select(func.max(audit.c.id)))
+    return max_id or 0
 
 
 def _entry(row: Row[Any]) -> AuditEntry:

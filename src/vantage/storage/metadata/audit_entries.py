@@ -1,4 +1,4 @@
-"""What every implementation must agree on beside the port: how the audit log tells of a change, and what is refused."""
+"""Rules that every implementation shares beside the port: the audit entry of each change, and required selectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vantage.storage.ports import Selector
 
 
 def key_created(key: ApiKey, *, actor: str, at_ms: int) -> AuditEntry:
-    """Without the hash: the log is shown to more people than the keys are."""
+    """Return the entry of a new key, without its hash: more people see the log than the keys."""
     return AuditEntry(at_ms, actor, "key.create", key.id, {"name": key.name, "scopes": ",".join(sorted(key.scopes))})
 
 
@@ -33,6 +33,6 @@ def deployments_removed(selector: Selector, *, removed: int, actor: str, at_ms: 
 
 
 def require_selector(selector: Selector) -> None:
-    """Raises InputError for a selector that would select everything."""
+    """Raise InputError for a selector that would select everything."""
     if not selector.service and not selector.environment:
         raise InputError("must name a service, an environment or both", field="selector")

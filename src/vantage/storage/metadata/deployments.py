@@ -1,4 +1,4 @@
-"""Deployments in the database. The write lock is held by whoever calls ``record`` and ``remove``."""
+"""Deployments in the database. Callers of ``record`` and ``remove`` own the write lock."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from vantage.storage.ports import Selector
 
 
 async def record(connection: AsyncConnection, deployment: Deployment) -> bool:
-    """Insert a deployment; False when it was only seen, and is known already: it moves back when this is earlier."""
+    """Insert a deployment. Return False for a detected one that is known; an earlier time replaces the stored one."""
     if deployment.source == DETECTED:
-        same = (
+        same_version = (
             table.c.service == deployment.service,
             table.c.environment == deployment.environment,
             table.c.version == deployment.version,
         )
         known = (
             await connection.execute(
-                select(table.c.id, table.c.at_ms, table.c.source).where(*same).order_by(table.c.at_ms)
+                select(table.c.id, table.c.at_ms, table.c.source).where(*same_version).order_by(table.c.at_ms)
             )
         ).first()
         if known is not None:
-            if known.source == DETECTED and deployment.at_ms < known.at_ms:  # older data of it came later
+            if known.source == DETECTED and deployment.at_ms < known.at_ms:  # older data arrived later
                 await connection.execute(update(table).where(table.c.id == known.id).values(at_ms=deployment.at_ms))
             return False
     await connection.execute(
@@ -47,24 +47,24 @@ async def record(connection: AsyncConnection, deployment: Deployment) -> bool:
 async def latest(
     connection: AsyncConnection, *, service: str, time_range: TimeRange | None, limit: int
 ) -> list[Deployment]:
-    """Up to ``limit`` deployments, the latest first, of two at one time the one recorded later first."""
-    wanted = select(table).order_by(table.c.at_ms.desc(), table.c.id.desc()).limit(max(0, limit))
+    """Return up to ``limit`` deployments, the latest first; at the same time the one recorded later first."""
+    query = select(table).order_by(table.c.at_ms.desc(), table.c.id.desc()).limit(max(0, limit))
     if service:
-        wanted = wanted.where(table.c.service == service)
+        query = query.where(table.c.service == service)
     if time_range is not None:
-        wanted = wanted.where(table.c.at_ms >= time_range.start_ms, table.c.at_ms < time_range.end_ms)
-    return [_deployment(row) for row in await connection.execute(wanted)]
+        query = query.where(table.c.at_ms >= time_range.start_ms, table.c.at_ms < time_range.end_ms)
+    return [_deployment(row) for row in await connection.execute(query)]
 
 
 async def remove(connection: AsyncConnection, selector: Selector) -> int:
-    """Delete what is selected; how many. Raises InputError when the selector names nothing."""
+    """Delete the selected deployments and return their number. Raises InputError when the selector names nothing."""
     require_selector(selector)
-    gone = delete(table)
+    statement = delete(table)
     if selector.service:
-        gone = gone.where(table.c.service == selector.service)
+        statement = statement.where(table.c.service == selector.service)
     if selector.environment:
-        gone = gone.where(table.c.environment == selector.environment)
-    return (await connection.execute(gone)).rowcount
+        statement = statement.where(table.c.environment == selector.environment)
+    return (await connection.execute(statement)).rowcount
 
 
 def _deployment(row: Row[Any]) -> Deployment:

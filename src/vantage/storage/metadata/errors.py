@@ -1,4 +1,4 @@
-"""What a failure of the database means to a caller: the one place where driver errors become Vantage's own."""
+"""Turn errors of the database driver into Vantage's own, in this one file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vantage.core.errors import ConflictError, StoreUnavailable
 
 @contextmanager
 def driver_errors() -> Iterator[None]:
-    """Run the body; a constraint it breaks raises ConflictError, any other failure of the database or the file
-    system StoreUnavailable. The statement and its values stay out of the message: they hold key hashes."""
+    """Run the body. A violated constraint raises ConflictError, any other failure of the database or the file system
+    StoreUnavailable. The message omits the statement and its values, which contain key hashes."""
     try:
         yield
     except IntegrityError as error:
@@ -23,7 +23,7 @@ def driver_errors() -> Iterator[None]:
     except DBAPIError as error:
         raise StoreUnavailable(f"the metadata database does not answer: {error.orig}") from error
     except PoolTimeout as error:
-        raise StoreUnavailable("the metadata database is busy: no connection came free in time") from error
+        raise StoreUnavailable("the metadata database is busy: no connection became available in time") from error
     except TimeoutError as error:
         raise StoreUnavailable("the metadata database is busy: other changes take too long") from error
     except (sqlite3.Error, OSError) as error:

@@ -1,4 +1,4 @@
-"""API keys in the database. The write lock is held by whoever calls ``create`` and ``revoke``."""
+"""API keys in the database. Callers of ``create`` and ``revoke`` own the write lock."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vantage.storage.metadata.schema import api_key
 
 
 async def create(connection: AsyncConnection, key: ApiKey, *, now_ms: int) -> None:
-    """Insert a key. Raises ConflictError naming the field that is taken; then nothing was inserted."""
-    taken = (
+    """Insert a key. Raises ConflictError naming the field that another key has; then nothing is inserted."""
+    unique = (
         ("id", api_key.c.id == key.id),
         ("name", and_(api_key.c.name == key.name, _is_active(now_ms))),
         ("secret", api_key.c.secret_hash == key.secret_hash),
     )
-    for field, condition in taken:
+    for field, condition in unique:
         if await connection.scalar(select(api_key.c.id).where(condition)) is not None:
-            raise ConflictError("is taken by another key", field=field)
+            raise ConflictError("is in use by another key", field=field)
     await connection.execute(
         insert(api_key).values(
             id=key.id,
@@ -37,28 +37,28 @@ async def create(connection: AsyncConnection, key: ApiKey, *, now_ms: int) -> No
 
 
 async def all_keys(connection: AsyncConnection) -> list[ApiKey]:
-    """All keys, oldest first, ties by id."""
+    """Return all keys, oldest first, ties by id."""
     rows = await connection.execute(select(api_key).order_by(api_key.c.created_ms, api_key.c.id))
     return [_key(row) for row in rows]
 
 
 async def find(connection: AsyncConnection, id_or_name: str, *, now_ms: int) -> ApiKey:
-    """The key of that id, or else the usable one of that name. Raises NotFoundError."""
+    """Return the key with that id, or else the active key with that name. Raises NotFoundError."""
     for condition in (api_key.c.id == id_or_name, and_(api_key.c.name == id_or_name, _is_active(now_ms))):
         row = (await connection.execute(select(api_key).where(condition))).one_or_none()
         if row is not None:
             return _key(row)
-    raise NotFoundError("no key has this id, and no usable key this name", field="key")
+    raise NotFoundError("no key has this id, and no active key this name", field="key")
 
 
 async def revoke(connection: AsyncConnection, key: ApiKey, *, now_ms: int) -> ApiKey:
-    """Mark a key as revoked now, and return it as it is then."""
+    """Mark a key as revoked now, and return the revoked key."""
     await connection.execute(update(api_key).where(api_key.c.id == key.id).values(revoked_ms=now_ms))
     return replace(key, revoked_ms=now_ms)
 
 
 def _is_active(now_ms: int) -> ColumnElement[bool]:
-    """``ApiKey.usable`` as a condition."""
+    """Return ``ApiKey.is_active`` as a condition."""
     return and_(api_key.c.revoked_ms.is_(None), or_(api_key.c.expires_ms.is_(None), api_key.c.expires_ms > now_ms))
 
 

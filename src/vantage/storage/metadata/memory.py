@@ -1,4 +1,4 @@
-"""The smallest MetadataStore, for tests. Nothing here awaits, so every method is one transaction."""
+"""The smallest MetadataStore, for tests. Its methods never await, so each is one transaction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vantage.storage.ports import Selector
 
 
 class MemoryMetadataStore:
-    """Implements ``MetadataStore``; what it holds outlives closing and opening again, but not the object."""
+    """Implements ``MetadataStore``. The data outlives closing and opening again, but not the object."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -38,32 +38,32 @@ class MemoryMetadataStore:
         self._open = False
 
     async def create_key(self, key: ApiKey, *, actor: str) -> None:
-        """Keep a key. Raises ConflictError when its id, its name (among usable keys) or its hash is taken."""
+        """Store a key. Raises ConflictError when its id, its name (among active keys) or its hash is in use."""
         await self.ping()
         now_ms = self._clock.now_ms()
-        others = self._keys.values()
+
         if key.id in self._keys:
-            raise ConflictError("is taken by another key", field="id")
-        if any(other.name == key.name and other.is_active(now_ms) for other in others):
-            raise ConflictError("is taken by another key", field="name")
-        if any(other.secret_hash == key.secret_hash for other in others):
-            raise ConflictError("is taken by another key", field="secret")
+            raise ConflictError("is in use by another key", field="id")
+        if any(stored.name == key.name and stored.is_active(now_ms) for stored in self._keys.values()):
+            raise ConflictError("is in use by another key", field="name")
+        if any(stored.secret_hash == key.secret_hash for stored in self._keys.values()):
+            raise ConflictError("is in use by another key", field="secret")
         self._keys[key.id] = key
         await self.record_audit(audit_entries.key_created(key, actor=actor, at_ms=now_ms))
 
     async def keys(self) -> Sequence[ApiKey]:
-        """All keys, revoked and expired ones too, oldest first, ties by id."""
+        """Return all keys, including revoked and expired ones, oldest first, ties by id."""
         await self.ping()
         return sorted(self._keys.values(), key=lambda key: (key.created_ms, key.id))
 
     async def revoke_key(self, key_id: str, *, actor: str) -> ApiKey:
-        """Revoke by id, or else by the name of a usable key. Raises NotFoundError."""
+        """Revoke by id, or else by the name of an active key. Raises NotFoundError."""
         await self.ping()
         now_ms = self._clock.now_ms()
         named = (key for key in self._keys.values() if key.name == key_id and key.is_active(now_ms))
         key = self._keys.get(key_id) or next(named, None)
         if key is None:
-            raise NotFoundError("no key has this id, and no usable key this name", field="key")
+            raise NotFoundError("no key has this id, and no active key this name", field="key")
         if key.revoked_ms is not None:
             return key
         self._keys[key.id] = revoked = replace(key, revoked_ms=now_ms)
@@ -71,14 +71,14 @@ class MemoryMetadataStore:
         return revoked
 
     async def record_deployment(self, deployment: Deployment, *, actor: str) -> bool:
-        """Keep a deployment; False when it was only seen, and is known already."""
+        """Store a deployment. Return False for a detected one that is known."""
         await self.ping()
         version = _version(deployment)
         if deployment.source == DETECTED:
-            for place, other in enumerate(self._deployments):
-                if _version(other) == version:
-                    if other.source == DETECTED and deployment.at_ms < other.at_ms:
-                        self._deployments[place] = replace(other, at_ms=deployment.at_ms)
+            for index, stored in enumerate(self._deployments):
+                if _version(stored) == version:
+                    if stored.source == DETECTED and deployment.at_ms < stored.at_ms:
+                        self._deployments[index] = replace(stored, at_ms=deployment.at_ms)
                     return False
         self._deployments_ever += 1
         self._deployments.append(replace(deployment, id=self._deployments_ever))
@@ -89,28 +89,28 @@ class MemoryMetadataStore:
     async def deployments(
         self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
     ) -> Sequence[Deployment]:
-        """Up to ``limit`` deployments, the latest first, of two at one time the one recorded later first."""
+        """Return up to ``limit`` deployments, the latest first; at the same time the one recorded later first."""
         await self.ping()
-        found = [
+        selected = [
             deployment
             for deployment in self._deployments
             if service in ("", deployment.service)
             and (time_range is None or time_range.start_ms <= deployment.at_ms < time_range.end_ms)
         ]
-        return sorted(found, key=lambda deployment: (-deployment.at_ms, -deployment.id))[: max(0, limit)]
+        return sorted(selected, key=lambda deployment: (-deployment.at_ms, -deployment.id))[: max(0, limit)]
 
     async def remove_deployments(self, selector: Selector, *, actor: str) -> int:
-        """Remove those of a service or environment; how many. Raises InputError for a selector without any name."""
+        """Remove those of a service or environment; return their number. Raises InputError for an empty selector."""
         await self.ping()
         audit_entries.require_selector(selector)
-        kept = [
+        remaining = [
             deployment
             for deployment in self._deployments
             if selector.service not in ("", deployment.service)
             or selector.environment not in ("", deployment.environment)
         ]
-        removed = len(self._deployments) - len(kept)
-        self._deployments = kept
+        removed = len(self._deployments) - len(remaining)
+        self._deployments = remaining
         if removed:
             now_ms = self._clock.now_ms()
             entry = audit_entries.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
@@ -118,23 +118,23 @@ class MemoryMetadataStore:
         return removed
 
     async def record_audit(self, entry: AuditEntry) -> None:
-        """Append an entry; its ``at_ms`` is kept, its ``id`` is ignored."""
+        """Append an entry, with its ``at_ms``; its ``id`` is ignored."""
         await self.ping()
         self._audit.append(replace(entry, detail=dict(entry.detail), id=len(self._audit) + 1))
 
     async def audit(self, *, limit: int = 100, before_id: int | None = None) -> Sequence[AuditEntry]:
-        """Up to ``limit`` entries with an id below ``before_id``, the latest first."""
+        """Return up to ``limit`` entries with an id below ``before_id``, the latest first."""
         await self.ping()
-        found = [entry for entry in reversed(self._audit) if before_id is None or entry.id < before_id]
-        return found[: max(0, limit)]
+        entries = [entry for entry in reversed(self._audit) if before_id is None or entry.id < before_id]
+        return entries[: max(0, limit)]
 
     async def last_change_id(self) -> int:
-        """A number that has grown when anything was changed; 0 before the first change."""
+        """Return a number that grows with every change; 0 before the first."""
         await self.ping()
         return len(self._audit)
 
     async def ping(self) -> None:
-        """Return when the store is open; raises StoreUnavailable when not."""
+        """Return if the store is open; raise StoreUnavailable if not."""
         if not self._open:
             raise StoreUnavailable("the metadata store is not open")
 

@@ -1,8 +1,8 @@
-"""Which migrations a metadata database has had, and bringing it to the newest.
+"""Migrate a metadata database to the newest revision.
 
-A migration is a file ``versions/NNNN_what.py`` whose revision id is NNNN, and they form one line: so the revisions this
-version knows are read from file names. Alembic is imported only when there is something to run: it would stay in the
-memory of every server for nothing.
+A migration is a file ``versions/NNNN_what.py`` whose revision id is NNNN, and they form one line: so the known
+revisions are read from file names. Alembic is imported only to run migrations, since it would stay in the memory of
+every server.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ _VERSION_TABLE = "alembic_version"
 
 
 def known() -> list[str]:
-    """The names of all migrations of this version, such as ``0001_first``, oldest first."""
+    """Return the names of all migrations of this version, such as ``0001_first``, oldest first."""
     return sorted(path.stem for path in (_folder() / "versions").glob("[0-9][0-9][0-9][0-9]_*.py"))
 
 
 def pending(url: str) -> list[str]:
-    """The names of the migrations the database still lacks, oldest first; nothing was changed, and a database that
-    does not exist was not made. Raises FormatTooNew, ConfigError when the database is not ours, StoreUnavailable."""
+    """Return the names of the migrations that the database lacks, oldest first. Changes and creates nothing.
+
+    Raises FormatTooNew, ConfigError when the database is not Vantage's, StoreUnavailable.
+    """
     path = sqlite.path_of(url)
     with driver_errors():
         if not path.exists():
@@ -38,15 +40,17 @@ def pending(url: str) -> list[str]:
         engine = sqlite.reading_engine(path)
         try:
             with engine.connect() as connection:
-                return _lacking(connection, path)
+                return _missing(connection, path)
         finally:
             engine.dispose()
 
 
 def upgrade(url: str) -> list[str]:
-    """Bring the database to the newest revision, making it if need be. When it returns, the migrations it names are
-    committed, all of them together; on any error none is. May be repeated, and by several processes at once: they take
-    turns. Raises what ``pending`` raises."""
+    """Migrate the database to the newest revision, and create it if needed. Return the names of the migrations.
+
+    On return they are committed, all together; after any error none is. May be repeated, and run by several processes
+    at once: they wait for each other. Raises what ``pending`` raises.
+    """
     if not pending(url):
         return []
     path = sqlite.path_of(url)
@@ -55,16 +59,16 @@ def upgrade(url: str) -> list[str]:
         engine = sqlite.writing_engine(path)
         try:
             with engine.begin() as connection:
-                # TimeseriesQuery again under the write lock: another process may have been faster.
-                lacking = _lacking(connection, path)
-                if lacking:
+                # Check again under the write lock: another process may have been faster.
+                missing = _missing(connection, path)
+                if missing:
                     _run(connection)
-                return lacking
+                return missing
         finally:
             engine.dispose()
 
 
-def _lacking(connection: Connection, path: Path) -> list[str]:
+def _missing(connection: Connection, path: Path) -> list[str]:
     names = known()
     tables = inspect(connection).get_table_names()
     if _VERSION_TABLE not in tables:
@@ -88,7 +92,7 @@ def _run(connection: Connection) -> None:
     from alembic.config import Config
 
     config = Config()
-    # The value goes through ConfigParser, where a lone % would start an interpolation.
+    # ConfigParser would interpolate a single %.
     config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection

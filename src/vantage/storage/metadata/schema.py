@@ -1,4 +1,4 @@
-"""The metadata tables as the newest migration leaves them; a test compares the two.
+"""The metadata tables after the newest migration; a test compares the two.
 
 Times are int64 milliseconds. Free text is TEXT without a length: lengths are checked where data enters, once.
 """
@@ -11,10 +11,10 @@ from sqlalchemy import JSON, BigInteger, Column, Index, Integer, MetaData, Table
 
 metadata: Final = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
 
-# SQLite numbers rows by itself only in a column whose type is INTEGER to the letter.
+# SQLite numbers rows by itself only in a column whose type is exactly INTEGER.
 _RowId: Final = BigInteger().with_variant(Integer(), "sqlite")
 
-# That a name is unique among *usable* keys depends on the time of day, so no index can say it: see ``keys.create``.
+# A name is unique among *active* keys, which depends on the time, so no index can enforce it: see ``keys.create``.
 api_key: Final = Table(
     "api_key",
     metadata,
@@ -40,7 +40,7 @@ deployment: Final = Table(
     Column("description", Text, nullable=False),
     Index("ix_deployment_at_ms", "at_ms"),
     Index("ix_deployment_version", "service", "environment", "version"),
-    # The rule is kept by ``deployments.record``; this only makes a mistake there loud.
+    # ``deployments.record`` enforces this rule; the index detects a bug there.
     Index(
         "uq_deployment_detected",
         "service",
@@ -50,7 +50,7 @@ deployment: Final = Table(
         sqlite_where=text("source = 'detected'"),
         postgresql_where=text("source = 'detected'"),
     ),
-    sqlite_autoincrement=True,  # an id is never given twice, not even after a removal
+    sqlite_autoincrement=True,  # an id is never reused, not even after a removal
 )
 
 # Append-only: the migration adds triggers that refuse every UPDATE and DELETE.

@@ -1,8 +1,8 @@
-"""What SQLite wants to be told: how its file is made and opened, and how a transaction begins.
+"""SQLite's files, connections and transactions.
 
-A server and the command line work on one file at the same time. WAL lets readers go on beside a writer, the busy
-timeout makes one writer wait for the other, and BEGIN IMMEDIATE takes the write lock before the first read, so that
-nothing a change has read is altered before it commits (https://www.sqlite.org/isolation.html).
+A server and the command line use one file at the same time. With WAL readers do not wait for a writer, the busy timeout
+makes one writer wait for the other, and BEGIN IMMEDIATE takes the write lock before the first read, so that nothing
+that a change has read is altered before it commits (https://www.sqlite.org/isolation.html).
 """
 
 from __future__ import annotations
@@ -20,56 +20,56 @@ from sqlalchemy.exc import ArgumentError
 from vantage.core.errors import ConfigError
 
 BUSY_TIMEOUT_MS: Final = 5000
-WRITE: Final[Mapping[str, Any]] = {"vantage_write": True}  # execution options of whoever will change something
+WRITE: Final[Mapping[str, Any]] = {"vantage_write": True}  # execution options of transactions that write
 
 _PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",  # the default, unless whoever built this SQLite thought otherwise
+    "PRAGMA synchronous = FULL",  # the default, unless this SQLite was built with another one
     "PRAGMA foreign_keys = ON",
-    "PRAGMA recursive_triggers = ON",  # without it INSERT OR REPLACE deletes audit rows past their trigger
+    "PRAGMA recursive_triggers = ON",  # without it INSERT OR REPLACE deletes audit rows without their trigger
 )
 
 
 def path_of(url: str) -> Path:
-    """The file a ``sqlite:///`` URL names. Raises ConfigError for anything else."""
+    """Return the file of a ``sqlite:///`` URL. Raises ConfigError for anything else."""
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise ConfigError("the metadata URL cannot be read: write it like sqlite:///data/metadata.db") from None
+        raise ConfigError("the metadata URL is invalid: use one like sqlite:///data/metadata.db") from None
     backend = parsed.get_backend_name()
     if backend != "sqlite":
-        raise ConfigError(f"the metadata URL names {backend!r}: this version keeps its metadata in sqlite:/// alone")
+        raise ConfigError(f"the metadata URL names {backend!r}: this version supports only sqlite:///")
     if parsed.query or not parsed.database or parsed.database.startswith((":memory:", "file:")):
         raise ConfigError("the metadata URL must name a file and no options, like sqlite:///data/metadata.db")
     return Path(parsed.database)
 
 
 def create_file(path: Path) -> None:
-    """An empty file for its owner alone, unless one is there. SQLite gives the files beside it the same mode.
+    """Create an empty file for its owner alone, unless it exists. SQLite gives the files beside it the same mode.
     Raises OSError."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def connect_args(busy_timeout_ms: int) -> dict[str, Any]:
-    """For ``create_engine``: how long to wait for another writer, and no BEGIN but ours."""
+    """Return arguments for ``create_engine``: the timeout for another writer, and no implicit BEGIN."""
     return {"timeout": busy_timeout_ms / 1000, "isolation_level": None}
 
 
 def prepare(engine: Engine) -> None:
-    """Have the engine set the pragmas on each new connection and begin each transaction as its options say."""
+    """Make the engine set the pragmas on each connection and begin each transaction by its execution options."""
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
 
 
 def writing_engine(path: Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Engine:
-    """A blocking engine whose every transaction holds the write lock. Dispose of it after use."""
+    """Return a blocking engine whose transactions all own the write lock. Dispose of it after use."""
     engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args=connect_args(busy_timeout_ms))
     prepare(engine)
     return engine.execution_options(**WRITE)
 
 
 def reading_engine(path: Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Engine:
-    """A blocking engine that cannot alter the file, not even its journal mode. Dispose of it after use."""
+    """Return a blocking engine that cannot change the file, not even its journal mode. Dispose of it after use."""
 
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=busy_timeout_ms / 1000)

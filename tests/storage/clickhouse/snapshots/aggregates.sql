@@ -41,8 +41,8 @@ FROM (
         WHERE timestamp >= fromUnixTimestamp64Milli({p2:Int64}, 'UTC')
           AND timestamp < fromUnixTimestamp64Milli({p3:Int64}, 'UTC')
           AND (abs(value) < {p4:Float64})
-    ) AS held
-    ANY LEFT JOIN (SELECT series_id, tags[{p5:String}] AS tag0 FROM series) AS named USING (series_id)
+    ) AS selected
+    ANY LEFT JOIN (SELECT series_id, tags[{p5:String}] AS tag0 FROM series) AS tagged USING (series_id)
 )
 LIMIT 10001
 -- p0 = 10

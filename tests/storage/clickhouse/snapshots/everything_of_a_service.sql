@@ -15,8 +15,8 @@ FROM (
     WHERE timestamp >= fromUnixTimestamp64Milli({p0:Int64}, 'UTC')
       AND timestamp < fromUnixTimestamp64Milli({p1:Int64}, 'UTC')
       AND (service_name = {p2:String})
-) AS held
-ANY LEFT JOIN (SELECT series_id, tags FROM series WHERE (service_name = {p2:String})) AS named USING (series_id)
+) AS selected
+ANY LEFT JOIN (SELECT series_id, tags FROM series WHERE (service_name = {p2:String})) AS tagged USING (series_id)
 ORDER BY c0 ASC NULLS LAST, c1 ASC NULLS LAST, c2 ASC NULLS LAST, c3 ASC NULLS LAST, c4 ASC NULLS LAST, c5 ASC NULLS LAST, c6 ASC NULLS LAST, mapKeys(c7) ASC, mapValues(c7) ASC, c8 ASC NULLS LAST, c9 ASC NULLS LAST
 LIMIT 21
 -- p0 = 1577836800000

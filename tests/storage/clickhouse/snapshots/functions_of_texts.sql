@@ -9,8 +9,8 @@ FROM (
     WHERE timestamp >= fromUnixTimestamp64Milli({p3:Int64}, 'UTC')
       AND timestamp < fromUnixTimestamp64Milli({p4:Int64}, 'UTC')
       AND series_id IN (SELECT series_id FROM series WHERE (tags[{p5:String}] = {p6:String}))
-) AS held
-ANY LEFT JOIN (SELECT series_id, tags[{p7:String}] AS tag0 FROM series WHERE (tags[{p5:String}] = {p6:String})) AS named USING (series_id)
+) AS selected
+ANY LEFT JOIN (SELECT series_id, tags[{p7:String}] AS tag0 FROM series WHERE (tags[{p5:String}] = {p6:String})) AS tagged USING (series_id)
 ORDER BY c0 ASC NULLS LAST, c1 ASC NULLS LAST, c2 ASC NULLS LAST, c3 ASC NULLS LAST
 LIMIT 10001
 -- p0 = '/'

@@ -2,16 +2,16 @@ SELECT k0 AS c0, a0 AS c1
 FROM (
     SELECT metric_name AS k0, ifNotFinite(sumOrNull(growth), NULL) AS a0
     FROM (
-        SELECT *, if(place = 1, NULL, if(value < before, value, value - before)) AS growth
+        SELECT *, if(number = 1, NULL, if(value < previous, value, value - previous)) AS growth
         FROM (
-            SELECT *, row_number() OVER growing AS place, lagInFrame(value) OVER growing AS before
+            SELECT *, row_number() OVER per_series AS number, lagInFrame(value) OVER per_series AS previous
             FROM (
                 SELECT metric_name, series_id, timestamp, value
                 FROM samples
                 WHERE timestamp >= fromUnixTimestamp64Milli({p0:Int64}, 'UTC')
                   AND timestamp < fromUnixTimestamp64Milli({p1:Int64}, 'UTC')
-            ) AS held
-            WINDOW growing AS (PARTITION BY series_id ORDER BY timestamp, value ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+            ) AS selected
+            WINDOW per_series AS (PARTITION BY series_id ORDER BY timestamp, value ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
         )
     )
     GROUP BY k0

@@ -4,8 +4,8 @@ FROM (
     FROM samples
     WHERE timestamp >= fromUnixTimestamp64Milli({p0:Int64}, 'UTC')
       AND timestamp < fromUnixTimestamp64Milli({p1:Int64}, 'UTC')
-) AS held
-ANY LEFT JOIN (SELECT series_id, tags, tags[{p4:String}] AS tag0 FROM series) AS named USING (series_id)
+) AS selected
+ANY LEFT JOIN (SELECT series_id, tags, tags[{p4:String}] AS tag0 FROM series) AS tagged USING (series_id)
 WHERE ((value > toFloat64({p2:Int64})) OR (tag0 LIKE {p3:String}))
 ORDER BY c2 DESC NULLS LAST, c0 ASC NULLS LAST, mapKeys(c1) ASC, mapValues(c1) ASC
 LIMIT 51

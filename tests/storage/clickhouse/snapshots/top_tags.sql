@@ -8,8 +8,8 @@ FROM (
           AND timestamp < fromUnixTimestamp64Milli({p1:Int64}, 'UTC')
           AND (metric_name IN ({p2:String}, {p3:String}))
           AND series_id IN (SELECT series_id FROM series WHERE (tags[{p4:String}] = {p5:String}) AND (metric_name IN ({p2:String}, {p3:String})))
-    ) AS held
-    ANY LEFT JOIN (SELECT series_id, tags[{p6:String}] AS tag0 FROM series WHERE (tags[{p4:String}] = {p5:String}) AND (metric_name IN ({p2:String}, {p3:String}))) AS named USING (series_id)
+    ) AS selected
+    ANY LEFT JOIN (SELECT series_id, tags[{p6:String}] AS tag0 FROM series WHERE (tags[{p4:String}] = {p5:String}) AND (metric_name IN ({p2:String}, {p3:String}))) AS tagged USING (series_id)
     GROUP BY k0
 )
 ORDER BY c1 DESC NULLS LAST, c0 ASC NULLS LAST, c2 ASC NULLS LAST
