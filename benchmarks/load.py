@@ -99,7 +99,7 @@ async def connect(order: dict[str, Any], next_request: Callable[[], bytes | None
     connections: list[Connection] = []
     for i in range(count):
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda i=i: Connection(next_request, every_s, started + every_s * i / count),  # type: ignore[misc]
+            lambda i=i: Connection(next_request, every_s, started + every_s * i / count),
             order["host"],
             order["port"],
         )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.context_writes import write_batch
 from vantage.core.arrays import F64, I64
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ForbiddenError, InputError, UnauthorizedError, UnavailableError
@@ -175,7 +176,7 @@ async def test_the_overview_tells_true_rates_errors_and_durations_over_every_ran
     async with MemoryMetadataStore(clock) as metadata:
         context = QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
         for one in received:
-            await context.store.write(one.batch)
+            await write_batch(context, one.batch)
         buckets = split_buckets(TimeRange(START_MS - hours * HOUR_MS, START_MS), points=60)
         overview = await read_overview(context, buckets)
     told_hours = min(hours, 6)
@@ -296,7 +297,7 @@ def test_traces_are_whole(received: list[DecodedRequest]) -> None:
         assert (len(span.trace_id), len(span.span_id)) == (32, 16)
         assert span.span_id not in by_trace.setdefault(span.trace_id, {})
         by_trace[span.trace_id][span.span_id] = span
-    services = Counter()
+    services: Counter[int] = Counter()
     for trace in by_trace.values():
         roots = [span for span in trace.values() if not span.parent_span_id]
         assert [(root.service_name, root.kind.value) for root in roots] == [("storefront", "server")]

@@ -50,7 +50,7 @@ def _opentelemetry() -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-    class Dropping(SpanExporter):  # type: ignore[misc]  # its types may be missing
+    class Dropping(SpanExporter):  # its types may be missing
         def export(self, spans: Any) -> Any:
             return SpanExportResult.SUCCESS
 

@@ -111,7 +111,7 @@ class CommonTable:
     def _connect(self) -> None:
         from chdb.session import Session
 
-        self._session: Any = Session(str(self._folder))  # type: ignore[no-untyped-call]  # chdb has no types
+        self._session: Any = Session(str(self._folder))  # chdb has no types
 
     def _run(self, statement: str) -> bytes:
         rows: bytes = self._session.query(statement, "JSONCompactEachRow").bytes()

@@ -18,7 +18,7 @@ from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.decoded import DecodedRequest
 from vantage.ingest.wire.packed import PackedFormat
 
-ACCEPTED = (202, {}, b'{"accepted":1,"rejected":0,"errors":[]}')
+ACCEPTED: tuple[int, dict[str, str], bytes] = (202, {}, b'{"accepted":1,"rejected":0,"errors":[]}')
 NOW_MS = 4_000_000_000_000  # later than any sample of these tests
 
 

@@ -15,7 +15,6 @@ from tests.agent.receiver import ACCEPTED, NOW_MS, Receiver, answer, misbehaving
 from tests.support.wait import wait_until
 from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.native import NativeFormat
-from vantage_agent import _exporter
 from vantage_agent._batch import Batch
 from vantage_agent._batch_maker import BATCH_NBYTES_MAX, BATCH_NBYTES_MIN, RECORDED_SAMPLE, RECORDED_SPAN, BatchMaker
 from vantage_agent._buffer import Buffer
@@ -139,7 +138,7 @@ def test_a_server_that_is_away_is_tried_until_it_is_back(monkeypatch: pytest.Mon
 
 def test_a_batch_is_given_up_after_half_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 0.0
-    monkeypatch.setattr(_exporter.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr("vantage_agent._exporter.time.monotonic", lambda: now_s)
     delivery = Delivery("http://127.0.0.1:9")
 
     def pause(seconds: float) -> bool:
@@ -281,7 +280,7 @@ def test_json_that_says_the_same_tags_again_and_again_is_sent_in_parts(receiver:
 def test_a_batch_that_is_too_large_is_halved_once_and_the_next_ones_are_smaller(
     receiver: Receiver, delivery: Delivery
 ) -> None:
-    too_large = (413, {}, b"")
+    too_large: tuple[int, dict[str, str], bytes] = (413, {}, b"")
     receiver.answers = [too_large, ACCEPTED, too_large]
     delivery.buffer.count_loss("invalid", 2)
     delivery.send(1, 2, 3, 4, 5)

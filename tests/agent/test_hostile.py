@@ -229,7 +229,7 @@ class Spiteful:
     def __str__(self) -> str:
         raise RuntimeError("no")
 
-    __repr__ = __float__ = __iter__ = __bool__ = __len__ = __str__  # type: ignore[assignment]
+    __repr__ = __float__ = __iter__ = __bool__ = __len__ = __str__
     __hash__ = None  # type: ignore[assignment]
 
 
@@ -239,7 +239,8 @@ def test_an_agent_is_never_started_into_an_exception(
     argument: str, nonsense: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     callbacks_before = len(gc.callbacks)
-    vantage_agent.init_agent(**{argument: Spiteful() if nonsense is Spiteful else nonsense})
+    nonsensical: dict[str, Any] = {argument: Spiteful() if nonsense is Spiteful else nonsense}
+    vantage_agent.init_agent(**nonsensical)
     is_on = vantage_agent._running is not None
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) <= 1

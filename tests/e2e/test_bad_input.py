@@ -23,6 +23,7 @@ import pytest
 import zstandard
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.support.server import Server, serving
 from tests.support.wait import BUSY_S, wait_until
@@ -763,7 +764,7 @@ def test_a_websocket_from_a_foreign_origin_or_host_is_refused(server: Server, pa
 
 def test_pages_of_our_own_may_post_and_listen(server: Server) -> None:
     assert server.send(GOOD, Origin=server.url).status == 202
-    with connect(server.url.replace("http", "ws") + "/ws/metrics", origin=server.url):  # type: ignore[arg-type]
+    with connect(server.url.replace("http", "ws") + "/ws/metrics", origin=Origin(server.url)):
         pass
 
 

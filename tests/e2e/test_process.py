@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.support.server import Server, serving, vantage
 from tests.support.wait import BUSY_S, wait_until
@@ -551,7 +552,7 @@ def test_https_is_served_with_the_given_certificate(tmp_path: Path, certificate:
         signed_in = ask("POST", "/login", "key=k3y", **{"Content-Type": "application/x-www-form-urlencoded"})
         assert "secure" in signed_in.headers["set-cookie"].lower()
         address = server.url.replace("https", "wss") + "/ws/metrics"
-        with connect(address, ssl=trusting, additional_headers={"X-API-Key": "k3y"}, origin=server.url):  # type: ignore[arg-type]
+        with connect(address, ssl=trusting, additional_headers={"X-API-Key": "k3y"}, origin=Origin(server.url)):
             pass
         with socket.create_connection(server.address, timeout=5) as plain:
             plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -12,6 +12,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from tests.support.server import Server, serving
@@ -53,7 +54,7 @@ def test_the_document_is_openapi_3_1(document: Any) -> None:
 
 
 def test_every_route_of_the_application_is_in_the_document(document: Any, tmp_path: Path) -> None:
-    site = create_app(Settings(data=str(tmp_path))).asgi._site
+    site: Any = create_app(Settings(data=str(tmp_path))).asgi._site
     known = set()
     for route in site.routes:
         path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
@@ -125,8 +126,9 @@ def test_it_can_be_browsed_without_the_internet(server: Server) -> None:
 def test_the_server_keeps_to_its_document(server: Server, mode: GenerationMode, subtests: pytest.Subtests) -> None:
     """Requests as the document allows them (positive) and as it does not (negative), answers as it promises."""
     api = schemathesis.openapi.from_url(f"{server.url}/schema/openapi.json")
-    for found in api.get_all_operations():
-        operation = found.ok()
+    for result in api.get_all_operations():
+        assert isinstance(result, Ok)
+        operation = result.ok()
 
         @settings(
             max_examples=EXAMPLES,
@@ -137,7 +139,7 @@ def test_the_server_keeps_to_its_document(server: Server, mode: GenerationMode, 
             database=None,
         )
         @given(case=operation.as_strategy(generation_mode=mode))
-        def keeps_to_it(case: schemathesis.Case) -> None:
+        def keeps_to_it(case: schemathesis.Case[Any]) -> None:
             # Relations between fields (start before end, one of two) have no words in OpenAPI; faulty samples among
             # good ones are answered 202 and named.
             partly = [negative_data_rejection] if case.operation.path.startswith("/v1/") else []

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.context_writes import write_batch
 from tests.support.samples import NOW_MS, MovedClock, a_span
 from vantage.core.batch import Batch
 from vantage.core.span import Span, SpanKind, SpanStatus
@@ -38,7 +39,7 @@ def client(span_id: str, service: str, peer: str) -> Span:
 
 
 async def write(context: QueryContext, *spans: Span) -> None:
-    await context.store.write(Batch(spans=spans))
+    await write_batch(context, Batch(spans=spans))
 
 
 async def test_calls_have_a_rate_an_error_ratio_and_durations(context: QueryContext) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.context_writes import write_batch
 from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span
 from vantage.core.batch import Batch
 from vantage.query.context import QueryContext
@@ -45,7 +46,7 @@ async def test_usage_is_told_by_service_metric_and_tier(context: QueryContext) -
 
 
 async def test_what_is_not_sealed_counts_as_memory_and_still_grows(context: QueryContext) -> None:
-    await context.store.write(a_batch(*[1.0] * 500))
+    await write_batch(context, a_batch(*[1.0] * 500))
     found = await read_storage_report(context)
     assert found.usage.rows == ()
     assert found.usage.memory_nbytes > 0

@@ -16,7 +16,8 @@ from vantage.core.sample import Kind
 from vantage.core.series import Series
 from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
-from vantage.query.timeseries import AGGREGATIONS, BUCKETS_MAX, GROUPS_MAX, Timeseries, TimeseriesQuery, timeseries
+from vantage.query.timeseries import AGGREGATIONS, GROUPS_MAX, Timeseries, timeseries
+from vantage.query.timeseries_query import BUCKETS_MAX, TimeseriesQuery
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore

@@ -19,10 +19,9 @@ from vantage.core.sample import Kind
 from vantage.core.series import Series
 from vantage.core.timerange import TimeRange
 from vantage.query import rollups, timeseries, timeseries_cache
-from vantage.query.cache import TTL_S
+from vantage.query.cache import SETTLE_MS_MIN, TTL_S
 from vantage.query.context import QueryContext
 from vantage.query.timeseries import AGGREGATIONS, Timeseries
-from vantage.query.timeseries_cache import SETTLE_MS_MIN
 from vantage.query.timeseries_query import Point, TimeseriesQuery
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.support.context_writes import write_batch
 from tests.support.samples import NOW_MS, MovedClock, a_batch
 from vantage.core.errors import QueryError
 from vantage.query.context import QueryContext
@@ -32,9 +33,9 @@ async def ask(context: QueryContext, text: str) -> tuple[object, bool]:
 
 
 async def test_what_is_settled_is_kept_for_five_minutes(context: QueryContext) -> None:
-    await context.store.write(a_batch(1.0, at_ms=SETTLED_MS))
+    await write_batch(context, a_batch(1.0, at_ms=SETTLED_MS))
     assert await ask(context, SETTLED) == (1, False)
-    await context.store.write(a_batch(2.0, at_ms=SETTLED_MS))
+    await write_batch(context, a_batch(2.0, at_ms=SETTLED_MS))
     assert await ask(context, SETTLED) == (1, True)
     assert await ask(context, SETTLED.replace(" AS n", "")) == (2, False)
     await context.clock.sleep(300)
@@ -43,9 +44,9 @@ async def test_what_is_settled_is_kept_for_five_minutes(context: QueryContext) -
 
 async def test_the_newest_window_is_always_read(context: QueryContext) -> None:
     since = f"SELECT count() AS n FROM metrics WHERE timestamp >= 0 AND timestamp < {NOW_MS - 100_000}"
-    await context.store.write(a_batch(1.0, at_ms=SETTLED_MS))
+    await write_batch(context, a_batch(1.0, at_ms=SETTLED_MS))
     assert await ask(context, since) == (1, False)
-    await context.store.write(a_batch(2.0, at_ms=SETTLED_MS))
+    await write_batch(context, a_batch(2.0, at_ms=SETTLED_MS))
     assert await ask(context, since) == (2, False)
     assert await ask(context, "SELECT count() FROM metrics WHERE timestamp >= 0") == (2, False)
 
@@ -62,7 +63,7 @@ async def test_forgetting_empties_it(context: QueryContext) -> None:
 
 
 async def test_rows_that_were_cut_are_a_warning(context: QueryContext) -> None:
-    await context.store.write(a_batch(*map(float, range(12))))
+    await write_batch(context, a_batch(*map(float, range(12))))
     answer = await run_vql(context, "SELECT value FROM metrics WHERE timestamp >= now() - INTERVAL 1 HOUR", {})
     assert answer.table.truncated
     assert answer.warnings == ("only the first 10 rows are returned: narrow the query or add LIMIT",)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ from vantage.storage.embedded.write import block, commit, head
 from vantage.telemetry import Telemetry
 from vantage.web import streaming
 from vantage_agent import _batch_maker, _config, _exporter
-from vantage_agent._agent import TAG_KEY_LENGTH_MAX, TAGS_MAX
+from vantage_agent._agent import TAG_KEY_LENGTH_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -92,9 +93,9 @@ def test_the_example_of_an_env_file_is_what_the_command_prints() -> None:
 
 def routes() -> set[str]:
     """Method and path of everything the application answers to."""
-    edge = app.create_app(Settings()).asgi
+    site: Any = app.create_app(Settings()).asgi._site
     found = {"POST /v1/metrics", "POST /v1/spans"}
-    for route in edge._site.routes:
+    for route in site.routes:
         path = re.sub(r":\w+}", "}", route.path)
         methods = {"WS"} if type(route).__name__ == "WebSocketRoute" else set(route.methods) - {"OPTIONS", "HEAD"}
         found |= {f"{method} {path}" for method in methods}
@@ -119,8 +120,8 @@ def test_metrics_of_a_running_server_are_in_the_table(tmp_path: Path) -> None:
 
 def test_every_command_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     parser = cli._parser()
-    below = next(action for action in parser._actions if hasattr(action, "choices") and action.dest == "command")
-    keys = next(action for action in below.choices["keys"]._actions if action.dest == "action")
+    below: Any = next(action for action in parser._actions if hasattr(action, "choices") and action.dest == "command")
+    keys: Any = next(action for action in below.choices["keys"]._actions if action.dest == "action")
     commands = {f"vantage {name}" for name in below.choices if name != "keys"}
     commands |= {f"vantage keys {name}" for name in keys.choices}
     table = rows(section("docs/operations.md", "Commands"))
@@ -253,7 +254,7 @@ LIMITS = [
     ("docs/agent.md", f"| buffer | {CONFIG.items_max} samples and spans, or some {CONFIG.nbytes_max >> 20} MiB |"),
     ("docs/agent.md", f"| batch | {_batch_maker.BATCH_ITEMS_MAX} items"),
     ("docs/agent.md", f"after {_exporter.RETRY_S_MAX // 60} minutes the batch is lost"),
-    ("docs/agent.md", f"| tags | {TAGS_MAX}, keys {TAG_KEY_LENGTH_MAX} characters |"),
+    ("docs/agent.md", f"| tags | {_batch_maker.TAGS_MAX}, keys {TAG_KEY_LENGTH_MAX} characters |"),
     ("README.md", (f"| tags of a sample | {sample.TAGS_MAX}, keys to {sample.TAG_KEY_LENGTH_MAX} "
                   f"and values to {sample.TAG_VALUE_LENGTH_MAX} characters |")),
     ("README.md", f"| {Settings().ingest_rate_limit} a minute |"),

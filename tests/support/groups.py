@@ -42,7 +42,7 @@ LONGEST_FIRST = (
 )
 
 
-class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # has no types
+class GroupScheduling(LoadScopeScheduling):  # has no types
     """Distributes groups, in the order in which they were collected."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -11,7 +11,7 @@ from vantage.core.sample import TIME_MS_MIN
 from vantage.core.span import DURATION_NS_MAX, Span, SpanKind, SpanStatus
 
 ID_ALPHABET = "0123456789abcdefABCDEFxyz_.:-"
-texts = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=12)
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 hex_ids = st.binary(min_size=1, max_size=16).map(bytes.hex)
 ids = st.one_of(hex_ids, st.text(ID_ALPHABET, min_size=1, max_size=64))
 

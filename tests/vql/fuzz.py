@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 
-import atheris  # type: ignore[import-not-found]
+import atheris
 
 with atheris.instrument_imports(include=["vantage.vql", "sqlglot"]):
     import vantage.vql.text.lower_select

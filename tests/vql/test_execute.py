@@ -362,7 +362,7 @@ async def test_one_text_from_two_branches_is_one_group() -> None:
 
 async def test_attributes_can_be_chosen_grouped_and_read_whole() -> None:
     store = MemoryStore(clock=MovedClock())
-    maps = ({"k": "a", "n": "1"}, {"k": "b"}, {}, {"n": "2", "k": "a"})
+    maps: tuple[dict[str, str], ...] = ({"k": "a", "n": "1"}, {"k": "b"}, {}, {"n": "2", "k": "a"})
     await store.write(Batch(spans=tuple(a_span(f"t{i}", attributes=one) for i, one in enumerate(maps))))
     key = TagValue("k")
     grouped = await rows(key, Call("count"), group_by=(key,), table="spans", store=store)

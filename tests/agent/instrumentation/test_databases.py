@@ -196,7 +196,7 @@ LIBRARIES = {
 }
 
 
-@pytest.fixture(params=LIBRARIES.values(), ids=LIBRARIES)
+@pytest.fixture(params=LIBRARIES.values(), ids=list(LIBRARIES))
 def library(request: pytest.FixtureRequest) -> Library:
     found: Library = request.param
     return found

@@ -209,7 +209,7 @@ def serve(request: pytest.FixtureRequest) -> Serve:
 
 @pytest.fixture(autouse=True)
 def fresh_steps() -> None:
-    steps.__init__()  # type: ignore[misc]
+    steps.__init__()
 
 
 @pytest.mark.parametrize(

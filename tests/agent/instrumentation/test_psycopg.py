@@ -96,7 +96,7 @@ def test_nonsense_fails_as_it_does_without_an_agent(start: Start, connection: ps
         return type(caught.value), str(caught.value)
 
     cursor = connection.cursor()
-    actions: list[Callable[[], Any]] = [
+    actions: list[Callable[..., Any]] = [
         cursor.execute,
         lambda: cursor.execute(None),  # type: ignore[call-overload]
         lambda: cursor.execute(type("Composed", (), {})()),

@@ -70,7 +70,7 @@ def exercised(folder: pathlib.Path) -> list[Any]:
     one.set_trace_callback(traced.append)
     one.execute("SELECT 1").fetchall()
     found += [traced, one.interrupt(), one.commit(), one.rollback()]
-    wrong: list[Callable[[], Any]] = [
+    wrong: list[Callable[..., Any]] = [
         lambda: one.execute("nonsense"),
         one.execute,
         lambda: one.execute(7),  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def exercised(folder: pathlib.Path) -> list[Any]:
         lambda: one.executescript(None),  # type: ignore[arg-type]
         lambda: cursor.execute(sql="SELECT 1"),  # type: ignore[call-arg]
         lambda: one.cursor(7),  # type: ignore[call-overload]
-        lambda: one.cursor(None),  # type: ignore[call-overload]
+        lambda: one.cursor(None),
         lambda: pickle.dumps(one) and None,
         lambda: setattr(one, "mine", 1),
         lambda: setattr(cursor, "mine", 1),

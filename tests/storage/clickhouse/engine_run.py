@@ -13,17 +13,17 @@ from chdb import session
 FORMAT = "JSONCompactStringsEachRow"
 
 
-def quoted(text):
+def quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def main():
+def main() -> None:
     wanted = json.load(sys.stdin)
     with tempfile.TemporaryDirectory() as folder:
         engine = session.Session(folder)
         engine.query("CREATE DATABASE IF NOT EXISTS vantage ENGINE = Atomic")
         engine.query("USE vantage")
-        found = []
+        found: list[object] = []
         for text in wanted["before"]:
             engine.query(text)
         for text, params in wanted["asked"]:

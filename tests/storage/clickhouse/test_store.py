@@ -50,7 +50,7 @@ async def rolled(store: ClickHouseStore) -> list[object]:
     found = []
     for table in ("rollups_5m", "rollups_1h"):
         text = f"SELECT toInt64(sum(count)) AS held FROM {table}"
-        found += (await store._in_thread(lambda text=text: store._engine.run(Statement(text)))).to_list("held")  # type: ignore[misc]
+        found += (await store._in_thread(lambda text=text: store._engine.run(Statement(text)))).to_list("held")
     return found
 
 
@@ -183,7 +183,7 @@ async def test_without_the_package_the_message_names_it(opened: Opened, monkeypa
     def missing(name: str) -> object:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(chdb.importlib, "import_module", missing)
+    monkeypatch.setattr("vantage.storage.clickhouse.chdb.importlib.import_module", missing)
     with pytest.raises(ConfigError, match=r"pip install 'vantage\[server,chdb\]'"):
         async with opened():
             pass
@@ -373,7 +373,7 @@ async def test_forgetting_reaches_rollups_links_and_times(opened: Opened) -> Non
         await store.delete(Selector(service="gone"))
         for table in ("samples", "series", "exemplars", "rollups_5m", "rollups_1h", "spans", "span_times"):
             text = f"SELECT toInt64(count()) AS held FROM {table}"
-            found = await store._in_thread(lambda text=text: store._engine.run(Statement(text)))  # type: ignore[misc]
+            found = await store._in_thread(lambda text=text: store._engine.run(Statement(text)))
             assert found.to_list("held") == [0], table
 
 

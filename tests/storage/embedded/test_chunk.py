@@ -95,8 +95,8 @@ def test_samples_are_kept_by_stretches_of_time_and_series_by_series_within() -> 
     for some in found:
         order = np.lexsort((some.time_ms, -some.slot.astype(np.int64)))
         assert order.tolist() == list(range(len(order)))
-        linked = [str(some.value[row]) for row in some.exemplars.position.tolist()]
-        assert linked == decode_ids(some.exemplars.trace_id), "a link went to another sample"
+        values = [str(some.value[row]) for row in some.exemplars.position.tolist()]
+        assert values == decode_ids(some.exemplars.trace_id), "a link went to another sample"
     rows = sorted(zip(*(np.concatenate([getattr(some, name) for some in found]).tolist()
                         for name in ("slot", "time_ms", "value")), strict=True))  # fmt: skip
     assert rows == sorted(zip(slot.tolist(), time_ms.tolist(), value.tolist(), strict=True))

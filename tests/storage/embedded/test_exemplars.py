@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,10 +93,11 @@ def test_a_flipped_bit_is_a_value_error() -> None:
     for name in ("ids", "body"):
         plain: bytes = getattr(block, name)
         for place in range(len(plain)):
-            changed = bytearray(plain)
-            changed[place] ^= 1
+            flipped = bytearray(plain)
+            flipped[place] ^= 1
+            changed: dict[str, Any] = {name: bytes(flipped)}
             with pytest.raises(ValueError, match=r"."):
-                unpack_exemplars(CODEC, *replace(block, **{name: bytes(changed)}).columns[2:])
+                unpack_exemplars(CODEC, *replace(block, **changed).columns[2:])
 
 
 @pytest.mark.parametrize("a_trace", [1, 4, 3 * EXEMPLARS_MAX])

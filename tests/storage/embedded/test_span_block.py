@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.support.samples import a_span
 from tests.support.spans import any_spans, hex_ids, many_spans
 from vantage.core import span_table
+from vantage.core.dict_column import DictColumn, dict_encode
 from vantage.core.span import Span
 from vantage.core.span_table import build_span_table, concat_span_tables
 from vantage.storage.embedded.format import span_block
@@ -64,7 +65,7 @@ def test_texts_of_rows_left_out_are_not_written() -> None:
     few = table.take(np.arange(10))
     whole = span_table.SpanTable(**{
         name: getattr(few, name) for name in few.__slots__ if name != "name"
-    }, name=span_table.DictColumn(few.name.codes, (*few.name.values, *map(str, range(10_000)))))  # fmt: skip
+    }, name=DictColumn(few.name.codes, (*few.name.values, *map(str, range(10_000)))))  # fmt: skip
     assert len(encode(whole)) == len(encode(few))
 
 
@@ -208,6 +209,6 @@ def test_another_version_is_refused(version: int) -> None:
 def test_a_kind_that_does_not_exist_is_refused() -> None:
     table = build_span_table([a_span()])
     odd = span_table.SpanTable(**{name: getattr(table, name) for name in table.__slots__ if name != "kind"},
-                              kind=span_table.dict_encode(["sideways"]))  # fmt: skip
+                              kind=dict_encode(["sideways"]))  # fmt: skip
     with pytest.raises(ValueError, match="does not exist"):
         decode(encode(odd))

@@ -12,6 +12,7 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
 from litestar.testing import AsyncTestClient
 
+from tests.support.context_writes import record_deployment, write_batch
 from vantage.core.batch import build_batch
 from vantage.core.deployment import Deployment
 from vantage.core.errors import InputError, NotFoundError, VantageError
@@ -102,8 +103,8 @@ def durations(service: str, **tags: str) -> Series:
 
 async def fill(context: QueryContext, service: str = "api", **tags: str) -> None:
     tags = {"endpoint": "/users", "method": "GET", "status": "200"} | tags
-    await context.store.write(
-        build_batch([(durations(service, **tags), NOW_MS - 3000 - 10_000 * i, 40.0) for i in range(30)])
+    await write_batch(
+        context, build_batch([(durations(service, **tags), NOW_MS - 3000 - 10_000 * i, 40.0) for i in range(30)])
     )
 
 
@@ -148,9 +149,7 @@ async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(
     client: Client, context: QueryContext
 ) -> None:
     await fill(context)
-    await context.metadata.record_deployment(
-        Deployment("api", "test", "1.2.3", NOW_MS - 60_000, "detected"), actor="system"
-    )
+    await record_deployment(context, Deployment("api", "test", "1.2.3", NOW_MS - 60_000, "detected"), actor="system")
     page = text_of((await client.get("/")).text)
     assert "api test 1.2.3 0.102/s 0 % 40 ms 3 s ago" in page
     assert "first seen in the data 1 min ago" in page
@@ -158,7 +157,7 @@ async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(
 
 async def test_before_the_first_data_the_overview_says_how_to_send_some(client: Client, context: QueryContext) -> None:
     own = make_series(service="vantage", environment="", metric="process.rss", kind=Kind.GAUGE)
-    await context.store.write(build_batch([(own, NOW_MS - 1000, 1.0)]))
+    await write_batch(context, build_batch([(own, NOW_MS - 1000, 1.0)]))
     page = text_of((await client.get("/")).text)
     assert "Send your first data" in page
     assert "from vantage_agent import init_agent init_agent(" in page
@@ -175,9 +174,9 @@ async def test_the_first_service_ends_the_introduction(client: Client, context: 
 async def test_hostile_names_are_text_and_nothing_else(client: Client, context: QueryContext, path: str) -> None:
     await fill(context, HOSTILE_NAME, endpoint=HOSTILE, **{HOSTILE[:60]: HOSTILE})
     hostile = span("s-1", service=HOSTILE_NAME, name=HOSTILE, attributes={HOSTILE: HOSTILE}, environment="test")
-    await context.store.write(build_batch([], spans=(hostile,)))
-    await context.metadata.record_deployment(
-        Deployment(HOSTILE_NAME, "test", HOSTILE, NOW_MS - 1000, "reported", HOSTILE), actor="system"
+    await write_batch(context, build_batch([], spans=(hostile,)))
+    await record_deployment(
+        context, Deployment(HOSTILE_NAME, "test", HOSTILE, NOW_MS - 1000, "reported", HOSTILE), actor="system"
     )
     address = path.format(name="%3Cscript%3Ealert('x')%3C%5Cscript%3E%22")
     answer = await client.get(address)
@@ -188,7 +187,7 @@ async def test_hostile_names_are_text_and_nothing_else(client: Client, context: 
 
 async def test_nothing_on_a_page_is_inline(client: Client, context: QueryContext) -> None:
     await fill(context)
-    await context.store.write(build_batch([], spans=(span("s-1"),)))
+    await write_batch(context, build_batch([], spans=(span("s-1"),)))
     for path in ("/", "/services/api", "/traces", "/traces/t-1", "/login", "/schema"):
         page = (await client.get(path)).text
         assert not re.findall(r"<[^>]* style=|<style|<[^>]* on[a-z]+=|javascript:", page), path
@@ -235,7 +234,7 @@ async def test_services_leads_to_the_overview_and_keeps_the_range(client: Client
 
 async def test_a_service_has_charts_endpoints_metrics_and_traces(client: Client, context: QueryContext) -> None:
     await fill(context)
-    await context.store.write(build_batch([], spans=(span("s-1"),)))
+    await write_batch(context, build_batch([], spans=(span("s-1"),)))
     page = (await client.get("/services/api")).text
     assert len(re.findall("data-points=", page)) == 3
     assert "GET /users 0.102/s 0 % 40 ms" in text_of(page)
@@ -259,7 +258,7 @@ async def test_a_service_shows_who_calls_it_and_whom_it_calls(client: Client, co
     calls = span("a", kind=SpanKind.CLIENT, service="web")
     answered = span("b", "a", service="api", duration_ns=4_000_000, status=SpanStatus.ERROR)
     stored = span("c", "b", kind=SpanKind.CLIENT, service="api", attributes={"db.system": "postgresql"})
-    await context.store.write(build_batch([], spans=(calls, answered, stored)))
+    await write_batch(context, build_batch([], spans=(calls, answered, stored)))
     page = (await client.get("/services/api?range=1h")).text
     text = text_of(page)
     assert "Called by" in text
@@ -274,7 +273,7 @@ async def test_a_service_shows_who_calls_it_and_whom_it_calls(client: Client, co
 
 async def test_a_fixed_range_has_neighbours_of_its_own(client: Client, context: QueryContext) -> None:
     called = span("b", kind=SpanKind.CLIENT, attributes={"peer.service": "bank"})
-    await context.store.write(build_batch([], spans=(called,)))
+    await write_batch(context, build_batch([], spans=(called,)))
     url = "/services/api?start={}&end={}"
     inside = text_of((await client.get(url.format(NOW_MS - 6000, NOW_MS))).text)
     assert "Calls from spans of this range Callee Calls Errors Mean bank" in inside
@@ -304,7 +303,7 @@ async def test_a_service_without_neighbours_shows_no_empty_lists(client: Client,
 
 async def test_many_neighbours_are_cut_and_counted(client: Client, context: QueryContext) -> None:
     spans = [span(f"s{i}", kind=SpanKind.CLIENT, attributes={"server.address": f"10.0.0.{i}"}) for i in range(25)]
-    await context.store.write(build_batch([], spans=tuple(spans)))
+    await write_batch(context, build_batch([], spans=tuple(spans)))
     page = (await client.get("/services/api")).text
     assert "5 more are not shown." in text_of(page)
     assert 'href="/api/edges?service=api"' in page
@@ -322,7 +321,7 @@ async def test_traces_are_found_by_what_the_form_says_and_the_form_keeps_it(
         span("s-2", trace_id="slow", duration_ns=2_000_000_000, attributes={"http.route": "/a:b"}),
         span("s-3", trace_id="bad", status=SpanStatus.ERROR, service="other"),
     )
-    await context.store.write(build_batch([], spans=spans))
+    await write_batch(context, build_batch([], spans=spans))
 
     async def found(query: str) -> list[str]:
         return re.findall(r'id="trace-(\w+)"', (await client.get(f"/traces?{query}")).text)
@@ -355,7 +354,7 @@ async def test_an_attribute_without_a_value_is_told_beside_the_field(client: Cli
 
 
 async def test_older_traces_are_a_page_away(client: Client, context: QueryContext) -> None:
-    await context.store.write(build_batch([], spans=tuple(span("s", trace_id=f"t{i:02}") for i in range(60))))
+    await write_batch(context, build_batch([], spans=tuple(span("s", trace_id=f"t{i:02}") for i in range(60))))
     first = (await client.get("/traces")).text
     older = re.findall(r'href="(/traces\?cursor=[^"]+)"', first)
     second = (await client.get(unescape(older[0]))).text
@@ -380,7 +379,7 @@ async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client:
         span("child", "root", duration_ns=20_000_000, attributes={"db.system": "sqlite"}),
         span("lost", "gone", service="other"),
     )
-    await context.store.write(build_batch([], spans=spans))
+    await write_batch(context, build_batch([], spans=spans))
     page = (await client.get("/traces/t-1")).text
     text = text_of(page)
     assert "Self time 30 ms (60 %)" in text
@@ -393,7 +392,7 @@ async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client:
 
 async def test_samples_linked_to_a_trace_are_shown_with_it(client: Client, context: QueryContext) -> None:
     links = encode_exemplars(np.array([0], np.uint32), ["t-9"], ["s-9"])
-    await context.store.write(build_batch([(durations("api"), NOW_MS - 1000, 40.0)], exemplars=links))
+    await write_batch(context, build_batch([(durations("api"), NOW_MS - 1000, 40.0)], exemplars=links))
     page = text_of((await client.get("/traces/t-9")).text)
     assert "Linked samples" in page
     assert "http.request.duration api 40 ms" in page
@@ -409,7 +408,7 @@ async def test_an_unknown_trace_is_404(client: Client, trace_id: str) -> None:
 
 async def test_a_trace_of_very_many_spans_is_cut_and_says_so(client: Client, context: QueryContext) -> None:
     spans = tuple(span(f"s{i}", f"s{i - 1}" if i else "") for i in range(2100))
-    await context.store.write(build_batch([], spans=spans))
+    await write_batch(context, build_batch([], spans=spans))
     page = (await client.get("/traces/t-1")).text
     assert page.count('<details class="span">') == 1000
     assert "1100 more spans are not drawn" in page
@@ -418,7 +417,7 @@ async def test_a_trace_of_very_many_spans_is_cut_and_says_so(client: Client, con
 
 async def test_lines_for_missing_parents_are_not_counted_as_spans(client: Client, context: QueryContext) -> None:
     spans = tuple(span(f"s{i}", f"gone{i}") for i in range(700))
-    await context.store.write(build_batch([], spans=spans))
+    await write_batch(context, build_batch([], spans=spans))
     page = (await client.get("/traces/t-1")).text
     assert page.count('<details class="span">') == page.count('class="missing"') == 500
     assert "200 more spans are not drawn" in page
