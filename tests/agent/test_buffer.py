@@ -24,7 +24,7 @@ def held_nbytes(buffer: Buffer) -> int:
     return sum(max(entry[0], PLAIN_NBYTES) if type(entry) is tuple else PLAIN_NBYTES for entry in buffer.items)
 
 
-def test_the_oldest_samples_give_way_and_are_counted() -> None:
+def test_the_oldest_samples_are_dropped_and_counted() -> None:
     buffer = Buffer(items_max=3, nbytes_max=1 << 20)
     for i in range(5):
         buffer.append(1, RECORDED_SAMPLE, i)
@@ -33,7 +33,7 @@ def test_the_oldest_samples_give_way_and_are_counted() -> None:
     assert buffer.take_losses() == {}
 
 
-def test_plain_spans_give_way_like_anything_else() -> None:
+def test_plain_spans_are_dropped_like_other_items() -> None:
     buffer = Buffer(items_max=10, nbytes_max=1 << 20)
     asked = [plain(buffer, i) for i in range(30)]
     assert list(buffer.items) == list(range(20, 30))
@@ -70,7 +70,7 @@ def test_the_buffer_loses_exactly_what_it_counts_under_many_threads() -> None:
     assert buffer.nbytes == held_nbytes(buffer)
 
 
-def test_a_span_that_ends_without_an_agent_is_forgotten() -> None:
+def test_a_span_that_ends_without_an_agent_is_dropped() -> None:
     tracer = Tracer()
     for _ in range(3):
         tracer.finish(tracer.begin(http_server, "server"))
@@ -90,7 +90,9 @@ def test_a_span_that_ends_without_an_agent_is_forgotten() -> None:
         max_size=120,
     ),
 )
-def test_whatever_comes_and_goes_the_limits_hold(items_max: int, spans_max: int, steps: list[tuple[str, int]]) -> None:
+def test_any_sequence_of_items_stays_within_the_limits(
+    items_max: int, spans_max: int, steps: list[tuple[str, int]]
+) -> None:
     nbytes_max = spans_max * PLAIN_NBYTES
     buffer = Buffer(items_max=items_max, nbytes_max=nbytes_max)
 

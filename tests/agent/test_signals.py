@@ -204,7 +204,7 @@ WAITING = """
 """
 
 
-def test_what_is_left_is_sent_before_the_process_dies_of_sigterm(receiver: Receiver) -> None:
+def test_buffered_items_are_sent_before_sigterm_ends_the_process(receiver: Receiver) -> None:
     code = WAITING.format(before="", after="")
     status, _, _ = terminated(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
     assert status == -signal.SIGTERM

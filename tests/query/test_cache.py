@@ -30,7 +30,7 @@ class Kept:
         return self.telemetry.value(f"vantage_query_cache_{what}")
 
 
-def test_what_was_put_is_given_again_and_counted() -> None:
+def test_stored_values_are_returned_and_counted() -> None:
     kept = Kept()
     assert kept.cache.get("k") is None
     kept.put("k", [1])
@@ -39,7 +39,7 @@ def test_what_was_put_is_given_again_and_counted() -> None:
     assert kept.count("bytes") == ENTRY_NBYTES + 100
 
 
-def test_an_answer_is_given_for_five_minutes_and_no_longer() -> None:
+def test_a_result_expires_after_five_minutes() -> None:
     kept = Kept()
     kept.put("k")
     kept.move(TTL_S - 1)
@@ -49,7 +49,7 @@ def test_an_answer_is_given_for_five_minutes_and_no_longer() -> None:
     assert (kept.count("bytes"), kept.count("evictions_total")) == (0, 0)
 
 
-def test_being_asked_for_does_not_lengthen_a_life() -> None:
+def test_reads_do_not_extend_the_ttl() -> None:
     kept = Kept()
     kept.put("k")
     for _ in range(10):
@@ -58,7 +58,7 @@ def test_being_asked_for_does_not_lengthen_a_life() -> None:
     assert kept.cache.get("k") is None
 
 
-def test_the_least_recently_used_leaves_first() -> None:
+def test_the_least_recently_used_is_evicted_first() -> None:
     kept = Kept()
     for n in range(10):
         kept.put(f"k{n}")
@@ -69,7 +69,7 @@ def test_the_least_recently_used_leaves_first() -> None:
     assert kept.count("evictions_total") == 1
 
 
-def test_what_is_too_old_is_not_counted_as_evicted() -> None:
+def test_expired_entries_are_not_counted_as_evicted() -> None:
     kept = Kept()
     for n in range(10):
         kept.put(f"k{n}")
@@ -78,7 +78,7 @@ def test_what_is_too_old_is_not_counted_as_evicted() -> None:
     assert kept.count("evictions_total") == 0
 
 
-def test_one_large_answer_is_not_kept_and_takes_no_place() -> None:
+def test_a_result_larger_than_the_cache_is_not_stored_and_evicts_nothing() -> None:
     kept = Kept()
     kept.put("k")
     kept.put("large", nbytes=ROOM)
@@ -86,7 +86,7 @@ def test_one_large_answer_is_not_kept_and_takes_no_place() -> None:
     assert kept.cache.get("k") == "v"
 
 
-def test_a_second_value_takes_the_place_of_the_first() -> None:
+def test_a_second_value_replaces_the_first() -> None:
     kept = Kept()
     kept.put("k", 1, nbytes=500)
     kept.put("k", 2)
@@ -94,7 +94,7 @@ def test_a_second_value_takes_the_place_of_the_first() -> None:
     assert kept.count("bytes") == ENTRY_NBYTES + 100
 
 
-def test_a_cache_of_no_bytes_keeps_nothing_and_counts_nothing() -> None:
+def test_a_cache_of_no_bytes_stores_and_counts_nothing() -> None:
     kept = Kept(0)
     kept.put("k", nbytes=0)
     assert kept.cache.get("k") is None
@@ -102,7 +102,7 @@ def test_a_cache_of_no_bytes_keeps_nothing_and_counts_nothing() -> None:
     assert (kept.count("misses_total"), kept.count("bytes")) == (0, 0)
 
 
-def test_clearing_lets_go_of_everything() -> None:
+def test_clearing_removes_everything() -> None:
     kept = Kept()
     kept.put("k")
     kept.cache.clear()
@@ -110,7 +110,7 @@ def test_clearing_lets_go_of_everything() -> None:
     assert kept.count("bytes") == 0
 
 
-def test_an_answer_that_was_under_way_when_the_cache_was_cleared_is_not_kept() -> None:
+def test_a_result_computed_while_the_cache_was_cleared_is_not_stored() -> None:
     kept = Kept()
     before = kept.cache.generation
     kept.cache.clear()
@@ -121,7 +121,7 @@ def test_an_answer_that_was_under_way_when_the_cache_was_cleared_is_not_kept() -
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_it_is_a_dictionary_that_forgets(seed: int) -> None:
+def test_the_cache_agrees_with_a_model(seed: int) -> None:
     """Held against a model: whatever is found is what was put last, is young, and all of it fits."""
     chance, kept = random.Random(seed), Kept()
     model: dict[str, tuple[int, int]] = {}
@@ -148,7 +148,7 @@ def test_it_is_a_dictionary_that_forgets(seed: int) -> None:
         assert kept.count("bytes") == sum(entry.nbytes for entry in held.values()) <= ROOM
 
 
-def test_late_data_takes_what_tells_of_its_time() -> None:
+def test_late_data_invalidates_results_of_its_time() -> None:
     kept = Kept()
     now_ms = kept.clock.now_ms()
     kept.put("older", until_ms=now_ms - 900_000)

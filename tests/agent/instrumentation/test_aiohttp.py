@@ -33,7 +33,7 @@ async def test_it_stays_a_coroutine_function(start: Start) -> None:
         assert inspect.iscoroutinefunction(wrapped)
 
 
-async def test_each_way_to_ask_is_a_call(start: Start, upstream: Upstream, session: aiohttp.ClientSession) -> None:
+async def test_each_request_method_is_a_call(start: Start, upstream: Upstream, session: aiohttp.ClientSession) -> None:
     told = start("aiohttp")
     async with session.get(upstream.url) as response:
         assert await response.text() == "ok"
@@ -89,7 +89,7 @@ async def test_headers_stay_the_applications_own(start: Start, upstream: Upstrea
     assert not any("traceparent" in headers for headers in seen)
 
 
-async def test_a_traceparent_of_the_sessions_own_is_kept(start: Start, upstream: Upstream) -> None:
+async def test_a_traceparent_of_the_session_is_preserved(start: Start, upstream: Upstream) -> None:
     start("aiohttp")
     own = f"00-{'ab' * 16}-{'cd' * 8}-01"
     async with aiohttp.ClientSession(headers={"TraceParent": own}) as session:
@@ -159,7 +159,7 @@ async def test_a_streamed_answer_stays_lazy(start: Start, upstream: Upstream, se
         assert await response.content.read(1) == b"b"
 
 
-async def test_a_tunnel_is_asked_for_without_a_trace(
+async def test_a_connect_request_carries_no_trace(
     start: Start, upstream: Upstream, session: aiohttp.ClientSession
 ) -> None:
     told = start("aiohttp")
@@ -174,7 +174,7 @@ async def test_a_tunnel_is_asked_for_without_a_trace(
     ]
 
 
-async def test_sockets_are_left_alone(start: Start, upstream: Upstream) -> None:
+async def test_websockets_are_not_instrumented(start: Start, upstream: Upstream) -> None:
     told = start("aiohttp")
     asked: list[str | None] = []
 

@@ -212,7 +212,7 @@ FRAMEWORKS = pytest.mark.parametrize("framework", APPS)
         *((framework, *one) for framework in APPS for one in ALL),
     ],
 )
-def test_a_request_is_told_by_its_template(
+def test_a_request_is_named_by_its_template(
     start: Start, framework: str, method: str, path: str, endpoint: str | None, status: str | None
 ) -> None:
     if endpoint is None:
@@ -229,7 +229,7 @@ def test_a_request_is_told_by_its_template(
     assert "secret" not in told.text
 
 
-def test_a_host_that_routes_is_told_by_the_route(start: Start) -> None:
+def test_a_host_route_is_named_by_its_route(start: Start) -> None:
     told = start("starlette")
     with serving_asgi(starlette_app()) as url:
         assert requests.get(f"{url}/hosted/7", headers={"Host": "other.test"}, timeout=5).status_code == 200
@@ -248,7 +248,7 @@ def test_middleware_does_not_hide_the_route_or_the_error(start: Start, middlewar
 
 
 @FRAMEWORKS
-def test_an_error_is_told_with_its_type(start: Start, framework: str) -> None:
+def test_an_error_is_recorded_with_its_type(start: Start, framework: str) -> None:
     told = start(framework)
     with serving_asgi(APPS[framework]()) as url:
         assert requests.get(f"{url}/fails", timeout=5).status_code == 500
@@ -261,7 +261,7 @@ def test_an_error_is_told_with_its_type(start: Start, framework: str) -> None:
 
 
 @FRAMEWORKS
-def test_head_is_told(start: Start, framework: str) -> None:
+def test_head_is_recorded(start: Start, framework: str) -> None:
     told = start(framework)
     with serving_asgi(APPS[framework]()) as url:
         requests.head(f"{url}/users/7", timeout=5)
@@ -418,7 +418,7 @@ def test_an_error_is_the_applications_own(start: Start) -> None:
     assert told.server == [{"method": "GET", "error": "true", "error_type": "ZeroDivisionError"}]
 
 
-def test_a_request_inside_several_wrappers_is_told_once(start: Start) -> None:
+def test_a_request_inside_several_wrappers_is_recorded_once(start: Start) -> None:
     told = start("starlette", "fastapi")
     app = vantage_agent.instrument_asgi(vantage_agent.instrument_asgi(fastapi_app()))
     with serving_asgi(app) as url:
@@ -426,7 +426,7 @@ def test_a_request_inside_several_wrappers_is_told_once(start: Start) -> None:
     assert [tags["endpoint"] for tags in told.server] == ["/users/{user_id}"]
 
 
-def test_a_scope_is_left_as_it_came(start: Start) -> None:
+def test_a_scope_is_unchanged_afterwards(start: Start) -> None:
     told = start()
     scope = {"type": "http", "method": "GET", "headers": []}
     before = dict(scope)

@@ -185,7 +185,7 @@ def test_what_is_run_is_a_part_of_the_trace_that_sent_it(ran: Ran) -> None:
     }
 
 
-def test_each_task_is_told_by_how_it_ended(ran: Ran) -> None:
+def test_each_task_is_recorded_with_its_final_state(ran: Ran) -> None:
     told = ran.tags(ran.worker, "celery.task.duration")
     unique = {tuple(sorted(tags.items())) for tags in told}
     assert unique == {
@@ -219,12 +219,12 @@ def test_a_task_that_another_one_sends_belongs_to_that(ran: Ran) -> None:
     ]
 
 
-def test_a_traceparent_of_the_applications_own_is_kept(ran: Ran) -> None:
+def test_a_traceparent_of_the_application_is_preserved(ran: Ran) -> None:
     (run,) = [span for span in ran.spans(ran.worker, "process tasks.add") if span["trace_id"] == "ab" * 16]
     assert run["parent_span_id"] == "cd" * 8
 
 
-def test_the_brokers_own_commands_are_not_told(ran: Ran) -> None:
+def test_commands_of_the_broker_are_not_recorded(ran: Ran) -> None:
     for receiver in (ran.sender, ran.worker):
         spans = ran.spans(receiver)
         redis = [span for span in spans if span.get("attributes", {}).get("db.system.name") == "redis"]
@@ -256,7 +256,7 @@ def eager() -> celery.Celery:
     return app
 
 
-def test_a_task_in_place_is_a_part_of_what_runs(start: Start, eager: celery.Celery) -> None:
+def test_a_task_that_runs_in_process_is_a_child_of_the_current_span(start: Start, eager: celery.Celery) -> None:
     told = start("celery")
 
     @eager.task(name="tasks.in_place")
@@ -272,7 +272,7 @@ def test_a_task_in_place_is_a_part_of_what_runs(start: Start, eager: celery.Cele
 
 
 @pytest.mark.parametrize("name", ["secret one", "secret@mail", "s" * 300, "", "sécret"])
-def test_what_is_no_name_of_a_task_is_not_told(start: Start, app: celery.Celery, name: str) -> None:
+def test_invalid_task_names_are_not_sent(start: Start, app: celery.Celery, name: str) -> None:
     told = start("celery")
     app.send_task(name, ignore_result=True)
     assert told.tags("celery.publish.duration") == [{"task": "_OTHER"}]

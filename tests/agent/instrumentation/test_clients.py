@@ -117,7 +117,7 @@ class TestEachClient:
         assert 0 < value_ms < 5000
 
     @pytest.mark.parametrize(("status", "span_status"), [(404, "error"), (500, "error"), (204, "unset")])
-    def test_the_status_is_told(
+    def test_the_status_is_recorded(
         self, start: Start, upstream: Upstream, name: str, ask: Ask, status: int, span_status: str
     ) -> None:
         told = start(name)
@@ -137,12 +137,14 @@ class TestEachClient:
         assert (client["trace_id"], client["parent_span_id"]) == (trace_id, span_id)
         assert "traceparent" not in response.request.headers
 
-    def test_a_trace_that_is_not_sampled_says_so(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+    def test_a_trace_that_is_not_sampled_has_the_flag_unset(
+        self, start: Start, upstream: Upstream, name: str, ask: Ask
+    ) -> None:
         start(name, trace_sample_rate=0)
         ask("GET", upstream.url)
         assert upstream.traceparents[0].endswith("-00")
 
-    def test_a_traceparent_of_the_applications_own_is_kept(
+    def test_a_traceparent_of_the_application_is_preserved(
         self, start: Start, upstream: Upstream, name: str, ask: Ask
     ) -> None:
         start(name)
@@ -160,19 +162,19 @@ class TestEachClient:
         assert all(upstream.traceparents)
         assert not any("traceparent" in one.request.headers for one in (response, *response.history))
 
-    def test_a_redirect_that_is_not_followed_is_told_as_such(
+    def test_a_redirect_that_is_not_followed_is_recorded_as_a_redirect(
         self, start: Start, upstream: Upstream, name: str, ask: Ask
     ) -> None:
         told = start(name)
         ask("GET", f"{upstream.url}/redirect", allow_redirects=False)
         assert [tags["status"] for tags in told.client] == ["302"]
 
-    def test_head_is_told(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+    def test_head_is_recorded(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
         told = start(name)
         ask("HEAD", upstream.url)
         assert told.client[0]["method"] == "HEAD"
 
-    def test_a_method_nobody_knows_makes_no_series(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+    def test_an_unknown_method_makes_no_series(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
         told = start(name)
         ask("BREW", upstream.url)
         assert told.client[0]["method"] == "_OTHER"
@@ -207,7 +209,7 @@ class TestEachClient:
         assert "secret" not in told.text
         assert "xxx" not in told.text
 
-    def test_a_password_longer_than_an_address_is_not_taken_for_one(
+    def test_a_password_longer_than_an_address_is_not_mistaken_for_one(
         self, start: Start, upstream: Upstream, name: str, ask: Ask
     ) -> None:
         told = start(name)

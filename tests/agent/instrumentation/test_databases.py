@@ -239,7 +239,7 @@ class TestEachLibrary:
         assert value_ms == span["duration_ns"] / 1e6
         assert 0 < value_ms < 5000
 
-    def test_each_statement_is_told_by_what_it_does(self, connected: tuple[Told, Connected]) -> None:
+    def test_each_statement_is_named_by_its_operation(self, connected: tuple[Told, Connected]) -> None:
         told, one = connected
         one.ask("INSERT INTO things VALUES (1, 'x')")
         one.ask("UPDATE things SET b = 'y'")
@@ -256,7 +256,7 @@ class TestEachLibrary:
         assert [span["name"] for span in told.spans] == ["INSERT things"]
         assert one.ask("SELECT count(*) FROM things") == [(5,)]
 
-    def test_an_error_is_told_with_its_type_and_is_the_applications_own(
+    def test_an_error_is_recorded_with_its_type_and_raised_unchanged(
         self, connected: tuple[Told, Connected], library: Library
     ) -> None:
         told, one = connected
@@ -350,7 +350,7 @@ def test_a_long_statement_counts_in_the_buffer(start: Start) -> None:
     assert len(told.spans) == 1  # the short one, which takes no more than any span
 
 
-def test_the_same_statement_to_two_databases_is_told_as_of_each(start: Start, tmp_path: Any) -> None:
+def test_the_same_statement_to_two_databases_is_recorded_for_each(start: Start, tmp_path: Any) -> None:
     told = start("sqlalchemy")
     for name in ("one.db", "two.db"):
         with sqlalchemy_on(f"sqlite:///{tmp_path}/{name}")(0) as one:
@@ -364,7 +364,7 @@ def test_the_same_statement_to_two_databases_is_told_as_of_each(start: Start, tm
 @pytest.mark.parametrize(
     "name", ["sqlalchemy-sqlite", "sqlalchemy-aiosqlite", "sqlalchemy-psycopg", "sqlalchemy-psycopg-async", "psycopg"]
 )
-def test_a_call_inside_a_call_is_told_once(start: Start, name: str, request: pytest.FixtureRequest) -> None:
+def test_a_call_inside_a_call_is_recorded_once(start: Start, name: str, request: pytest.FixtureRequest) -> None:
     library = LIBRARIES[name]
     told = start("all")
     with library.connect(request.getfixturevalue("postgres") if library.system == "postgresql" else 0) as one:
@@ -426,7 +426,7 @@ class TestSqlalchemy:
         assert caught.value is error
         assert told.database[-1]["error_type"] == "ZeroDivisionError"
 
-    def test_objects_of_the_orm_are_told_by_their_table(self, start: Start) -> None:
+    def test_objects_of_the_orm_are_named_by_their_table(self, start: Start) -> None:
         told = start("sqlalchemy")
         engine = sqlalchemy.create_engine("sqlite://", poolclass=sqlalchemy.pool.StaticPool)
         Base.metadata.create_all(engine)
@@ -441,7 +441,7 @@ class TestSqlalchemy:
         assert [span["name"] for span in told.spans] == ["INSERT orders", "SELECT orders", "UPDATE orders"]
         assert "secret" not in told.text
 
-    def test_the_name_of_a_file_is_told_without_its_folders(self, start: Start, tmp_path: Any) -> None:
+    def test_the_name_of_a_file_is_sent_without_its_folders(self, start: Start, tmp_path: Any) -> None:
         told = start("sqlalchemy")
         (tmp_path / "secret").mkdir()
         with sqlalchemy_on(f"sqlite:///file:{tmp_path}/secret/shop.db?mode=rwc&uri=true")(0) as one:
@@ -449,7 +449,7 @@ class TestSqlalchemy:
         assert {span["attributes"]["db.namespace"] for span in told.spans} == {"shop.db"}
         assert "secret" not in told.text
 
-    def test_a_password_is_not_told(self, start: Start, postgres: int) -> None:
+    def test_a_password_is_not_sent(self, start: Start, postgres: int) -> None:
         told = start("sqlalchemy")
         with sqlalchemy_on(f"postgresql+psycopg://vantage:secret@127.0.0.1:{postgres}/postgres")(0) as one:
             one.ask("SELECT 1")

@@ -228,7 +228,7 @@ def fresh_steps() -> None:
         ("GET", "/old/secret", r"/old/(?P<page>\w+)$", "200"),
     ],
 )
-def test_a_request_is_told_by_its_route(
+def test_a_request_is_named_by_its_route(
     start: Start, serve: Serve, method: str, asked: str, endpoint: str, status: str
 ) -> None:
     told = start("django")
@@ -251,7 +251,9 @@ def test_a_request_is_told_by_its_route(
         ("/unavailable", "503", "503"),
     ],
 )
-def test_an_error_is_told_with_its_type(start: Start, serve: Serve, asked: str, status: str, error_type: str) -> None:
+def test_an_error_is_recorded_with_its_type(
+    start: Start, serve: Serve, asked: str, status: str, error_type: str
+) -> None:
     told = start("django")
     with serve() as url:
         assert requests.get(url + asked, timeout=5).status_code == int(status)
@@ -268,7 +270,7 @@ def test_an_error_is_told_with_its_type(start: Start, serve: Serve, asked: str, 
         ("HandlesErrors", "/fails", ("/fails", "409", None)),
     ],
 )
-def test_what_middleware_makes_of_a_request_is_told(
+def test_the_response_of_middleware_is_recorded(
     start: Start, serve: Serve, middleware: str, asked: str, expected: tuple[str | None, ...]
 ) -> None:
     told = start("django")
@@ -372,7 +374,7 @@ def test_an_answer_that_breaks_off_is_an_error(start: Start, serve: Serve, monke
     assert (tags["status"], tags["error"], tags["error_type"]) == ("200", "true", "ZeroDivisionError")
 
 
-def test_an_answer_in_one_piece_is_given_to_the_server_as_it_is(start: Start) -> None:
+def test_a_complete_response_is_returned_unwrapped(start: Start) -> None:
     told = start("django")
     answer = WSGIHandler()(environ("/users/7"), lambda *_: None)
     assert type(answer) is HttpResponse
@@ -384,7 +386,7 @@ def test_an_answer_in_one_piece_is_given_to_the_server_as_it_is(start: Start) ->
     assert [tags["endpoint"] for tags in told.server] == ["/users/<int:user_id>", "/file"]
 
 
-def test_applications_below_another_are_told_by_their_own_routes(start: Start) -> None:
+def test_mounted_applications_are_named_by_their_own_routes(start: Start) -> None:
     told = start("django", "starlette")
     with serving_wsgi(DispatcherMiddleware(WSGIHandler(), {"/admin": WSGIHandler()})) as url:
         requests.get(f"{url}/admin/users/7", timeout=5)
@@ -396,7 +398,7 @@ def test_applications_below_another_are_told_by_their_own_routes(start: Start) -
     ]
 
 
-def test_a_request_inside_two_wrappers_is_told_once(start: Start) -> None:
+def test_a_request_inside_two_wrappers_is_recorded_once(start: Start) -> None:
     told = start("django")
     with serving_wsgi(vantage_agent.instrument_wsgi(WSGIHandler())) as url:
         requests.get(f"{url}/users/7", timeout=5)
@@ -405,7 +407,7 @@ def test_a_request_inside_two_wrappers_is_told_once(start: Start) -> None:
     assert [tags["endpoint"] for tags in told.server] == ["/users/<int:user_id>"] * 2
 
 
-def test_the_test_client_is_left_alone(start: Start) -> None:
+def test_the_test_client_is_not_instrumented(start: Start) -> None:
     told = start("django")
     client = Client(raise_request_exception=False)
     assert client.get("/redirects").status_code == 302

@@ -88,7 +88,7 @@ def app() -> flask.Flask:
         ("GET", "/status/404", "/status/<int:status>", "404"),
     ],
 )
-def test_a_request_is_told_by_its_rule(
+def test_a_request_is_named_by_its_rule(
     start: Start, app: flask.Flask, method: str, path: str, endpoint: str, status: str
 ) -> None:
     told = start("flask")
@@ -104,7 +104,7 @@ def test_a_request_is_told_by_its_rule(
     ("path", "status", "error_type"),
     [("/fails", "500", "ZeroDivisionError"), ("/aborts", "503", "503"), ("/status/502", "502", "502")],
 )
-def test_an_error_is_told_with_its_type(
+def test_an_error_is_recorded_with_its_type(
     start: Start, app: flask.Flask, path: str, status: str, error_type: str
 ) -> None:
     told = start("flask")
@@ -134,7 +134,7 @@ def test_a_request_continues_the_trace_of_its_caller(start: Start, app: flask.Fl
     assert (work["trace_id"], work["parent_span_id"]) == (TRACE, server["span_id"])
 
 
-def test_a_trace_that_its_caller_did_not_sample_is_measured_and_not_kept(start: Start, app: flask.Flask) -> None:
+def test_a_trace_that_its_caller_did_not_sample_is_measured_but_not_recorded(start: Start, app: flask.Flask) -> None:
     told = start("flask", trace_sample_rate=1.0)
     # The slowest of each kind is kept all the same: this is the second.
     for _ in range(2):
@@ -157,7 +157,7 @@ def test_a_header_that_is_not_valid_begins_a_new_trace(start: Start, app: flask.
     assert "parent_span_id" not in span
 
 
-def test_applications_below_a_dispatcher_are_told_by_their_own_rules(start: Start, app: flask.Flask) -> None:
+def test_applications_below_a_dispatcher_are_named_by_their_own_rules(start: Start, app: flask.Flask) -> None:
     told = start("flask")
     with serving_wsgi(DispatcherMiddleware(app, {"/admin": app})) as url:
         requests.get(f"{url}/admin/users/7", timeout=5)
@@ -207,7 +207,7 @@ def test_an_answer_that_breaks_off_is_an_error(start: Start, app: flask.Flask) -
     ]
 
 
-def test_a_file_is_given_to_the_server_as_it_is(start: Start, app: flask.Flask, tmp_path: Path) -> None:
+def test_a_file_wrapper_is_returned_unwrapped(start: Start, app: flask.Flask, tmp_path: Path) -> None:
     told = start("flask")
     (tmp_path / "file").write_bytes(b"content")
     app.add_url_rule("/file", view_func=lambda: flask.send_file(tmp_path / "file", mimetype="text/plain"))
@@ -262,7 +262,7 @@ def test_the_end_of_the_agent_in_the_middle_of_a_request_harms_nothing(start: St
 
 
 class TestGenericWsgi:
-    def test_a_request_is_told_without_an_endpoint(self, start: Start) -> None:
+    def test_a_request_is_recorded_without_an_endpoint(self, start: Start) -> None:
         told = start()
 
         def app(environ: Any, start_response: Any) -> list[bytes]:
@@ -275,7 +275,7 @@ class TestGenericWsgi:
         assert told.spans[0]["name"] == "PUT"
         assert "secret" not in told.text
 
-    def test_an_answer_that_is_complete_is_given_as_it_is(self, start: Start) -> None:
+    def test_a_response_that_is_complete_is_returned_unwrapped(self, start: Start) -> None:
         start()
 
         class Sized:
@@ -289,7 +289,7 @@ class TestGenericWsgi:
             app = vantage_agent.instrument_wsgi(lambda environ, start_response, answer=answer: answer)
             assert app(_environ("/"), lambda *_: None) is answer
 
-    def test_a_generator_that_answers_late_is_lazy_and_told_with_its_status(self, start: Start) -> None:
+    def test_a_lazy_generator_stays_lazy_and_is_recorded_with_its_status(self, start: Start) -> None:
         told = start()
         steps: list[str] = []
 
@@ -338,7 +338,7 @@ class TestGenericWsgi:
         assert told.server == [{"method": "GET", "error": "true", "error_type": "ZeroDivisionError"}]
         assert current.get() is None
 
-    def test_a_request_inside_two_wrappers_is_told_once(self, start: Start, app: flask.Flask) -> None:
+    def test_a_request_inside_two_wrappers_is_recorded_once(self, start: Start, app: flask.Flask) -> None:
         told = start("flask")
         app.wsgi_app = vantage_agent.instrument_wsgi(app.wsgi_app)  # type: ignore[method-assign]
         app.test_client().get("/users/7", buffered=True)

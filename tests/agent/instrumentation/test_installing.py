@@ -226,7 +226,7 @@ class TestLogging:
         assert counted == {"INFO": 3, "ERROR": 1}
         assert "secret" not in told.text
 
-    def test_what_a_filter_holds_back_is_not_counted(self, start: Start) -> None:
+    def test_filtered_records_are_not_counted(self, start: Start) -> None:
         told = start("logging")
         log = logging.getLogger("tests.filtered")
         log.addFilter(lambda record: record.levelno > logging.WARNING)
@@ -284,7 +284,7 @@ class TestThreads:
         inner = [span for span in told.spans if span["name"] == "inner"]
         assert [span.get("parent_span_id") for span in inner] == [span_id, span_id, None]
 
-    async def test_threads_of_asyncio_belong_to_the_span_that_asked_for_them(self, start: Start) -> None:
+    async def test_threads_of_asyncio_belong_to_the_span_that_started_them(self, start: Start) -> None:
         import asyncio
 
         told = start("requests")

@@ -36,7 +36,7 @@ def names(told: Told) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", [psycopg.Cursor, psycopg.ClientCursor, psycopg.RawCursor])
-def test_each_kind_of_cursor_is_told(start: Start, connection: psycopg.Connection, kind: Any) -> None:
+def test_each_kind_of_cursor_is_recorded(start: Start, connection: psycopg.Connection, kind: Any) -> None:
     told = start("psycopg")
     cursor = kind(connection)
     assert cursor.execute("SELECT a FROM things") is cursor
@@ -76,7 +76,7 @@ async def test_an_async_cursor_of_the_servers_side_stays_lazy(start: Start, url:
         ("", "postgresql"),
     ],
 )
-def test_what_is_no_plain_text_is_told_alike(
+def test_composed_statements_are_recorded_like_texts(
     start: Start, connection: psycopg.Connection, query: Any, name: str | None
 ) -> None:
     told = start("psycopg")
@@ -128,7 +128,7 @@ def test_a_statement_on_a_closed_connection_is_an_error(
     assert {tags["error_type"] for tags in told.database} == {"psycopg.OperationalError"}
 
 
-def test_the_rows_of_copy_and_stream_are_left_alone(start: Start, connection: psycopg.Connection) -> None:
+def test_copy_and_stream_are_not_instrumented(start: Start, connection: psycopg.Connection) -> None:
     told = start("psycopg")
     with connection.cursor() as cursor:
         with cursor.copy("COPY things FROM STDIN") as copy:
@@ -138,7 +138,7 @@ def test_the_rows_of_copy_and_stream_are_left_alone(start: Start, connection: ps
     assert told.database == []
 
 
-def test_statements_in_a_pipeline_are_told(start: Start, connection: psycopg.Connection) -> None:
+def test_statements_in_a_pipeline_are_recorded(start: Start, connection: psycopg.Connection) -> None:
     told = start("psycopg")
     with connection.pipeline():
         cursors = [connection.execute("SELECT 1"), connection.execute("SELECT 2")]

@@ -133,7 +133,7 @@ def test_a_pipeline_is_one_call(start: Start, one: TimeseriesQuery, *, transacti
     assert [span["name"] for span in told.spans] == ["PIPELINE"]
 
 
-def test_what_a_pipeline_asks_at_once_is_told(start: Start, one: TimeseriesQuery) -> None:
+def test_immediate_commands_of_a_pipeline_are_recorded(start: Start, one: TimeseriesQuery) -> None:
     told = start("redis")
     assert one.pipeline(("set", "a", "1"), watch="a") == [True]
     assert [span["name"] for span in told.spans] == ["WATCH", "GET", "PIPELINE"]
@@ -146,7 +146,7 @@ def test_a_script_is_one_call_inside_a_pipeline_too(start: Start, one: Timeserie
     assert "secret" not in told.text
 
 
-def test_an_error_of_the_server_is_told_with_its_type(start: Start, one: TimeseriesQuery) -> None:
+def test_an_error_of_the_server_is_recorded_with_its_type(start: Start, one: TimeseriesQuery) -> None:
     told = start("redis")
     one.do("set", "secret1", "secret2")
     with pytest.raises(redis.ResponseError):
@@ -190,7 +190,7 @@ def test_nothing_of_a_command_but_its_name_is_sent(
     assert "sss" not in told.text.lower()
 
 
-def test_commands_that_wait_and_subscriptions_are_left_alone(
+def test_blocking_commands_and_subscriptions_are_not_instrumented(
     start: Start, one: TimeseriesQuery, redis_port: int
 ) -> None:
     one.do("rpush", "list", "1", "2")

@@ -123,7 +123,7 @@ def test_everything_else_is_as_it_was(start: Start, tmp_path: pathlib.Path) -> N
     assert len(told.database) > 20
 
 
-def test_who_asks_for_a_class_gets_that_class(start: Start) -> None:
+def test_a_requested_class_is_returned(start: Start) -> None:
     class Mine(sqlite3.Connection):
         pass
 
@@ -159,7 +159,7 @@ def test_connections_from_before_stay_and_those_from_meanwhile_end_with_the_agen
     assert not [sent for sent in told.receiver.sent if sent.packed.get("spans")]
 
 
-def test_the_file_is_told_by_its_name_alone(start: Start, tmp_path: pathlib.Path) -> None:
+def test_only_the_name_of_the_file_is_sent(start: Start, tmp_path: pathlib.Path) -> None:
     told = start("sqlite3")
     folder = tmp_path / "secret"
     folder.mkdir()
@@ -188,7 +188,7 @@ def test_statements_of_a_script_are_one_call(start: Start) -> None:
     assert "secret" not in told.text
 
 
-def test_the_cursors_of_django_are_told(start: Start) -> None:
+def test_the_cursors_of_django_are_recorded(start: Start) -> None:
     told = start("sqlite3")
     with contextlib.closing(sqlite3.connect(":memory:")) as one:
         cursor = one.cursor(factory=SQLiteCursorWrapper)
@@ -206,7 +206,7 @@ def test_the_cursors_of_django_are_told(start: Start) -> None:
     assert "secret" not in repr([sent.packed for sent in told.receiver.sent])
 
 
-def test_aiosqlite_is_left_alone(start: Start) -> None:
+def test_aiosqlite_is_not_instrumented(start: Start) -> None:
     async def ask() -> Any:
         async with aiosqlite.connect(":memory:") as connection:
             assert type(connection._conn) is sqlite3.Connection

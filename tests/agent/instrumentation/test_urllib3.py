@@ -41,7 +41,7 @@ def test_headers_that_are_somebodys_else_are_copied(start: Start, upstream: Upst
     assert [headers.get("x-manager") for headers in asked] == [None, None, None, "1", None, None]
 
 
-def test_a_traceparent_in_bytes_or_of_the_pools_own_is_kept(start: Start, upstream: Upstream) -> None:
+def test_a_traceparent_in_bytes_or_of_the_pool_is_preserved(start: Start, upstream: Upstream) -> None:
     start("urllib3")
     own = f"00-{'ab' * 16}-{'cd' * 8}-01"
     with urllib3.connection_from_url(upstream.url, headers={"Traceparent": own}) as pool:
@@ -89,7 +89,7 @@ def test_requests_that_is_not_instrumented_is_measured_below(start: Start, upstr
     assert told.client == [{"method": "GET", "peer": upstream.address, "status": "200"}]
 
 
-def test_through_a_proxy_the_peer_is_who_is_asked(start: Start, upstream: Upstream) -> None:
+def test_through_a_proxy_the_peer_is_the_target(start: Start, upstream: Upstream) -> None:
     told = start("urllib3")
     with urllib3.ProxyManager(upstream.url) as proxy:
         proxy.request("GET", "http://far.example:81/x")
@@ -100,7 +100,7 @@ def test_through_a_proxy_the_peer_is_who_is_asked(start: Start, upstream: Upstre
     assert [tags["peer"] for tags in told.client] == ["far.example:81"] * 2
 
 
-def test_the_address_of_a_pool_is_told_as_in_a_url(start: Start) -> None:
+def test_the_address_of_a_pool_is_recorded_as_in_a_url(start: Start) -> None:
     told = start("urllib3")
     pools = [
         urllib3.HTTPConnectionPool("::1", 1),

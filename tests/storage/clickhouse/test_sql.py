@@ -33,7 +33,7 @@ def test_the_sql_is_the_one_that_was_read(name: str) -> None:
     assert found == path.read_text(encoding="utf-8")
 
 
-def test_no_snapshot_is_left_of_a_query_that_is_gone() -> None:
+def test_every_snapshot_has_a_query() -> None:
     assert {path.stem for path in SNAPSHOTS.glob("*.sql")} == set(queries())
 
 

@@ -79,7 +79,7 @@ def exactly(rows: list[Row]) -> Counter[str]:
 
 
 @given(ROWS)
-def test_a_block_comes_back_whole(rows: list[Row]) -> None:
+def test_a_block_is_decoded_completely(rows: list[Row]) -> None:
     ((some, block),) = exemplar_blocks(CODEC, sort_by_trace(exemplar_samples(rows)))
     assert exactly(rows_of(some)) == exactly(rows)
     found = unpack_exemplars(CODEC, *block.columns[2:])
@@ -112,7 +112,7 @@ def test_every_trace_is_found_with_all_its_links_over_many_blocks(a_trace: int) 
 
 
 @pytest.mark.parametrize("shares", [1, 3, 7])
-def test_shares_of_the_hashes_hold_every_link_once(shares: int) -> None:
+def test_shares_of_the_hashes_contain_every_exemplar_once(shares: int) -> None:
     rows = many(3 * EXEMPLARS_MAX, a_trace=4)
     db = written(rows)
     ends = [HASH_MAX * number // shares for number in range(shares + 1)]
@@ -147,7 +147,7 @@ def test_samples_claim_their_links_each_once_however_they_come(rows: list[Row], 
     assert unclaimed.left == 0
 
 
-def test_what_no_sample_claims_is_left() -> None:
+def test_exemplars_without_a_sample_stay_unmatched() -> None:
     rows = many(10, a_trace=2)
     unclaimed = UnmatchedExemplars([exemplar_samples(rows)])
     assert len(unclaimed.claim(np.array([0], np.uint32), np.array([NOW_MS]), np.array([-1.0]))) == 0
