@@ -207,7 +207,7 @@ def test_recording_nonsense_never_raises_and_never_spoils_a_batch(
     vantage_agent.record_metric(**{"name": "a", "value": 1, argument: nonsense})
     vantage_agent.record_metric("good", 1)
     assert vantage_agent.flush()
-    received = receiver.sent[0].received  # raises when the body as a whole cannot be read
+    received = receiver.sent[0].received  # raises when the body cannot be read
     assert "good" in {one.metric for one in received.batch.series}
 
 

@@ -1,4 +1,4 @@
-"""The buffer holds what it may and no more, asks to be sent in time, and counts what it loses."""
+"""The buffer stays within its limits, wakes the exporter in time, and counts losses."""
 
 from __future__ import annotations
 
@@ -100,20 +100,20 @@ def test_any_sequence_of_items_stays_within_the_limits(
         return len(buffer) >= items_max / 2 or buffer.nbytes >= nbytes_max / 2
 
     added = taken = 0
-    was_told = False
+    was_woken = False
     for step, nbytes in steps:
         if step == "take":
             taken += buffer.take() is not None
             continue
         if step == "rearm":
             assert buffer.reset_wakeup() == is_half_full()
-            was_told = False
+            was_woken = False
             continue
         added += 1
-        told = plain(buffer, added) if step == "plain" else buffer.append(nbytes, RECORDED_SAMPLE, added)
+        woken = plain(buffer, added) if step == "plain" else buffer.append(nbytes, RECORDED_SAMPLE, added)
         assert len(buffer) <= items_max
         assert buffer.nbytes == held_nbytes(buffer) <= nbytes_max
-        assert not (told and was_told)
-        assert told or was_told or not is_half_full()
-        was_told = was_told or told
+        assert not (woken and was_woken)
+        assert woken or was_woken or not is_half_full()
+        was_woken = was_woken or woken
     assert added == taken + len(buffer) + buffer.take_losses().get("buffer_full", 0)

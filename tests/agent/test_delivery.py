@@ -1,4 +1,4 @@
-"""When the server is busy, away, or says no."""
+"""Delivery to a server that is busy, unavailable, or refuses."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from vantage_agent._exporter import Exporter
 
 
 def deliver(url: str, *, attempts: int = 2) -> tuple[Buffer, list[float]]:
-    """One sample, given up after so many attempts. What was lost, and the pauses between the attempts."""
+    """Send one sample, and give up after ``attempts``. Return the losses, and the pauses between attempts."""
     config = dataclasses.replace(
         make_config({}, service_name="s", collector_url=url, instance="i"), request_timeout_s=0.3
     )

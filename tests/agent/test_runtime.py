@@ -163,7 +163,7 @@ def test_the_lag_of_a_blocked_loop_is_measured(figures: Figures, loop: asyncio.A
     assert 500 < held_up < 5000
     assert free < held_up / 2
     time.sleep(0.05)
-    assert "process.event_loop.lag" not in figures.measure()  # it does not run: there is nothing to tell
+    assert "process.event_loop.lag" not in figures.measure()  # it does not run, so there is no lag
 
 
 def test_a_loop_that_is_stuck_is_seen_while_it_is(figures: Figures, loop: asyncio.AbstractEventLoop) -> None:

@@ -57,7 +57,7 @@ STARTED = 'v.init_agent("app", flush_interval_s=600)'
 
 @contextmanager
 def running(command: list[str], cwd: Path, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server, and its URL once it has told it."""
+    """Run a server; yield it and its URL."""
     process = subprocess.Popen(
         command,
         cwd=cwd,
@@ -67,20 +67,20 @@ def running(command: list[str], cwd: Path, **environ: str) -> Iterator[tuple[sub
         text=True,
     )
     said: list[str] = []
-    told = threading.Event()
+    ready = threading.Event()
 
     def read() -> None:
         assert process.stdout is not None
         for line in process.stdout:
             said.append(line)
             if re.search(r"https?://127\.0\.0\.1:\d+", line):
-                told.set()
-        told.set()
+                ready.set()
+        ready.set()
 
     thread = threading.Thread(target=read)
     thread.start()
     try:
-        assert told.wait(30)
+        assert ready.wait(30)
         found = re.search(r"http://127\.0\.0\.1:\d+", "".join(said))
         assert found, "".join(said)
         yield process, found[0]

@@ -1,4 +1,4 @@
-"""Spans, timers and tags of the application's own, and which traces are kept."""
+"""Manual spans, timers and tags, and which traces are recorded."""
 
 from __future__ import annotations
 

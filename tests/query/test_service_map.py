@@ -1,4 +1,4 @@
-"""Who calls whom, in figures."""
+"""The service map: calls between services, in figures."""
 
 from __future__ import annotations
 

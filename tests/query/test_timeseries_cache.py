@@ -1,4 +1,4 @@
-"""A timeseries with the cache is the one without it, whatever is asked and sent meanwhile, late samples excepted."""
+"""A timeseries with the cache equals the one without it, for any query and any data but late samples."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SERIES = [
 
 
 class Both:
-    """One store, asked with a cache and without one."""
+    """One store, queried with a cache and without one."""
 
     def __init__(self, store: TelemetryStore, clock: MovedClock) -> None:
         self.store, self.clock, self.telemetry = store, clock, Telemetry()
@@ -94,7 +94,7 @@ async def write(store: TelemetryStore, *rows: tuple[Series, int, float]) -> None
     await store.write(build_batch(list(rows)))
 
 
-# ---- whatever is asked
+# ---- any query
 
 
 def some_rows(chance: random.Random, start_ms: int, end_ms: int, count: int) -> list[tuple[Series, int, float]]:
@@ -132,7 +132,7 @@ async def test_the_answer_is_the_one_without_a_cache(
     if seed % 4 == 1:  # so that answers are cut off
         for module in (rollups, timeseries_cache, timeseries):
             monkeypatch.setattr(module, "ROWS_MAX", 150)
-    if seed % 4 == 2:  # so that groups are left out, ties among them
+    if seed % 4 == 2:  # so that groups are omitted, including ties
         monkeypatch.setattr(timeseries, "GROUPS_MAX", 3)
     if seed % 4 == 3:  # so that quantiles come from sketches
         monkeypatch.setattr(rollups, "QUANTILE_SAMPLES_MAX", 20)
@@ -277,7 +277,7 @@ async def test_the_source_is_that_of_an_uncached_read(both: Both, sources: list[
     found.append((await both.same(asked)).source)
     assert found == sources
     assert both.hits == 1
-    # Once all of it is old, its end is told by samples as before; where it ends with a step, by rollups alone.
+    # Once all of it is old, its end is read from samples as before; if it ends with a step, only from rollups.
     both.clock.now += HOUR_MS
     await both.same(asked)
     await both.same(TimeseriesQuery("api", "m", TimeRange(end_ms - 2 * HOUR_MS, end_ms - 150_000), "sum", 300_000))

@@ -1,4 +1,4 @@
-"""Queries as people write them, answered: what is told beside the rows, and what is kept for a while."""
+"""Queries as people write them: the rows, the warnings, and what is cached."""
 
 from __future__ import annotations
 

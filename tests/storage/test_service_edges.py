@@ -1,4 +1,4 @@
-"""Who calls whom, told from spans."""
+"""Calls between services, computed from spans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole application, in process: what was forgotten or has expired is not given from the cache."""
+"""The complete application, in process: deleted or expired data does not come from the cache."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class HeldClock:
 
 
 class Running:
-    """The application, asked over HTTP without a network."""
+    """The application, queried over HTTP without a network."""
 
     def __init__(self, client: httpx.AsyncClient, clock: HeldClock) -> None:
         self.client, self.clock = client, clock
@@ -107,7 +107,7 @@ async def test_deleted_data_is_missing_from_results_at_once(tmp_path: Path, forg
         assert (await app.client.delete(f"/api/data?{forgotten}")).status_code == 200
         assert await app.figure("bytes") == 0
         assert await app.total() == 0
-        # The series is known again, as it was: what had been kept of it would be told.
+        # The same series exists again: cached results of it would be returned.
         await app.send("api")
         assert await app.total() == 1
 

@@ -1,4 +1,4 @@
-"""``POST /vql/execute`` and ``where=``: the formats, the errors, and that no text does more than ask."""
+"""``POST /vql/execute`` and ``where=``: the formats, the errors, and that no text does more than read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a statement: an operation of a closed list and a table that is surely one, and nothing else."""
+"""Only an operation of a closed list and a certain table are parsed from a statement."""
 
 from __future__ import annotations
 

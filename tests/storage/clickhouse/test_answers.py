@@ -44,7 +44,7 @@ async def stores(tmp_path: Path) -> AsyncIterator[tuple[TelemetryStore, Telemetr
 
 
 def differences(query: CheckedSelect, ours: Table, theirs: Table, *, tolerance: float) -> list[tuple[Any, Any]]:
-    """Rows are told apart by their place where some were cut off; otherwise what ORDER BY leaves open is open."""
+    """Compare rows in order if some were cut off; otherwise in any order that ORDER BY allows."""
     cut = len(ours) == query.limit
     assert ours.columns == theirs.columns
     assert ours.truncated == theirs.truncated

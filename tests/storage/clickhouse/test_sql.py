@@ -1,6 +1,6 @@
-"""The SQL that queries become, held against files that a person has read.
+"""The SQL of queries, compared with files that a person has reviewed.
 
-``UPDATE_SNAPSHOTS=1 pytest tests/storage/clickhouse/test_sql.py`` writes them anew: read the difference.
+``UPDATE_SNAPSHOTS=1 pytest tests/storage/clickhouse/test_sql.py`` writes them again: review the difference.
 """
 
 from __future__ import annotations

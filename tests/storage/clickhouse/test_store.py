@@ -166,7 +166,7 @@ async def test_a_killed_process_loses_nothing_it_had_acknowledged(opened: Opened
         async with opened() as store:
             held, total = await counted(store)
             assert total == held
-            assert told + 1 <= int(str(held)) <= told + 2  # one may have been kept and not told of yet
+            assert told + 1 <= int(str(held)) <= told + 2  # one may have been stored and not acknowledged yet
             assert await rolled(store) == [held, held]
             assert await store.write(a_batch(1.0, batch_id=f"b{told}")) is False
 

@@ -1,4 +1,4 @@
-"""Backups hold everything acknowledged before they began, restores are whole or refused, and each refusal says why."""
+"""Backups contain everything acknowledged before they began, restores are complete or refused, with a reason."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def test_a_backup_without_a_server_is_the_same(opened: Open, tmp_path: Pat
 
 
 async def test_deleted_data_is_deleted_in_the_backup_too(opened: Open, tmp_path: Path) -> None:
-    """While the lock is held nothing leaves segments, so the backup has both: the data, and that it is gone."""
+    """While the lock is locked nothing is removed from segments, so the backup has the data and its tombstone."""
     await filled(opened, tmp_path / "data")
     lock = FileLock(tmp_path / "data", MAINTENANCE)
     async with opened(tmp_path / "data") as store:
@@ -158,7 +158,7 @@ async def test_nothing_is_sealed_while_segments_are_copied_and_everything_afterw
 async def test_a_store_that_opens_beside_a_backup_changes_no_segments_until_it_is_over(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opening sweeps what a killed process left in segments: not while they are copied."""
+    """Opening removes leftovers of a killed process from segments, but not while they are copied."""
     await filled(opened, tmp_path / "data")
     lock = FileLock(tmp_path / "data", MAINTENANCE)
     assert lock.take(wait=True)
@@ -205,7 +205,7 @@ async def test_damaged_segments_are_skipped_and_named(opened: Open, tmp_path: Pa
     made = back_up(tmp_path / "data", tmp_path / "backup")
     assert [text.partition(":")[0] for text in made.omitted] == [first.name]
     assert f"segments/{first.name}" not in {one.path for one in made.manifest.files}
-    async with opened(tmp_path / "data"):  # puts it aside
+    async with opened(tmp_path / "data"):  # quarantines it
         pass
     made = back_up(tmp_path / "data", tmp_path / "again")
     assert (made.omitted, made.quarantined) == ((), 1)

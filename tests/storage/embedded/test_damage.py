@@ -1,4 +1,4 @@
-"""Damaged segments are told by name, put aside or passed over, and everything else is served. Disks fill up."""
+"""Damaged segments are reported by name, quarantined or skipped, and everything else is served. Disks fill up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trace links as segments keep them: found by trace, and claimed by their samples."""
+"""Exemplars in segments: found by trace, and matched with their samples."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def truncated_hash(trace_id: str) -> int:
 
 
 def exactly(rows: list[Row]) -> Counter[str]:
-    """Rows by their text, which tells 0.0 and -0.0 apart."""
+    """Sort rows by their text, which distinguishes 0.0 and -0.0."""
     return Counter(map(repr, rows))
 
 
@@ -127,7 +127,7 @@ def test_shares_of_the_hashes_contain_every_exemplar_once(shares: int) -> None:
 
 @given(ROWS, st.lists(st.booleans(), min_size=60, max_size=60), st.integers(1, 4))
 def test_samples_claim_their_links_each_once_however_they_come(rows: list[Row], more: list[bool], chunks: int) -> None:
-    """Equal samples with and without links, in chunks of any kind: no link is lost, doubled, or given to another."""
+    """Equal samples with and without exemplars, in chunks of any kind: no exemplar is lost, doubled or moved."""
     samples = [row[2:] for row in rows] + [row[2:] for row, again in zip(rows, more, strict=False) if again]
     samples.sort(key=lambda sample: (sample[0] % 2, hash(sample)))
     half = len(rows) // 2

@@ -1,4 +1,4 @@
-"""What a query would read: told before, within twice of what is read, and refused when it is too much."""
+"""The plan of a query: at most twice what is read, and refused when it is too much."""
 
 from __future__ import annotations
 

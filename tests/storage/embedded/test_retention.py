@@ -1,4 +1,4 @@
-"""What leaves the embedded store, in which order, and that the disk gets its space back."""
+"""What expires from the embedded store, in which order, and that disk space is freed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def noise(days_back: float, count: int = 5000, service: str = "api", metric: str
 
 
 def on_disk(folder: Path) -> int:
-    """Bytes the file system gives to the segments, files that are deleted and still open included."""
+    """Return the bytes that segments occupy in the file system, including deleted files that are still open."""
     found = [path.stat() for path in (folder / "segments").glob("*.db*") if not path.name.endswith("-shm")]
     for fd in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
@@ -53,7 +53,7 @@ def on_disk(folder: Path) -> int:
 
 
 def budget_of(segments_nbytes: int) -> RetentionPolicy:
-    """A budget that leaves so much for segments: the journal, larger than that here, takes the other half."""
+    """Return a budget with that much for segments: the journal, which is larger here, takes the other half."""
     return RetentionPolicy(budget_bytes=2 * segments_nbytes)
 
 

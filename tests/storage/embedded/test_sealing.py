@@ -40,7 +40,7 @@ ALWAYS = Compare(">=", Column("timestamp"), Literal(0))
 
 
 async def samples_of(store: TelemetryStore) -> Counter[tuple[Any, ...]]:
-    """Every sample with everything that is told of it, floats as their bits."""
+    """Return every sample with all its fields, floats as their bits."""
     names = ("service_name", "metric_name", "metric_type", "unit", "tags", "timestamp", "value", "trace_id", "span_id")
     select = Select("metrics", tuple(SelectItem(Column(name), name) for name in names), where=ALWAYS)
     table = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**7), deadline_s=30)
@@ -140,7 +140,7 @@ def _sample(one: Any) -> tuple[Any, ...]:
 
 
 async def merged(store: EmbeddedStore) -> None:
-    """Wait until there is nothing left to merge or to delete."""
+    """Wait until there is nothing to merge or to delete."""
     await until(
         lambda: store._run_maintenance(lambda: store._merger.due(merge.PARTS_MIN) is None and not store._files._waiting)
     )

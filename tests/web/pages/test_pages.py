@@ -1,4 +1,4 @@
-"""The pages, over a store in memory: whole and as fragments, with hostile names, and their state in the URL."""
+"""The pages, over a store in memory: complete and as fragments, with hostile names, and their state in the URL."""
 
 import re
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ from vantage.web.render import Renderer, render
 
 NOW_MS = 1_795_453_200_000
 HOSTILE = "<script>alert('x')</script>"
-HOSTILE_NAME = "<script>alert('x')<\\script>\""  # a service name holds no slash
+HOSTILE_NAME = "<script>alert('x')<\\script>\""  # a service name contains no slash
 FRAGMENT = {"HX-Request": "true", "HX-Request-Type": "partial", "HX-Target": "div#view"}
 AnyRequest = Request[Any, Any, Any]
 Client = AsyncTestClient[Litestar]
