@@ -1,4 +1,4 @@
-"""An ASGI application of no framework: `uvicorn examples.any_asgi:app`."""
+"""An ASGI application without a framework: `uvicorn examples.any_asgi:app`."""
 
 from typing import Any
 

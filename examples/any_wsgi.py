@@ -1,4 +1,4 @@
-"""A WSGI application of no framework: `gunicorn examples.any_wsgi:app`."""
+"""A WSGI application without a framework: `gunicorn examples.any_wsgi:app`."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A script with metrics, timers and spans of its own: `python examples/script.py`."""
+"""A script with its own metrics, timers and spans: `python examples/script.py`."""
 
 import logging
 import time

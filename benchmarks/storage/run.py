@@ -50,7 +50,7 @@ ON_CLICKHOUSE: Final = Subject(
     _module("chdb"),
     queries=("hour", "day", "day raw", "top", "trace"),
 )
-COMMON: Final = Subject("clickhouse", "ClickHouse, usual table", _module("chdb"), slow=True)
+COMMON: Final = Subject("clickhouse", "ClickHouse, common table", _module("chdb"), slow=True)
 SUBJECTS: Final = (
     VANTAGE,
     ON_CLICKHOUSE,

@@ -30,5 +30,5 @@ def no_agent_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def no_span_is_left() -> Iterator[None]:
     yield
     left = current.get()
-    current.set(None)  # one test alone shall fail for it
+    current.set(None)  # only one test should fail for it
     assert left is None

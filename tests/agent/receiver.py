@@ -1,4 +1,4 @@
-"""A server for the agent to talk to: a real one over HTTP, that keeps what it was sent and answers as it is told."""
+"""A real HTTP server for the agent, which stores what it receives and sends prepared responses."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Sent:
 
 @dataclass
 class Receiver:
-    """``answers`` are given one after the other, then 202. ``connections`` counts those that were opened."""
+    """``answers`` are sent one after the other, then 202. ``connections`` counts opened connections."""
 
     url: str = ""
     connections: int = 0
@@ -142,7 +142,7 @@ def misbehaving(behave: Callable[[socket.socket, int], None]) -> Iterator[Misbeh
 
     def serve(connection: socket.socket, nth: int) -> None:
         open_ones.add(connection)
-        with connection, suppress(OSError):  # the other side left first
+        with connection, suppress(OSError):  # the peer disconnected first
             behave(connection, nth)
         open_ones.discard(connection)
         server.closed += 1

@@ -93,7 +93,7 @@ def test_spans_arrive(receiver: Receiver) -> None:
     assert receiver.sent[0].packed["dropped"] == {"invalid": 1}
 
 
-def test_samples_are_sent_without_being_asked(receiver: Receiver) -> None:
+def test_samples_are_sent_without_a_flush(receiver: Receiver) -> None:
     start(receiver, flush_interval_s=0.05)
     vantage_agent.gauge("a", 1)
     receiver.wait_for(1)
@@ -192,7 +192,7 @@ def test_libraries_that_cannot_be_instrumented_are_named_once(
     assert "cherrypy, pylons" in record.getMessage()
 
 
-def test_an_api_key_is_not_shown() -> None:
+def test_an_api_key_is_not_printed() -> None:
     assert "secret" not in repr(make_config({}, api_key="secret"))
 
 
@@ -207,7 +207,7 @@ def test_recording_nonsense_never_raises_and_never_spoils_a_batch(
     vantage_agent.record_metric(**{"name": "a", "value": 1, argument: nonsense})
     vantage_agent.record_metric("good", 1)
     assert vantage_agent.flush()
-    received = receiver.sent[0].received  # raises when the body as a whole cannot be read
+    received = receiver.sent[0].received  # raises when the body cannot be read
     assert "good" in {one.metric for one in received.batch.series}
 
 

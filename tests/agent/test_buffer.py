@@ -1,4 +1,4 @@
-"""The buffer holds what it may and no more, asks to be sent in time, and counts what it loses."""
+"""The buffer stays within its limits, wakes the exporter in time, and counts losses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def held_nbytes(buffer: Buffer) -> int:
     return sum(max(entry[0], PLAIN_NBYTES) if type(entry) is tuple else PLAIN_NBYTES for entry in buffer.items)
 
 
-def test_the_oldest_samples_give_way_and_are_counted() -> None:
+def test_the_oldest_samples_are_dropped_and_counted() -> None:
     buffer = Buffer(items_max=3, nbytes_max=1 << 20)
     for i in range(5):
         buffer.append(1, RECORDED_SAMPLE, i)
@@ -33,7 +33,7 @@ def test_the_oldest_samples_give_way_and_are_counted() -> None:
     assert buffer.take_losses() == {}
 
 
-def test_plain_spans_give_way_like_anything_else() -> None:
+def test_plain_spans_are_dropped_like_other_items() -> None:
     buffer = Buffer(items_max=10, nbytes_max=1 << 20)
     asked = [plain(buffer, i) for i in range(30)]
     assert list(buffer.items) == list(range(20, 30))
@@ -70,7 +70,7 @@ def test_the_buffer_loses_exactly_what_it_counts_under_many_threads() -> None:
     assert buffer.nbytes == held_nbytes(buffer)
 
 
-def test_a_span_that_ends_without_an_agent_is_forgotten() -> None:
+def test_a_span_that_ends_without_an_agent_is_dropped() -> None:
     tracer = Tracer()
     for _ in range(3):
         tracer.finish(tracer.begin(http_server, "server"))
@@ -90,7 +90,9 @@ def test_a_span_that_ends_without_an_agent_is_forgotten() -> None:
         max_size=120,
     ),
 )
-def test_whatever_comes_and_goes_the_limits_hold(items_max: int, spans_max: int, steps: list[tuple[str, int]]) -> None:
+def test_any_sequence_of_items_stays_within_the_limits(
+    items_max: int, spans_max: int, steps: list[tuple[str, int]]
+) -> None:
     nbytes_max = spans_max * PLAIN_NBYTES
     buffer = Buffer(items_max=items_max, nbytes_max=nbytes_max)
 
@@ -98,20 +100,20 @@ def test_whatever_comes_and_goes_the_limits_hold(items_max: int, spans_max: int,
         return len(buffer) >= items_max / 2 or buffer.nbytes >= nbytes_max / 2
 
     added = taken = 0
-    was_told = False
+    was_woken = False
     for step, nbytes in steps:
         if step == "take":
             taken += buffer.take() is not None
             continue
         if step == "rearm":
             assert buffer.reset_wakeup() == is_half_full()
-            was_told = False
+            was_woken = False
             continue
         added += 1
-        told = plain(buffer, added) if step == "plain" else buffer.append(nbytes, RECORDED_SAMPLE, added)
+        woken = plain(buffer, added) if step == "plain" else buffer.append(nbytes, RECORDED_SAMPLE, added)
         assert len(buffer) <= items_max
         assert buffer.nbytes == held_nbytes(buffer) <= nbytes_max
-        assert not (told and was_told)
-        assert told or was_told or not is_half_full()
-        was_told = was_told or told
+        assert not (woken and was_woken)
+        assert woken or was_woken or not is_half_full()
+        was_woken = was_woken or woken
     assert added == taken + len(buffer) + buffer.take_losses().get("buffer_full", 0)

@@ -29,7 +29,7 @@ def test_arguments_win_over_own_variables_and_those_over_opentelemetrys() -> Non
     assert make_config(otel).service_version == "1"
 
 
-def test_opentelemetrys_resource_says_who_the_process_is() -> None:
+def test_opentelemetrys_resource_identifies_the_process() -> None:
     attributes = (
         "service.name=caf%C3%A9%2C1, service.version = 2.0 ,service.instance.id=pod-7,"
         "deployment.environment=old,deployment.environment.name=prod,host.name=x,empty="
@@ -45,9 +45,7 @@ def test_opentelemetrys_resource_says_who_the_process_is() -> None:
 
 
 @pytest.mark.parametrize("text", ["service.name", "service.name=a,nonsense", "service.name=%FF", "=a"])
-def test_a_resource_with_a_fault_is_left_out_as_a_whole_with_a_warning(
-    text: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_invalid_resource_is_ignored_completely_with_a_warning(text: str, caplog: pytest.LogCaptureFixture) -> None:
     config = make_config({"OTEL_RESOURCE_ATTRIBUTES": f"service.version=1,{text}", "OTEL_SERVICE_NAME": "s"})
     assert (config.service_name, config.service_version == "1") == ("s", False)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -144,7 +142,7 @@ def test_a_nonsense_url_is_refused(url: str) -> None:
         ("http://bücher.example?q=1#f", "http", "bücher.example", 80, "/v1/metrics"),
     ],
 )
-def test_a_url_is_taken_apart(url: str, scheme: str, host: str, port: int, path: str) -> None:
+def test_a_url_is_parsed(url: str, scheme: str, host: str, port: int, path: str) -> None:
     config = make_config({}, collector_url=url)
     assert (config.scheme, config.host, config.port, config.path) == (scheme, host, port, path)
 
@@ -167,9 +165,7 @@ def head_of(folder: Path) -> str:
     return git(folder, "rev-parse", "HEAD")[:12]
 
 
-def test_the_version_is_the_commit_unless_something_else_is_said(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_version_defaults_to_the_commit(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = repository / "src" / "app"
     inner.mkdir(parents=True)
     monkeypatch.chdir(inner)
@@ -209,7 +205,7 @@ def test_a_head_that_is_none_is_no_version(tmp_path: Path, head: str) -> None:
     assert commit_of(str(tmp_path)) == ""
 
 
-def test_a_working_directory_that_is_gone_keeps_the_agent_from_nothing(tmp_path: Path) -> None:
+def test_a_deleted_working_directory_does_not_stop_the_agent(tmp_path: Path) -> None:
     code = (
         "import os, vantage_agent as v\nos.mkdir('d'); os.chdir('d'); os.rmdir('../d')\n"
         "v.init_agent('s'); print(v._running is not None)"
@@ -270,20 +266,20 @@ def pairs_that_left(receiver: Receiver) -> set[tuple[str, str]]:
     return {pair for pairs in (*series, *spans) for pair in pairs.items()}
 
 
-def test_everything_that_is_said_leaves_where_nothing_else_is_asked_for(receiver: Receiver) -> None:
+def test_all_tags_are_sent_by_default(receiver: Receiver) -> None:
     vantage_agent.init_agent("s", receiver.url, tags={"team": "shop"})
     record_everything()
     assert {*PRIVATE.items(), ("customer", "bob"), ("by", "set_tags"), ("team", "shop")} <= pairs_that_left(receiver)
 
 
-def test_only_tags_that_are_allowed_leave(receiver: Receiver) -> None:
+def test_only_allowed_tags_are_sent(receiver: Receiver) -> None:
     vantage_agent.init_agent("s", receiver.url, allowed_tags=["shop", "method"], tags={"team": "shop"})
     record_everything()
     assert pairs_that_left(receiver) == {("shop", "berlin"), ("method", "GET")}
     assert b"@example.org" not in receiver.sent[0].body
 
 
-def test_a_hook_decides_what_leaves(receiver: Receiver) -> None:
+def test_a_hook_decides_what_is_sent(receiver: Receiver) -> None:
     def redact(pairs: dict[str, str]) -> dict[str, Any] | None:
         if "customer" in pairs:
             pairs["customer"] = "somebody"
@@ -299,7 +295,7 @@ def test_a_hook_decides_what_leaves(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("answer", [None, {}])
-def test_a_hook_that_says_nothing_lets_nothing_out(receiver: Receiver, answer: Any) -> None:
+def test_a_hook_that_returns_none_sends_nothing(receiver: Receiver, answer: Any) -> None:
     vantage_agent.init_agent("s", receiver.url, redact=lambda pairs: answer)
     record_everything()
     assert pairs_that_left(receiver) == set()

@@ -1,4 +1,4 @@
-"""When the server is busy, away, or says no."""
+"""Delivery to a server that is busy, unavailable, or refuses."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_retry_after_may_be_a_date(receiver: Receiver, delivery: Delivery) -> No
 @pytest.mark.parametrize(
     "text", ["86400", formatdate(time() + 86400, usegmt=True), "1e400"], ids=["seconds", "date", "beyond floats"]
 )
-def test_a_server_may_not_ask_for_silence_without_end(receiver: Receiver, delivery: Delivery, text: str) -> None:
+def test_retry_after_is_limited(receiver: Receiver, delivery: Delivery, text: str) -> None:
     receiver.answers = [(503, {"Retry-After": text}, b"")]
     delivery.send()
     assert delivery.pauses == [300]
@@ -152,9 +152,7 @@ def test_a_batch_is_given_up_after_half_an_hour(monkeypatch: pytest.MonkeyPatch)
     assert delivery.buffer.take_losses() == {"retries_exhausted": 1}
 
 
-def test_rejected_samples_are_told_in_the_log(
-    receiver: Receiver, delivery: Delivery, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rejected_samples_are_logged(receiver: Receiver, delivery: Delivery, caplog: pytest.LogCaptureFixture) -> None:
     body = b'{"accepted":0,"rejected":1,"errors":[{"index":0,"field":"tags.instance","reason":"is reserved"}]}'
     receiver.answers = [(202, {}, body)]
     delivery.send()
@@ -225,7 +223,7 @@ def test_a_batch_whose_answer_was_cut_off_is_sent_again_at_once_as_it_was() -> N
     assert bodies[1] == bodies[2] != bodies[0]
 
 
-def test_a_server_that_knows_json_alone_gets_json_for_good(receiver: Receiver, delivery: Delivery) -> None:
+def test_a_server_that_accepts_only_json_gets_json_from_then_on(receiver: Receiver, delivery: Delivery) -> None:
     receiver.answers = [(415, {}, b"")]
     delivery.buffer.count_loss("invalid", 3)
     delivery.buffer.append(
@@ -261,7 +259,7 @@ def test_a_server_that_knows_json_alone_gets_json_for_good(receiver: Receiver, d
     assert later.values == {"m": [8]}
 
 
-def test_json_that_says_the_same_tags_again_and_again_is_sent_in_parts(receiver: Receiver) -> None:
+def test_json_with_many_repeated_tags_is_sent_in_parts(receiver: Receiver) -> None:
     delivery = Delivery(receiver.url)
     delivery.buffer = Buffer(items_max=5000, nbytes_max=1 << 30)
     delivery.exporter = Exporter(delivery.exporter._config, delivery.buffer, delivery._pause)
@@ -313,7 +311,7 @@ def test_the_size_of_batches_follows_what_the_maker_may_take() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_halves_hold_everything_once(seed: int) -> None:
+def test_halves_contain_everything_once(seed: int) -> None:
     chance = random.Random(seed)
     buffer = Buffer(items_max=5000, nbytes_max=1 << 30)
     for i in range(chance.randint(2, 60)):

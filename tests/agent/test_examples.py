@@ -73,7 +73,7 @@ def test_every_example_is_tried() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SERVERS))
-def test_the_agent_takes_three_lines_at_most(name: str) -> None:
+def test_the_agent_needs_three_lines_at_most(name: str) -> None:
     lines = re.findall(
         r"^.*(?:vantage_agent|init_agent|instrument_\w+)\b.*$", (EXAMPLES / f"{name}.py").read_text(), re.M
     )

@@ -25,7 +25,7 @@ from vantage_agent._exporter import Exporter
 
 
 def deliver(url: str, *, attempts: int = 2) -> tuple[Buffer, list[float]]:
-    """One sample, given up after so many attempts. What was lost, and the pauses between the attempts."""
+    """Send one sample, and give up after ``attempts``. Return the losses, and the pauses between attempts."""
     config = dataclasses.replace(
         make_config({}, service_name="s", collector_url=url, instance="i"), request_timeout_s=0.3
     )
@@ -164,7 +164,7 @@ assert time.monotonic() - started < 5  # a lookup that hangs never ends
 """
 
 
-def test_a_lookup_that_hangs_holds_up_neither_recording_nor_the_exit() -> None:
+def test_a_hanging_lookup_delays_neither_recording_nor_the_exit() -> None:
     started = time.monotonic()
     done = python(HANGING_LOOKUP)
     assert (done.returncode, done.stderr) == (0, "")
@@ -172,7 +172,7 @@ def test_a_lookup_that_hangs_holds_up_neither_recording_nor_the_exit() -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS[:2], ids=lambda fault: fault.__name__)
-def test_no_server_holds_up_the_exit(fault: Callable[[socket.socket], None]) -> None:
+def test_no_server_delays_the_exit(fault: Callable[[socket.socket], None]) -> None:
     with misbehaving(lambda connection, _: fault(connection)) as server:
         started = time.monotonic()
         code = "import vantage_agent as v; v.init_agent('s'); v.gauge('a', 1); v.flush(0.1)"
@@ -181,7 +181,7 @@ def test_no_server_holds_up_the_exit(fault: Callable[[socket.socket], None]) -> 
         assert time.monotonic() - started < 2 + BUSY_S
 
 
-def test_the_thread_ends_with_the_time_that_shutdown_was_given() -> None:
+def test_the_thread_ends_at_the_timeout_of_shutdown() -> None:
     def behave(connection: socket.socket, nth: int) -> None:
         read_request(connection)
         answer(connection)
@@ -335,7 +335,7 @@ def test_a_log_handler_that_raises_reaches_neither_the_application_nor_the_deliv
     assert receiver.sent[1].packed["dropped"] == {"refused_400": 1}
 
 
-def test_an_application_that_has_no_threads_left_records_without_harm(
+def test_an_application_without_free_threads_records_without_harm(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: threading.Thread) -> None:

@@ -43,7 +43,7 @@ def test_what_is_recorded_last_is_sent_at_exit(receiver: Receiver) -> None:
     assert receiver.values("a") == [1]
 
 
-def test_a_server_that_never_answers_holds_up_the_exit_for_two_seconds_at_most() -> None:
+def test_a_server_that_never_responds_delays_the_exit_by_two_seconds_at_most() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -169,7 +169,7 @@ def test_what_cannot_be_run_is_one_line(arguments: list[str], code: int, said: s
     assert said in done.stderr
 
 
-def test_help_is_shown() -> None:
+def test_help_is_printed() -> None:
     done = run([*AGENT, "--help"])
     assert done.returncode == 0
     assert "vantage-agent run -- python app.py" in done.stdout
@@ -221,7 +221,7 @@ def test_a_forked_child_has_no_part_in_its_parents_connection(receiver: Receiver
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
-def test_a_forked_child_gives_ids_of_its_own(receiver: Receiver) -> None:
+def test_a_forked_child_generates_its_own_ids(receiver: Receiver) -> None:
     code = """
         import os, warnings, vantage_agent as v
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -100,7 +100,7 @@ def test_threads_and_files_are_counted(figures: Figures) -> None:
     assert after["process.open_files"] - before["process.open_files"] == 2
 
 
-def test_the_longest_pause_and_the_collections_of_the_interval_are_told(figures: Figures) -> None:
+def test_the_longest_pause_and_the_collections_of_the_interval_are_recorded(figures: Figures) -> None:
     gc.disable()
     try:
         figures.measure()
@@ -116,9 +116,7 @@ def test_the_longest_pause_and_the_collections_of_the_interval_are_told(figures:
         gc.enable()
 
 
-def test_where_the_system_tells_nothing_the_rest_is_still_told(
-    figures: Figures, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_proc_the_other_metrics_are_still_recorded(figures: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> Any:
         raise FileNotFoundError("/proc/self/stat")
 
@@ -128,7 +126,7 @@ def test_where_the_system_tells_nothing_the_rest_is_still_told(
     assert {"process.cpu.percent", "process.gc.pause"} <= set(found)
 
 
-def test_nothing_is_left_with_the_collector() -> None:
+def test_no_gc_callback_remains() -> None:
     before = list(gc.callbacks)
     one = Figures()
     one.runtime.start()
@@ -150,7 +148,7 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     one.close()
 
 
-def test_a_loop_that_is_held_up_shows_by_how_much(figures: Figures, loop: asyncio.AbstractEventLoop) -> None:
+def test_the_lag_of_a_blocked_loop_is_measured(figures: Figures, loop: asyncio.AbstractEventLoop) -> None:
     async def work(blocked_s: float) -> None:
         watch_loop()
         await asyncio.sleep(0.1)
@@ -165,7 +163,7 @@ def test_a_loop_that_is_held_up_shows_by_how_much(figures: Figures, loop: asynci
     assert 500 < held_up < 5000
     assert free < held_up / 2
     time.sleep(0.05)
-    assert "process.event_loop.lag" not in figures.measure()  # it does not run: there is nothing to tell
+    assert "process.event_loop.lag" not in figures.measure()  # it does not run, so there is no lag
 
 
 def test_a_loop_that_is_stuck_is_seen_while_it_is(figures: Figures, loop: asyncio.AbstractEventLoop) -> None:
@@ -218,7 +216,7 @@ def test_the_timer_ends_with_the_agent(figures: Figures, loop: asyncio.AbstractE
     loop.run_until_complete(work())
 
 
-def test_no_loop_is_kept_alive_and_nothing_of_a_request_with_it(figures: Figures) -> None:
+def test_neither_a_loop_nor_a_request_is_kept_alive(figures: Figures) -> None:
     from contextvars import ContextVar
 
     class OfTheRequest:

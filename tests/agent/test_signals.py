@@ -57,7 +57,7 @@ STARTED = 'v.init_agent("app", flush_interval_s=600)'
 
 @contextmanager
 def running(command: list[str], cwd: Path, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server, and its URL once it has told it."""
+    """Run a server; yield it and its URL."""
     process = subprocess.Popen(
         command,
         cwd=cwd,
@@ -67,20 +67,20 @@ def running(command: list[str], cwd: Path, **environ: str) -> Iterator[tuple[sub
         text=True,
     )
     said: list[str] = []
-    told = threading.Event()
+    ready = threading.Event()
 
     def read() -> None:
         assert process.stdout is not None
         for line in process.stdout:
             said.append(line)
             if re.search(r"https?://127\.0\.0\.1:\d+", line):
-                told.set()
-        told.set()
+                ready.set()
+        ready.set()
 
     thread = threading.Thread(target=read)
     thread.start()
     try:
-        assert told.wait(30)
+        assert ready.wait(30)
         found = re.search(r"http://127\.0\.0\.1:\d+", "".join(said))
         assert found, "".join(said)
         yield process, found[0]
@@ -204,7 +204,7 @@ WAITING = """
 """
 
 
-def test_what_is_left_is_sent_before_the_process_dies_of_sigterm(receiver: Receiver) -> None:
+def test_buffered_items_are_sent_before_sigterm_ends_the_process(receiver: Receiver) -> None:
     code = WAITING.format(before="", after="")
     status, _, _ = terminated(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
     assert status == -signal.SIGTERM

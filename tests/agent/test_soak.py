@@ -107,10 +107,10 @@ FILL = """
     ("kind", "rate"),
     [("sample", 1), ("long_tags", 1), ("span", 1), ("span", 0), ("finished", 1), ("request", 1), ("request", 0)],
 )
-def test_a_full_buffer_and_a_batch_under_way_take_less_than_15_megabytes(kind: str, rate: int) -> None:
+def test_a_full_buffer_and_a_batch_in_flight_take_less_than_15_megabytes(kind: str, rate: int) -> None:
     with misbehaving(busy) as server:
         grown_mb, held, losses = program(FILL, server.url, 3600, rate, kind)
-    if not (kind == "span" and rate == 0):  # of which next to nothing is kept
+    if not (kind == "span" and rate == 0):  # of which almost nothing is recorded
         assert held > 200
         assert losses["buffer_full"] > 1000
     assert grown_mb < FULL_MB_MAX

@@ -1,4 +1,4 @@
-"""Spans, timers and tags of the application's own, and which traces are kept."""
+"""Manual spans, timers and tags, and which traces are recorded."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def test_tags_of_a_request_are_those_of_its_sample_and_its_span(receiver: Receiv
     assert one["attributes"]["plan"] == "gold"
 
 
-def test_of_unsampled_traces_those_with_an_error_and_the_slowest_of_each_kind_are_kept(
+def test_unsampled_traces_with_an_error_and_the_slowest_of_each_kind_are_recorded(
     receiver: Receiver, start: Callable[..., None]
 ) -> None:
     start(trace_sample_rate=0)
@@ -335,7 +335,7 @@ def sent_spans_of(receiver: Receiver, name: str) -> list[Any]:
     return receiver.spans(name)
 
 
-def test_durations_are_recorded_of_every_request_however_few_traces_are_kept(
+def test_durations_of_every_request_are_recorded_at_any_sample_rate(
     receiver: Receiver, start: Callable[..., None]
 ) -> None:
     start(trace_sample_rate=0)
@@ -347,7 +347,7 @@ def test_durations_are_recorded_of_every_request_however_few_traces_are_kept(
     assert len(receiver.spans()) == 2  # the slowest and the failed one
 
 
-def test_about_a_quarter_is_kept_where_a_quarter_is_asked_for_and_by_the_trace_id(
+def test_a_sample_rate_of_a_quarter_records_about_a_quarter_by_trace_id(
     receiver: Receiver, start: Callable[..., None]
 ) -> None:
     start(trace_sample_rate=0.25)
@@ -360,7 +360,7 @@ def test_about_a_quarter_is_kept_where_a_quarter_is_asked_for_and_by_the_trace_i
     assert 400 < len(below) < 600  # six standard deviations
 
 
-def test_whoever_called_decides_for_the_trace(receiver: Receiver, start: Callable[..., None]) -> None:
+def test_the_caller_decides_for_the_trace(receiver: Receiver, start: Callable[..., None]) -> None:
     start(trace_sample_rate=0)
     trace_id = "ab" * 16
     for _ in range(3):
@@ -387,7 +387,7 @@ def links(receiver: Receiver) -> list[tuple[str, float, str]]:
     return found
 
 
-def test_a_series_has_one_exemplar_a_batch_the_largest_of_a_kept_trace(
+def test_a_series_has_one_exemplar_per_batch_the_largest_of_a_recorded_trace(
     receiver: Receiver, start: Callable[..., None]
 ) -> None:
     start()
@@ -411,7 +411,7 @@ def test_ids_that_the_application_gave_are_all_sent(receiver: Receiver, start: C
     assert links(receiver) == [("own", i, f"trace{i}") for i in range(5)]
 
 
-def test_no_exemplar_names_a_trace_that_is_not_kept(receiver: Receiver, start: Callable[..., None]) -> None:
+def test_no_exemplar_names_an_unrecorded_trace(receiver: Receiver, start: Callable[..., None]) -> None:
     start(trace_sample_rate=0)
     for _ in range(20):
         request()
@@ -420,7 +420,7 @@ def test_no_exemplar_names_a_trace_that_is_not_kept(receiver: Receiver, start: C
     assert {trace_id for _, _, trace_id in links(receiver)} <= kept
 
 
-def test_what_is_held_of_traces_whose_fate_is_open_is_bounded(receiver: Receiver, start: Callable[..., None]) -> None:
+def test_pending_spans_are_bounded(receiver: Receiver, start: Callable[..., None]) -> None:
     start(trace_sample_rate=0)
     with span("wide"):
         for _ in range(PENDING_MAX + 7):

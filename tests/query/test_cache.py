@@ -1,4 +1,4 @@
-"""The cache of answers: bounded in bytes and in time, and empty at once when data is forgotten."""
+"""The query cache: bounded in bytes and in time, and empty at once when data is deleted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vantage.telemetry import Telemetry
 ROOM = 10 * (ENTRY_NBYTES + 100)
 
 
-class Kept:
-    """A cache, its clock and what it counts."""
+class CacheUnderTest:
+    """A cache, its clock and its counters."""
 
     def __init__(self, nbytes_max: int = ROOM) -> None:
         self.clock, self.telemetry = MovedClock(), Telemetry()
@@ -30,134 +30,134 @@ class Kept:
         return self.telemetry.value(f"vantage_query_cache_{what}")
 
 
-def test_what_was_put_is_given_again_and_counted() -> None:
-    kept = Kept()
-    assert kept.cache.get("k") is None
-    kept.put("k", [1])
-    assert kept.cache.get("k") == [1]
-    assert (kept.count("hits_total"), kept.count("misses_total")) == (1, 1)
-    assert kept.count("bytes") == ENTRY_NBYTES + 100
+def test_stored_values_are_returned_and_counted() -> None:
+    cached = CacheUnderTest()
+    assert cached.cache.get("k") is None
+    cached.put("k", [1])
+    assert cached.cache.get("k") == [1]
+    assert (cached.count("hits_total"), cached.count("misses_total")) == (1, 1)
+    assert cached.count("bytes") == ENTRY_NBYTES + 100
 
 
-def test_an_answer_is_given_for_five_minutes_and_no_longer() -> None:
-    kept = Kept()
-    kept.put("k")
-    kept.move(TTL_S - 1)
-    assert kept.cache.get("k") == "v"
-    kept.move(1)
-    assert kept.cache.get("k") is None
-    assert (kept.count("bytes"), kept.count("evictions_total")) == (0, 0)
+def test_a_result_expires_after_five_minutes() -> None:
+    cached = CacheUnderTest()
+    cached.put("k")
+    cached.move(TTL_S - 1)
+    assert cached.cache.get("k") == "v"
+    cached.move(1)
+    assert cached.cache.get("k") is None
+    assert (cached.count("bytes"), cached.count("evictions_total")) == (0, 0)
 
 
-def test_being_asked_for_does_not_lengthen_a_life() -> None:
-    kept = Kept()
-    kept.put("k")
+def test_reads_do_not_extend_the_ttl() -> None:
+    cached = CacheUnderTest()
+    cached.put("k")
     for _ in range(10):
-        kept.cache.get("k")
-        kept.move(TTL_S / 10)
-    assert kept.cache.get("k") is None
+        cached.cache.get("k")
+        cached.move(TTL_S / 10)
+    assert cached.cache.get("k") is None
 
 
-def test_the_least_recently_used_leaves_first() -> None:
-    kept = Kept()
+def test_the_least_recently_used_is_evicted_first() -> None:
+    cached = CacheUnderTest()
     for n in range(10):
-        kept.put(f"k{n}")
-    kept.cache.get("k0")
-    kept.put("new")
-    assert kept.cache.get("k1") is None
-    assert kept.cache.get("k0") == kept.cache.get("new") == "v"
-    assert kept.count("evictions_total") == 1
+        cached.put(f"k{n}")
+    cached.cache.get("k0")
+    cached.put("new")
+    assert cached.cache.get("k1") is None
+    assert cached.cache.get("k0") == cached.cache.get("new") == "v"
+    assert cached.count("evictions_total") == 1
 
 
-def test_what_is_too_old_is_not_counted_as_evicted() -> None:
-    kept = Kept()
+def test_expired_entries_are_not_counted_as_evicted() -> None:
+    cached = CacheUnderTest()
     for n in range(10):
-        kept.put(f"k{n}")
-    kept.move(TTL_S)
-    kept.put("new")
-    assert kept.count("evictions_total") == 0
+        cached.put(f"k{n}")
+    cached.move(TTL_S)
+    cached.put("new")
+    assert cached.count("evictions_total") == 0
 
 
-def test_one_large_answer_is_not_kept_and_takes_no_place() -> None:
-    kept = Kept()
-    kept.put("k")
-    kept.put("large", nbytes=ROOM)
-    assert kept.cache.get("large") is None
-    assert kept.cache.get("k") == "v"
+def test_a_result_larger_than_the_cache_is_not_stored_and_evicts_nothing() -> None:
+    cached = CacheUnderTest()
+    cached.put("k")
+    cached.put("large", nbytes=ROOM)
+    assert cached.cache.get("large") is None
+    assert cached.cache.get("k") == "v"
 
 
-def test_a_second_value_takes_the_place_of_the_first() -> None:
-    kept = Kept()
-    kept.put("k", 1, nbytes=500)
-    kept.put("k", 2)
-    assert kept.cache.get("k") == 2
-    assert kept.count("bytes") == ENTRY_NBYTES + 100
+def test_a_second_value_replaces_the_first() -> None:
+    cached = CacheUnderTest()
+    cached.put("k", 1, nbytes=500)
+    cached.put("k", 2)
+    assert cached.cache.get("k") == 2
+    assert cached.count("bytes") == ENTRY_NBYTES + 100
 
 
-def test_a_cache_of_no_bytes_keeps_nothing_and_counts_nothing() -> None:
-    kept = Kept(0)
-    kept.put("k", nbytes=0)
-    assert kept.cache.get("k") is None
-    assert not kept.cache.enabled
-    assert (kept.count("misses_total"), kept.count("bytes")) == (0, 0)
+def test_a_cache_of_no_bytes_stores_and_counts_nothing() -> None:
+    cached = CacheUnderTest(0)
+    cached.put("k", nbytes=0)
+    assert cached.cache.get("k") is None
+    assert not cached.cache.enabled
+    assert (cached.count("misses_total"), cached.count("bytes")) == (0, 0)
 
 
-def test_clearing_lets_go_of_everything() -> None:
-    kept = Kept()
-    kept.put("k")
-    kept.cache.clear()
-    assert kept.cache.get("k") is None
-    assert kept.count("bytes") == 0
+def test_clearing_removes_everything() -> None:
+    cached = CacheUnderTest()
+    cached.put("k")
+    cached.cache.clear()
+    assert cached.cache.get("k") is None
+    assert cached.count("bytes") == 0
 
 
-def test_an_answer_that_was_under_way_when_the_cache_was_cleared_is_not_kept() -> None:
-    kept = Kept()
-    before = kept.cache.generation
-    kept.cache.clear()
-    kept.cache.put("k", "of before", nbytes=1, generation=before, data_end_ms=0)
-    assert kept.cache.get("k") is None
-    kept.put("k", "of after")
-    assert kept.cache.get("k") == "of after"
+def test_a_result_computed_while_the_cache_was_cleared_is_not_stored() -> None:
+    cached = CacheUnderTest()
+    before = cached.cache.generation
+    cached.cache.clear()
+    cached.cache.put("k", "of before", nbytes=1, generation=before, data_end_ms=0)
+    assert cached.cache.get("k") is None
+    cached.put("k", "of after")
+    assert cached.cache.get("k") == "of after"
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_it_is_a_dictionary_that_forgets(seed: int) -> None:
-    """Held against a model: whatever is found is what was put last, is young, and all of it fits."""
-    chance, kept = random.Random(seed), Kept()
+def test_the_cache_agrees_with_a_model(seed: int) -> None:
+    """Compare with a model: values are the last ones stored, have not expired, and fit into the limit."""
+    chance, cached = random.Random(seed), CacheUnderTest()
     model: dict[str, tuple[int, int]] = {}
     for step in range(400):
         key = f"k{chance.randrange(15)}"
         match chance.choice("ggpppm" if step % 100 else "c"):
             case "g":
-                found = kept.cache.get(key)
+                found = cached.cache.get(key)
                 if found is not None:
                     value, at_ms = model[key]
                     assert found == value
-                    assert kept.clock.now - at_ms < TTL_S * 1000
+                    assert cached.clock.now - at_ms < TTL_S * 1000
             case "p":
-                kept.put(key, step, nbytes=chance.choice([0, 50, 700, 4000]))
-                model[key] = (step, kept.clock.now)
-                assert kept.cache.get(key) == step
+                cached.put(key, step, nbytes=chance.choice([0, 50, 700, 4000]))
+                model[key] = (step, cached.clock.now)
+                assert cached.cache.get(key) == step
             case "m":
-                kept.move(chance.randrange(60))
-                kept.cache.get("unknown")  # expires
+                cached.move(chance.randrange(60))
+                cached.cache.get("unknown")  # expires
             case "c":
-                kept.cache.clear()
+                cached.cache.clear()
                 model.clear()
-        kept.cache.get("unknown")  # frees what has expired
-        entries = kept.cache._entries.values()
-        assert kept.count("bytes") == sum(entry.nbytes for entry in entries) <= ROOM
+        cached.cache.get("unknown")  # frees what has expired
+        entries = cached.cache._entries.values()
+        assert cached.count("bytes") == sum(entry.nbytes for entry in entries) <= ROOM
 
 
-def test_late_data_takes_what_tells_of_its_time() -> None:
-    kept = Kept()
-    now_ms = kept.clock.now_ms()
-    kept.put("older", until_ms=now_ms - 900_000)
-    kept.put("newer", until_ms=now_ms - 300_000)
-    before = kept.cache.generation
-    kept.cache.invalidate_from(now_ms - 1000)  # on time
-    assert (kept.cache.get("older"), kept.cache.get("newer"), kept.cache.generation) == ("v", "v", before)
-    kept.cache.invalidate_from(now_ms - 900_000)
-    assert (kept.cache.get("older"), kept.cache.get("newer")) == ("v", None)
-    kept.cache.put("newer", "under way meanwhile", nbytes=1, generation=before, data_end_ms=now_ms)
-    assert kept.cache.get("newer") is None
+def test_late_data_invalidates_results_of_its_time() -> None:
+    cached = CacheUnderTest()
+    now_ms = cached.clock.now_ms()
+    cached.put("older", until_ms=now_ms - 900_000)
+    cached.put("newer", until_ms=now_ms - 300_000)
+    before = cached.cache.generation
+    cached.cache.invalidate_from(now_ms - 1000)  # on time
+    assert (cached.cache.get("older"), cached.cache.get("newer"), cached.cache.generation) == ("v", "v", before)
+    cached.cache.invalidate_from(now_ms - 900_000)
+    assert (cached.cache.get("older"), cached.cache.get("newer")) == ("v", None)
+    cached.cache.put("newer", "under way meanwhile", nbytes=1, generation=before, data_end_ms=now_ms)
+    assert cached.cache.get("newer") is None

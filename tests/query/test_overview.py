@@ -87,7 +87,7 @@ def red_of(overview: Overview, service: str) -> RedStats:
     return red
 
 
-async def test_the_counter_tells_the_number_of_requests_even_beside_a_histogram(context: QueryContext) -> None:
+async def test_the_counter_is_the_number_of_requests_even_beside_a_histogram(context: QueryContext) -> None:
     await write(
         context, (counter("api", status="200"), 2, 90), (counter("api", status="503"), 2, 30), (durations("api"), 2, 5)
     )
@@ -107,7 +107,7 @@ async def test_without_a_counter_observations_are_the_requests(context: QueryCon
     assert red.error_ratio == 0
 
 
-async def test_the_histogram_tells_the_error_ratio_when_the_counter_does_not_know(context: QueryContext) -> None:
+async def test_the_error_ratio_is_the_histograms_when_the_counter_has_no_status(context: QueryContext) -> None:
     await write(
         context, (counter("api"), 0, 50), (durations("api", status="200"), 0, 1), (durations("api", status="500"), 0, 1)
     )
@@ -174,7 +174,7 @@ async def test_a_service_just_started_is_not_diluted_by_the_range(context: Query
     assert red_of(await read_overview(context, BUCKETS), "api").rate_per_s == pytest.approx(1.0)
 
 
-async def test_a_bucket_under_way_counts_the_time_that_has_passed(context: QueryContext) -> None:
+async def test_the_current_bucket_counts_the_time_that_has_passed(context: QueryContext) -> None:
     await write(context, (counter("api"), 0, 60))
     cut = Buckets(START_MS, START_MS + 45_000, STEP_MS)
     assert red_of(await read_overview(context, cut), "api").rates_per_s == (60 / 45,)
@@ -244,7 +244,7 @@ async def test_recent_deployments_are_shown_latest_first(context: QueryContext) 
     assert [one.version for one in (await read_overview(context, BUCKETS)).deployments] == ["2", "1"]
 
 
-async def test_an_empty_store_gives_an_empty_overview(context: QueryContext) -> None:
+async def test_the_overview_of_an_empty_store_is_empty(context: QueryContext) -> None:
     overview = await read_overview(context, BUCKETS)
     assert (overview.services, overview.only_self, overview.totals.rate_per_s) == ((), True, None)
 
@@ -277,7 +277,7 @@ async def test_endpoints_are_split_by_route_and_method(context: QueryContext) ->
     assert found[0].p95_ms == pytest.approx(29)
 
 
-async def test_endpoints_of_a_service_known_by_spans_are_its_operations(context: QueryContext) -> None:
+async def test_endpoints_of_a_service_with_only_spans_are_its_operations(context: QueryContext) -> None:
     await write(context, spans=(server_span("api", START_MS + 1, 10),))
     found = await read_endpoints(context, BUCKETS, service="api", source="spans")
     assert [(one.route, one.requests, one.p95_ms) for one in found] == [("GET /", 1, 10)]
@@ -319,7 +319,7 @@ async def test_endpoints_of_spans_have_their_own_errors_and_durations(context: Q
     assert found[0].p95_ms == pytest.approx(29)
 
 
-def test_buckets_begin_on_a_whole_step_and_end_with_the_range() -> None:
+def test_buckets_start_on_a_multiple_of_the_step_and_end_with_the_range() -> None:
     buckets = split_buckets(TimeRange(START_MS + 1234, START_MS + 3_600_000), points=60)
     assert (buckets.start_ms, buckets.end_ms, buckets.step_ms) == (START_MS, START_MS + 3_600_000, 60_000)
     assert buckets.count == len(buckets.starts_ms()) == 60

@@ -135,7 +135,7 @@ async def test_few_samples_give_exact_quantiles_and_many_those_of_sketches(
     ("metric", "agg", "step_ms"),
     [("latency", "last", HOUR_MS), ("level", "p95", HOUR_MS), ("level", "avg", 60_000), ("level", "avg", 420_000)],
 )
-async def test_what_rollups_cannot_tell_is_read_from_samples(
+async def test_aggregates_that_rollups_lack_are_read_from_samples(
     context: QueryContext, metric: str, agg: str, step_ms: int
 ) -> None:
     asked = TimeseriesQuery("api", metric, TimeRange(START_MS, START_MS + 24 * HOUR_MS), agg, step_ms)

@@ -1,4 +1,4 @@
-"""Who calls whom, in figures."""
+"""The service map: calls between services, in figures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_the_busiest_comes_first(context: QueryContext) -> None:
     assert [(one.caller, one.callee) for one in found.calls] == [("b", "x"), ("a", "w"), ("a", "x")]
 
 
-async def test_one_service_is_told_from_both_sides(context: QueryContext) -> None:
+async def test_a_service_has_callers_and_callees(context: QueryContext) -> None:
     await write(context, client("1", "a", "b"), client("2", "b", "c"), client("3", "a", "c"))
     found = await read_service_map(context, MINUTE, service="b")
     assert [one.caller for one in found.callers_of("b")] == ["a"]
@@ -69,7 +69,7 @@ async def test_one_service_is_told_from_both_sides(context: QueryContext) -> Non
     assert len(found.calls) == 2
 
 
-async def test_a_callee_is_known_when_spans_are_kept_of_it(context: QueryContext) -> None:
+async def test_a_callee_with_stored_spans_is_known(context: QueryContext) -> None:
     await write(context, client("1", "a", "b"), client("2", "b", "postgresql"))
     found = await read_service_map(context, MINUTE)
     assert {one.callee: one.is_known for one in found.calls} == {"b": True, "postgresql": False}

@@ -24,7 +24,7 @@ async def context(tmp_path: Path) -> AsyncIterator[QueryContext]:
         yield QueryContext(store, MemoryMetadataStore(clock), clock, Telemetry())
 
 
-async def test_usage_is_told_by_service_metric_and_tier(context: QueryContext) -> None:
+async def test_usage_is_reported_by_service_metric_and_tier(context: QueryContext) -> None:
     store = context.store
     assert isinstance(store, EmbeddedStore)
     for n in range(3):

@@ -77,7 +77,7 @@ async def points(store: TelemetryStore, agg: str, **other: Any) -> list[float | 
         *((f"p{p}", float(np.quantile([1.0, 2.0, 3.0], p / 100)), 10.0) for p in (50, 75, 90, 95, 99)),
     ],
 )
-async def test_every_aggregation_gives_a_value_a_bucket_and_null_where_there_is_nothing(
+async def test_every_aggregation_has_a_value_per_bucket_and_null_for_empty_ones(
     store: TelemetryStore, agg: str, first: float, last: float
 ) -> None:
     await write(store, a_series(unit="ms"), VALUES)
@@ -85,7 +85,7 @@ async def test_every_aggregation_gives_a_value_a_bucket_and_null_where_there_is_
     assert (await ask(store, agg)).unit == ("" if agg == "count" else "ms")
 
 
-def test_no_aggregation_is_left_untested() -> None:
+def test_every_aggregation_is_tested() -> None:
     assert set(AGGREGATIONS) == {"avg", "min", "max", "sum", "count", "last", "rate", "p50", "p75", "p90", "p95", "p99"}
 
 
@@ -123,7 +123,7 @@ async def test_a_gauge_has_no_rate(store: TelemetryStore) -> None:
     assert refused.value.field == "agg"
 
 
-async def test_a_running_total_asked_for_itself_is_answered_with_a_warning(store: TelemetryStore) -> None:
+async def test_a_running_total_without_rate_has_a_warning(store: TelemetryStore) -> None:
     await write(store, a_series(kind=Kind.CUMULATIVE), VALUES)
     assert any("agg=rate" in warning for warning in (await ask(store, "avg")).warnings)
     assert not (await ask(store, "last")).warnings
@@ -178,7 +178,7 @@ async def test_groups_and_tags(
     assert all(tuple(group.tags) == group_by for group in found.groups)
 
 
-async def test_of_very_many_groups_those_with_the_most_samples_are_given(store: TelemetryStore) -> None:
+async def test_of_very_many_groups_those_with_the_most_samples_are_returned(store: TelemetryStore) -> None:
     for i in range(GROUPS_MAX + 5):
         await write(store, a_series(tags={"n": f"{i:03}"}), [[1.0] * (1 if i < 5 else 2)])
     found = await ask(store, group_by=("n",))
@@ -186,7 +186,7 @@ async def test_of_very_many_groups_those_with_the_most_samples_are_given(store: 
     assert any(str(GROUPS_MAX) in warning for warning in found.warnings)
 
 
-async def test_of_groups_with_equally_many_samples_the_first_by_name_are_given(
+async def test_of_groups_with_equally_many_samples_the_first_by_name_are_returned(
     store: TelemetryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vantage.query.timeseries.GROUPS_MAX", 2)
@@ -210,7 +210,7 @@ async def test_an_automatic_step_makes_about_three_hundred_points(
         assert found.step_ms == step_s * 1000
 
 
-async def test_the_answer_covers_the_range_in_whole_steps(store: TelemetryStore) -> None:
+async def test_the_result_covers_the_range_in_complete_steps(store: TelemetryStore) -> None:
     await write(store, a_series(), VALUES)
     found = await ask(store, time_range=TimeRange(START_MS + 1, START_MS + STEP_MS + 1))
     assert (found.time_range.start_ms, found.time_range.end_ms) == (START_MS, START_MS + 2 * STEP_MS)
@@ -234,7 +234,7 @@ async def test_what_cannot_be_answered_names_its_parameter(
     assert refused.value.field == field
 
 
-async def test_as_many_buckets_as_there_may_be_are_given(store: TelemetryStore) -> None:
+async def test_the_largest_allowed_number_of_buckets_is_returned(store: TelemetryStore) -> None:
     await write(store, a_series(), VALUES)
     found = await ask(store, step_ms=1000, time_range=TimeRange(START_MS, START_MS + BUCKETS_MAX * 1000))
     assert len(found.groups[0].points) == BUCKETS_MAX

@@ -1,4 +1,4 @@
-"""A timeseries with the cache is the one without it, whatever is asked and sent meanwhile, late samples excepted."""
+"""A timeseries with the cache equals the one without it, for any query and any data but late samples."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SERIES = [
 
 
 class Both:
-    """One store, asked with a cache and without one."""
+    """One store, queried with a cache and without one."""
 
     def __init__(self, store: TelemetryStore, clock: MovedClock) -> None:
         self.store, self.clock, self.telemetry = store, clock, Telemetry()
@@ -93,7 +93,7 @@ async def write(store: TelemetryStore, *rows: tuple[Series, int, float]) -> None
     await store.write(build_batch(list(rows)))
 
 
-# ---- whatever is asked
+# ---- any query
 
 
 def some_rows(chance: random.Random, start_ms: int, end_ms: int, count: int) -> list[tuple[Series, int, float]]:
@@ -131,7 +131,7 @@ async def test_the_answer_is_the_one_without_a_cache(
     if seed % 4 == 1:  # so that answers are cut off
         for module in (rollups, timeseries_cache, timeseries):
             monkeypatch.setattr(module, "ROWS_MAX", 150)
-    if seed % 4 == 2:  # so that groups are left out, ties among them
+    if seed % 4 == 2:  # so that groups are omitted, including ties
         monkeypatch.setattr(timeseries, "GROUPS_MAX", 3)
     if seed % 4 == 3:  # so that quantiles come from sketches
         monkeypatch.setattr(rollups, "QUANTILE_SAMPLES_MAX", 20)
@@ -231,7 +231,7 @@ async def test_another_question_has_another_answer(both: Both, other: dict[str, 
     assert both.hits == 1
 
 
-async def test_a_step_that_was_chosen_and_one_that_was_given_are_one_question(both: Both) -> None:
+async def test_an_automatic_and_an_equal_explicit_step_share_a_cache_entry(both: Both) -> None:
     await write(both.store, (a_series(), NOW_MS - HOUR_MS // 2, 1.0))
     chosen = await both.same(TimeseriesQuery("api", "m", TimeRange(NOW_MS - HOUR_MS, NOW_MS)))
     await both.same(TimeseriesQuery("api", "m", TimeRange(NOW_MS - HOUR_MS, NOW_MS), step_ms=chosen.step_ms))
@@ -266,9 +266,7 @@ async def test_points_that_grow_beyond_the_limit_are_cut_off_as_ever(
 
 
 @pytest.mark.parametrize(("old", "sources"), [(True, ["5m", "mixed"]), (False, ["5m", "raw"])])
-async def test_the_source_is_what_the_whole_would_have_been_read_from(
-    both: Both, sources: list[str], *, old: bool
-) -> None:
+async def test_the_source_is_that_of_an_uncached_read(both: Both, sources: list[str], *, old: bool) -> None:
     one, end_ms = a_series(), NOW_MS // 300_000 * 300_000 + 150_000
     both.clock.now = end_ms
     await write(both.store, (one, end_ms - (HOUR_MS if old else 3 * HOUR_MS), 1.0))
@@ -278,7 +276,7 @@ async def test_the_source_is_what_the_whole_would_have_been_read_from(
     found.append((await both.same(asked)).source)
     assert found == sources
     assert both.hits == 1
-    # Once all of it is old, its end is told by samples as before; where it ends with a step, by rollups alone.
+    # Once all of it is old, its end is read from samples as before; if it ends with a step, only from rollups.
     both.clock.now += HOUR_MS
     await both.same(asked)
     await both.same(TimeseriesQuery("api", "m", TimeRange(end_ms - 2 * HOUR_MS, end_ms - 150_000), "sum", 300_000))
@@ -304,7 +302,7 @@ async def test_series_that_are_new_and_history_that_is_sent_now_are_seen_at_once
         await both.same(asked)
 
 
-async def test_growth_over_a_long_pause_is_told_though_the_sample_before_is_far_back(both: Both) -> None:
+async def test_growth_over_a_long_pause_uses_the_distant_previous_sample(both: Both) -> None:
     total = a_series(kind=Kind.CUMULATIVE)
     await write(both.store, (total, NOW_MS - HOUR_MS // 2, 100.0))
     asked = asked_of(HOUR_MS, NOW_MS + 1, "rate")
@@ -314,7 +312,7 @@ async def test_growth_over_a_long_pause_is_told_though_the_sample_before_is_far_
     assert found.groups[0].points[-1] == 1.0
 
 
-async def test_growth_in_a_range_that_is_settled_is_kept(both: Both) -> None:
+async def test_growth_in_a_final_range_is_cached(both: Both) -> None:
     total = a_series(kind=Kind.CUMULATIVE)
     await write(both.store, *((total, NOW_MS - i * STEP_MS, -60.0 * i) for i in range(60)))
     asked = asked_of(HOUR_MS // 2, NOW_MS - HOUR_MS // 4 - 7, "rate")
@@ -323,7 +321,7 @@ async def test_growth_in_a_range_that_is_settled_is_kept(both: Both) -> None:
     assert (both.hits, both.context) == (1, 1)
 
 
-async def test_warnings_are_given_with_what_is_kept(both: Both) -> None:
+async def test_warnings_come_with_cached_points(both: Both) -> None:
     await write(both.store, (a_series(kind=Kind.CUMULATIVE), NOW_MS - HOUR_MS // 2, 1.0))
     asked = asked_of(HOUR_MS, NOW_MS // STEP_MS * STEP_MS - 600_000, "avg")
     for _ in range(2):
@@ -331,7 +329,7 @@ async def test_warnings_are_given_with_what_is_kept(both: Both) -> None:
     assert both.hits == 1
 
 
-async def test_an_answer_that_was_made_while_data_was_forgotten_is_not_kept(both: Both) -> None:
+async def test_a_result_computed_while_data_was_deleted_is_not_cached(both: Both) -> None:
     await write(both.store, (a_series(), NOW_MS - HOUR_MS // 2, 1.0))
     held, go_on = asyncio.Event(), asyncio.Event()
     select = both.store.select
@@ -352,7 +350,7 @@ async def test_an_answer_that_was_made_while_data_was_forgotten_is_not_kept(both
     assert not (await both.same(asked_of(HOUR_MS, NOW_MS))).groups
 
 
-async def test_what_points_are_said_to_take_is_about_what_they_take() -> None:
+async def test_the_estimated_size_of_points_is_about_right() -> None:
     rows = [Point((f"/route/{i % 20}", "GET"), NOW_MS + i, i / 3, 5000 + i) for i in range(1000)]
     texts = {id(text): sys.getsizeof(text) for row in rows for text in row.group}
     true = sum(sys.getsizeof(row) + sum(map(sys.getsizeof, row)) + 8 for row in rows) + sum(texts.values())

@@ -54,7 +54,7 @@ def test_spans_that_name_each_other_in_a_ring_are_all_there_once(parents: dict[s
     assert found.span_count == len(parents)
 
 
-def test_a_span_id_given_twice_is_shown_twice_and_its_children_once() -> None:
+def test_a_repeated_span_id_appears_twice_and_its_children_once() -> None:
     found = tree(at("a", start_ms=0), at("a", start_ms=1, name="again"), at("b", "a", 2))
     assert sorted(node.span.name for node in found.walk()) == ["GET /", "GET /", "again"]
     assert sum(len(node.children) for node in found.walk()) == 1

@@ -1,4 +1,4 @@
-"""Queries as people write them, answered: what is told beside the rows, and what is kept for a while."""
+"""Queries as people write them: the rows, the warnings, and what is cached."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def ask(context: QueryContext, text: str) -> tuple[object, bool]:
     return answer.table.data[0][0], answer.cached
 
 
-async def test_what_is_settled_is_kept_for_five_minutes(context: QueryContext) -> None:
+async def test_final_results_are_cached_for_five_minutes(context: QueryContext) -> None:
     await write_batch(context, a_batch(1.0, at_ms=SETTLED_MS))
     assert await ask(context, SETTLED) == (1, False)
     await write_batch(context, a_batch(2.0, at_ms=SETTLED_MS))
@@ -51,7 +51,7 @@ async def test_the_newest_window_is_always_read(context: QueryContext) -> None:
     assert await ask(context, "SELECT count() FROM metrics WHERE timestamp >= 0") == (2, False)
 
 
-async def test_plans_are_not_kept(context: QueryContext) -> None:
+async def test_plans_are_not_cached(context: QueryContext) -> None:
     assert (await ask(context, f"EXPLAIN {SETTLED}"))[1] is False
     assert (await ask(context, f"EXPLAIN {SETTLED}"))[1] is False
 

@@ -45,11 +45,11 @@ def test_a_url_names_a_store_and_its_folder(url: str, kind: type[object], folder
     assert store.folder == Path(folder)
 
 
-def test_an_unknown_store_is_refused_with_those_that_are_known() -> None:
+def test_an_unknown_store_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"sqlite:///FOLDER or chdb:///FOLDER"):
         opened("mysql://host/db")
 
 
-def test_commands_of_the_embedded_store_say_so() -> None:
+def test_commands_of_the_embedded_store_refuse_chdb() -> None:
     with pytest.raises(ConfigError, match=r"for the embedded store.*copy the complete folder /srv/v"):
         store_folder("chdb:////srv/v", data=Path("data"))

@@ -1,4 +1,4 @@
-"""Who calls whom, told from spans."""
+"""Calls between services, computed from spans."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_children_are_counted_in_the_range_and_parents_may_start_before_it() -> 
         ({"peer.service": "", "server.address": "example.org"}, "example.org"),
     ],
 )
-def test_a_call_that_nobody_answers_is_external_by_the_name_it_gives(attributes: dict[str, str], callee: str) -> None:
+def test_a_call_to_a_peer_without_spans_is_external(attributes: dict[str, str], callee: str) -> None:
     found = edges(at("a", "", "api", "client", attributes=attributes, status=SpanStatus.ERROR, duration_ms=2))
     assert found == [ServiceEdge("api", callee, "external", 1, 1, 2_000_000, 2_000_000)]
 
@@ -118,12 +118,12 @@ def test_a_service_that_names_itself_calls_nobody() -> None:
     assert edges(at("a", "", "api", "client", attributes={"peer.service": "api"})) == []
 
 
-def test_a_span_id_given_twice_is_the_parent_once() -> None:
+def test_a_repeated_span_id_is_the_parent_once() -> None:
     found = edges(at("a", "", "web"), at("a", "", "other"), at("b", "a", "api"))
     assert [(edge.caller, edge.callee, edge.calls) for edge in found] == [("web", "api", 1)]
 
 
-def test_ids_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_with_the_same_hash_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     spans = tangle(60)
     expected = edges(*spans)
     monkeypatch.setattr(

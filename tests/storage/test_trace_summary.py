@@ -111,7 +111,7 @@ def test_no_rows_match_in_an_empty_table() -> None:
 
 
 @given(any_spans(some_ids=few_ids))
-def test_traces_are_summed_up_as_their_spans_say(spans: list[Span]) -> None:
+def test_traces_are_summarised_from_their_spans(spans: list[Span]) -> None:
     assert summarize_traces(build_span_table(spans)) == summed(spans)
 
 

@@ -1,4 +1,4 @@
-"""Database servers of the system's packages, empty, on loopback, gone afterwards."""
+"""Temporary database servers from the system's packages, empty and on loopback."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.support.programs import START_TIMEOUT_S, free_port, listening
 
 @contextlib.contextmanager
 def running_postgres() -> Iterator[int]:
-    """Its port. The user is ``vantage`` without a password, the database ``postgres``."""
-    # Debian leaves them out of the path.
+    """Run PostgreSQL; yield its port. The user is ``vantage`` without a password, the database ``postgres``."""
+    # Debian does not add its programs to the path.
     folders = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     path = os.pathsep.join((*folders, os.environ["PATH"]))
     program, initdb = shutil.which("postgres", path=path), shutil.which("initdb", path=path)
@@ -41,10 +41,10 @@ def running_postgres() -> Iterator[int]:
         port = free_port()
         settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}"]
         settings += ["fsync=off", "log_min_messages=panic"]
-        command = [program, "-D", str(folder / "data"), *(part for one in settings for part in ("-c", one))]
-        # Otherwise it waits for connections that a failing test left open.
+        command = [program, "-D", str(folder / "data"), *(part for setting in settings for part in ("-c", setting))]
+        # SIGTERM would wait for connections that a failing test has not closed.
         with listening(command, port, folder=folder, environ={}, user=user, stop=signal.SIGINT):
-            # It listens before it answers.
+            # It listens before it accepts queries.
             end_s = time.monotonic() + START_TIMEOUT_S
             while True:
                 try:
@@ -58,7 +58,7 @@ def running_postgres() -> Iterator[int]:
 
 @contextlib.contextmanager
 def running_redis() -> Iterator[int]:
-    """Its port. It keeps nothing on disk."""
+    """Run Redis, which stores nothing on disk; yield its port."""
     program = shutil.which("redis-server")
     if program is None:
         cannot("redis-server is not installed")
@@ -69,7 +69,7 @@ def running_redis() -> Iterator[int]:
 
 
 def _ordinary_user() -> str | None:
-    """PostgreSQL refuses to run as root. None: as whoever we are."""
+    """Return a user for PostgreSQL, which refuses to run as root; None for the current user."""
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}

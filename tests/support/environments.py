@@ -1,4 +1,4 @@
-"""Python environments beside ours, for packages that cannot or shall not be installed with what Vantage needs."""
+"""Separate Python environments, for packages that conflict with Vantage's dependencies."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import NoReturn
 
 import pytest
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache"  # ignored by git, kept between runs
+CACHE = Path(__file__).resolve().parents[2] / ".cache"  # ignored by git, reused by later runs
 INSTALL_TIMEOUT_S = 400
 
 
 def cannot(reason: str) -> NoReturn:
-    """What a test needs is not there: it is skipped; in CI it fails."""
+    """Skip a test whose requirements are missing; in CI fail it."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
 
 
 def run_or_cannot(*command: str) -> None:
-    """Run what makes a thing that a test needs."""
+    """Run a command that creates a requirement of a test; skip the test if the command fails."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
     if done.returncode:
         cannot(f"cannot be made: {' '.join(command)}: {done.stderr.strip()[-300:]}")
@@ -34,7 +34,7 @@ def run_or_cannot(*command: str) -> None:
 
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Let the workers of a run make the thing called ``name`` one after the other: the first makes it for all."""
+    """Lock ``name`` among the workers of a run: the first creates it for all."""
     CACHE.mkdir(exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -42,21 +42,21 @@ def alone(name: str) -> Iterator[None]:
 
 
 def python_with(name: str, *requirements: str) -> Path:
-    """The interpreter of the environment ``name``, which has ``requirements``. Where it cannot be made the test is
+    """Return the interpreter of the environment ``name`` with ``requirements``. If it cannot be created the test is
     skipped; in CI it fails."""
     folder = CACHE / name
-    python, made = folder / "bin" / "python", folder / "made"
-    wanted = "\n".join((sys.version, *requirements))
+    python, marker = folder / "bin" / "python", folder / "made"
+    contents = "\n".join((sys.version, *requirements))
     with alone(name):
-        if not made.exists() or made.read_text() != wanted:
+        if not marker.exists() or marker.read_text() != contents:
             run_or_cannot(sys.executable, "-m", "venv", "--clear", str(folder))
             run_or_cannot(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
-            made.write_text(wanted)
+            marker.write_text(contents)
     return python
 
 
 def source_of(name: str, version: str) -> Path:
-    """The unpacked source distribution of a package."""
+    """Return the folder of a package's unpacked source distribution."""
     folder = CACHE / "sources" / f"{name}-{version}"
     with alone(folder.name):
         if folder.exists():

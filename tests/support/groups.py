@@ -1,8 +1,8 @@
 """Which tests run in the same worker, and which start first.
 
 Tests run side by side in several workers. The tests of a file are a group: they run in the same worker, one after the
-other, and share its servers. Files that share a server are one group, so that a whole run starts it once. Where each
-test of a file stands for itself and takes long, they are distributed singly.
+other, and share its servers. Files that share a server are one group, so that a run starts it once. Long tests that
+share nothing are distributed singly.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SINGLY = (
     "tests/e2e/test_import_export.py",
     "tests/storage/embedded/",
 )
-# Whatever takes long starts first: otherwise a worker is still busy with it when the others have nothing left to do.
+# Long tests start first: otherwise one worker still runs them when the others have finished.
 LONGEST_FIRST = (
     "tests/agent/peers/",
     "tests/e2e/test_wheel.py",
@@ -62,7 +62,7 @@ def rank_of(nodeid: str) -> int:
 
 
 def shared_fixtures(item: pytest.Item) -> Iterator[str]:
-    """Give the fixtures of ours that a test may share with other tests, by scope, file and name."""
+    """Yield our fixtures that a test may share with other tests, as scope, file and name."""
     if isinstance(item, pytest.Function):
         for name, definitions in item._fixtureinfo.name2fixturedefs.items():
             for definition in definitions:

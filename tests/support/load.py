@@ -1,4 +1,4 @@
-"""Numbered batches sent by several threads at once, and how often each is kept."""
+"""Send numbered batches from several threads at once, and count how often each is stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Self
 from tests.support.server import Server
 
 THREADS = 4
-SAMPLES_PER_BATCH = 7  # small, so that many batches are under way at once
+SAMPLES_PER_BATCH = 7  # small, so that many batches are in flight at once
 START_MS = 1_600_000_000_000
 NO_RATES = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_API_RATE_LIMIT": "0"}
 BUCKET_MS = 1000
@@ -23,7 +23,7 @@ RUN = "import sys; from vantage.cli import main; sys.exit(main())"
 
 
 def printed_seed() -> int:
-    """A new one each time, or that of VANTAGE_TEST_SEED; a failing test shows it."""
+    """Return a new seed, or that of VANTAGE_TEST_SEED, and print it for failing tests."""
     seed = int(os.environ.get("VANTAGE_TEST_SEED", time.time_ns() % 2**32))
     print(f"VANTAGE_TEST_SEED={seed}")
     return seed
@@ -31,25 +31,25 @@ def printed_seed() -> int:
 
 @dataclass
 class Sent:
-    """Batches by number: those answered 202, and those whose answer never came."""
+    """Batches by number: acknowledged by a 202, or without a response."""
 
     answered: set[int] = field(default_factory=set)
     unanswered: set[int] = field(default_factory=set)
 
 
 def batch(number: int, start_ms: int) -> dict[str, Any]:
-    """Every sample has a second and a value of its own: ``number`` and its place can be read back from both."""
+    """Return a batch. Every sample has its own second and value, which both encode ``number`` and its index."""
     return {
         "service_name": "crash",
         "metrics": [
             {
                 "metric_name": "m",
-                "value": number * SAMPLES_PER_BATCH + place,
-                "timestamp": start_ms + (number * SAMPLES_PER_BATCH + place) * BUCKET_MS,
+                "value": number * SAMPLES_PER_BATCH + index,
+                "timestamp": start_ms + (number * SAMPLES_PER_BATCH + index) * BUCKET_MS,
                 "trace_id": f"t{number}",
-                "span_id": f"s{place}",
+                "span_id": f"s{index}",
             }
-            for place in range(SAMPLES_PER_BATCH)
+            for index in range(SAMPLES_PER_BATCH)
         ],
     }
 
@@ -57,13 +57,13 @@ def batch(number: int, start_ms: int) -> dict[str, Any]:
 def post(connection: http.client.HTTPConnection, number: int, start_ms: int) -> int:
     headers = {"Content-Type": "application/json", "Idempotency-Key": f"b-{number}"}
     connection.request("POST", "/v1/metrics", json.dumps(batch(number, start_ms)), headers)
-    answer = connection.getresponse()
-    answer.read()
-    return answer.status
+    response = connection.getresponse()
+    response.read()
+    return response.status
 
 
 class Load:
-    """Threads that send batch after batch, each with a number of its own, until the end or until the server is gone."""
+    """Threads that send batch after batch, each with its own number, until the end or until the server has exited."""
 
     def __init__(self, server: Server, start_ms: int, first: int, *, pause_s: float = 0.0) -> None:
         self._pause_s = pause_s  # between two batches of a thread
@@ -107,8 +107,8 @@ class Load:
 
 
 def read_back(server: Server, start_ms: int, batches: int) -> Counter[int]:
-    """How often each value is kept, as the API tells: the count and the sum of every second."""
-    found: Counter[int] = Counter()
+    """Return how often each value is stored, from the API's count and sum of every second."""
+    stored: Counter[int] = Counter()
     per_query = 10_000
     for first in range(0, batches * SAMPLES_PER_BATCH, per_query):
         start = start_ms + first * BUCKET_MS
@@ -121,9 +121,11 @@ def read_back(server: Server, start_ms: int, batches: int) -> Counter[int]:
         for (at_ms, count), (_, total) in zip(counts[0]["points"], sums[0]["points"], strict=True):
             if count:
                 value = (at_ms - start_ms) // BUCKET_MS
-                found[value] = int(count)
-                assert total == value * count, f"the second of {value} holds other values: {count} samples make {total}"
-    return found
+                stored[value] = int(count)
+                assert total == value * count, (
+                    f"the second of {value} has other values: the sum of {count} samples is {total}"
+                )
+    return stored
 
 
 def values_of(number: int) -> range:

@@ -1,4 +1,4 @@
-"""Servers of other people's, in processes of their own on loopback."""
+"""Third-party servers, in processes of their own on loopback."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ STOP_TIMEOUT_S = 30.0
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
         return port
 
 
@@ -32,7 +32,7 @@ def listening(
     user: str | None = None,
     stop: signal.Signals = signal.SIGTERM,
 ) -> Iterator[None]:
-    """A program that listens on ``port``, until it has ended as a supervisor would end it."""
+    """Run a program that listens on ``port``, and end it as a supervisor would."""
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environ}, user=user)
     try:
         end_s = time.monotonic() + START_TIMEOUT_S

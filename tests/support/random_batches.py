@@ -1,4 +1,4 @@
-"""Random batches from a seed, as odd as the limits allow."""
+"""Random batches from a seed, as unusual as the limits allow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VALUES = (0.0, -0.0, 1.0, 0.1, -2.5e-9, 5e-324, 1.7976931348623157e308, -1e300, 
 
 
 class RandomBatches:
-    """Random batches from one seed: late and early, years back, the same moment twice, odd values."""
+    """Random batches from one seed: late and early, years back, the same time twice, unusual values."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -43,13 +43,13 @@ class RandomBatches:
         for _ in range(self.random.randint(0, 60)):
             back_ms = self.random.choice([0, 0, 0, 5, 300_000, 7 * 86_400_000, 3 * 365 * 86_400_000])
             rows.append((self.random.choice(self.series), self.now_ms - back_ms, self._value()))
-        links = NO_EXEMPLARS
-        linked = sorted(self.random.sample(range(len(rows)), len(rows) // 5))
-        if linked:
-            ids = [self._id() for _ in linked]
-            links = encode_exemplars(np.array(linked, np.uint32), ids, [one[:16] for one in ids])
+        exemplars = NO_EXEMPLARS
+        positions = sorted(self.random.sample(range(len(rows)), len(rows) // 5))
+        if positions:
+            ids = [self._id() for _ in positions]
+            exemplars = encode_exemplars(np.array(positions, np.uint32), ids, [trace_id[:16] for trace_id in ids])
         spans = tuple(self._span(n) for n in range(self.random.randint(0, 8)))
-        return build_batch(rows, exemplars=links, spans=spans) if rows else Batch(spans=spans)
+        return build_batch(rows, exemplars=exemplars, spans=spans) if rows else Batch(spans=spans)
 
     def _id(self) -> str:
         self._traces += self.random.randint(0, 1)

@@ -1,4 +1,4 @@
-"""Small things tests are made of: a clock that moves by hand, series, batches, queries."""
+"""Building blocks of tests: a clock that is moved by hand, series, batches, queries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOUR_MS = 3_600_000
 
 
 class MovedClock:
-    """Stands still until it is moved."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self, now_ms: int = NOW_MS) -> None:
         self.now = now_ms
@@ -36,8 +36,8 @@ def a_series(service: str = "api", metric: str = "m", kind: Kind = Kind.GAUGE, *
 
 
 def a_batch(*values: float, series: Series | None = None, batch_id: str = "", at_ms: int = NOW_MS - 1000) -> Batch:
-    one = series or a_series()
-    return build_batch([(one, at_ms + i, value) for i, value in enumerate(values)], batch_id=batch_id)
+    target = series or a_series()
+    return build_batch([(target, at_ms + i, value) for i, value in enumerate(values)], batch_id=batch_id)
 
 
 def a_span(
@@ -64,7 +64,7 @@ def lately(hours: float = 24) -> TimeRange:
 
 
 def count_query(*conditions: Expr, group_by: tuple[Expr, ...] = ()) -> CheckedSelect:
-    """How many samples there are, and their sum, over all time."""
+    """Return a query of the number of samples and their sum, over all time."""
     select = Select(
         "metrics",
         (

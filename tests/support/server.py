@@ -22,7 +22,7 @@ _READY = re.compile(r"is ready: (https?://\S+)")
 
 
 class Server:
-    """One run of ``vantage serve``. ``output`` gathers what it prints, both streams. ``program`` may sabotage it."""
+    """One run of ``vantage serve``. ``output`` collects both output streams. ``program`` may inject faults."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Server:
         return status
 
     def kill(self) -> None:
-        """As a power cut would, as far as the process is concerned."""
+        """Kill the process, as a power cut would."""
         self.process.send_signal(signal.SIGKILL)
         self.wait_exit()
 
@@ -104,13 +104,13 @@ class Server:
         return self.request("GET", path, headers=headers)
 
     def send(self, payload: Any, path: str = "/v1/metrics", **headers: str) -> Answer:
-        """Post JSON; ``payload`` may also be bytes, sent as they are."""
+        """Post JSON; a ``payload`` of bytes is sent unchanged."""
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.request("POST", path, body, {"Content-Type": "application/json", **named})
 
     def counts(self, **headers: str) -> dict[str, float]:
-        """What ``/metrics`` says: sample name with labels, and value."""
+        """Return the values of ``/metrics`` by sample name with labels."""
         lines = self.get("/metrics", **headers).body.decode().splitlines()
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
 
@@ -118,17 +118,17 @@ class Server:
         return socket.create_connection(self.address, timeout=30)
 
     def total(self, service: str, metric: str) -> tuple[int, float]:
-        """How many samples of a metric there are, and their sum, through the API."""
+        """Return the number of samples of a metric, and their sum, through the API."""
         path = f"/api/metrics/timeseries?service={service}&metric={metric}&start=now-7d&end=now&step=7d&agg="
         counts, sums = (
-            [point[1] for one in self.get(path + agg).json()["series"] for point in one["points"] if point[1]]
+            [point[1] for series in self.get(path + agg).json()["series"] for point in series["points"] if point[1]]
             for agg in ("count", "sum")
         )
         return round(sum(counts)), sum(sums)
 
 
 class Answer:
-    """Status, headers and body of one answer."""
+    """Status, headers and body of a response."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status, self.headers, self.body = status, {name.lower(): v for name, v in headers.items()}, body
@@ -142,7 +142,7 @@ class Answer:
 
 @contextmanager
 def serving(data: Path, *options: str, environ: dict[str, str] | None = None) -> Iterator[Server]:
-    """A server that is ready; stopped at the end."""
+    """Run a server; yield it when it is ready, and stop it at the end."""
     server = Server(data, *options, environ=environ)
     try:
         yield server.wait_ready()
@@ -154,7 +154,7 @@ def serving(data: Path, *options: str, environ: dict[str, str] | None = None) ->
 def vantage(
     *arguments: str, environ: dict[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """One run of the command line to its end."""
+    """Run a command of the command line to its end."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("VANTAGE_")}
     return subprocess.run(
         [sys.executable, "-m", "vantage", *arguments],

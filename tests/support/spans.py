@@ -1,4 +1,4 @@
-"""Spans of any shape that ingest lets in, and realistic ones, for tests of columns."""
+"""Spans of any shape that ingest accepts, and realistic ones, for tests of columns."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ids = st.one_of(hex_ids, st.text(ID_ALPHABET, min_size=1, max_size=64))
 
 
 def any_spans(max_size: int = 12, *, some_ids: st.SearchStrategy[str] = ids) -> st.SearchStrategy[list[Span]]:
-    """Lists of spans as odd as the limits allow; each list may have ids of one form alone."""
-    one = st.builds(
+    """Generate lists of spans as unusual as the limits allow; ``some_ids`` may restrict the form of ids."""
+    span = st.builds(
         Span,
         trace_id=some_ids,
         span_id=some_ids,
@@ -34,21 +34,21 @@ def any_spans(max_size: int = 12, *, some_ids: st.SearchStrategy[str] = ids) -> 
         instance=texts,
         attributes=st.dictionaries(texts.filter(bool), texts, max_size=4),
     )
-    return st.lists(one, max_size=max_size)
+    return st.lists(span, max_size=max_size)
 
 
 def many_spans(count: int, *, seed: int = 1, services: int = 5) -> list[Span]:
-    """Spans as an instrumented shop sends them, ten a trace, by start."""
+    """Return spans as an instrumented shop sends them, ten per trace, by start."""
     chance = random.Random(seed)
-    found: list[Span] = []
+    spans: list[Span] = []
     start_ns = NOW_MS * 1_000_000 - 3_600_000_000_000
-    for place in range(count):
-        if place % 10 == 0:
-            trace_id, above = f"{chance.getrandbits(128):032x}", [""]
+    for index in range(count):
+        if index % 10 == 0:
+            trace_id, parents = f"{chance.getrandbits(128):032x}", [""]
         span_id = f"{chance.getrandbits(64):016x}"
         method, route = chance.choice(("GET", "POST")), f"/api/{chance.randint(0, 14)}"
         start_ns += chance.randint(1000, 5_000_000)
-        found.append(
+        spans.append(
             Span(
                 trace_id,
                 span_id,
@@ -56,7 +56,7 @@ def many_spans(count: int, *, seed: int = 1, services: int = 5) -> list[Span]:
                 f"{method} {route}",
                 start_ns,
                 int(chance.lognormvariate(16, 1)),
-                chance.choice(above),
+                chance.choice(parents),
                 chance.choice(list(SpanKind)),
                 chance.choice([SpanStatus.UNSET] * 9 + [SpanStatus.ERROR]),
                 "production",
@@ -70,5 +70,5 @@ def many_spans(count: int, *, seed: int = 1, services: int = 5) -> list[Span]:
                 },
             )
         )
-        above.append(span_id)
-    return found
+        parents.append(span_id)
+    return spans

@@ -1,4 +1,4 @@
-"""Waiting for something that can be observed, with a deadline, in place of sleeping for a fixed time."""
+"""Wait for a condition that can be observed, with a deadline, instead of sleeping for a fixed time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-TIMEOUT_S = 30.0  # only a test that fails waits this long, however busy the machine is
+TIMEOUT_S = 30.0  # only a failing test waits this long, even on a busy machine
 BUSY_S = 5.0  # a busy machine may add this to a time limit under test: less than what the limit is there to prevent
 
 
@@ -16,7 +16,7 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S, every
     """Return what ``condition`` returns as soon as that is true; fail when it is not within ``timeout_s``."""
     end_s = time.monotonic() + timeout_s
     while not (result := condition()):
-        assert time.monotonic() < end_s, f"waited {timeout_s:g} s in vain"
+        assert time.monotonic() < end_s, f"the condition was still false after {timeout_s:g} s"
         time.sleep(every_s)
     return result
 
@@ -30,5 +30,5 @@ async def until(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S, ever
             result = await result
         if result:
             return result
-        assert time.monotonic() < end_s, f"waited {timeout_s:g} s in vain"
+        assert time.monotonic() < end_s, f"the condition was still false after {timeout_s:g} s"
         await asyncio.sleep(every_s)

@@ -39,7 +39,7 @@ def access_with(clock: MovedClock, *keys: ApiKey, auth: str = "auto", api_key: s
         ("off", 1, "from-env", False),
     ],
 )
-def test_a_key_is_needed_as_the_setting_says(
+def test_the_setting_decides_whether_a_key_is_required(
     clock: MovedClock, auth: str, keys: int, api_key: str, *, required: bool
 ) -> None:
     access = access_with(clock, *[a_key()] * keys, auth=auth, api_key=api_key)
@@ -92,7 +92,7 @@ def test_a_key_ends_when_it_expires(clock: MovedClock) -> None:
         access.principal(SECRET)
 
 
-def test_a_refresh_takes_keys_away_but_never_the_one_of_the_environment(clock: MovedClock) -> None:
+def test_a_refresh_removes_keys_but_never_that_of_the_environment(clock: MovedClock) -> None:
     access = access_with(clock, a_key(), api_key="from-env")
     access.refresh(())
     assert access.principal("from-env").allows(Scope.ADMIN)

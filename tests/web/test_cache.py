@@ -1,4 +1,4 @@
-"""The whole application, in process: what was forgotten or has expired is not given from the cache."""
+"""The complete application, in process: deleted or expired data does not come from the cache."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class HeldClock:
 
 
 class Running:
-    """The application, asked over HTTP without a network."""
+    """The application, queried over HTTP without a network."""
 
     def __init__(self, client: httpx.AsyncClient, clock: HeldClock) -> None:
         self.client, self.clock = client, clock
@@ -100,19 +100,19 @@ async def test_without_bytes_for_it_there_is_no_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("forgotten", ["service=api", "environment=default", "service=api&environment=default"])
-async def test_what_was_forgotten_is_gone_from_answers_at_once(tmp_path: Path, forgotten: str) -> None:
+async def test_deleted_data_is_missing_from_results_at_once(tmp_path: Path, forgotten: str) -> None:
     async with running(tmp_path) as app:
         await app.send("api", "api", "other")
         assert await app.total() == 2
         assert (await app.client.delete(f"/api/data?{forgotten}")).status_code == 200
         assert await app.figure("bytes") == 0
         assert await app.total() == 0
-        # The series is known again, as it was: what had been kept of it would be told.
+        # The same series exists again: cached results of it would be returned.
         await app.send("api")
         assert await app.total() == 1
 
 
-async def test_what_has_outlived_its_days_is_gone_from_answers_with_the_next_look(tmp_path: Path) -> None:
+async def test_expired_data_is_missing_from_results_after_the_next_check(tmp_path: Path) -> None:
     async with running(tmp_path, retention_days=1) as app:
         await app.send("api")
         assert (await app.total(), await app.total()) == (1, 1)
@@ -141,7 +141,7 @@ async def sleeping(app: Running) -> bool:
         (OSError("disk"), True),
     ],
 )
-async def test_retention_empties_the_cache_when_something_left_or_may_have(
+async def test_retention_clears_the_cache_when_data_has_or_may_have_expired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: DeletionResult | OSError, *, emptied: bool
 ) -> None:
     looks = 0

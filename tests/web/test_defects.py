@@ -86,7 +86,7 @@ def test_short_trailers_and_many_small_chunks_are_welcome(server: Server) -> Non
     assert answer.startswith(b"HTTP/1.1 202"), answer
 
 
-def test_an_empty_line_between_requests_does_not_hold_a_connection(server: Server) -> None:
+def test_an_empty_line_between_requests_does_not_occupy_a_connection(server: Server) -> None:
     with server.connect() as connection:
         connection.settimeout(10)
         connection.sendall(b"GET /health/live HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -97,7 +97,7 @@ def test_an_empty_line_between_requests_does_not_hold_a_connection(server: Serve
         assert time.monotonic() - started < BUSY_S
 
 
-def test_a_connection_is_kept_for_the_next_request(server: Server) -> None:
+def test_a_connection_is_reused_for_the_next_request(server: Server) -> None:
     connection = http.client.HTTPConnection(*server.address, timeout=10)
     for wait_s in (0, 1.5, 0):  # longer than headers may take
         time.sleep(wait_s)
@@ -106,7 +106,7 @@ def test_a_connection_is_kept_for_the_next_request(server: Server) -> None:
     connection.close()
 
 
-def test_an_envelope_no_check_will_pass_is_not_kept() -> None:
+def test_an_invalid_envelope_is_not_cached() -> None:
     cache = SeriesCache()
     assert cache.known(("json", "a" * 5000, "", "", "")) is not cache.known(("json", "a" * 5000, "", "", ""))
     assert cache.known(("json", "a", "", "", "")) is cache.known(("json", "a", "", "", ""))
@@ -144,7 +144,7 @@ def test_a_small_body_that_unpacks_to_a_large_one_does_not_stop_the_loop(server:
     assert answered > 5  # one, or two, when the loop decodes
 
 
-def test_a_timeseries_lays_out_only_the_groups_it_gives(server: Server) -> None:
+def test_a_timeseries_fills_only_the_groups_it_returns(server: Server) -> None:
     for batch in range(8):
         metrics = [{"metric_name": "m", "value": 1, "tags": {"u": f"{batch}-{i}"}} for i in range(1000)]
         assert server.send({"service_name": "groups", "metrics": metrics}).status == 202

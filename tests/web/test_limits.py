@@ -31,7 +31,7 @@ def test_tokens_come_back_steadily() -> None:
     assert taken(buckets, "a", 0.5, 1.0, 1.5, 2.1) == [False, True, False, True]
 
 
-def test_a_bucket_never_holds_more_than_a_minute_s_worth() -> None:
+def test_a_bucket_never_exceeds_the_tokens_of_a_minute() -> None:
     buckets = TokenBuckets(2)
     assert taken(buckets, "a", 0.0, 1e9, 1e9, 1e9) == [True, True, True, False]
 
@@ -46,7 +46,7 @@ def test_zero_is_no_limit() -> None:
     assert all(taken(TokenBuckets(0), "a", *[0.0] * 10_000))
 
 
-def test_whoever_is_refused_is_told_when_the_next_token_comes() -> None:
+def test_a_refusal_has_the_time_of_the_next_token() -> None:
     buckets = TokenBuckets(6)
     taken(buckets, "a", *[0.0] * 6)
     with pytest.raises(RateLimited, match="6 requests a minute") as refused:
@@ -61,7 +61,7 @@ def test_a_refused_request_costs_nothing() -> None:
     assert taken(buckets, "a", *[0.9] * 1000, 1.05)[-1] is True
 
 
-def test_the_least_recently_seen_owner_is_dropped_first() -> None:
+def test_the_least_recently_used_bucket_is_dropped_first() -> None:
     buckets = TokenBuckets(1, buckets_max=2)
     for owner in ("a", "b"):
         taken(buckets, owner, 0.0)

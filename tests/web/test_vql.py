@@ -1,4 +1,4 @@
-"""``POST /vql/execute`` and ``where=``: the formats, the errors, and that no text does more than ask."""
+"""``POST /vql/execute`` and ``where=``: the formats, the errors, and that no text does more than read."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_csv_is_streamed_with_a_line_of_names(server: Server) -> None:
     assert len(rows) == 13
 
 
-def test_ndjson_is_asked_for_by_the_accept_header_too(server: Server) -> None:
+def test_ndjson_can_be_requested_by_the_accept_header(server: Server) -> None:
     answer = server.send(
         {"query": "SELECT value, tags['method'] AS m FROM metrics ORDER BY value LIMIT 2"},
         URL,
@@ -105,7 +105,7 @@ def test_parquet_has_types(server: Server) -> None:
     assert table.column("tags").to_pylist()[1] == [("method", "POST"), ("ü", 'a "b", c\n')]
 
 
-def test_without_pyarrow_parquet_is_406_and_says_what_to_install(
+def test_without_pyarrow_parquet_is_406_with_the_package_to_install(
     monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
     hidden = {"PYTHONPATH": str(server.data.parent / "hidden"), **NO_RATES}
@@ -122,7 +122,7 @@ def test_without_pyarrow_parquet_is_406_and_says_what_to_install(
     assert "pip install 'vantage[parquet]'" in answer.json()["detail"]
 
 
-def test_a_refused_query_says_where_and_what_was_meant(server: Server) -> None:
+def test_a_refused_query_has_a_position_and_a_suggestion(server: Server) -> None:
     answer = ask(server, "SELECT value\nFROM metrics\nWHERE service_name=my-api")
     found = answer.json()
     assert answer.status == 400
@@ -148,7 +148,7 @@ def test_a_body_that_does_not_fit_names_the_field(server: Server, body: dict[str
     assert (answer.status, answer.json()["field"]) == (400, field)
 
 
-def test_explain_tells_what_would_be_read(server: Server) -> None:
+def test_explain_returns_what_would_be_read(server: Server) -> None:
     found = ask(server, "EXPLAIN SELECT count() FROM metrics").json()
     assert [column["name"] for column in found["columns"]] == ["tier", "chunks", "rows"]
     assert sum(row[2] for row in found["rows"]) == 12

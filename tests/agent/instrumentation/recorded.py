@@ -1,4 +1,4 @@
-"""What the agent told, as tests ask for it."""
+"""The spans and samples that an agent has sent, for assertions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tests.agent.receiver import Receiver
 
 
 @dataclass
-class Told:
-    """What arrived, flushed first: spans as they were sent, and samples as ``(metric, tags, value)``."""
+class Recorded:
+    """Everything received, after a flush: spans as sent, and samples as ``(metric, tags, value)``."""
 
     receiver: Receiver
 
@@ -29,16 +29,16 @@ class Told:
     @property
     def samples(self) -> list[tuple[str, dict[str, str], float]]:
         self._flush()
-        found = []
+        samples: list[tuple[str, dict[str, str], float]] = []
         for sent in self.receiver.sent:
             packed = sent.packed
-            for place, _, values, *_ in packed["samples"]:
-                name, _, _, tags = packed["series"][place][:4]
-                found += [(name, dict(tags), value) for value in values]
-        return found
+            for index, _, values, *_ in packed["samples"]:
+                name, _, _, tags = packed["series"][index][:4]
+                samples += [(name, dict(tags), value) for value in values]
+        return samples
 
     def tags(self, metric: str) -> list[dict[str, str]]:
-        """Of each sample of the metric, without those that every sample has."""
+        """Return the tags of each sample of a metric, without those that every sample has."""
         return [
             {key: value for key, value in tags.items() if key not in ("instance", "service_version")}
             for name, tags, _ in self.samples
@@ -57,13 +57,13 @@ class Told:
     def database(self) -> list[dict[str, str]]:
         return self.tags("db.client.operation.duration")
 
-    def forget(self) -> None:
-        """What arrived so far."""
+    def clear(self) -> None:
+        """Drop everything received so far."""
         self._flush()
         self.receiver.sent.clear()
 
     @property
     def text(self) -> str:
-        """All that was sent."""
+        """Everything that was sent, as text."""
         self._flush()
         return repr([sent.packed for sent in self.receiver.sent])

@@ -17,7 +17,7 @@ import uvicorn
 
 @dataclass
 class Upstream:
-    """A server that keeps the headers it was asked with."""
+    """A server that stores the headers of requests."""
 
     url: str = ""
     address: str = ""

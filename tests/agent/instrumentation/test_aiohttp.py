@@ -15,10 +15,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 from tests.agent.instrumentation.servers import Upstream
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 
 
 @pytest.fixture
@@ -33,25 +33,25 @@ async def test_it_stays_a_coroutine_function(start: Start) -> None:
         assert inspect.iscoroutinefunction(wrapped)
 
 
-async def test_each_way_to_ask_is_a_call(start: Start, upstream: Upstream, session: aiohttp.ClientSession) -> None:
-    told = start("aiohttp")
+async def test_each_request_method_is_a_call(start: Start, upstream: Upstream, session: aiohttp.ClientSession) -> None:
+    recorded = start("aiohttp")
     async with session.get(upstream.url) as response:
         assert await response.text() == "ok"
     (await session.post(yarl.URL(upstream.url), data=b"x")).release()
     async with aiohttp.request("PUT", upstream.url) as response:
         assert await response.text() == "ok"
     assert len({*upstream.traceparents}) == 3
-    methods = [(tags["method"], tags["peer"]) for tags in await asyncio.to_thread(lambda: told.client)]
+    methods = [(tags["method"], tags["peer"]) for tags in await asyncio.to_thread(lambda: recorded.client)]
     assert methods == [(method, upstream.address) for method in ("GET", "POST", "PUT")]
 
 
 async def test_a_base_url_is_where_it_leads(start: Start, upstream: Upstream) -> None:
-    told = start("aiohttp")
+    recorded = start("aiohttp")
     async with aiohttp.ClientSession(f"{upstream.url}/a/") as session:
         (await session.get("b?q=http://x")).release()
         (await session.get(f"{upstream.url.replace('127.0.0.1', 'localhost')}/c")).release()
     assert [path for _, path, _ in upstream.asked] == ["/a/b?q=http://x", "/c"]
-    assert [tags["peer"] for tags in await asyncio.to_thread(lambda: told.client)] == [
+    assert [tags["peer"] for tags in await asyncio.to_thread(lambda: recorded.client)] == [
         upstream.address,
         upstream.address.replace("127.0.0.1", "localhost"),
     ]
@@ -89,7 +89,7 @@ async def test_headers_stay_the_applications_own(start: Start, upstream: Upstrea
     assert not any("traceparent" in headers for headers in seen)
 
 
-async def test_a_traceparent_of_the_sessions_own_is_kept(start: Start, upstream: Upstream) -> None:
+async def test_a_traceparent_of_the_session_is_preserved(start: Start, upstream: Upstream) -> None:
     start("aiohttp")
     own = f"00-{'ab' * 16}-{'cd' * 8}-01"
     async with aiohttp.ClientSession(headers={"TraceParent": own}) as session:
@@ -102,17 +102,17 @@ async def test_a_traceparent_of_the_sessions_own_is_kept(start: Start, upstream:
 async def test_an_answer_that_was_made_an_error_has_both(
     start: Start, upstream: Upstream, session: aiohttp.ClientSession
 ) -> None:
-    told = start("aiohttp")
+    recorded = start("aiohttp")
     with pytest.raises(aiohttp.ClientResponseError):
         await session.get(f"{upstream.url}/status/404", raise_for_status=True)
-    (tags,) = await asyncio.to_thread(lambda: told.client)
+    (tags,) = await asyncio.to_thread(lambda: recorded.client)
     assert (tags["status"], tags["error_type"]) == ("404", "aiohttp.client_exceptions.ClientResponseError")
 
 
 async def test_an_error_of_the_applications_own_passes_as_it_is(
     start: Start, upstream: Upstream, session: aiohttp.ClientSession
 ) -> None:
-    told = start("aiohttp")
+    recorded = start("aiohttp")
     error = ZeroDivisionError("mine")
     error.status = "none"  # type: ignore[attr-defined]
 
@@ -122,60 +122,60 @@ async def test_an_error_of_the_applications_own_passes_as_it_is(
     with pytest.raises(ZeroDivisionError) as caught:
         await session.get(upstream.url, raise_for_status=judge)
     assert caught.value is error
-    assert (await asyncio.to_thread(lambda: told.client))[0]["error_type"] == "ZeroDivisionError"
+    assert (await asyncio.to_thread(lambda: recorded.client))[0]["error_type"] == "ZeroDivisionError"
 
 
 async def test_calls_side_by_side_are_children_of_the_same_span(
     start: Start, upstream: Upstream, session: aiohttp.ClientSession
 ) -> None:
-    told = start("aiohttp")
+    recorded = start("aiohttp")
     with vantage_agent.span("outer") as outer:
         span_id = outer.span_id
         for response in await asyncio.gather(*(session.get(upstream.url) for _ in range(5))):
             response.release()
-    spans = await asyncio.to_thread(lambda: told.spans)
+    spans = await asyncio.to_thread(lambda: recorded.spans)
     clients = [span for span in spans if span["kind"] == "client"]
     assert [span["parent_span_id"] for span in clients] == [span_id] * 5
     assert {text[36:52] for text in upstream.traceparents} == {span["span_id"] for span in clients}
 
 
 async def test_a_cancelled_call_is_cancelled(start: Start, upstream: Upstream, session: aiohttp.ClientSession) -> None:
-    told = start("aiohttp")
+    recorded = start("aiohttp")
     task = asyncio.ensure_future(session.get(f"{upstream.url}/hang"))
     while not upstream.asked:
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (await asyncio.to_thread(lambda: told.client))[0]["error_type"].endswith("CancelledError")
+    assert (await asyncio.to_thread(lambda: recorded.client))[0]["error_type"].endswith("CancelledError")
 
 
 async def test_a_streamed_answer_stays_lazy(start: Start, upstream: Upstream, session: aiohttp.ClientSession) -> None:
-    told = start("aiohttp")
+    recorded = start("aiohttp")
     async with session.get(f"{upstream.url}/stream") as response:
         assert await response.content.read(1) == b"a"  # the second is not sent before
-        assert len(await asyncio.to_thread(lambda: told.client)) == 1
+        assert len(await asyncio.to_thread(lambda: recorded.client)) == 1
         upstream.hold.set()
         assert await response.content.read(1) == b"b"
 
 
-async def test_a_tunnel_is_asked_for_without_a_trace(
+async def test_a_connect_request_carries_no_trace(
     start: Start, upstream: Upstream, session: aiohttp.ClientSession
 ) -> None:
-    told = start("aiohttp")
+    recorded = start("aiohttp")
     with pytest.raises(aiohttp.ClientError):  # the proxy speaks no TLS
         await session.get("https://far.example/", proxy=upstream.url)
     (await session.get("http://far.example:81/", proxy=upstream.url)).release()
     assert [method for method, _, _ in upstream.asked] == ["CONNECT", "GET"]
     assert [bool(text) for text in upstream.traceparents] == [False, True]
-    assert [tags["peer"] for tags in await asyncio.to_thread(lambda: told.client)] == [
+    assert [tags["peer"] for tags in await asyncio.to_thread(lambda: recorded.client)] == [
         "far.example",
         "far.example:81",
     ]
 
 
-async def test_sockets_are_left_alone(start: Start, upstream: Upstream) -> None:
-    told = start("aiohttp")
+async def test_websockets_are_not_instrumented(start: Start, upstream: Upstream) -> None:
+    recorded = start("aiohttp")
     asked: list[str | None] = []
 
     async def echo(request: web.Request) -> web.WebSocketResponse:
@@ -204,7 +204,7 @@ async def test_sockets_are_left_alone(start: Start, upstream: Upstream) -> None:
         await talk(session)
         (await session.get(upstream.url, middlewares=[middleware])).release()
     assert asked == [None, None]
-    assert len(await asyncio.to_thread(lambda: told.client)) == 1
+    assert len(await asyncio.to_thread(lambda: recorded.client)) == 1
 
 
 async def test_nonsense_fails_as_it_does_without_an_agent(start: Start) -> None:
@@ -223,6 +223,6 @@ async def test_nonsense_fails_as_it_does_without_an_agent(start: Start) -> None:
         lambda session: aiohttp.ClientSession.get(session, "nonsense://x"),
     ]
     without = [await attempt(action) for action in actions]
-    told = start("aiohttp")
+    recorded = start("aiohttp")
     assert [await attempt(action) for action in actions] == without
-    assert "internal_error" not in await asyncio.to_thread(lambda: told.text)
+    assert "internal_error" not in await asyncio.to_thread(lambda: recorded.text)

@@ -25,12 +25,12 @@ from starlette.staticfiles import StaticFiles
 from websockets.sync.client import connect
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 from tests.agent.instrumentation.servers import serving_asgi
 from vantage_agent._context import current
 from vantage_agent._tracer import tracer
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 TRACE, CALLER = "ab" * 16, "cd" * 8
 
 
@@ -212,86 +212,86 @@ FRAMEWORKS = pytest.mark.parametrize("framework", APPS)
         *((framework, *one) for framework in APPS for one in ALL),
     ],
 )
-def test_a_request_is_told_by_its_template(
+def test_a_request_is_named_by_its_template(
     start: Start, framework: str, method: str, path: str, endpoint: str | None, status: str | None
 ) -> None:
     if endpoint is None:
         endpoint, status = ("/users/{id:int}" if framework == "starlette" else "/users/{user_id}"), "200"
-    told = start(framework)
+    recorded = start(framework)
     with serving_asgi(APPS[framework]()) as url:
         requests.request(
             method, url + path, headers={"X-Key": "secret"}, data=b"secret", allow_redirects=False, timeout=5
         )
-    assert told.server == [{"method": method, "endpoint": endpoint, "status": status}]
-    (span,) = told.spans
+    assert recorded.server == [{"method": method, "endpoint": endpoint, "status": status}]
+    (span,) = recorded.spans
     assert span["name"] == (method if endpoint == "unmatched" else f"{method} {endpoint}")
     assert (span["kind"], span["status"]) == ("server", "unset")
-    assert "secret" not in told.text
+    assert "secret" not in recorded.text
 
 
-def test_a_host_that_routes_is_told_by_the_route(start: Start) -> None:
-    told = start("starlette")
+def test_a_host_route_is_named_by_its_route(start: Start) -> None:
+    recorded = start("starlette")
     with serving_asgi(starlette_app()) as url:
         assert requests.get(f"{url}/hosted/7", headers={"Host": "other.test"}, timeout=5).status_code == 200
-    assert told.server[0]["endpoint"] == "/hosted/{id}"
+    assert recorded.server[0]["endpoint"] == "/hosted/{id}"
 
 
 @pytest.mark.parametrize("middleware", [CopiesTheScope, DoesNothing])
 def test_middleware_does_not_hide_the_route_or_the_error(start: Start, middleware: Any) -> None:
-    told = start("starlette", "fastapi")
+    recorded = start("starlette", "fastapi")
     for make, template in ((starlette_app, "/api/users/{id:int}"), (fastapi_app, "/api/users/{user_id}")):
         with serving_asgi(make(middleware=[starlette.middleware.Middleware(middleware)])) as url:
             requests.get(f"{url}/api/users/7", timeout=5)
             requests.get(f"{url}/fails", timeout=5)
-        assert told.server[-2]["endpoint"] == template
-        assert (told.server[-1]["endpoint"], told.server[-1]["error_type"]) == ("/fails", "ZeroDivisionError")
+        assert recorded.server[-2]["endpoint"] == template
+        assert (recorded.server[-1]["endpoint"], recorded.server[-1]["error_type"]) == ("/fails", "ZeroDivisionError")
 
 
 @FRAMEWORKS
-def test_an_error_is_told_with_its_type(start: Start, framework: str) -> None:
-    told = start(framework)
+def test_an_error_is_recorded_with_its_type(start: Start, framework: str) -> None:
+    recorded = start(framework)
     with serving_asgi(APPS[framework]()) as url:
         assert requests.get(f"{url}/fails", timeout=5).status_code == 500
         assert requests.get(f"{url}/unavailable", timeout=5).status_code == 503
-    first, second = told.server
+    first, second = recorded.server
     assert first == {"method": "GET", "endpoint": "/fails", "status": "500", "error_type": "ZeroDivisionError"}
     assert second["error_type"] == ("503" if framework != "litestar" else second["error_type"])
     assert second["error_type"]
-    assert [span["status"] for span in told.spans] == ["error", "error"]
+    assert [span["status"] for span in recorded.spans] == ["error", "error"]
 
 
 @FRAMEWORKS
-def test_head_is_told(start: Start, framework: str) -> None:
-    told = start(framework)
+def test_head_is_recorded(start: Start, framework: str) -> None:
+    recorded = start(framework)
     with serving_asgi(APPS[framework]()) as url:
         requests.head(f"{url}/users/7", timeout=5)
-    assert told.server[0]["method"] == "HEAD"
+    assert recorded.server[0]["method"] == "HEAD"
 
 
 @FRAMEWORKS
 def test_a_request_continues_the_trace_of_its_caller(start: Start, framework: str) -> None:
-    told = start(framework, trace_sample_rate=0)
+    recorded = start(framework, trace_sample_rate=0)
     headers = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
     with serving_asgi(APPS[framework]()) as url:
         for path in ("/users/7", "/sync/7"):
             if framework != "starlette" or path == "/users/7":
                 assert TRACE in requests.get(url + path, headers=headers, timeout=5).text
-    assert {(span["trace_id"], span["parent_span_id"]) for span in told.spans} == {(TRACE, CALLER)}
+    assert {(span["trace_id"], span["parent_span_id"]) for span in recorded.spans} == {(TRACE, CALLER)}
 
 
 @FRAMEWORKS
 @pytest.mark.parametrize("header", ["nonsense", f"00-{'0' * 32}-{CALLER}-01", f"00-{TRACE}-{CALLER}-01-more"])
 def test_a_header_that_is_not_valid_begins_a_new_trace(start: Start, framework: str, header: str) -> None:
-    told = start(framework)
+    recorded = start(framework)
     with serving_asgi(APPS[framework]()) as url:
         requests.get(f"{url}/users/7", headers={"traceparent": header}, timeout=5)
-    (span,) = told.spans
+    (span,) = recorded.spans
     assert span["trace_id"] != TRACE
     assert "parent_span_id" not in span
 
 
 def test_two_headers_are_as_good_as_none_and_states_are_joined(start: Start) -> None:
-    told = start()
+    recorded = start()
     states: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -303,7 +303,7 @@ def test_two_headers_are_as_good_as_none_and_states_are_joined(start: Start) -> 
     for headers in ([parent, parent], [parent, state, (b"tracestate", b"b=2")]):
         call(vantage_agent.instrument_asgi(app), headers=headers)
     assert states == ["", "a=1,b=2"]
-    assert [span["trace_id"] == TRACE for span in told.spans] == [False, True]
+    assert [span["trace_id"] == TRACE for span in recorded.spans] == [False, True]
 
 
 def call(app: Any, *, headers: Any = (), kind: str = "http") -> list[Any]:
@@ -323,7 +323,7 @@ def call(app: Any, *, headers: Any = (), kind: str = "http") -> list[Any]:
 
 @FRAMEWORKS
 def test_a_streamed_answer_stays_lazy_and_is_measured_to_its_end(start: Start, framework: str) -> None:
-    told = start(framework)
+    recorded = start(framework)
     go = threading.Event()
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -346,15 +346,15 @@ def test_a_streamed_answer_stays_lazy_and_is_measured_to_its_end(start: Start, f
     with serving_asgi(app) as url, requests.get(f"{url}/streams", stream=True, timeout=5) as response:
         parts = response.iter_content(1)
         assert next(parts) == b"a"
-        assert told.server == []
+        assert recorded.server == []
         go.set()
         assert list(parts) == [b"b"]
-    assert [tags["endpoint"] for tags in told.server] == ["/streams"]
+    assert [tags["endpoint"] for tags in recorded.server] == ["/streams"]
 
 
 @FRAMEWORKS
 def test_background_tasks_run_and_do_not_count(start: Start, framework: str) -> None:
-    told = start(framework)
+    recorded = start(framework)
     go, done = threading.Event(), threading.Event()
 
     async def later() -> None:
@@ -382,15 +382,15 @@ def test_background_tasks_run_and_do_not_count(start: Start, framework: str) -> 
         app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("ok", background=task))])
     with serving_asgi(app) as url:
         assert requests.get(url, timeout=5).status_code == 200
-        assert len(told.server) == 1
+        assert len(recorded.server) == 1
         go.set()
         assert done.wait(5)
-    server, background = told.spans
+    server, background = recorded.spans
     assert background["parent_span_id"] == server["span_id"]
 
 
 def test_sockets_pass_through(start: Start) -> None:
-    told = start("starlette", "fastapi")
+    recorded = start("starlette", "fastapi")
 
     async def echo(websocket: Any) -> None:
         await websocket.accept()
@@ -401,11 +401,11 @@ def test_sockets_pass_through(start: Start) -> None:
     with serving_asgi(app) as url, connect(url.replace("http", "ws") + "/ws") as socket:
         socket.send("hello")
         assert socket.recv(5) == "hello"
-    assert told.server == []
+    assert recorded.server == []
 
 
 def test_an_error_is_the_applications_own(start: Start) -> None:
-    told = start()
+    recorded = start()
     error = ZeroDivisionError("mine")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -415,19 +415,19 @@ def test_an_error_is_the_applications_own(start: Start) -> None:
         call(vantage_agent.instrument_asgi(app))
     assert caught.value is error
     assert caught.traceback[-1].name == "app"
-    assert told.server == [{"method": "GET", "error": "true", "error_type": "ZeroDivisionError"}]
+    assert recorded.server == [{"method": "GET", "error": "true", "error_type": "ZeroDivisionError"}]
 
 
-def test_a_request_inside_several_wrappers_is_told_once(start: Start) -> None:
-    told = start("starlette", "fastapi")
+def test_a_request_inside_several_wrappers_is_recorded_once(start: Start) -> None:
+    recorded = start("starlette", "fastapi")
     app = vantage_agent.instrument_asgi(vantage_agent.instrument_asgi(fastapi_app()))
     with serving_asgi(app) as url:
         requests.get(f"{url}/users/7", timeout=5)
-    assert [tags["endpoint"] for tags in told.server] == ["/users/{user_id}"]
+    assert [tags["endpoint"] for tags in recorded.server] == ["/users/{user_id}"]
 
 
-def test_a_scope_is_left_as_it_came(start: Start) -> None:
-    told = start()
+def test_a_scope_is_unchanged_afterwards(start: Start) -> None:
+    recorded = start()
     scope = {"type": "http", "method": "GET", "headers": []}
     before = dict(scope)
 
@@ -442,11 +442,11 @@ def test_a_scope_is_left_as_it_came(start: Start) -> None:
     for _ in range(2):
         asyncio.run(measured(scope, None, send))
         assert scope == before
-    assert len(told.server) == 2
+    assert len(recorded.server) == 2
 
 
 def test_headers_that_can_be_read_once_reach_the_application(start: Start) -> None:
-    told = start()
+    recorded = start()
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -456,18 +456,18 @@ def test_headers_that_can_be_read_once_reach_the_application(start: Start) -> No
     measured: Any = vantage_agent.instrument_asgi(app)
     asyncio.run(measured({"type": "http", "method": "GET", "headers": iter(given)}, None, None))
     assert seen == given
-    assert told.spans[0]["trace_id"] == "ab" * 16
+    assert recorded.spans[0]["trace_id"] == "ab" * 16
 
 
 def test_what_comes_through_without_a_scope_of_http_is_passed_on(start: Start) -> None:
-    told = start()
+    recorded = start()
     seen: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["type"])
 
     call(vantage_agent.instrument_asgi(app), kind="lifespan")
-    assert (seen, told.spans) == (["lifespan"], [])
+    assert (seen, recorded.spans) == (["lifespan"], [])
 
 
 @FRAMEWORKS
@@ -510,9 +510,9 @@ def test_the_end_of_the_agent_in_the_middle_of_a_request_harms_nothing(start: St
 
 
 async def test_an_application_called_in_process_is_a_child_of_the_call(start: Start) -> None:
-    told = start("httpx", "fastapi")
+    recorded = start("httpx", "fastapi")
     transport = httpx.ASGITransport(fastapi_app())
     async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
         await client.get("/users/7")
-    spans = {span["kind"]: span for span in await asyncio.to_thread(lambda: told.spans)}
+    spans = {span["kind"]: span for span in await asyncio.to_thread(lambda: recorded.spans)}
     assert spans["server"]["parent_span_id"] == spans["client"]["span_id"]

@@ -20,11 +20,11 @@ import celery
 import pytest
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 from tests.agent.receiver import Receiver, receiving
 from vantage_agent._tracer import tracer
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 HOME = str(Path(vantage_agent.__file__).parents[1])
 STOP_TIMEOUT_S = 30
 SECRET = type("Secret", (), {"__repr__": lambda _: "secret"})()  # can be no argument
@@ -69,7 +69,7 @@ TASKS = """
 
 @dataclass
 class Ran:
-    """What the sender and the worker told, when both had ended."""
+    """Everything that the sender and the worker recorded, after both have ended."""
 
     outer: tuple[str, str]  # trace and span
     results: dict[str, Any]
@@ -162,15 +162,15 @@ def test_what_is_sent_is_a_span_and_a_duration(ran: Ran) -> None:
         "messaging.operation.type": "send",
         "celery.task_name": "tasks.add",
     }
-    told = ran.tags(ran.sender, "celery.publish.duration")
-    assert {tags["task"] for tags in told} == {
+    recorded = ran.tags(ran.sender, "celery.publish.duration")
+    assert {tags["task"] for tags in recorded} == {
         "tasks.add",
         "tasks.fail",
         "tasks.again",
         "tasks.ignore",
         "tasks.hand_on",
     }
-    assert all(set(tags) == {"task"} for tags in told)
+    assert all(set(tags) == {"task"} for tags in recorded)
 
 
 def test_what_is_run_is_a_part_of_the_trace_that_sent_it(ran: Ran) -> None:
@@ -185,9 +185,9 @@ def test_what_is_run_is_a_part_of_the_trace_that_sent_it(ran: Ran) -> None:
     }
 
 
-def test_each_task_is_told_by_how_it_ended(ran: Ran) -> None:
-    told = ran.tags(ran.worker, "celery.task.duration")
-    unique = {tuple(sorted(tags.items())) for tags in told}
+def test_each_task_is_recorded_with_its_final_state(ran: Ran) -> None:
+    recorded = ran.tags(ran.worker, "celery.task.duration")
+    unique = {tuple(sorted(tags.items())) for tags in recorded}
     assert unique == {
         (("state", "SUCCESS"), ("task", "tasks.add")),
         (("error", "true"), ("error_type", "ValueError"), ("state", "FAILURE"), ("task", "tasks.fail")),
@@ -219,16 +219,16 @@ def test_a_task_that_another_one_sends_belongs_to_that(ran: Ran) -> None:
     ]
 
 
-def test_a_traceparent_of_the_applications_own_is_kept(ran: Ran) -> None:
+def test_a_traceparent_of_the_application_is_preserved(ran: Ran) -> None:
     (run,) = [span for span in ran.spans(ran.worker, "process tasks.add") if span["trace_id"] == "ab" * 16]
     assert run["parent_span_id"] == "cd" * 8
 
 
-def test_the_brokers_own_commands_are_not_told(ran: Ran) -> None:
+def test_commands_of_the_broker_are_not_recorded(ran: Ran) -> None:
     for receiver in (ran.sender, ran.worker):
         spans = ran.spans(receiver)
         redis = [span for span in spans if span.get("attributes", {}).get("db.system.name") == "redis"]
-        # Results are told: they lie in another database than messages.
+        # Results are recorded: they are in another database than messages.
         assert {span["attributes"]["db.namespace"] for span in redis} <= {"6"}
         sent = {span["span_id"] for span in spans if span["kind"] == "producer"}
         assert not [span for span in redis if span.get("parent_span_id") in sent]
@@ -256,8 +256,8 @@ def eager() -> celery.Celery:
     return app
 
 
-def test_a_task_in_place_is_a_part_of_what_runs(start: Start, eager: celery.Celery) -> None:
-    told = start("celery")
+def test_a_task_that_runs_in_process_is_a_child_of_the_current_span(start: Start, eager: celery.Celery) -> None:
+    recorded = start("celery")
 
     @eager.task(name="tasks.in_place")
     def in_place() -> int:
@@ -266,18 +266,18 @@ def test_a_task_in_place_is_a_part_of_what_runs(start: Start, eager: celery.Cele
     with vantage_agent.span("outer") as outer:
         ids = outer.trace_id, outer.span_id
         assert in_place.delay().get() == 7
-    (run,) = [span for span in told.spans if span["kind"] == "consumer"]
+    (run,) = [span for span in recorded.spans if span["kind"] == "consumer"]
     assert (run["trace_id"], run["parent_span_id"]) == ids
-    assert told.tags("celery.publish.duration") == []
+    assert recorded.tags("celery.publish.duration") == []
 
 
 @pytest.mark.parametrize("name", ["secret one", "secret@mail", "s" * 300, "", "sécret"])
-def test_what_is_no_name_of_a_task_is_not_told(start: Start, app: celery.Celery, name: str) -> None:
-    told = start("celery")
+def test_invalid_task_names_are_not_sent(start: Start, app: celery.Celery, name: str) -> None:
+    recorded = start("celery")
     app.send_task(name, ignore_result=True)
-    assert told.tags("celery.publish.duration") == [{"task": "_OTHER"}]
-    assert "cret" not in told.text
-    assert "sss" not in told.text
+    assert recorded.tags("celery.publish.duration") == [{"task": "_OTHER"}]
+    assert "cret" not in recorded.text
+    assert "sss" not in recorded.text
 
 
 def test_what_cannot_be_sent_is_an_error_and_the_applications_own(start: Start, app: celery.Celery) -> None:
@@ -294,11 +294,11 @@ def test_what_cannot_be_sent_is_an_error_and_the_applications_own(start: Start, 
         attempt,
     ]
     without = [action() for action in wrong]
-    told = start("celery")
+    recorded = start("celery")
     assert [action()[0] for action in wrong] == [kind for kind, _ in without]
     assert [action() for action in wrong[:-1]] == without[:-1]
-    assert told.tags("celery.publish.duration")[0]["error_type"] == "kombu.exceptions.EncodeError"
-    assert "secret" not in told.text
+    assert recorded.tags("celery.publish.duration")[0]["error_type"] == "kombu.exceptions.EncodeError"
+    assert "secret" not in recorded.text
 
 
 def test_faults_of_the_agent_do_not_reach_the_application(
@@ -320,7 +320,7 @@ def test_faults_of_the_agent_do_not_reach_the_application(
 
 
 def test_after_the_end_of_the_agent_tasks_are_plain(start: Start, eager: celery.Celery) -> None:
-    told = start("celery")
+    recorded = start("celery")
 
     @eager.task(name="tasks.in_place")
     def in_place() -> int:
@@ -330,5 +330,5 @@ def test_after_the_end_of_the_agent_tasks_are_plain(start: Start, eager: celery.
 
     assert in_place.delay().get() == 7
     assert in_place.delay().get() == 7
-    vantage_agent.init_agent("my-api", told.receiver.url)
-    assert told.tags("celery.task.duration") == []
+    vantage_agent.init_agent("my-api", recorded.receiver.url)
+    assert recorded.tags("celery.task.duration") == []

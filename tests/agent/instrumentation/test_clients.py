@@ -1,4 +1,4 @@
-"""The HTTP clients: what is told of a call, what the call carries, and that the application never notices."""
+"""The HTTP clients: the spans of calls, the headers they carry, and that the application sees no difference."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import requests
 import urllib3
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 from tests.agent.instrumentation.servers import Upstream
 from vantage_agent._tracer import tracer
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 Ask = Callable[..., Any]
 
 
@@ -106,43 +106,45 @@ def kind_of(error: BaseException) -> str:
 @pytest.mark.parametrize(("name", "ask"), CLIENTS)
 class TestEachClient:
     def test_a_call_is_a_span_and_a_duration(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
-        told = start(name)
+        recorded = start(name)
         assert ask("POST", f"{upstream.url}/users/7").status_code == 200
-        assert told.client == [{"method": "POST", "peer": upstream.address, "status": "200"}]
-        (span,) = told.spans
+        assert recorded.client == [{"method": "POST", "peer": upstream.address, "status": "200"}]
+        (span,) = recorded.spans
         assert (span["name"], span["kind"], span["status"]) == ("POST 127.0.0.1", "client", "unset")
         assert span["attributes"]["server.port"] == upstream.address.partition(":")[2]
-        ((_, _, value_ms),) = [one for one in told.samples if one[0] == "http.client.request.duration"]
+        ((_, _, value_ms),) = [one for one in recorded.samples if one[0] == "http.client.request.duration"]
         assert value_ms == span["duration_ns"] / 1e6
         assert 0 < value_ms < 5000
 
     @pytest.mark.parametrize(("status", "span_status"), [(404, "error"), (500, "error"), (204, "unset")])
-    def test_the_status_is_told(
+    def test_the_status_is_recorded(
         self, start: Start, upstream: Upstream, name: str, ask: Ask, status: int, span_status: str
     ) -> None:
-        told = start(name)
+        recorded = start(name)
         ask("GET", f"{upstream.url}/status/{status}")
-        (tags,) = told.client
+        (tags,) = recorded.client
         assert tags["status"] == str(status)
         assert tags.get("error_type") == ("500" if status == 500 else None)
-        assert told.spans[0]["status"] == span_status
+        assert recorded.spans[0]["status"] == span_status
 
     def test_the_call_carries_the_trace(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
-        told = start(name)
+        recorded = start(name)
         with vantage_agent.span("outer") as outer:
             trace_id, span_id = outer.trace_id, outer.span_id
             response = ask("GET", upstream.url)
-        client = next(span for span in told.spans if span["kind"] == "client")
+        client = next(span for span in recorded.spans if span["kind"] == "client")
         assert upstream.traceparents == [f"00-{trace_id}-{client['span_id']}-01"]
         assert (client["trace_id"], client["parent_span_id"]) == (trace_id, span_id)
         assert "traceparent" not in response.request.headers
 
-    def test_a_trace_that_is_not_sampled_says_so(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+    def test_a_trace_that_is_not_sampled_has_the_flag_unset(
+        self, start: Start, upstream: Upstream, name: str, ask: Ask
+    ) -> None:
         start(name, trace_sample_rate=0)
         ask("GET", upstream.url)
         assert upstream.traceparents[0].endswith("-00")
 
-    def test_a_traceparent_of_the_applications_own_is_kept(
+    def test_a_traceparent_of_the_application_is_preserved(
         self, start: Start, upstream: Upstream, name: str, ask: Ask
     ) -> None:
         start(name)
@@ -152,68 +154,68 @@ class TestEachClient:
         assert response.request.headers["traceparent"] == own
 
     def test_redirects_are_one_call(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
-        told = start(name)
+        recorded = start(name)
         response = ask("GET", f"{upstream.url}/redirect")
         assert [path for _, path, _ in upstream.asked] == ["/redirect", "/status/200"]
-        assert [tags["status"] for tags in told.client] == ["200"]
+        assert [tags["status"] for tags in recorded.client] == ["200"]
         assert len(set(upstream.traceparents)) == 1
         assert all(upstream.traceparents)
         assert not any("traceparent" in one.request.headers for one in (response, *response.history))
 
-    def test_a_redirect_that_is_not_followed_is_told_as_such(
+    def test_a_redirect_that_is_not_followed_is_recorded_as_a_redirect(
         self, start: Start, upstream: Upstream, name: str, ask: Ask
     ) -> None:
-        told = start(name)
+        recorded = start(name)
         ask("GET", f"{upstream.url}/redirect", allow_redirects=False)
-        assert [tags["status"] for tags in told.client] == ["302"]
+        assert [tags["status"] for tags in recorded.client] == ["302"]
 
-    def test_head_is_told(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
-        told = start(name)
+    def test_head_is_recorded(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+        recorded = start(name)
         ask("HEAD", upstream.url)
-        assert told.client[0]["method"] == "HEAD"
+        assert recorded.client[0]["method"] == "HEAD"
 
-    def test_a_method_nobody_knows_makes_no_series(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
-        told = start(name)
+    def test_an_unknown_method_makes_no_series(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
+        recorded = start(name)
         ask("BREW", upstream.url)
-        assert told.client[0]["method"] == "_OTHER"
+        assert recorded.client[0]["method"] == "_OTHER"
 
     def test_a_refused_connection_is_an_error_with_its_type(self, start: Start, name: str, ask: Ask) -> None:
-        told = start(name)
+        recorded = start(name)
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
             with pytest.raises(REFUSED) as caught:
                 ask("GET", f"http://127.0.0.1:{port}/")
-        (tags,) = told.client
+        (tags,) = recorded.client
         kind = kind_of(caught.value)
         assert tags == {"method": "GET", "peer": f"127.0.0.1:{port}", "error_type": kind, "error": "true"}
-        assert told.spans[0]["status"] == "error"
+        assert recorded.spans[0]["status"] == "error"
 
     def test_a_timeout_is_an_error_with_its_type(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
-        told = start(name)
+        recorded = start(name)
         with pytest.raises(TIMED_OUT) as caught:
             ask("GET", f"{upstream.url}/hang", timeout=0.1)
-        assert told.client[0]["error_type"] == kind_of(caught.value)
-        assert "status" not in told.client[0]
+        assert recorded.client[0]["error_type"] == kind_of(caught.value)
+        assert "status" not in recorded.client[0]
 
     def test_nothing_of_the_request_but_its_method_and_address_is_sent(
         self, start: Start, upstream: Upstream, name: str, ask: Ask
     ) -> None:
-        told = start(name)
+        recorded = start(name)
         url = f"http://user:secret1@{upstream.address}/secret2/{'x' * 400}?a=secret3"
         ask("POST", url, headers={"X-Key": "secret4"}, data={"b": "secret5"})
         assert len(upstream.asked) == 1
-        assert len(told.client) == 1
-        assert "secret" not in told.text
-        assert "xxx" not in told.text
+        assert len(recorded.client) == 1
+        assert "secret" not in recorded.text
+        assert "xxx" not in recorded.text
 
-    def test_a_password_longer_than_an_address_is_not_taken_for_one(
+    def test_a_password_longer_than_an_address_is_not_mistaken_for_one(
         self, start: Start, upstream: Upstream, name: str, ask: Ask
     ) -> None:
-        told = start(name)
+        recorded = start(name)
         ask("GET", f"http://{'u' * 400}:pw@{upstream.address}/")
-        assert told.client[0]["peer"] == upstream.address
-        assert "uuu" not in told.text
+        assert recorded.client[0]["peer"] == upstream.address
+        assert "uuu" not in recorded.text
 
     def test_faults_of_the_agent_do_not_reach_the_application(
         self, start: Start, upstream: Upstream, name: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
@@ -225,7 +227,7 @@ class TestEachClient:
         for method in ("begin", "end", "activate", "deactivate"):
             with monkeypatch.context() as patch:
                 patch.setattr(tracer, method, broken)
-                # A span that cannot be left stays the running one of its context.
+                # A span that cannot be deactivated stays the current one of its context.
                 assert copy_context().run(ask, "GET", upstream.url).status_code == 200
                 with pytest.raises(REFUSED):
                     copy_context().run(ask, "GET", "http://127.0.0.1:1/")
@@ -277,13 +279,13 @@ def test_nonsense_fails_as_it_does_without_an_agent(start: Start, name: str) -> 
         lambda: pool.urlopen("GET"),  # type: ignore[call-arg]
     ]
     without = [attempt(action) for action in actions]
-    told = start(name)
+    recorded = start(name)
     assert [attempt(action) for action in actions] == without
-    assert "internal_error" not in told.text
+    assert "internal_error" not in recorded.text
 
 
 def test_a_prepared_request_sent_twice_is_two_calls(start: Start, upstream: Upstream) -> None:
-    told = start("requests")
+    recorded = start("requests")
     with requests.Session() as session:
         prepared = session.prepare_request(requests.Request("GET", upstream.url, headers={"X-A": "1"}))
         before = dict(prepared.headers)
@@ -291,11 +293,11 @@ def test_a_prepared_request_sent_twice_is_two_calls(start: Start, upstream: Upst
             session.send(prepared)
             assert dict(prepared.headers) == before
     assert len({*upstream.traceparents}) == 2
-    assert len(told.client) == 2
+    assert len(recorded.client) == 2
 
 
 def test_a_request_of_httpx_sent_twice_is_two_calls(start: Start, upstream: Upstream) -> None:
-    told = start("httpx")
+    recorded = start("httpx")
     with httpx.Client(trust_env=False) as client:
         request = client.build_request("GET", upstream.url)
         before = request.headers.raw
@@ -303,11 +305,11 @@ def test_a_request_of_httpx_sent_twice_is_two_calls(start: Start, upstream: Upst
             client.send(request)
             assert request.headers.raw == before
     assert len({*upstream.traceparents}) == 2
-    assert len(told.client) == 2
+    assert len(recorded.client) == 2
 
 
 def test_a_streamed_answer_stays_lazy(start: Start, upstream: Upstream) -> None:
-    told = start("requests", "httpx")
+    recorded = start("requests", "httpx")
     with requests.get(f"{upstream.url}/stream", stream=True, timeout=5) as response:
         pieces = response.iter_content(1)
         assert next(pieces) == b"a"  # the second is not sent before
@@ -319,31 +321,31 @@ def test_a_streamed_answer_stays_lazy(start: Start, upstream: Upstream) -> None:
         assert next(parts) == b"a"
         upstream.hold.set()
         assert next(parts) == b"b"
-    assert len(told.client) == 2
+    assert len(recorded.client) == 2
 
 
 async def test_async_calls_side_by_side_are_children_of_the_same_span(start: Start, upstream: Upstream) -> None:
-    told = start("httpx")
+    recorded = start("httpx")
     async with httpx.AsyncClient(trust_env=False) as client:
         with vantage_agent.span("outer") as outer:
             span_id = outer.span_id
             await asyncio.gather(*(client.get(upstream.url) for _ in range(5)))
-    spans = await asyncio.to_thread(lambda: told.spans)
+    spans = await asyncio.to_thread(lambda: recorded.spans)
     clients = [span for span in spans if span["kind"] == "client"]
     assert [span["parent_span_id"] for span in clients] == [span_id] * 5
     assert len({*upstream.traceparents}) == 5
 
 
 async def test_a_cancelled_call_is_cancelled(start: Start, upstream: Upstream) -> None:
-    told = start("httpx")
+    recorded = start("httpx")
     async with httpx.AsyncClient(trust_env=False) as client:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(client.get(f"{upstream.url}/hang"), 0.2)
-    assert (await asyncio.to_thread(lambda: told.client))[0]["error_type"].endswith("CancelledError")
+    assert (await asyncio.to_thread(lambda: recorded.client))[0]["error_type"].endswith("CancelledError")
 
 
 async def test_a_task_begun_inside_a_call_that_outlives_it_is_measured(start: Start, upstream: Upstream) -> None:
-    told = start("httpx")
+    recorded = start("httpx")
     later: list[asyncio.Task[Any]] = []
     go = asyncio.Event()
 
@@ -359,7 +361,7 @@ async def test_a_task_begun_inside_a_call_that_outlives_it_is_measured(start: St
         await client.get(upstream.url)
         go.set()
         await later[0]
-    assert len(await asyncio.to_thread(lambda: told.client)) == 2
+    assert len(await asyncio.to_thread(lambda: recorded.client)) == 2
 
 
 def test_the_error_is_the_applications_own(start: Start) -> None:

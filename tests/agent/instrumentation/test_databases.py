@@ -1,4 +1,4 @@
-"""Libraries of databases: what is told of a statement, that nothing else is, and that the application never notices."""
+"""Database libraries: the spans of statements, nothing else is sent, the application sees no difference."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 from vantage_agent._buffer import PLAIN_NBYTES
 from vantage_agent._semconv import database
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 TABLE = "CREATE TEMPORARY TABLE things (a INTEGER PRIMARY KEY, b VARCHAR(100))"
 
 
@@ -210,22 +210,22 @@ def port(library: Library, request: pytest.FixtureRequest) -> int:
 
 class TestEachLibrary:
     @pytest.fixture
-    def connected(self, start: Start, library: Library, port: int) -> Iterator[tuple[Told, Connected]]:
-        """An agent, and a connection with an empty table of its own, of which nothing was told yet."""
-        told = start(library.name)
+    def connected(self, start: Start, library: Library, port: int) -> Iterator[tuple[Recorded, Connected]]:
+        """An agent, and a connection with an empty table of its own, of which nothing was recorded yet."""
+        recorded = start(library.name)
         with library.connect(port) as one:
             one.ask(TABLE)
-            told.forget()
-            yield told, one
+            recorded.clear()
+            yield recorded, one
 
     def test_a_statement_is_a_span_and_a_duration(
-        self, connected: tuple[Told, Connected], library: Library, port: int
+        self, connected: tuple[Recorded, Connected], library: Library, port: int
     ) -> None:
-        told, one = connected
+        recorded, one = connected
         assert one.ask("SELECT a, b FROM things WHERE a = :a", {"a": 7}) == []
         peer = library.peer(port)
-        assert told.database == [{"db.system.name": library.system, "operation": "SELECT", **peer}]
-        (span,) = told.spans
+        assert recorded.database == [{"db.system.name": library.system, "operation": "SELECT", **peer}]
+        (span,) = recorded.spans
         assert (span["name"], span["kind"], span["status"]) == ("SELECT things", "client", "unset")
         where = {"server.address": "127.0.0.1", "server.port": str(port)} if peer else {}
         namespace = {"db.namespace": library.namespace} if library.namespace else {}
@@ -235,56 +235,56 @@ class TestEachLibrary:
             **where,
             **namespace,
         }
-        ((_, _, value_ms),) = [sample for sample in told.samples if sample[0] == "db.client.operation.duration"]
+        ((_, _, value_ms),) = [sample for sample in recorded.samples if sample[0] == "db.client.operation.duration"]
         assert value_ms == span["duration_ns"] / 1e6
         assert 0 < value_ms < 5000
 
-    def test_each_statement_is_told_by_what_it_does(self, connected: tuple[Told, Connected]) -> None:
-        told, one = connected
+    def test_each_statement_is_named_by_its_operation(self, connected: tuple[Recorded, Connected]) -> None:
+        recorded, one = connected
         one.ask("INSERT INTO things VALUES (1, 'x')")
         one.ask("UPDATE things SET b = 'y'")
         assert one.ask("SELECT b FROM things") == [("y",)]
         one.ask("DELETE FROM things")
         one.ask("DROP TABLE things")
         verbs = ["INSERT", "UPDATE", "SELECT", "DELETE", "DROP"]
-        assert [span["name"] for span in told.spans] == [f"{verb} things" for verb in verbs]
-        assert sorted(tags["operation"] for tags in told.database) == sorted(verbs)
+        assert [span["name"] for span in recorded.spans] == [f"{verb} things" for verb in verbs]
+        assert sorted(tags["operation"] for tags in recorded.database) == sorted(verbs)
 
-    def test_a_statement_for_many_is_one_call(self, connected: tuple[Told, Connected]) -> None:
-        told, one = connected
+    def test_a_statement_for_many_is_one_call(self, connected: tuple[Recorded, Connected]) -> None:
+        recorded, one = connected
         one.ask("INSERT INTO things VALUES (:a, :b)", [{"a": number, "b": "x"} for number in range(5)])
-        assert [span["name"] for span in told.spans] == ["INSERT things"]
+        assert [span["name"] for span in recorded.spans] == ["INSERT things"]
         assert one.ask("SELECT count(*) FROM things") == [(5,)]
 
-    def test_an_error_is_told_with_its_type_and_is_the_applications_own(
-        self, connected: tuple[Told, Connected], library: Library
+    def test_an_error_is_recorded_with_its_type_and_raised_unchanged(
+        self, connected: tuple[Recorded, Connected], library: Library
     ) -> None:
-        told, one = connected
+        recorded, one = connected
         one.ask("INSERT INTO things VALUES (1, 'x')")
-        told.forget()
+        recorded.clear()
         with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is looked at
             one.ask("INSERT INTO things VALUES (1, 'secret')")
         assert f"{type(caught.value).__module__}.{type(caught.value).__qualname__}" == library.duplicate
-        (tags,) = told.database
+        (tags,) = recorded.database
         assert (tags["error_type"], tags["error"]) == (library.duplicate, "true")
-        (span,) = told.spans
+        (span,) = recorded.spans
         assert (span["status"], span["attributes"]["error.type"]) == ("error", library.duplicate)
-        assert "secret" not in told.text
+        assert "secret" not in recorded.text
 
-    def test_statements_are_parts_of_the_span_around_them(self, connected: tuple[Told, Connected]) -> None:
-        told, one = connected
+    def test_statements_are_parts_of_the_span_around_them(self, connected: tuple[Recorded, Connected]) -> None:
+        recorded, one = connected
         with vantage_agent.span("outer") as outer:
             trace_id, span_id = outer.trace_id, outer.span_id
             one.ask("SELECT 1")
             with vantage_agent.span("beside"):
                 pass
-        spans = {span["name"]: span for span in told.spans}
+        spans = {span["name"]: span for span in recorded.spans}
         assert [(span["trace_id"], span["parent_span_id"]) for name, span in spans.items() if name != "outer"] == [
             (trace_id, span_id)
         ] * 2
 
-    def test_nothing_of_a_statement_but_what_it_does_is_sent(self, connected: tuple[Told, Connected]) -> None:
-        told, one = connected
+    def test_nothing_of_a_statement_but_what_it_does_is_sent(self, connected: tuple[Recorded, Connected]) -> None:
+        recorded, one = connected
         one.ask("/* secret1 */ INSERT INTO things VALUES (1, 'FROM secret2') -- secret3")
         one.ask("INSERT INTO things VALUES (:a, :b)", {"a": 2, "b": "secret4"})
         one.ask("SELECT a AS \"FROM secret5\" FROM things WHERE b = 'secret6'")
@@ -293,13 +293,13 @@ class TestEachLibrary:
         for wrong in ("secret9 FROM secret", "SELECT secret10 FROM things", "SELECT 'secret11"):
             with pytest.raises(Exception):  # noqa: B017, PT011  # each library has its own
                 one.ask(wrong)
-        assert {tags["operation"] for tags in told.database} == {"INSERT", "SELECT", "_OTHER"}
-        assert "things" in told.text
-        assert "secret" not in told.text
-        assert "9876543210" not in told.text
+        assert {tags["operation"] for tags in recorded.database} == {"INSERT", "SELECT", "_OTHER"}
+        assert "things" in recorded.text
+        assert "secret" not in recorded.text
+        assert "9876543210" not in recorded.text
 
     def test_faults_of_the_agent_do_not_reach_the_application(
-        self, connected: tuple[Told, Connected], monkeypatch: pytest.MonkeyPatch
+        self, connected: tuple[Recorded, Connected], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(*_: Any, **__: Any) -> Any:
             raise RuntimeError("a fault of the agent's")
@@ -310,17 +310,17 @@ class TestEachLibrary:
                 patch.setattr(tracer, method, broken)
                 assert contextvars.copy_context().run(one.ask, "SELECT 1") == [(1,)]
 
-    def test_after_the_end_of_the_agent_statements_are_plain(self, connected: tuple[Told, Connected]) -> None:
-        told, one = connected
+    def test_after_the_end_of_the_agent_statements_are_plain(self, connected: tuple[Recorded, Connected]) -> None:
+        recorded, one = connected
         vantage_agent.shutdown()
-        sent = len(told.receiver.sent)
+        sent = len(recorded.receiver.sent)
         assert one.ask("SELECT 1") == [(1,)]
-        vantage_agent.init_agent("my-api", told.receiver.url)
+        vantage_agent.init_agent("my-api", recorded.receiver.url)
         vantage_agent.flush(5)
-        assert not [one for one in told.receiver.sent[sent:] if one.packed.get("spans")]
+        assert not [one for one in recorded.receiver.sent[sent:] if one.packed.get("spans")]
 
     def test_an_agent_that_ends_in_the_middle_of_a_statement_harms_nothing(
-        self, connected: tuple[Told, Connected], library: Library
+        self, connected: tuple[Recorded, Connected], library: Library
     ) -> None:
         _, one = connected
         original = tracer.begin
@@ -340,22 +340,22 @@ class TestEachLibrary:
 
 
 def test_a_long_statement_counts_in_the_buffer(start: Start) -> None:
-    told = start("sqlalchemy")
+    recorded = start("sqlalchemy")
     kept: list[int] = []
     with pytest.MonkeyPatch.context() as patch, sqlalchemy_on("sqlite://")(0) as one:
         patch.setattr(tracer, "_append", lambda nbytes, what, span: kept.append(nbytes))
         one.ask("SELECT 1")
         one.ask(f"SELECT 1 AS {'x' * 5000}")
     assert kept == [PLAIN_NBYTES + 1000]
-    assert len(told.spans) == 1  # the short one, which takes no more than any span
+    assert len(recorded.spans) == 1  # the short one, which takes no more than any span
 
 
-def test_the_same_statement_to_two_databases_is_told_as_of_each(start: Start, tmp_path: Any) -> None:
-    told = start("sqlalchemy")
+def test_the_same_statement_to_two_databases_is_recorded_for_each(start: Start, tmp_path: Any) -> None:
+    recorded = start("sqlalchemy")
     for name in ("one.db", "two.db"):
         with sqlalchemy_on(f"sqlite:///{tmp_path}/{name}")(0) as one:
             one.ask("SELECT 1 AS mine")
-    assert [span["attributes"]["db.namespace"] for span in told.spans if span["name"] == "SELECT"] == [
+    assert [span["attributes"]["db.namespace"] for span in recorded.spans if span["name"] == "SELECT"] == [
         "one.db",
         "two.db",
     ]
@@ -364,18 +364,18 @@ def test_the_same_statement_to_two_databases_is_told_as_of_each(start: Start, tm
 @pytest.mark.parametrize(
     "name", ["sqlalchemy-sqlite", "sqlalchemy-aiosqlite", "sqlalchemy-psycopg", "sqlalchemy-psycopg-async", "psycopg"]
 )
-def test_a_call_inside_a_call_is_told_once(start: Start, name: str, request: pytest.FixtureRequest) -> None:
+def test_a_call_inside_a_call_is_recorded_once(start: Start, name: str, request: pytest.FixtureRequest) -> None:
     library = LIBRARIES[name]
-    told = start("all")
+    recorded = start("all")
     with library.connect(request.getfixturevalue("postgres") if library.system == "postgresql" else 0) as one:
-        told.forget()
+        recorded.clear()
         one.ask("SELECT 1")
-        assert [span["name"] for span in told.spans] == ["SELECT"]
-        assert len(told.database) == 1
-        told.forget()
+        assert [span["name"] for span in recorded.spans] == ["SELECT"]
+        assert len(recorded.database) == 1
+        recorded.clear()
         with pytest.raises((sqlalchemy.exc.DBAPIError, psycopg.Error)):
             one.ask("nonsense")
-        (tags,) = told.database
+        (tags,) = recorded.database
         assert tags["error_type"].startswith(f"{library.name}.")
 
 
@@ -393,11 +393,11 @@ def test_a_call_inside_a_call_is_told_once(start: Start, name: str, request: pyt
 def test_the_peer_is_host_and_port(where: Any, peer: str | None) -> None:
     span = Span(database, "client")
     span.database = where
-    told = database(span)
-    assert told.tags.get("peer") == peer
-    assert "secret" not in repr(told.attributes)
-    assert told.attributes.get("db.namespace") in ("shop", None)
-    assert told.name == where[0]
+    recorded = database(span)
+    assert recorded.tags.get("peer") == peer
+    assert "secret" not in repr(recorded.attributes)
+    assert recorded.attributes.get("db.namespace") in ("shop", None)
+    assert recorded.name == where[0]
 
 
 class Base(DeclarativeBase):
@@ -412,7 +412,7 @@ class Order(Base):
 
 class TestSqlalchemy:
     def test_the_errors_of_others_pass_through(self, start: Start) -> None:
-        told = start("sqlalchemy")
+        recorded = start("sqlalchemy")
         error = ZeroDivisionError("mine")
 
         def handler(*_: Any) -> None:
@@ -424,77 +424,77 @@ class TestSqlalchemy:
             connection.execute(sqlalchemy.text("SELECT 1"))
         engine.dispose()
         assert caught.value is error
-        assert told.database[-1]["error_type"] == "ZeroDivisionError"
+        assert recorded.database[-1]["error_type"] == "ZeroDivisionError"
 
-    def test_objects_of_the_orm_are_told_by_their_table(self, start: Start) -> None:
-        told = start("sqlalchemy")
+    def test_objects_of_the_orm_are_named_by_their_table(self, start: Start) -> None:
+        recorded = start("sqlalchemy")
         engine = sqlalchemy.create_engine("sqlite://", poolclass=sqlalchemy.pool.StaticPool)
         Base.metadata.create_all(engine)
-        told.forget()
+        recorded.clear()
         with Session(engine) as session:
             session.add_all([Order(customer="secret1"), Order(customer="secret2")])
             session.commit()
             session.scalars(sqlalchemy.select(Order).where(Order.customer == "secret1")).one().customer = "secret3"
             session.commit()
         engine.dispose()
-        # Of the second commit: what was committed is read anew.
-        assert [span["name"] for span in told.spans] == ["INSERT orders", "SELECT orders", "UPDATE orders"]
-        assert "secret" not in told.text
+        # Of the second commit: committed objects are read again.
+        assert [span["name"] for span in recorded.spans] == ["INSERT orders", "SELECT orders", "UPDATE orders"]
+        assert "secret" not in recorded.text
 
-    def test_the_name_of_a_file_is_told_without_its_folders(self, start: Start, tmp_path: Any) -> None:
-        told = start("sqlalchemy")
+    def test_the_name_of_a_file_is_sent_without_its_folders(self, start: Start, tmp_path: Any) -> None:
+        recorded = start("sqlalchemy")
         (tmp_path / "secret").mkdir()
         with sqlalchemy_on(f"sqlite:///file:{tmp_path}/secret/shop.db?mode=rwc&uri=true")(0) as one:
             one.ask("SELECT 1")
-        assert {span["attributes"]["db.namespace"] for span in told.spans} == {"shop.db"}
-        assert "secret" not in told.text
+        assert {span["attributes"]["db.namespace"] for span in recorded.spans} == {"shop.db"}
+        assert "secret" not in recorded.text
 
-    def test_a_password_is_not_told(self, start: Start, postgres: int) -> None:
-        told = start("sqlalchemy")
+    def test_a_password_is_not_sent(self, start: Start, postgres: int) -> None:
+        recorded = start("sqlalchemy")
         with sqlalchemy_on(f"postgresql+psycopg://vantage:secret@127.0.0.1:{postgres}/postgres")(0) as one:
             one.ask("SELECT 1")
-        assert told.database
-        assert "secret" not in told.text
+        assert recorded.database
+        assert "secret" not in recorded.text
 
     def test_a_streamed_result_stays_lazy(self, start: Start, postgres: int) -> None:
-        told = start("sqlalchemy")
+        recorded = start("sqlalchemy")
         engine = sqlalchemy.create_engine(f"postgresql+psycopg://vantage@127.0.0.1:{postgres}/postgres")
         with engine.connect() as connection:
-            told.forget()
-            # The whole of it would take years.
+            recorded.clear()
+            # To completion it would take years.
             rows = connection.execution_options(yield_per=2).execute(
                 sqlalchemy.text("SELECT generate_series(1, 1000000000)")
             )
             assert [row[0] for row in rows.fetchmany(3)] == [1, 2, 3]
             rows.close()
         engine.dispose()
-        assert [span["name"] for span in told.spans] == ["SELECT"]
+        assert [span["name"] for span in recorded.spans] == ["SELECT"]
 
     async def test_statements_of_tasks_side_by_side_are_parts_of_the_same_span(
         self, start: Start, postgres: int
     ) -> None:
-        told = start("sqlalchemy")
+        recorded = start("sqlalchemy")
         engine = create_async_engine(f"postgresql+psycopg://vantage@127.0.0.1:{postgres}/postgres")
 
         async def ask() -> None:
             async with engine.connect() as connection:
                 await connection.execute(sqlalchemy.text("SELECT 1 AS mine"))
 
-        async with engine.connect():  # what it asks of a new server is asked
-            await asyncio.to_thread(told.forget)
+        async with engine.connect():  # runs the queries for a new server
+            await asyncio.to_thread(recorded.clear)
         with vantage_agent.span("outer") as outer:
             span_id = outer.span_id
             await asyncio.gather(*(ask() for _ in range(4)))
         await engine.dispose()
-        spans = [span for span in await asyncio.to_thread(lambda: told.spans) if span["name"] == "SELECT"]
+        spans = [span for span in await asyncio.to_thread(lambda: recorded.spans) if span["name"] == "SELECT"]
         assert [span["parent_span_id"] for span in spans] == [span_id] * 4
 
     async def test_a_cancelled_statement_is_cancelled(self, start: Start, postgres: int) -> None:
-        told = start("sqlalchemy")
+        recorded = start("sqlalchemy")
         engine = create_async_engine(f"postgresql+psycopg://vantage@127.0.0.1:{postgres}/postgres")
         async with engine.connect() as connection:
-            await asyncio.to_thread(told.forget)
+            await asyncio.to_thread(recorded.clear)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(connection.execute(sqlalchemy.text("SELECT pg_sleep(20)")), 0.2)
         await engine.dispose()
-        assert (await asyncio.to_thread(lambda: told.database))[0]["error_type"].endswith("CancelledError")
+        assert (await asyncio.to_thread(lambda: recorded.database))[0]["error_type"].endswith("CancelledError")

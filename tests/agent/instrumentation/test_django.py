@@ -1,4 +1,4 @@
-"""Django under WSGI and ASGI: what is told of a request, and that answers are what they were."""
+"""Django under WSGI and ASGI: the spans of requests, and that responses do not change."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from starlette.routing import Mount
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 from tests.agent.instrumentation.servers import Upstream, serving_asgi, serving_wsgi
 from vantage_agent._context import current
 from vantage_agent._tracer import tracer
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 Serve = Callable[[], AbstractContextManager[str]]
 TRACE, CALLER = "ab" * 16, "cd" * 8
 HERE = f"{__name__}."
@@ -97,7 +97,7 @@ def file(request: HttpRequest) -> FileResponse:
 
 
 class Steps:
-    """What streamed answers wait for, and do in the middle, and whom views ask."""
+    """Events and callbacks of streamed responses, and the server that views call."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -228,19 +228,19 @@ def fresh_steps() -> None:
         ("GET", "/old/secret", r"/old/(?P<page>\w+)$", "200"),
     ],
 )
-def test_a_request_is_told_by_its_route(
+def test_a_request_is_named_by_its_route(
     start: Start, serve: Serve, method: str, asked: str, endpoint: str, status: str
 ) -> None:
-    told = start("django")
+    recorded = start("django")
     with serve() as url:
         requests.request(
             method, url + asked, headers={"X-Key": "secret"}, data=b"secret", allow_redirects=False, timeout=5
         )
-    assert told.server == [{"method": method, "endpoint": endpoint, "status": status}]
-    span = next(span for span in told.spans if span["kind"] == "server")
+    assert recorded.server == [{"method": method, "endpoint": endpoint, "status": status}]
+    span = next(span for span in recorded.spans if span["kind"] == "server")
     assert span["name"] == (method if endpoint == "unmatched" else f"{method} {endpoint}")
     assert span["status"] == "unset"
-    assert "secret" not in told.text
+    assert "secret" not in recorded.text
 
 
 @pytest.mark.parametrize(
@@ -251,12 +251,14 @@ def test_a_request_is_told_by_its_route(
         ("/unavailable", "503", "503"),
     ],
 )
-def test_an_error_is_told_with_its_type(start: Start, serve: Serve, asked: str, status: str, error_type: str) -> None:
-    told = start("django")
+def test_an_error_is_recorded_with_its_type(
+    start: Start, serve: Serve, asked: str, status: str, error_type: str
+) -> None:
+    recorded = start("django")
     with serve() as url:
         assert requests.get(url + asked, timeout=5).status_code == int(status)
-    assert told.server == [{"method": "GET", "endpoint": asked, "status": status, "error_type": error_type}]
-    assert told.spans[0]["status"] == "error"
+    assert recorded.server == [{"method": "GET", "endpoint": asked, "status": status, "error_type": error_type}]
+    assert recorded.spans[0]["status"] == "error"
 
 
 @pytest.mark.parametrize(
@@ -268,13 +270,13 @@ def test_an_error_is_told_with_its_type(start: Start, serve: Serve, asked: str, 
         ("HandlesErrors", "/fails", ("/fails", "409", None)),
     ],
 )
-def test_what_middleware_makes_of_a_request_is_told(
+def test_the_response_of_middleware_is_recorded(
     start: Start, serve: Serve, middleware: str, asked: str, expected: tuple[str | None, ...]
 ) -> None:
-    told = start("django")
+    recorded = start("django")
     with override_settings(MIDDLEWARE=[HERE + middleware]), serve() as url:
         requests.get(url + asked, timeout=5)
-    (tags,) = told.server
+    (tags,) = recorded.server
     assert (tags["endpoint"], tags["status"], tags.get("error_type")) == expected
 
 
@@ -285,7 +287,7 @@ def test_what_middleware_makes_of_a_request_is_told(
 def test_an_error_that_the_application_lets_through_is_its_own(
     start: Start, middleware: list[str], expected: tuple[str, str]
 ) -> None:
-    told = start("django")
+    recorded = start("django")
     names = [HERE + name for name in middleware]
     with (
         override_settings(DEBUG_PROPAGATE_EXCEPTIONS=True, MIDDLEWARE=names),
@@ -293,7 +295,7 @@ def test_an_error_that_the_application_lets_through_is_its_own(
     ):
         WSGIHandler()(environ("/fails"), lambda *_: None)
     assert caught.traceback[-1].name == ("middleware" if middleware else "fails")
-    assert told.server == [{"method": "GET", "endpoint": expected[0], "error": "true", "error_type": expected[1]}]
+    assert recorded.server == [{"method": "GET", "endpoint": expected[0], "error": "true", "error_type": expected[1]}]
     assert current.get() is None
 
 
@@ -304,12 +306,12 @@ def environ(asked: str, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("middleware", [[], ["plain_middleware"]])
 def test_a_request_continues_the_trace_of_its_caller(start: Start, serve: Serve, middleware: list[str]) -> None:
-    told = start("django", trace_sample_rate=0)
+    recorded = start("django", trace_sample_rate=0)
     headers = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
     with override_settings(MIDDLEWARE=[HERE + name for name in middleware]), serve() as url:
         for asked in ("/users/7", "/async/7"):
             assert requests.get(url + asked, headers=headers, timeout=5).text == TRACE
-    spans = told.spans
+    spans = recorded.spans
     servers = [span for span in spans if span["kind"] == "server"]
     assert [span["parent_span_id"] for span in servers] == [CALLER] * 2
     by_id = {span["span_id"]: span["name"] for span in spans}
@@ -321,13 +323,13 @@ def test_a_request_continues_the_trace_of_its_caller(start: Start, serve: Serve,
 def test_calls_of_a_view_are_a_part_of_its_request(
     start: Start, serve: Serve, upstream: Upstream, middleware: list[str]
 ) -> None:
-    told = start("django", "urllib3", "aiohttp")
+    recorded = start("django", "urllib3", "aiohttp")
     steps.url = upstream.url
     session = httpx.Client(trust_env=False)  # which is not instrumented
     with session, override_settings(MIDDLEWARE=[HERE + name for name in middleware]), serve() as url:
         for asked in ("/asks", "/async-asks"):
             assert session.get(url + asked).text == "ok"
-    spans = {span["span_id"]: span for span in told.spans}
+    spans = {span["span_id"]: span for span in recorded.spans}
     chains = [chain(spans, text[36:52]) for text in upstream.traceparents]
     expected = ["GET 127.0.0.1", *(["around"] if middleware else [])]
     assert chains == [[*expected, "GET /asks"], [*expected, "GET /async-asks"]]
@@ -343,21 +345,21 @@ def chain(spans: dict[str, dict[str, Any]], span_id: str | None) -> list[str]:
 
 
 def test_a_streamed_answer_stays_lazy_and_is_measured_to_its_end(start: Start, serve: Serve) -> None:
-    told = start("django")
+    recorded = start("django")
     with serve() as url, requests.get(f"{url}/streams", stream=True, timeout=5) as response:
         parts = response.iter_content(1)
         assert next(parts) == b"a"
-        assert told.server == []
+        assert recorded.server == []
         steps.go.set()
         assert list(parts) == [b"b"]
-    assert [tags["endpoint"] for tags in told.server] == ["/streams"]
-    server, piece = told.spans
+    assert [tags["endpoint"] for tags in recorded.server] == ["/streams"]
+    server, piece = recorded.spans
     assert piece["parent_span_id"] == server["span_id"]
 
 
-@pytest.mark.filterwarnings("ignore:Unclosed file:ResourceWarning")  # Django forgets the request's body
+@pytest.mark.filterwarnings("ignore:Unclosed file:ResourceWarning")  # Django does not close the request's body
 def test_an_answer_that_breaks_off_is_an_error(start: Start, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = start("django")
+    recorded = start("django")
     monkeypatch.setattr(logging.getLogger("uvicorn.error"), "disabled", True)  # its record would keep that body
     steps.go.set()
 
@@ -368,49 +370,49 @@ def test_an_answer_that_breaks_off_is_an_error(start: Start, serve: Serve, monke
     with serve() as url, suppress(requests.RequestException):
         requests.get(f"{url}/streams", timeout=5)
     gc.collect()
-    (tags,) = told.server
+    (tags,) = recorded.server
     assert (tags["status"], tags["error"], tags["error_type"]) == ("200", "true", "ZeroDivisionError")
 
 
-def test_an_answer_in_one_piece_is_given_to_the_server_as_it_is(start: Start) -> None:
-    told = start("django")
+def test_a_complete_response_is_returned_unwrapped(start: Start) -> None:
+    recorded = start("django")
     answer = WSGIHandler()(environ("/users/7"), lambda *_: None)
     assert type(answer) is HttpResponse
-    assert len(told.server) == 1
+    assert len(recorded.server) == 1
     answer.close()
     answer = WSGIHandler()(environ("/file", **{"wsgi.file_wrapper": FileWrapper}), lambda *_: None)
     assert type(answer) is FileWrapper
     answer.close()
-    assert [tags["endpoint"] for tags in told.server] == ["/users/<int:user_id>", "/file"]
+    assert [tags["endpoint"] for tags in recorded.server] == ["/users/<int:user_id>", "/file"]
 
 
-def test_applications_below_another_are_told_by_their_own_routes(start: Start) -> None:
-    told = start("django", "starlette")
+def test_mounted_applications_are_named_by_their_own_routes(start: Start) -> None:
+    recorded = start("django", "starlette")
     with serving_wsgi(DispatcherMiddleware(WSGIHandler(), {"/admin": WSGIHandler()})) as url:
         requests.get(f"{url}/admin/users/7", timeout=5)
     with serving_asgi(Starlette(routes=[Mount("/tenants/{tenant}", app=ASGIHandler())])) as url:
         requests.get(f"{url}/tenants/secret/users/7", timeout=5)
-    assert [tags["endpoint"] for tags in told.server] == [
+    assert [tags["endpoint"] for tags in recorded.server] == [
         "/users/<int:user_id>",
         "/tenants/{tenant}/users/<int:user_id>",
     ]
 
 
-def test_a_request_inside_two_wrappers_is_told_once(start: Start) -> None:
-    told = start("django")
+def test_a_request_inside_two_wrappers_is_recorded_once(start: Start) -> None:
+    recorded = start("django")
     with serving_wsgi(vantage_agent.instrument_wsgi(WSGIHandler())) as url:
         requests.get(f"{url}/users/7", timeout=5)
     with serving_asgi(vantage_agent.instrument_asgi(ASGIHandler())) as url:
         requests.get(f"{url}/users/7", timeout=5)
-    assert [tags["endpoint"] for tags in told.server] == ["/users/<int:user_id>"] * 2
+    assert [tags["endpoint"] for tags in recorded.server] == ["/users/<int:user_id>"] * 2
 
 
-def test_the_test_client_is_left_alone(start: Start) -> None:
-    told = start("django")
+def test_the_test_client_is_not_instrumented(start: Start) -> None:
+    recorded = start("django")
     client = Client(raise_request_exception=False)
     assert client.get("/redirects").status_code == 302
     assert client.get("/fails").status_code == 500
-    assert told.server == []
+    assert recorded.server == []
 
 
 def test_faults_of_the_agent_do_not_reach_the_application(

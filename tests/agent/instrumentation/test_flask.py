@@ -1,4 +1,4 @@
-"""Flask and WSGI: what is told of a request, and that answers are what they were."""
+"""Flask and WSGI: the spans of requests, and that responses do not change."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import requests
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 from tests.agent.instrumentation.servers import serving_wsgi
 from vantage_agent._context import current
 from vantage_agent._tracer import tracer
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 TRACE, CALLER = "ab" * 16, "cd" * 8
 
 
@@ -88,59 +88,61 @@ def app() -> flask.Flask:
         ("GET", "/status/404", "/status/<int:status>", "404"),
     ],
 )
-def test_a_request_is_told_by_its_rule(
+def test_a_request_is_named_by_its_rule(
     start: Start, app: flask.Flask, method: str, path: str, endpoint: str, status: str
 ) -> None:
-    told = start("flask")
+    recorded = start("flask")
     app.test_client().open(path, method=method, buffered=True, headers={"X-Key": "secret"}, data=b"secret")
-    assert told.server == [{"method": method, "endpoint": endpoint, "status": status}]
-    (span,) = told.spans
+    assert recorded.server == [{"method": method, "endpoint": endpoint, "status": status}]
+    (span,) = recorded.spans
     assert span["name"] == (method if endpoint == "unmatched" else f"{method} {endpoint}")
     assert (span["kind"], span["status"]) == ("server", "unset")
-    assert "secret" not in told.text
+    assert "secret" not in recorded.text
 
 
 @pytest.mark.parametrize(
     ("path", "status", "error_type"),
     [("/fails", "500", "ZeroDivisionError"), ("/aborts", "503", "503"), ("/status/502", "502", "502")],
 )
-def test_an_error_is_told_with_its_type(
+def test_an_error_is_recorded_with_its_type(
     start: Start, app: flask.Flask, path: str, status: str, error_type: str
 ) -> None:
-    told = start("flask")
+    recorded = start("flask")
     app.test_client().get(path, buffered=True)
-    (tags,) = told.server
+    (tags,) = recorded.server
     assert (tags["status"], tags["error_type"]) == (status, error_type)
-    assert told.spans[0]["status"] == "error"
+    assert recorded.spans[0]["status"] == "error"
 
 
 def test_an_error_that_the_application_lets_through_is_its_own(start: Start, app: flask.Flask) -> None:
-    told = start("flask")
+    recorded = start("flask")
     app.config["PROPAGATE_EXCEPTIONS"] = True
     with pytest.raises(ZeroDivisionError, match="mine") as caught:
         app.test_client().get("/fails", buffered=True)
     assert caught.traceback[-1].name == "fails"
-    assert told.server == [{"method": "GET", "endpoint": "/fails", "error": "true", "error_type": "ZeroDivisionError"}]
+    assert recorded.server == [
+        {"method": "GET", "endpoint": "/fails", "error": "true", "error_type": "ZeroDivisionError"}
+    ]
 
 
 def test_a_request_continues_the_trace_of_its_caller(start: Start, app: flask.Flask) -> None:
-    told = start("flask", trace_sample_rate=0)
+    recorded = start("flask", trace_sample_rate=0)
     headers = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "a=1"}
-    for _ in range(2):  # of requests that are not sampled, the slowest would be kept
+    for _ in range(2):  # the slowest of unsampled requests would be recorded
         assert app.test_client().get("/calls", headers=headers, buffered=True).text == TRACE
-    server, work, *second = told.spans
+    server, work, *second = recorded.spans
     assert len(second) == 2
     assert (server["trace_id"], server["parent_span_id"]) == (TRACE, CALLER)
     assert (work["trace_id"], work["parent_span_id"]) == (TRACE, server["span_id"])
 
 
-def test_a_trace_that_its_caller_did_not_sample_is_measured_and_not_kept(start: Start, app: flask.Flask) -> None:
-    told = start("flask", trace_sample_rate=1.0)
-    # The slowest of each kind is kept all the same: this is the second.
+def test_a_trace_that_its_caller_did_not_sample_is_measured_but_not_recorded(start: Start, app: flask.Flask) -> None:
+    recorded = start("flask", trace_sample_rate=1.0)
+    # The slowest of each kind is recorded anyway: this is the second.
     for _ in range(2):
         app.test_client().get("/users/1", headers={"traceparent": f"00-{TRACE}-{CALLER}-00"}, buffered=True)
-    assert len(told.server) == 2
-    assert len(told.spans) == 1
+    assert len(recorded.server) == 2
+    assert len(recorded.spans) == 1
 
 
 @pytest.mark.parametrize(
@@ -150,22 +152,22 @@ def test_a_trace_that_its_caller_did_not_sample_is_measured_and_not_kept(start: 
      f"00-{TRACE}-{CALLER}-01,00-{TRACE}-{CALLER}-01"],
 )  # fmt: skip
 def test_a_header_that_is_not_valid_begins_a_new_trace(start: Start, app: flask.Flask, header: str) -> None:
-    told = start("flask")
+    recorded = start("flask")
     app.test_client().get("/users/1", headers={"traceparent": header}, buffered=True)
-    (span,) = told.spans
+    (span,) = recorded.spans
     assert span["trace_id"] != TRACE
     assert "parent_span_id" not in span
 
 
-def test_applications_below_a_dispatcher_are_told_by_their_own_rules(start: Start, app: flask.Flask) -> None:
-    told = start("flask")
+def test_applications_below_a_dispatcher_are_named_by_their_own_rules(start: Start, app: flask.Flask) -> None:
+    recorded = start("flask")
     with serving_wsgi(DispatcherMiddleware(app, {"/admin": app})) as url:
         requests.get(f"{url}/admin/users/7", timeout=5)
-    assert [tags["endpoint"] for tags in told.server] == ["/users/<int:user_id>"]
+    assert [tags["endpoint"] for tags in recorded.server] == ["/users/<int:user_id>"]
 
 
 def test_a_streamed_answer_stays_lazy_and_is_measured_to_its_end(start: Start, app: flask.Flask) -> None:
-    told = start("flask")
+    recorded = start("flask")
     go = threading.Event()
 
     @app.get("/streams")
@@ -181,16 +183,16 @@ def test_a_streamed_answer_stays_lazy_and_is_measured_to_its_end(start: Start, a
     with serving_wsgi(app) as url, requests.get(f"{url}/streams", stream=True, timeout=5) as response:
         parts = response.iter_content(1)
         assert next(parts) == b"a"
-        assert told.server == []
+        assert recorded.server == []
         go.set()
         assert list(parts) == [b"b"]
-    assert len(told.server) == 1
-    server, piece = told.spans
+    assert len(recorded.server) == 1
+    server, piece = recorded.spans
     assert (server["name"], piece["parent_span_id"]) == ("GET /streams", server["span_id"])
 
 
 def test_an_answer_that_breaks_off_is_an_error(start: Start, app: flask.Flask) -> None:
-    told = start("flask")
+    recorded = start("flask")
 
     @app.get("/breaks")
     def breaks() -> Any:
@@ -202,13 +204,13 @@ def test_an_answer_that_breaks_off_is_an_error(start: Start, app: flask.Flask) -
 
     with pytest.raises(ZeroDivisionError):
         app.test_client().get("/breaks", buffered=True)
-    assert told.server == [
+    assert recorded.server == [
         {"method": "GET", "endpoint": "/breaks", "status": "200", "error_type": "ZeroDivisionError", "error": "true"}
     ]
 
 
-def test_a_file_is_given_to_the_server_as_it_is(start: Start, app: flask.Flask, tmp_path: Path) -> None:
-    told = start("flask")
+def test_a_file_wrapper_is_returned_unwrapped(start: Start, app: flask.Flask, tmp_path: Path) -> None:
+    recorded = start("flask")
     (tmp_path / "file").write_bytes(b"content")
     app.add_url_rule("/file", view_func=lambda: flask.send_file(tmp_path / "file", mimetype="text/plain"))
     environ = {
@@ -218,7 +220,7 @@ def test_a_file_is_given_to_the_server_as_it_is(start: Start, app: flask.Flask, 
     answer = app(environ, lambda *_: lambda _: None)
     assert type(answer) is FileWrapper
     answer.close()
-    assert told.server[0]["endpoint"] == "/file"
+    assert recorded.server[0]["endpoint"] == "/file"
 
 
 def _environ(path: str, **more: Any) -> dict[str, Any]:
@@ -240,7 +242,7 @@ def test_faults_of_the_agent_do_not_reach_the_application(
         with monkeypatch.context() as patch:
             patch.setattr(tracer, method, broken)
             client = app.test_client()
-            # A span that cannot be left stays the running one of its context.
+            # A span that cannot be deactivated stays the current one of its context.
             assert copy_context().run(client.get, "/users/1").text == "user 1"
             assert copy_context().run(client.get, "/fails").status_code == 500
 
@@ -262,8 +264,8 @@ def test_the_end_of_the_agent_in_the_middle_of_a_request_harms_nothing(start: St
 
 
 class TestGenericWsgi:
-    def test_a_request_is_told_without_an_endpoint(self, start: Start) -> None:
-        told = start()
+    def test_a_request_is_recorded_without_an_endpoint(self, start: Start) -> None:
+        recorded = start()
 
         def app(environ: Any, start_response: Any) -> list[bytes]:
             start_response("201 Created", [("Content-Length", "2")])
@@ -271,11 +273,11 @@ class TestGenericWsgi:
 
         with serving_wsgi(vantage_agent.instrument_wsgi(app)) as url:
             assert requests.put(f"{url}/secret?a=secret", timeout=5).status_code == 201
-        assert told.server == [{"method": "PUT", "status": "201"}]
-        assert told.spans[0]["name"] == "PUT"
-        assert "secret" not in told.text
+        assert recorded.server == [{"method": "PUT", "status": "201"}]
+        assert recorded.spans[0]["name"] == "PUT"
+        assert "secret" not in recorded.text
 
-    def test_an_answer_that_is_complete_is_given_as_it_is(self, start: Start) -> None:
+    def test_a_response_that_is_complete_is_returned_unwrapped(self, start: Start) -> None:
         start()
 
         class Sized:
@@ -289,8 +291,8 @@ class TestGenericWsgi:
             app = vantage_agent.instrument_wsgi(lambda environ, start_response, answer=answer: answer)
             assert app(_environ("/"), lambda *_: None) is answer
 
-    def test_a_generator_that_answers_late_is_lazy_and_told_with_its_status(self, start: Start) -> None:
-        told = start()
+    def test_a_lazy_generator_stays_lazy_and_is_recorded_with_its_status(self, start: Start) -> None:
+        recorded = start()
         steps: list[str] = []
 
         def app(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -305,10 +307,10 @@ class TestGenericWsgi:
         assert next(answer) == b"a"
         assert steps == ["begun"]
         assert list(answer) == [b"b"]
-        assert told.server == [{"method": "GET", "status": "202"}]
+        assert recorded.server == [{"method": "GET", "status": "202"}]
 
     def test_an_answer_that_nobody_wants_is_closed(self, start: Start) -> None:
-        told = start()
+        recorded = start()
         closed: list[bool] = []
 
         def app(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -323,10 +325,10 @@ class TestGenericWsgi:
         next(iter(answer))
         answer.close()
         assert closed == [True]
-        assert told.server == [{"method": "GET", "status": "200"}]
+        assert recorded.server == [{"method": "GET", "status": "200"}]
 
     def test_an_error_is_the_applications_own(self, start: Start) -> None:
-        told = start()
+        recorded = start()
         error = ZeroDivisionError("mine")
 
         def app(environ: Any, start_response: Any) -> list[bytes]:
@@ -335,12 +337,12 @@ class TestGenericWsgi:
         with pytest.raises(ZeroDivisionError) as caught:
             vantage_agent.instrument_wsgi(app)(_environ("/"), lambda *_: None)
         assert caught.value is error
-        assert told.server == [{"method": "GET", "error": "true", "error_type": "ZeroDivisionError"}]
+        assert recorded.server == [{"method": "GET", "error": "true", "error_type": "ZeroDivisionError"}]
         assert current.get() is None
 
-    def test_a_request_inside_two_wrappers_is_told_once(self, start: Start, app: flask.Flask) -> None:
-        told = start("flask")
+    def test_a_request_inside_two_wrappers_is_recorded_once(self, start: Start, app: flask.Flask) -> None:
+        recorded = start("flask")
         app.wsgi_app = vantage_agent.instrument_wsgi(app.wsgi_app)  # type: ignore[method-assign]
         app.test_client().get("/users/7", buffered=True)
-        assert len(told.server) == 1
-        assert told.server[0]["endpoint"] == "/users/<int:user_id>"
+        assert len(recorded.server) == 1
+        assert recorded.server[0]["endpoint"] == "/users/<int:user_id>"

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 from tests.agent.instrumentation.servers import Upstream
 from tests.agent.receiver import Receiver
 from vantage_agent.instrumentation import MODULES
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 HOME = str(Path(vantage_agent.__file__).parents[1])
 WRAPPED = [
     ("requests.sessions", "Session", "send"),
@@ -131,10 +131,10 @@ def test_who_wraps_on_top_stays_and_works(
     assert requests.Session.send is theirs
     requests.get(upstream.url, timeout=5)
     assert (len(seen), upstream.traceparents[1]) == (2, "")
-    told = start("requests")
+    recorded = start("requests")
     requests.get(upstream.url, timeout=5)
     assert len(seen) == 3
-    assert len(told.client) == 2  # one of the first agent, one of the second
+    assert len(recorded.client) == 2  # one of the first agent, one of the second
 
 
 def python(code: str, receiver: Receiver) -> str:
@@ -214,7 +214,7 @@ def test_an_import_that_fails_fails_as_it_does_without_an_agent(tmp_path: Path, 
 
 class TestLogging:
     def test_records_are_counted_by_level(self, start: Start) -> None:
-        told = start("logging")
+        recorded = start("logging")
         log = logging.getLogger("tests.counted")
         log.setLevel("INFO")
         log.debug("not enabled")
@@ -222,20 +222,20 @@ class TestLogging:
             log.info("secret %s", "secret")
         log.error("secret")
         logging.getLogger("vantage_agent").error("its own")
-        counted = {tags["level"]: value for name, tags, value in told.samples if name == "log.records"}
+        counted = {tags["level"]: value for name, tags, value in recorded.samples if name == "log.records"}
         assert counted == {"INFO": 3, "ERROR": 1}
-        assert "secret" not in told.text
+        assert "secret" not in recorded.text
 
-    def test_what_a_filter_holds_back_is_not_counted(self, start: Start) -> None:
-        told = start("logging")
+    def test_filtered_records_are_not_counted(self, start: Start) -> None:
+        recorded = start("logging")
         log = logging.getLogger("tests.filtered")
         log.addFilter(lambda record: record.levelno > logging.WARNING)
         log.warning("no")
         log.error("yes")
-        assert told.tags("log.records") == [{"level": "ERROR"}]
+        assert recorded.tags("log.records") == [{"level": "ERROR"}]
 
     def test_records_inside_a_span_know_their_trace(self, start: Start, caplog: pytest.LogCaptureFixture) -> None:
-        told = start("logging")
+        recorded = start("logging")
         log = logging.getLogger("tests.traced")
         with vantage_agent.span("work") as span:
             trace_id, span_id = span.trace_id, span.span_id
@@ -246,7 +246,7 @@ class TestLogging:
         assert (inside.trace_id, inside.span_id) == (trace_id, span_id)  # type: ignore[attr-defined]
         assert own.trace_id == "mine"  # type: ignore[attr-defined]
         assert not hasattr(outside, "trace_id")
-        assert trace_id in told.text
+        assert trace_id in recorded.text
 
     def test_errors_of_handlers_are_the_applications_own(self, start: Start) -> None:
         start("logging")
@@ -267,7 +267,7 @@ class TestLogging:
 
 class TestThreads:
     def test_work_of_an_executor_belongs_to_the_span_that_submitted_it(self, start: Start) -> None:
-        told = start("requests")
+        recorded = start("requests")
         mine = __import__("contextvars").ContextVar("mine", default="unset")
 
         def work(number: int, *, fn: str) -> tuple[int, str, str]:
@@ -280,14 +280,14 @@ class TestThreads:
                 mine.set("set")
                 assert executor.submit(work, 1, fn="f").result() == (1, "f", "unset")  # its own variables stay behind
                 assert list(executor.map(lambda number: work(number, fn="m"), [2])) == [(2, "m", "unset")]
-            executor.submit(work, 3, fn="").result()  # the thread has forgotten
-        inner = [span for span in told.spans if span["name"] == "inner"]
+            executor.submit(work, 3, fn="").result()  # the thread has no span any more
+        inner = [span for span in recorded.spans if span["name"] == "inner"]
         assert [span.get("parent_span_id") for span in inner] == [span_id, span_id, None]
 
-    async def test_threads_of_asyncio_belong_to_the_span_that_asked_for_them(self, start: Start) -> None:
+    async def test_threads_of_asyncio_belong_to_the_span_that_started_them(self, start: Start) -> None:
         import asyncio
 
-        told = start("requests")
+        recorded = start("requests")
 
         def work() -> None:
             with vantage_agent.span("inner"):
@@ -301,7 +301,7 @@ class TestThreads:
             await asyncio.to_thread(work)
             await asyncio.get_running_loop().run_in_executor(None, work)
             await asyncio.create_task(task())
-        spans = await asyncio.to_thread(lambda: told.spans)
+        spans = await asyncio.to_thread(lambda: recorded.spans)
         assert [span["parent_span_id"] for span in spans if span["name"] == "inner"] == [span_id] * 3
 
     def test_an_error_in_a_thread_is_the_same_error(self, start: Start) -> None:

@@ -18,11 +18,11 @@ import pytest
 import requests
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 from tests.agent.instrumentation.servers import serving_asgi, serving_wsgi
 from tests.agent.receiver import Receiver
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 HOME = str(Path(vantage_agent.__file__).parents[1])
 
 
@@ -68,14 +68,14 @@ EXPECTED = [
 
 @pytest.mark.parametrize("rate", [1.0, 0.0])
 def test_a_request_through_three_applications_is_one_trace(start: Start, rate: float) -> None:
-    told = start("all", trace_sample_rate=rate)
+    recorded = start("all", trace_sample_rate=rate)
     addresses: list[str] = []
     front, inner = applications(addresses)
     with serving_asgi(inner) as inner_url:
         addresses.append(inner_url)
         with serving_wsgi(front) as url:
             assert "ok" in requests.Session().request("GET", f"{url}/front/x", timeout=5).text
-    spans = [span for span in told.spans if span["attributes"].get("server.port") != url.rpartition(":")[2]]
+    spans = [span for span in recorded.spans if span["attributes"].get("server.port") != url.rpartition(":")[2]]
     outer = next(span for span in spans if span["name"] == EXPECTED[0])
     outer.pop("parent_span_id")  # the call of this test
     assert len({span["trace_id"] for span in spans}) == 1

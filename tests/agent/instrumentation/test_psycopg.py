@@ -13,9 +13,9 @@ import pytest
 from psycopg import sql
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 ASK = "SELECT generate_series(1, 1000000000)"
 
 
@@ -31,34 +31,34 @@ def connection(url: str) -> Iterator[psycopg.Connection]:
         yield one
 
 
-def names(told: Told) -> list[str]:
-    return [span["name"] for span in told.spans]
+def names(recorded: Recorded) -> list[str]:
+    return [span["name"] for span in recorded.spans]
 
 
 @pytest.mark.parametrize("kind", [psycopg.Cursor, psycopg.ClientCursor, psycopg.RawCursor])
-def test_each_kind_of_cursor_is_told(start: Start, connection: psycopg.Connection, kind: Any) -> None:
-    told = start("psycopg")
+def test_each_kind_of_cursor_is_recorded(start: Start, connection: psycopg.Connection, kind: Any) -> None:
+    recorded = start("psycopg")
     cursor = kind(connection)
     assert cursor.execute("SELECT a FROM things") is cursor
     assert cursor.execute(query="SELECT b FROM things").fetchall() == []
-    assert names(told) == ["SELECT things"] * 2
+    assert names(recorded) == ["SELECT things"] * 2
 
 
 def test_a_cursor_of_the_servers_side_stays_lazy(start: Start, connection: psycopg.Connection) -> None:
-    told = start("psycopg")
+    recorded = start("psycopg")
     with connection.transaction(), connection.cursor("secret") as cursor:
-        # The whole of it would take minutes.
+        # To completion it would take minutes.
         assert next(iter(cursor.execute(ASK))) == (1,)
-    assert names(told) == ["SELECT"]
-    assert "secret" not in told.text
+    assert names(recorded) == ["SELECT"]
+    assert "secret" not in recorded.text
 
 
 async def test_an_async_cursor_of_the_servers_side_stays_lazy(start: Start, url: str) -> None:
-    told = start("psycopg")
+    recorded = start("psycopg")
     async with await psycopg.AsyncConnection.connect(url) as connection, connection.cursor("secret") as cursor:
         await cursor.execute(ASK)
         assert await cursor.fetchone() == (1,)
-    assert await asyncio.to_thread(names, told) == ["SELECT"]
+    assert await asyncio.to_thread(names, recorded) == ["SELECT"]
 
 
 @pytest.mark.parametrize(
@@ -76,17 +76,17 @@ async def test_an_async_cursor_of_the_servers_side_stays_lazy(start: Start, url:
         ("", "postgresql"),
     ],
 )
-def test_what_is_no_plain_text_is_told_alike(
+def test_composed_statements_are_recorded_like_texts(
     start: Start, connection: psycopg.Connection, query: Any, name: str | None
 ) -> None:
-    told = start("psycopg")
+    recorded = start("psycopg")
     if name is None:
         with pytest.raises(psycopg.DataError):
             connection.execute(query)
     else:
         connection.execute(query)
-    assert names(told) == [name or "SELECT"]
-    assert "secret" not in told.text
+    assert names(recorded) == [name or "SELECT"]
+    assert "secret" not in recorded.text
 
 
 def test_nonsense_fails_as_it_does_without_an_agent(start: Start, connection: psycopg.Connection) -> None:
@@ -114,36 +114,36 @@ def test_nonsense_fails_as_it_does_without_an_agent(start: Start, connection: ps
 def test_a_statement_on_a_closed_connection_is_an_error(
     start: Start, connection: psycopg.Connection, postgres: int, url: str
 ) -> None:
-    told = start("psycopg")
+    recorded = start("psycopg")
     never_asked = psycopg.connect(url)
     cursors = [connection.cursor(), never_asked.cursor()]
     cursors[0].execute("SELECT 1")
-    told.forget()
+    recorded.clear()
     connection.close()
     never_asked.close()
     for cursor in cursors:
         with pytest.raises(psycopg.OperationalError):
             cursor.execute("SELECT 1")
-    assert [tags.get("peer") for tags in told.database] == [f"127.0.0.1:{postgres}", None]
-    assert {tags["error_type"] for tags in told.database} == {"psycopg.OperationalError"}
+    assert [tags.get("peer") for tags in recorded.database] == [f"127.0.0.1:{postgres}", None]
+    assert {tags["error_type"] for tags in recorded.database} == {"psycopg.OperationalError"}
 
 
-def test_the_rows_of_copy_and_stream_are_left_alone(start: Start, connection: psycopg.Connection) -> None:
-    told = start("psycopg")
+def test_copy_and_stream_are_not_instrumented(start: Start, connection: psycopg.Connection) -> None:
+    recorded = start("psycopg")
     with connection.cursor() as cursor:
         with cursor.copy("COPY things FROM STDIN") as copy:
             copy.write_row((1, "secret"))
         rows = cursor.stream("SELECT a FROM things")
         assert list(rows) == [(1,)]
-    assert told.database == []
+    assert recorded.database == []
 
 
-def test_statements_in_a_pipeline_are_told(start: Start, connection: psycopg.Connection) -> None:
-    told = start("psycopg")
+def test_statements_in_a_pipeline_are_recorded(start: Start, connection: psycopg.Connection) -> None:
+    recorded = start("psycopg")
     with connection.pipeline():
         cursors = [connection.execute("SELECT 1"), connection.execute("SELECT 2")]
     assert [cursor.fetchall() for cursor in cursors] == [[(1,)], [(2,)]]
-    assert names(told) == ["SELECT"] * 2
+    assert names(recorded) == ["SELECT"] * 2
 
 
 def test_an_agent_that_ends_while_a_statement_runs_harms_nothing(
@@ -164,7 +164,7 @@ def test_an_agent_that_ends_while_a_statement_runs_harms_nothing(
 
 
 async def test_statements_of_tasks_side_by_side_are_parts_of_the_same_span(start: Start, url: str) -> None:
-    told = start("psycopg")
+    recorded = start("psycopg")
 
     async def ask() -> None:
         async with await psycopg.AsyncConnection.connect(url) as connection:
@@ -173,14 +173,14 @@ async def test_statements_of_tasks_side_by_side_are_parts_of_the_same_span(start
     with vantage_agent.span("outer") as outer:
         span_id = outer.span_id
         await asyncio.gather(*(ask() for _ in range(4)))
-    spans = [span for span in await asyncio.to_thread(lambda: told.spans) if span["name"] == "SELECT"]
+    spans = [span for span in await asyncio.to_thread(lambda: recorded.spans) if span["name"] == "SELECT"]
     assert [span["parent_span_id"] for span in spans] == [span_id] * 4
 
 
 async def test_a_cancelled_statement_is_cancelled(start: Start, url: str) -> None:
-    told = start("psycopg")
+    recorded = start("psycopg")
     async with await psycopg.AsyncConnection.connect(url) as connection:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(connection.execute("SELECT pg_sleep(20)"), 0.2)
-    (tags,) = await asyncio.to_thread(lambda: told.database)
+    (tags,) = await asyncio.to_thread(lambda: recorded.database)
     assert tags["error_type"].endswith(("CancelledError", "QueryCanceled"))

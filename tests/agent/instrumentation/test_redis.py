@@ -1,4 +1,4 @@
-"""redis, plain and async: what is told of a command, that nothing else is, and that the application never notices."""
+"""redis, sync and async: the spans of commands, nothing else is sent, the application sees no difference."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 from tests.support.programs import free_port
 from vantage_agent._redis import command_name
 from vantage_agent._tracer import tracer
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 NO_RETRY = Retry(NoBackoff(), 0)
 
 
@@ -97,12 +97,12 @@ def one(kind: Any, redis_port: int) -> Iterator[TimeseriesQuery]:
 
 
 def test_a_command_is_a_span_and_a_duration(start: Start, one: TimeseriesQuery, redis_port: int) -> None:
-    told = start("redis")
+    recorded = start("redis")
     assert one.do("set", "a", "b") is True
     assert one.do("get", "a") == b"b"
     peer = {"db.system.name": "redis", "peer": f"127.0.0.1:{redis_port}"}
-    assert told.database == [{**peer, "operation": "SET"}, {**peer, "operation": "GET"}]
-    first, second = told.spans
+    assert recorded.database == [{**peer, "operation": "SET"}, {**peer, "operation": "GET"}]
+    first, second = recorded.spans
     assert (first["name"], second["name"], first["kind"], first["status"]) == ("SET", "GET", "client", "unset")
     assert first["attributes"] == {
         "db.system.name": "redis",
@@ -111,66 +111,66 @@ def test_a_command_is_a_span_and_a_duration(start: Start, one: TimeseriesQuery, 
         "server.address": "127.0.0.1",
         "server.port": str(redis_port),
     }
-    values_ms = [value for name, _, value in told.samples if name == "db.client.operation.duration"]
+    values_ms = [value for name, _, value in recorded.samples if name == "db.client.operation.duration"]
     assert values_ms == [span["duration_ns"] / 1e6 for span in (first, second)]
 
 
 def test_commands_are_parts_of_the_span_around_them(start: Start, one: TimeseriesQuery) -> None:
-    told = start("redis")
+    recorded = start("redis")
     with vantage_agent.span("outer") as outer:
         trace_id, span_id = outer.trace_id, outer.span_id
         one.do("get", "a")
         one.pipeline(("get", "a"))
-    inner = [span for span in told.spans if span["name"] != "outer"]
+    inner = [span for span in recorded.spans if span["name"] != "outer"]
     assert [(span["trace_id"], span["parent_span_id"]) for span in inner] == [(trace_id, span_id)] * 2
 
 
 @pytest.mark.parametrize("transaction", [True, False])
 def test_a_pipeline_is_one_call(start: Start, one: TimeseriesQuery, *, transaction: bool) -> None:
-    told = start("redis")
+    recorded = start("redis")
     assert one.pipeline(("set", "a", "1"), ("incr", "a"), ("get", "a"), transaction=transaction) == [True, 2, b"2"]
-    assert one.pipeline(transaction=transaction) == []  # asks nothing
-    assert [span["name"] for span in told.spans] == ["PIPELINE"]
+    assert one.pipeline(transaction=transaction) == []  # sends nothing
+    assert [span["name"] for span in recorded.spans] == ["PIPELINE"]
 
 
-def test_what_a_pipeline_asks_at_once_is_told(start: Start, one: TimeseriesQuery) -> None:
-    told = start("redis")
+def test_immediate_commands_of_a_pipeline_are_recorded(start: Start, one: TimeseriesQuery) -> None:
+    recorded = start("redis")
     assert one.pipeline(("set", "a", "1"), watch="a") == [True]
-    assert [span["name"] for span in told.spans] == ["WATCH", "GET", "PIPELINE"]
+    assert [span["name"] for span in recorded.spans] == ["WATCH", "GET", "PIPELINE"]
 
 
 def test_a_script_is_one_call_inside_a_pipeline_too(start: Start, one: TimeseriesQuery) -> None:
-    told = start("redis")
+    recorded = start("redis")
     assert one.do("eval", "return 'secret'", 0) == b"secret"
-    assert [span["name"] for span in told.spans] == ["EVAL"]
-    assert "secret" not in told.text
+    assert [span["name"] for span in recorded.spans] == ["EVAL"]
+    assert "secret" not in recorded.text
 
 
-def test_an_error_of_the_server_is_told_with_its_type(start: Start, one: TimeseriesQuery) -> None:
-    told = start("redis")
+def test_an_error_of_the_server_is_recorded_with_its_type(start: Start, one: TimeseriesQuery) -> None:
+    recorded = start("redis")
     one.do("set", "secret1", "secret2")
     with pytest.raises(redis.ResponseError):
         one.do("lpush", "secret1", "secret3")
     with pytest.raises(redis.ResponseError):
         one.pipeline(("incr", "secret1"))
-    assert [tags.get("error_type") for tags in told.database] == [None, *["redis.exceptions.ResponseError"] * 2]
-    assert [span["status"] for span in told.spans] == ["unset", "error", "error"]
-    assert "secret" not in told.text
+    assert [tags.get("error_type") for tags in recorded.database] == [None, *["redis.exceptions.ResponseError"] * 2]
+    assert [span["status"] for span in recorded.spans] == ["unset", "error", "error"]
+    assert "secret" not in recorded.text
 
 
 def test_a_server_that_is_not_there_is_an_error(start: Start, kind: Any) -> None:
-    told = start("redis")
+    recorded = start("redis")
     port = free_port()
     with contextlib.closing(kind(f"redis://127.0.0.1:{port}/0")) as asked, pytest.raises(redis.ConnectionError):
         asked.do("get", "a")
-    (tags,) = told.database
+    (tags,) = recorded.database
     assert (tags["peer"], tags["error_type"]) == (f"127.0.0.1:{port}", "redis.exceptions.ConnectionError")
 
 
 def test_nothing_of_a_command_but_its_name_is_sent(
     start: Start, one: TimeseriesQuery, kind: Any, redis_port: int
 ) -> None:
-    told = start("redis")
+    recorded = start("redis")
     with contextlib.closing(kind(f"redis://:secret0@127.0.0.1:{redis_port}/3")) as asked:
         asked.do("get", "a")
     with contextlib.closing(kind(f"redis://127.0.0.1:{redis_port}/3")) as asked:
@@ -182,20 +182,20 @@ def test_nothing_of_a_command_but_its_name_is_sent(
         for wrong in ("secret10", "SECRET11 a", "get\nsecret12", "s" * 100):
             with contextlib.suppress(redis.RedisError):
                 asked.do("execute_command", wrong)
-    operations = [span["name"] for span in told.spans]
-    assert {tags["operation"] for tags in told.database} == {*operations}
+    operations = [span["name"] for span in recorded.spans]
+    assert {tags["operation"] for tags in recorded.database} == {*operations}
     assert operations[:6] == ["GET", "HSET", "GET", "GET", "CONFIG", "PIPELINE"]
     assert operations[6:] == ["_OTHER", "_OTHER", "GET", "_OTHER"]
-    assert "secret" not in told.text.lower()
-    assert "sss" not in told.text.lower()
+    assert "secret" not in recorded.text.lower()
+    assert "sss" not in recorded.text.lower()
 
 
-def test_commands_that_wait_and_subscriptions_are_left_alone(
+def test_blocking_commands_and_subscriptions_are_not_instrumented(
     start: Start, one: TimeseriesQuery, redis_port: int
 ) -> None:
     one.do("rpush", "list", "1", "2")
     one.do("xadd", "stream", {"a": "b"})
-    told = start("redis")
+    recorded = start("redis")
     assert list(one.do("blpop", ["list"], timeout=1)) == [b"list", b"1"]
     assert one.do("execute_command", "brpop", "list", 1)
     assert one.do("xread", {"stream": 0}, block=10)
@@ -203,18 +203,18 @@ def test_commands_that_wait_and_subscriptions_are_left_alone(
     with redis.Redis(port=redis_port) as client, client.pubsub() as subscription:
         subscription.subscribe("secret")
         assert (subscription.get_message(timeout=5) or {})["type"] == "subscribe"
-    assert [tags["operation"] for tags in told.database] == ["XREAD"]
-    assert "secret" not in told.text
+    assert [tags["operation"] for tags in recorded.database] == ["XREAD"]
+    assert "secret" not in recorded.text
 
 
 def test_a_command_inside_a_statement_is_another_call(start: Start, one: TimeseriesQuery) -> None:
-    told = start("redis", "sqlalchemy")
+    recorded = start("redis", "sqlalchemy")
     engine = sqlalchemy.create_engine("sqlite://")
     sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *_: one.do("get", "a"))
     with engine.connect() as connection:
         connection.execute(sqlalchemy.text("SELECT 1"))
     engine.dispose()
-    outer, inner = told.spans[-2:]
+    outer, inner = recorded.spans[-2:]
     assert (outer["name"], inner["name"], inner["parent_span_id"]) == ("SELECT", "GET", outer["span_id"])
 
 
@@ -247,12 +247,12 @@ def test_faults_of_the_agent_do_not_reach_the_application(
 
 
 def test_after_the_end_of_the_agent_commands_are_plain(start: Start, one: TimeseriesQuery) -> None:
-    told = start("redis")
+    recorded = start("redis")
     vantage_agent.shutdown()
     assert one.do("get", "a") is None
     assert one.pipeline(("get", "a")) == [None]
-    vantage_agent.init_agent("my-api", told.receiver.url)
-    assert told.database == []
+    vantage_agent.init_agent("my-api", recorded.receiver.url)
+    assert recorded.database == []
 
 
 def test_an_agent_that_ends_while_a_command_runs_harms_nothing(
@@ -273,7 +273,7 @@ def test_an_agent_that_ends_while_a_command_runs_harms_nothing(
 
 
 async def test_commands_of_tasks_side_by_side_are_parts_of_the_same_span(start: Start, redis_port: int) -> None:
-    told = start("redis")
+    recorded = start("redis")
     async with redis.asyncio.Redis(port=redis_port) as client:
         with vantage_agent.span("outer") as outer:
             span_id = outer.span_id
@@ -282,27 +282,27 @@ async def test_commands_of_tasks_side_by_side_are_parts_of_the_same_span(start: 
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(client.set("a", "b"), 0.05)
             await client.execute_command("CLIENT UNPAUSE")
-    spans = [span for span in await asyncio.to_thread(lambda: told.spans) if span["kind"] == "client"]
+    spans = [span for span in await asyncio.to_thread(lambda: recorded.spans) if span["kind"] == "client"]
     assert [span["parent_span_id"] for span in spans if span["name"] == "GET"] == [span_id] * 5
     (cancelled,) = [span for span in spans if span["name"] == "SET"]
     assert cancelled["attributes"]["error.type"] == "asyncio.exceptions.CancelledError"
 
 
 def test_the_default_address_and_a_socket_in_the_file_system(start: Start) -> None:
-    told = start("redis")
+    recorded = start("redis")
     for client in (
         redis.Redis(port=free_port(), retry=NO_RETRY),
         redis.Redis(unix_socket_path="/nowhere/secret.sock", retry=NO_RETRY),
     ):
         with contextlib.closing(client), pytest.raises(redis.ConnectionError):
             client.get("a")
-    assert [tags.get("peer", "").partition(":")[0] for tags in told.database] == ["localhost", ""]
-    assert {span["attributes"]["db.namespace"] for span in told.spans} == {"0"}
-    assert "secret" not in told.text
+    assert [tags.get("peer", "").partition(":")[0] for tags in recorded.database] == ["localhost", ""]
+    assert {span["attributes"]["db.namespace"] for span in recorded.spans} == {"0"}
+    assert "secret" not in recorded.text
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "recorded"),
     [
         ("GET", "GET"),
         ("get", "GET"),
@@ -312,5 +312,5 @@ def test_the_default_address_and_a_socket_in_the_file_system(start: Start) -> No
         (" ", "_OTHER"),
     ],
 )
-def test_the_name_of_a_command_is_of_a_closed_list(command: str, told: str) -> None:
-    assert command_name(command) == told
+def test_the_name_of_a_command_is_of_a_closed_list(command: str, recorded: str) -> None:
+    assert command_name(command) == recorded

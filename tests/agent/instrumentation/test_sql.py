@@ -1,4 +1,4 @@
-"""What is told of a statement: an operation of a closed list and a table that is surely one, and nothing else."""
+"""Only an operation of a closed list and a certain table are parsed from a statement."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ def test_the_operation_and_the_table(statement: str, operation: str, table: str)
         ("SET secret = 'secret'", "SET"),
     ],
 )
-def test_what_dialects_may_read_as_a_string_or_a_comment_is_not_told(statement: str, operation: str) -> None:
+def test_text_that_may_be_a_string_or_a_comment_is_not_sent(statement: str, operation: str) -> None:
     assert summary(statement) == (operation, "")
 
 
-def test_a_table_that_may_have_been_cut_is_not_told() -> None:
+def test_a_table_name_that_may_be_cut_is_not_sent() -> None:
     blanks = STATEMENT_LENGTH_MAX - len("SELECTa FROM ord")
     whole = f"SELECT{' ' * blanks}a FROM orders"
     assert whole[:STATEMENT_LENGTH_MAX].endswith(" ord")

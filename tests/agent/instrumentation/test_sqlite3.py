@@ -16,9 +16,9 @@ import aiosqlite
 from django.db.backends.sqlite3.base import SQLiteCursorWrapper
 
 import vantage_agent
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 
 
 def outcome(action: Callable[[], Any]) -> Any:
@@ -117,20 +117,20 @@ def test_everything_else_is_as_it_was(start: Start, tmp_path: pathlib.Path) -> N
     (tmp_path / "without").mkdir()
     (tmp_path / "within").mkdir()
     without = exercised(tmp_path / "without")
-    told = start("sqlite3")
+    recorded = start("sqlite3")
     within = exercised(tmp_path / "within")
     assert str(within).replace("within", "without") == str(without)
-    assert len(told.database) > 20
+    assert len(recorded.database) > 20
 
 
-def test_who_asks_for_a_class_gets_that_class(start: Start) -> None:
+def test_a_requested_class_is_returned(start: Start) -> None:
     class Mine(sqlite3.Connection):
         pass
 
     class MyCursor(sqlite3.Cursor):
         pass
 
-    told = start("sqlite3")
+    recorded = start("sqlite3")
     for connection in (
         sqlite3.connect(":memory:", factory=Mine),
         sqlite3.connect(":memory:", 5.0, 0, None, True, Mine),
@@ -141,12 +141,12 @@ def test_who_asks_for_a_class_gets_that_class(start: Start) -> None:
     with contextlib.closing(sqlite3.connect(":memory:")) as one:
         assert type(one.cursor(MyCursor)) is type(one.cursor(factory=MyCursor)) is MyCursor
         one.cursor(MyCursor).execute("SELECT 1")
-    assert told.database == []
+    assert recorded.database == []
 
 
 def test_connections_from_before_stay_and_those_from_meanwhile_end_with_the_agent(start: Start) -> None:
     with contextlib.closing(sqlite3.connect(":memory:")) as before:
-        told = start("sqlite3")
+        recorded = start("sqlite3")
         before.execute("SELECT 1")
         assert type(before) is sqlite3.Connection
         remembered = sqlite3.connect
@@ -156,11 +156,11 @@ def test_connections_from_before_stay_and_those_from_meanwhile_end_with_the_agen
     for connect in (sqlite3.connect, remembered):
         with contextlib.closing(connect(":memory:")) as after:
             assert type(after) is sqlite3.Connection
-    assert not [sent for sent in told.receiver.sent if sent.packed.get("spans")]
+    assert not [sent for sent in recorded.receiver.sent if sent.packed.get("spans")]
 
 
-def test_the_file_is_told_by_its_name_alone(start: Start, tmp_path: pathlib.Path) -> None:
-    told = start("sqlite3")
+def test_only_the_name_of_the_file_is_sent(start: Start, tmp_path: pathlib.Path) -> None:
+    recorded = start("sqlite3")
     folder = tmp_path / "secret"
     folder.mkdir()
     asked: list[tuple[Any, bool]] = [
@@ -175,21 +175,21 @@ def test_the_file_is_told_by_its_name_alone(start: Start, tmp_path: pathlib.Path
             one.execute("SELECT 1")
     with contextlib.closing(sqlite3.connect(database=":memory:")) as one:
         one.execute("SELECT 1")
-    names = [span["attributes"].get("db.namespace") for span in told.spans]
+    names = [span["attributes"].get("db.namespace") for span in recorded.spans]
     assert names == ["path.db", "text.db", "bytes.db", "uri.db", None, ":memory:"]
-    assert "secret" not in told.text
+    assert "secret" not in recorded.text
 
 
 def test_statements_of_a_script_are_one_call(start: Start) -> None:
-    told = start("sqlite3")
+    recorded = start("sqlite3")
     with contextlib.closing(sqlite3.connect(":memory:")) as one:
         one.executescript("CREATE TABLE things (a); INSERT INTO things VALUES ('secret');")
-    assert [span["name"] for span in told.spans] == ["CREATE things"]
-    assert "secret" not in told.text
+    assert [span["name"] for span in recorded.spans] == ["CREATE things"]
+    assert "secret" not in recorded.text
 
 
-def test_the_cursors_of_django_are_told(start: Start) -> None:
-    told = start("sqlite3")
+def test_the_cursors_of_django_are_recorded(start: Start) -> None:
+    recorded = start("sqlite3")
     with contextlib.closing(sqlite3.connect(":memory:")) as one:
         cursor = one.cursor(factory=SQLiteCursorWrapper)
         assert type(cursor) is SQLiteCursorWrapper
@@ -199,20 +199,20 @@ def test_the_cursors_of_django_are_told(start: Start) -> None:
         vantage_agent.flush(5)
         vantage_agent.shutdown()
         assert cursor.execute("SELECT 1").fetchall() == [(1,)]
-    spans = [span for sent in told.receiver.sent for span in sent.packed.get("spans", ())]
+    spans = [span for sent in recorded.receiver.sent for span in sent.packed.get("spans", ())]
     names = [span["name"] for span in sorted(spans, key=lambda span: span["start_ns"])]
     assert names == ["CREATE things", "INSERT things", "SELECT things"]
     assert {span["attributes"]["db.namespace"] for span in spans} == {":memory:"}
-    assert "secret" not in repr([sent.packed for sent in told.receiver.sent])
+    assert "secret" not in repr([sent.packed for sent in recorded.receiver.sent])
 
 
-def test_aiosqlite_is_left_alone(start: Start) -> None:
+def test_aiosqlite_is_not_instrumented(start: Start) -> None:
     async def ask() -> Any:
         async with aiosqlite.connect(":memory:") as connection:
             assert type(connection._conn) is sqlite3.Connection
             async with connection.execute("SELECT 1") as cursor:
                 return await cursor.fetchall()
 
-    told = start("sqlite3")
+    recorded = start("sqlite3")
     assert asyncio.run(ask()) == [(1,)]
-    assert told.database == []
+    assert recorded.database == []

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import urllib3
 
-from tests.agent.instrumentation.recorded import Told
+from tests.agent.instrumentation.recorded import Recorded
 from tests.agent.instrumentation.servers import Upstream
 from tests.agent.instrumentation.test_clients import with_requests, with_urllib3
 from vantage_agent._semconv import http_server
 from vantage_agent._tracer import tracer
 
-Start = Callable[..., Told]
+Start = Callable[..., Recorded]
 Ask = Callable[..., Any]
 
 
@@ -41,7 +41,7 @@ def test_headers_that_are_somebodys_else_are_copied(start: Start, upstream: Upst
     assert [headers.get("x-manager") for headers in asked] == [None, None, None, "1", None, None]
 
 
-def test_a_traceparent_in_bytes_or_of_the_pools_own_is_kept(start: Start, upstream: Upstream) -> None:
+def test_a_traceparent_in_bytes_or_of_the_pool_is_preserved(start: Start, upstream: Upstream) -> None:
     start("urllib3")
     own = f"00-{'ab' * 16}-{'cd' * 8}-01"
     with urllib3.connection_from_url(upstream.url, headers={"Traceparent": own}) as pool:
@@ -62,46 +62,46 @@ def test_the_state_of_the_trace_goes_along(start: Start, upstream: Upstream) -> 
 
 
 def test_retries_are_one_call(start: Start, upstream: Upstream) -> None:
-    told = start("urllib3")
+    recorded = start("urllib3")
     retries = urllib3.Retry(2, status_forcelist=[503], raise_on_status=False)
     with urllib3.PoolManager() as manager:
         manager.request("GET", f"{upstream.url}/status/503", retries=retries)
     assert len(upstream.asked) == 3
     assert len({*upstream.traceparents}) == 1
-    assert [tags["status"] for tags in told.client] == ["503"]
+    assert [tags["status"] for tags in recorded.client] == ["503"]
 
 
 @pytest.mark.parametrize("ask", [with_requests, with_urllib3])
 def test_a_library_on_top_is_one_call(start: Start, upstream: Upstream, ask: Ask) -> None:
-    told = start("all")
+    recorded = start("all")
     ask("GET", f"{upstream.url}/redirect")
     assert len({*upstream.traceparents}) == 1
-    assert len(told.client) == 1
-    (span,) = [span for span in told.spans if span["kind"] == "client"]
+    assert len(recorded.client) == 1
+    (span,) = [span for span in recorded.spans if span["kind"] == "client"]
     assert span["span_id"] in upstream.traceparents[0]
 
 
 def test_requests_that_is_not_instrumented_is_measured_below(start: Start, upstream: Upstream) -> None:
-    told = start("urllib3")
+    recorded = start("urllib3")
     response = with_requests("GET", upstream.url)
     assert all(upstream.traceparents)
     assert "traceparent" not in response.request.headers
-    assert told.client == [{"method": "GET", "peer": upstream.address, "status": "200"}]
+    assert recorded.client == [{"method": "GET", "peer": upstream.address, "status": "200"}]
 
 
-def test_through_a_proxy_the_peer_is_who_is_asked(start: Start, upstream: Upstream) -> None:
-    told = start("urllib3")
+def test_through_a_proxy_the_peer_is_the_target(start: Start, upstream: Upstream) -> None:
+    recorded = start("urllib3")
     with urllib3.ProxyManager(upstream.url) as proxy:
         proxy.request("GET", "http://far.example:81/x")
         proxy.connection_from_host("far.example", 81, "http").urlopen(
             "GET", "http://far.example:81/x", assert_same_host=False
         )
     assert [path for _, path, _ in upstream.asked] == ["http://far.example:81/x"] * 2
-    assert [tags["peer"] for tags in told.client] == ["far.example:81"] * 2
+    assert [tags["peer"] for tags in recorded.client] == ["far.example:81"] * 2
 
 
-def test_the_address_of_a_pool_is_told_as_in_a_url(start: Start) -> None:
-    told = start("urllib3")
+def test_the_address_of_a_pool_is_recorded_as_in_a_url(start: Start) -> None:
+    recorded = start("urllib3")
     pools = [
         urllib3.HTTPConnectionPool("::1", 1),
         urllib3.HTTPConnectionPool("[::1]"),
@@ -111,15 +111,15 @@ def test_the_address_of_a_pool_is_told_as_in_a_url(start: Start) -> None:
         pool.close()
         with pytest.raises(urllib3.exceptions.ClosedPoolError):
             pool.urlopen("GET", "/")
-    assert [tags["peer"] for tags in told.client] == ["::1:1", "::1", "127.0.0.1"]
+    assert [tags["peer"] for tags in recorded.client] == ["::1:1", "::1", "127.0.0.1"]
 
 
 def test_a_streamed_answer_stays_lazy(start: Start, upstream: Upstream) -> None:
-    told = start("urllib3")
+    recorded = start("urllib3")
     with urllib3.PoolManager() as manager:
         response = manager.request("GET", f"{upstream.url}/stream", preload_content=False, timeout=5)
         assert response.read(1) == b"a"  # the second is not sent before
-        assert len(told.client) == 1
+        assert len(recorded.client) == 1
         upstream.hold.set()
         assert response.read(1) == b"b"
         response.release_conn()

@@ -44,7 +44,7 @@ async def stores(tmp_path: Path) -> AsyncIterator[tuple[TelemetryStore, Telemetr
 
 
 def differences(query: CheckedSelect, ours: Table, theirs: Table, *, tolerance: float) -> list[tuple[Any, Any]]:
-    """Rows are told apart by their place where some were cut off; otherwise what ORDER BY leaves open is open."""
+    """Compare rows in order if some were cut off; otherwise in any order that ORDER BY allows."""
     cut = len(ours) == query.limit
     assert ours.columns == theirs.columns
     assert ours.truncated == theirs.truncated
@@ -89,7 +89,7 @@ async def test_every_query_has_the_same_answer_on_both(stores: tuple[TelemetrySt
     assert not wrong, f"seed {SEED}"
 
 
-async def test_explain_tells_what_is_read_of_the_table(stores: tuple[TelemetryStore, TelemetryStore]) -> None:
+async def test_explain_estimates_what_is_read_of_the_table(stores: tuple[TelemetryStore, TelemetryStore]) -> None:
     _, clickhouse = stores
     for name in ("aggregates", "spans", "top_tags"):
         found = list((await clickhouse.explain(queries()[name], deadline_s=30)).rows())

@@ -1,6 +1,6 @@
-"""The SQL that queries become, held against files that a person has read.
+"""The SQL of queries, compared with files that a person has reviewed.
 
-``UPDATE_SNAPSHOTS=1 pytest tests/storage/clickhouse/test_sql.py`` writes them anew: read the difference.
+``UPDATE_SNAPSHOTS=1 pytest tests/storage/clickhouse/test_sql.py`` writes them again: review the difference.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def test_the_sql_is_the_one_that_was_read(name: str) -> None:
     assert found == path.read_text(encoding="utf-8")
 
 
-def test_no_snapshot_is_left_of_a_query_that_is_gone() -> None:
+def test_every_snapshot_has_a_query() -> None:
     assert {path.stem for path in SNAPSHOTS.glob("*.sql")} == set(queries())
 
 

@@ -142,7 +142,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_process_loses_nothing_it_had_told(opened: Opened, tmp_path: Path) -> None:
+async def test_a_killed_process_loses_nothing_it_had_acknowledged(opened: Opened, tmp_path: Path) -> None:
     folder = tmp_path / "ch"
     for round_ in range(2):
         with subprocess.Popen(
@@ -166,12 +166,12 @@ async def test_a_killed_process_loses_nothing_it_had_told(opened: Opened, tmp_pa
         async with opened() as store:
             held, total = await counted(store)
             assert total == held
-            assert told + 1 <= int(str(held)) <= told + 2  # one may have been kept and not told of yet
+            assert told + 1 <= int(str(held)) <= told + 2  # one may have been stored and not acknowledged yet
             assert await rolled(store) == [held, held]
             assert await store.write(a_batch(1.0, batch_id=f"b{told}")) is False
 
 
-async def test_a_second_process_is_told_that_the_folder_is_in_use(opened: Opened) -> None:
+async def test_a_second_process_is_refused_because_the_folder_is_in_use(opened: Opened) -> None:
     async with opened() as store:
         with pytest.raises(DataFolderInUse):
             async with opened():
@@ -189,7 +189,7 @@ async def test_without_the_package_the_message_names_it(opened: Opened, monkeypa
             pass
 
 
-async def test_tables_of_a_newer_version_are_left_alone(opened: Opened) -> None:
+async def test_tables_of_a_newer_version_are_not_changed(opened: Opened) -> None:
     async with opened() as store:
 
         def newer() -> list[str]:
@@ -326,7 +326,7 @@ async def test_a_rule_is_for_the_services_and_metrics_it_names(opened: Opened) -
         assert await store.list_series() == []
 
 
-async def test_beyond_the_budget_the_oldest_samples_leave_before_rollups(opened: Opened) -> None:
+async def test_beyond_the_budget_the_oldest_samples_expire_before_rollups(opened: Opened) -> None:
     rng = np.random.default_rng(1)
     one = a_series(kind=Kind.GAUGE)
     async with opened() as store:

@@ -1,4 +1,4 @@
-"""Backups hold everything acknowledged before they began, restores are whole or refused, and each refusal says why."""
+"""Backups contain everything acknowledged before they began, restores are complete or refused, with a reason."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ async def test_a_backup_without_a_server_is_the_same(opened: Open, tmp_path: Pat
         assert await everything(store) == kept
 
 
-async def test_what_was_forgotten_is_forgotten_in_the_backup_too(opened: Open, tmp_path: Path) -> None:
-    """While the lock is held nothing leaves segments, so the backup has both: the data, and that it is gone."""
+async def test_deleted_data_is_deleted_in_the_backup_too(opened: Open, tmp_path: Path) -> None:
+    """While the lock is locked nothing is removed from segments, so the backup has the data and its tombstone."""
     await filled(opened, tmp_path / "data")
     lock = FileLock(tmp_path / "data", MAINTENANCE)
     async with opened(tmp_path / "data") as store:
@@ -155,10 +155,10 @@ async def test_nothing_is_sealed_while_segments_are_copied_and_everything_afterw
         assert sum((await everything(store)).values()) == 2
 
 
-async def test_a_store_that_opens_beside_a_backup_leaves_segments_alone_until_it_is_over(
+async def test_a_store_that_opens_beside_a_backup_changes_no_segments_until_it_is_over(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opening sweeps what a killed process left in segments: not while they are copied."""
+    """Opening removes leftovers of a killed process from segments, but not while they are copied."""
     await filled(opened, tmp_path / "data")
     lock = FileLock(tmp_path / "data", MAINTENANCE)
     assert lock.take(wait=True)
@@ -175,7 +175,7 @@ async def test_a_store_that_opens_beside_a_backup_leaves_segments_alone_until_it
         assert sum((await everything(await opening)).values())
 
 
-def test_a_lock_that_is_not_to_be_had_is_told_and_given_up(tmp_path: Path) -> None:
+def test_a_lock_that_stays_locked_is_reported_and_given_up(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with closing(sqlite3.connect(tmp_path / "data" / "journal.db")) as db:
         db.execute("CREATE TABLE t (a)")
@@ -198,21 +198,21 @@ async def test_a_backup_is_for_its_owner_alone(opened: Open, tmp_path: Path) -> 
         assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()} == {0o600}
 
 
-async def test_damaged_segments_are_left_out_and_named(opened: Open, tmp_path: Path) -> None:
+async def test_damaged_segments_are_skipped_and_named(opened: Open, tmp_path: Path) -> None:
     await filled(opened, tmp_path / "data")
     first, *_ = sorted((tmp_path / "data" / "segments").glob("*.samples.db"))
     first.write_bytes(b"no database at all" * 100)
     made = back_up(tmp_path / "data", tmp_path / "backup")
     assert [text.partition(":")[0] for text in made.omitted] == [first.name]
     assert f"segments/{first.name}" not in {one.path for one in made.manifest.files}
-    async with opened(tmp_path / "data"):  # puts it aside
+    async with opened(tmp_path / "data"):  # quarantines it
         pass
     made = back_up(tmp_path / "data", tmp_path / "again")
     assert (made.omitted, made.quarantined) == ((), 1)
     assert not (tmp_path / "again" / "segments" / "damaged").exists()
 
 
-async def test_a_target_that_is_not_empty_is_refused_and_left_as_it_is(opened: Open, tmp_path: Path) -> None:
+async def test_a_target_that_is_not_empty_is_refused_and_not_changed(opened: Open, tmp_path: Path) -> None:
     await filled(opened, tmp_path / "data")
     target = tmp_path / "backup"
     target.mkdir()
@@ -238,9 +238,7 @@ def test_a_folder_without_data_is_nothing_to_back_up(tmp_path: Path) -> None:
     assert not (tmp_path / "absent").exists()
 
 
-async def test_what_fails_halfway_leaves_nothing_behind(
-    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_backup_is_removed(opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await filled(opened, tmp_path / "data")
 
     def full(*_: object) -> None:
@@ -310,7 +308,7 @@ def test_what_is_no_folder_is_no_backup(tmp_path: Path) -> None:
         restore_backup(tmp_path / "absent", tmp_path / "new")
 
 
-async def test_a_folder_that_holds_data_or_a_server_is_refused_and_left_as_it_is(opened: Open, tmp_path: Path) -> None:
+async def test_a_folder_with_data_or_a_server_is_refused_and_not_changed(opened: Open, tmp_path: Path) -> None:
     await filled(opened, tmp_path / "data")
     back_up(tmp_path / "data", tmp_path / "backup")
     before = state_of(tmp_path / "data")

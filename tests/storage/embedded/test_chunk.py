@@ -36,7 +36,7 @@ def some_samples(series: int, each: int) -> tuple[np.ndarray, np.ndarray, np.nda
     return slot, time_ms, np.round(random.random(series * each), 3)
 
 
-def test_a_chunk_comes_back_whole_and_by_runs() -> None:
+def test_a_chunk_is_decoded_completely_and_by_runs() -> None:
     slot, time_ms, value = some_samples(5, 40)
     chunk = CODEC.pack_samples(slot, time_ms, value)
     runs = CODEC.unpack_runs(chunk.runs)
@@ -81,7 +81,7 @@ def test_cuts_cover_every_row_once_and_no_chunk_is_too_large(counts: list[int]) 
     assert all(0 < end - start <= CHUNK_SAMPLES_MAX for start, end in found)
 
 
-def test_samples_are_kept_by_stretches_of_time_and_series_by_series_within() -> None:
+def test_samples_are_stored_by_time_range_and_within_by_series() -> None:
     slot, time_ms, value = some_samples(20, 5000)
     mixed = np.random.default_rng(3).permutation(len(slot))
     linked = range(0, len(slot), 100)
@@ -118,7 +118,7 @@ def test_every_id_of_an_index_is_found_where_it_is() -> None:
 
 
 @given(st.integers(946_684_800_000, 4_000_000_000_000))
-def test_a_week_holds_its_time_and_its_name_is_that_of_iso_8601(at_ms: int) -> None:
+def test_a_week_contains_its_time_and_has_its_iso_8601_name(at_ms: int) -> None:
     week = week_of(at_ms)
     bounds = week_range(week)
     assert bounds.start_ms <= at_ms < bounds.end_ms

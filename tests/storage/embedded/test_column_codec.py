@@ -30,13 +30,13 @@ def laid(runs: list[list[Any]], dtype: Any = np.float64) -> tuple[Any, Any]:
 
 
 @given(st.lists(INT64, max_size=50))
-def test_whole_numbers_come_back(numbers: list[int]) -> None:
+def test_integers_are_decoded(numbers: list[int]) -> None:
     values = np.array(numbers, np.int64)
     assert PACKER.unpack_ints(PACKER.pack_ints(values)).tolist() == numbers
 
 
 @given(st.lists(INT64, min_size=1, max_size=50), st.data())
-def test_some_of_the_whole_numbers_come_back(numbers: list[int], data: st.DataObject) -> None:
+def test_slices_of_integers_are_decoded(numbers: list[int], data: st.DataObject) -> None:
     rows = sorted(data.draw(st.sets(st.integers(0, len(numbers) - 1))))
     packed = PACKER.pack_ints(np.array(numbers, np.int64))
     assert PACKER.unpack_ints(packed, np.array(rows, np.int64)).tolist() == [numbers[row] for row in rows]

@@ -1,4 +1,4 @@
-"""Damaged segments are told by name, put aside or passed over, and everything else is served. Disks fill up."""
+"""Damaged segments are reported by name, quarantined or skipped, and everything else is served. Disks fill up."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def flip(path: Path, sql: str) -> None:
         db.execute(f"UPDATE {table} SET {column}=? WHERE rowid=?", (bytes(body), rowid))
 
 
-async def test_a_segment_that_is_cut_off_is_put_aside_and_the_rest_is_served(opened: Open, tmp_path: Path) -> None:
+async def test_a_truncated_segment_is_quarantined_and_the_rest_is_served(opened: Open, tmp_path: Path) -> None:
     older, _ = await two_weeks(opened, tmp_path)
     content = older.read_bytes()
     older.write_bytes(content[: len(content) // 2])
@@ -86,7 +86,7 @@ async def test_a_segment_that_is_cut_off_is_put_aside_and_the_rest_is_served(ope
     ],
     ids=["something else", "rubbish behind the header", "empty"],
 )
-async def test_a_segment_that_is_rubbish_is_put_aside_at_start(
+async def test_an_invalid_segment_is_quarantined_at_start(
     opened: Open, tmp_path: Path, spoil: Callable[[bytes], bytes]
 ) -> None:
     older, _ = await two_weeks(opened, tmp_path)
@@ -97,7 +97,7 @@ async def test_a_segment_that_is_rubbish_is_put_aside_at_start(
         assert [one.trace_id for one in await store.traces(TraceFilter(TimeRange(0, NOW_MS)))] == ["new"]
 
 
-async def test_a_segment_that_breaks_while_it_is_served_is_put_aside(opened: Open, tmp_path: Path) -> None:
+async def test_a_segment_that_breaks_while_it_is_served_is_quarantined(opened: Open, tmp_path: Path) -> None:
     older, _ = await two_weeks(opened, tmp_path)
     async with opened() as store:
         content = older.read_bytes()
@@ -191,7 +191,7 @@ async def test_a_disk_that_fills_up_in_the_middle_of_a_seal_loses_nothing(
         assert await total(store) == 60_001
 
 
-async def test_a_seal_that_the_journal_cannot_record_is_repeated_and_kept_once(
+async def test_a_seal_that_the_journal_cannot_record_is_repeated_and_stored_once(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened() as store:

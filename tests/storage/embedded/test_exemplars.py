@@ -1,4 +1,4 @@
-"""Trace links as segments keep them: found by trace, and claimed by their samples."""
+"""Exemplars in segments: found by trace, and matched with their samples."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def truncated_hash(trace_id: str) -> int:
 
 
 def exactly(rows: list[Row]) -> Counter[str]:
-    """Rows by their text, which tells 0.0 and -0.0 apart."""
+    """Sort rows by their text, which distinguishes 0.0 and -0.0."""
     return Counter(map(repr, rows))
 
 
 @given(ROWS)
-def test_a_block_comes_back_whole(rows: list[Row]) -> None:
+def test_a_block_is_decoded_completely(rows: list[Row]) -> None:
     ((some, block),) = exemplar_blocks(CODEC, sort_by_trace(exemplar_samples(rows)))
     assert exactly(rows_of(some)) == exactly(rows)
     found = unpack_exemplars(CODEC, *block.columns[2:])
@@ -114,7 +114,7 @@ def test_every_trace_is_found_with_all_its_links_over_many_blocks(a_trace: int) 
 
 
 @pytest.mark.parametrize("shares", [1, 3, 7])
-def test_shares_of_the_hashes_hold_every_link_once(shares: int) -> None:
+def test_shares_of_the_hashes_contain_every_exemplar_once(shares: int) -> None:
     rows = many(3 * EXEMPLARS_MAX, a_trace=4)
     db = written(rows)
     ends = [HASH_MAX * number // shares for number in range(shares + 1)]
@@ -129,7 +129,7 @@ def test_shares_of_the_hashes_hold_every_link_once(shares: int) -> None:
 
 @given(ROWS, st.lists(st.booleans(), min_size=60, max_size=60), st.integers(1, 4))
 def test_samples_claim_their_links_each_once_however_they_come(rows: list[Row], more: list[bool], chunks: int) -> None:
-    """Equal samples with and without links, in chunks of any kind: no link is lost, doubled, or given to another."""
+    """Equal samples with and without exemplars, in chunks of any kind: no exemplar is lost, doubled or moved."""
     samples = [row[2:] for row in rows] + [row[2:] for row, again in zip(rows, more, strict=False) if again]
     samples.sort(key=lambda sample: (sample[0] % 2, hash(sample)))
     half = len(rows) // 2
@@ -149,7 +149,7 @@ def test_samples_claim_their_links_each_once_however_they_come(rows: list[Row], 
     assert unclaimed.left == 0
 
 
-def test_what_no_sample_claims_is_left() -> None:
+def test_exemplars_without_a_sample_stay_unmatched() -> None:
     rows = many(10, a_trace=2)
     unclaimed = UnmatchedExemplars([exemplar_samples(rows)])
     assert len(unclaimed.claim(np.array([0], np.uint32), np.array([NOW_MS]), np.array([-1.0]))) == 0

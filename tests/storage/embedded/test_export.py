@@ -72,7 +72,7 @@ async def test_an_export_goes_on_with_what_it_began_with_while_everything_is_sea
         assert not store._snapshots._pins, "what it held is let go of"
 
 
-async def test_waiting_exports_hold_no_thread_and_one_too_many_is_busy(opened: Open) -> None:
+async def test_waiting_exports_use_no_thread_and_one_too_many_is_busy(opened: Open) -> None:
     assert EXPORTS_MAX >= QUERY_THREADS, "else this would not tell"
     async with opened() as store:
         await store.write(a_batch(*map(float, range(50_000)), at_ms=NOW_MS - 100_000))
@@ -89,7 +89,7 @@ async def test_waiting_exports_hold_no_thread_and_one_too_many_is_busy(opened: O
             assert (await anext(export)).samples
 
 
-async def test_an_export_that_is_cancelled_while_it_reads_lets_go(opened: Open) -> None:
+async def test_an_export_that_is_cancelled_while_it_reads_releases_its_snapshot(opened: Open) -> None:
     async with opened() as store:
         await store.write(a_batch(*map(float, range(50_000)), at_ms=NOW_MS - 100_000))
 
@@ -119,7 +119,7 @@ async def test_an_export_ends_with_the_store(opened: Open) -> None:
         await anext(store.export(Selector(), ALWAYS))
 
 
-async def test_what_retention_let_go_is_not_exported(opened: Open) -> None:
+async def test_expired_data_is_not_exported(opened: Open) -> None:
     day_ms = 86_400_000
     async with opened() as store:
         await store.write(a_batch(1.0, series=a_series("old"), at_ms=NOW_MS - 20 * day_ms))

@@ -32,7 +32,7 @@ def opened(folder: Path) -> EmbeddedStore:
 
 
 async def make(folder: Path) -> None:
-    """Samples of a histogram over two weeks with a trace link and a span, a forgotten service, odd values; where this
+    """Samples of a histogram over two weeks with an exemplar and a span, a deleted service, unusual values; where this
     version seals, the odd values alone are not sealed."""
     latency = a_series(tags={"k": "ü"}, kind=Kind.HISTOGRAM, metric="latency", unit="ms")
     links = encode_exemplars(np.array([0], np.uint32), ["t1"], ["s1"])

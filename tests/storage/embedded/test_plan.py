@@ -1,4 +1,4 @@
-"""What a query would read: told before, within twice of what is read, and refused when it is too much."""
+"""The plan of a query: at most twice what is read, and refused when it is too much."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_a_plan_is_at_most_twice_what_is_read(opened: Open, where: str) ->
         assert read <= sum(table.column("rows")) <= 2 * read
 
 
-async def test_a_plan_tells_sealed_and_head_apart(opened: Open) -> None:
+async def test_a_plan_separates_sealed_data_and_the_head(opened: Open) -> None:
     async with opened() as store:
         await fill(store)
 

@@ -1,4 +1,4 @@
-"""What leaves the embedded store, in which order, and that the disk gets its space back."""
+"""What expires from the embedded store, in which order, and that disk space is freed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def noise(days_back: float, count: int = 5000, service: str = "api", metric: str
 
 
 def on_disk(folder: Path) -> int:
-    """Bytes the file system gives to the segments, files that are deleted and still open included."""
+    """Return the bytes that segments occupy in the file system, including deleted files that are still open."""
     found = [path.stat() for path in (folder / "segments").glob("*.db*") if not path.name.endswith("-shm")]
     for fd in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
@@ -53,7 +53,7 @@ def on_disk(folder: Path) -> int:
 
 
 def budget_of(segments_nbytes: int) -> RetentionPolicy:
-    """A budget that leaves so much for segments: the journal, larger than that here, takes the other half."""
+    """Return a budget with that much for segments: the journal, which is larger here, takes the other half."""
     return RetentionPolicy(budget_bytes=2 * segments_nbytes)
 
 
@@ -82,7 +82,7 @@ async def test_weeks_older_than_the_days_are_unlinked_and_their_space_is_free(
         assert await total(store) == 20_000
 
 
-async def test_what_is_too_old_is_not_shown_even_where_its_file_stays(opened: Open, clock: MovedClock) -> None:
+async def test_expired_data_is_hidden_even_while_its_file_exists(opened: Open, clock: MovedClock) -> None:
     async with opened() as store:
         await store.write(a_batch(1.0, at_ms=NOW_MS - 8 * DAY_MS))
         await store.write(a_batch(2.0, at_ms=NOW_MS - 6 * DAY_MS))
@@ -96,7 +96,7 @@ async def test_what_is_too_old_is_not_shown_even_where_its_file_stays(opened: Op
         assert [one.trace_id for one in found] == ["new"]
 
 
-async def test_series_of_which_nothing_is_left_leave_the_catalogue(opened: Open) -> None:
+async def test_series_without_data_are_removed_from_the_catalogue(opened: Open) -> None:
     async with opened() as store:
         await store.write(a_batch(1.0, series=a_series(tags={"k": "old"}), at_ms=NOW_MS - 40 * DAY_MS))
         await store.write(a_batch(2.0, series=a_series(tags={"k": "new"})))
@@ -109,7 +109,7 @@ async def test_series_of_which_nothing_is_left_leave_the_catalogue(opened: Open)
         assert {info.series.tag("k") for info in await store.list_series()} == {"old", "new"}
 
 
-async def test_beyond_the_budget_the_oldest_samples_leave_before_any_rollup(opened: Open, tmp_path: Path) -> None:
+async def test_beyond_the_budget_the_oldest_samples_expire_before_any_rollup(opened: Open, tmp_path: Path) -> None:
     async with opened() as store:
         for days in (70, 60, 50, 40, 30, 20, 10, 0):
             await store.write(noise(days, 20_000))
@@ -127,7 +127,7 @@ async def test_beyond_the_budget_the_oldest_samples_leave_before_any_rollup(open
         assert len(await store.list_series()) == 1, "a series of which there are rollups is still known"
 
 
-async def test_where_only_rollups_are_left_a_coarse_step_shows_them_and_a_fine_one_says_so(
+async def test_with_only_rollups_a_coarse_step_reads_them_and_a_fine_one_warns(
     opened: Open, clock: MovedClock, tmp_path: Path
 ) -> None:
     async with opened() as store:
@@ -160,7 +160,7 @@ async def test_a_budget_too_small_for_one_week_drops_its_oldest_parts(opened: Op
         assert on_disk(tmp_path / "data") < 0.7 * before
 
 
-async def test_rules_take_what_they_name_and_leave_the_rest(opened: Open, clock: MovedClock) -> None:
+async def test_rules_expire_only_what_they_name(opened: Open, clock: MovedClock) -> None:
     async with opened() as store:
         for days in (20, 1):
             for service, metric in (("api", "m"), ("api", "debug.x"), ("batch", "m")):
@@ -207,7 +207,7 @@ async def test_forgetting_frees_the_space_of_what_was_sealed(opened: Open, tmp_p
         assert await total(store) == 1000
 
 
-async def test_forgetting_while_a_generation_waits_takes_from_it_too(opened: Open) -> None:
+async def test_a_deletion_while_a_generation_waits_applies_to_it_too(opened: Open) -> None:
     async with opened() as store:
         await store.write(a_batch(1.0, series=a_series("gone")))
         await store._commits.run(store._seal_queue.close_generation)
@@ -250,7 +250,7 @@ def _fails(generation: Any) -> Any:
     raise OSError(28, "No space left on device")
 
 
-async def test_what_is_forgotten_while_a_backup_is_made_is_hidden_at_once_and_removed_afterwards(
+async def test_data_deleted_during_a_backup_is_hidden_at_once_and_removed_afterwards(
     opened: Open, tmp_path: Path
 ) -> None:
     async with opened() as store:

@@ -40,7 +40,7 @@ ALWAYS = Compare(">=", Column("timestamp"), Literal(0))
 
 
 async def samples_of(store: TelemetryStore) -> Counter[tuple[Any, ...]]:
-    """Every sample with everything that is told of it, floats as their bits."""
+    """Return every sample with all its fields, floats as their bits."""
     names = ("service_name", "metric_name", "metric_type", "unit", "tags", "timestamp", "value", "trace_id", "span_id")
     select = Select("metrics", tuple(SelectItem(Column(name), name) for name in names), where=ALWAYS)
     table = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**7), deadline_s=30)
@@ -147,7 +147,7 @@ def _sample(one: Any) -> tuple[Any, ...]:
 
 
 async def merged(store: EmbeddedStore) -> None:
-    """Wait until there is nothing left to merge or to delete."""
+    """Wait until there is nothing to merge or to delete."""
     await until(
         lambda: store._run_maintenance(
             lambda: store._merger.due(merge.PARTS_MIN) is None and not store._files._deletable
@@ -155,7 +155,7 @@ async def merged(store: EmbeddedStore) -> None:
     )
 
 
-async def test_a_sealed_generation_leaves_the_journal_empty(opened: Open) -> None:
+async def test_sealing_a_generation_empties_the_journal(opened: Open) -> None:
     async with opened() as store:
         for n in range(10):
             await store.write(a_batch(float(n)))
@@ -224,7 +224,7 @@ async def test_a_query_sees_everything_at_any_moment_of_seals_and_merges(
         assert all(len(segment.parts) < 6 for tier in TIERS for segment in store._snapshots.now.of_tier(tier).values())
 
 
-async def test_rollups_tell_of_what_is_not_sealed_yet(opened: Open) -> None:
+async def test_rollups_include_unsealed_data(opened: Open) -> None:
     at_ms = NOW_MS // HOUR_MS * HOUR_MS
     async with opened() as store:
         await store.write(a_batch(1.0, 2.0, at_ms=at_ms))
@@ -234,7 +234,7 @@ async def test_rollups_tell_of_what_is_not_sealed_yet(opened: Open) -> None:
         assert rows == [3, 8.0, 1.0, 5.0]
 
 
-async def test_parts_tell_their_size_and_times(opened: Open) -> None:
+async def test_parts_record_their_size_and_times(opened: Open) -> None:
     async with opened() as store:
         await store.write(a_batch(1.0, 2.0, at_ms=NOW_MS - 5000))
         await store.seal()

@@ -49,7 +49,7 @@ def test_parents_inside_and_outside_of_the_block_come_back(spans: list[Span]) ->
     assert decode(encode(build_span_table(spans))).spans() == spans
 
 
-def test_a_whole_block_comes_back() -> None:
+def test_a_complete_block_is_decoded() -> None:
     spans = many_spans(4096)
     assert decode(encode(build_span_table(spans))).spans() == spans
 
@@ -60,7 +60,7 @@ def test_what_is_read_can_be_joined_and_written_again() -> None:
     assert again.spans() == [span for table in tables for span in table.spans()]
 
 
-def test_texts_of_rows_left_out_are_not_written() -> None:
+def test_texts_of_skipped_rows_are_not_written() -> None:
     table = build_span_table(many_spans(2000))
     few = table.take(np.arange(10))
     whole = span_table.SpanTable(**{
@@ -92,7 +92,7 @@ def test_much_text_comes_back() -> None:
     assert decode(encode(build_span_table(spans))).spans() == spans
 
 
-def test_more_spans_than_a_block_takes_are_refused() -> None:
+def test_more_spans_than_fit_into_a_block_are_refused() -> None:
     table = build_span_table([a_span()])
     with pytest.raises(ValueError, match="spans in a block"):
         encode(table.take(np.zeros(span_block.ROWS_MAX + 1, np.intp)))
@@ -147,7 +147,7 @@ numbers = st.one_of(st.integers(-(2**63), 2**64 - 1), st.integers(-2, 70), st.bi
 
 
 @given(st.data())
-def test_any_field_may_hold_nonsense(data: st.DataObject) -> None:
+def test_any_field_may_be_invalid(data: st.DataObject) -> None:
     fields = fields_of(BLOCK)
     at = fields
     while True:

@@ -63,7 +63,7 @@ def test_batch_ids_beyond_the_limit_are_evicted_and_counted() -> None:
     assert ids.evicted == 1
 
 
-async def test_what_was_forgotten_stays_forgotten_after_a_restart(opened: Open) -> None:
+async def test_deleted_data_stays_deleted_after_a_restart(opened: Open) -> None:
     demo = a_series(environment="demo")
     async with opened() as store:
         await store.write(a_batch(1.0, series=demo))
@@ -122,7 +122,7 @@ async def test_a_damaged_row_is_reported_and_the_rest_served(opened: Open, tmp_p
     )
 
 
-async def test_a_newer_format_is_refused_and_left_untouched(opened: Open, tmp_path: Path) -> None:
+async def test_a_newer_format_is_refused_and_not_changed(opened: Open, tmp_path: Path) -> None:
     async with opened() as store:
         await store.write(a_batch(1.0))
     path = tmp_path / "data" / "journal.db"
@@ -155,7 +155,7 @@ async def test_a_second_store_on_one_folder_is_refused(opened: Open) -> None:
         assert await totals(store) == (1, 1.0)
 
 
-async def test_a_full_disk_refuses_whole_batches_and_recovers_without_a_restart(opened: Open) -> None:
+async def test_a_full_disk_refuses_complete_batches_and_recovers_without_a_restart(opened: Open) -> None:
     kept = 0
     async with opened(page_count_max=60) as store:
         with pytest.raises(StoreUnavailable, match="full"):
@@ -195,7 +195,7 @@ async def test_a_full_queue_is_busy_and_not_an_endless_one(opened: Open) -> None
         assert store.queued_nbytes == 0
 
 
-async def test_series_beyond_the_limit_are_kept_as_one(opened: Open) -> None:
+async def test_series_beyond_the_limit_go_to_the_overflow_series(opened: Open) -> None:
     many = [a_series(tags={"user": str(n)}) for n in range(10)]
     async with opened(series_max=4) as store:
         await store.write(build_batch([(one, NOW_MS, 1.0) for one in many]))
@@ -243,7 +243,7 @@ async def test_files_are_for_their_owner_alone(opened: Open, tmp_path: Path) -> 
     assert {mode for path, mode in found.items() if path.is_dir()} == {0o700}, found
 
 
-async def test_a_closed_store_says_so(opened: Open) -> None:
+async def test_a_closed_store_is_unavailable(opened: Open) -> None:
     async with opened() as store:
         pass
     with pytest.raises(StoreUnavailable):

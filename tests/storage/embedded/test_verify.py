@@ -118,7 +118,7 @@ async def test_what_is_wrong_is_named_by_file_table_and_row(
         assert row in {fault.row for fault in found}, found
 
 
-async def test_rows_that_are_gone_are_missed(folder: Path) -> None:
+async def test_missing_rows_are_detected(folder: Path) -> None:
     path = max((folder / "segments").glob("*.samples.db"), key=lambda path: path.stat().st_size)
     for table in ("chunk", "exemplar", "span_block", "id_index"):
         with closing(sqlite3.connect(path)) as db, db:

@@ -68,7 +68,7 @@ def test_asking_what_is_pending_makes_no_file(url: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_names_say_what_alembic_knows() -> None:
+def test_file_names_match_the_revisions_of_alembic() -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations_dir() / "metadata"))
     config.set_main_option("path_separator", "os")
@@ -76,7 +76,7 @@ def test_file_names_say_what_alembic_knows() -> None:
     assert [name[:4] for name in migrate.known()] == revisions[::-1]
 
 
-def test_the_newest_revision_is_what_the_schema_says(url: str, path: Path) -> None:
+def test_the_newest_revision_matches_the_schema(url: str, path: Path) -> None:
     migrate.upgrade(url)
     engine = create_engine(url)
     try:
@@ -107,7 +107,7 @@ def test_the_newest_revision_has_the_very_statements_of_the_schema(url: str, pat
     assert statements(path) == statements(from_schema)
 
 
-def test_the_first_migration_can_be_said_to_postgresql() -> None:
+def test_the_first_migration_compiles_for_postgresql() -> None:
     said = io.StringIO()
     context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True, "output_buffer": said})
     (file,) = (migrations_dir() / "metadata/versions").glob("0001_*.py")
@@ -126,7 +126,7 @@ def test_the_first_migration_can_be_said_to_postgresql() -> None:
 # DELETE: as a copied database may be. Opening that for writing would alter its header.
 @pytest.mark.parametrize("journal_mode", ["WAL", "DELETE"])
 @pytest.mark.parametrize("revision", ["9999", "not-ours"])
-async def test_a_revision_of_another_version_is_refused_and_the_file_left_alone(
+async def test_a_revision_of_another_version_is_refused_and_the_file_not_changed(
     url: str, path: Path, revision: str, journal_mode: str
 ) -> None:
     migrate.upgrade(url)
@@ -141,9 +141,7 @@ async def test_a_revision_of_another_version_is_refused_and_the_file_left_alone(
     assert digest(path) == before
 
 
-def test_what_a_newer_version_left_in_its_write_ahead_log_when_it_crashed_stays_there(
-    url: str, path: Path, tmp_path: Path
-) -> None:
+def test_the_write_ahead_log_of_a_crashed_newer_version_is_not_changed(url: str, path: Path, tmp_path: Path) -> None:
     migrate.upgrade(url)
     crashed = tmp_path / "crashed.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as newer:
@@ -157,7 +155,7 @@ def test_what_a_newer_version_left_in_its_write_ahead_log_when_it_crashed_stays_
     assert (digest(crashed), digest(log)) == before
 
 
-def test_a_database_of_something_else_is_refused_and_left_alone(url: str, path: Path) -> None:
+def test_a_database_of_another_program_is_refused_and_not_changed(url: str, path: Path) -> None:
     run_sql(path, "CREATE TABLE notes (text TEXT)")
     before = digest(path)
     with pytest.raises(ConfigError, match="something else"):
@@ -165,7 +163,7 @@ def test_a_database_of_something_else_is_refused_and_left_alone(url: str, path: 
     assert digest(path) == before
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_migration_is_rolled_back(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = migrate._run
 
     def run_and_fail(connection: object) -> None:

@@ -1,4 +1,4 @@
-"""The pages, over a store in memory: whole and as fragments, with hostile names, and their state in the URL."""
+"""The pages, over a store in memory: complete and as fragments, with hostile names, and their state in the URL."""
 
 import re
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ from vantage.web.render import Renderer, render
 
 NOW_MS = 1_795_453_200_000
 HOSTILE = "<script>alert('x')</script>"
-HOSTILE_NAME = "<script>alert('x')<\\script>\""  # a service name holds no slash
+HOSTILE_NAME = "<script>alert('x')<\\script>\""  # a service name contains no slash
 FRAGMENT = {"HX-Request": "true", "HX-Request-Type": "partial", "HX-Target": "div#view"}
 AnyRequest = Request[Any, Any, Any]
 Client = AsyncTestClient[Litestar]
@@ -124,7 +124,7 @@ def text_of(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
 
 
-async def test_a_page_is_whole_and_its_fragment_is_the_view_alone(client: Client, context: QueryContext) -> None:
+async def test_a_page_is_complete_and_its_fragment_is_only_the_view(client: Client, context: QueryContext) -> None:
     await fill(context)
     whole = await client.get("/")
     fragment = await client.get("/", headers=FRAGMENT)
@@ -141,7 +141,7 @@ async def test_a_page_is_whole_and_its_fragment_is_the_view_alone(client: Client
     [FRAGMENT | {"HX-Request-Type": "full"}, FRAGMENT | {"HX-History-Restore-Request": "true"}, {}],
     ids=["whole body", "history", "no htmx"],
 )
-async def test_htmx_gets_the_whole_page_where_it_replaces_the_body(client: Client, headers: dict[str, str]) -> None:
+async def test_htmx_gets_the_complete_page_when_it_replaces_the_body(client: Client, headers: dict[str, str]) -> None:
     assert (await client.get("/", headers=headers)).text.startswith("<!doctype html>")
 
 
@@ -155,7 +155,9 @@ async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(
     assert "first seen in the data 1 min ago" in page
 
 
-async def test_before_the_first_data_the_overview_says_how_to_send_some(client: Client, context: QueryContext) -> None:
+async def test_before_the_first_data_the_overview_explains_how_to_send_it(
+    client: Client, context: QueryContext
+) -> None:
     own = make_series(service="vantage", environment="", metric="process.rss", kind=Kind.GAUGE)
     await write_batch(context, build_batch([(own, NOW_MS - 1000, 1.0)]))
     page = text_of((await client.get("/")).text)
@@ -202,7 +204,7 @@ async def test_assets_carry_a_hash_of_their_content(client: Client) -> None:
     assert {name for name in named if not name.startswith("vendor/") and not (static_dir() / name).is_file()} == set()
 
 
-async def test_the_range_is_in_the_url_and_links_keep_it(client: Client, context: QueryContext) -> None:
+async def test_the_range_is_in_the_url_and_in_links(client: Client, context: QueryContext) -> None:
     await fill(context)
     page = (await client.get("/?range=6h")).text
     assert re.search(r'href="\?range=6h"[^>]*aria-current="true"', page)
@@ -217,7 +219,7 @@ async def test_two_moments_in_the_url_stand_still(client: Client, context: Query
 
 
 @pytest.mark.parametrize("query", ["range=nonsense", "range=%00", "range=1h&unknown=1"])
-async def test_a_range_nobody_knows_is_the_last_hour(client: Client, query: str) -> None:
+async def test_an_unknown_range_is_the_last_hour(client: Client, query: str) -> None:
     answer = await client.get(f"/?{query}")
     assert re.search(r'href="\?range=1h"[^>]*aria-current="true"', answer.text)
 
@@ -227,7 +229,7 @@ async def test_moments_that_are_none_are_refused(client: Client, query: str) -> 
     assert (await client.get(f"/?{query}")).status_code == 400
 
 
-async def test_services_leads_to_the_overview_and_keeps_the_range(client: Client) -> None:
+async def test_services_redirects_to_the_overview_with_the_range(client: Client) -> None:
     answer = await client.get("/services?range=6h", follow_redirects=False)
     assert answer.headers["location"] == "/?range=6h"
 
@@ -281,7 +283,7 @@ async def test_a_fixed_range_has_neighbours_of_its_own(client: Client, context: 
     assert "bank" not in outside
 
 
-async def test_a_service_of_too_many_spans_says_why_it_shows_no_neighbours(
+async def test_a_service_with_too_many_spans_explains_why_callers_are_not_shown(
     client: Client, context: QueryContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def too_many(time_range: Any) -> Any:
@@ -313,7 +315,7 @@ async def test_an_unknown_service_is_404(client: Client) -> None:
     assert (await client.get("/services/nobody")).status_code == 404
 
 
-async def test_traces_are_found_by_what_the_form_says_and_the_form_keeps_it(
+async def test_traces_are_filtered_by_the_form_which_preserves_its_values(
     client: Client, context: QueryContext
 ) -> None:
     spans = (
@@ -340,13 +342,13 @@ async def test_traces_are_found_by_what_the_form_says_and_the_form_keeps_it(
     assert 'name="range" value="6h"' in page
 
 
-async def test_a_duration_that_is_none_is_told_beside_the_field(client: Client) -> None:
+async def test_an_invalid_duration_has_a_message_at_the_field(client: Client) -> None:
     answer = await client.get("/traces?min_duration=long")
     assert answer.status_code == 200
     assert "is no duration" in answer.text
 
 
-async def test_an_attribute_without_a_value_is_told_beside_the_field(client: Client) -> None:
+async def test_an_attribute_without_a_value_has_a_message_at_the_field(client: Client) -> None:
     answer = await client.get("/traces?attribute=http.route")
     assert answer.status_code == 200
     assert "write a key and its value" in answer.text
@@ -363,7 +365,7 @@ async def test_older_traces_are_a_page_away(client: Client, context: QueryContex
     assert 'data-live=""' in second
 
 
-async def test_the_traces_page_says_how_to_send_a_span_before_there_is_any(client: Client) -> None:
+async def test_before_the_first_span_the_traces_page_explains_how_to_send_one(client: Client) -> None:
     assert "/v1/spans" in (await client.get("/traces")).text
     assert "No trace matches" in (await client.get("/traces?q=x")).text
 
@@ -406,7 +408,7 @@ async def test_an_unknown_trace_is_404(client: Client, trace_id: str) -> None:
     assert "req-1" in answer.text
 
 
-async def test_a_trace_of_very_many_spans_is_cut_and_says_so(client: Client, context: QueryContext) -> None:
+async def test_a_trace_of_very_many_spans_is_cut_with_a_note(client: Client, context: QueryContext) -> None:
     spans = tuple(span(f"s{i}", f"s{i - 1}" if i else "") for i in range(2100))
     await write_batch(context, build_batch([], spans=spans))
     page = (await client.get("/traces/t-1")).text
@@ -423,7 +425,7 @@ async def test_lines_for_missing_parents_are_not_counted_as_spans(client: Client
     assert "200 more spans are not drawn" in page
 
 
-async def test_the_sign_in_page_keeps_where_to_go_and_tells_the_error(client: Client) -> None:
+async def test_the_sign_in_page_preserves_the_target_and_shows_the_error(client: Client) -> None:
     page = (await client.get("/login?error=nobody+knows+this+key")).text
     assert 'name="next" value="/?range=6h"' in page
     assert 'role="alert">nobody knows this key' in page

@@ -17,7 +17,7 @@ def test_a_lone_point_is_a_dot() -> None:
 
 
 @pytest.mark.parametrize("points", [[], [None, None], [0.0, 0.0], [1e308, 0.0], [-5.0, 5.0]])
-def test_no_line_leaves_its_box(points: list[float | None]) -> None:
+def test_lines_stay_within_their_box(points: list[float | None]) -> None:
     drawn = sparkline(points)
     heights = [float(pair.split()[1]) for pair in drawn.line.lstrip("M").split("L") if pair]
     assert all(0 <= height <= HEIGHT for height in heights)
