@@ -1,7 +1,7 @@
-"""The ``vantage`` command: parses, calls, prints.
+"""The ``vantage`` command: parses arguments, runs a command, prints errors.
 
-Only the standard library is imported at first, so that without the server's dependencies (the base install is the
-agent alone) or on an old Python it can still say what is missing.
+It imports only the standard library at first. So it can report what is missing on an old Python, and without the
+server's dependencies: the base install is the agent alone.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import argparse
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any, NoReturn, Optional  # this file runs on Python 3.9 as far as saying what is missing
+from typing import Any, NoReturn, Optional  # this file runs on Python 3.9 to report what is missing
 
 OLDEST = (3, 11)
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def main(argv: Optional[list] = None) -> int:  # type: ignore[type-arg]  # noqa: UP045
-    """Run one command; the exit status."""
+    """Run a command and return its exit status."""
     arguments = _parser().parse_args(argv)
     if sys.version_info < OLDEST:
         return _fail(f"the server needs Python {OLDEST[0]}.{OLDEST[1]} or newer, this is {sys.version.split()[0]}")
@@ -45,22 +45,22 @@ def _fail(reason: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with the nearest option there is."""
+    """Reports an error in one line, with the most similar option."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
-        near = get_close_matches(unknown, set(_options(self)), n=1) if unknown.startswith("-") else []
-        hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+        similar = get_close_matches(unknown, set(_options(self)), n=1) if unknown.startswith("-") else []
+        hint = f"did you mean {similar[0]}?" if similar else f"see {self.prog} --help"
         self.exit(2, f"vantage: {message}; {hint}\n")
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Every option of a parser and of the commands below it."""
-    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to ask
+    """Yield every option of a parser and of its subcommands."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public way to list them
         yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            for below in action.choices.values():
-                yield from _options(below)
+            for subparser in action.choices.values():
+                yield from _options(subparser)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,41 +69,41 @@ def _parser() -> argparse.ArgumentParser:
     _serve_options(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _serve_options(commands.add_parser("serve", help="run the server"), inner=True)
-    migrate = commands.add_parser("migrate", help="bring the metadata database to the current schema")
-    migrate.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    migrate = commands.add_parser("migrate", help="migrate the metadata database to the current schema")
+    migrate.add_argument("--dry-run", action="store_true", help="print the migrations without applying them")
     demo = commands.add_parser("demo", help="send demo traffic to a running server")
     _client_options(demo)
     demo.add_argument("--once", action="store_true", help="send the history and stop")
-    demo.add_argument("--remove", action="store_true", help="take the demo data out again")
+    demo.add_argument("--remove", action="store_true", help="delete the demo data")
     healthcheck = commands.add_parser("healthcheck", help="exit 0 when the server is ready")
     _client_options(healthcheck)
-    config = commands.add_parser("config", help="settings in effect and where each comes from")
+    config = commands.add_parser("config", help="print the settings in effect and their origin")
     config.add_argument("--example", action="store_true", help="print every setting as an .env file")
     doctor = commands.add_parser("doctor", help="check configuration, data folder, databases, clock and disk")
     doctor.add_argument("--deep", action="store_true", help="read every row of every segment")
     backup = commands.add_parser("backup", help="copy the data folder while the server runs")
-    backup.add_argument("dest", metavar="DEST", help="folder for the copy; absent or empty")
-    restore = commands.add_parser("restore", help="put a backup into an empty data folder")
-    restore.add_argument("source", metavar="SOURCE", help="folder that `vantage backup` made")
-    keys = commands.add_parser("keys", help="API keys")
+    backup.add_argument("dest", metavar="DEST", help="folder for the copy; must be absent or empty")
+    restore = commands.add_parser("restore", help="restore a backup into an empty data folder")
+    restore.add_argument("source", metavar="SOURCE", help="folder that `vantage backup` wrote")
+    keys = commands.add_parser("keys", help="create, list and revoke API keys")
     for folder in (migrate, config, doctor, backup, restore, keys):
         _folder_options(folder)
     _query_command(commands)
-    _moving_commands(commands)
+    _transfer_commands(commands)
     _delete_command(commands)
     _keys_commands(keys)
     return parser
 
 
 def _serve_options(parser: argparse.ArgumentParser, *, inner: bool = False) -> None:
-    # Inside the sub-command an absent option must not hide the one given before the command's name.
+    # In the subcommand an absent option must not hide the one before the command's name.
     absent: Any = argparse.SUPPRESS if inner else None
     parser.add_argument("--role", choices=["all", "ingest", "worker", "api"], default=absent)
     parser.add_argument("--host", default=absent, help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=absent, help="port to listen on (8000); 0: any free one")
-    parser.add_argument("--workers", type=int, default=absent, help="1: the embedded store has one writer")
+    parser.add_argument("--workers", type=int, default=absent, help="always 1: the embedded store has one writer")
     parser.add_argument(
-        "--demo", action="store_true", default=argparse.SUPPRESS if inner else False, help="send demo traffic too"
+        "--demo", action="store_true", default=argparse.SUPPRESS if inner else False, help="also send demo traffic"
     )
     _folder_options(parser, inner=inner)
 
@@ -115,35 +115,37 @@ def _folder_options(parser: argparse.ArgumentParser, *, inner: bool = True) -> N
 
 
 def _client_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", default=None, help=f"the server (as the settings say: {DEFAULT_URL})")
+    parser.add_argument("--url", default=None, help=f"the server (the one of the settings, by default {DEFAULT_URL})")
     parser.add_argument("--api-key", default=None, help="API key (or VANTAGE_API_KEY)")
 
 
 def _query_command(commands: Any) -> None:
-    query = commands.add_parser("query", help="ask a query (VQL) of a running server, or of a data folder")
-    query.add_argument("query", metavar="QUERY", help="such as 'SELECT count() FROM metrics'; -: from stdin")
+    query = commands.add_parser("query", help="run a query (VQL) on a running server or a data folder")
+    query.add_argument("query", metavar="QUERY", help="such as 'SELECT count() FROM metrics'; -: read it from stdin")
     _client_options(query)
-    query.add_argument("--data", metavar="DIR", default=None, help="a data folder that no server holds")
+    query.add_argument("--data", metavar="DIR", default=None, help="a data folder that no server uses")
     query.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings")
     query.add_argument("--format", choices=["table", "json", "csv", "ndjson", "parquet"], default="table")
-    query.add_argument("--output", metavar="FILE", default="-", help="where to write the answer (-: stdout)")
+    query.add_argument("--output", metavar="FILE", default="-", help="file for the result (-: stdout)")
     query.add_argument(
-        "--param", metavar="NAME=VALUE", action="append", default=[], help="value of {NAME:Type} or :NAME; may repeat"
+        "--param", metavar="NAME=VALUE", action="append", default=[], help="value of {NAME:Type} or :NAME; repeatable"
     )
 
 
-def _moving_commands(commands: Any) -> None:
-    out = commands.add_parser("export", help="write everything of a running server as NDJSON")
-    out.add_argument("file", metavar="FILE", nargs="?", default="-", help="ends in .gz or .zst to be packed; -: stdout")
+def _transfer_commands(commands: Any) -> None:
+    out = commands.add_parser("export", help="export the data of a running server as NDJSON")
+    out.add_argument(
+        "file", metavar="FILE", nargs="?", default="-", help="compressed when it ends in .gz or .zst; -: stdout"
+    )
     _client_options(out)
-    out.add_argument("--start", metavar="TIME", default="", help="from here on, such as 2026-01-01 or now-7d (all)")
-    out.add_argument("--end", metavar="TIME", default="", help="before this (all)")
-    out.add_argument("--service", default="", help="of this service alone")
-    out.add_argument("--environment", default="", help="of this environment alone")
-    into = commands.add_parser("import", help="send what an export wrote to a running server")
-    into.add_argument("file", metavar="FILE", help="NDJSON, also packed by gzip or zstd; -: stdin")
+    out.add_argument("--start", metavar="TIME", default="", help="first time, such as 2026-01-01 or now-7d (all)")
+    out.add_argument("--end", metavar="TIME", default="", help="end, exclusive (all)")
+    out.add_argument("--service", default="", help="only this service")
+    out.add_argument("--environment", default="", help="only this environment")
+    into = commands.add_parser("import", help="import an export into a running server")
+    into.add_argument("file", metavar="FILE", help="NDJSON, plain or compressed with gzip or zstd; -: stdin")
     _client_options(into)
-    into.add_argument("--skip-invalid", action="store_true", help="pass over lines that cannot be read")
+    into.add_argument("--skip-invalid", action="store_true", help="skip lines that cannot be read")
 
 
 def _delete_command(commands: Any) -> None:
@@ -158,15 +160,15 @@ def _delete_command(commands: Any) -> None:
 
 def _keys_commands(keys: argparse.ArgumentParser) -> None:
     actions = keys.add_subparsers(dest="action", metavar="ACTION", required=True)
-    create = actions.add_parser("create", help="make a key; its secret is shown once")
-    create.add_argument("name", help="what the key is for")
+    create = actions.add_parser("create", help="create a key; its secret is printed once")
+    create.add_argument("name", help="name of the key")
     create.add_argument(
-        "--scope", action="append", choices=["ingest", "read", "admin"], help="may repeat (ingest and read)"
+        "--scope", action="append", choices=["ingest", "read", "admin"], help="repeatable (ingest and read)"
     )
     create.add_argument("--expires", metavar="DAYS", type=int, help="days until it expires (never)")
     revoke = actions.add_parser("revoke", help="revoke a key at once")
     revoke.add_argument("key", help="its id or name")
-    listing = actions.add_parser("list", help="all keys, without secrets")
+    listing = actions.add_parser("list", help="list all keys, without secrets")
     for action in (create, revoke, listing):  # people write --data last
         _folder_options(action)
 

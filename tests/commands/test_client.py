@@ -124,7 +124,7 @@ def test_a_post_waits_as_long_as_a_busy_server_says(server: FakeServer, client: 
     reasons: list[str] = []
     assert client.post("/v1/metrics", b"x", {}, on_wait=reasons.append) == {"accepted": 1}
     assert time.slept_s == [7, 60, 5, 0.1]
-    assert reasons[0] == f"{server.url} cannot take it now (429): slow down"
+    assert reasons[0] == f"{server.url} cannot accept it now (429): slow down"
     assert {body for *_, body in server.requests} == {b"x"}
 
 
@@ -146,14 +146,14 @@ def test_a_post_gives_up_at_once_on_a_server_that_never_answered(server: FakeSer
 
 def test_patience_ends(server: FakeServer, client: Client, time: FakeTime) -> None:
     server.answers = [(503, {"Retry-After": "60"}, b"")] * 100
-    with pytest.raises(UnavailableError, match="cannot take it now"):
+    with pytest.raises(UnavailableError, match="cannot accept it now"):
         client.post("/v1/metrics", b"x", {})
     assert time.now_s == PATIENCE_S
 
 
 def test_a_refusal_is_raised_at_once_and_the_connection_goes_on(server: FakeServer, client: Client) -> None:
     server.answers = [(401, {}, b'{"detail":"unknown key"}'), (400, {}, b'{"field":"start","detail":"is no time"}')]
-    with pytest.raises(UnauthorizedError, match="wants an API key: unknown key"):
+    with pytest.raises(UnauthorizedError, match="requires an API key: unknown key"):
         client.post("/v1/metrics", b"x", {})
     with pytest.raises(InputError, match="start: is no time"):
         client.request("/api/export")

@@ -69,7 +69,7 @@ def test_a_backup_of_a_running_server_is_served_elsewhere_with_its_keys(tmp_path
         assert (done.returncode, done.stderr) == (0, "")
         assert re.fullmatch(
             rf"{re.escape(str(backup))}: [\d.]+ [kM]?B in 2 files, 0 of them segments, in [\d.]+ m?s; "
-            r"segments stood still for [\d.]+ m?s\n",
+            r"segments were locked for [\d.]+ m?s\n",
             done.stdout,
         )
         assert server.request("POST", "/v1/metrics", body, headers).status == 202, "the server goes on"
@@ -112,7 +112,7 @@ def test_a_segment_that_cannot_be_read_makes_the_backup_fail_by_name_and_keep_th
     first.write_bytes(b"noise" * 1000)
     done = vantage("backup", str(tmp_path / "backup"), "--data", str(folder))
     assert done.returncode == 1
-    assert f"lacks what cannot be read: {first.name}" in done.stderr
+    assert f"lacks files that cannot be read: {first.name}" in done.stderr
     assert vantage("restore", str(tmp_path / "backup"), "--data", str(tmp_path / "new")).returncode == 0
 
 
@@ -165,7 +165,7 @@ def test_doctor_names_damaged_and_put_aside_files(folder: Path) -> None:
     done = vantage("doctor", "--data", str(folder))
     assert done.returncode == 1
     assert f"FAIL  segments: {second.name}: it is cut off" in done.stdout
-    assert re.search(rf"^FAIL  segments: \S+-{re.escape(first.name)} was put aside", done.stdout, re.M)
+    assert re.search(rf"^FAIL  segments: \S+-{re.escape(first.name)} is quarantined", done.stdout, re.M)
     assert "Traceback" not in done.stderr
 
 

@@ -254,8 +254,8 @@ def test_keys_and_their_scopes_are_needed(tmp_path: Path) -> None:
     file = tmp_path / "some.ndjson"
     file.write_text("\n".join(lines_of(2)))
     with serving(tmp_path / "data", environ={**QUIET, "VANTAGE_API_KEY": "k3y"}) as server:
-        assert "wants an API key" in one_line(vantage("import", str(file), "--url", server.url))
-        assert "wants an API key" in one_line(vantage("export", "--url", server.url))
+        assert "requires an API key" in one_line(vantage("import", str(file), "--url", server.url))
+        assert "requires an API key" in one_line(vantage("export", "--url", server.url))
         assert vantage("import", str(file), "--url", server.url, "--api-key", "k3y").returncode == 0
         assert len(exported(server, "--api-key", "k3y")) == 2
         assert server.get("/api/export").status == 401

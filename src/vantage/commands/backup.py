@@ -19,13 +19,13 @@ from vantage.storage.open import store_folder
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Copy the data folder, whether a server runs on it or not. Raises what ``make_backup`` raises, and StartupError
-    when the backup was made and lacks a segment that cannot be read."""
+    """Copy the data folder, beside a running server or without one. Raises what ``make_backup`` raises, and
+    StartupError when the backup is complete but for segments that cannot be read."""
     settings = load(arguments).settings
     target = Path(arguments.dest)
     began_s = time.monotonic()
     with Progress() as progress:
-        made = make_backup(
+        backup = make_backup(
             store_folder(settings.store_url, data=Path(settings.data)),
             target,
             metadata=own_metadata(settings),
@@ -37,18 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
             on_wait=notice,
         )
     if own_metadata(settings) is None:
-        notice(f"not copied: the metadata database, which metadata_url names ({settings.metadata_url})")
-    if made.quarantined:
-        notice(f"not copied: {made.quarantined} damaged files that were put aside in segments/damaged")
+        notice(f"not copied: the metadata database, which is elsewhere by metadata_url ({settings.metadata_url})")
+    if backup.quarantined:
+        notice(f"not copied: {backup.quarantined} quarantined files in segments/damaged")
     print(
-        f"{target}: {counts(made.manifest)}, in {duration_s(time.monotonic() - began_s)}; "
-        f"segments stood still for {duration_s(made.locked_s)}"
+        f"{target}: {counts(backup.manifest)}, in {duration_s(time.monotonic() - began_s)}; "
+        f"segments were locked for {duration_s(backup.locked_s)}"
     )
-    if made.omitted:
-        raise StartupError(f"the backup lacks what cannot be read: {'; '.join(made.omitted)}")
+    if backup.omitted:
+        raise StartupError(f"the backup lacks files that cannot be read: {'; '.join(backup.omitted)}")
     return 0
 
 
 def counts(manifest: Manifest) -> str:
-    """Return how much a backup contains, in words."""
+    """Return the size of a backup in words."""
     return f"{size(manifest.nbytes)} in {len(manifest.files)} files, {manifest.segments} of them segments"

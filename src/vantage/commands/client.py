@@ -23,8 +23,8 @@ from vantage.core.errors import (
 from vantage.http_client import ConnectionFailed, HttpClient, ResponseStream
 
 TIMEOUT_S: Final = 60.0
-PATIENCE_S: Final = 600.0  # with a server that says it is busy, or has gone away while it was being written to
-_RETRY_S: Final = 0.5  # after a connection broke; doubled up to the next
+PATIENCE_S: Final = 600.0  # with a server that is busy, or disappears during an import
+_RETRY_S: Final = 0.5  # after a broken connection; doubled up to the next
 _RETRY_S_MAX: Final = 5.0
 
 
@@ -111,7 +111,7 @@ def _decoded(text: bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UnavailableError("the server's answer is no JSON: is it Vantage?") from error
+        raise UnavailableError("the server's response is not JSON: is it Vantage?") from error
 
 
 def _query_error(problem: Mapping[str, Any]) -> QueryError:
@@ -123,7 +123,7 @@ def _query_error(problem: Mapping[str, Any]) -> QueryError:
 
 
 def error_from_response(status: int, text: bytes, url: str) -> VantageError:
-    """The error of a status, with what the server's problem details say."""
+    """Return the error of a status, with the server's problem details."""
     try:
         problem = json.loads(text)
         if status == 400 and problem.get("field") == "query":
@@ -133,13 +133,13 @@ def error_from_response(status: int, text: bytes, url: str) -> VantageError:
     except (ValueError, AttributeError, KeyError):
         detail = f"HTTP status {status}"
     if status == 401:
-        return UnauthorizedError(f"{url} wants an API key: {detail}")
+        return UnauthorizedError(f"{url} requires an API key: {detail}")
     if status == 403:
         return ForbiddenError(f"{url} does not allow that: {detail}")
     if status == 404:
-        return NotFoundError(f"{url} does not know this address, is it Vantage? ({detail})")
+        return NotFoundError(f"{url} has no such address, is it Vantage? ({detail})")
     if status == 504:
         return StoreTimeout(f"{url}: {detail}")
     if status == 429 or status >= 500:
-        return UnavailableError(f"{url} cannot take it now ({status}): {detail}")
+        return UnavailableError(f"{url} cannot accept it now ({status}): {detail}")
     return InputError(f"{url} refused it: {detail}")

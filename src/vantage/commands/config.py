@@ -1,4 +1,4 @@
-"""The settings a command works with, and the command that shows them."""
+"""The settings of a command, and ``vantage config``, which prints them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FLAGS: Final = ("role", "host", "port", "data")
 
 
 def load(arguments: argparse.Namespace) -> Loaded:
-    """The settings in effect; warnings go to standard error. Raises ConfigError."""
+    """Return the settings in effect and print their warnings on standard error. Raises ConfigError."""
     flags = {name: getattr(arguments, name, None) for name in _FLAGS}
     file = getattr(arguments, "config", None)
     loaded = config.load(file=Path(file) if file else None, flags=flags)
@@ -25,7 +25,7 @@ def load(arguments: argparse.Namespace) -> Loaded:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Every setting with its value and origin, or an example of an ``.env`` file."""
+    """Print every setting with its value and origin, or an example of an ``.env`` file."""
     if arguments.example:
         print(config.example(), end="")
         return 0

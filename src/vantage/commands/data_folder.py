@@ -10,11 +10,11 @@ from vantage.storage.open import metadata_url
 
 
 def make_folder(data: Path) -> None:
-    """Make the data folder, for its owner alone. Raises StartupError."""
+    """Create the data folder, readable by its owner alone. Raises StartupError."""
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise StartupError(f"the data folder {data} cannot be made: {error.strerror}") from error
+        raise StartupError(f"the data folder {data} cannot be created: {error.strerror}") from error
 
 
 def own_metadata(settings: Settings) -> Path | None:

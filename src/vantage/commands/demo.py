@@ -8,12 +8,12 @@ from vantage.commands.client import client_key, local_url
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send the demo's traffic, or take it out again."""
+    """Send the demo's traffic, or delete it."""
     from vantage import demo
 
     api_key = client_key(arguments)
     if arguments.remove:
-        gone = demo.remove_demo(arguments.url or local_url(), api_key=api_key)
-        print(f"removed {gone.get('samples', 0)} samples and {gone.get('spans', 0)} spans of the demo")
+        deleted = demo.remove_demo(arguments.url or local_url(), api_key=api_key)
+        print(f"removed {deleted.get('samples', 0)} samples and {deleted.get('spans', 0)} spans of the demo")
         return 0
     return demo.run_demo(arguments.url or local_url(), api_key=api_key, once=arguments.once)

@@ -1,4 +1,4 @@
-"""``vantage doctor``: one line for each check, and what takes the space."""
+"""``vantage doctor``: one line per check, and the disk usage."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from vantage.storage.embedded.offline.verify import verify_segments
 from vantage.storage.open import chdb_folder, is_chdb, store_folder
 
 DISK_FREE_MIN: Final = 500_000_000
-CLOCK_EARLIEST_MS: Final = 1_700_000_000_000  # a clock before this was never set
+CLOCK_EARLIEST_MS: Final = 1_700_000_000_000  # a clock before this time was never set
 FAULTS_SHOWN: Final = 20
 
 
 class _Report:
-    """Prints what was found, and remembers whether anything was wrong."""
+    """Prints the result of each check, and records whether any failed."""
 
     failed = False
 
@@ -48,7 +48,7 @@ class _Report:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look at everything; exit status 1 when a check fails."""
+    """Run every check; exit status 1 when one fails."""
     report = _Report()
     loaded: list[Loaded] = []
 
@@ -65,12 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_data(report: _Report, settings: Settings, arguments: argparse.Namespace) -> Callable[[], None] | None:
-    """Returns what prints the space that is taken, None when it cannot be known."""
+    """Return a function that prints the disk usage, None when it is unknown."""
     data = Path(settings.data)
     report.check("data folder", lambda: _check_folder(data))
     if is_chdb(settings.store_url):
         report.ok(
-            "store", f"ClickHouse's engine in {chdb_folder(settings.store_url, data=data)}: it checks its own files"
+            "store", f"ClickHouse's engine in {chdb_folder(settings.store_url, data=data)}, which checks its own files"
         )
         report.check("metadata", lambda: _check_metadata(settings.metadata_url, data))
         report.check("disk", lambda: _check_disk(data))
@@ -83,18 +83,18 @@ def _check_data(report: _Report, settings: Settings, arguments: argparse.Namespa
         return _check_journal(folders[0])
 
     report.check("journal", journal)
-    looked = _check_segments(report, folders[0], deep=arguments.deep) if folders else None
+    contents = _check_segments(report, folders[0], deep=arguments.deep) if folders else None
     report.check("metadata", lambda: _check_metadata(settings.metadata_url, data))
     report.check("disk", lambda: _check_disk(data))
-    if looked is None:
+    if contents is None:
         return None
-    # A folder that was named is looked at itself: the server at the configured address may have another.
-    return lambda: show_usage(folders[0], looked, ask=None if arguments.data else settings)
+    # With --data the usage is read from the folder itself: the server at the configured address may use another.
+    return lambda: show_usage(folders[0], contents, server=None if arguments.data else settings)
 
 
 def _check_folder(data: Path) -> str:
     if not data.exists():
-        return f"{data} is not there yet; `vantage serve` makes it"
+        return f"{data} does not exist yet; `vantage serve` creates it"
     probe = data / f".doctor-{secrets.token_hex(4)}"
     try:
         probe.write_bytes(b"")
@@ -110,55 +110,55 @@ def _check_journal(folder: Path) -> str:
     path = folder / "journal.db"
     if not path.exists():
         return "empty"
-    found = check_journal(path, ReadOnlyFolder(folder).connect)
-    if found.problem:
-        raise ConfigError(f"{path}: {found.problem}")
-    if found.damaged:
-        raise ConfigError(f"{path}: {found.damaged} of {found.commits} commits cannot be read")
-    return f"{found.commits} commits, {found.series} series, every checksum right"
+    journal = check_journal(path, ReadOnlyFolder(folder).connect)
+    if journal.problem:
+        raise ConfigError(f"{path}: {journal.problem}")
+    if journal.damaged:
+        raise ConfigError(f"{path}: {journal.damaged} of {journal.commits} commits cannot be read")
+    return f"{journal.commits} commits, {journal.series} series, every checksum matches"
 
 
 def _check_segments(report: _Report, folder: Path, *, deep: bool) -> FolderContents | None:
-    """What the segments are, or None when they cannot be looked at at all."""
-    looker = ReadOnlyFolder(folder)
+    """Return the contents of the segments, None when they cannot be read at all."""
+    reader = ReadOnlyFolder(folder)
     try:
-        looked = looker.segments()
+        contents = reader.segments()
     except (VantageError, OSError) as error:
         report.fail("segments", error)
         return None
-    for text in looked.damaged:
+    for text in contents.damaged:
         report.fail("segments", text)
-    for name in looked.quarantined:
-        report.fail("segments", f"{name} was put aside and is not served: restore it from a backup, or remove it")
-    parts = [part for segment in looked.segments for part in segment.parts]
-    nbytes = sum(segment.path.stat().st_size for segment in looked.segments if segment.path.exists())
+    for name in contents.quarantined:
+        report.fail("segments", f"{name} is quarantined and not served: restore it from a backup, or remove it")
+    parts = [part for segment in contents.segments for part in segment.parts]
+    nbytes = sum(segment.path.stat().st_size for segment in contents.segments if segment.path.exists())
     report.ok(
         "segments",
-        f"{len(looked.segments)} files, {sum(part.samples for part in parts)} samples, "
+        f"{len(contents.segments)} files, {sum(part.samples for part in parts)} samples, "
         f"{sum(part.spans for part in parts)} spans, {size(nbytes)}",
     )
     if deep:
-        _check_rows(report, looker, looked)
-    return looked
+        _check_rows(report, reader, contents)
+    return contents
 
 
-def _check_rows(report: _Report, looker: ReadOnlyFolder, looked: FolderContents) -> None:
+def _check_rows(report: _Report, reader: ReadOnlyFolder, contents: FolderContents) -> None:
     with Progress() as progress:
         faults = verify_segments(
-            looker,
-            looked,
+            reader,
+            contents,
             on_progress=lambda done, total: progress.show(
                 f"{size(done)} of {size(total)} read", share=done / max(total, 1)
             ),
         )
-        shown = list(islice(faults, FAULTS_SHOWN))
+        first_faults = list(islice(faults, FAULTS_SHOWN))
         more = sum(1 for _ in faults)
-    for fault in shown:
+    for fault in first_faults:
         report.fail("rows", fault)
     if more:
         report.fail("rows", f"{more} more")
-    if not shown:
-        report.ok("rows", f"every row of {len(looked.segments)} files can be read and fits the others")
+    if not first_faults:
+        report.ok("rows", f"every row of {len(contents.segments)} files can be read and matches the others")
 
 
 def _check_metadata(url: str, data: Path) -> str:
@@ -166,7 +166,7 @@ def _check_metadata(url: str, data: Path) -> str:
     from vantage.storage.open import metadata_url
 
     steps = migrate.pending(metadata_url(url, data=data))
-    return f"{len(steps)} migrations to apply; `vantage serve` does it" if steps else "schema is current"
+    return f"{len(steps)} migrations to apply; `vantage serve` applies them" if steps else "schema is current"
 
 
 def _check_disk(data: Path) -> str:
@@ -180,5 +180,5 @@ def _check_disk(data: Path) -> str:
 def _check_clock() -> str:
     now_ms = SystemClock().now_ms()
     if now_ms < CLOCK_EARLIEST_MS:
-        raise ConfigError(f"the clock says {utc(now_ms)}: set it, or every sample lies in the future")
+        raise ConfigError(f"the clock says {utc(now_ms)}: set it, or every sample is in the future")
     return utc(now_ms)

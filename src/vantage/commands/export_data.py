@@ -1,4 +1,4 @@
-"""``vantage export``: everything a running server keeps, as lines of JSON."""
+"""``vantage export``: the data of a running server as lines of JSON."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _GZIP_LEVEL: Final = 5
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write it to a file, which is there when it is whole, or to standard output. Raises what the client raises,
-    StartupError when it cannot be written."""
+    """Write the export to standard output, or to a file that appears when it is complete. Raises what the client
+    raises, StartupError when the file cannot be written."""
     client = open_client(arguments)
-    asked = {name: getattr(arguments, name) for name in ("start", "end", "service", "environment")}
-    path = f"/api/export?{urlencode({name: text for name, text in asked.items() if text})}"
+    options = {name: getattr(arguments, name) for name in ("start", "end", "service", "environment")}
+    path = f"/api/export?{urlencode({name: text for name, text in options.items() if text})}"
     try:
-        # TimeseriesQuery first: a server that refuses leaves no file behind.
+        # The request comes first: a refusal leaves no file behind.
         pieces = _pieces(client, client.stream(path))
         name = "standard output" if arguments.file == "-" else arguments.file
         try:
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _pieces(client: Client, response: ResponseStream) -> Iterator[bytes]:
-    """Yield the body. Raises UnavailableError when it breaks off."""
+    """Yield the export. Raises UnavailableError when the connection breaks off."""
     try:
         yield from response
     except ConnectionFailed as error:
@@ -67,24 +67,24 @@ def _write(pieces: Iterator[bytes], file: BinaryIO, progress: Progress) -> tuple
 
 @contextmanager
 def _opened(name: str) -> Iterator[BinaryIO]:
-    """Packed as the name's ending says. Under another name until it is whole."""
+    """Open a file, compressed as its suffix says. It has another name until it is complete."""
     if name == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     path = Path(name)
-    half = path.with_name(path.name + ".part")
+    partial = path.with_name(path.name + ".part")
     try:
-        with half.open("wb") as file:
+        with partial.open("wb") as file:
             if path.suffix == ".gz":
-                with gzip.open(file, "wb", compresslevel=_GZIP_LEVEL) as packed:
-                    yield cast(BinaryIO, packed)
+                with gzip.open(file, "wb", compresslevel=_GZIP_LEVEL) as compressed:
+                    yield cast(BinaryIO, compressed)
             elif path.suffix == ".zst":
                 with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as writer:
                     yield cast(BinaryIO, writer)
             else:
                 yield file
-        half.rename(path)
+        partial.rename(path)
     except BaseException:
-        half.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise

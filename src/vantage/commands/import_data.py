@@ -1,4 +1,4 @@
-"""``vantage import``: sends what an export wrote to a running server."""
+"""``vantage import``: send an export to a running server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vantage.ingest.wire.decoded import DECODE_ERRORS, input_error
 READ_NBYTES: Final = 1 << 17
 LINE_NBYTES_MAX: Final = 1 << 20
 BATCH_ITEMS_MAX: Final = 5000
-BATCH_NBYTES_MAX: Final = 1_000_000  # below what a server takes as it was sent, however little it can be packed
+BATCH_NBYTES_MAX: Final = 1_000_000  # within the server's limit, however badly it compresses
 REASONS_SHOWN: Final = 10
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
@@ -33,7 +33,7 @@ _Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class _Sample(msgspec.Struct, tag_field="type", tag="sample", omit_defaults=True, gc=False):
-    """As ``/v1/metrics`` takes it, but that the time must be told: sent again it must be the same sample."""
+    """As ``/v1/metrics`` accepts it, but the timestamp is required: sent again it must be the same sample."""
 
     metric_name: str
     value: float
@@ -50,7 +50,7 @@ class _Sample(msgspec.Struct, tag_field="type", tag="sample", omit_defaults=True
 
 
 class _Span(msgspec.Struct, tag_field="type", tag="span", omit_defaults=True, gc=False):
-    """As ``/v1/spans`` takes it."""
+    """As ``/v1/spans`` accepts it."""
 
     trace_id: str
     span_id: str
@@ -73,7 +73,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 @dataclass(slots=True)
 class _ImportResult:
-    """What came of it."""
+    """Counts of an import, and the first reasons for what was not accepted."""
 
     accepted: int = 0
     rejected: int = 0
@@ -87,9 +87,9 @@ class _ImportResult:
 
 @dataclass(slots=True)
 class _PendingBatch:
-    """Lines of one kind that go out together. What a batch holds follows from the lines alone, so that it is the same
-    when the same file is sent again. So is its id: a hash of its content and of all batches before it, for a file may
-    well hold the same lines twice."""
+    """Lines of one kind that are sent together. The lines alone decide what a batch contains, so that it is the same
+    when the file is sent again. So is its id: a hash of its content and of all batches before it, since a file may
+    contain the same lines twice."""
 
     path: str
     name: str  # of the list in the body
@@ -106,8 +106,8 @@ class _PendingBatch:
         self.lines.append(line)
         self.nbytes += len(item) + 1
 
-    def taken(self) -> tuple[bytes, list[int], str]:
-        """The body, the line of each of its items, and the batch's id; nothing waits any more."""
+    def drain(self) -> tuple[bytes, list[int], str]:
+        """Return the body, the line of each of its items, and the batch's id; the batch is empty afterwards."""
         body = b'{"%b":[%b]}' % (self.name.encode(), b",".join(self.items))
         self.before = hashlib.sha256(self.before + body).digest()
         lines = self.lines
@@ -116,23 +116,23 @@ class _PendingBatch:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send a file, batch by batch; exit status 1 when the server rejected something. Raises InputError for the first
-    line that cannot be read (after it nothing is sent), and what the client raises."""
+    """Send a file in batches; exit status 1 when the server rejected any line. Raises InputError for the first line
+    that cannot be read (nothing after it is sent), and what the client raises."""
     client = open_client(arguments)
     try:
         with _opened(arguments.file) as file, Progress() as progress:
-            told = _Importer(client, progress, skip_invalid=arguments.skip_invalid).run(_lines(_unpacked(file)))
+            result = _Importer(client, progress, skip_invalid=arguments.skip_invalid).run(_lines(_decompress(file)))
     finally:
         client.close()
-    for text in told.reasons:
+    for text in result.reasons:
         notice(text)
-    skipped = f", {told.skipped} lines skipped" if told.skipped else ""
-    print(f"{told.accepted} accepted, {told.rejected} rejected{skipped}")
-    return 1 if told.rejected else 0
+    skipped = f", {result.skipped} lines skipped" if result.skipped else ""
+    print(f"{result.accepted} accepted, {result.rejected} rejected{skipped}")
+    return 1 if result.rejected else 0
 
 
 class _Importer:
-    """Groups lines, and sends what is full."""
+    """Groups lines into batches, and sends each when it is full."""
 
     def __init__(self, client: Client, progress: Progress, *, skip_invalid: bool) -> None:
         self._client = client
@@ -140,46 +140,46 @@ class _Importer:
         self._skip_invalid = skip_invalid
         self._samples = _PendingBatch("/v1/metrics", "metrics")
         self._spans = _PendingBatch("/v1/spans", "spans")
-        self._pack = zstandard.ZstdCompressor(level=1).compress
-        self._told = _ImportResult()
+        self._compress = zstandard.ZstdCompressor(level=1).compress
+        self._result = _ImportResult()
 
     def run(self, lines: Iterator[tuple[int, bytes]]) -> _ImportResult:
         for number, line in lines:
             try:
-                item, waiting = self._read(line)
+                item, batch = self._read(line)
             except InputError as error:
-                where = f"line {number}: {error}"
+                location = f"line {number}: {error}"
                 if not self._skip_invalid:
                     raise InputError(
-                        f"{where} ({self._told.accepted} before it were accepted, nothing after it was sent)"
+                        f"{location} ({self._result.accepted} before it were accepted, nothing after it was sent)"
                     ) from error
-                self._told.skipped += 1
-                self._told.reason(where)
+                self._result.skipped += 1
+                self._result.reason(location)
                 continue
-            if not waiting.has_room(item):
-                self._send(waiting)
-            waiting.add(item, number)
-        for waiting in (self._samples, self._spans):
-            if waiting.items:
-                self._send(waiting)
-        return self._told
+            if not batch.has_room(item):
+                self._send(batch)
+            batch.add(item, number)
+        for batch in (self._samples, self._spans):
+            if batch.items:
+                self._send(batch)
+        return self._result
 
     def _read(self, line: bytes) -> tuple[bytes, _PendingBatch]:
-        """What is sent of a line, and with which others. Raises InputError naming the field."""
+        """Return what is sent of a line, and its batch. Raises InputError naming the field."""
         try:
-            one = _decode(line)
+            row = _decode(line)
         except DECODE_ERRORS as error:
             raise input_error(error) from error
-        item = _encode(one)
+        item = _encode(row)
         if len(item) + 100 > BATCH_NBYTES_MAX:
-            raise InputError("is larger than a server takes")
-        return item, self._samples if isinstance(one, _Sample) else self._spans
+            raise InputError("is larger than a server accepts")
+        return item, self._samples if isinstance(row, _Sample) else self._spans
 
-    def _send(self, waiting: _PendingBatch) -> None:
-        body, lines, batch_id = waiting.taken()
-        answer = self._client.post(
-            waiting.path,
-            self._pack(body),
+    def _send(self, batch: _PendingBatch) -> None:
+        body, lines, batch_id = batch.drain()
+        response = self._client.post(
+            batch.path,
+            self._compress(body),
             {
                 "Content-Type": "application/json",
                 "Content-Encoding": "zstd",
@@ -188,13 +188,13 @@ class _Importer:
             on_wait=lambda reason: self._progress.show(f"waiting: {reason}"),
         )
         try:
-            self._told.accepted += answer["accepted"]
-            self._told.rejected += answer["rejected"]
-            for error in answer["errors"]:
-                self._told.reason(f"line {lines[error['index']]} rejected: {error['field']}: {error['reason']}")
+            self._result.accepted += response["accepted"]
+            self._result.rejected += response["rejected"]
+            for error in response["errors"]:
+                self._result.reason(f"line {lines[error['index']]} rejected: {error['field']}: {error['reason']}")
         except (KeyError, TypeError, IndexError) as error:
-            raise UnavailableError(f"{self._client.url} answered something else: is it Vantage?") from error
-        self._progress.show(f"{self._told.accepted} accepted, {self._told.rejected} rejected")
+            raise UnavailableError(f"{self._client.url} answered with something else: is it Vantage?") from error
+        self._progress.show(f"{self._result.accepted} accepted, {self._result.rejected} rejected")
 
 
 @contextmanager
@@ -221,44 +221,46 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
         yield block
 
 
-def _unpacked(file: BinaryIO) -> Iterator[bytes]:
-    """The file's content, whether packed or not. Raises InputError for packed data that is damaged or cut short."""
+def _decompress(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the file's content, decompressed. Raises InputError for compressed data that is damaged or truncated."""
     blocks = _blocks(file)
     first = next(blocks, b"")
-    fresh: Callable[[], Any]
+    new_decompressor: Callable[[], Any]
     if first.startswith(_GZIP):
-        fresh = partial(zlib.decompressobj, wbits=31)
+        new_decompressor = partial(zlib.decompressobj, wbits=31)
     elif first.startswith(_ZSTD):
-        fresh = zstandard.ZstdDecompressor().decompressobj
+        new_decompressor = zstandard.ZstdDecompressor().decompressobj
     else:
         yield first
         yield from blocks
         return
-    unpacker, rest = fresh(), first
+    decompressor, rest = new_decompressor(), first
     try:
         while True:
-            yield unpacker.decompress(rest)
-            rest = unpacker.unused_data if unpacker.eof else b""
+            yield decompressor.decompress(rest)
+            rest = decompressor.unused_data if decompressor.eof else b""
             if not rest and not (rest := next(blocks, b"")):
                 break
-            if unpacker.eof:  # several may lie one behind the other
-                unpacker = fresh()
+            if decompressor.eof:  # several streams may follow each other
+                decompressor = new_decompressor()
     except (zlib.error, zstandard.ZstdError) as error:
         raise InputError(f"the file is damaged: {error}") from error
-    if not unpacker.eof:
-        raise InputError("the file is cut short: its packed data has no end")
+    if not decompressor.eof:
+        raise InputError("the file is cut short: its compressed data has no end")
 
 
 def _lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Lines that hold something, with their numbers. Raises InputError for one that has no end."""
+    """Yield the lines that are not blank, with their numbers. Raises InputError for one that is too long."""
     number, rest = 0, b""
     for block in blocks:
-        *whole, rest = (rest + block).split(b"\n")
-        for line in whole:
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
             number += 1
             if line.strip():
                 yield number, line
         if len(rest) > LINE_NBYTES_MAX:
-            raise InputError(f"line {number + 1}: is longer than {LINE_NBYTES_MAX} bytes: this is no export of Vantage")
+            raise InputError(
+                f"line {number + 1}: is longer than {LINE_NBYTES_MAX} bytes: this is not an export of Vantage"
+            )
     if rest.strip():
         yield number + 1, rest

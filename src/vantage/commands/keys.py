@@ -19,14 +19,14 @@ from vantage.core.number_format import date_time
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make, list or revoke keys."""
+    """Create, list or revoke keys."""
     from vantage.storage.open import open_metadata
 
     settings = load(arguments).settings
     data = Path(settings.data)
     make_folder(data)
 
-    async def act() -> int:
+    async def apply() -> int:
         async with open_metadata(settings.metadata_url, data=data, clock=SystemClock()) as metadata:
             if arguments.action == "create":
                 return await _create_key(arguments, metadata)
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
             print_table(["id", "name", "scopes", "created", "expires", "state"], rows)
             return 0
 
-    return asyncio.run(act())
+    return asyncio.run(apply())
 
 
 async def _create_key(arguments: argparse.Namespace, metadata: Any) -> int:
@@ -69,7 +69,7 @@ async def _create_key(arguments: argparse.Namespace, metadata: Any) -> int:
     )
     await metadata.create_key(key, actor="cli")
     print(f"key {key.id} ({key.name}) may {', '.join(sorted(key.scopes))}", file=sys.stderr)
-    print("The secret is shown this once:", file=sys.stderr)
+    print("The secret is printed this once:", file=sys.stderr)
     print(secret)
     return 0
 

@@ -10,7 +10,7 @@ from vantage.commands.data_folder import make_folder
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Bring the metadata database to the current schema, or print what would be done."""
+    """Bring the metadata database to the current schema, or print what would be applied."""
     from vantage.storage.metadata import migrate
     from vantage.storage.open import metadata_url
 

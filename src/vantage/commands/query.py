@@ -1,4 +1,4 @@
-"""``vantage query``: VQL from the shell, of a running server or of a data folder that none holds."""
+"""``vantage query``: VQL from the shell, on a running server or on a data folder that no server uses."""
 
 from __future__ import annotations
 
@@ -37,30 +37,31 @@ JSON: Final = "json"
 FORMATS: Final = (TABLE, JSON, *MEDIA_TYPES)
 TEXT_LENGTH_MAX: Final = 1 << 20
 _TICK_S: Final = 0.1
-_SHOWN: Final = 100
-_WIDE: Final = 10_000  # of a table that is written to no terminal
+_CONTEXT_LENGTH: Final = 100  # letters of a line that an error shows
+_WIDTH_UNLIMITED: Final = 10_000  # of a table that is written to no terminal
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _Query:
     text: str
     params: dict[str, Any]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Ask and print. Raises what the client and the store raise, InputError for options that do not fit."""
+    """Run a query and print its result. Raises what the client and the store raise, InputError for options that do not
+    fit together."""
     if arguments.url and arguments.data:
         raise InputError("give --url or --data, not both")
     if arguments.format == PARQUET and arguments.output == "-" and sys.stdout.isatty():
-        raise InputError("Parquet is not for a terminal: give --output FILE", field="--format")
-    asked = _Question(_text(arguments.query), dict(_param(text) for text in arguments.param))
+        raise InputError("Parquet cannot be printed on a terminal: give --output FILE", field="--format")
+    query = _Query(_text(arguments.query), dict(_param(text) for text in arguments.param))
     try:
         with _show_elapsed():
-            answer = _ask_folder(arguments, asked) if arguments.data else _ask_server(arguments, asked)
+            result = _query_folder(arguments, query) if arguments.data else _query_server(arguments, query)
     except QueryError as error:
-        _show(error, asked.text)
+        _print_error(error, query.text)
         return 1
-    _write(answer, arguments.format, arguments.output)
+    _write(result, arguments.format, arguments.output)
     return 0
 
 
@@ -74,47 +75,47 @@ def _text(query: str) -> str:
 
 
 def _param(text: str) -> tuple[str, Any]:
-    """``name=value``; the value is JSON where it can be read as such (5, true, ["a", "b"]), or else text."""
+    """Parse ``name=value``; the value is JSON where it parses as such (5, true, ["a", "b"]), or else text."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise InputError(f"{text!r} is not written as name=value", field="--param")
     try:
-        found = json.loads(value)
+        parsed = json.loads(value)
     except ValueError:
         return name, value
-    return name, value if isinstance(found, dict) or found is None else found
+    return name, value if isinstance(parsed, dict) or parsed is None else parsed
 
 
-def _ask_server(arguments: argparse.Namespace, asked: _Question) -> VqlResult:
+def _query_server(arguments: argparse.Namespace, query: _Query) -> VqlResult:
     client = open_client(arguments)
-    body = json.dumps({"query": asked.text, "params": asked.params, "format": JSON}).encode()
+    body = json.dumps({"query": query.text, "params": query.params, "format": JSON}).encode()
     try:
-        return _decoded(client, body)
+        return _request(client, body)
     except UnavailableError as error:
         if arguments.url:
             raise
-        raise UnavailableError(f"{error}; to read a folder that no server holds, give --data DIR") from error
+        raise UnavailableError(f"{error}; to read a folder that no server uses, give --data DIR") from error
     finally:
         client.close()
 
 
-def _decoded(client: Client, body: bytes) -> VqlResult:
-    answer = client.request("/vql/execute", body)
+def _request(client: Client, body: bytes) -> VqlResult:
+    response = client.request("/vql/execute", body)
     try:
-        columns = tuple(TableColumn(one["name"], one["type"]) for one in answer["columns"])
-        data = tuple([row[place] for row in answer["rows"]] for place in range(len(columns)))
+        columns = tuple(TableColumn(column["name"], column["type"]) for column in response["columns"])
+        data = tuple([row[index] for row in response["rows"]] for index in range(len(columns)))
         return VqlResult(
-            Table(columns, data, truncated=answer["truncated"]),
-            TimeRange(answer["range"]["start"], answer["range"]["end"]),
-            tuple(answer["warnings"]),
-            answer["elapsed_ms"],
-            answer["cached"],
+            Table(columns, data, truncated=response["truncated"]),
+            TimeRange(response["range"]["start"], response["range"]["end"]),
+            tuple(response["warnings"]),
+            response["elapsed_ms"],
+            response["cached"],
         )
     except (KeyError, TypeError, IndexError) as error:
         raise UnavailableError(f"{client.url} answered with something else than a table: is it Vantage?") from error
 
 
-def _ask_folder(arguments: argparse.Namespace, asked: _Question) -> VqlResult:
+def _query_folder(arguments: argparse.Namespace, query: _Query) -> VqlResult:
     settings = load(arguments).settings
     data = Path(settings.data)
     if not data.is_dir():
@@ -123,47 +124,49 @@ def _ask_folder(arguments: argparse.Namespace, asked: _Question) -> VqlResult:
     clock, telemetry = SystemClock(), Telemetry()
     store = open_telemetry_store(settings, clock=clock, telemetry=telemetry)
 
-    async def ask() -> VqlResult:
-        metadata = open_metadata(settings.metadata_url, data=data, clock=clock)  # asked nothing, so not opened
+    async def execute() -> VqlResult:
+        metadata = open_metadata(
+            settings.metadata_url, data=data, clock=clock
+        )  # not used by a query, and so not opened
         async with store:
-            reads = QueryContext(store, metadata, clock, telemetry, timeout_s=settings.query_timeout_s)
-            return await run_vql(reads, asked.text, asked.params)
+            context = QueryContext(store, metadata, clock, telemetry, timeout_s=settings.query_timeout_s)
+            return await run_vql(context, query.text, query.params)
 
     try:
-        return asyncio.run(ask())
+        return asyncio.run(execute())
     except DataFolderInUse as error:
-        raise DataFolderInUse(f"{error}; ask that server instead, with --url or without --data") from error
+        raise DataFolderInUse(f"{error}; query that server instead, with --url or without --data") from error
 
 
-def _write(answer: VqlResult, kind: str, output: str) -> None:
+def _write(result: VqlResult, kind: str, output: str) -> None:
     if kind == PARQUET and not has_parquet():
         raise StartupError(PARQUET_MISSING.replace(" on the server", ""))
-    made = _encode_file(answer, kind, terminal=output == "-" and sys.stdout.isatty())
+    pieces = _encode_file(result, kind, terminal=output == "-" and sys.stdout.isatty())
     try:
         if output == "-":
-            for piece in made:
+            for piece in pieces:
                 sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
         else:
             with Path(output).open("wb") as file:
-                file.writelines(made)
+                file.writelines(pieces)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise StartupError(f"{output} cannot be written: {error.strerror or error}") from error
-    for warning in answer.warnings:
+    for warning in result.warnings:
         notice(f"warning: {warning}")
     if kind == TABLE:
         from vantage.commands.grid import rfc3339
 
-        start, end = (rfc3339(at) for at in (answer.time_range.start_ms, answer.time_range.end_ms))
-        rows = "1 row" if len(answer.table) == 1 else f"{len(answer.table)} rows"
-        cached = ", from the cache" if answer.cached else ""
-        print(f"{rows}, {start} to {end}, {duration_ms(answer.elapsed_ms)}{cached}", file=sys.stderr)
+        start, end = (rfc3339(at) for at in (result.time_range.start_ms, result.time_range.end_ms))
+        rows = "1 row" if len(result.table) == 1 else f"{len(result.table)} rows"
+        cached = ", from the cache" if result.cached else ""
+        print(f"{rows}, {start} to {end}, {duration_ms(result.elapsed_ms)}{cached}", file=sys.stderr)
 
 
-def _encode_file(answer: VqlResult, kind: str, *, terminal: bool) -> Iterator[bytes]:
-    table = answer.table
+def _encode_file(result: VqlResult, kind: str, *, terminal: bool) -> Iterator[bytes]:
+    table = result.table
     if kind == TABLE:
         from vantage.commands.grid import grid
 
@@ -171,7 +174,7 @@ def _encode_file(answer: VqlResult, kind: str, *, terminal: bool) -> Iterator[by
             width = shutil.get_terminal_size().columns
             lines = grid(table, width=width, paint=lambda text, style: paint(text, style, sys.stdout))
         else:
-            lines = grid(table, width=_WIDE)
+            lines = grid(table, width=_WIDTH_UNLIMITED)
         yield from (f"{line}\n".encode(errors="replace") for line in lines)
     elif kind == JSON:
         names = [column.name for column in table.columns]
@@ -181,8 +184,8 @@ def _encode_file(answer: VqlResult, kind: str, *, terminal: bool) -> Iterator[by
         yield from encode_table(table, kind)
 
 
-def _show(error: QueryError, text: str) -> None:
-    """The error, the line it is about and a mark below the place."""
+def _print_error(error: QueryError, text: str) -> None:
+    """Print an error, the line that it is about, and a mark below its column."""
     from rich.cells import cell_len
 
     notice(str(error))
@@ -190,24 +193,24 @@ def _show(error: QueryError, text: str) -> None:
     if error.line is None or error.column is None or error.line > len(lines):
         return
     line = lines[error.line - 1].replace("\t", " ")
-    start = max(0, error.column - 1 - _SHOWN // 2)
-    shown = line[start : start + _SHOWN]
+    start = max(0, error.column - 1 - _CONTEXT_LENGTH // 2)
+    excerpt = line[start : start + _CONTEXT_LENGTH]
     mark = paint("^", "bold red", sys.stderr)
-    print(f"  {printable(shown)}\n  {' ' * cell_len(line[start : error.column - 1])}{mark}", file=sys.stderr)
+    print(f"  {printable(excerpt)}\n  {' ' * cell_len(line[start : error.column - 1])}{mark}", file=sys.stderr)
 
 
 @contextmanager
 def _show_elapsed() -> Iterator[None]:
-    """Say how long it has been taking, while it takes long."""
+    """Show the time that has passed while a query takes long."""
     ended = threading.Event()
     began_s = time.monotonic()
 
-    def tell() -> None:
+    def show() -> None:
         with Progress() as progress:
             while not ended.wait(_TICK_S):
-                progress.show(f"asking for {duration_s(round(time.monotonic() - began_s))}")
+                progress.show(f"running for {duration_s(round(time.monotonic() - began_s))}")
 
-    thread = threading.Thread(target=tell, name="progress", daemon=True)
+    thread = threading.Thread(target=show, name="progress", daemon=True)
     thread.start()
     try:
         yield

@@ -17,11 +17,11 @@ from vantage.storage.open import store_folder
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Put a backup into the data folder. Raises what ``restore_backup`` raises."""
+    """Restore a backup into the data folder. Raises what ``restore_backup`` raises."""
     settings = load(arguments).settings
     data = Path(settings.data)
     if store_folder(settings.store_url, data=data).absolute() != data.absolute():
-        raise ConfigError("a backup goes into one folder, and store_url names another one: leave it out for now")
+        raise ConfigError("a backup is restored into one folder, and store_url names another: unset it for now")
     began_s = time.monotonic()
     with Progress() as progress:
         manifest = restore_backup(
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
             ),
         )
     if "metadata.db" not in {file.path for file in manifest.files}:
-        notice("the backup holds no metadata: there are no keys and no deployments")
+        notice("the backup contains no metadata: there are no keys and no deployments")
     elif own_metadata(settings) is None:
         notice(f"keys and deployments are in {data}/metadata.db, and metadata_url names another database")
     print(

@@ -15,7 +15,7 @@ from vantage.core.errors import ConfigError
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until a signal; the exit status."""
+    """Serve until a signal and return the exit status."""
     from vantage import log, server
     from vantage.app import create_app
 
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("the server runs on Linux and macOS")
     log.configure(log_format=settings.log_format, log_level="debug" if settings.debug else settings.log_level)
     app = create_app(settings)
-    make_folder(Path(settings.data))  # keys and deployments are there, wherever the telemetry is
+    make_folder(Path(settings.data))  # for keys and deployments, wherever the telemetry is
     listening = server.listen(settings)
     demo: list[Callable[[], None]] = []
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _demo_beside(url: str, api_key: str) -> Callable[[], None]:
-    """Start the demo sender as a process of its own; what is returned stops it."""
+    """Start the demo sender as a process of its own, and return a function that stops it."""
     import subprocess
 
     command = [sys.executable, "-m", "vantage", "demo", "--url", url]
