@@ -1,4 +1,4 @@
-"""Bodies as they come: bounded, and unpacked within bounds."""
+"""Request bodies: decompressed within bounds."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class BodyTooLarge(InputError):
 
 
 class UnknownEncoding(InputError):
-    """The Content-Encoding is none that can be unpacked."""
+    """The Content-Encoding is not supported."""
 
 
 def unpack(body: bytes, encoding: str, *, nbytes_max: int = UNPACKED_NBYTES_MAX) -> bytes:
-    """Undo ``Content-Encoding``. Never makes more than ``nbytes_max`` bytes, whatever the body claims.
+    """Return the body decompressed, never more than ``nbytes_max`` bytes, whatever the body claims.
 
     Raises BodyTooLarge, UnknownEncoding, or InputError for damaged data.
     """
@@ -44,9 +44,9 @@ def unpack(body: bytes, encoding: str, *, nbytes_max: int = UNPACKED_NBYTES_MAX)
 def _gunzip(body: bytes, nbytes_max: int) -> bytes:
     parts: list[bytes] = []
     room = nbytes_max
-    while body:  # a gzip file may hold several members (RFC 1952, 2.2)
+    while body:  # a gzip file may have several members (RFC 1952, 2.2)
         if len(parts) >= GZIP_MEMBERS_MAX:
-            raise InputError(f"holds more than {GZIP_MEMBERS_MAX} gzip members", field="body")
+            raise InputError(f"has more than {GZIP_MEMBERS_MAX} gzip members", field="body")
         member = zlib.decompressobj(wbits=31)
         try:
             part = member.decompress(body, room + 1)

@@ -1,4 +1,4 @@
-"""A service version that was never seen before is a deployment, at the time of its earliest data."""
+"""Detection of deployments: the first data of a service version, at its earliest time."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vantage.telemetry import Telemetry
 
 WAITING_MAX: Final = 1000
 KNOWN_MAX: Final = 200_000
-EARLIER_BY_MS: Final = 60_000  # by how much older data must be to move a deployment back
+EARLIER_BY_MS: Final = 60_000  # how much older data must be to move a deployment back
 RETRY_S: Final = 5.0
 _log = structlog.get_logger("vantage.ingest.deployments")
 
 
 class DeploymentDetector:
-    """Looks at committed batches, and records new versions in its own time: ingest never waits for it."""
+    """Finds new versions in committed batches, and records them in a loop of its own: ingest never waits for it."""
 
     name = "deployments"
 
@@ -32,26 +32,26 @@ class DeploymentDetector:
         self._metadata = metadata
         self._clock = clock
         self._telemetry = telemetry
-        self._series: dict[int, bool] = {}  # series seen, and whether each names a version
-        self._known: dict[tuple[str, str, str], int] = {}  # when each version was first seen, as far as is known
-        self._latest_ms = 0  # the latest of those times: a batch that is younger cannot make one earlier
+        self._series: dict[int, bool] = {}  # series ids, and whether each has a version
+        self._known: dict[tuple[str, str, str], int] = {}  # the earliest time of each version, as far as known
+        self._latest_ms = 0  # the latest of those times: a later batch cannot make any of them earlier
         self._waiting: asyncio.Queue[Deployment] = asyncio.Queue(WAITING_MAX)
 
     def observe(self, batch: Batch) -> None:
-        """Take a committed batch."""
+        """Look for new versions in a committed batch."""
         fresh = versioned = False
-        for one in batch.series:
-            named = self._series.get(one.id)
-            if named is None:
-                named = self._series[one.id] = bool(one.tag(TAG_VERSION))
-                fresh = fresh or named
-            versioned = versioned or named
+        for series in batch.series:
+            has_version = self._series.get(series.id)
+            if has_version is None:
+                has_version = self._series[series.id] = bool(series.tag(TAG_VERSION))
+                fresh = fresh or has_version
+            versioned = versioned or has_version
         if fresh or (versioned and batch.time_ms.min() < self._latest_ms):
             first_ms = np.full(len(batch.series), np.iinfo(np.int64).max)
             np.minimum.at(first_ms, batch.index, batch.time_ms)
-            for one, at_ms in zip(batch.series, first_ms.tolist(), strict=True):
-                if version := one.tag(TAG_VERSION):
-                    self._detect(one.service, one.environment, version, at_ms)
+            for series, at_ms in zip(batch.series, first_ms.tolist(), strict=True):
+                if version := series.tag(TAG_VERSION):
+                    self._detect(series.service, series.environment, version, at_ms)
         for span in batch.spans:
             if span.service_version:
                 self._detect(span.service_name, span.environment, span.service_version, span.start_ms)
@@ -73,13 +73,13 @@ class DeploymentDetector:
         self._latest_ms = max(self._known.values())
 
     def clear(self) -> None:
-        """Data was forgotten: versions that come again are new again."""
+        """Drop the known versions, since data was deleted: one that comes again is new."""
         self._series.clear()
         self._known.clear()
         self._latest_ms = 0
 
     async def run(self) -> None:
-        """Record what was seen, for ever; try again while the database is away."""
+        """Record detected deployments until cancelled; retry while the database is unavailable."""
         while True:
             deployment = await self._waiting.get()
             while True:

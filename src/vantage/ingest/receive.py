@@ -1,4 +1,4 @@
-"""Receiving a request: which format it is in, and what came of it."""
+"""Receiving a request: pick the format, decode, publish, count."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ JSON: Final = "application/json"
 MSGPACK: Final = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 
 
-DROP_REASONS_MAX: Final = 32  # each is a time series of /metrics for good
+DROP_REASONS_MAX: Final = 32  # each is a time series of /metrics until the process ends
 REASON_OTHER: Final = "other"
 
 
 class WireFormat(Protocol):
-    """Decodes a body. Raises InputError when it cannot be read as a whole."""
+    """Decodes a body. Raises InputError when no part of it can be read."""
 
     def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest: ...
 
@@ -36,7 +36,7 @@ class UnknownMediaType(InputError):
 
 
 class Receiver:
-    """Decodes, checks and publishes. ``retention_days`` makes older samples unwelcome."""
+    """Decodes, checks and publishes. Samples older than ``retention_days`` are rejected."""
 
     def __init__(self, sink: Sink, *, clock: Clock, telemetry: Telemetry, retention_days: int | None = None) -> None:
         self._sink = sink
@@ -54,21 +54,21 @@ class Receiver:
     def decode(self, endpoint: str, media_type: str, body: bytes, batch_id: str) -> DecodedRequest:
         """Decode a body of ``endpoint`` (metrics or spans). Raises UnknownMediaType and InputError."""
         formats = self._formats[endpoint]
-        found = formats.get(media_type) or formats.get(media_type.partition(";")[0].strip().lower())
-        if found is None:
+        wire_format = formats.get(media_type) or formats.get(media_type.partition(";")[0].strip().lower())
+        if wire_format is None:
             raise UnknownMediaType(
                 f"{media_type[:80]!r} is not supported here: use one of {', '.join(formats)}", field="Content-Type"
             )
         if batch_id and (reason := id_problem(batch_id)):
             raise InputError(reason, field="Idempotency-Key")
-        if batch_id and endpoint != "metrics":  # an id belongs to one endpoint: the other's batch is another batch
+        if batch_id and endpoint != "metrics":  # an id belongs to one endpoint
             batch_id = f"{endpoint}:{batch_id}"
         now_ms = self._clock.now_ms()
         oldest_ms = TIME_MS_MIN if self._retention_ms is None else now_ms - self._retention_ms
-        return found.receive(body, batch_id=batch_id, now_ms=now_ms, oldest_ms=oldest_ms)
+        return wire_format.receive(body, batch_id=batch_id, now_ms=now_ms, oldest_ms=oldest_ms)
 
     async def publish(self, received: DecodedRequest) -> None:
-        """Hand the batch to the sink; when it returns, the batch is durable. Raises what the sink raises."""
+        """Publish the batch to the sink; when it returns, the batch is durable. Raises what the sink raises."""
         started = time.perf_counter()
         batch, telemetry = received.batch, self._telemetry
         if batch.samples or batch.spans:
@@ -83,7 +83,7 @@ class Receiver:
             telemetry.agent_dropped.labels(self._drop_reason(reason[:64])).inc(count)
 
     def _drop_reason(self, reason: str) -> str:
-        """The reason as a label: whoever sends may name any, so only so many are kept apart."""
+        """Return the reason as a label: clients may send any, so only the first ``DROP_REASONS_MAX`` are distinct."""
         if reason not in self._drop_reasons:
             if len(self._drop_reasons) >= DROP_REASONS_MAX:
                 return REASON_OTHER

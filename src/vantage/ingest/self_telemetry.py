@@ -1,5 +1,5 @@
-"""Vantage watching itself, through the sink of its own role: exempt from keys and rates, capped, dropped first, and
-never about itself."""
+"""Telemetry of Vantage itself, through the sink of its own role: exempt from keys and rates, capped, and dropped
+first."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ _log = structlog.get_logger("vantage.self")
 
 
 class RouteCounts(Protocol):
-    """Requests of one route since the last look."""
+    """Requests of one route since the last measurement."""
 
     count: int
     durations_ms: list[float]
 
 
 class SelfTelemetry:
-    """Every 15 seconds: CPU, memory, event-loop lag, commit latency, ingest rate, queue depth, requests by route."""
+    """Publishes CPU, memory, event-loop lag, commit latency, ingest rate, queue depth and requests by route, every 15
+    seconds."""
 
     name = "self telemetry"
 
@@ -62,10 +63,10 @@ class SelfTelemetry:
         self._process = psutil.Process(os.getpid())
         self._lag_ms_max = 0.0
         self._before = self._counts()
-        self._taken_s = time.monotonic()
+        self._measured_s = time.monotonic()
 
     async def run(self) -> None:
-        """Measure and publish, for ever. A sink that is busy or away costs one round of figures."""
+        """Measure and publish until cancelled. A sink that is busy or unavailable costs one round of samples."""
         self._process.cpu_percent()
         await asyncio.gather(self._watch_lag(), self._publish())
 
@@ -78,21 +79,21 @@ class SelfTelemetry:
                 self._telemetry.lost.labels("self_telemetry_capped").inc(max(0, len(rows) - SAMPLES_MAX))
             except VantageError as error:
                 self._telemetry.lost.labels("self_telemetry_refused").inc(len(rows))
-                _log.debug("own figures dropped", reason=str(error))
+                _log.debug("self telemetry dropped", reason=str(error))
             await self._clock.sleep(INTERVAL_S)
 
     async def _watch_lag(self) -> None:
-        """How much later than asked the event loop wakes: what every request waits for the loop."""
+        """Measure how much later than scheduled the event loop wakes: every request waits as long for the loop."""
         while True:
-            asked = time.monotonic()
+            slept_from_s = time.monotonic()
             await asyncio.sleep(_LAG_PROBE_S)
-            self._lag_ms_max = max(self._lag_ms_max, (time.monotonic() - asked - _LAG_PROBE_S) * 1000)
+            self._lag_ms_max = max(self._lag_ms_max, (time.monotonic() - slept_from_s - _LAG_PROBE_S) * 1000)
 
     def measure(self) -> list[tuple[Series, int, float]]:
-        """One round of samples, the indispensable ones first."""
+        """Return one round of samples, the most important first."""
         now_ms = self._clock.now_ms()
         now_s = time.monotonic()
-        took_s, self._taken_s = max(now_s - self._taken_s, 1e-3), now_s
+        took_s, self._measured_s = max(now_s - self._measured_s, 1e-3), now_s
         counts, before = self._counts(), self._before
         self._before = counts
         commits = counts["commits"] - before["commits"]
@@ -100,36 +101,36 @@ class SelfTelemetry:
             cpu, memory = self._process.cpu_percent(), self._process.memory_info()
             threads, files = self._process.num_threads(), self._open_files()
         rows = [
-            (self._one("process.cpu.percent", Kind.GAUGE, "%"), now_ms, cpu),
-            (self._one("process.memory.rss", Kind.GAUGE, "By"), now_ms, float(memory.rss)),
-            (self._one("process.threads", Kind.GAUGE, ""), now_ms, float(threads)),
-            (self._one("process.open_files", Kind.GAUGE, ""), now_ms, float(files)),
-            (self._one("process.event_loop.lag", Kind.GAUGE, "ms"), now_ms, self._lag_ms_max),
-            (self._one("ingest.samples", Kind.COUNTER, ""), now_ms, counts["samples"] - before["samples"]),
-            (self._one("ingest.spans", Kind.COUNTER, ""), now_ms, counts["spans"] - before["spans"]),
+            (self._own_series("process.cpu.percent", Kind.GAUGE, "%"), now_ms, cpu),
+            (self._own_series("process.memory.rss", Kind.GAUGE, "By"), now_ms, float(memory.rss)),
+            (self._own_series("process.threads", Kind.GAUGE, ""), now_ms, float(threads)),
+            (self._own_series("process.open_files", Kind.GAUGE, ""), now_ms, float(files)),
+            (self._own_series("process.event_loop.lag", Kind.GAUGE, "ms"), now_ms, self._lag_ms_max),
+            (self._own_series("ingest.samples", Kind.COUNTER, ""), now_ms, counts["samples"] - before["samples"]),
+            (self._own_series("ingest.spans", Kind.COUNTER, ""), now_ms, counts["spans"] - before["spans"]),
             (
-                self._one("ingest.rate", Kind.GAUGE, "1/s"),
+                self._own_series("ingest.rate", Kind.GAUGE, "1/s"),
                 now_ms,
                 (counts["samples"] - before["samples"]) / took_s,
             ),
-            (self._one("store.queue", Kind.GAUGE, "By"), now_ms, float(self._queued_nbytes())),
-            (self._one("store.commits", Kind.COUNTER, ""), now_ms, commits),
+            (self._own_series("store.queue", Kind.GAUGE, "By"), now_ms, float(self._queued_nbytes())),
+            (self._own_series("store.commits", Kind.COUNTER, ""), now_ms, commits),
         ]
         if commits:
             seconds = counts["commit_s"] - before["commit_s"]
-            rows.append((self._one("store.commit.duration", Kind.GAUGE, "ms"), now_ms, seconds / commits * 1000))
+            rows.append((self._own_series("store.commit.duration", Kind.GAUGE, "ms"), now_ms, seconds / commits * 1000))
         self._lag_ms_max = 0.0
         return rows + self._request_rows(now_ms)
 
     def _request_rows(self, now_ms: int) -> list[tuple[Series, int, float]]:
-        counted, timed = [], []
+        counters, durations = [], []
         routes = sorted(self._requests().items(), key=lambda entry: -entry[1].count)
-        for (route, method, status), held in routes:
+        for (route, method, status), requests in routes:
             tags = {"endpoint": route, "method": method, "status": str(status)}
-            counted.append((self._one("http.requests", Kind.COUNTER, "", tags), now_ms, float(held.count)))
-            duration = self._one("http.request.duration", Kind.HISTOGRAM, "ms", tags)
-            timed += [(duration, now_ms, took_ms) for took_ms in held.durations_ms]
-        return counted + timed
+            counters.append((self._own_series("http.requests", Kind.COUNTER, "", tags), now_ms, float(requests.count)))
+            duration = self._own_series("http.request.duration", Kind.HISTOGRAM, "ms", tags)
+            durations += [(duration, now_ms, took_ms) for took_ms in requests.durations_ms]
+        return counters + durations
 
     def _counts(self) -> dict[str, float]:
         of = self._telemetry.value
@@ -146,11 +147,11 @@ class SelfTelemetry:
         except psutil.Error:
             return 0
 
-    def _one(self, metric: str, kind: Kind, unit: str, tags: Mapping[str, str] | None = None) -> Series:
+    def _own_series(self, metric: str, kind: Kind, unit: str, tags: Mapping[str, str] | None = None) -> Series:
         key = (metric, *(tags or {}).values())
-        found = self._series.get(key)
-        if found is None:
-            found = self._series[key] = make_series(
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = make_series(
                 service=SERVICE, metric=metric, kind=kind, unit=unit, tags=dict(tags or {}), **self._names
             )
-        return found
+        return series

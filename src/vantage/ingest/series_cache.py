@@ -1,7 +1,7 @@
-"""From the names and raw tag bytes of a sample to its series: checked once, then found in a cache.
+"""Resolution of a sample's names and raw tag bytes to its series: checked once, then cached.
 
 Deciding what series a sample belongs to costs as much as decoding it, unless the cache is keyed on the bytes as they
-came. Whatever is not in the cache is checked in full: raw bytes may hold bad UTF-8 and repeated keys.
+came. Whatever is not cached is checked in full: raw bytes may contain invalid UTF-8 and repeated keys.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from vantage.core.series import Series, make_series
 from vantage.ingest.wire.decoded import Rejection
 
 CACHE_NBYTES_MAX: Final = 64 << 20
-_ORIGIN_LENGTH_MAX: Final = 2048  # of the texts of an envelope that can pass every check: each has 255 characters
-_ENTRY_NBYTES: Final = 600  # a key of eight fields, a Series, their places in two dicts: measured once, rounded
+_ORIGIN_LENGTH_MAX: Final = 2048  # of an envelope whose texts, of 255 characters each, can pass every check
+_ENTRY_NBYTES: Final = 600  # a key of eight fields, a Series, their entries in two dicts: measured, rounded
 DEFAULT_ENVIRONMENT: Final = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What the envelope says of all its samples; '' where it is silent."""
+    """The fields of the envelope, which apply to all its samples; '' where it has none."""
 
     service_name: str = ""
     environment: str = ""
@@ -41,15 +41,15 @@ class Resource:
     instance: str = ""
 
 
-# metric, raw tags, kind, service, unit; None: as the envelope says
+# metric, raw tags, kind, service, unit; None: that of the envelope
 FastKey = tuple[str, bytes, str, str | None, str | None]
-# the same, then environment, version, instance, which few samples name for themselves
+# the same, then environment, version and instance, which few samples have of their own
 AnyKey = tuple[str, bytes, str, str | None, str | None, str | None, str | None, str | None]
 Key = FastKey | AnyKey
 
 
 def parse_json_tags(raw: bytes) -> dict[str, str]:
-    """Tags from JSON bytes; raises ValueError with a reason."""
+    """Parse tags from JSON. Raises ValueError with a reason."""
     pairs: Any = json.loads(raw, object_pairs_hook=list) if raw[:1] == b"{" else None
     if pairs is None:
         raise ValueError("must be an object of strings")
@@ -57,7 +57,7 @@ def parse_json_tags(raw: bytes) -> dict[str, str]:
 
 
 def parse_msgpack_tags(raw: bytes) -> dict[str, str]:
-    """Tags from MessagePack bytes; raises ValueError with a reason."""
+    """Parse tags from MessagePack. Raises ValueError with a reason."""
     tags = msgspec.msgpack.decode(raw, type=dict[str, str])
     if len(tags) != _map_length(raw):
         raise ValueError("holds a key twice")
@@ -76,14 +76,14 @@ def _tags_of(pairs: list[tuple[str, Any]]) -> dict[str, str]:
 
 
 def _map_length(raw: bytes) -> int:
-    """The number of pairs that a MessagePack map's header announces (msgpack specification, "map format family")."""
+    """Return the number of pairs in the header of a MessagePack map (specification: "map format family")."""
     if raw[0] >> 4 == 0x8:
         return raw[0] & 0x0F
     return int.from_bytes(raw[1:3] if raw[0] == 0xDE else raw[1:5], "big")
 
 
 class SeriesCache:
-    """Series by what their samples said of themselves. Bounded: emptied when it takes more than ``nbytes_max``.
+    """Series by the fields of their samples. Bounded: emptied when it takes more than ``nbytes_max``.
 
     Dicts rather than a cache of cachetools: every sample is looked up here, in 50 ns, where LRUCache takes 290 ns.
     """
@@ -94,23 +94,23 @@ class SeriesCache:
         self._by_origin: dict[tuple[str, ...], dict[Key, Series]] = {}
 
     def known(self, origin: tuple[str, ...]) -> dict[Key, Series]:
-        """The part of the cache for one format and envelope: look keys up in it, and ``resolve`` what is absent.
+        """Return the part of the cache for one format and envelope: look keys up in it, and ``resolve`` absent ones.
 
-        Nothing is kept of an envelope that no check will pass: its texts may have any length.
+        Nothing is cached of an envelope that no check can pass, since its texts may have any length.
         """
-        found = self._by_origin.get(origin)
-        if found is None:
+        known = self._by_origin.get(origin)
+        if known is None:
             if sum(map(len, origin)) > _ORIGIN_LENGTH_MAX:
                 return {}
             self._make_room()
-            found = self._by_origin[origin] = {}
+            known = self._by_origin[origin] = {}
             self._nbytes += _ENTRY_NBYTES + 4 * sum(map(len, origin))
-        return found
+        return known
 
     def resolve(
         self, known: dict[Key, Series], key: Key, resource: Resource, parse: Callable[[bytes], dict[str, str]]
     ) -> Series | Rejection:
-        """Check the parts of a key and make its series, or say what is wrong with it."""
+        """Check the fields of a key, and return its series, or the reason why it is rejected."""
         metric, raw_tags, kind, service, unit = key[:5]
         environment, version, instance = key[5:] or (None, None, None)
         service = resource.service_name if service is None else service
@@ -136,7 +136,7 @@ class SeriesCache:
         name, reason = tags_problem(tags)
         if reason:
             return Rejection(name, reason)
-        one = make_series(
+        series = make_series(
             service=service,
             environment=environment,
             metric=metric,
@@ -147,9 +147,9 @@ class SeriesCache:
             instance=instance,
         )
         self._make_room()
-        known[key] = one
+        known[key] = series
         self._nbytes += _ENTRY_NBYTES + 3 * len(raw_tags)
-        return one
+        return series
 
     def _make_room(self) -> None:
         if self._nbytes > self._nbytes_max:

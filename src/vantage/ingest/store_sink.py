@@ -9,7 +9,7 @@ from vantage.storage.ports import TelemetryStore
 
 
 class StoreSink:
-    """Writes to the store; ``watchers`` are told of every batch that was not a repeat, once it is durable."""
+    """Writes to the store, and calls ``watchers`` with every batch that was not a repeat, once it is durable."""
 
     def __init__(self, store: TelemetryStore, watchers: Sequence[Callable[[Batch], None]] = ()) -> None:
         self._store = store

@@ -1,1 +1,1 @@
-"""One file a wire format: from a request's body to a batch and a list of what was rejected."""
+"""One file per wire format: from a request's body to a batch and the samples that are rejected."""

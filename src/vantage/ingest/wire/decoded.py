@@ -1,4 +1,4 @@
-"""What every wire format produces, and the per-sample checks they share."""
+"""The decoded request that every wire format returns, and the checks of samples that they share."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ NOTHING: Final = Batch()
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a sample or span was refused."""
+    """Why a sample or span is rejected."""
 
     field: str
     reason: str
 
 
 class DecodedRequest(msgspec.Struct):
-    """A decoded request: the batch to publish, and what was left out of it."""
+    """A decoded request: the batch to publish, and what was rejected."""
 
     batch: Batch = NOTHING
     rejected: int = 0
     errors: list[tuple[int, Rejection]] = []  # index in the request; the first 20
     fields: dict[str, int] = {}  # rejections by field, for the counters
-    dropped: dict[str, int] = {}  # what the agent says it dropped, by reason
+    dropped: dict[str, int] = {}  # what the agent reports to have dropped, by reason
 
     @property
     def accepted(self) -> int:
@@ -58,7 +58,7 @@ class DecodedRequest(msgspec.Struct):
 
 
 def input_error(error: Exception) -> InputError:
-    """One sentence and the path of the field from what a decoder raised."""
+    """Return an error with one sentence and the path of the field, from an error of a decoder."""
     if isinstance(error, RecursionError):
         return InputError("the body is nested too deeply")
     if isinstance(error, UnicodeDecodeError):
@@ -80,13 +80,13 @@ class SentIds(msgspec.Struct, frozen=True, eq=False, gc=False):
         return len(self.rows)
 
     def filter(self, keep: Sequence[bool]) -> SentIds:
-        """Return the ids of the samples that are kept, their rows counted among those."""
+        """Return the ids of the samples in ``keep``, their rows counted among those."""
         new_rows = np.cumsum(np.array(keep, np.bool_)) - 1
-        kept = [i for i, row in enumerate(self.rows) if keep[row]]
+        positions = [i for i, row in enumerate(self.rows) if keep[row]]
         return SentIds(
-            [int(new_rows[self.rows[i]]) for i in kept],
-            [self.trace_ids[i] for i in kept],
-            [self.span_ids[i] for i in kept],
+            [int(new_rows[self.rows[i]]) for i in positions],
+            [self.trace_ids[i] for i in positions],
+            [self.span_ids[i] for i in positions],
         )
 
 
@@ -109,7 +109,7 @@ def validate_samples(
     """Put the samples that pass every check into ``received.batch``, and reject the others one by one.
 
     ``resolved[i]``, ``times[i]`` and ``values[i]`` belong to sample ``i``; so do the ids whose row is ``i``.
-    ``id_lengths_known``: the decoder has held the lengths of trace and span ids against their limit.
+    ``id_lengths_known``: the decoder has checked the lengths of trace and span ids.
     """
     time_column, value_column = np.array(times, np.int64), np.array(values, np.float64)
     distinct = dict.fromkeys(resolved)
@@ -118,12 +118,12 @@ def validate_samples(
         and _check_values(times, values, now_ms, oldest_ms)
         and (not len(ids) or _check_ids(ids, lengths_known=id_lengths_known))
     ):
-        keep = _keep(received, resolved, time_column, value_column, ids, now_ms=now_ms, oldest_ms=oldest_ms)
+        keep = _reject_invalid(received, resolved, time_column, value_column, ids, now_ms=now_ms, oldest_ms=oldest_ms)
         rows = np.flatnonzero(keep)
         resolved = [resolved[row] for row in rows.tolist()]
         time_column, value_column, ids = time_column[rows], value_column[rows], ids.filter(keep)
         distinct = dict.fromkeys(resolved)
-    series: tuple[Series, ...] = tuple(distinct)  # type: ignore[arg-type]  # only series are left
+    series: tuple[Series, ...] = tuple(distinct)  # type: ignore[arg-type]  # only series remain
     position = dict(zip(distinct, range(len(series)), strict=True))
     index: U32 = np.array([*map(position.__getitem__, resolved)], np.uint32)
     exemplars = encode_exemplars(ids.rows, ids.trace_ids, ids.span_ids)
@@ -131,8 +131,9 @@ def validate_samples(
 
 
 def _check_values(times: Sequence[int], values: Sequence[float], now_ms: int, oldest_ms: int) -> bool:
-    """Whether every sample passes, decided for all at once. False may also mean: look at each (values that overflow
-    when summed). On lists of a request's size Python's own min, max and sum are quicker than numpy's."""
+    """Return whether every sample passes, decided for all at once. False may also mean that each must be checked
+    (values that overflow when summed). On lists of a request's size Python's min, max and sum are faster than
+    numpy's."""
     if not times:
         return True
     if min(times) < max(oldest_ms, TIME_MS_MIN) or max(times) > now_ms + FUTURE_MS_MAX:
@@ -151,7 +152,7 @@ def _check_ids(sent: SentIds, *, lengths_known: bool) -> bool:
     )
 
 
-def _keep(
+def _reject_invalid(
     received: DecodedRequest,
     resolved: Sequence[Series | Rejection],
     times: I64,
@@ -161,12 +162,12 @@ def _keep(
     now_ms: int,
     oldest_ms: int,
 ) -> list[bool]:
-    """The slow path, taken when something is wrong: one sample after the other, the first fault of each."""
+    """Reject each invalid sample with its first fault, and return which are valid. The slow path: one by one."""
     by_row = dict(zip(ids.rows, zip(ids.trace_ids, ids.span_ids, strict=True), strict=True))
     finite = np.isfinite(values)
     keep = []
-    for row, one in enumerate(resolved):
-        rejection = one if isinstance(one, Rejection) else None
+    for row, series in enumerate(resolved):
+        rejection = series if isinstance(series, Rejection) else None
         if rejection is None and not finite[row]:
             rejection = Rejection("value", "must be a finite number")
         if rejection is None and (reason := time_problem(int(times[row]), now_ms=now_ms, oldest_ms=oldest_ms)):
@@ -189,11 +190,11 @@ def _exemplar_rejection(trace_id: str, span_id: str) -> Rejection | None:
 
 def add_spans(received: DecodedRequest, spans: Sequence[Span], *, now_ms: int, oldest_ms: int, batch_id: str) -> None:
     """Put the spans that pass every check into the batch, and reject the others one by one."""
-    kept = []
+    valid = []
     for index, span in enumerate(spans):
         name, reason = span_problem(span, now_ms=now_ms, oldest_ms=oldest_ms)
         if reason:
             received.reject(index, Rejection(name, reason))
         else:
-            kept.append(span)
-    received.batch = Batch(spans=tuple(kept), batch_id=batch_id)
+            valid.append(span)
+    received.batch = Batch(spans=tuple(valid), batch_id=batch_id)

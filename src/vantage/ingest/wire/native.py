@@ -30,8 +30,8 @@ _Id = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH_MAX)]
 
 
 class _FastSample(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """What nearly every sample is made of. Anything else in a sample, and ids of a length that is not allowed, send
-    the whole body to ``_Full``: there they are looked at one by one, here msgspec checks them nearly for free."""
+    """The fields of nearly every sample. Any other field, and an id whose length is not allowed, cause the body to be
+    decoded again as ``_AnySample``, whose ids are checked one by one; here msgspec checks them nearly for free."""
 
     metric_name: str
     value: float
@@ -47,7 +47,7 @@ class _FastSample(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 class _AnySample(msgspec.Struct, gc=False):
     metric_name: str
     value: float
-    timestamp: Int64 | float | None = None  # ``time.time() * 1000`` is what many send: the fraction is cut off
+    timestamp: Int64 | float | None = None  # many send ``time.time() * 1000``: the fraction is cut off
     tags: Raw = _NO_TAGS
     metric_type: str = "gauge"
     service_name: str | None = None
@@ -81,14 +81,14 @@ class NativeFormat:
         self._encoding = encoding
         self._cache = cache
         module: Any = msgspec.json if encoding == "json" else msgspec.msgpack
-        self._plain = module.Decoder(_FastEnvelope)
-        self._full = module.Decoder(_AnyEnvelope)
+        self._fast = module.Decoder(_FastEnvelope)
+        self._any = module.Decoder(_AnyEnvelope)
         self._parse_tags: Callable[[bytes], dict[str, str]] = (
             parse_json_tags if encoding == "json" else parse_msgpack_tags
         )
 
     def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest:
-        """Raises InputError when the body as a whole cannot be read; single samples are rejected one by one."""
+        """Decode a body; single samples are rejected one by one. Raises InputError when the body cannot be read."""
         envelope = self._decode(body)
         resource = (envelope.service_name, envelope.environment, envelope.service_version, envelope.instance)
         samples = envelope.metrics
@@ -96,39 +96,39 @@ class NativeFormat:
         keys: list[Key]
         if isinstance(envelope, _FastEnvelope):
             keys = [
-                (one.metric_name, bytes(one.tags), one.metric_type, one.service_name, one.unit)
-                for one in envelope.metrics
+                (sample.metric_name, bytes(sample.tags), sample.metric_type, sample.service_name, sample.unit)
+                for sample in envelope.metrics
             ]
         else:
             keys = [
                 (
-                    one.metric_name,
-                    bytes(one.tags),
-                    one.metric_type,
-                    one.service_name,
-                    one.unit,
-                    one.environment,
-                    one.service_version,
-                    one.instance,
+                    sample.metric_name,
+                    bytes(sample.tags),
+                    sample.metric_type,
+                    sample.service_name,
+                    sample.unit,
+                    sample.environment,
+                    sample.service_version,
+                    sample.instance,
                 )
-                for one in envelope.metrics
+                for sample in envelope.metrics
             ]
         resolved: list[Series | Rejection | None] = list(map(known.get, keys))
         if None in resolved:
-            of_all = Resource(*resource)
-            for i, one in enumerate(resolved):
-                if one is None:  # an earlier sample of this request may have resolved the same key
-                    resolved[i] = known.get(keys[i]) or self._cache.resolve(known, keys[i], of_all, self._parse_tags)
-        times = [one.timestamp for one in samples]
+            shared = Resource(*resource)
+            for i, series in enumerate(resolved):
+                if series is None:  # an earlier sample of this request may have resolved the same key
+                    resolved[i] = known.get(keys[i]) or self._cache.resolve(known, keys[i], shared, self._parse_tags)
+        times = [sample.timestamp for sample in samples]
         if None in times or isinstance(envelope, _AnyEnvelope):
-            times = [now_ms if time_ms is None else _whole(time_ms) for time_ms in times]
+            times = [now_ms if time_ms is None else _integer_ms(time_ms) for time_ms in times]
         received = DecodedRequest()
         validate_samples(
             received,
-            resolved,  # type: ignore[arg-type]  # no None is left
+            resolved,  # type: ignore[arg-type]  # no None remains
             times,  # type: ignore[arg-type]
-            [one.value for one in samples],
-            _sent_ids([one.trace_id for one in samples], [one.span_id for one in samples]),
+            [sample.value for sample in samples],
+            _sent_ids([sample.trace_id for sample in samples], [sample.span_id for sample in samples]),
             now_ms=now_ms,
             oldest_ms=oldest_ms,
             batch_id=batch_id,
@@ -138,35 +138,35 @@ class NativeFormat:
 
     def _decode(self, body: bytes) -> _FastEnvelope | _AnyEnvelope:
         try:
-            plain: _FastEnvelope = self._plain.decode(body)
+            fast: _FastEnvelope = self._fast.decode(body)
         except msgspec.ValidationError:
             pass
         except DECODE_ERRORS as error:
             raise input_error(error) from error
         else:
-            return plain
+            return fast
         try:
-            full: _AnyEnvelope = self._full.decode(body)
+            envelope: _AnyEnvelope = self._any.decode(body)
         except DECODE_ERRORS as error:
             raise input_error(error) from error
-        return full
+        return envelope
 
 
-def _whole(time_ms: float) -> int:
-    """Whole milliseconds; what is far beyond any time stays so, and within 64 bits. NaN is before all times."""
+def _integer_ms(time_ms: float) -> int:
+    """Return integer milliseconds, clamped to what fits 64 bits but is no valid time. NaN is before all times."""
     return int(min(max(time_ms, -_BEYOND_MS), _BEYOND_MS)) if time_ms == time_ms else -_BEYOND_MS
 
 
 def _sent_ids(trace_ids: list[str | None], span_ids: list[str | None]) -> SentIds:
-    """Return the ids of the samples that name a trace or a span; a span without a trace is rejected later on."""
+    """Return the ids of the samples that name a trace or a span; a span without a trace is rejected later."""
     rows: Sequence[int] = range(len(trace_ids))
     if not all(trace_ids):
         rows = [row for row, ids in enumerate(zip(trace_ids, span_ids, strict=True)) if ids[0] or ids[1]]
         if not rows:
             return NO_IDS
         trace_ids, span_ids = [trace_ids[row] for row in rows], [span_ids[row] for row in rows]
-    return SentIds(rows, _known(trace_ids), _known(span_ids))
+    return SentIds(rows, _without_none(trace_ids), _without_none(span_ids))
 
 
-def _known(ids: list[str | None]) -> list[str]:
-    return ids if all(ids) else [one or "" for one in ids]  # type: ignore[return-value]
+def _without_none(ids: list[str | None]) -> list[str]:
+    return ids if all(ids) else [text or "" for text in ids]  # type: ignore[return-value]

@@ -3,7 +3,7 @@
 ``{batch, resource: {service_name, environment, service_version, instance},
 series: [[metric, kind, unit, {tags}], …],
 samples: [[series_index, [t_ms, …], [value, …], [[position, trace_id, span_id], …]], …],
-spans: [{…}], dropped: {reason: n}}``. Golden byte files stand in ``tests/contracts/wire``.
+spans: [{…}], dropped: {reason: n}}``. Golden byte files are in ``tests/contracts/wire``.
 """
 
 from __future__ import annotations
@@ -77,9 +77,8 @@ class PackedFormat:
         self._decoder = msgspec.msgpack.Decoder(_Packed)
 
     def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest:
-        """The batch's own id wins over ``batch_id``. Indexes of rejected samples count through all lists in order.
-
-        Raises InputError when the body as a whole cannot be read.
+        """Decode a body. Its own batch id has precedence over ``batch_id``. Indexes of rejected samples count through
+        all lists in order. Raises InputError when the body cannot be read.
         """
         try:
             packed = self._decoder.decode(body)
@@ -90,28 +89,28 @@ class PackedFormat:
         resource = Resource(sent.service_name, sent.environment, sent.service_version, sent.instance)
         origin = ("packed", resource.service_name, resource.environment, resource.service_version, resource.instance)
         known = self._cache.known(origin)
-        series = [self._resolve(known, one, resource) for one in packed.series]
+        series = [self._resolve(known, entry, resource) for entry in packed.series]
         resolved: list[Series | Rejection] = []
         times: list[int] = []
         values: list[float] = []
         rows: list[int] = []
         trace_ids: list[str] = []
         span_ids: list[str] = []
-        for i, some in enumerate(packed.samples):
-            if some.series >= len(series):
-                raise InputError(f"names series {some.series} of {len(series)}", field=f"samples[{i}][0]")
-            if len(some.times) != len(some.values):
+        for i, column in enumerate(packed.samples):
+            if column.series >= len(series):
+                raise InputError(f"names series {column.series} of {len(series)}", field=f"samples[{i}][0]")
+            if len(column.times) != len(column.values):
                 raise InputError("holds times and values of different length", field=f"samples[{i}]")
             start = len(times)
-            for link in sorted(some.links, key=lambda link: link.position) if some.links else ():
-                if link.position >= len(some.times):
+            for link in sorted(column.links, key=lambda link: link.position) if column.links else ():
+                if link.position >= len(column.times):
                     raise InputError("links a sample that is not there", field=f"samples[{i}][3]")
                 rows.append(start + link.position)
                 trace_ids.append(link.trace_id)
                 span_ids.append(link.span_id)
-            times += some.times
-            values += some.values
-            resolved += [series[some.series]] * len(some.times)
+            times += column.times
+            values += column.values
+            resolved += [series[column.series]] * len(column.times)
         received = DecodedRequest(dropped=packed.dropped)
         if packed.spans:
             spans = [to_span(wire, resource) for wire in packed.spans]
@@ -128,6 +127,6 @@ class PackedFormat:
         )
         return received
 
-    def _resolve(self, known: dict[Key, Series], one: _Series, resource: Resource) -> Series | Rejection:
-        key = (one.metric, bytes(one.tags), one.kind, None, one.unit)
+    def _resolve(self, known: dict[Key, Series], entry: _Series, resource: Resource) -> Series | Rejection:
+        key = (entry.metric, bytes(entry.tags), entry.kind, None, entry.unit)
         return known.get(key) or self._cache.resolve(known, key, resource, parse_msgpack_tags)

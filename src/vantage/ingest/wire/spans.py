@@ -14,7 +14,7 @@ from vantage.ingest.wire.native import Int64
 
 
 class WireSpan(msgspec.Struct, gc=False):
-    """A span as it is sent: identifiers and times required, the rest as the envelope or the defaults say."""
+    """A span as it is sent: ids and times are required, the envelope and defaults supply the rest."""
 
     trace_id: str
     span_id: str
@@ -40,7 +40,7 @@ class _Envelope(msgspec.Struct):
 
 
 def to_span(wire: WireSpan, resource: Resource) -> Span:
-    """The span, not yet checked. Attribute values become text: booleans as true and false, null as the empty text."""
+    """Return the span, unchecked. Attribute values become text: booleans true and false, null the empty text."""
     return Span(
         trace_id=wire.trace_id,
         span_id=wire.span_id,
@@ -73,7 +73,7 @@ class SpansFormat:
         self._decoder: Any = (msgspec.json if encoding == "json" else msgspec.msgpack).Decoder(_Envelope)
 
     def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest:
-        """Raises InputError when the body as a whole cannot be read; single spans are rejected one by one."""
+        """Decode a body; single spans are rejected one by one. Raises InputError when the body cannot be read."""
         try:
             envelope: _Envelope = self._decoder.decode(body)
         except DECODE_ERRORS as error:
