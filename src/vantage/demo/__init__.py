@@ -1,4 +1,4 @@
-"""The demo: a shop of five services whose traffic fills every page, and can be removed again."""
+"""The demo: a shop of five services whose traffic fills every page and can be removed."""
 
 from vantage.demo.send import remove_demo, run_demo
 

@@ -1,4 +1,4 @@
-"""The demo's world: what happens in the shop at any moment, the same for the same seed and start."""
+"""The scenario of the demo: the traffic of the shop at any time, the same for the same seed and start."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ BURST_BEFORE_MS: Final = 25 * MINUTE_MS
 BURST_EVERY_MS: Final = 40 * MINUTE_MS
 BURST_MS: Final = 3 * MINUTE_MS
 BURST_ERROR_SHARE: Final = 0.7
-SLOWER_BY: Final = 3.0  # the own time of checkout's next version
+SLOWER_BY: Final = 3.0  # factor on the own time of checkout's next version
 RATE_MEAN: Final = 38.0  # requests a second, all services together
 ERROR_SHARE: Final = 0.002
 TRACED_SHARE: Final = 0.04
 TRACED_ERROR_SHARE: Final = 0.3
 NETWORK_MS: Final = 0.6
 FULL_DENSITY_MS: Final = 20 * MINUTE_MS
-THIN_DENSITY: Final = 0.12  # of the older hours' requests, where the history is six hours
+THIN_DENSITY: Final = 0.12  # of the requests of older hours, for a history of six hours
 GAUGE_STEP_MS: Final = 10_000
-# Each window of history counts its requests once, so its length divides the steps of the charts that show it, or they
-# are uneven: by age, and beyond that the first of which there are not too many.
+# Each window of history counts its requests once, so its length must divide the steps of the charts that show it, or
+# they are uneven. By age; beyond that, the first length with at most WINDOWS_OLD_MAX windows.
 WINDOWS_MS: Final = ((20 * MINUTE_MS, 5_000), (HOUR_MS, 15_000))
 WINDOWS_OLD_MS: Final = (MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_MS)
 WINDOWS_OLD_MAX: Final = 1440
@@ -56,7 +56,7 @@ Bools = Mask
 
 @dataclass(slots=True)
 class _Hop:
-    """All requests of one window to one place in a journey, as columns; row i of each hop belongs to journey i."""
+    """All requests of a window at one step of a journey, as columns; row i of each hop belongs to journey i."""
 
     call: Call
     start_ms: F64
@@ -68,9 +68,9 @@ class _Hop:
 
 
 class Scenario:
-    """Pure: the traffic of a window depends on the seed, the start of the demo and the window alone.
+    """The traffic of the shop. Pure: a window depends on the seed, the start of the demo and the window alone.
 
-    ``start_ms`` is where history ends and live traffic begins: incidents lie around it.
+    History ends and live traffic begins at ``start_ms``; the incidents are near it.
     """
 
     def __init__(self, *, seed: int, start_ms: int, history_hours: float = 6) -> None:
@@ -80,13 +80,13 @@ class Scenario:
         self.deployed_ms = start_ms - DEPLOYED_BEFORE_MS
         self.burst_ms = start_ms - BURST_BEFORE_MS
         self._thin = THIN_DENSITY * min(1.0, 5 / max(history_hours - 1, 0.1))
-        # As many windows and readings of gauges however long the history is.
+        # The number of windows and of gauge samples does not depend on the length of the history.
         fitting = (length for length in WINDOWS_OLD_MS if history_hours * HOUR_MS <= WINDOWS_OLD_MAX * length)
         self._window_old_ms = next(fitting, WINDOWS_OLD_MS[-1])
         self._gauge_step_ms = max(3, round(history_hours / 2)) * GAUGE_STEP_MS
 
     def rate(self, time_ms: int) -> float:
-        """Requests a second, all services together: 20 at night and at weekends, up to 60 in the afternoon."""
+        """Return requests per second of all services: 20 at night and at weekends, up to 60 in the afternoon."""
         moment = datetime.fromtimestamp(time_ms / 1000, UTC)
         hour = moment.hour + moment.minute / 60 + moment.second / 3600
         weekday = 0.9 if moment.weekday() >= 5 else 1.04
@@ -94,15 +94,15 @@ class Scenario:
         return RATE_MEAN * weekday * (1 + 0.34 * math.cos(2 * math.pi * (hour - 15) / 24) + ripple)
 
     def density(self, time_ms: int) -> float:
-        """The share of the requests whose duration is told: all of the recent ones, few of the older hours'. All are
-        counted."""
+        """Return the share of requests whose duration is sampled: all recent ones, few of the older hours. All
+        requests are counted."""
         age_ms = self.start_ms - time_ms
         if age_ms <= FULL_DENSITY_MS:
             return 1.0
         return max(self._thin, 1.0 - (age_ms - FULL_DENSITY_MS) / FULL_DENSITY_MS * (1 - self._thin))
 
     def windows(self, start_ms: int, end_ms: int) -> Iterator[tuple[int, int]]:
-        """A part of the history cut into windows, the oldest first."""
+        """Yield the windows of a part of the history, the oldest first."""
         while start_ms < end_ms:
             age_ms = self.start_ms - start_ms
             length_ms = next((length for age, length in WINDOWS_MS if age_ms <= age), self._window_old_ms)
@@ -110,7 +110,7 @@ class Scenario:
             start_ms += length_ms
 
     def traffic(self, start_ms: int, end_ms: int, *, into: Traffic | None = None) -> Traffic:
-        """What happens from ``start_ms`` up to ``end_ms``; added to ``into`` when given."""
+        """Return the traffic from ``start_ms`` to ``end_ms`` (exclusive), added to ``into`` when given."""
         traffic = Traffic() if into is None else into
         rng = np.random.default_rng((self._seed, self.start_ms, start_ms))
         density = self.density(start_ms)
@@ -159,25 +159,25 @@ class Scenario:
         hop.total_ms = at_ms + 0.4 * own_ms - start_ms
         return hop
 
-    def _record(self, traffic: Traffic, root: _Hop, told: Bools, *, end_ms: int, rng: Rng) -> None:
+    def _record(self, traffic: Traffic, root: _Hop, sampled: Bools, *, end_ms: int, rng: Rng) -> None:
         chance = rng.random(len(root.start_ms))
-        traced = np.flatnonzero(told & (chance < np.where(root.status >= 500, TRACED_ERROR_SHARE, TRACED_SHARE)))
+        traced = np.flatnonzero(sampled & (chance < np.where(root.status >= 500, TRACED_ERROR_SHARE, TRACED_SHARE)))
         traces = {int(row): rng.bytes(16).hex() for row in traced}
-        self._record_hop(traffic, root, told, traces, dict.fromkeys(traces, ""), end_ms=end_ms, rng=rng)
+        self._record_hop(traffic, root, sampled, traces, dict.fromkeys(traces, ""), end_ms=end_ms, rng=rng)
 
     def _record_hop(
         self,
         traffic: Traffic,
         hop: _Hop,
-        told: Bools,
+        sampled: Bools,
         traces: dict[int, str],
         parents: dict[int, str],
         *,
         end_ms: int,
         rng: Rng,
     ) -> None:
-        """How often a hop came, the durations of its ``told`` rows, the spans of its traced rows, and the same for the
-        calls it makes."""
+        """Record the count of a hop, the durations of its ``sampled`` rows, the spans of its traced rows, and the same
+        for the calls it makes."""
         call = hop.call
         service = BY_NAME[call.service]
         span_ids = {row: rng.bytes(8).hex() for row in traces}
@@ -191,8 +191,8 @@ class Scenario:
             for row, trace_id in traces.items():
                 recorded = traffic.of(self._origin(service, int(hop.instance[row]), hop.start_ms[row]))
                 recorded.spans.append(_client_span(called, row, trace_id, client_ids[row], span_ids[row]))
-            self._record_hop(traffic, called, told, traces, client_ids, end_ms=end_ms, rng=rng)
-        # A request is recorded when it ends; one that ends after the window is told as if it ended with it.
+            self._record_hop(traffic, called, sampled, traces, client_ids, end_ms=end_ms, rng=rng)
+        # A request is recorded when it ends; one that ends after the window is recorded at its end.
         times = np.minimum(hop.start_ms + hop.total_ms, end_ms - 1).astype(np.int64)
         is_next = (hop.start_ms >= self.deployed_ms) if service.version_next else np.zeros(len(times), np.bool_)
         groups = (hop.status * 2 + is_next) * 4 + hop.instance
@@ -204,7 +204,7 @@ class Scenario:
             _increment(recorded, SeriesName(REQUESTS, "counter", "{request}", tags), end_ms - 1, len(rows))
             if (call.service, call.route, status) == (CHECKOUT, "/orders", 201):
                 _increment(recorded, SeriesName("orders.placed", "counter", "{order}"), end_ms - 1, len(rows))
-            rows = rows[told[rows]]
+            rows = rows[sampled[rows]]
             if not len(rows):
                 continue
             column = recorded.column(SeriesName(DURATION, "histogram", "ms", tags))
@@ -212,7 +212,9 @@ class Scenario:
             column.times_ms += times[rows].tolist()
             column.values += np.round(hop.total_ms[rows], 3).tolist()
             column.links += [
-                (base + place, traces[row], span_ids[row]) for place, row in enumerate(rows.tolist()) if row in traces
+                (base + position, traces[row], span_ids[row])
+                for position, row in enumerate(rows.tolist())
+                if row in traces
             ]
 
     def _gauges(self, traffic: Traffic, time_ms: int, rng: Rng) -> None:
@@ -250,7 +252,7 @@ def _add(recorded: Recorded, name: SeriesName, time_ms: int, value: float) -> No
 
 
 def _increment(recorded: Recorded, name: SeriesName, time_ms: int, by: int) -> None:
-    """Count more; at the same moment into the same sample."""
+    """Add to a counter; at the same time to the same sample."""
     column = recorded.column(name)
     if column.times_ms[-1:] == [time_ms]:
         column.values[-1] += by

@@ -1,4 +1,4 @@
-"""Sending the demo's traffic to a running server, and removing it again."""
+"""Sending the demo's traffic to a running server, and removing it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REQUESTS_A_MINUTE_MAX: Final = 800  # below the server's default limit for one a
 TIMEOUT_S: Final = 30.0
 PATIENCE_AT_FIRST_S: Final = 3.0  # with a server that has not answered yet
 PATIENCE_S: Final = 120.0  # with one that has
-BEHIND_MS_MAX: Final = 60_000  # after a longer pause (a laptop asleep) live traffic goes on from now
+BEHIND_MS_MAX: Final = 60_000  # after a longer pause (a laptop asleep) live traffic continues from now
 
 
 def run_demo(
@@ -34,10 +34,10 @@ def run_demo(
     history_hours: float = 6,
     seed: int | None = None,
 ) -> int:
-    """Send history, then live traffic until ``stop`` is set or the user interrupts; returns an exit code.
+    """Send history, then live traffic until ``stop`` is set or the user interrupts; return the exit status.
 
-    With ``once`` it ends after the history. Raises UnavailableError when the server is away, UnauthorizedError or
-    ForbiddenError when it wants another key, InputError when it refuses the traffic.
+    With ``once`` it ends after the history. Raises UnavailableError when the server cannot be reached,
+    UnauthorizedError or ForbiddenError when it requires another key, InputError when it refuses the traffic.
     """
     clock = SystemClock()
     stop = threading.Event() if stop is None else stop
@@ -57,7 +57,7 @@ def run_demo(
 
 
 def remove_demo(url: str, *, api_key: str | None) -> Any:
-    """Delete everything of the demo's environment; returns what the server says it deleted. Raises as ``run_demo``."""
+    """Delete everything in the demo's environment; return the counts of the server. Raises as ``run_demo``."""
     server = Server(url, api_key=api_key, clock=SystemClock(), stop=threading.Event())
     try:
         return server.request("DELETE", f"/api/data?environment={ENVIRONMENT}")
@@ -66,7 +66,7 @@ def remove_demo(url: str, *, api_key: str | None) -> Any:
 
 
 def send_history(world: Scenario, server: Server, stop: threading.Event) -> None:
-    """The newest hour first, so that pages show something at once."""
+    """Send the history, the newest hour first, so that pages show data at once."""
     end_ms, sent = world.start_ms, 0
     while end_ms > world.history_start_ms and not stop.is_set():
         start_ms = max(world.history_start_ms, end_ms - HOUR_MS)
@@ -80,9 +80,9 @@ def send_history(world: Scenario, server: Server, stop: threading.Event) -> None
 
 
 def send_live(world: Scenario, server: Server, clock: Clock, stop: threading.Event) -> None:
-    """Every second the past second's traffic, until ``stop``.
+    """Send the traffic of the past second every second, until ``stop`` is set.
 
-    The first and the second instances take turns, which halves the requests: each service is heard every second.
+    The first and the second instances take turns, which halves the requests: each service sends every second.
     """
     done_ms = world.start_ms
     waiting = Traffic()
@@ -96,7 +96,7 @@ def send_live(world: Scenario, server: Server, clock: Clock, stop: threading.Eve
         for origin in due:
             del waiting[origin]
         server.send(due)
-        _progress("\rlive traffic is flowing, Ctrl-C ends it   ")
+        _progress("\rsending live traffic, Ctrl-C ends it       ")
 
 
 class Server:
@@ -158,11 +158,11 @@ def _refusal(status: int, text: bytes) -> Exception:
     except (ValueError, AttributeError):
         detail = f"HTTP status {status}"
     if status == 401:
-        return UnauthorizedError(f"the server wants an API key: {detail}")
+        return UnauthorizedError(f"the server requires an API key: {detail}")
     if status == 403:
         return ForbiddenError(f"the server does not allow this key to do that: {detail}")
     if status == 404:
-        return NotFoundError(f"the server does not know this address, is it Vantage? ({detail})", field="url")
+        return NotFoundError(f"the server has no such address, is it Vantage? ({detail})", field="url")
     return InputError(f"the server refused the demo's request: {detail}")
 
 

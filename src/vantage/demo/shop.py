@@ -1,17 +1,17 @@
-"""The shop of the demo: who calls whom, how long it takes, how often it is asked for. Data, no behaviour."""
+"""The shop of the demo: its services, their calls, durations and frequencies. Data, no behaviour."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-ENVIRONMENT: Final = "demo"  # on everything sent: by this label the demo is removed
+ENVIRONMENT: Final = "demo"  # of everything the demo sends, so that it can be removed
 INSTANCES: Final = (1, 2)  # of each service
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """``version_next`` goes live during the demo where it is given; ``cpu_percent`` is the share at full load."""
+    """A service. ``version_next``, if any, is deployed during the demo; ``cpu_percent`` is that at full load."""
 
     name: str
     version: str
@@ -22,9 +22,9 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One endpoint as it is called: its own time is lognormal, on top of that of the calls it makes, one by one.
+    """A call of an endpoint: its own time is lognormal, and the calls it makes, one after another, add theirs.
 
-    ``query`` names a database query among its own time. A caller survives the failure of a ``spare`` call.
+    ``query`` is a database query within its own time. A caller survives the failure of a ``spare`` call.
     """
 
     service: str
@@ -40,7 +40,7 @@ class Call:
 
     @property
     def hops(self) -> int:
-        """How many requests one request of this makes, itself included."""
+        """Return how many requests a call causes, itself included."""
         return 1 + sum(call.hops for call in self.calls)
 
     @property
@@ -75,7 +75,7 @@ _item = Call(CHECKOUT, "POST", "/cart/items", 18, 0.5, (_stock,), query="UPSERT 
 _order = Call(CHECKOUT, "POST", "/orders", 60, 0.5, (_stock, _charge), query="INSERT orders")
 _cart = Call(CHECKOUT, "GET", "/cart", 11, 0.45, query="SELECT cart_items")
 
-# (share of the requests that reach the shop, what they do)
+# (share of the requests that reach the shop, their call)
 JOURNEYS: Final = (
     (0.26, Call(STOREFRONT, "GET", "/", 21, 0.4, (_products, _for_user))),
     (0.30, Call(STOREFRONT, "GET", "/products/{id}", 16, 0.4, (_product, _similar), client_error=404)),

@@ -1,4 +1,4 @@
-"""What the shop's services recorded, by who recorded it, and how that becomes batches of the packed format."""
+"""The telemetry that the shop's processes recorded, and its batches in the packed format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Origin(NamedTuple):
-    """One running process of the shop."""
+    """A process of the shop."""
 
     service: str
     version: str
@@ -26,7 +26,7 @@ class Origin(NamedTuple):
 
 
 class SeriesName(NamedTuple):
-    """What a series is beside its origin."""
+    """The identity of a series within its origin."""
 
     metric: str
     kind: str
@@ -45,34 +45,36 @@ class Column:
 
 @dataclass(slots=True)
 class Recorded:
-    """What one process recorded."""
+    """The telemetry of one process."""
 
     columns: dict[SeriesName, Column] = field(default_factory=dict)
     spans: list[dict[str, Any]] = field(default_factory=list)
 
     def column(self, name: SeriesName) -> Column:
-        found = self.columns.get(name)
-        if found is None:
-            found = self.columns[name] = Column()
-        return found
+        """Return the column of a series, a new one when there is none."""
+        column = self.columns.get(name)
+        if column is None:
+            column = self.columns[name] = Column()
+        return column
 
 
 class Traffic(dict[Origin, Recorded]):
-    """What all processes recorded."""
+    """The telemetry of all processes."""
 
     def of(self, origin: Origin) -> Recorded:
-        found = self.get(origin)
-        if found is None:
-            found = self[origin] = Recorded()
-        return found
+        """Return the telemetry of a process, an empty one when there is none."""
+        recorded = self.get(origin)
+        if recorded is None:
+            recorded = self[origin] = Recorded()
+        return recorded
 
     @property
     def samples(self) -> int:
-        return sum(len(column.times_ms) for one in self.values() for column in one.columns.values())
+        return sum(len(column.times_ms) for recorded in self.values() for column in recorded.columns.values())
 
 
 def bodies(traffic: Traffic, *, new_batch_id: Callable[[], str]) -> Iterator[bytes]:
-    """The batches that carry this traffic, each at most BATCH_NBYTES_MAX long."""
+    """Yield the batches that carry the traffic, each at most ``BATCH_NBYTES_MAX`` bytes."""
     for origin, recorded in traffic.items():
         batch = _Batch(origin, new_batch_id)
         for name, column in recorded.columns.items():
@@ -93,7 +95,7 @@ def _slice(column: Column, start: int) -> tuple[msgspec.Raw, msgspec.Raw, msgspe
 
 
 class _Batch:
-    """Fills batches of one origin: parts are encoded when they are added, so that sizes are known, not guessed."""
+    """Fills batches of one origin. Parts are encoded when they are added, so that sizes are exact."""
 
     def __init__(self, origin: Origin, new_batch_id: Callable[[], str]) -> None:
         self._resource = {
