@@ -92,8 +92,8 @@ def test_text_becomes_what_the_setting_is(tmp_path: Path, variable: str, text: s
         ({"dotenv": "VANTAGE_ROLE=boss"}, ".env (VANTAGE_ROLE)"),
         ({"flags": {"role": "boss"}}, "--role"),
         ({"environ": {"VANTAGE_TLS_KEY": "k.pem"}}, "given together"),
-        ({"environ": {"VANTAGE_TRUSTED_PROXIES": "10.0.0.0/8,proxy"}}, "'proxy' is no address"),
-        ({"environ": {"VANTAGE_CORS_ORIGINS": "https://a.example.com/"}}, "no origin"),
+        ({"environ": {"VANTAGE_TRUSTED_PROXIES": "10.0.0.0/8,proxy"}}, "'proxy' is not an address"),
+        ({"environ": {"VANTAGE_CORS_ORIGINS": "https://a.example.com/"}}, "not an origin"),
         ({"environ": {"VANTAGE_API_KEY_FILE": "/nowhere"}}, "VANTAGE_API_KEY_FILE: /nowhere cannot be read"),
     ],
 )  # fmt: skip
@@ -108,9 +108,9 @@ def test_what_cannot_be_used_names_the_setting_and_its_origin(tmp_path: Path, so
     ("variable", "text", "said"),
     [
         ("VANTAGE_PROT", "1", "did you mean VANTAGE_PORT?"),
-        ("VANTAGE_SERVICE_HOST", "10.0.0.1", "is no setting and was ignored"),
+        ("VANTAGE_SERVICE_HOST", "10.0.0.1", "is not a setting and was ignored"),
         ("VANTAGE_PORT", "tcp://10.0.0.1:8000", "Kubernetes"),
-        ("VANTAGE_PORT_FILE", "/x", "is no setting"),
+        ("VANTAGE_PORT_FILE", "/x", "is not a setting"),
     ],
 )
 def test_variables_that_are_no_settings_are_one_warning_each(

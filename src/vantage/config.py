@@ -1,4 +1,4 @@
-"""Every setting, once. Sources, the later wins: defaults, TOML file, ``.env``, environment, flags.
+"""Every setting, once. Sources by rising precedence: defaults, TOML file, ``.env``, environment, flags.
 
 A setting ``x`` is ``x`` in the file, ``VANTAGE_X`` in the environment and ``--x`` among the flags that have one.
 Secrets can also be read from a file named by ``VANTAGE_X_FILE``.
@@ -31,7 +31,7 @@ def _doc(text: str, **limits: Any) -> Meta:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All settings of one process. Lists are given as TOML arrays, or separated by commas."""
+    """All settings of one process. Lists are TOML arrays, or separated by commas."""
 
     role: Annotated[Literal["all", "ingest", "worker", "api"], _doc("What this process does.")] = "all"
     host: Annotated[str, _doc("The address to listen on.")] = "127.0.0.1"
@@ -59,7 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _doc("API requests a minute for each key, session or address; 0 is no limit.", ge=0)
     ] = 500
     trusted_proxies: Annotated[
-        tuple[str, ...], _doc("Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed.")
+        tuple[str, ...], _doc("Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are trusted.")
     ] = ()
     allowed_hosts: Annotated[
         tuple[str, ...],
@@ -71,15 +71,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tls_certificate: Annotated[str, _doc("PEM file with the certificate chain; turns HTTPS on.")] = ""
     tls_key: Annotated[str, _doc("PEM file with the private key of the certificate.")] = ""
     drain_delay_s: Annotated[
-        float, _doc("Seconds to go on accepting requests after SIGTERM, while /health/ready says 503.", ge=0, le=300)
+        float,
+        _doc(
+            "Seconds during which requests are still accepted after SIGTERM, while /health/ready answers 503.",
+            ge=0,
+            le=300,
+        ),
     ] = 0.0
     shutdown_timeout_s: Annotated[
         float,
-        _doc("Seconds after that by which the server has stopped; requests have most of them to finish.", ge=0, le=300),
+        _doc("Seconds after that until the server has stopped; requests have most of them to finish.", ge=0, le=300),
     ] = 10.0
     header_timeout_s: Annotated[float, _doc("Seconds a request has to send its headers.", gt=0, le=300)] = 10.0
     body_timeout_s: Annotated[float, _doc("Seconds a request has to send its body.", gt=0, le=300)] = 15.0
-    connections_max: Annotated[int, _doc("Open connections at once; more are closed at once.", ge=1)] = 10_000
+    connections_max: Annotated[int, _doc("Open connections at the same time; further ones are closed.", ge=1)] = 10_000
     synchronous: Annotated[
         Literal["FULL", "NORMAL"],
         _doc("FULL: a 202 survives a power cut. NORMAL: it survives a killed process, not always a power cut."),
@@ -88,35 +93,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _doc("Bytes of batches that may wait for the journal before ingest answers 503.", ge=1 << 20)
     ] = 64 << 20
     head_bytes_max: Annotated[
-        int, _doc("Memory for data not sealed yet; beyond it ingest answers 503 until sealing caught up.", ge=1 << 20)
+        int,
+        _doc("Memory for data not sealed yet; beyond it ingest answers 503 until sealing has caught up.", ge=1 << 20),
     ] = 1 << 30
     series_max: Annotated[
         int,
-        _doc("Series kept apart; the samples of further ones go to the series `__overflow__` of their metric.", ge=1),
+        _doc(
+            "Series that are stored; the samples of further ones go to the series `__overflow__` of their metric.", ge=1
+        ),
     ] = 200_000
     retention_days: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        _doc("Days data is kept; none: as long as the disk budget holds. Older samples are refused."),
+        _doc("Days that data is retained; none: until the disk budget is full. Older samples are rejected."),
     ] = None
     retention_rules: Annotated[
         tuple[str, ...],
-        _doc(
-            "What is kept for less long, as SERVICE/METRIC=DAYS with * for any, such as checkout/*=30 or */debug.*=7."
-        ),
+        _doc("Shorter retention, as SERVICE/METRIC=DAYS with * for any, such as checkout/*=30 or */debug.*=7."),
     ] = ()
     disk_budget_bytes: Annotated[
         int,
-        _doc("Bytes of telemetry on disk; beyond it the oldest samples and spans leave, then rollups.", ge=1 << 20),
+        _doc("Bytes of telemetry on disk; beyond it the oldest samples and spans expire, then rollups.", ge=1 << 20),
     ] = 10_000_000_000
     query_timeout_s: Annotated[float, _doc("Seconds a query may run.", gt=0, le=30)] = 30.0
     query_samples_max: Annotated[
-        int, _doc("Samples a query may read, or a tenth as many spans; one that would read more is refused.", ge=1)
+        int, _doc("Samples a query may read, or a tenth as many spans; a query that would read more is refused.", ge=1)
     ] = 50_000_000
     query_cache_bytes: Annotated[
-        int, _doc("Memory for answers that are given again for up to 5 minutes; 0: none are.", ge=0)
+        int, _doc("Memory for results of queries, cached for up to 5 minutes; 0: no cache.", ge=0)
     ] = 32 << 20
-    websockets_max: Annotated[int, _doc("Open WebSockets at once.", ge=1)] = 500
-    self_telemetry: Annotated[bool, _doc("Whether Vantage watches itself, as the service `vantage`.")] = True
+    websockets_max: Annotated[int, _doc("Open WebSockets at the same time.", ge=1)] = 500
+    self_telemetry: Annotated[bool, _doc("Whether Vantage records telemetry of itself, as the service `vantage`.")] = (
+        True
+    )
     log_format: Annotated[
         Literal["auto", "json", "console"], _doc("auto: readable on a terminal, JSON lines otherwise.")
     ] = "auto"
@@ -125,7 +133,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def listens_beyond_loopback(self) -> bool:
-        """Whether other machines can connect."""
+        """Return whether other machines can connect."""
         try:
             return not ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
@@ -138,14 +146,14 @@ FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, where each came from, and what deserves a warning."""
+    """Settings, the origin of each, and warnings."""
 
     settings: Settings
     origins: Mapping[str, str]
     warnings: tuple[str, ...]
 
     def masked_rows(self) -> list[tuple[str, str, str]]:
-        """``(name, value, origin)`` of every setting, secrets masked."""
+        """Return ``(name, value, origin)`` of every setting, secrets masked."""
         rows = []
         for name in FIELDS:
             value = getattr(self.settings, name)
@@ -161,19 +169,19 @@ def load(
     environ: Mapping[str, str] | None = None,
     dotenv: Path | None = Path(".env"),
 ) -> Loaded:
-    """Read every source. Flags of None count as not given. Raises ConfigError naming the setting and its origin."""
+    """Read every source. Flags that are None are ignored. Raises ConfigError naming the setting and its origin."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     warnings: list[str] = []
     if file is not None:
         for name, value in _from_file(file).items():
-            _known(name, f"{file}")
+            _check_name(name, f"{file}")
             values[name], origins[name] = value, str(file)
     if dotenv is not None and dotenv.is_file():
-        held = {name: value for name, value in dotenv_values(dotenv).items() if value is not None}
-        _take_environment(held, str(dotenv), values, origins, warnings)
-    _take_environment(environ, "environment", values, origins, warnings)
+        variables = {name: value for name, value in dotenv_values(dotenv).items() if value is not None}
+        _read_environment(variables, str(dotenv), values, origins, warnings)
+    _read_environment(environ, "environment", values, origins, warnings)
     for name, value in (flags or {}).items():
         if value is not None:
             values[name], origins[name] = value, f"--{name.replace('_', '-')}"
@@ -189,13 +197,13 @@ def _from_file(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
 
 
-def _known(name: str, origin: str) -> None:
+def _check_name(name: str, origin: str) -> None:
     if name not in FIELDS:
         near = get_close_matches(name, FIELDS, n=1)
         raise ConfigError(f"{origin}: unknown setting {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
 
 
-def _take_environment(
+def _read_environment(
     environ: Mapping[str, str], origin: str, values: dict[str, Any], origins: dict[str, str], warnings: list[str]
 ) -> None:
     for variable, text in sorted(environ.items()):
@@ -208,7 +216,7 @@ def _take_environment(
         elif name not in FIELDS:
             near = get_close_matches(name, FIELDS, n=1)
             hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
-            warnings.append(f"{variable} is no setting and was ignored{hint}")
+            warnings.append(f"{variable} is not a setting and was ignored{hint}")
             continue
         elif "://" in text and FIELDS[name].name in ("port", "host"):
             warnings.append(f"{variable} looks like a link that Kubernetes injects and was ignored")
@@ -236,8 +244,8 @@ def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
         try:
             converted[name] = msgspec.convert(value, kind, strict=False)
         except msgspec.ValidationError as error:
-            shown = MASK if name in SECRETS else repr(value)
-            raise ConfigError(f"{name} = {shown} (from {origins[name]}): {error}") from error
+            masked = MASK if name in SECRETS else repr(value)
+            raise ConfigError(f"{name} = {masked} (from {origins[name]}): {error}") from error
     settings = Settings(**converted)
     _check(settings)
     return settings
@@ -263,10 +271,10 @@ def _check(settings: Settings) -> None:
         try:
             ipaddress.ip_network(network, strict=False)
         except ValueError as error:
-            raise ConfigError(f"trusted_proxies: {network!r} is no address or network") from error
+            raise ConfigError(f"trusted_proxies: {network!r} is not an address or network") from error
     for origin in settings.cors_origins:
         if not origin.startswith(("http://", "https://")) or origin.endswith("/"):
-            raise ConfigError(f"cors_origins: {origin!r} is no origin; write it like https://app.example.com")
+            raise ConfigError(f"cors_origins: {origin!r} is not an origin; write it like https://app.example.com")
 
 
 def _text(value: Any) -> str:
@@ -278,12 +286,12 @@ def _text(value: Any) -> str:
 
 
 def default_text(name: str) -> str:
-    """A setting's default as the docs show it."""
+    """Return a setting's default as the docs show it."""
     return _text(FIELDS[name].default)
 
 
 def description(name: str) -> str:
-    """A setting's sentence."""
+    """Return a setting's description."""
     for meta in FIELDS[name].type.__metadata__:
         if isinstance(meta, Meta) and meta.description:
             return meta.description
@@ -291,7 +299,7 @@ def description(name: str) -> str:
 
 
 def example() -> str:
-    """Every setting with its sentence and default, as an ``.env`` file."""
+    """Return every setting with its description and default, as an ``.env`` file."""
     lines = ["# Every setting of the server. Copy to .env and uncomment what you change."]
     for name in FIELDS:
         value = default_text(name)

@@ -16,7 +16,7 @@ REDACTED: Final = "[redacted]"
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Blank values whose name or look says secret: API keys, passwords in URLs, credentials in headers."""
+    """Redact values that are secret by their name or form: API keys, passwords in URLs, credentials in headers."""
     for name, value in event.items():
         if _SECRET_NAMES.search(name):
             event[name] = REDACTED
@@ -26,7 +26,7 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
 
 
 def configure(*, log_format: str, log_level: str) -> None:
-    """Set up logging for the process; called once by the command line. Logs go to standard error."""
+    """Configure logging of the process, to standard error. The command line calls it once."""
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     level = getattr(logging, log_level.upper())
     shared: list[Any] = [

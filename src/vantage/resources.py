@@ -1,4 +1,4 @@
-"""Where templates, static files and migrations are: inside the installed package, or at the top of a checkout.
+"""Paths of templates, static files and migrations: inside the installed package, or at the top of a checkout.
 
 The build carries the three top-level folders into the wheel as vantage/_resources/; an editable install and a plain
 checkout serve the folders themselves, so that an edit shows on the next request.
@@ -12,21 +12,21 @@ _IN_CHECKOUT = _PACKAGE.parent.parent
 
 
 class ResourceMissing(RuntimeError):
-    """The installation is incomplete. Nothing but installing again helps."""
+    """The installation is incomplete: only installing again helps."""
 
 
 def templates_dir() -> Path:
-    """Jinja templates: base, pages/, parts/, notify/."""
+    """Return the folder of Jinja templates: base, pages/, parts/, notify/."""
     return _folder("templates")
 
 
 def static_dir() -> Path:
-    """CSS and JavaScript of ours, and vendor/ with the libraries that the build fetched."""
+    """Return the folder of our CSS and JavaScript, with the libraries that the build fetched in vendor/."""
     return _folder("static")
 
 
 def migrations_dir() -> Path:
-    """metadata/ (Alembic) and clickhouse/ (numbered SQL)."""
+    """Return the folder of migrations: metadata/ (Alembic) and clickhouse/ (numbered SQL)."""
     return _folder("migrations")
 
 
@@ -35,5 +35,5 @@ def _folder(name: str) -> Path:
     for candidate in candidates:
         if candidate.is_dir():
             return candidate
-    looked = " nor ".join(str(candidate) for candidate in candidates)
-    raise ResourceMissing(f"the folder {name!r} is neither at {looked}: install vantage again, or run `make setup`")
+    paths = " nor ".join(str(candidate) for candidate in candidates)
+    raise ResourceMissing(f"the folder {name!r} is neither at {paths}: install vantage again, or run `make setup`")

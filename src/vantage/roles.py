@@ -1,4 +1,4 @@
-"""Roles as data: which route groups and background loops each one runs, and what it needs. Read by ``app`` alone."""
+"""Roles as data: the route groups and background loops of each, and what it needs. Only ``parts`` reads them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Loop(StrEnum):
 
 
 class Need(StrEnum):
-    """Components a role cannot do without."""
+    """Components that a role requires."""
 
     BROKER = "a Kafka-compatible broker"
     SHARED_STORE = "ClickHouse as its store"

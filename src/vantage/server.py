@@ -1,4 +1,4 @@
-"""Serving the application with uvicorn: the listening socket, limits on connections, signals and draining."""
+"""Serving with uvicorn: the listening socket, limits on connections, signals and draining."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from vantage.web.problems import MEDIA_TYPE, Problem
 
 HEADERS_NBYTES_MAX: Final = 64 << 10
 BACKLOG: Final = 2048
-OPEN_FILES_WANTED: Final = 65_536
-HANG_UP_AFTER: Final = 0.8  # of the time that requests under way have to finish
+OPEN_FILES_TARGET: Final = 65_536
+HANG_UP_AFTER: Final = 0.8  # share of the shutdown timeout
 INGEST_PREFIX: Final = "/v1/"
-GARBAGE_FIRST: Final = 20_000  # new objects between two collections of the youngest
+GARBAGE_FIRST: Final = 20_000  # new objects between two collections of the youngest generation
 _log = structlog.get_logger("vantage.server")
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The listening socket. Raises StartupError when the address cannot be used."""
+    """Return a listening socket. Raises StartupError when the address cannot be used."""
     host = settings.host.strip("[]")
     try:
         family = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        found = socket.create_server((host, settings.port), family=family, backlog=BACKLOG)
+        listening = socket.create_server((host, settings.port), family=family, backlog=BACKLOG)
     except socket.gaierror as error:
         raise StartupError(f"host {settings.host!r} is not an address of this machine: {error.strerror}") from error
     except OSError as error:
@@ -48,19 +48,20 @@ def listen(settings: Settings) -> socket.socket:
                 f"port {settings.port} on {settings.host} is in use: stop the other program, or choose --port"
             ) from error
         raise StartupError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
-    found.set_inheritable(False)
-    return found
+    listening.set_inheritable(False)
+    return listening
 
 
 def url_of(settings: Settings, listening: socket.socket) -> str:
-    """Where a person finds the server."""
+    """Return the address of the server, as people open it."""
     host, port = listening.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
-    return f"{'https' if settings.tls_certificate else 'http'}://{shown}:{port}"
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
+    return f"{'https' if settings.tls_certificate else 'http'}://{name}:{port}"
 
 
 def serve(app: App, settings: Settings, listening: socket.socket, ready: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. ``ready`` is called with the URL once requests are served.
+    """Serve until SIGTERM or SIGINT, and return the exit status. ``ready`` is called with the URL once requests are
+    served.
 
     Raises VantageError when the application cannot be opened.
     """
@@ -93,7 +94,7 @@ def serve(app: App, settings: Settings, listening: socket.socket, ready: Callabl
 
 
 class _Server(uvicorn.Server):
-    """Drains on the first signal: not ready at once, accepting for a while, then finishing what is under way."""
+    """Drains on the first signal: not ready at once, accepting for a while, then finishing requests in progress."""
 
     def __init__(self, config: uvicorn.Config, app: App, settings: Settings, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -105,7 +106,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Ours instead of uvicorn's, which raises the signal again at the end: a stop that was asked for is no
+        """Handle signals instead of uvicorn, which raises the signal again at the end: a requested stop is not a
         failure."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -117,14 +118,14 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Raises what opening the application raises."""
+        """Open the application and serve it. Raises what opening it raises."""
         async with self._app.opened():
             await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
-            # What is there now stays: collections need not look at it again, nor come as often as they do by default.
+            # What exists now stays: collections need not scan it again, nor run as often as by default.
             gc.collect()
             gc.freeze()
             gc.set_threshold(GARBAGE_FIRST)
@@ -144,7 +145,7 @@ class _Server(uvicorn.Server):
         loop.call_later(self._hang_up_s, self._hang_up)
 
     def _hang_up(self) -> None:
-        """Requests still under way then are told of a disconnect; what ignores that is cancelled a little later."""
+        """Disconnect the requests still in progress; those that ignore it are cancelled a little later."""
         for connection in list(self.server_state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
@@ -160,7 +161,7 @@ def _protocol(settings: Settings) -> type[HttpToolsProtocol]:
 
 
 class _ReadState(Enum):
-    """What a connection owes us."""
+    """What a connection has still to send."""
 
     NOTHING = "nothing"
     HEADERS = "headers"
@@ -168,8 +169,8 @@ class _ReadState(Enum):
 
 
 class _BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with the bounds it lacks: on connections, on the size of headers, and on the time that
-    headers and bodies take. A request that comes in one piece never starts a timer."""
+    """uvicorn's protocol with more limits: on connections, on the size of headers, and on the time that headers and
+    bodies take. A request that arrives in one piece never starts a timer."""
 
     header_timeout_s: float
     body_timeout_s: float
@@ -181,7 +182,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._timed = _ReadState.NOTHING
         self._timer: TimerHandle | None = None
         self._header_nbytes = 0
-        self._has_body = False  # whether the bytes just taken held some of a body
+        self._has_body = False  # whether the last bytes contained part of a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -198,12 +199,12 @@ class _BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         cycle: RequestResponseCycle | None = self.cycle
         if self._awaited is _ReadState.NOTHING and (cycle is None or cycle.response_complete):
-            # Whatever comes between two requests begins one, be it an empty line, which the parser does not tell of.
+            # Anything between two requests begins one, even an empty line, which the parser does not report.
             self._awaited = _ReadState.HEADERS
             self._header_nbytes = 0
         self._has_body = False
         super().data_received(data)
-        # What belongs neither to a body nor to headers is trailers or the framing of chunks, bounded alike.
+        # What is neither body nor headers is trailers or the framing of chunks, with the same limit.
         if self._awaited is not _ReadState.NOTHING and not self._has_body:
             self._header_nbytes += len(data)
             if self._header_nbytes > HEADERS_NBYTES_MAX:
@@ -242,7 +243,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def _watch(self) -> None:
-        """Let the timer run for what is owed now."""
+        """Start the timer of the current state."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -260,7 +261,7 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._refuse(408, "The request took too long", f"the body did not arrive within {self.body_timeout_s:g} s")
 
     def _refuse(self, status: int, title: str, detail: str) -> None:
-        """Answer, unless an answer has begun, and hang up. The application is told of a disconnect."""
+        """Respond, unless a response has begun, and close the connection. The application sees a disconnect."""
         if self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle
@@ -275,8 +276,8 @@ class _BoundedProtocol(HttpToolsProtocol):
 
 
 class _SingleWriteResponse:
-    """Sends an answer of one start and one body with a single write, and so in one packet: uvicorn's own way takes two
-    of each, and looks at every header again. For our own short answers to ingest alone."""
+    """Sends a response of one start and one body with a single write, and so in one packet; uvicorn takes two of each
+    and checks every header again. Only for our own short responses to ingest."""
 
     __slots__ = ("_cycle", "_start")
 
@@ -308,14 +309,14 @@ class _SingleWriteResponse:
         cycle.message_event.set()
         if not cycle.keep_alive:
             cycle.transport.close()
-        del cycle.send  # a ring of references would keep the request and its body until a collection of garbage
+        del cycle.send  # a reference cycle would keep the request and its body in memory until a garbage collection
         cycle.on_response()
 
 
 def _raise_open_files() -> None:
-    """Thousands of idle connections need as many open files; the soft limit is often 1024."""
+    """Raise the soft limit of open files, often 1024: thousands of idle connections need as many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    target = OPEN_FILES_TARGET if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_TARGET)
+    if soft != resource.RLIM_INFINITY and soft < target:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))

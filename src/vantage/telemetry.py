@@ -1,4 +1,4 @@
-"""Vantage's own metrics, in Prometheus' model. One object a process, handed to whoever counts something."""
+"""Vantage's own metrics, in Prometheus' model: one object per process, passed to everything that counts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Telemetry:
         self.store_expired = Counter("vantage_store_expired_samples", "Samples dropped by retention.", registry=r)
         self.store_expired_spans = Counter("vantage_store_expired_spans", "Spans dropped by retention.", registry=r)
         self.batch_ids_evicted = Counter(
-            "vantage_store_batch_ids_evicted", "Batch ids forgotten early because too many were held.", registry=r
+            "vantage_store_batch_ids_evicted", "Batch ids evicted early because there were too many.", registry=r
         )
         self.kafka_lag = Gauge("vantage_worker_kafka_lag", "Messages waiting in the broker.", registry=r)
         self.query_duration = Histogram(
@@ -64,7 +64,7 @@ class Telemetry:
         self.cache_evictions = Counter(
             "vantage_query_cache_evictions", "Answers that left the cache early to make room.", registry=r
         )
-        self.cache_bytes = Gauge("vantage_query_cache_bytes", "What the cache of answers holds.", registry=r)
+        self.cache_bytes = Gauge("vantage_query_cache_bytes", "Memory of the cache of answers, estimated.", registry=r)
         self.http_requests = Counter(
             "vantage_http_requests", "Requests by route template.", ["route", "method", "status"], registry=r
         )
@@ -82,20 +82,20 @@ class Telemetry:
         self._messages.value += count
 
     def add_gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """A gauge whose value is read when asked for."""
+        """Add a gauge whose value is read at each scrape."""
         Gauge(name, help_text, registry=self.registry).set_function(read)
 
     def value(self, sample: str) -> float:
-        """The present value of an unlabelled sample, such as ``…_total`` or ``…_sum``."""
+        """Return the current value of an unlabelled sample, such as ``…_total`` or ``…_sum``."""
         return self.registry.get_sample_value(sample) or 0.0
 
     def exposition(self) -> bytes:
-        """The text format, version 0.0.4."""
+        """Return the metrics in the text format, version 0.0.4."""
         return generate_latest(self.registry)
 
 
 class _Messages(Collector):
-    """One count under two names: the usual ``_total`` and the bare name that users were promised."""
+    """One count under two names: the usual ``_total``, and the bare name that is documented."""
 
     def __init__(self) -> None:
         self.value = 0

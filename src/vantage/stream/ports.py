@@ -1,4 +1,4 @@
-"""What ingest hands batches to."""
+"""The port to which ingest publishes batches."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Sink(Protocol):
     """Takes responsibility for batches."""
 
     async def publish(self, batch: Batch) -> None:
-        """When it returns, the batch is durable: committed to the store's journal, or acknowledged by the broker.
+        """Make the batch durable: committed to the store's journal, or acknowledged by the broker, when it returns.
 
-        May be repeated with the same batch id. Raises BusyError when the queue is full and UnavailableError when it
-        cannot be made durable; in both cases nothing of the batch is kept.
+        May be repeated with the same batch id. Raises BusyError when the queue is full and UnavailableError when the
+        batch cannot be made durable; in both cases nothing of it is stored.
         """
         ...
