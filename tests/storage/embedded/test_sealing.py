@@ -91,7 +91,7 @@ async def assert_same(store: TelemetryStore, twin: TelemetryStore) -> None:
             if largest < 1e300:  # else the order of additions decides whether the sum overflows
                 assert total == pytest.approx(theirs[key][1], abs=1e-9 * largest * count)
     assert await quantiles_of(store, 0.9) == pytest.approx(await quantiles_of(twin, 0.9), nan_ok=True)
-    ours = {(one.series.id, one.samples, one.first_ms, one.last_ms) for one in await store.list_series()}
+    ours = {(info.series.id, info.samples, info.first_ms, info.last_ms) for info in await store.list_series()}
     assert ours == {(one.series.id, one.samples, one.first_ms, one.last_ms) for one in await twin.list_series()}
     assert set(await store.services_with_spans()) == set(await twin.services_with_spans())
     wanted = TraceFilter(lately(24 * 30), limit=7, status="error")

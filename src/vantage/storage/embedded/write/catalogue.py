@@ -72,7 +72,7 @@ class Catalogue:
             if slot is None and one.id not in fresh and len(self._slots) + len(fresh) >= self._series_max:
                 if len(self.overflowed) < OVERFLOWED_COUNTED_MAX:
                     self.overflowed.add(one.id)
-                one = overflow(one, whole=len(self._slots) + len(fresh) >= self._series_max + OVERFLOW_SERIES_MAX)
+                one = overflow(one, for_all=len(self._slots) + len(fresh) >= self._series_max + OVERFLOW_SERIES_MAX)
                 slot = self._slots.get(one.id)
             known = None
             if slot is not None:
