@@ -35,7 +35,7 @@ from vantage.storage.embedded.read import chunk_index, connection_pool
 from vantage.storage.embedded.write import block, commit, head
 from vantage.telemetry import Telemetry
 from vantage.web import streaming
-from vantage_agent import _batch, _config, _exporter
+from vantage_agent import _batch_maker, _config, _exporter
 from vantage_agent._agent import TAG_KEY_LENGTH_MAX, TAGS_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -251,7 +251,7 @@ LIMITS = [
     ("docs/operations.md", f"the first {doctor.FAULTS_SHOWN} faults"),
     ("docs/api.md", f"takes nothing for {streaming.STALL_S:g} s"),
     ("docs/agent.md", f"| buffer | {CONFIG.items_max} samples and spans, or some {CONFIG.nbytes_max >> 20} MiB |"),
-    ("docs/agent.md", f"| batch | {_batch.BATCH_ITEMS_MAX} items"),
+    ("docs/agent.md", f"| batch | {_batch_maker.BATCH_ITEMS_MAX} items"),
     ("docs/agent.md", f"after {_exporter.RETRY_S_MAX // 60} minutes the batch is lost"),
     ("docs/agent.md", f"| tags | {TAGS_MAX}, keys {TAG_KEY_LENGTH_MAX} characters |"),
     ("README.md", (f"| tags of a sample | {sample.TAGS_MAX}, keys to {sample.TAG_KEY_LENGTH_MAX} "

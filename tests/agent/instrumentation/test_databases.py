@@ -481,7 +481,7 @@ class TestSqlalchemy:
                 await connection.execute(sqlalchemy.text("SELECT 1 AS mine"))
 
         async with engine.connect():  # runs the queries for a new server
-            await asyncio.to_thread(recorded.forget)
+            await asyncio.to_thread(recorded.clear)
         with vantage_agent.span("outer") as outer:
             span_id = outer.span_id
             await asyncio.gather(*(ask() for _ in range(4)))
@@ -493,7 +493,7 @@ class TestSqlalchemy:
         recorded = start("sqlalchemy")
         engine = create_async_engine(f"postgresql+psycopg://vantage@127.0.0.1:{postgres}/postgres")
         async with engine.connect() as connection:
-            await asyncio.to_thread(recorded.forget)
+            await asyncio.to_thread(recorded.clear)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(connection.execute(sqlalchemy.text("SELECT pg_sleep(20)")), 0.2)
         await engine.dispose()
