@@ -23,7 +23,7 @@ from benchmarks.storage.load_footprint import bench_footprint
 from benchmarks.storage.run import bench_embedded
 from vantage.vql.text.compile import compile_query
 
-PARTS = ("accepting", "storing", "vql", "embedded", "holding", "idle", "agent")
+PARTS = ("accepting", "storing", "vql", "embedded", "footprint", "idle", "agent")
 SEED_QUERY = """-- Get average response time for an endpoint over last hour
 SELECT
     avg(value) as avg_response_time,
@@ -157,7 +157,7 @@ def main() -> None:
             bench_vql(rounds)
         if "embedded" in parts:
             bench_embedded(arguments.samples, work, quick=arguments.quick)
-        if "holding" in parts:
+        if "footprint" in parts:
             bench_footprint(work, quick=arguments.quick)
         if "agent" in parts:
             bench_agent(quick=arguments.quick)

@@ -1,4 +1,4 @@
-"""``--only holding``: a server with many samples: its memory, and the latency of requests."""
+"""``--only footprint``: a server with many samples: its memory, and the latency of requests."""
 
 from __future__ import annotations
 
@@ -198,9 +198,9 @@ def bench_footprint(work: Path, *, quick: bool) -> None:
     rounds = 1 if quick else ROUNDS
     plan = Plan(stored + LATER_SAMPLES, int(time.time()) // 300 * 300_000)
     trace_id = trace_ids(plan, 1)[0]
-    folder = work / "holding"
+    folder = work / "footprint"
     running = Running(
-        Subject("holding", lambda port: vantage(folder, port), lambda *_: b"", 0, _ENVIRON), work / "holding.log"
+        Subject("footprint", lambda port: vantage(folder, port), lambda *_: b"", 0, _ENVIRON), work / "footprint.log"
     )
     stream = Stream(plan, running, folder / "segments")
     alone, busy, took_ms = [], [], []
@@ -225,9 +225,7 @@ def bench_footprint(work: Path, *, quick: bool) -> None:
     finally:
         stream.close()
         running.stop()
-    print(
-        f"\n### 11 and 12 Server holding {stored / 1e6:g} million samples, {SERIES} series, {plan.traced:.0%} traced\n"
-    )
+    print(f"\n### 11 and 12 Server with {stored / 1e6:g} million samples, {SERIES} series, {plan.traced:.0%} traced\n")
     print(
         f"Filled with {saturation * REQUEST_SAMPLES / 1000:.0f} thousand samples/s (packed, 1000 a request); then"
         f" {rate:.0f} requests/s, {SECONDS} s alone and {SECONDS} s with queries, {rounds} times.\n"

@@ -1,4 +1,4 @@
-"""The usual design's table in SQLite: one row a sample, tags as JSON."""
+"""The table of the common design in SQLite: one row per sample, tags as JSON."""
 
 from __future__ import annotations
 

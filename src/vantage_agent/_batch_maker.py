@@ -42,7 +42,7 @@ class _BatchCache:
 
     def __init__(self) -> None:
         self.columns: dict[Identity, Column] = {}
-        self.told: dict[tuple[Any, ...], _SpanTemplate] = {}
+        self.templates: dict[tuple[Any, ...], _SpanTemplate] = {}
         self._origins: dict[Any, Any] = {}
 
     def origin_of(self, peer: Any) -> Any:
@@ -150,9 +150,9 @@ class BatchMaker:
             span.error_type,
             span.failed,
         )
-        template = cache.told.get(key)
+        template = cache.templates.get(key)
         if template is None:
-            template = cache.told[key] = self._describe(span)
+            template = cache.templates[key] = self._describe(span)
         return template
 
     def _describe(self, span: Span) -> _SpanTemplate:

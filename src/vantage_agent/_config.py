@@ -70,18 +70,18 @@ class Config:
         return {name: text for name, text in fields.items() if text}
 
 
-def make_config(environ: Mapping[str, str], **given: Any) -> Config:
-    """Combine ``given``, the arguments of ``init_agent`` (None if absent), with the environment.
+def make_config(environ: Mapping[str, str], **arguments: Any) -> Config:
+    """Combine ``arguments``, the arguments of ``init_agent`` (None if absent), with the environment.
 
     Raises ValueError with one sentence for an invalid setting.
     """
-    settings = _Settings(environ, given)
+    settings = _Settings(environ, arguments)
     url = settings.text("collector_url", COLLECTOR_URL_DEFAULT)
     scheme, host, port, path = _address(url)
     api_key = settings.text("api_key")
     if not api_key.isascii():
         raise ValueError("api_key contains characters that are invalid in an HTTP header")
-    redact = given.get("redact")
+    redact = arguments.get("redact")
     if redact is not None and not callable(redact):
         raise ValueError("redact must be a function that accepts a dictionary")
     allowed = settings.names("allowed_tags")
@@ -110,16 +110,16 @@ def make_config(environ: Mapping[str, str], **given: Any) -> Config:
 class _Settings:
     """Reads each setting from arguments and environment. Every method raises ValueError."""
 
-    def __init__(self, environ: Mapping[str, str], given: Mapping[str, Any]) -> None:
+    def __init__(self, environ: Mapping[str, str], arguments: Mapping[str, Any]) -> None:
         self._environ = environ
-        self._given = given
+        self._arguments = arguments
         self._otel = self._resource_of_otel()
 
     def _variable(self, name: str) -> str:
         return self._environ.get(PREFIX + name.upper(), "").strip()
 
     def text(self, name: str, default: str = "") -> str:
-        value = self._given.get(name)
+        value = self._arguments.get(name)
         if value is None or value == "":
             value = self._variable(name) or self._otel.get(name, "") or default
         if not isinstance(value, str):
@@ -130,7 +130,7 @@ class _Settings:
         return text
 
     def number(self, name: str, default: float, *, least: float, most: float) -> float:
-        value = self._given.get(name)
+        value = self._arguments.get(name)
         if value is None:
             value = self._variable(name) or default
         try:
@@ -143,7 +143,7 @@ class _Settings:
 
     def switch(self, name: str) -> bool:
         """Return a switch, on by default."""
-        value = self._given.get(name)
+        value = self._arguments.get(name)
         if isinstance(value, bool):
             return value
         text = self._variable(name).lower() if value is None else "?"
@@ -155,7 +155,7 @@ class _Settings:
 
     def names(self, name: str) -> tuple[str, ...] | None:
         """Return names, separated by commas in a text; None without the setting."""
-        value = self._given.get(name)
+        value = self._arguments.get(name)
         if value is None:
             value = self._variable(name) or None
         if value is None:
@@ -170,7 +170,7 @@ class _Settings:
         return tuple(dict.fromkeys(text.strip() for text in names if text.strip()))
 
     def tags(self) -> dict[str, str]:
-        value = self._given.get("tags")
+        value = self._arguments.get("tags")
         if value is None:
             value = _pairs(self._variable("tags"))
             if value is None:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     program = options.program[1:] if options.program[:1] == ["--"] else options.program
     if not program:
-        return _fail("no program given: write vantage-agent run -- python app.py", 2)
+        return _fail("no program given: use vantage-agent run -- python app.py", 2)
     environ = dict(os.environ)
     for name in SETTINGS:
         if getattr(options, name):
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     existing = environ.get("PYTHONPATH")
     environ["PYTHONPATH"] = os.pathsep.join([str(SITE), *([existing] if existing else [])])
     try:
-        os.execvpe(program[0], program, environ)  # noqa: S606  # running a given program is its purpose
+        os.execvpe(program[0], program, environ)  # noqa: S606  # running a program is its purpose
     except FileNotFoundError:
         return _fail(f"{program[0]}: not found", 127)
     except OSError as error:

@@ -56,7 +56,7 @@ def test_what_is_recorded_arrives_as_the_server_reads_it(receiver: Receiver) -> 
     assert sent.headers["X-API-Key"] == "secret"
     received = sent.received
     assert (received.accepted, received.rejected) == (4, 0)
-    kinds = {one.metric: one.kind.value for one in received.batch.series}
+    kinds = {series.metric: series.kind.value for series in received.batch.series}
     assert kinds == {
         "http.request.duration": "histogram",
         "orders.placed": "counter",
@@ -208,7 +208,7 @@ def test_recording_nonsense_never_raises_and_never_spoils_a_batch(
     vantage_agent.record_metric("good", 1)
     assert vantage_agent.flush()
     received = receiver.sent[0].received  # raises when the body cannot be read
-    assert "good" in {one.metric for one in received.batch.series}
+    assert "good" in {series.metric for series in received.batch.series}
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE, ids=without_address)

@@ -327,9 +327,9 @@ def test_halves_contain_everything_once(seed: int) -> None:
 
     def content(*batches: Batch) -> list[object]:
         found: list[object] = []
-        for one in batches:
-            found += [span[1] for span in one.spans]
-            for identity, column in one.columns.items():
+        for batch in batches:
+            found += [span[1] for span in batch.spans]
+            for identity, column in batch.columns.items():
                 links = {place: trace for place, trace, _ in column.all_exemplars}
                 found += [
                     (identity[0], time_ms, value, links.get(place))

@@ -458,7 +458,7 @@ def test_spans_of_many_threads_without_sampling_are_all_accounted_for(
     roots = {one["span_id"] for one in receiver.spans() if one["name"] != "child"}
     children = receiver.spans("child")
     assert len(children) == len(roots)
-    assert {one["parent_span_id"] for one in children} == roots
+    assert {child["parent_span_id"] for child in children} == roots
     assert not tracer._slowest
 
 

@@ -241,7 +241,7 @@ async def test_the_version_seen_last_stands_first(context: QueryContext) -> None
 async def test_recent_deployments_are_shown_latest_first(context: QueryContext) -> None:
     for version, at_ms in (("1", START_MS), ("2", START_MS + 1)):
         await record_deployment(context, Deployment("api", "test", version, at_ms, "detected"), actor="system")
-    assert [one.version for one in (await read_overview(context, BUCKETS)).deployments] == ["2", "1"]
+    assert [deployment.version for deployment in (await read_overview(context, BUCKETS)).deployments] == ["2", "1"]
 
 
 async def test_the_overview_of_an_empty_store_is_empty(context: QueryContext) -> None:

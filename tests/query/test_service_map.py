@@ -58,7 +58,7 @@ async def test_calls_have_a_rate_an_error_ratio_and_durations(context: QueryCont
 async def test_the_busiest_comes_first(context: QueryContext) -> None:
     await write(context, client("1", "a", "x"), client("2", "b", "x"), client("3", "b", "x"), client("4", "a", "w"))
     found = await read_service_map(context, MINUTE)
-    assert [(one.caller, one.callee) for one in found.calls] == [("b", "x"), ("a", "w"), ("a", "x")]
+    assert [(call.caller, call.callee) for call in found.calls] == [("b", "x"), ("a", "w"), ("a", "x")]
 
 
 async def test_a_service_has_callers_and_callees(context: QueryContext) -> None:
@@ -72,7 +72,7 @@ async def test_a_service_has_callers_and_callees(context: QueryContext) -> None:
 async def test_a_callee_with_stored_spans_is_known(context: QueryContext) -> None:
     await write(context, client("1", "a", "b"), client("2", "b", "postgresql"))
     found = await read_service_map(context, MINUTE)
-    assert {one.callee: one.is_known for one in found.calls} == {"b": True, "postgresql": False}
+    assert {call.callee: call.is_known for call in found.calls} == {"b": True, "postgresql": False}
 
 
 async def test_edges_beyond_the_limit_are_counted(context: QueryContext) -> None:

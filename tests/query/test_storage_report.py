@@ -65,4 +65,4 @@ async def test_the_series_that_grow_fastest_come_first_and_the_old_do_not_count(
     assert [(one.service, one.samples) for one in found.growing] == [("fast", 300), ("slow", 50)]
     assert found.growing[0].tags == {"k": "v"}
     assert all(one.nbytes for one in found.growing)
-    assert {(one.service, one.new, one.series) for one in found.new_series} == {("fast", 1, 1), ("slow", 1, 1)}
+    assert {(row.service, row.new, row.series) for row in found.new_series} == {("fast", 1, 1), ("slow", 1, 1)}

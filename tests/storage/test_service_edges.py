@@ -153,9 +153,9 @@ def tangle(count: int, *, seed: int = 1) -> list[Span]:
     chance = random.Random(seed)
     ids = [f"s{i}" for i in range(count // 2)]
     made = [
-        at(one, chance.choice([*ids, ""]), f"service-{chance.randrange(4)}", chance.choice(list(SpanKind)),
+        at(choice, chance.choice([*ids, ""]), f"service-{chance.randrange(4)}", chance.choice(list(SpanKind)),
            trace_id=f"t{chance.randrange(3)}")
-        for one in chance.choices(ids, k=count)
+        for choice in chance.choices(ids, k=count)
     ]  # fmt: skip
     return list({(span.trace_id, span.span_id): span for span in made}.values())
 

@@ -121,7 +121,7 @@ def test_many_traces_are_summed_up_at_once() -> None:
 
 def test_of_spans_that_start_together_the_first_by_id_is_the_root() -> None:
     spans = [a_span(span_id="z", name="last"), a_span(span_id="b", name="first"), a_span(span_id="c", name="middle")]
-    assert [one.root_name for one in summarize_traces(build_span_table(spans))] == ["first"]
+    assert [trace.root_name for trace in summarize_traces(build_span_table(spans))] == ["first"]
 
 
 def test_traces_are_listed_latest_first_and_ties_by_id() -> None:
@@ -159,7 +159,10 @@ def test_spans_are_counted_by_service(spans: list[Span]) -> None:
 
 def test_errors_are_counted_a_trace() -> None:
     spans = [a_span("a", "1", status=SpanStatus.ERROR), a_span("b", "2"), a_span("a", "3", status=SpanStatus.ERROR)]
-    assert [(one.trace_id, one.errors) for one in summarize_traces(build_span_table(spans))] == [("a", 2), ("b", 0)]
+    assert [(trace.trace_id, trace.errors) for trace in summarize_traces(build_span_table(spans))] == [
+        ("a", 2),
+        ("b", 0),
+    ]
 
 
 def test_ids_of_one_hash_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:

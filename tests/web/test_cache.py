@@ -58,13 +58,15 @@ class Running:
     async def send(self, *services: str) -> None:
         """A sample for each service; for one that is named twice they are of the same time."""
         at_ms = NOW_MS - 12 * HOUR_MS
-        samples = [{"service_name": one, "metric_name": "m", "value": 1, "timestamp": at_ms} for one in services]
+        samples = [
+            {"service_name": service, "metric_name": "m", "value": 1, "timestamp": at_ms} for service in services
+        ]
         assert (await self.client.post("/v1/metrics", json={"metrics": samples})).status_code == 202
 
     async def total(self, service: str = "api", start_ms: int = NOW_MS - 20 * HOUR_MS) -> int:
         path = f"/api/metrics/timeseries?service={service}&metric=m&agg=count&step=60s&start={start_ms}&end={NOW_MS}"
         found = (await self.client.get(path)).json()
-        return sum(point[1] or 0 for one in found["series"] for point in one["points"])
+        return sum(point[1] or 0 for series in found["series"] for point in series["points"])
 
     async def figure(self, name: str) -> float:
         lines = (await self.client.get("/metrics")).text.splitlines()

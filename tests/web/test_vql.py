@@ -189,7 +189,7 @@ def timeseries(server: Server, where: str) -> Answer:
 )
 def test_a_condition_narrows_a_timeseries(server: Server, where: str, count: int, source: str) -> None:
     found = timeseries(server, where).json()
-    assert sum(point[1] or 0 for one in found["series"] for point in one["points"]) == count
+    assert sum(point[1] or 0 for series in found["series"] for point in series["points"]) == count
     assert found["source"] in (source, "raw", "1h")
     if source == "raw":
         assert found["source"] == "raw"

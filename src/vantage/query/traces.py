@@ -58,9 +58,9 @@ class TraceTree:
         return [node for root in self.roots for node in root.walk()]
 
 
-async def find_traces(context: QueryContext, filters: TraceFilter) -> Sequence[TraceSummary]:
+async def find_traces(context: QueryContext, trace_filter: TraceFilter) -> Sequence[TraceSummary]:
     """Return up to ``limit`` traces, the latest start first."""
-    return await context.store.traces(filters)
+    return await context.store.traces(trace_filter)
 
 
 async def find_trace(context: QueryContext, trace_id: str) -> Trace:

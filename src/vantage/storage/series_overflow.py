@@ -16,17 +16,17 @@ OVERFLOWED_COUNTED_MAX: Final = 100_000
 _EARLIER: Final = "__other__"  # what OVERFLOW was called before 0.1.0
 
 
-def overflow(series: Series, *, whole: bool) -> Series:
+def overflow(series: Series, *, for_all: bool) -> Series:
     """Return the series that takes the samples of ``series``, which is beyond the limit.
 
-    It is one per metric, or with ``whole`` (there are too many of those) a single one for everything.
+    It is one per metric, or with ``for_all`` (if there are too many of those) a single one for everything.
     """
     return make_series(
-        service=OVERFLOW if whole else series.service,
-        environment=OVERFLOW if whole else series.environment,
-        metric=OVERFLOW if whole else series.metric,
+        service=OVERFLOW if for_all else series.service,
+        environment=OVERFLOW if for_all else series.environment,
+        metric=OVERFLOW if for_all else series.metric,
         kind=series.kind,
-        unit="" if whole else series.unit,
+        unit="" if for_all else series.unit,
         tags={OVERFLOW: "true"},
     )
 
@@ -35,4 +35,4 @@ def with_present_name(series: Series) -> Series:
     """Return the overflow series of an earlier version under its present name, and any other series as it is."""
     if series.tags != ((_EARLIER, "true"),):
         return series
-    return overflow(series, whole=series.service == _EARLIER)
+    return overflow(series, for_all=series.service == _EARLIER)

@@ -18,7 +18,7 @@ from vantage.core.timerange import TimeRange
 from vantage.storage.ports import EdgeKind, ServiceEdge
 
 PARENT_REACH_MS: Final = 600_000  # how long before the range a parent may start
-SPANS_MAX: Final = 2_000_000  # some 110 bytes and a microsecond each
+SPANS_MAX: Final = 2_000_000  # about 110 bytes and a microsecond each
 # Attributes of a caller's span that name a peer without spans; the first one present is used. The names are those of
 # OpenTelemetry's semantic conventions; ``db.system`` was the name of ``db.system.name`` until 2025.
 PEER_ATTRIBUTES: Final = ("peer.service", "db.system.name", "db.system", "messaging.system", "server.address")

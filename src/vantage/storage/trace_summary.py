@@ -15,24 +15,24 @@ from vantage.storage.ports import TraceFilter, TraceSummary
 ServiceKey = tuple[str, str, str, str]
 
 
-def matching_rows(table: SpanTable, filters: TraceFilter) -> Rows:
+def matching_rows(table: SpanTable, trace_filter: TraceFilter) -> Rows:
     """Return the rows that meet every condition of the filter, ascending. A condition on text runs once per value."""
-    mask = table.within(filters.time_range.start_ms, filters.time_range.end_ms)
+    mask = table.within(trace_filter.time_range.start_ms, trace_filter.time_range.end_ms)
     for texts, text in (
-        (table.service_name, filters.service),
-        (table.name, filters.operation),
-        (table.status, filters.status),
+        (table.service_name, trace_filter.service),
+        (table.name, trace_filter.operation),
+        (table.status, trace_filter.status),
     ):
         if text:
             mask &= texts.codes == texts.code_of(text)
-    if filters.min_duration_ns:
-        mask &= table.duration_ns >= filters.min_duration_ns
-    if filters.max_duration_ns is not None:
-        mask &= table.duration_ns <= filters.max_duration_ns
-    for key, value in filters.attributes:
+    if trace_filter.min_duration_ns:
+        mask &= table.duration_ns >= trace_filter.min_duration_ns
+    if trace_filter.max_duration_ns is not None:
+        mask &= table.duration_ns <= trace_filter.max_duration_ns
+    for key, value in trace_filter.attributes:
         mask &= table.with_attribute(key, value)
-    if filters.text and mask.any():
-        mask &= _mask_mentions(table, filters.text.lower())
+    if trace_filter.text and mask.any():
+        mask &= _mask_mentions(table, trace_filter.text.lower())
     return np.flatnonzero(mask)
 
 
@@ -124,7 +124,7 @@ def _services(table: SpanTable, traces: _Traces) -> list[tuple[str, ...]]:
     return list(map(tuple, services))
 
 
-def latest_summaries(table: SpanTable, filters: TraceFilter) -> list[TraceSummary]:
+def latest_summaries(table: SpanTable, trace_filter: TraceFilter) -> list[TraceSummary]:
     """Return summaries, the latest start first, ties by trace id, after ``before`` and up to ``limit``. The table must
     contain all spans of its traces."""
     if not len(table):
@@ -132,11 +132,11 @@ def latest_summaries(table: SpanTable, filters: TraceFilter) -> list[TraceSummar
     traces = _group_by_trace(table)
     start_ns, ids = table.start_ns[traces.first], table.trace_id[traces.first]
     latest = np.lexsort((np.arange(len(ids)), start_ns))[::-1]
-    if filters.before is not None:
-        before_ns, before_id = filters.before
+    if trace_filter.before is not None:
+        before_ns, before_id = trace_filter.before
         earlier = (start_ns < before_ns) | ((start_ns == before_ns) & (ids.astype(np.str_) < before_id))
         latest = latest[earlier[latest]]
-    latest = latest[: filters.limit]
+    latest = latest[: trace_filter.limit]
     is_latest = np.zeros(len(ids), np.bool_)
     is_latest[latest] = True
     rows = traces.order[np.repeat(is_latest, traces.counts)]

@@ -112,7 +112,7 @@ class TestEachClient:
         (span,) = recorded.spans
         assert (span["name"], span["kind"], span["status"]) == ("POST 127.0.0.1", "client", "unset")
         assert span["attributes"]["server.port"] == upstream.address.partition(":")[2]
-        ((_, _, value_ms),) = [one for one in recorded.samples if one[0] == "http.client.request.duration"]
+        ((_, _, value_ms),) = [sample for sample in recorded.samples if sample[0] == "http.client.request.duration"]
         assert value_ms == span["duration_ns"] / 1e6
         assert 0 < value_ms < 5000
 

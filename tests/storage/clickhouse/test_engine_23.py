@@ -62,8 +62,14 @@ def ask(python: Path | str, wanted: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_old_engine_answers_as_the_new_one(old_python: Path) -> None:
     statements = {name: print_select(query) for name, query in queries().items()}
-    asked = [[one.text, {key: param_text(value) for key, value in one.params.items()}] for one in statements.values()]
-    wanted = {"before": [*(one.text for one in migrations()), SERIES_ROWS, SAMPLE_ROWS, SPAN_ROWS], "asked": asked}
+    asked = [
+        [statement.text, {key: param_text(value) for key, value in statement.params.items()}]
+        for statement in statements.values()
+    ]
+    wanted = {
+        "before": [*(migration.text for migration in migrations()), SERIES_ROWS, SAMPLE_ROWS, SPAN_ROWS],
+        "asked": asked,
+    }
     old, new = ask(old_python, wanted), ask(sys.executable, wanted)
     assert old["version"].startswith("23.10.")
     wrong = {

@@ -204,7 +204,7 @@ async def test_damaged_segments_are_skipped_and_named(opened: Open, tmp_path: Pa
     first.write_bytes(b"no database at all" * 100)
     made = back_up(tmp_path / "data", tmp_path / "backup")
     assert [text.partition(":")[0] for text in made.omitted] == [first.name]
-    assert f"segments/{first.name}" not in {one.path for one in made.manifest.files}
+    assert f"segments/{first.name}" not in {file.path for file in made.manifest.files}
     async with opened(tmp_path / "data"):  # quarantines it
         pass
     made = back_up(tmp_path / "data", tmp_path / "again")

@@ -94,7 +94,7 @@ async def test_an_invalid_segment_is_quarantined_at_start(
     async with opened() as store:
         assert await total(store) == 1000
         assert (await store.usage()).damaged == (older.name,)
-        assert [one.trace_id for one in await store.traces(TraceFilter(TimeRange(0, NOW_MS)))] == ["new"]
+        assert [trace.trace_id for trace in await store.traces(TraceFilter(TimeRange(0, NOW_MS)))] == ["new"]
 
 
 async def test_a_segment_that_breaks_while_it_is_served_is_quarantined(opened: Open, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ async def test_a_flipped_bit_in_a_block_of_spans_costs_that_block(opened: Open, 
     older, _ = await two_weeks(opened, tmp_path)
     flip(older, "span_block.body")
     async with opened() as store:
-        assert [one.trace_id for one in await store.traces(TraceFilter(TimeRange(0, NOW_MS)))] == ["new"]
+        assert [trace.trace_id for trace in await store.traces(TraceFilter(TimeRange(0, NOW_MS)))] == ["new"]
         assert (await store.trace("old")).spans == ()
         assert store.damaged_rows > 0
 

@@ -54,7 +54,7 @@ async def test_a_folder_of_an_earlier_format_is_read_and_written_on(tmp_path: Pa
         async with opened(tmp_path / "data") as store:
             ((count, _),) = (await store.select(count_query(of_service("api")), deadline_s=5)).rows()
             assert count == 103
-            assert {one.series.service for one in await store.list_series()} == {"api"}
+            assert {info.series.service for info in await store.list_series()} == {"api"}
             trace = await store.trace("t1")
             assert [sample.value for sample in trace.samples] == [0.0]
             assert [span.attributes for span in trace.spans] == [{"http.route": "/pay"}]

@@ -189,7 +189,7 @@ async def test_a_full_queue_is_busy_and_not_an_endless_one(opened: Open) -> None
     batch = a_batch(*[1.0] * 1000)
     async with opened(queue_nbytes_max=batch.nbytes * 3) as store:
         outcomes = await asyncio.gather(*(store.write(batch) for _ in range(10)), return_exceptions=True)
-        refused = [one for one in outcomes if isinstance(one, BusyError)]
+        refused = [outcome for outcome in outcomes if isinstance(outcome, BusyError)]
         assert len(refused) == 7
         assert (await totals(store))[0] == 3000
         assert store.queued_nbytes == 0

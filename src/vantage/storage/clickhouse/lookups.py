@@ -115,24 +115,24 @@ class Lookups:
             )
         )
 
-    def traces(self, filters: TraceFilter) -> list[TraceSummary]:
+    def traces(self, trace_filter: TraceFilter) -> list[TraceSummary]:
         """Find the ids of the latest traces that have a matching span, then read all their spans."""
         params = Params()
         having = ""
-        if filters.before is not None:
-            before_ns, before_id = filters.before
+        if trace_filter.before is not None:
+            before_ns, before_id = trace_filter.before
             having = (
                 f"HAVING (first_ns, trace_id) < ({params.bind(before_ns, 'Int64')}, {params.bind(before_id, 'String')})"
             )
         result = self._query(
             "SELECT trace_id, min(start_ns) AS first_ns FROM span_times WHERE trace_id IN "
-            f"(SELECT trace_id FROM spans WHERE {' AND '.join(_conditions(filters, params))}) "
+            f"(SELECT trace_id FROM spans WHERE {' AND '.join(_conditions(trace_filter, params))}) "
             f"GROUP BY trace_id {having} ORDER BY first_ns DESC, trace_id DESC "
-            f"LIMIT {params.bind(filters.limit, 'UInt64')}",
+            f"LIMIT {params.bind(trace_filter.limit, 'UInt64')}",
             params,
         )
         ids = result.to_list("trace_id")
-        return latest_summaries(self._spans_of(ids), filters) if ids else []
+        return latest_summaries(self._spans_of(ids), trace_filter) if ids else []
 
     def edges(self, time_range: TimeRange) -> list[ServiceEdge]:
         wider = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
@@ -163,21 +163,25 @@ def _named(selector: Selector, params: Params) -> list[str]:
     ]
 
 
-def _conditions(filters: TraceFilter, params: Params) -> list[str]:
+def _conditions(trace_filter: TraceFilter, params: Params) -> list[str]:
     """Return the conditions on a span, as ``storage.trace_summary`` defines them."""
-    conditions = bounds(filters.time_range, params, spans=True)
-    for name, text in (("service_name", filters.service), ("name", filters.operation), ("status", filters.status)):
+    conditions = bounds(trace_filter.time_range, params, spans=True)
+    for name, text in (
+        ("service_name", trace_filter.service),
+        ("name", trace_filter.operation),
+        ("status", trace_filter.status),
+    ):
         if text:
             conditions.append(f"{name} = {params.bind(text, 'String')}")
-    if filters.min_duration_ns:
-        conditions.append(f"duration_ns >= {params.bind(filters.min_duration_ns, 'Int64')}")
-    if filters.max_duration_ns is not None:
-        conditions.append(f"duration_ns <= {params.bind(filters.max_duration_ns, 'Int64')}")
-    for key, value in filters.attributes:
+    if trace_filter.min_duration_ns:
+        conditions.append(f"duration_ns >= {params.bind(trace_filter.min_duration_ns, 'Int64')}")
+    if trace_filter.max_duration_ns is not None:
+        conditions.append(f"duration_ns <= {params.bind(trace_filter.max_duration_ns, 'Int64')}")
+    for key, value in trace_filter.attributes:
         name = params.bind(key, "String")
         conditions.append(f"mapContains(attributes, {name}) AND attributes[{name}] = {params.bind(value, 'String')}")
-    if filters.text:
-        text = params.bind(filters.text.lower(), "String")
+    if trace_filter.text:
+        text = params.bind(trace_filter.text.lower(), "String")
         conditions.append(
             f"(position(lowerUTF8(name), {text}) > 0 OR position(lower(trace_id), {text}) > 0 "
             f"OR arrayExists(value -> position(lowerUTF8(value), {text}) > 0, mapValues(attributes)))"

@@ -37,7 +37,7 @@ class SeriesRegistry:
             if known is None and count >= self._series_max:
                 if len(self.overflowed) < OVERFLOWED_COUNTED_MAX:
                     self.overflowed.add(target.id)
-                target = overflow(target, whole=count >= self._series_max + OVERFLOW_SERIES_MAX)
+                target = overflow(target, for_all=count >= self._series_max + OVERFLOW_SERIES_MAX)
                 known = self._by_id.get(target.id) or fresh.get(target.id)
             if known is None:
                 known = fresh[target.id] = target

@@ -61,7 +61,7 @@ class ClickHouseStore:
     """Stores telemetry in ``folder``, which it locks: one process per folder, and one such store per process.
 
     ``write`` returns once the rows are inserted; with ``synchronous`` FULL they are on disk, with NORMAL the operating
-    system has them. The rows of a commit are inserted into several tables one after the other, so that for some
+    system has them. The rows of a commit are inserted into several tables one after the other, so that for a few
     milliseconds a query may see its spans but not its samples. If the process is killed in between, the commit is
     finished when the folder is opened again: see ``intent_log``. ``queue_nbytes_max`` limits the batches that wait for
     a commit: beyond it ``write`` is busy. ``series_max`` limits the distinct series, ``query_samples_max`` the samples

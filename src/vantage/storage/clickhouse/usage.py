@@ -43,13 +43,13 @@ def read_usage(engine: Engine, *, raw_since_ms: int) -> Usage:
 
 
 def _share_bytes(
-    found: QueryResult, tier: Literal["samples", "rollups", "spans"], weight: str, nbytes: int
+    result: QueryResult, tier: Literal["samples", "rollups", "spans"], weight: str, nbytes: int
 ) -> list[UsageRow]:
-    weights = found.to_list(weight)
+    weights = result.to_list(weight)
     total = max(1, sum(weights))
-    services = found.to_list("service_name")
-    metrics = found.to_list("metric_name") if tier != "spans" else [""] * len(services)
-    series = found.to_list("series") if tier != "spans" else [0] * len(services)
+    services = result.to_list("service_name")
+    metrics = result.to_list("metric_name") if tier != "spans" else [""] * len(services)
+    series = result.to_list("series") if tier != "spans" else [0] * len(services)
     return [
         UsageRow(service, metric, tier, nbytes * rows // total, 0 if tier == "rollups" else rows, count)
         for service, metric, rows, count in zip(services, metrics, weights, series, strict=True)

@@ -74,7 +74,9 @@ class Catalogue:
             if slot is None and series.id not in fresh and len(self._slots) + len(fresh) >= self._series_max:
                 if len(self.overflowed) < OVERFLOWED_COUNTED_MAX:
                     self.overflowed.add(series.id)
-                series = overflow(series, whole=len(self._slots) + len(fresh) >= self._series_max + OVERFLOW_SERIES_MAX)
+                series = overflow(
+                    series, for_all=len(self._slots) + len(fresh) >= self._series_max + OVERFLOW_SERIES_MAX
+                )
                 slot = self._slots.get(series.id)
             known = None
             if slot is not None:
