@@ -19,9 +19,9 @@ def loaded(tmp_path: Path, *, toml: str = "", dotenv: str = "", environ: Any = N
 
 
 def test_without_sources_every_setting_has_its_default(tmp_path: Path) -> None:
-    found = loaded(tmp_path)
-    assert found.settings == Settings()
-    assert (found.origins, found.warnings) == ({}, ())
+    result = loaded(tmp_path)
+    assert result.settings == Settings()
+    assert (result.origins, result.warnings) == ({}, ())
 
 
 def test_the_later_source_wins(tmp_path: Path) -> None:
@@ -37,10 +37,10 @@ def test_the_later_source_wins(tmp_path: Path) -> None:
 
 
 def test_each_value_s_origin_is_told(tmp_path: Path) -> None:
-    found = loaded(
+    result = loaded(
         tmp_path, toml='host = "::1"', dotenv="VANTAGE_PORT=2", environ={"VANTAGE_DEBUG": "1"}, flags={"data": "d"}
     )
-    origins = {name: origin for name, _, origin in found.masked_rows() if origin != "default"}
+    origins = {name: origin for name, _, origin in result.masked_rows() if origin != "default"}
     assert origins["host"].endswith("vantage.toml")
     assert origins["port"].endswith(".env (VANTAGE_PORT)")
     assert origins["debug"] == "environment (VANTAGE_DEBUG)"
@@ -116,10 +116,10 @@ def test_what_cannot_be_used_names_the_setting_and_its_origin(tmp_path: Path, so
 def test_variables_that_are_no_settings_are_one_warning_each(
     tmp_path: Path, variable: str, text: str, said: str
 ) -> None:
-    found = loaded(tmp_path, environ={variable: text})
-    (warning,) = found.warnings
+    result = loaded(tmp_path, environ={variable: text})
+    (warning,) = result.warnings
     assert said in warning
-    assert found.settings == Settings()
+    assert result.settings == Settings()
 
 
 def test_the_agent_s_variables_and_other_people_s_are_none_of_our_business(tmp_path: Path) -> None:
@@ -129,12 +129,12 @@ def test_the_agent_s_variables_and_other_people_s_are_none_of_our_business(tmp_p
 
 
 def test_a_secret_may_stand_in_a_file_and_is_never_shown(tmp_path: Path) -> None:
-    held = tmp_path / "key"
-    held.write_text("  s3cret\n")
-    found = loaded(tmp_path, environ={"VANTAGE_API_KEY_FILE": str(held)})
-    assert found.settings.api_key == "s3cret"
-    assert ("api_key", MASK, "environment (VANTAGE_API_KEY_FILE)") in found.masked_rows()
-    assert "s3cret" not in repr(found.masked_rows())
+    stored = tmp_path / "key"
+    stored.write_text("  s3cret\n")
+    result = loaded(tmp_path, environ={"VANTAGE_API_KEY_FILE": str(stored)})
+    assert result.settings.api_key == "s3cret"
+    assert ("api_key", MASK, "environment (VANTAGE_API_KEY_FILE)") in result.masked_rows()
+    assert "s3cret" not in repr(result.masked_rows())
 
 
 def test_a_missing_file_that_was_named_is_an_error_and_a_missing_dotenv_is_none(tmp_path: Path) -> None:

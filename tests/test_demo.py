@@ -73,9 +73,9 @@ def counted() -> Any:
 
 
 def receive(body: bytes) -> DecodedRequest:
-    one = PackedFormat(SeriesCache()).receive(body, batch_id="", now_ms=START_MS, oldest_ms=0)
-    assert (one.rejected, one.errors) == (0, [])
-    return one
+    decoded = PackedFormat(SeriesCache()).receive(body, batch_id="", now_ms=START_MS, oldest_ms=0)
+    assert (decoded.rejected, decoded.errors) == (0, [])
+    return decoded
 
 
 def requests(traffic: Traffic, service: str) -> tuple[I64, F64, I64]:
@@ -151,9 +151,9 @@ def test_requests_are_counted_at_their_true_rate_however_thin_the_durations_are(
 def test_where_every_duration_is_told_there_are_as_many_as_requests(history: Traffic, world: Scenario) -> None:
     recent_ms = world.start_ms - 15 * MINUTE_MS
     for service in SERVICES:
-        told, _, _ = requests(history, service.name)
+        recorded, _, _ = requests(history, service.name)
         times, counts, _ = counted_requests(history, service.name)
-        assert (told >= recent_ms).sum() == counts[times >= recent_ms].sum()
+        assert (recorded >= recent_ms).sum() == counts[times >= recent_ms].sum()
 
 
 def test_a_series_counts_once_a_window_and_windows_fit_the_steps_of_charts(history: Traffic, world: Scenario) -> None:
@@ -175,8 +175,8 @@ async def test_the_overview_tells_true_rates_errors_and_durations_over_every_ran
     clock = MovedClock(START_MS)
     async with MemoryMetadataStore(clock) as metadata:
         context = QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
-        for one in received:
-            await write_batch(context, one.batch)
+        for item in received:
+            await write_batch(context, item.batch)
         buckets = split_buckets(TimeRange(START_MS - hours * HOUR_MS, START_MS), points=60)
         overview = await read_overview(context, buckets)
     told_hours = min(hours, 6)
@@ -184,12 +184,12 @@ async def test_the_overview_tells_true_rates_errors_and_durations_over_every_ran
     assert overview.totals.rate_per_s == pytest.approx(expected, rel=0.03)
     rates = [rate for rate in overview.totals.rates_per_s[:-1] if rate is not None][1:]
     assert max(rates) < 1.6 * min(rates)
-    found = {row.name: row.red for row in overview.services if row.red}
-    ratio = found["payments"].error_ratio or 0
+    results = {row.name: row.red for row in overview.services if row.red}
+    ratio = results["payments"].error_ratio or 0
     assert ratio == pytest.approx(0.7 * 3 / 60 / told_hours, rel=0.2, abs=0.003)  # the burst
-    assert 0 < (found["catalog"].error_ratio or 0) < 0.004
-    assert 45 < (found["catalog"].p95_ms or 0) < 55
-    assert 300 < (found["checkout"].p95_ms or 0) < 500
+    assert 0 < (results["catalog"].error_ratio or 0) < 0.004
+    assert 45 < (results["catalog"].p95_ms or 0) < 55
+    assert 300 < (results["checkout"].p95_ms or 0) < 500
 
 
 def test_counted_errors_are_those_of_the_durations(history: Traffic, world: Scenario) -> None:
@@ -259,17 +259,17 @@ def test_the_burst_comes_again_every_40_minutes_of_live_traffic(world: Scenario)
 
 
 def test_every_sample_and_span_lies_within_the_history(received: list[DecodedRequest], world: Scenario) -> None:
-    for one in received:
-        if one.batch.samples:
-            assert world.history_start_ms <= int(one.batch.time_ms.min())
-            assert int(one.batch.time_ms.max()) < world.start_ms
-        for span in one.batch.spans:
+    for item in received:
+        if item.batch.samples:
+            assert world.history_start_ms <= int(item.batch.time_ms.min())
+            assert int(item.batch.time_ms.max()) < world.start_ms
+        for span in item.batch.spans:
             assert world.history_start_ms <= span.start_ms < world.start_ms + 10_000
 
 
 def test_the_server_accepts_every_batch_in_full(history: Traffic, received: list[DecodedRequest]) -> None:
-    assert sum(one.batch.samples for one in received) == history.samples
-    assert {one.environment for batch in received for one in batch.batch.series} == {"demo"}
+    assert sum(item.batch.samples for item in received) == history.samples
+    assert {series.environment for batch in received for series in batch.batch.series} == {"demo"}
     assert {span.environment for batch in received for span in batch.batch.spans} == {"demo"}
     sizes = [len(body) for body in bodies(history, new_batch_id=counted())]
     assert max(sizes) <= BATCH_NBYTES_MAX
@@ -277,8 +277,8 @@ def test_the_server_accepts_every_batch_in_full(history: Traffic, received: list
 
 
 def test_metrics_have_their_units_and_kinds(received: list[DecodedRequest]) -> None:
-    found = {(one.metric, one.kind.value, one.unit) for batch in received for one in batch.batch.series}
-    assert found == {
+    results = {(series.metric, series.kind.value, series.unit) for batch in received for series in batch.batch.series}
+    assert results == {
         ("http.requests", "counter", "{request}"),
         ("http.request.duration", "histogram", "ms"),
         ("process.cpu.percent", "gauge", "%"),
@@ -290,7 +290,7 @@ def test_metrics_have_their_units_and_kinds(received: list[DecodedRequest]) -> N
 
 
 def test_traces_are_whole(received: list[DecodedRequest]) -> None:
-    spans = [span for one in received for span in one.batch.spans]
+    spans = [span for item in received for span in item.batch.spans]
     assert len(spans) > 1000
     by_trace: dict[str, dict[str, Any]] = {}
     for span in spans:
@@ -312,10 +312,10 @@ def test_traces_are_whole(received: list[DecodedRequest]) -> None:
 
 
 def test_few_samples_are_linked_and_each_link_leads_to_its_span(received: list[DecodedRequest]) -> None:
-    known = {(span.trace_id, span.span_id) for one in received for span in one.batch.spans}
-    linked = [(trace_id, span_id) for one in received for _, trace_id, span_id in one.batch.exemplars.rows()]
+    known = {(span.trace_id, span.span_id) for item in received for span in item.batch.spans}
+    linked = [(trace_id, span_id) for item in received for _, trace_id, span_id in item.batch.exemplars.rows()]
     assert set(linked) <= known
-    assert 0.01 < len(linked) / sum(one.batch.samples for one in received) < 0.1
+    assert 0.01 < len(linked) / sum(item.batch.samples for item in received) < 0.1
 
 
 def test_a_column_too_long_for_one_batch_is_split_with_its_links(world: Scenario) -> None:
@@ -327,13 +327,13 @@ def test_a_column_too_long_for_one_batch_is_split_with_its_links(world: Scenario
     recorded.columns = {name: Column([START_MS] * count, [float(i) for i in range(count)], links)}
     sent = list(bodies(traffic, new_batch_id=counted()))
     assert max(map(len, sent)) <= BATCH_NBYTES_MAX
-    found = {
-        (span_id, float(one.batch.value[position]))
-        for one in map(receive, sent)
-        for position, _, span_id in one.batch.exemplars.rows()
+    results = {
+        (span_id, float(item.batch.value[position]))
+        for item in map(receive, sent)
+        for position, _, span_id in item.batch.exemplars.rows()
         if span_id in {"s0", "s9999", "s10000", "s119999"}
     }
-    assert found == {("s0", 0.0), ("s9999", 9999.0), ("s10000", 10000.0), ("s119999", 119999.0)}
+    assert results == {("s0", 0.0), ("s9999", 9999.0), ("s10000", 10000.0), ("s119999", 119999.0)}
 
 
 class FakeServer:
@@ -375,9 +375,9 @@ class FakeServer:
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    one = FakeServer()
-    yield one
-    one.close()
+    fake_server = FakeServer()
+    yield fake_server
+    fake_server.close()
 
 
 def test_history_is_sent_packed_and_compressed(server: FakeServer) -> None:
@@ -390,8 +390,8 @@ def test_history_is_sent_packed_and_compressed(server: FakeServer) -> None:
         PackedFormat(SeriesCache()).receive(gzip.decompress(body), batch_id="", now_ms=2 * START_MS, oldest_ms=0)
         for *_, body in server.sent
     ]
-    assert sum(one.rejected for one in received) == 0
-    assert len({one.batch.batch_id for one in received}) == len(received)
+    assert sum(item.rejected for item in received) == 0
+    assert len({item.batch.batch_id for item in received}) == len(received)
 
 
 def test_live_traffic_flows_until_it_is_stopped(server: FakeServer) -> None:
@@ -434,10 +434,10 @@ def test_requests_stay_below_the_servers_rate(server: FakeServer, monkeypatch: p
             return now_s
 
     monkeypatch.setattr(send, "REQUESTS_A_MINUTE_MAX", 20)
-    one = send.Server(server.url, api_key=None, clock=Monotonic(), stop=Moving())
+    decoded = send.Server(server.url, api_key=None, clock=Monotonic(), stop=Moving())
     for _ in range(21):
-        one.request("POST", "/v1/metrics")
-    one.close()
+        decoded.request("POST", "/v1/metrics")
+    decoded.close()
     assert now_s == 60
 
 

@@ -221,7 +221,7 @@ def bench_footprint(work: Path, *, quick: bool) -> None:
                 queries.stop()
             took_ms.append(queries.took_ms)
         time.sleep(SETTLE_S)
-        settled = running.watched.memory_info().rss
+        final = running.watched.memory_info().rss
     finally:
         stream.close()
         running.stop()
@@ -230,19 +230,19 @@ def bench_footprint(work: Path, *, quick: bool) -> None:
         f"Filled with {saturation * REQUEST_SAMPLES / 1000:.0f} thousand samples/s (packed, 1000 a request); then"
         f" {rate:.0f} requests/s, {SECONDS} s alone and {SECONDS} s with queries, {rounds} times.\n"
     )
-    _memory(filled, full, alone, busy, settled)
+    _memory(filled, full, alone, busy, final)
     _latencies(alone, busy, took_ms)
     _traced(work, quick=quick)
 
 
-def _memory(filled: Sent, full: int, alone: list[Sent], busy: list[Sent], settled: int) -> None:
+def _memory(filled: Sent, full: int, alone: list[Sent], busy: list[Sent], final: int) -> None:
     print("| MB resident | median | peak |")
     print("| --- | --- | --- |")
     for name, sent in (("while filling", [filled]), ("at half load", alone), ("at half load, with queries", busy)):
         resident = [nbytes for load in sent for nbytes in load.resident]
         print(f"| {name} | {np.median(resident) / 1e6:.0f} | {max(resident) / 1e6:.0f} |")
     print(f"| {SETTLE_S:.0f} s after filling | {full / 1e6:.0f} | |")
-    print(f"| {SETTLE_S:.0f} s after the end | {settled / 1e6:.0f} | |")
+    print(f"| {SETTLE_S:.0f} s after the end | {final / 1e6:.0f} | |")
     peak = max(nbytes for load in alone for nbytes in load.resident)
     print(f"\nAt half load at most {peak / 1e6:.0f} MB; must be ≤ 300: {_verdict(peak, 300e6)}; ", end="")
     print(f"aim ≤ 200: {_verdict(peak, 200e6)}")

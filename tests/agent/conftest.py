@@ -12,8 +12,8 @@ from vantage_agent._context import current
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with receiving() as one:
-        yield one
+    with receiving() as receiver:
+        yield receiver
 
 
 @pytest.fixture(autouse=True)

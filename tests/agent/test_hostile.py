@@ -233,7 +233,7 @@ class Spiteful:
     __hash__ = None  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize("nonsense", [*NONSENSE, Spiteful], ids=lambda one: f"{one!r:.20}")
+@pytest.mark.parametrize("nonsense", [*NONSENSE, Spiteful], ids=lambda value: f"{value!r:.20}")
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_an_agent_is_never_started_into_an_exception(
     argument: str, nonsense: Any, caplog: pytest.LogCaptureFixture
@@ -250,7 +250,7 @@ def test_an_agent_is_never_started_into_an_exception(
 
 
 @pytest.mark.parametrize(
-    "nonsense", [None, "soon", math.nan, math.inf, -1, 10**400, object()], ids=lambda one: f"{one!r:.20}"
+    "nonsense", [None, "soon", math.nan, math.inf, -1, 10**400, object()], ids=lambda value: f"{value!r:.20}"
 )
 def test_a_wait_of_nonsense_still_sends_and_stops(receiver: Receiver, nonsense: Any) -> None:
     vantage_agent.init_agent("s", receiver.url, flush_interval_s=600)

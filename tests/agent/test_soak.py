@@ -109,9 +109,9 @@ FILL = """
 )
 def test_a_full_buffer_and_a_batch_in_flight_take_less_than_15_megabytes(kind: str, rate: int) -> None:
     with misbehaving(busy) as server:
-        grown_mb, held, losses = program(FILL, server.url, 3600, rate, kind)
+        grown_mb, stored, losses = program(FILL, server.url, 3600, rate, kind)
     if not (kind == "span" and rate == 0):  # of which almost nothing is recorded
-        assert held > 200
+        assert stored > 200
         assert losses["buffer_full"] > 1000
     assert grown_mb < FULL_MB_MAX
 
@@ -132,15 +132,15 @@ SOAK = """
 """
 
 
-def slope_mb_a_minute(taken: list[tuple[float, float]]) -> float:
+def slope_mb_a_minute(used: list[tuple[float, float]]) -> float:
     """By the least memory of each of 30 stretches: what is allocated for a moment, or for longer on a busy machine,
     only adds to it. The median of the slopes between them, so that no single step decides."""
-    size = max(1, len(taken) // 30)
-    stretches = [min(taken[at : at + size], key=lambda one: one[1]) for at in range(0, len(taken), size)]
+    size = max(1, len(used) // 30)
+    stretches = [min(used[at : at + size], key=lambda reading: reading[1]) for at in range(0, len(used), size)]
     slopes = [
         (later[1] - earlier[1]) / (later[0] - earlier[0]) * 60
-        for place, earlier in enumerate(stretches)
-        for later in stretches[place + 1 :]
+        for index, earlier in enumerate(stretches)
+        for later in stretches[index + 1 :]
         if later[0] - earlier[0] > 1
     ]
     return statistics.median(slopes)
@@ -149,9 +149,9 @@ def slope_mb_a_minute(taken: list[tuple[float, float]]) -> float:
 @pytest.mark.timeout(SOAK_S + 120)
 def test_memory_does_not_grow_while_the_buffer_drops() -> None:
     with misbehaving(busy) as server:
-        taken, count, losses = program(SOAK, server.url, 1, 0.5, SOAK_S, timeout_s=SOAK_S + 60)
-    slope = slope_mb_a_minute(taken[len(taken) // 2 :])
-    print(f"slope {slope:.3f} MB/min, from {taken[0][1]:.1f} to {taken[-1][1]:.1f} MB, {count} rounds, lost {losses}")
+        used, count, losses = program(SOAK, server.url, 1, 0.5, SOAK_S, timeout_s=SOAK_S + 60)
+    slope = slope_mb_a_minute(used[len(used) // 2 :])
+    print(f"slope {slope:.3f} MB/min, from {used[0][1]:.1f} to {used[-1][1]:.1f} MB, {count} rounds, lost {losses}")
     assert losses["buffer_full"] > 10_000
     assert slope <= SLOPE_MB_A_MINUTE_MAX
 

@@ -71,12 +71,12 @@ def killed_after(process: subprocess.Popen[str], seconds: float) -> bool:
 
 
 def assert_each_is_kept_once(server: Server, answered: set[int], batches: int) -> None:
-    found = read_back(server, START_MS, batches)
-    for one in answered:
-        kept = [found[value] for value in values_of(one)]
-        assert kept == [1] * SAMPLES_PER_BATCH, f"batch {one} was answered before the backup and is kept as {kept}"
-    for one in range(batches):
-        assert {found[value] for value in values_of(one)} in ({0}, {1}), f"batch {one} is kept in part or twice"
+    result = read_back(server, START_MS, batches)
+    for item in answered:
+        stored = [result[value] for value in values_of(item)]
+        assert stored == [1] * SAMPLES_PER_BATCH, f"batch {item} was answered before the backup and is kept as {stored}"
+    for item in range(batches):
+        assert {result[value] for value in values_of(item)} in ({0}, {1}), f"batch {item} is kept in part or twice"
 
 
 @pytest.fixture
@@ -89,9 +89,9 @@ def test_a_backup_that_is_killed_is_refused_and_one_that_is_whole_holds_what_was
     tmp_path: Path, seed: int
 ) -> None:
     chance = random.Random(seed)
-    data, whole, killed = tmp_path / "data", 0, 0
+    data, complete, killed = tmp_path / "data", 0, 0
     server = Server(data, environ=NO_RATES, program=("-c", QUICK_SEALS + RUN)).wait_ready()
-    told: set[int] = set()  # of all turns: a batch that a busy disk kept without an answer may be there or not
+    recorded: set[int] = set()  # of all turns: a batch that a busy disk kept without an answer may be there or not
     try:
         number = 0
         for turn in range(KILLS + 1):
@@ -106,14 +106,14 @@ def test_a_backup_that_is_killed_is_refused_and_one_that_is_whole_holds_what_was
                 sealed = server.output.count("generation sealed")
                 wait_until(lambda sealed=sealed: server.output.count("generation sealed") > sealed, 60)
             number = load.next
-            told |= load.sent.answered
+            recorded |= load.sent.answered
             if not (target / "backup.json").exists():
                 refused = vantage("restore", str(target), "--data", str(new))
                 assert refused.returncode == 1
                 assert "has no backup.json" in refused.stderr
                 assert not new.exists()
                 continue
-            whole += 1
+            complete += 1
             restored = vantage("restore", str(target), "--data", str(new))
             assert restored.returncode == 0, restored.stderr
             with serving(new, environ=NO_RATES) as copy:
@@ -121,9 +121,9 @@ def test_a_backup_that_is_killed_is_refused_and_one_that_is_whole_holds_what_was
                 assert "Traceback" not in copy.output
             checked = vantage("doctor", "--deep", "--data", str(new))
             assert checked.returncode == 0, checked.stdout
-        assert whole, "no backup came to its end: nothing was tested"
+        assert complete, "no backup came to its end: nothing was tested"
         assert killed, "no backup was killed: nothing was tested"
-        assert_each_is_kept_once(server, told, number)
+        assert_each_is_kept_once(server, recorded, number)
         assert "Traceback" not in server.output
     finally:
         if server.process.poll() is None:

@@ -122,23 +122,23 @@ class Told:
     """What the process said before it died."""
 
     def __init__(self) -> None:
-        self.kept: set[int] = set()
-        self.forgotten: set[str] = set()
+        self.acknowledged: set[int] = set()
+        self.deleted: set[str] = set()
         self.within = False  # a step was under way
 
     def hear(self, line: str) -> None:
         word, *rest = line.split()
         if word == "kept":
-            self.kept.add(int(rest[0]))
+            self.acknowledged.add(int(rest[0]))
         elif word in ("begin", "end"):
             self.within = word == "begin"
             if word == "end":
-                self.forgotten.update(rest)
+                self.deleted.update(rest)
 
 
 def killed(data: Path, step: str, first: int, chance: random.Random) -> Told:
     """Run until some step is under way for a moment; kill."""
-    told = Told()
+    recorded = Told()
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(data), step, str(first), str(SAMPLES)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
@@ -149,7 +149,7 @@ def killed(data: Path, step: str, first: int, chance: random.Random) -> Told:
     began_s = took_s = 0.0
     for line in process.stdout:
         if line.startswith(("kept", "begin", "end")):
-            told.hear(line)
+            recorded.hear(line)
         if line.startswith("begin"):
             began_s = time.monotonic()
             begins -= 1
@@ -163,14 +163,14 @@ def killed(data: Path, step: str, first: int, chance: random.Random) -> Told:
     process.kill()
     for line in process.stdout:  # what it said in the meantime, of which the last line may be cut short
         if line.startswith(("kept", "begin", "end")) and line.endswith("\n"):
-            told.hear(line)
+            recorded.hear(line)
     process.wait()
     process.stdout.close()
     process.stderr.close()
-    return told
+    return recorded
 
 
-async def found(data: Path) -> tuple[dict[str, Counter[int]], Counter[str], int]:
+async def contents(data: Path) -> tuple[dict[str, Counter[int]], Counter[str], int]:
     """How often each value is there by service; spans by service; damaged rows."""
     async with EmbeddedStore(data, clock=SystemClock(), telemetry=Telemetry()) as store:
         items = (SelectItem(Column("service_name"), "service"), SelectItem(Column("value"), "value"))
@@ -184,7 +184,7 @@ async def found(data: Path) -> tuple[dict[str, Counter[int]], Counter[str], int]
         ((count,),) = (await store.select(counting, deadline_s=30)).rows()
         assert count == sum(sum(counter.values()) for counter in values.values())
         wanted = TraceFilter(TimeRange(0, 2**42), limit=10**6)
-        spans = Counter(service for one in await store.traces(wanted) for service in one.services)
+        spans = Counter(service for trace in await store.traces(wanted) for service in trace.services)
         listed = sum(info.samples for info in await store.list_series())
         assert listed == count, "the catalogue counts otherwise"
         return values, spans, store.damaged_rows
@@ -195,26 +195,26 @@ async def found(data: Path) -> tuple[dict[str, Counter[int]], Counter[str], int]
 def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(tmp_path: Path, seed: int, step: str) -> None:
     chance = random.Random(f"{seed} {step}")
     data = tmp_path / "data"
-    kept: set[int] = set()
-    forgotten: set[str] = set()
+    stored: set[int] = set()
+    deleted: set[str] = set()
     first = within = 0
     for _ in range(KILLS):
-        told = killed(data, step, first, chance)
-        within += told.within
-        kept |= told.kept
-        forgotten |= told.forgotten
-        values, spans, damaged = asyncio.run(found(data))
+        recorded = killed(data, step, first, chance)
+        within += recorded.within
+        stored |= recorded.acknowledged
+        deleted |= recorded.deleted
+        values, spans, damaged = asyncio.run(contents(data))
         assert damaged == 0
         for service, counts in values.items():
             assert set(counts.values()) <= {1}, f"something of {service} is there twice"
             batches = Counter(value // SAMPLES for value in counts)
             assert set(batches.values()) <= {SAMPLES}, f"a batch of {service} is there in part"
-        for n in kept:
+        for n in stored:
             missing = [value for value in range(n * SAMPLES, (n + 1) * SAMPLES) if value not in values["kept"]]
             assert not missing, f"batch {n} was acknowledged and is not there"
-        assert spans["kept"] >= len(kept)
-        assert not forgotten & values.keys(), "what was forgotten is there again"
-        first = max(kept, default=0) + 10
+        assert spans["kept"] >= len(stored)
+        assert not deleted & values.keys(), "what was forgotten is there again"
+        first = max(stored, default=0) + 10
         if within and not LONG:
             break
     assert within >= KILLS / 10, "the kills came between the steps: they tested nothing"
@@ -222,7 +222,7 @@ def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(tmp_path: Path, 
 
 def test_the_child_is_what_the_test_says(tmp_path: Path) -> None:
     """Without a kill everything is kept, and the old leaves."""
-    told: Any = killed(tmp_path / "data", "expire", 0, random.Random(1))
-    values, _, _ = asyncio.run(found(tmp_path / "data"))
-    assert len(told.kept) >= 3
+    recorded: Any = killed(tmp_path / "data", "expire", 0, random.Random(1))
+    values, _, _ = asyncio.run(contents(tmp_path / "data"))
+    assert len(recorded.acknowledged) >= 3
     assert len(values["kept"]) >= 3 * SAMPLES

@@ -179,17 +179,17 @@ class MetadataContract:
     # --- deployments
 
     async def test_a_deployment_is_listed_as_it_was_given_with_an_id(self, store: AnyStore) -> None:
-        told = a_deployment(source="reported", description="new cart ✓", id=99)
-        assert await store.record_deployment(told, actor="id-shop")
+        deployment = a_deployment(source="reported", description="new cart ✓", id=99)
+        assert await store.record_deployment(deployment, actor="id-shop")
         (listed,) = await store.deployments()
-        assert without_id(listed) == without_id(told)
+        assert without_id(listed) == without_id(deployment)
         assert listed.id == 1
 
     async def test_a_version_seen_earlier_moves_back(self, store: AnyStore) -> None:
         assert await store.record_deployment(a_deployment(at_ms=5000), actor="system") is True
         assert await store.record_deployment(a_deployment(at_ms=3000), actor="system") is False
         assert await store.record_deployment(a_deployment(at_ms=4000), actor="system") is False
-        assert [one.at_ms for one in await store.deployments()] == [3000]
+        assert [deployment.at_ms for deployment in await store.deployments()] == [3000]
 
     async def test_of_twenty_sightings_at_once_one_is_kept(self, store: AnyStore) -> None:
         sightings = (store.record_deployment(a_deployment(at_ms=NOW_MS + n), actor="system") for n in range(20))
@@ -228,8 +228,11 @@ class MetadataContract:
             for at_ms in (1000, 2000, 3000):
                 deployment = a_deployment(str(at_ms), at_ms=at_ms, service=service)
                 await store.record_deployment(deployment, actor="system")
-        found = await store.deployments(service="cart", time_range=TimeRange(1000, 3000))
-        assert [(deployment.service, deployment.at_ms) for deployment in found] == [("cart", 2000), ("cart", 1000)]
+        deployments = await store.deployments(service="cart", time_range=TimeRange(1000, 3000))
+        assert [(deployment.service, deployment.at_ms) for deployment in deployments] == [
+            ("cart", 2000),
+            ("cart", 1000),
+        ]
         assert len(await store.deployments(time_range=TimeRange(3000, 3001))) == 2
 
     @pytest.mark.parametrize(
@@ -250,7 +253,7 @@ class MetadataContract:
                 await store.record_deployment(deployment, actor="system")
         before = await store.last_change_id()
         assert await store.remove_deployments(selector, actor="id-shop") == 4 - len(left)
-        names = sorted(f"{found.service}/{found.environment}" for found in await store.deployments())
+        names = sorted(f"{result.service}/{result.environment}" for result in await store.deployments())
         assert names == left
         assert await store.last_change_id() == before + (len(left) < 4)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support.random_batches import RandomBatches
-from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately, of_service
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, last_hours, of_service
 from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import StoreTimeout
 from vantage.core.exemplars import encode_exemplars
@@ -29,7 +29,7 @@ ALWAYS = TimeRange(0, TIME_MS_MAX)
 
 def contents(batches: Iterable[Batch]) -> Counter[Any]:
     """Every sample and span with everything that is told of it, floats as their bits."""
-    found: Counter[Any] = Counter()
+    result: Counter[Any] = Counter()
     for batch in batches:
         links = {
             position: ids
@@ -41,9 +41,9 @@ def contents(batches: Iterable[Batch]) -> Counter[Any]:
             zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True)
         ):
             bits = struct.pack("<d", value)
-            found[(batch.series[which].canonical(), time_ms, bits, *links.get(row, ("", "")))] += 1
-        found.update(msgspec.msgpack.encode(span, order="sorted") for span in batch.spans)
-    return found
+            result[(batch.series[which].canonical(), time_ms, bits, *links.get(row, ("", "")))] += 1
+        result.update(msgspec.msgpack.encode(span, order="sorted") for span in batch.spans)
+    return result
 
 
 class TelemetryContract:
@@ -119,15 +119,15 @@ class TelemetryContract:
         await store.write(a_batch(1.0, 2.0, series=a_series(metric="a")))
         await store.write(a_batch(1.0, series=a_series(metric="b", tags={"k": "ü"})))
         await store.write(a_batch(1.0, series=a_series("other")))
-        found = {(info.series.metric, info.samples) for info in await store.list_series(service="api")}
-        assert found == {("a", 2), ("b", 1)}
+        results = {(info.series.metric, info.samples) for info in await store.list_series(service="api")}
+        assert results == {("a", 2), ("b", 1)}
         (info,) = await store.list_series(service="api", metric="a")
         assert (info.first_ms, info.last_ms) == (NOW_MS - 1000, NOW_MS - 999)
 
     async def test_a_trace_holds_its_spans_and_linked_samples(self, store: TelemetryStore) -> None:
-        one = a_series()
+        series = a_series()
         links = encode_exemplars(np.array([1], np.uint32), ["t1"], ["s1"])
-        await store.write(build_batch([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], exemplars=links))
+        await store.write(build_batch([(series, NOW_MS, 1.0), (series, NOW_MS, 2.0)], exemplars=links))
         await store.write(Batch(spans=(a_span(span_id="s2", start_ms=NOW_MS), a_span(start_ms=NOW_MS - 5))))
         trace = await store.trace("t1")
         assert [span.span_id for span in trace.spans] == ["s1", "s2"]
@@ -135,10 +135,10 @@ class TelemetryContract:
         assert (await store.trace("unknown")).spans == ()
 
     async def test_the_samples_of_a_trace_are_in_order_of_time(self, store: TelemetryStore) -> None:
-        one = a_series()
+        series = a_series()
         for at_ms in (NOW_MS, NOW_MS - 20, NOW_MS - 10):
             links = encode_exemplars(np.array([0], np.uint32), ["t1"], ["s1"])
-            await store.write(build_batch([(one, at_ms, float(NOW_MS - at_ms))], exemplars=links))
+            await store.write(build_batch([(series, at_ms, float(NOW_MS - at_ms))], exemplars=links))
         assert [sample.value for sample in (await store.trace("t1")).samples] == [20.0, 10.0, 0.0]
 
     async def test_traces_are_found_by_each_condition(self, store: TelemetryStore) -> None:
@@ -147,28 +147,28 @@ class TelemetryContract:
         other = a_span("other", start_ms=NOW_MS - 30, service="worker")
         await store.write(Batch(spans=(slow, failed, other)))
 
-        async def found(**conditions: object) -> list[str]:
-            wanted = TraceFilter(lately(), **conditions)  # type: ignore[arg-type]
+        async def result(**conditions: object) -> list[str]:
+            wanted = TraceFilter(last_hours(), **conditions)  # type: ignore[arg-type]
             return [trace.trace_id for trace in await store.traces(wanted)]
 
-        assert await found() == ["other", "failed", "slow"]
-        assert await found(service="worker") == ["other"]
-        assert await found(status="error") == ["failed"]
-        assert await found(min_duration_ns=800_000_000) == ["slow"]
-        assert await found(max_duration_ns=800_000_000) == ["other", "failed"]
-        assert await found(text="zoë") == ["slow"]
-        assert await found(operation="POST /pay") == ["failed"]
-        assert await found(attributes=(("user", "Zoë"), ("http.route", "/pay"))) == ["slow"]
-        assert await found(attributes=(("user", "Zoë"), ("http.route", "/cart"))) == []
-        assert await found(attributes=(("http.route", "Zoë"),)) == []
-        assert await found(limit=1) == ["other"]
-        assert await found(before=((NOW_MS - 30) * 1_000_000, "other")) == ["failed", "slow"]
+        assert await result() == ["other", "failed", "slow"]
+        assert await result(service="worker") == ["other"]
+        assert await result(status="error") == ["failed"]
+        assert await result(min_duration_ns=800_000_000) == ["slow"]
+        assert await result(max_duration_ns=800_000_000) == ["other", "failed"]
+        assert await result(text="zoë") == ["slow"]
+        assert await result(operation="POST /pay") == ["failed"]
+        assert await result(attributes=(("user", "Zoë"), ("http.route", "/pay"))) == ["slow"]
+        assert await result(attributes=(("user", "Zoë"), ("http.route", "/cart"))) == []
+        assert await result(attributes=(("http.route", "Zoë"),)) == []
+        assert await result(limit=1) == ["other"]
+        assert await result(before=((NOW_MS - 30) * 1_000_000, "other")) == ["failed", "slow"]
 
     async def test_a_listed_trace_is_summed_up(self, store: TelemetryStore) -> None:
         root = a_span(start_ms=NOW_MS - 100, duration_ms=50, name="GET /cart")
         child = a_span(span_id="s2", parent="s1", service="db", start_ms=NOW_MS - 90, status=SpanStatus.ERROR)
         await store.write(Batch(spans=(child, root)))
-        (trace,) = await store.traces(TraceFilter(lately()))
+        (trace,) = await store.traces(TraceFilter(last_hours()))
         assert (trace.root_service, trace.root_name, trace.spans, trace.errors) == ("api", "GET /cart", 2, 1)
         assert trace.duration_ns == 50_000_000
         assert trace.services == ("api", "db")
@@ -206,11 +206,11 @@ class TelemetryContract:
         await store.write(a_batch(1.0, 2.0, series=demo))
         await store.write(a_batch(4.0))
         await store.write(Batch(spans=(a_span(), a_span("t2", "s2"))))
-        gone = await store.delete(Selector(environment="demo"))
-        assert (gone.samples, gone.spans, gone.series) == (2, 0, 1)
+        deleted = await store.delete(Selector(environment="demo"))
+        assert (deleted.samples, deleted.spans, deleted.series) == (2, 0, 1)
         assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(1, 4.0)]
-        gone = await store.delete(Selector(service="api"))
-        assert (gone.samples, gone.spans) == (1, 2)
+        deleted = await store.delete(Selector(service="api"))
+        assert (deleted.samples, deleted.spans) == (1, 2)
         assert (await store.trace("t1")).spans == ()
         assert await store.list_series() == []
         await store.write(a_batch(8.0, series=demo))
@@ -227,8 +227,8 @@ class TelemetryContract:
 
     async def test_services_that_only_send_spans_are_known(self, store: TelemetryStore) -> None:
         await store.write(Batch(spans=(a_span(), a_span("t2", service_version="2"))))
-        found = sorted((one.service, one.service_version, one.spans) for one in await store.services_with_spans())
-        assert found == [("api", "", 1), ("api", "2", 1)]
+        result = sorted((item.service, item.service_version, item.spans) for item in await store.services_with_spans())
+        assert result == [("api", "", 1), ("api", "2", 1)]
 
     async def test_the_growth_of_running_totals_sees_resets(self, store: TelemetryStore) -> None:
         await store.write(a_batch(10.0, 15.0, 3.0, 4.0, series=a_series(tags={"i": "1"})))
@@ -273,16 +273,16 @@ class TelemetryContract:
         await store.write(a_batch(16.0, series=a_series("other")))
         await store.write(Batch(spans=(a_span("t1", start_ms=NOW_MS - 9), a_span("t2", service="other"))))
 
-        async def found(selector: Selector, time_range: TimeRange) -> tuple[list[float], list[str]]:
+        async def result(selector: Selector, time_range: TimeRange) -> tuple[list[float], list[str]]:
             batches = [batch async for batch in store.export(selector, time_range)]
             values = sorted(value for batch in batches for value in batch.value.tolist())
             return values, sorted(span.trace_id for batch in batches for span in batch.spans)
 
-        assert await found(Selector(service="api"), ALWAYS) == ([1.0, 2.0, 4.0, 8.0], ["t1"])
-        assert await found(Selector(environment="demo"), ALWAYS) == ([8.0], [])
-        assert await found(Selector("other", "test"), ALWAYS) == ([16.0], ["t2"])
-        assert await found(Selector(), TimeRange(NOW_MS - 9, NOW_MS - 8)) == ([2.0], ["t1"])
-        assert await found(Selector(service="nobody"), ALWAYS) == ([], [])
+        assert await result(Selector(service="api"), ALWAYS) == ([1.0, 2.0, 4.0, 8.0], ["t1"])
+        assert await result(Selector(environment="demo"), ALWAYS) == ([8.0], [])
+        assert await result(Selector("other", "test"), ALWAYS) == ([16.0], ["t2"])
+        assert await result(Selector(), TimeRange(NOW_MS - 9, NOW_MS - 8)) == ([2.0], ["t1"])
+        assert await result(Selector(service="nobody"), ALWAYS) == ([], [])
 
     async def test_an_export_that_is_given_up_can_be_begun_again(self, store: TelemetryStore) -> None:
         await store.write(a_batch(*map(float, range(30_000)), at_ms=NOW_MS - 100_000))

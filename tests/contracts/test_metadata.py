@@ -65,14 +65,14 @@ class TestSqlite(MetadataContract):
 
     async def test_two_stores_writing_at_once_lose_nothing(self, path: Path, clock: MovedClock) -> None:
         url = f"sqlite:///{path}"
-        async with SqlMetadataStore(url, clock) as one, SqlMetadataStore(url, clock) as other:
+        async with SqlMetadataStore(url, clock) as first, SqlMetadataStore(url, clock) as other:
             writes = (
                 store.create_key(a_key(f"{name}-{n}"), actor="cli")
                 for n in range(50)
-                for name, store in (("one", one), ("other", other))
+                for name, store in (("one", first), ("other", other))
             )
             await asyncio.gather(*writes)
-            assert len(await one.keys()) == 100
+            assert len(await first.keys()) == 100
             assert len(await other.audit(limit=200)) == 100
 
     async def test_another_process_can_create_a_key_while_the_store_is_open(self, store: AnyStore, path: Path) -> None:
@@ -170,10 +170,10 @@ asyncio.run(main())
             changes = [asyncio.create_task(store.create_key(a_key(str(n)), actor="cli")) for n in range(5)]
             await asyncio.sleep(0)
         outcomes = await asyncio.gather(*changes, return_exceptions=True)
-        kept = sum(outcome is None for outcome in outcomes)
+        stored = sum(outcome is None for outcome in outcomes)
         assert all(outcome is None or isinstance(outcome, StoreUnavailable) for outcome in outcomes)
         async with open_store() as store:
-            assert len(await store.keys()) == kept
+            assert len(await store.keys()) == stored
 
     async def test_a_file_that_is_no_database_is_unavailable(self, path: Path, open_store: OpenStore) -> None:
         path.write_bytes(b"no database at all, " * 100)
@@ -200,8 +200,8 @@ asyncio.run(main())
     async def test_every_connection_is_set_up(
         self, path: Path, clock: MovedClock, pragma: str, value: int | str
     ) -> None:
-        async with SqlMetadataStore(f"sqlite:///{path}", clock) as store, store._read() as one, store._read() as two:
-            for connection in (one, two):
+        async with SqlMetadataStore(f"sqlite:///{path}", clock) as store, store._read() as first, store._read() as two:
+            for connection in (first, two):
                 assert (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar_one() == value
 
 

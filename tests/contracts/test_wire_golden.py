@@ -99,12 +99,12 @@ def test_the_server_reads_what_is_described(name: str) -> None:
     exemplars = {position: (trace_id, span_id) for position, trace_id, span_id in batch.exemplars.rows()}
     assert [
         (
-            (one.service, one.environment, one.metric, one.kind.value, one.unit, one.tags),
+            (item.service, item.environment, item.metric, item.kind.value, item.unit, item.tags),
             int(batch.time_ms[row]),
             float(batch.value[row]),
             exemplars.get(row),
         )
-        for row, one in enumerate(batch.series[i] for i in batch.index.tolist())
+        for row, item in enumerate(batch.series[i] for i in batch.index.tolist())
     ] == rows
     assert [span_as_sent(span, resource) for span in batch.spans] == [
         {
@@ -123,8 +123,8 @@ def span_as_sent(span: Any, resource: dict[str, str]) -> dict[str, Any]:
     assert span.environment == resource.get("environment", "default")
     assert (span.service_version, span.instance) == (resource.get("service_version", ""), resource.get("instance", ""))
     names = ("trace_id", "span_id", "parent_span_id", "service_name", "name", "start_ns", "duration_ns")
-    found = {name: getattr(span, name) for name in names}
-    return {**found, "kind": span.kind.value, "status": span.status.value, "attributes": span.attributes}
+    results = {name: getattr(span, name) for name in names}
+    return {**results, "kind": span.kind.value, "status": span.status.value, "attributes": span.attributes}
 
 
 def as_text(value: Any) -> str:

@@ -47,12 +47,12 @@ def test_the_order_of_words_counts() -> None:
 def test_every_bit_of_the_hash_is_used() -> None:
     hashes = hash_ids(np.array([f"{i:032x}" for i in range(4096)], "S32"))
     ones = [int(((hashes >> np.uint64(bit)) & np.uint64(1)).sum()) for bit in range(64)]
-    assert all(1800 < one < 2300 for one in ones)
+    assert all(1800 < item < 2300 for item in ones)
 
 
 def test_an_array_that_is_no_block_of_memory_is_hashed_alike() -> None:
-    whole = np.array([b"a", b"b", b"c", b"d"], "S16")
-    assert hash_ids(whole[::2]).tolist() == [hash_id("a"), hash_id("c")]
+    complete = np.array([b"a", b"b", b"c", b"d"], "S16")
+    assert hash_ids(complete[::2]).tolist() == [hash_id("a"), hash_id("c")]
 
 
 def test_a_text_that_is_no_id_has_a_hash_too() -> None:
@@ -60,6 +60,6 @@ def test_a_text_that_is_no_id_has_a_hash_too() -> None:
 
 
 def test_the_order_of_a_pair_counts() -> None:
-    one, two = np.array([b"a", b"b"]), np.array([b"b", b"a"])
-    first, second = hash_pairs(one, two).tolist()
+    single, two = np.array([b"a", b"b"]), np.array([b"b", b"a"])
+    first, second = hash_pairs(single, two).tolist()
     assert first != second

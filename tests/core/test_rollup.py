@@ -29,7 +29,7 @@ def columns(rows: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray, n
     return slot.astype(np.uint32), time_ms.astype(np.int64), value / 100
 
 
-def told(partials: Partials) -> dict[tuple[int, int], list[float]]:
+def as_dict(partials: Partials) -> dict[tuple[int, int], list[float]]:
     rows = zip(*(getattr(partials, name).tolist() for name in ("slot", "time_ms", "count", "sum", "min", "max")),
                strict=True)  # fmt: skip
     return {(slot, at_ms): rest for slot, at_ms, *rest in rows}
@@ -38,12 +38,12 @@ def told(partials: Partials) -> dict[tuple[int, int], list[float]]:
 @given(SAMPLES)
 def test_each_bucket_tells_count_sum_and_extremes(rows: list[tuple[int, int, int]]) -> None:
     slot, time_ms, value = columns(rows)
-    found = told(rollup_samples(slot, time_ms, value, width_ms=FIVE_MINUTES_MS))
-    for (one, at_ms), (count, total, least, most) in found.items():
-        held = value[(slot == one) & (time_ms // FIVE_MINUTES_MS * FIVE_MINUTES_MS == at_ms)]
-        assert (count, least, most) == (len(held), held.min(), held.max())
-        assert total == pytest.approx(held.sum(), abs=1e-9)
-    assert sum(row[0] for row in found.values()) == len(rows)
+    result = as_dict(rollup_samples(slot, time_ms, value, width_ms=FIVE_MINUTES_MS))
+    for (item, at_ms), (count, total, least, most) in result.items():
+        stored = value[(slot == item) & (time_ms // FIVE_MINUTES_MS * FIVE_MINUTES_MS == at_ms)]
+        assert (count, least, most) == (len(stored), stored.min(), stored.max())
+        assert total == pytest.approx(stored.sum(), abs=1e-9)
+    assert sum(row[0] for row in result.values()) == len(rows)
 
 
 @given(SAMPLES)
@@ -51,8 +51,8 @@ def test_hours_are_the_same_from_samples_and_from_five_minutes(rows: list[tuple[
     slot, time_ms, value = columns(rows)
     short = rollup_samples(slot, time_ms, value, width_ms=FIVE_MINUTES_MS)
     straight, by_steps = (
-        told(one)
-        for one in (rollup_samples(slot, time_ms, value, width_ms=HOUR_MS), rollup_partials(short, width_ms=HOUR_MS))
+        as_dict(item)
+        for item in (rollup_samples(slot, time_ms, value, width_ms=HOUR_MS), rollup_partials(short, width_ms=HOUR_MS))
     )
     assert straight.keys() == by_steps.keys()
     for key, row in straight.items():
@@ -61,8 +61,8 @@ def test_hours_are_the_same_from_samples_and_from_five_minutes(rows: list[tuple[
 
 def test_a_sum_of_decimals_is_the_decimal() -> None:
     values = np.array([0.1] * 10 + [0.2])
-    found = rollup_samples(np.zeros(11, np.uint32), np.arange(11), values, width_ms=HOUR_MS)
-    assert found.sum.tolist() == [1.2]
+    result = rollup_samples(np.zeros(11, np.uint32), np.arange(11), values, width_ms=HOUR_MS)
+    assert result.sum.tolist() == [1.2]
     odd = np.array([1 / 3, 1 / 7])
     assert rollup_samples(np.zeros(2, np.uint32), np.arange(2), odd, width_ms=HOUR_MS).sum.tolist() == [odd.sum()]
 
@@ -73,9 +73,9 @@ def test_sketches_belong_to_their_rows_also_when_rows_are_taken_and_joined() -> 
     hours = with_sketches(
         rollup_samples(slot, time_ms, value, width_ms=HOUR_MS), slot, time_ms, value, width_ms=HOUR_MS
     )
-    some = concat_partials([hours.take(np.flatnonzero(hours.slot == 2)), hours.take(np.flatnonzero(hours.slot == 0))])
-    found = sketch_quantile(some.sketches.row, some.sketches.key, some.sketches.count, groups=len(some), p=0.5)
-    assert found == pytest.approx([100.0, 100.0, 1.0, 1.0], rel=0.01)
+    sample = concat_partials([hours.take(np.flatnonzero(hours.slot == 2)), hours.take(np.flatnonzero(hours.slot == 0))])
+    result = sketch_quantile(sample.sketches.row, sample.sketches.key, sample.sketches.count, groups=len(sample), p=0.5)
+    assert result == pytest.approx([100.0, 100.0, 1.0, 1.0], rel=0.01)
 
 
 def test_nothing_rolls_up_to_nothing() -> None:

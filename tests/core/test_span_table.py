@@ -33,8 +33,8 @@ def test_attributes_keep_their_order(spans: list[Span]) -> None:
 @given(any_spans(), st.data())
 def test_rows_are_taken_in_the_order_asked_for(spans: list[Span], data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.integers(0, len(spans) - 1), max_size=20) if spans else st.just([]))
-    taken = build_span_table(spans).take(np.array(rows, np.intp))
-    assert taken.spans() == build_span_table(spans).spans(np.array(rows, np.intp)) == [spans[row] for row in rows]
+    used = build_span_table(spans).take(np.array(rows, np.intp))
+    assert used.spans() == build_span_table(spans).spans(np.array(rows, np.intp)) == [spans[row] for row in rows]
 
 
 @given(st.lists(any_spans(4), max_size=4))
@@ -51,9 +51,9 @@ def test_what_is_taken_and_joined_again_is_as_it_was() -> None:
 
 
 def test_a_few_rows_do_not_carry_the_texts_of_all() -> None:
-    taken = build_span_table(many_spans(1000)).take(np.array([3, 5]))
-    assert len(taken.attr_value.values) <= 8
-    assert taken.nbytes < 2500
+    used = build_span_table(many_spans(1000)).take(np.array([3, 5]))
+    assert len(used.attr_value.values) <= 8
+    assert used.nbytes < 2500
 
 
 def test_codes_point_at_distinct_texts() -> None:
@@ -64,16 +64,16 @@ def test_codes_point_at_distinct_texts() -> None:
 
 
 def test_columns_that_share_a_dictionary_keep_it() -> None:
-    one = dict_encode(["a", "b", "a"])
-    both = concat_dict_columns([one, DictColumn(one.codes[:2], one.values)])
-    assert both.values is one.values
+    column = dict_encode(["a", "b", "a"])
+    both = concat_dict_columns([column, DictColumn(column.codes[:2], column.values)])
+    assert both.values is column.values
     assert both.to_list() == ["a", "b", "a", "a", "b"]
 
 
 @given(any_spans(), st.sampled_from(["a", "b", "http.route"]))
 def test_an_attribute_is_a_column_with_nothing_where_it_is_absent(spans: list[Span], key: str) -> None:
-    for place, span in enumerate(spans[::2]):
-        span.attributes[key] = str(place % 3) if place % 3 else ""
+    for index, span in enumerate(spans[::2]):
+        span.attributes[key] = str(index % 3) if index % 3 else ""
     column = build_span_table(spans).attribute(key)
     assert column.to_list() == [span.attributes.get(key, "") for span in spans]
     assert len(set(column.values)) == len(column.values)
@@ -94,12 +94,12 @@ def test_rows_are_found_by_the_value_of_any_attribute() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start_ms", "end_ms", "held"),
+    ("start_ms", "end_ms", "stored"),
     [(NOW_MS, NOW_MS + 1, [True, False]), (NOW_MS, NOW_MS + 2, [True, True]), (NOW_MS + 1, 10**17, [False, True])],
 )
-def test_a_range_holds_its_start_and_not_its_end(start_ms: int, end_ms: int, held: list[bool]) -> None:
+def test_a_range_holds_its_start_and_not_its_end(start_ms: int, end_ms: int, stored: list[bool]) -> None:
     table = build_span_table([a_span(start_ms=NOW_MS), a_span(start_ms=NOW_MS + 1)])
-    assert table.within(start_ms, end_ms).tolist() == held
+    assert table.within(start_ms, end_ms).tolist() == stored
     assert table.start_ms.tolist() == [NOW_MS, NOW_MS + 1]
 
 

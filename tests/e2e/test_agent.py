@@ -50,15 +50,17 @@ def test_a_request_through_two_programs_is_one_trace(tmp_path: Path) -> None:
             running(python, "shop", server, tmp_path, front, "uvicorn", "--port", str(front), "front:app"),
         ):
             urllib.request.urlopen(f"http://127.0.0.1:{front}/orders/7", timeout=30).read()
-        (found,) = server.get("/api/traces?service=shop").json()["traces"]
-        trace = server.get(f"/api/traces/{found['trace_id']}").json()
-        told = [(one["service"], one["name"], one["kind"], one["depth"], one["status"]) for one in trace["spans"]]
-        assert told == [
+        (result,) = server.get("/api/traces?service=shop").json()["traces"]
+        trace = server.get(f"/api/traces/{result['trace_id']}").json()
+        recorded = [
+            (item["service"], item["name"], item["kind"], item["depth"], item["status"]) for item in trace["spans"]
+        ]
+        assert recorded == [
             ("shop", "GET /orders/{order_id}", "server", 0, "unset"),
             ("shop", "GET 127.0.0.1", "client", 1, "unset"),
             ("payments", "GET /anything/<path:anything>", "server", 2, "unset"),
         ]
-        starts = [one["start_ns"] for one in trace["spans"]]
+        starts = [item["start_ns"] for item in trace["spans"]]
         assert starts == sorted(starts)
         assert "4711" not in str(trace)
         edges = server.get("/api/edges?start=now-1h&end=now").json()["edges"]

@@ -78,12 +78,12 @@ def test_a_backup_of_a_running_server_is_served_elsewhere_with_its_keys(tmp_path
     assert "start it with vantage serve" in done.stdout
     with serving(new, environ=NO_RATES) as server:
         assert server.get("/api/services").status == 401
-        (one,) = [
-            one
-            for one in server.request("GET", "/api/services", headers=headers).json()["services"]
-            if one["name"] == "api"
+        (first,) = [
+            item
+            for item in server.request("GET", "/api/services", headers=headers).json()["services"]
+            if item["name"] == "api"
         ]
-        assert one["samples"] == 5
+        assert first["samples"] == 5
 
 
 def test_a_restore_into_a_folder_in_use_or_with_data_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
@@ -151,9 +151,9 @@ def test_doctor_beside_a_server_tells_what_grows(tmp_path: Path, folder: Path) -
         there = {"VANTAGE_PORT": str(server.address[1])}
         alone = vantage("doctor", "--data", str(folder), environ=there)
         assert "grew most" not in alone.stdout, "the folder was named"
-        asked = vantage("doctor", environ={**there, "VANTAGE_DATA": str(folder)})
-        assert asked.returncode == 0, asked.stdout
-        assert re.search(r"^      grew most in the last 24 hours:\n.*\n(.*\n)*      api +m +3$", asked.stdout, re.M)
+        requested = vantage("doctor", environ={**there, "VANTAGE_DATA": str(folder)})
+        assert requested.returncode == 0, requested.stdout
+        assert re.search(r"^      grew most in the last 24 hours:\n.*\n(.*\n)*      api +m +3$", requested.stdout, re.M)
 
 
 def test_doctor_names_damaged_and_put_aside_files(folder: Path) -> None:

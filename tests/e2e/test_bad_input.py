@@ -50,7 +50,7 @@ def unharmed(server: Server) -> Iterator[psutil.Process]:
     before = process.memory_info().rss
     yield process
     assert server.process.poll() is None, f"the server died:\n{server.output}"
-    assert one(server, "afterwards").status == 202
+    assert send_metric(server, "afterwards").status == 202
     assert process.memory_info().rss - before < RSS_GROWTH_MAX
     assert "Traceback" not in server.output, server.output
 
@@ -58,7 +58,7 @@ def unharmed(server: Server) -> Iterator[psutil.Process]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("bad") / "data", environ=IMPATIENT) as server:
-        assert one(server, "before").status == 202
+        assert send_metric(server, "before").status == 202
         with unharmed(server):
             yield server
 
@@ -71,25 +71,29 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def envelope(*samples: dict[str, Any], **other: Any) -> dict[str, Any]:
-    return {"service_name": "api", "metrics": [{"metric_name": "m", "value": 1, **one} for one in samples], **other}
+    return {
+        "service_name": "api",
+        "metrics": [{"metric_name": "m", "value": 1, **sample} for sample in samples],
+        **other,
+    }
 
 
-def one(server: Server, metric: str) -> Any:
+def send_metric(server: Server, metric: str) -> Any:
     return server.send(envelope({"metric_name": metric}))
 
 
 def talk(server: Server, *parts: bytes, pause_s: float = 0.0, timeout_s: float = 10.0) -> bytes:
     """What comes back until the server closes; sending stops when it does."""
     answer = b""
-    with server.connect() as held:
-        held.settimeout(timeout_s)
+    with server.connect() as connection:
+        connection.settimeout(timeout_s)
         with contextlib.suppress(ConnectionError):
             for part in parts:
-                held.sendall(part)
+                connection.sendall(part)
                 if pause_s:
                     time.sleep(pause_s)
         with contextlib.suppress(ConnectionError):
-            while part := held.recv(65_536):
+            while part := connection.recv(65_536):
                 answer += part
     return answer
 
@@ -272,9 +276,9 @@ def test_a_sample_that_cannot_be_kept_is_rejected_and_its_neighbours_are_kept(se
     metric = "" if '"metric_name"' in fields else '"metric_name":"m",'
     good = '{"metric_name":"m","value":1}'
     answer = server.send(f'{{"service_name":"api","metrics":[{good},{{{metric}"value":1,{fields}}},{good}]}}'.encode())
-    told = answer.json()
-    assert (answer.status, told["accepted"], told["rejected"]) == (202, 2, 1), answer
-    (error,) = told["errors"]
+    recorded = answer.json()
+    assert (answer.status, recorded["accepted"], recorded["rejected"]) == (202, 2, 1), answer
+    (error,) = recorded["errors"]
     assert (error["index"], error["field"]) == (1, field)
     assert 0 < len(error["reason"]) < 300
 
@@ -287,9 +291,9 @@ def test_seconds_are_told_that_milliseconds_are_wanted(server: Server) -> None:
 def test_tags_that_are_not_utf_8_are_rejected_with_their_sample_alone(server: Server) -> None:
     good = b'{"metric_name":"m","value":1}'
     bad = b'{"metric_name":"m","value":1,"tags":{"k":"\xff"}}'
-    told = server.send(b'{"service_name":"api","metrics":[' + good + b"," + bad + b"]}").json()
-    assert (told["accepted"], told["rejected"]) == (1, 1)
-    assert told["errors"] == [{"index": 1, "field": "tags", "reason": "is not valid UTF-8"}]
+    recorded = server.send(b'{"service_name":"api","metrics":[' + good + b"," + bad + b"]}").json()
+    assert (recorded["accepted"], recorded["rejected"]) == (1, 1)
+    assert recorded["errors"] == [{"index": 1, "field": "tags", "reason": "is not valid UTF-8"}]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -300,15 +304,15 @@ def test_messagepack_can_write_nan_and_infinity_and_each_is_rejected(server: Ser
         {"resource": {"service_name": "a"}, "series": [["m", "gauge"]], "samples": [[0, times, [1.0, value, 2.0]]]}
     )
     for body, media_type in ((native, MSGPACK), (packed, PACKED)):
-        told = server.send(body, Content_Type=media_type).json()
-        assert (told["accepted"], told["rejected"]) == (2, 1)
-        assert (told["errors"][0]["index"], told["errors"][0]["field"]) == (1, "value")
+        recorded = server.send(body, Content_Type=media_type).json()
+        assert (recorded["accepted"], recorded["rejected"]) == (2, 1)
+        assert (recorded["errors"][0]["index"], recorded["errors"][0]["field"]) == (1, "value")
 
 
 @pytest.mark.parametrize("tags", [[1], "k", {"k": 1}, {1: "k"}, None, 5, {"k": {"k": "v"}}, {"k": b"v"}])
 def test_messagepack_tags_that_are_no_map_of_texts_are_rejected(server: Server, tags: Any) -> None:
-    told = server.send(msgpack.packb(envelope({"tags": tags}, {})), Content_Type=MSGPACK).json()
-    assert (told["accepted"], told["rejected"], told["errors"][0]["field"]) == (1, 1, "tags")
+    recorded = server.send(msgpack.packb(envelope({"tags": tags}, {})), Content_Type=MSGPACK).json()
+    assert (recorded["accepted"], recorded["rejected"], recorded["errors"][0]["field"]) == (1, 1, "tags")
 
 
 def test_a_messagepack_tag_given_twice_is_rejected(server: Server) -> None:
@@ -336,9 +340,9 @@ def test_an_empty_list_is_accepted_as_nothing(server: Server, path: str, body: A
 
 
 def test_of_many_rejected_samples_the_first_twenty_are_named(server: Server) -> None:
-    told = server.send(envelope(*[{"timestamp": 5}] * 300)).json()
-    assert (told["accepted"], told["rejected"]) == (0, 300)
-    assert [error["index"] for error in told["errors"]] == list(range(20))
+    recorded = server.send(envelope(*[{"timestamp": 5}] * 300)).json()
+    assert (recorded["accepted"], recorded["rejected"]) == (0, 300)
+    assert [error["index"] for error in recorded["errors"]] == list(range(20))
 
 
 # ---- sizes
@@ -393,7 +397,7 @@ def test_a_gzip_body_of_ten_thousands_of_empty_members_is_refused_while_others_a
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(server.send, slow_gzip_bomb(), Content_Encoding="gzip")
         started = time.monotonic()
-        assert one(server, "meanwhile").status == 202
+        assert send_metric(server, "meanwhile").status == 202
         assert time.monotonic() - started < BUSY_S
         assert answer.result().status == 400
 
@@ -457,8 +461,8 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted(server: Serve
     def disconnected() -> bool:
         return 'vantage_collector_errors_total{reason="disconnected"}' in server.get("/metrics").body.decode()
 
-    with server.connect() as held:
-        held.sendall(head(server, JSON_LINE, "Content-Length: 5000") + GOOD)
+    with server.connect() as connection:
+        connection.sendall(head(server, JSON_LINE, "Content-Length: 5000") + GOOD)
     wait_until(disconnected)
 
 
@@ -514,21 +518,21 @@ def test_a_body_that_drips_for_ever_is_given_up(server: Server, path: str) -> No
 
 
 def test_a_dripping_body_is_answered_within_its_time(server: Server) -> None:
-    with server.connect() as held:
-        held.settimeout(BODY_TIMEOUT_S + BUSY_S)
-        held.sendall(head(server, JSON_LINE, "Transfer-Encoding: chunked"))
+    with server.connect() as connection:
+        connection.settimeout(BODY_TIMEOUT_S + BUSY_S)
+        connection.sendall(head(server, JSON_LINE, "Transfer-Encoding: chunked"))
         stop = threading.Event()
 
         def drip() -> None:
             with contextlib.suppress(OSError):
                 while not stop.wait(0.1):
-                    held.sendall(b"1\r\n \r\n")
+                    connection.sendall(b"1\r\n \r\n")
 
         dripping = threading.Thread(target=drip)
         dripping.start()
         try:
             started = time.monotonic()
-            assert status_of(held.recv(4096)) == 408
+            assert status_of(connection.recv(4096)) == 408
             assert time.monotonic() - started < BODY_TIMEOUT_S + BUSY_S
         finally:
             stop.set()
@@ -559,7 +563,7 @@ def test_headers_that_drip_end_the_connection(server: Server) -> None:
     started = time.monotonic()
     talk(server, b"POST /v1/metrics HTTP/1.1\r\n", *[b"X-A: b\r\n"] * 100, pause_s=0.05)
     assert time.monotonic() - started < 100 * 0.05 + BUSY_S
-    assert one(server, "after").status == 202
+    assert send_metric(server, "after").status == 202
 
 
 @pytest.mark.parametrize("line", [b"X-A: " + b"b" * 100 + b"\r\n", b"b" * 107])
@@ -580,15 +584,15 @@ def test_two_thousand_idle_connections_keep_nobody_from_posting(patient: Server)
             pytest.skip("needs 4096 open files: raise the hard limit with `ulimit -Hn 4096`")
         resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))
     process = psutil.Process(patient.process.pid)
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as exit_stack:
         for i in range(2000):
-            idle = held.enter_context(socket.create_connection(patient.address, timeout=10))
+            idle = exit_stack.enter_context(socket.create_connection(patient.address, timeout=10))
             if i % 2:
                 idle.sendall(b"POST /v1/metrics HTTP/1.1\r\nHost: ")
         wait_until(lambda: len(process.net_connections("tcp")) > 2000)
         for _ in range(3):
             started = time.monotonic()
-            assert one(patient, "crowd").status == 202
+            assert send_metric(patient, "crowd").status == 202
             assert time.monotonic() - started < BUSY_S
     assert patient.total("api", "crowd") == (3, 3.0)
 
@@ -790,8 +794,12 @@ def test_an_allowed_origin_may_call_the_api(server: Server) -> None:
 def test_a_preflight_is_answered_to_allowed_origins_alone(
     server: Server, path: str, origin: str, *, allowed: bool
 ) -> None:
-    asked = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
-    answer = server.request("OPTIONS", path, headers=asked)
+    requested = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "x-api-key",
+    }
+    answer = server.request("OPTIONS", path, headers=requested)
     assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
     if allowed:
         assert answer.status == 204

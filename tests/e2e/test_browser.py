@@ -74,12 +74,12 @@ def looking(browser: Browser, **options: Any) -> Iterator[Page]:
     page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("requestfailed", lambda request: wrong.append(f"{request.url} {request.failure}"))
-    asked: set[str] = set()
-    page.on("request", lambda request: asked.add(request.url))
+    requested: set[str] = set()
+    page.on("request", lambda request: requested.add(request.url))
     try:
         yield page
         origin = page.evaluate("location.origin")
-        elsewhere = [url for url in asked if not url.startswith((origin, "data:", origin.replace("http", "ws")))]
+        elsewhere = [url for url in requested if not url.startswith((origin, "data:", origin.replace("http", "ws")))]
         assert not elsewhere, elsewhere
         serious = [text for text in wrong if "net::ERR_ABORTED" not in text]  # a fetch that a newer one replaced
         assert not serious, serious
@@ -201,11 +201,11 @@ def test_what_was_sent_is_text_and_never_markup(browser: Browser, server: Server
         "kind": "server",
     }
     service = "<b onmouseover=window.attacked=1>bold"
-    told = server.send(
+    recorded = server.send(
         {"service_name": service, "service_version": attack, "spans": [{**span, "attributes": {attack: attack}}]},
         "/v1/spans",
     )
-    assert told.json()["accepted"] == 1, told
+    assert recorded.json()["accepted"] == 1, recorded
     with looking(browser) as page:
         for path in ("/", "/traces", "/traces/markup", "/services"):
             page.goto(server.url + path, wait_until="load")
@@ -327,7 +327,7 @@ def test_the_demo_fills_every_page(browser: Browser, tmp_path_factory: pytest.Te
     with serving(tmp_path_factory.mktemp("demo") / "data", environ=environ) as server:
         sent = vantage("demo", "--once", "--url", server.url)
         assert sent.returncode == 0, sent.stderr
-        names = [one["name"] for one in server.get("/api/services").json()["services"] if one["name"] != "vantage"]
+        names = [item["name"] for item in server.get("/api/services").json()["services"] if item["name"] != "vantage"]
         assert len(names) >= 5
         with looking(browser) as page:
             page.goto(server.url + "/", wait_until="load")
@@ -340,4 +340,4 @@ def test_the_demo_fills_every_page(browser: Browser, tmp_path_factory: pytest.Te
         removed = vantage("demo", "--remove", "--url", server.url)
         assert removed.returncode == 0, removed.stderr
         left = json.loads(server.get("/api/services").body)["services"]
-        assert not [one["name"] for one in left if one["name"] != "vantage"]
+        assert not [item["name"] for item in left if item["name"] != "vantage"]

@@ -29,27 +29,27 @@ def test_what_was_answered_202_is_read_back_and_survives_a_kill(tmp_path: Path) 
         assert server.total("api", "m") == (1, 1.5)
         for page in ("/", "/services/api", "/api/services", "/api/storage", "/health/ready"):
             assert server.get(page).status == 200, page
-        told: list[int] = []
+        recorded: list[int] = []
 
         def send() -> None:
             with contextlib.suppress(OSError, http.client.HTTPException):  # the server is gone
                 for number in range(1000):
                     if server.send(batch(1.0), idempotency_key=f"n{number}").status == 202:
-                        told.append(number)  # noqa: PERF401 - looked at meanwhile
+                        recorded.append(number)  # noqa: PERF401 - looked at meanwhile
 
         sender = threading.Thread(target=send, daemon=True)
         sender.start()
-        while len(told) < 10:
+        while len(recorded) < 10:
             sender.join(0.05)
         server.kill()
         sender.join(10)
     finally:
         server.stop()
     with serving(data, environ=ENVIRON) as again:
-        held, _ = again.total("api", "m")
-        assert len(told) + 1 <= held <= len(told) + 2  # one may have been kept and not answered
-        assert again.send(batch(1.0), idempotency_key=f"n{told[-1]}").status == 202
-        assert again.total("api", "m")[0] == held
+        stored, _ = again.total("api", "m")
+        assert len(recorded) + 1 <= stored <= len(recorded) + 2  # one may have been kept and not answered
+        assert again.send(batch(1.0), idempotency_key=f"n{recorded[-1]}").status == 202
+        assert again.total("api", "m")[0] == stored
         assert "Traceback" not in again.output, again.output
 
 

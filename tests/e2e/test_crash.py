@@ -48,26 +48,26 @@ def crash_rounds(data: Path, rounds: int, *, seed: int, program: tuple[str, ...]
             answered |= load.sent.answered
 
             server = Server(data, environ=NO_RATES, program=program).wait_ready()
-            found = read_back(server, START_MS, number)
-            for one in answered:
-                kept = [found[value] for value in values_of(one)]
-                assert kept == [1] * SAMPLES_PER_BATCH, f"batch {one} was answered 202 and is kept as {kept}"
-            for one in load.sent.unanswered:
-                assert {found[value] for value in values_of(one)} in ({0}, {1}), f"batch {one} is kept in part"
+            result = read_back(server, START_MS, number)
+            for item in answered:
+                stored = [result[value] for value in values_of(item)]
+                assert stored == [1] * SAMPLES_PER_BATCH, f"batch {item} was answered 202 and is kept as {stored}"
+            for item in load.sent.unanswered:
+                assert {result[value] for value in values_of(item)} in ({0}, {1}), f"batch {item} is kept in part"
 
             again = [*sorted(load.sent.unanswered), *chance.sample(sorted(answered), min(20, len(answered)))]
             connection = http.client.HTTPConnection(*server.address, timeout=10)
-            assert {post(connection, one, START_MS) for one in again} <= {202}
+            assert {post(connection, item, START_MS) for item in again} <= {202}
             connection.close()
             answered |= load.sent.unanswered
             assert answered == set(range(number)), "the test lost count"
-            found = read_back(server, START_MS, number)
-            assert set(found.values()) <= {1}, "a batch sent again is kept twice"
-            assert len(found) == number * SAMPLES_PER_BATCH, f"kept are {len(found)} of {number * SAMPLES_PER_BATCH}"
+            result = read_back(server, START_MS, number)
+            assert set(result.values()) <= {1}, "a batch sent again is kept twice"
+            assert len(result) == number * SAMPLES_PER_BATCH, f"kept are {len(result)} of {number * SAMPLES_PER_BATCH}"
             assert "Traceback" not in server.output
-        for one in chance.sample(range(number), min(10, number)):
-            linked = server.get(f"/api/traces/t{one}").json()["samples"]
-            assert sorted(sample["value"] for sample in linked) == list(values_of(one))
+        for item in chance.sample(range(number), min(10, number)):
+            linked = server.get(f"/api/traces/t{item}").json()["samples"]
+            assert sorted(sample["value"] for sample in linked) == list(values_of(item))
     finally:
         if server.process.poll() is None:
             server.kill()

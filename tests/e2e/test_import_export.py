@@ -152,8 +152,8 @@ def test_an_export_can_be_of_a_service_an_environment_and_a_range(tmp_path: Path
         for service, environment in (("a", "x"), ("a", "y"), ("b", "x")):
             for back_ms in (0, 3 * YEAR_MS):
                 at_ms = int(time.time() * 1000) - back_ms
-                one = {"metric_name": "m", "value": 1, "timestamp": at_ms}
-                server.send({"service_name": service, "environment": environment, "metrics": [one]})
+                sample = {"metric_name": "m", "value": 1, "timestamp": at_ms}
+                server.send({"service_name": service, "environment": environment, "metrics": [sample]})
         assert len(exported(server)) == 6
         assert len(exported(server, "--service", "a")) == 4
         assert len(exported(server, "--service", "a", "--environment", "y")) == 2
@@ -191,9 +191,9 @@ def test_a_line_that_cannot_be_read_is_named_and_nothing_after_it_is_sent(tmp_pa
     file = tmp_path / "some.ndjson"
     file.write_text("\n".join([*lines_of(5000), line, *lines_of(10)]))
     with serving(tmp_path / "data", environ=QUIET) as server:
-        told = one_line(vantage("import", str(file), "--url", server.url))
-        assert "line 5001: " in told
-        assert said in told
+        recorded = one_line(vantage("import", str(file), "--url", server.url))
+        assert "line 5001: " in recorded
+        assert said in recorded
         assert len(exported(server)) in (0, 5000), "what went out was a whole batch"
         done = vantage("import", "--skip-invalid", str(file), "--url", server.url)
         assert (done.returncode, done.stdout) == (0, "5010 accepted, 0 rejected, 1 lines skipped\n")
@@ -238,16 +238,16 @@ def test_an_import_goes_through_rates_and_pipes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress])
 def test_packed_files_that_are_damaged_or_cut_short_are_told(tmp_path: Path, pack: Any) -> None:
     packed = pack("\n".join(lines_of(3000)).encode())
-    whole, cut, broken = (tmp_path / name for name in ("whole", "cut", "broken"))
-    whole.write_bytes(packed + pack(("\n" + "\n".join(lines_of(5))).encode()))
+    complete, cut, broken = (tmp_path / name for name in ("whole", "cut", "broken"))
+    complete.write_bytes(packed + pack(("\n" + "\n".join(lines_of(5))).encode()))
     cut.write_bytes(packed[: len(packed) // 2])
     broken.write_bytes(packed[:20] + bytes(40) + packed[60:])
     with serving(tmp_path / "data", environ=QUIET) as server:
         assert "the file is cut short" in one_line(vantage("import", str(cut), "--url", server.url))
-        told = one_line(vantage("import", str(broken), "--url", server.url))
-        assert "damaged" in told or "cut short" in told or "line 1" in told
+        line = one_line(vantage("import", str(broken), "--url", server.url))
+        assert "damaged" in line or "cut short" in line or "line 1" in line
         assert exported(server) == []
-        assert vantage("import", str(whole), "--url", server.url).stdout == "3005 accepted, 0 rejected\n"
+        assert vantage("import", str(complete), "--url", server.url).stdout == "3005 accepted, 0 rejected\n"
 
 
 def test_keys_and_their_scopes_are_needed(tmp_path: Path) -> None:
@@ -269,12 +269,12 @@ def many(server: Server, count: int = 200) -> None:
 
 def began(server: Server) -> socket.socket:
     """A client that asks for an export and takes nothing of it."""
-    found = socket.socket()
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    found.connect(server.address)
-    found.sendall(b"GET /api/export HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert found.recv(12) == b"HTTP/1.1 200"
-    return found
+    result = socket.socket()
+    result.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    result.connect(server.address)
+    result.sendall(b"GET /api/export HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert result.recv(12) == b"HTTP/1.1 200"
+    return result
 
 
 def test_slow_clients_hold_up_neither_queries_nor_each_other_and_leave_nothing_behind(tmp_path: Path) -> None:
@@ -305,9 +305,9 @@ def test_an_export_that_breaks_off_is_told_and_leaves_no_file(tmp_path: Path) ->
         os.kill(process.pid, signal.SIGSTOP)  # so that there is something left to break off
         server.kill()
         os.kill(process.pid, signal.SIGCONT)
-        _, told = process.communicate(timeout=30)
+        _, recorded = process.communicate(timeout=30)
         assert process.returncode == 1
-        assert "broke the export off" in told
+        assert "broke the export off" in recorded
         assert not list(tmp_path.glob("all*"))
 
 

@@ -61,16 +61,16 @@ def samples(service: str, *values: float, **other: Any) -> dict[str, Any]:
     }
 
 
-def timeseries(server: Server, service: str, metric: str, **asked: str) -> Any:
-    named = {"start": "1703001000", "end": "1703002000", "step": "1000s", **asked}
+def timeseries(server: Server, service: str, metric: str, **requested: str) -> Any:
+    named = {"start": "1703001000", "end": "1703002000", "step": "1000s", **requested}
     query = "&".join(f"{name}={value}" for name, value in named.items())
     answer = server.get(f"/api/metrics/timeseries?service={service}&metric={metric}&{query}")
     assert answer.status == 200, answer
     return answer.json()
 
 
-def values(found: Any) -> list[Any]:
-    return [[value for _, value in one["points"] if value is not None] for one in found["series"]]
+def values(result: Any) -> list[Any]:
+    return [[value for _, value in item["points"] if value is not None] for item in result["series"]]
 
 
 # ---- the documented payload
@@ -80,13 +80,13 @@ def test_the_documented_payload_is_kept_and_found(server: Server) -> None:
     answer = server.send(DOCUMENTED)
     assert (answer.status, answer.json()) == (202, {"accepted": 1, "rejected": 0, "errors": []})
     assert answer.headers["content-type"] == "application/json"
-    found = timeseries(server, "my-api", "http.request.duration", agg="max", group_by="endpoint", tag="method:GET")
-    assert values(found) == [[123.45]]
-    assert found["series"][0]["tags"] == {"endpoint": "/api/users"}
-    assert (found["agg"], found["source"], found["approximate"], found["step"]) == ("max", "raw", False, 1000)
+    result = timeseries(server, "my-api", "http.request.duration", agg="max", group_by="endpoint", tag="method:GET")
+    assert values(result) == [[123.45]]
+    assert result["series"][0]["tags"] == {"endpoint": "/api/users"}
+    assert (result["agg"], result["source"], result["approximate"], result["step"]) == ("max", "raw", False, 1000)
     (line,) = server.get("/traces/?trace_id=abc123").json()
     assert (line["service"], line["span_id"], line["duration"]) == ("my-api", "span001", 123.45)
-    (service,) = [one for one in server.get("/api/services").json()["services"] if one["name"] == "my-api"]
+    (service,) = [item for item in server.get("/api/services").json()["services"] if item["name"] == "my-api"]
     assert (service["environments"], service["last_seen"]) == (["production"], AT_MS)
     (metric,) = server.get("/api/metrics?service=my-api").json()["metrics"]
     assert (metric["name"], metric["kind"]) == ("http.request.duration", "histogram")
@@ -163,13 +163,13 @@ def test_every_format_tells_the_same(server: Server, name: str) -> None:
     headers = {"Content_Type": media_type, **({"Content_Encoding": encoding} if encoding else {})}
     answer = server.send(make(service), **headers)
     assert (answer.status, answer.json()) == (202, {"accepted": 3, "rejected": 0, "errors": []})
-    found = timeseries(server, service, "queue.depth", agg="sum", group_by="k,environment")
-    assert (values(found), found["unit"]) == ([[8.0]], "1")
-    assert found["series"][0]["tags"] == {"k": "v", "environment": "production"}
+    result = timeseries(server, service, "queue.depth", agg="sum", group_by="k,environment")
+    assert (values(result), result["unit"]) == ([[8.0]], "1")
+    assert result["series"][0]["tags"] == {"k": "v", "environment": "production"}
     linked = server.get(f"/api/traces/of-{service}").json()["samples"]
-    assert sorted((one["span_id"], one["value"]) for one in linked) == [("s1.5", 1.5), ("s2.5", 2.5), ("s4", 4.0)]
-    (told,) = [one for one in server.get("/api/services").json()["services"] if one["name"] == service]
-    assert told["versions"] == ["1.2.3"]
+    assert sorted((item["span_id"], item["value"]) for item in linked) == [("s1.5", 1.5), ("s2.5", 2.5), ("s4", 4.0)]
+    (recorded,) = [item for item in server.get("/api/services").json()["services"] if item["name"] == service]
+    assert recorded["versions"] == ["1.2.3"]
 
 
 def test_a_zstd_body_without_its_size_in_the_header_is_read(server: Server) -> None:
@@ -180,15 +180,15 @@ def test_a_zstd_body_without_its_size_in_the_header_is_read(server: Server) -> N
 def test_a_timestamp_left_out_is_the_time_of_arrival(server: Server) -> None:
     before = now_ms()
     server.send({"service_name": "arrival", "metrics": [{"metric_name": "m", "value": 1}]})
-    (told,) = [one for one in server.get("/api/services").json()["services"] if one["name"] == "arrival"]
-    assert before <= told["last_seen"] <= now_ms()
+    (recorded,) = [item for item in server.get("/api/services").json()["services"] if item["name"] == "arrival"]
+    assert before <= recorded["last_seen"] <= now_ms()
 
 
 def test_a_sample_s_own_service_and_environment_win_over_the_envelope_s(server: Server) -> None:
     own = {"metric_name": "m", "value": 1, "service_name": "own", "environment": "mine"}
     silent = {"metric_name": "m", "value": 1}
     server.send({"service_name": "outer", "environment": "outer-env", "metrics": [own, silent]})
-    known = {one["name"]: one["environments"] for one in server.get("/api/services").json()["services"]}
+    known = {item["name"]: item["environments"] for item in server.get("/api/services").json()["services"]}
     assert (known["own"], known["outer"]) == (["mine"], ["outer-env"])
 
 
@@ -213,15 +213,15 @@ def test_a_rejected_sample_is_named_by_index_field_and_reason(
     good = {"metric_name": "m", "value": 1}
     body = {"service_name": "api", "metrics": [good, good, {**good, **sample}, good]}
     for answer in (server.send(body), server.send(msgpack.packb(body), Content_Type=MSGPACK)):
-        told = answer.json()
-        assert (answer.status, told["accepted"], told["rejected"]) == (202, 3, 1)
-        (error,) = told["errors"]
+        recorded = answer.json()
+        assert (answer.status, recorded["accepted"], recorded["rejected"]) == (202, 3, 1)
+        (error,) = recorded["errors"]
         assert error.keys() == {"index", "field", "reason"}
         assert (error["index"], error["field"]) == (2, field)
 
 
 def test_a_sample_just_within_ten_minutes_ahead_is_kept(server: Server) -> None:
-    told = server.send(
+    recorded = server.send(
         {
             "service_name": "ahead",
             "metrics": [
@@ -229,7 +229,7 @@ def test_a_sample_just_within_ten_minutes_ahead_is_kept(server: Server) -> None:
             ],
         }
     ).json()
-    assert (told["accepted"], [error["index"] for error in told["errors"]]) == (1, [1])
+    assert (recorded["accepted"], [error["index"] for error in recorded["errors"]]) == (1, [1])
 
 
 # ---- spans
@@ -256,17 +256,17 @@ def test_spans_become_a_tree(server: Server) -> None:
     ]
     assert server.send({"spans": spans}, "/v1/spans").json() == {"accepted": 4, "rejected": 0, "errors": []}
     tree = server.get("/api/traces/tree").json()
-    assert [(one["span_id"], one["depth"], one["orphan"]) for one in tree["spans"]] == [
+    assert [(item["span_id"], item["depth"], item["orphan"]) for item in tree["spans"]] == [
         ("a", 0, False), ("b", 1, False), ("c", 2, False), ("lost", 0, True),
     ]  # fmt: skip
-    by_id = {one["span_id"]: one for one in tree["spans"]}
+    by_id = {item["span_id"]: item for item in tree["spans"]}
     assert by_id["a"]["children"] == ["b"]
     assert (by_id["a"]["self_ns"], by_id["b"]["self_ns"]) == (50_000_000, 40_000_000)
     assert by_id["c"]["attributes"] == {"db.system": "pg", "rows": "3"}
     assert (tree["roots"], tree["errors"], tree["duration_ns"]) == (["a", "lost"], 1, 100_000_000)
     assert tree["services"] == ["app", "db", "web"]
     lines = server.get("/traces/?trace_id=tree").json()
-    assert [(one["service"], one["span_id"], one["duration"]) for one in lines] == [
+    assert [(line["service"], line["span_id"], line["duration"]) for line in lines] == [
         ("web", "a", 100), ("app", "b", 50), ("db", "c", 10), ("app", "lost", 1),
     ]  # fmt: skip
 
@@ -277,18 +277,18 @@ def test_spans_are_found_by_what_they_are(server: Server) -> None:
         span("quick", "a", service_name="find", status="error", attributes={"http.route": "/pay", "retry": 2}),
     ]
     server.send(msgpack.packb({"spans": spans}), "/v1/spans", Content_Type=MSGPACK)
-    asked = "/api/traces?service=find&start=1703000000&end=1703003000"
+    requested = "/api/traces?service=find&start=1703000000&end=1703003000"
 
-    def found(more: str) -> list[str]:
-        return [one["trace_id"] for one in server.get(asked + more).json()["traces"]]
+    def result(more: str) -> list[str]:
+        return [item["trace_id"] for item in server.get(requested + more).json()["traces"]]
 
-    assert sorted(found("")) == ["quick", "slow"]
-    assert found("&min_duration=250ms") == ["slow"]
-    assert found("&status=error") == ["quick"]
-    assert found("&q=SLO") == ["slow"]
-    assert found("&attribute=http.route:/pay&attribute=retry:2") == ["quick"]
-    assert found("&attribute=http.route:/pay&attribute=retry:3") == []
-    assert found("&limit=1") != found("&limit=1&cursor=" + server.get(asked + "&limit=1").json()["next_cursor"])
+    assert sorted(result("")) == ["quick", "slow"]
+    assert result("&min_duration=250ms") == ["slow"]
+    assert result("&status=error") == ["quick"]
+    assert result("&q=SLO") == ["slow"]
+    assert result("&attribute=http.route:/pay&attribute=retry:2") == ["quick"]
+    assert result("&attribute=http.route:/pay&attribute=retry:3") == []
+    assert result("&limit=1") != result("&limit=1&cursor=" + server.get(requested + "&limit=1").json()["next_cursor"])
 
 
 def test_metrics_of_two_services_with_one_trace_are_listed_as_documented(server: Server) -> None:
@@ -296,10 +296,10 @@ def test_metrics_of_two_services_with_one_trace_are_listed_as_documented(server:
         ("api-gateway", "http.request.duration", 123, "span-001"),
         ("auth-service", "database.query.duration", 45, "span-002"),
     ):
-        one = {"metric_name": metric, "value": value, "trace_id": "abc-123", "span_id": span_id}
-        server.send({"service_name": service, "metrics": [one]})
+        sample = {"metric_name": metric, "value": value, "trace_id": "abc-123", "span_id": span_id}
+        server.send({"service_name": service, "metrics": [sample]})
     lines = server.get("/traces/?trace_id=abc-123").json()
-    assert [(one["service"], one["span_id"], one["duration"]) for one in lines] == [
+    assert [(line["service"], line["span_id"], line["duration"]) for line in lines] == [
         ("api-gateway", "span-001", 123), ("auth-service", "span-002", 45),
     ]  # fmt: skip
 
@@ -318,21 +318,21 @@ def test_metrics_of_two_services_with_one_trace_are_listed_as_documented(server:
 )
 def test_a_span_that_cannot_be_kept_is_rejected_alone(server: Server, change: dict[str, Any], field: str) -> None:
     good = span("mixed", "a", service_name="spans")
-    told = server.send({"spans": [good, {**good, **change}]}, "/v1/spans").json()
-    assert (told["accepted"], told["rejected"]) == (1, 1)
-    assert (told["errors"][0]["index"], told["errors"][0]["field"].partition(".")[0]) == (1, field)
+    recorded = server.send({"spans": [good, {**good, **change}]}, "/v1/spans").json()
+    assert (recorded["accepted"], recorded["rejected"]) == (1, 1)
+    assert (recorded["errors"][0]["index"], recorded["errors"][0]["field"].partition(".")[0]) == (1, field)
 
 
 def test_a_new_version_in_the_data_is_a_deployment(server: Server) -> None:
     body = samples("deployed", 1.0)
     for version in ("1.0", "1.1", "1.1"):
         server.send({**body, "service_version": version, "environment": "prod"})
-    asked = "/api/deployments?service=deployed"
-    found = wait_until(lambda: len(f := server.get(asked).json()["deployments"]) == 2 and f)
-    assert sorted((one["version"], one["source"]) for one in found) == [("1.0", "detected"), ("1.1", "detected")]
-    told = server.send({"service": "deployed", "version": "2.0"}, "/api/deployments")
-    assert (told.status, told.json()["source"]) == (201, "reported")
-    assert len(server.get(asked).json()["deployments"]) == 3
+    requested = "/api/deployments?service=deployed"
+    result = wait_until(lambda: len(f := server.get(requested).json()["deployments"]) == 2 and f)
+    assert sorted((item["version"], item["source"]) for item in result) == [("1.0", "detected"), ("1.1", "detected")]
+    recorded = server.send({"service": "deployed", "version": "2.0"}, "/api/deployments")
+    assert (recorded.status, recorded.json()["source"]) == (201, "reported")
+    assert len(server.get(requested).json()["deployments"]) == 3
 
 
 # ---- batch ids
@@ -497,9 +497,9 @@ def test_the_key_of_the_environment_may_do_everything(tmp_path: Path) -> None:
 
 
 def test_the_key_of_the_environment_may_come_from_a_file(tmp_path: Path) -> None:
-    held = tmp_path / "key"
-    held.write_text("s3cret-from-file\n")
-    with serving(tmp_path / "data", environ={"VANTAGE_API_KEY_FILE": str(held)}) as server:
+    stored = tmp_path / "key"
+    stored.write_text("s3cret-from-file\n")
+    with serving(tmp_path / "data", environ={"VANTAGE_API_KEY_FILE": str(stored)}) as server:
         assert with_key(server, "s3cret-from-file").status == 202
         assert with_key(server, "else").status == 401
 

@@ -83,7 +83,7 @@ def test_a_series_is_told_at_most_once_a_second_and_nothing_is_lost_on_the_way(s
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("requested", "expected"),
     [
         ("", {("f1", "a"), ("f1", "b"), ("f2", "a")}),
         ("?service=f1", {("f1", "a"), ("f1", "b")}),
@@ -92,8 +92,8 @@ def test_a_series_is_told_at_most_once_a_second_and_nothing_is_lost_on_the_way(s
         ("?service=nobody", set()),
     ],
 )
-def test_service_and_metric_choose_what_comes(server: Server, asked: str, expected: set[tuple[str, str]]) -> None:
-    with listen(server, f"/ws/metrics{asked}") as listening:
+def test_service_and_metric_choose_what_comes(server: Server, requested: str, expected: set[tuple[str, str]]) -> None:
+    with listen(server, f"/ws/metrics{requested}") as listening:
         for service, metric in (("f1", "a"), ("f1", "b"), ("f2", "a")):
             send(server, service, 1.0, metric=metric)
         updates = heard(listening, 1.4, least=len(expected))
@@ -185,14 +185,14 @@ def test_a_slow_reader_is_told_what_it_lost_and_slows_nobody(server: Server) -> 
 
 def test_readers_that_vanish_are_forgotten(server: Server) -> None:
     for _ in range(20):
-        held = socket.create_connection(server.address)
+        connection = socket.create_connection(server.address)
         host = f"{server.address[0]}:{server.address[1]}"
-        held.sendall(
+        connection.sendall(
             f"GET /ws/metrics HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
         )
-        assert b"101" in held.recv(4096)
-        held.close()
+        assert b"101" in connection.recv(4096)
+        connection.close()
     send(server, "after", 1.0)
     wait_until(lambda: server.counts()["vantage_api_websocket_connections"] == 0)
 
@@ -232,8 +232,8 @@ def live() -> LiveUpdates:
 
 async def test_silence_is_broken_by_a_heartbeat(live: LiveUpdates) -> None:
     with live.subscribe() as reader:
-        told = messages(reader, heartbeat_s=0.01)
-        assert [await anext(told) for _ in range(2)] == [([], set(), 0)] * 2
+        recorded = messages(reader, heartbeat_s=0.01)
+        assert [await anext(recorded) for _ in range(2)] == [([], set(), 0)] * 2
 
 
 async def test_services_that_nobody_asked_for_do_not_break_the_silence(live: LiveUpdates) -> None:
@@ -267,7 +267,7 @@ async def test_of_what_waits_too_long_the_oldest_is_dropped_and_counted(live: Li
     ticks = PENDING_MAX // SERIES_MAX + 2
     with live.subscribe() as reader:
         for tick in range(ticks):
-            live.publish(build_batch([(one, NOW_MS, float(tick)) for one in series]))
+            live.publish(build_batch([(item, NOW_MS, float(tick)) for item in series]))
             reader.tick()
         updates, _, dropped = reader.drain()
     assert (len(updates), dropped) == (PENDING_MAX, 2 * SERIES_MAX)

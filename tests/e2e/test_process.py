@@ -260,9 +260,9 @@ def big_batch(number: int) -> dict[str, Any]:
 def test_a_full_disk_is_503_until_there_is_room_again(tmp_path: Path) -> None:
     environ = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_SELF_TELEMETRY": "false"}
     with tmpfs(tmp_path / "data", "size=6m") as data, serving(data, environ=environ) as server:
-        kept = 0
+        stored = 0
         assert server.send(big_batch(0)).status == 202
-        kept += 2000
+        stored += 2000
         with (data / "filler").open("wb") as filler, contextlib.suppress(OSError):
             while True:
                 filler.write(b"\0" * 65_536)
@@ -271,12 +271,12 @@ def test_a_full_disk_is_503_until_there_is_room_again(tmp_path: Path) -> None:
             answer = server.send(big_batch(number), Idempotency_Key=f"b{number}")
             if answer.status != 202:
                 break
-            kept += 2000
+            stored += 2000
         assert (answer.status, answer.json()["title"]) == (503, "Unavailable"), answer
         assert int(answer.headers["retry-after"]) >= 1
         assert server.get("/health/ready").status == 503
         assert "full" in server.get("/health").json()["dependencies"]["store"]["detail"]
-        assert server.total("api", "m")[0] == kept, "reading goes on, and nothing was half-accepted"
+        assert server.total("api", "m")[0] == stored, "reading goes on, and nothing was half-accepted"
         assert server.get("/api/services").status == 200
 
         (data / "filler").unlink()
@@ -284,12 +284,12 @@ def test_a_full_disk_is_503_until_there_is_room_again(tmp_path: Path) -> None:
             lambda: (a := server.send(big_batch(number), Idempotency_Key=f"b{number}")).status == 202 and a
         )
         assert resent.json()["accepted"] == 2000
-        assert server.total("api", "m")[0] == kept + 2000
+        assert server.total("api", "m")[0] == stored + 2000
         assert server.get("/health/ready").status == 200
         assert "Traceback" not in server.output
         server.kill()
         with serving(data, environ=environ) as again:
-            assert again.total("api", "m")[0] == kept + 2000
+            assert again.total("api", "m")[0] == stored + 2000
 
 
 # ---- stopping
@@ -325,13 +325,13 @@ def under_way(server: Server, length: int) -> socket.socket:
 def test_a_stop_finishes_the_request_under_way(tmp_path: Path, number: signal.Signals) -> None:
     body = json.dumps(BATCH).encode()
     with serving(tmp_path / "data") as server:
-        with under_way(server, len(body)) as held:
-            held.sendall(body[:10])
+        with under_way(server, len(body)) as stored:
+            stored.sendall(body[:10])
             server.process.send_signal(number)
             with pytest.raises(subprocess.TimeoutExpired):
                 server.process.wait(0.5)
-            held.sendall(body[10:])
-            assert held.recv(4096).startswith(b"HTTP/1.1 202")
+            stored.sendall(body[10:])
+            assert stored.recv(4096).startswith(b"HTTP/1.1 202")
         assert server.wait_exit(STOP_WITHIN_S) == 0
     assert "Traceback" not in server.output
     with serving(tmp_path / "data") as server:
@@ -339,11 +339,11 @@ def test_a_stop_finishes_the_request_under_way(tmp_path: Path, number: signal.Si
 
 
 def test_open_connections_do_not_hold_up_a_stop(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as server, contextlib.ExitStack() as held:
+    with serving(tmp_path / "data") as server, contextlib.ExitStack() as exit_stack:
         for _ in range(20):
-            held.enter_context(server.connect())
+            exit_stack.enter_context(server.connect())
         for path in ("/ws/metrics", "/ws/pages"):
-            held.enter_context(connect(server.url.replace("http", "ws") + path))
+            exit_stack.enter_context(connect(server.url.replace("http", "ws") + path))
         kept_alive = http.client.HTTPConnection(*server.address)
         kept_alive.request("GET", "/health")
         kept_alive.getresponse().read()

@@ -27,12 +27,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def asked(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_query(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
     return vantage("query", *arguments, "--url", server.url)
 
 
 def test_a_table_and_what_was_read(server: Server) -> None:
-    ran = asked(server, "SELECT value, tags['n'] AS n FROM metrics ORDER BY value")
+    ran = run_query(server, "SELECT value, tags['n'] AS n FROM metrics ORDER BY value")
     assert ran.returncode == 0
     assert ran.stdout.splitlines() == ["value  n", "─────  ─", "    1  1", "    2  2"]
     warning, footer = ran.stderr.splitlines()
@@ -49,12 +49,12 @@ def test_a_table_and_what_was_read(server: Server) -> None:
     ],
 )
 def test_formats_for_programs(server: Server, kind: str, out: str) -> None:
-    ran = asked(server, "SELECT value, tags['n'] AS n FROM metrics ORDER BY value", "--format", kind)
+    ran = run_query(server, "SELECT value, tags['n'] AS n FROM metrics ORDER BY value", "--format", kind)
     assert (ran.returncode, ran.stdout) == (0, out)
 
 
 def test_json_is_a_list_of_objects(server: Server) -> None:
-    ran = asked(server, "SELECT max(value) AS most FROM metrics", "--format", "json")
+    ran = run_query(server, "SELECT max(value) AS most FROM metrics", "--format", "json")
     assert json.loads(ran.stdout) == [{"most": 2.0}]
 
 
@@ -62,20 +62,20 @@ def test_json_is_a_list_of_objects(server: Server) -> None:
 def test_parquet_goes_to_a_file(server: Server, tmp_path: Path) -> None:
     from pyarrow import parquet
 
-    ran = asked(server, "SELECT value FROM metrics", "--format", "parquet", "--output", str(tmp_path / "x.parquet"))
+    ran = run_query(server, "SELECT value FROM metrics", "--format", "parquet", "--output", str(tmp_path / "x.parquet"))
     assert ran.returncode == 0
     assert sorted(parquet.read_table(tmp_path / "x.parquet").column("value").to_pylist()) == [1.0, 2.0]
 
 
 def test_parameters_are_bound(server: Server) -> None:
     query = "SELECT value FROM metrics WHERE tags['n'] IN :n AND value > {least:Float64}"
-    ran = asked(server, query, "--param", 'n=["1", "2"]', "--param", "least=1.5", "--format", "csv")
+    ran = run_query(server, query, "--param", 'n=["1", "2"]', "--param", "least=1.5", "--format", "csv")
     assert ran.stdout == "value\n2.0\n"
-    ran = asked(server, "SELECT value FROM metrics WHERE tags['n'] = :n", "--param", "n=2", "--format", "csv")
+    ran = run_query(server, "SELECT value FROM metrics WHERE tags['n'] = :n", "--param", "n=2", "--format", "csv")
     assert ran.returncode == 1  # 2 is a number here: texts that look like one are given in quotes
-    ran = asked(server, "SELECT value FROM metrics WHERE tags['n'] = :n", "--param", 'n="2"', "--format", "csv")
+    ran = run_query(server, "SELECT value FROM metrics WHERE tags['n'] = :n", "--param", 'n="2"', "--format", "csv")
     assert ran.stdout == "value\n2.0\n"
-    assert "is not written as name=value" in asked(server, "SELECT 1", "--param", "n").stderr
+    assert "is not written as name=value" in run_query(server, "SELECT 1", "--param", "n").stderr
 
 
 def test_the_query_may_come_from_standard_input(server: Server) -> None:
@@ -90,7 +90,7 @@ def test_the_query_may_come_from_standard_input(server: Server) -> None:
 
 
 def test_a_refused_query_shows_the_place(server: Server) -> None:
-    ran = asked(server, "SELECT value\nFROM metrics\nWHERE sevice_name = 'a'")
+    ran = run_query(server, "SELECT value\nFROM metrics\nWHERE sevice_name = 'a'")
     assert ran.returncode == 1
     assert ran.stdout == ""
     assert ran.stderr.splitlines() == [
@@ -122,9 +122,9 @@ def test_what_cannot_be_done_is_one_line(server: Server, tmp_path: Path) -> None
     away = vantage("query", "SELECT 1", environ={"VANTAGE_PORT": "1"})
     assert "cannot be reached" in away.stderr
     assert "give --data DIR" in away.stderr
-    both = asked(server, "SELECT 1", "--data", str(tmp_path))
+    both = run_query(server, "SELECT 1", "--data", str(tmp_path))
     assert "not both" in both.stderr
-    nowhere = asked(server, "SELECT value FROM metrics", "--output", str(tmp_path / "no" / "file"))
+    nowhere = run_query(server, "SELECT value FROM metrics", "--output", str(tmp_path / "no" / "file"))
     assert "cannot be written" in nowhere.stderr
     for ran in (away, both, nowhere):
         assert ran.returncode == 1

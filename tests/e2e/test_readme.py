@@ -49,8 +49,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     """This environment without what configures Vantage or leads to another checkout."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("VANTAGE_", "MAKE", "MFLAGS", "PYTHON"))}
-    return {**kept, "PYTHONUNBUFFERED": "1", **more}
+    stored = {k: v for k, v in os.environ.items() if not k.startswith(("VANTAGE_", "MAKE", "MFLAGS", "PYTHON"))}
+    return {**stored, "PYTHONUNBUFFERED": "1", **more}
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +87,13 @@ def copy_checkout(folder: Path) -> None:
 def started(command: str, checkout: Path, **environ: str) -> Iterator[Started]:
     """A command of the README that serves; stopped as Ctrl-C would. Then the server ends with status 0, and make, which
     was interrupted too, by the signal."""
-    one = Started(command, checkout, environ)
+    process = Started(command, checkout, environ)
     try:
-        one.wait_ready()
-        yield one
+        process.wait_ready()
+        yield process
     finally:
-        one.stop()
-    assert one.process.returncode in ((0, -signal.SIGINT) if command.startswith("make ") else (0,)), one.output
+        process.stop()
+    assert process.process.returncode in ((0, -signal.SIGINT) if command.startswith("make ") else (0,)), process.output
 
 
 class Started:
@@ -135,7 +135,7 @@ class Started:
         assert "Traceback" not in self.output, self.output
 
     def services(self) -> dict[str, Any]:
-        return {one["name"]: one for one in httpx.get(f"{self.url}/api/services").json()["services"]}
+        return {item["name"]: item for item in httpx.get(f"{self.url}/api/services").json()["services"]}
 
 
 def on_a_free_port(command: str) -> str:
@@ -176,22 +176,22 @@ def curl(command: str, url: str) -> tuple[int, Any]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("server") / "data") as one:
-        yield one
+    with serving(tmp_path_factory.mktemp("server") / "data") as process:
+        yield process
 
 
 def make_run(command: str, checkout: Path, server: Server) -> None:
-    with started(on_a_free_port(command), checkout) as one:
-        assert str(checkout / "data") in one.output or "data in ./data" in one.output
-        wait_until(lambda: "vantage" in one.services())
-        assert httpx.get(one.url).status_code == 200
+    with started(on_a_free_port(command), checkout) as process:
+        assert str(checkout / "data") in process.output or "data in ./data" in process.output
+        wait_until(lambda: "vantage" in process.services())
+        assert httpx.get(process.url).status_code == 200
     assert (checkout / "data" / "journal.db").is_file()
 
 
 def make_run_with_options(command: str, checkout: Path, server: Server) -> None:
     assert "--port 9000" in command
-    with started(command.replace("--port 9000", "--port 0"), checkout) as one:
-        assert one.url
+    with started(command.replace("--port 9000", "--port 0"), checkout) as process:
+        assert process.url
 
 
 def make_test(command: str, checkout: Path, server: Server) -> None:
@@ -200,10 +200,10 @@ def make_test(command: str, checkout: Path, server: Server) -> None:
 
 
 def make_demo(command: str, checkout: Path, server: Server) -> None:
-    with started(on_a_free_port(command), checkout) as one:
-        wait_until(lambda: sum(found["environments"] == ["demo"] for found in one.services().values()) == 5)
+    with started(on_a_free_port(command), checkout) as process:
+        wait_until(lambda: sum(result["environments"] == ["demo"] for result in process.services().values()) == 5)
         (removal,) = (line for line in blocks("README.md", "sh") if line.endswith("demo --remove"))
-        done = run(f"{removal} --url {one.url}", checkout, PYTHONPATH=str(checkout / "src"))
+        done = run(f"{removal} --url {process.url}", checkout, PYTHONPATH=str(checkout / "src"))
         assert re.search(r"removed [1-9]\d* samples", done.stdout)
 
 
@@ -272,17 +272,17 @@ def make_a_key(command: str, checkout: Path, server: Server) -> None:
     data = checkout.parent / "keys"
     done = run(f"{command} --data {data}", checkout, PYTHONPATH=str(checkout / "src"))
     assert done.stdout.startswith("vtg_")
-    with started(f".venv/bin/vantage serve --port 0 --data {data}", checkout) as one:
-        assert httpx.get(f"{one.url}/api/services").status_code == 401
+    with started(f".venv/bin/vantage serve --port 0 --data {data}", checkout) as process:
+        assert httpx.get(f"{process.url}/api/services").status_code == 401
         for header in ({"X-API-Key": done.stdout.strip()}, {"Authorization": f"Bearer {done.stdout.strip()}"}):
-            assert httpx.get(f"{one.url}/api/services", headers=header).status_code == 200
-        page = httpx.get(one.url, headers={"Accept": "text/html"})
+            assert httpx.get(f"{process.url}/api/services", headers=header).status_code == 200
+        page = httpx.get(process.url, headers={"Accept": "text/html"})
         assert page.headers["location"].startswith("/login")
 
 
 def serve_beyond_loopback(command: str, checkout: Path, server: Server) -> None:
-    with started(on_a_free_port(command), checkout) as one:
-        assert "ANYONE WHO CAN REACH THIS ADDRESS" in one.output
+    with started(on_a_free_port(command), checkout) as process:
+        assert "ANYONE WHO CAN REACH THIS ADDRESS" in process.output
 
 
 def print_the_settings(command: str, checkout: Path, server: Server) -> None:
@@ -299,8 +299,8 @@ def back_up_and_restore(command: str, checkout: Path, server: Server) -> None:
     assert re.search(r"^backup: .* files", done.stdout)
     assert (checkout / "backup" / "backup.json").is_file()
     run(restoration, checkout, PYTHONPATH=str(checkout / "src"))
-    with started(".venv/bin/vantage serve --port 0 --data ./restored", checkout) as one:
-        assert one.services()["kept"]["samples"] == 1
+    with started(".venv/bin/vantage serve --port 0 --data ./restored", checkout) as process:
+        assert process.services()["kept"]["samples"] == 1
 
 
 def is_run_by_the_backup(command: str, checkout: Path, server: Server) -> None:
@@ -312,9 +312,9 @@ def compose_up(command: str, checkout: Path, server: Server) -> None:
     here the command is held against the file it reads."""
     assert command == "docker compose --profile lite up"
     services = yaml.safe_load((checkout / "compose.yaml").read_text())["services"]
-    (one,) = [service for service in services.values() if "lite" in service["profiles"]]
-    assert one["ports"] == ["127.0.0.1:8000:8000"]
-    assert (checkout / one["build"] / "Dockerfile").is_file()
+    (process,) = [service for service in services.values() if "lite" in service["profiles"]]
+    assert process["ports"] == ["127.0.0.1:8000:8000"]
+    assert (checkout / process["build"] / "Dockerfile").is_file()
 
 
 COMMANDS: dict[str, Callable[[str, Path, Server], None]] = {
@@ -383,12 +383,12 @@ def test_examples_of_the_api_answer_as_written(tmp_path: Path) -> None:
         for command, written in sorted(examples, key=lambda example: "-X DELETE" in example[0]):
             _, answer = curl(command, server.url)
             if "/api/services" in command:
-                answer["services"] = [one for one in answer["services"] if one["name"] == "my-api"]
+                answer["services"] = [item for item in answer["services"] if item["name"] == "my-api"]
             if "/api/deployments?" in command:
                 wait_until(lambda: len(server.get("/api/deployments?start=2023-12-01").json()["deployments"]) == 2)
             if "/api/storage" in command:  # nothing is sealed yet, and nothing of the last day is there
-                told = json.loads(written)
-                answer |= {name: told[name] for name in ("usage", "growing", "new_series") if not answer[name]}
+                recorded = json.loads(written)
+                answer |= {name: recorded[name] for name in ("usage", "growing", "new_series") if not answer[name]}
             assert shape(answer) == shape(json.loads(written)), f"{command}\nanswered\n{json.dumps(answer)}"
 
 
@@ -396,7 +396,7 @@ def test_examples_of_the_api_answer_as_written(tmp_path: Path) -> None:
 def test_a_bare_checkout_runs_with_one_command(tmp_path: Path) -> None:
     """Everything from nothing: packages, front-end files, the server, and the second start in under 3 s."""
     copy_checkout(tmp_path / "vantage")
-    with started('make run ARGS="--port 0"', tmp_path / "vantage") as one:
-        wait_until(lambda: "vantage" in one.services())
+    with started('make run ARGS="--port 0"', tmp_path / "vantage") as process:
+        wait_until(lambda: "vantage" in process.services())
     with started('make run ARGS="--port 0"', tmp_path / "vantage") as again:
         assert again.services()

@@ -106,8 +106,8 @@ def examples_inside(document: Any, schema: Any) -> bool:
 def test_the_document_s_own_examples_are_accepted(server: Server, document: Any) -> None:
     for path in ("/v1/metrics", "/v1/spans"):
         content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-        told = server.send(content["example"], path)
-        assert (told.status, told.json()["rejected"]) == (202, 0)
+        recorded = server.send(content["example"], path)
+        assert (recorded.status, recorded.json()["rejected"]) == (202, 0)
 
 
 def test_it_can_be_browsed_without_the_internet(server: Server) -> None:

@@ -29,8 +29,8 @@ pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S * 2)
 
 def clean_env(**changes: str) -> dict[str, str]:
     """This environment without what would lead back into the checkout, or configure the server."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("VANTAGE_", "PYTHON", "VIRTUAL_ENV"))}
-    return {**kept, "PYTHONWARNINGS": "", **changes}
+    stored = {k: v for k, v in os.environ.items() if not k.startswith(("VANTAGE_", "PYTHON", "VIRTUAL_ENV"))}
+    return {**stored, "PYTHONWARNINGS": "", **changes}
 
 
 def run(*command: object, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -106,9 +106,9 @@ def address(server_python: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         listener.start()
         try:
             ready.wait(READY_TIMEOUT_S)
-            found = READY.search("".join(said))
-            assert found, f"no address within {READY_TIMEOUT_S} s:\n{''.join(said)}"
-            yield found[0]
+            result = READY.search("".join(said))
+            assert result, f"no address within {READY_TIMEOUT_S} s:\n{''.join(said)}"
+            yield result[0]
             assert process.poll() is None, f"the server ended by itself:\n{''.join(said)}"
         finally:
             if process.poll() is None:
@@ -158,9 +158,9 @@ def get(url: str) -> tuple[int, str, str]:
 def references(url: str) -> References:
     status, kind, body = get(url)
     assert (status, kind) == (200, "text/html"), f"{url}: {status} {kind}\n{body[:500]}"
-    found = References(url)
-    found.feed(body)
-    return found
+    result = References(url)
+    result.feed(body)
+    return result
 
 
 def test_the_wheel_carries_resources_and_libraries_with_their_licences(wheel: Path) -> None:
@@ -174,10 +174,10 @@ def test_the_wheel_carries_resources_and_libraries_with_their_licences(wheel: Pa
 
 @pytest.mark.parametrize("path", ["/", "/schema"])
 def test_a_page_and_everything_it_loads_is_served(address: str, path: str) -> None:
-    found = references(address + path)
-    assert any(urlsplit(url).path.endswith(".js") for url in found.loads), found.loads
-    assert any(urlsplit(url).path.endswith(".css") for url in found.loads), found.loads
-    for url in sorted(found.loads):
+    result = references(address + path)
+    assert any(urlsplit(url).path.endswith(".js") for url in result.loads), result.loads
+    assert any(urlsplit(url).path.endswith(".css") for url in result.loads), result.loads
+    for url in sorted(result.loads):
         assert url.startswith(address), f"{path} loads {url} from elsewhere: it must work without the internet"
         status, _, body = get(url)
         assert (status, bool(body)) == (200, True), url

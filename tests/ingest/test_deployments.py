@@ -36,7 +36,7 @@ async def watch(metadata: MemoryMetadataStore) -> AsyncIterator[DeploymentDetect
 
 async def seen(metadata: MemoryMetadataStore) -> dict[str, int]:
     await asyncio.sleep(0.02)
-    return {one.version: one.at_ms - NOW_MS for one in await metadata.deployments()}
+    return {deployment.version: deployment.at_ms - NOW_MS for deployment in await metadata.deployments()}
 
 
 async def test_each_version_is_recorded_once_at_its_first_sample(

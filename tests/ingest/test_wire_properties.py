@@ -60,7 +60,7 @@ samples = st.lists(
         value=st.floats(allow_nan=False, allow_infinity=False),
         trace_id=st.just("") | identifier,
         span_id=st.just("") | identifier,
-    ).map(lambda one: one if one.trace_id else Sample(**{**vars(one), "span_id": ""})),
+    ).map(lambda sample: sample if sample.trace_id else Sample(**{**vars(sample), "span_id": ""})),
     max_size=12,
 )
 
@@ -70,16 +70,16 @@ def native_of(envelope: dict[str, str], sent: list[Sample]) -> dict[str, Any]:
         **envelope,
         "metrics": [
             {
-                "metric_name": one.metric,
-                "metric_type": one.kind,
-                "unit": one.unit,
-                "tags": one.tags,
-                "timestamp": one.time_ms,
-                "value": one.value,
-                **({"trace_id": one.trace_id} if one.trace_id else {}),
-                **({"span_id": one.span_id} if one.span_id else {}),
+                "metric_name": item.metric,
+                "metric_type": item.kind,
+                "unit": item.unit,
+                "tags": item.tags,
+                "timestamp": item.time_ms,
+                "value": item.value,
+                **({"trace_id": item.trace_id} if item.trace_id else {}),
+                **({"span_id": item.span_id} if item.span_id else {}),
             }
-            for one in sent
+            for item in sent
         ],
     }
 
@@ -88,16 +88,16 @@ def packed_of(envelope: dict[str, str], sent: list[Sample]) -> dict[str, Any]:
     """Series in order of appearance, one column each, links in an order of their own."""
     places: dict[tuple[Any, ...], int] = {}
     columns: list[list[Any]] = []
-    for one in sent:
-        key = (one.metric, one.kind, one.unit, tuple(sorted(one.tags.items())))
+    for item in sent:
+        key = (item.metric, item.kind, item.unit, tuple(sorted(item.tags.items())))
         if key not in places:
             places[key] = len(columns)
             columns.append([len(columns), [], [], []])
         _, times, values, links = columns[places[key]]
-        if one.trace_id:
-            links.insert(0, [len(times), one.trace_id, one.span_id])
-        times.append(one.time_ms)
-        values.append(one.value)
+        if item.trace_id:
+            links.insert(0, [len(times), item.trace_id, item.span_id])
+        times.append(item.time_ms)
+        values.append(item.value)
     return {
         "batch": "b",
         "resource": envelope,
@@ -162,11 +162,11 @@ def test_the_same_samples_mean_the_same_in_every_encoding(envelope: dict[str, st
             assert (received.rejected, received.errors) == (0, [])
             assert received.accepted == len(sent)
             contents.append(content(received))
-    assert all(one == contents[0] for one in contents)
+    assert all(item == contents[0] for item in contents)
     assert [(time_ms, value) for _, time_ms, value, *_ in contents[0]] == [
         (time_ms, value) for _, time_ms, value, *_ in sorted(contents[0])
     ]
-    assert sorted(value for _, _, value, *_ in contents[0]) == sorted(one.value for one in sent)
+    assert sorted(value for _, _, value, *_ in contents[0]) == sorted(item.value for item in sent)
 
 
 # A sample with one thing wrong, or nothing: rejected alone, or accepted, never in between.
@@ -228,9 +228,9 @@ def test_each_packed_sample_is_either_accepted_or_rejected(
     envelope: dict[str, str], sent: list[Sample], values: list[float], fault: dict[str, Any]
 ) -> None:
     body = packed_of(envelope, sent)
-    one = {"metric_name": "a", "metric_type": "gauge", "unit": "", "tags": {}, "timestamp": NOW_MS, **fault}
-    body["series"].append([one["metric_name"], one["metric_type"], one["unit"], one["tags"]])
-    body["samples"].append([len(body["series"]) - 1, [one["timestamp"]] * len(values), values])
+    sample = {"metric_name": "a", "metric_type": "gauge", "unit": "", "tags": {}, "timestamp": NOW_MS, **fault}
+    body["series"].append([sample["metric_name"], sample["metric_type"], sample["unit"], sample["tags"]])
+    body["samples"].append([len(body["series"]) - 1, [sample["timestamp"]] * len(values), values])
     received = receive(FORMATS["packed"], encode_msgpack(body))
     assert received.accepted + received.rejected == len(sent) + len(values)
     assert received.accepted >= len(sent)
@@ -268,18 +268,18 @@ def test_damaged_bodies_raise_nothing_but_input_errors(
     value = data.draw(st.sampled_from([native_of(envelope, sent), packed_of(envelope, sent), SPANS]))
     body = bytearray(encode(value))
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, max(0, len(body) - 1)))
+        index = data.draw(st.integers(0, max(0, len(body) - 1)))
         match data.draw(st.sampled_from(["cut", "replace", "insert", "remove", "repeat"])):
             case "cut":
-                del body[place:]
+                del body[index:]
             case "replace" if body:
-                body[place] = data.draw(st.integers(0, 255))
+                body[index] = data.draw(st.integers(0, 255))
             case "insert":
-                body[place:place] = data.draw(st.binary(min_size=1, max_size=8))
+                body[index:index] = data.draw(st.binary(min_size=1, max_size=8))
             case "remove":
-                del body[place : place + data.draw(st.integers(1, 8))]
+                del body[index : index + data.draw(st.integers(1, 8))]
             case _:
-                body[place:place] = body[place : place + 40]
+                body[index:index] = body[index : index + 40]
     attempt(bytes(body))
 
 
@@ -298,9 +298,9 @@ anything: st.SearchStrategy[Any] = st.recursive(
 @many
 @given(st.data())
 def test_fields_of_any_other_type_raise_nothing_but_input_errors(data: st.DataObject) -> None:
-    one = Sample("a", "gauge", "", {"k": "v"}, NOW_MS, 1.0, "t", "s")
+    sample = Sample("a", "gauge", "", {"k": "v"}, NOW_MS, 1.0, "t", "s")
     make = data.draw(st.sampled_from([native_of, packed_of]))
-    body: Any = make({"service_name": "s"}, [one]) if data.draw(st.booleans()) else msgspec.to_builtins(SPANS)
+    body: Any = make({"service_name": "s"}, [sample]) if data.draw(st.booleans()) else msgspec.to_builtins(SPANS)
     node, key = body, data.draw(st.sampled_from(sorted(body)))
     while isinstance(node[key], (dict, list)) and node[key] and data.draw(st.booleans()):
         node = node[key]
@@ -358,6 +358,6 @@ def test_times_with_a_fraction_are_cut_to_milliseconds() -> None:
     times: list[Any] = [1_763_899_999_999.75, 1_763_899_999_998, 1e300, -1e300, None]
     metrics = [{"metric_name": "m", "value": 1, "timestamp": time_ms} for time_ms in times]
     body = msgspec.json.encode({"service_name": "s", "metrics": metrics})
-    found = NativeFormat("json", SeriesCache()).receive(body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
-    assert found.batch.time_ms.tolist() == [1_763_899_999_999, 1_763_899_999_998, NOW_MS]
-    assert [index for index, _ in found.errors] == [2, 3]
+    result = NativeFormat("json", SeriesCache()).receive(body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
+    assert result.batch.time_ms.tolist() == [1_763_899_999_999, 1_763_899_999_998, NOW_MS]
+    assert [index for index, _ in result.errors] == [2, 3]

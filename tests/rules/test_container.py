@@ -48,7 +48,7 @@ def in_context(source: str, dockerignore: str) -> bool:
     rules = [line.strip() for line in dockerignore.splitlines() if line.strip() and not line.startswith("#")]
     assert rules[0] == "*", ".dockerignore lets in what it names, so that no secret slips into an image"
     allowed = [rule[1:] for rule in rules if rule.startswith("!")]
-    return any(source == one or source.startswith(f"{one}/") for one in allowed)
+    return any(source == item or source.startswith(f"{item}/") for item in allowed)
 
 
 def compose() -> dict[str, Any]:
@@ -81,7 +81,7 @@ def test_a_wrong_copy_is_noticed(tmp_path: Path, line: str, complaint: str) -> N
 
 def test_the_requirement_files_the_image_installs_are_hash_checked() -> None:
     installs = [rest for name, rest in instructions((ROOT / "Dockerfile").read_text()) if name == "RUN"]
-    commands = [one for rest in installs for one in rest.split("&&") if "pip install" in one]
+    commands = [item for rest in installs for item in rest.split("&&") if "pip install" in item]
     assert len(commands) == 3
     for command in commands:
         assert "--require-hashes" in command or ("--no-index" in command and "--no-deps" in command), command

@@ -56,17 +56,17 @@ def text_of(name: str) -> str:
 
 def section(name: str, title: str) -> str:
     """A section of a page, without its heading, up to the next one of the same or a higher level."""
-    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#{{1,2}} |\Z)", text_of(name), re.MULTILINE | re.DOTALL)
-    assert found, f"{name} has no section {title!r}"
-    return found[2]
+    result = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#{{1,2}} |\Z)", text_of(name), re.MULTILINE | re.DOTALL)
+    assert result, f"{name} has no section {title!r}"
+    return result[2]
 
 
 def rows(text: str) -> list[list[str]]:
     """The cells of every table row, headings and rules left out."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     split = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return [cells for place, cells in enumerate(split) if not lines[min(place + 1, len(lines) - 1)].startswith("| ---")
-            and not lines[place].startswith("| ---")]  # fmt: skip
+    return [cells for index, cells in enumerate(split) if not lines[min(index + 1, len(lines) - 1)].startswith("| ---")
+            and not lines[index].startswith("| ---")]  # fmt: skip
 
 
 def codes(text: str) -> list[str]:
@@ -94,12 +94,12 @@ def test_the_example_of_an_env_file_is_what_the_command_prints() -> None:
 def routes() -> set[str]:
     """Method and path of everything the application answers to."""
     site: Any = app.create_app(Settings()).asgi._site
-    found = {"POST /v1/metrics", "POST /v1/spans"}
+    result = {"POST /v1/metrics", "POST /v1/spans"}
     for route in site.routes:
         path = re.sub(r":\w+}", "}", route.path)
         methods = {"WS"} if type(route).__name__ == "WebSocketRoute" else set(route.methods) - {"OPTIONS", "HEAD"}
-        found |= {f"{method} {path}" for method in methods}
-    return found
+        result |= {f"{method} {path}" for method in methods}
+    return result
 
 
 def test_the_table_of_routes_is_that_of_the_application() -> None:
@@ -322,11 +322,11 @@ def test_the_program_in_the_docs_reads_a_journal(tmp_path: Path) -> None:
     program = programs()[0]
     assert len(program.splitlines()) <= 25
     now_ms = 1_703_001_234_567
-    one = {"metric_name": "m", "value": 1.5, "unit": "s", "timestamp": now_ms, "tags": {"a": "b"}, "trace_id": "t-1"}
+    first = {"metric_name": "m", "value": 1.5, "unit": "s", "timestamp": now_ms, "tags": {"a": "b"}, "trace_id": "t-1"}
     two = {"trace_id": "t-1", "span_id": "s-1", "name": "work", "start_ns": now_ms * 1_000_000, "duration_ns": 7}
     with serving(tmp_path / "data", environ={"VANTAGE_SELF_TELEMETRY": "false"}) as running:
         for service in ("gone", "kept"):
-            assert running.send({"service_name": service, "metrics": [one]}).status == 202
+            assert running.send({"service_name": service, "metrics": [first]}).status == 202
             assert running.send({"service_name": service, "spans": [two]}, "/v1/spans").status == 202
         assert running.request("DELETE", "/api/data?service=gone").status == 200
         beside = run_program(program, tmp_path)
@@ -348,10 +348,10 @@ async def test_the_program_in_the_docs_reads_every_sample_of_the_segments(tmp_pa
         for _ in range(5):
             rows = []
             for n in range(300):
-                one = a_series(f"svc {n % 3}", f"m{n % 7}", tags={"ü": str(n % 11)}, unit="s")
+                series = a_series(f"svc {n % 3}", f"m{n % 7}", tags={"ü": str(n % 11)}, unit="s")
                 at_ms = NOW_MS - chance.choice([0, 1, 400 * 86_400_000]) - n
                 value = chance.choice([float(n), round(chance.random(), 3), chance.random(), -0.0, 5e-324, 1e300])
-                rows.append((one, at_ms, value))
+                rows.append((series, at_ms, value))
                 expected.append(f"sample {at_ms} svc {n % 3} test m{n % 7} gauge {value} s {{'ü': '{n % 11}'}}")
             await opened.write(build_batch(rows))
             await opened.seal()

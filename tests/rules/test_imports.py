@@ -91,7 +91,7 @@ def sources(src: Path) -> list[Path]:
 
 
 def all_imports() -> list[Import]:
-    return [found for path in sources(SRC) for found in imports_of(path, SRC)]
+    return [result for path in sources(SRC) for result in imports_of(path, SRC)]
 
 
 def is_module(dotted: str) -> bool:
@@ -103,10 +103,10 @@ def under(module: str, home: str) -> bool:
     return module == home or module.startswith(f"{home}.")
 
 
-def complaint(found: Import) -> str | None:
+def complaint(result: Import) -> str | None:
     """Why this import is not allowed, or None."""
-    top = found.target.partition(".")[0]
-    if under(found.importer, "vantage_agent"):
+    top = result.target.partition(".")[0]
+    if under(result.importer, "vantage_agent"):
         if top == "vantage_agent" or (top in sys.stdlib_module_names and top not in NEWER_THAN_3_9):
             return None
         return f"the agent imports the standard library of Python 3.9 and itself, not {top}"
@@ -116,11 +116,11 @@ def complaint(found: Import) -> str | None:
         return None  # import-linter's business
     if top in sys.stdlib_module_names:
         return None
-    if under(found.importer, "vantage.core") and top not in PURE_CORE:
+    if under(result.importer, "vantage.core") and top not in PURE_CORE:
         return f"core is pure: standard library, {', '.join(sorted(PURE_CORE))}; not {top}"
     if top not in HOMES:
         return f"{top} has no home yet: add it to HOMES in {Path(__file__).name}"
-    if not any(under(found.importer, home) for home in HOMES[top]):
+    if not any(under(result.importer, home) for home in HOMES[top]):
         return f"{top} is at home in {', '.join(HOMES[top])}"
     return None
 
@@ -134,9 +134,9 @@ def test_imports_point_one_way() -> None:
 
 
 def test_every_driver_stays_at_home() -> None:
-    found = all_imports()
-    assert found, "no imports read: is src/ where this test looks?"
-    wrong = [f"{one.importer}:{one.line} imports {one.target}: {why}" for one in found if (why := complaint(one))]
+    result = all_imports()
+    assert result, "no imports read: is src/ where this test looks?"
+    wrong = [f"{item.importer}:{item.line} imports {item.target}: {why}" for item in result if (why := complaint(item))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -179,8 +179,8 @@ def test_relative_guarded_and_inner_imports_are_read(tmp_path: Path) -> None:
         "def later():\n    import chdb\n"
         "try:\n    import uvloop\nexcept ImportError:\n    uvloop = None\n"
     )
-    found = {(one.target, one.deferred) for one in imports_of(path, tmp_path)}
-    assert found == {
+    results = {(item.target, item.deferred) for item in imports_of(path, tmp_path)}
+    assert results == {
         ("vantage.storage.memory", False),
         ("vantage.core.sample.Sample", False),
         ("chdb", True),
@@ -191,9 +191,9 @@ def test_relative_guarded_and_inner_imports_are_read(tmp_path: Path) -> None:
 def test_the_command_line_starts_without_any_dependency() -> None:
     """`vantage serve` after a base install must live long enough to say what to install."""
     eager: dict[str, list[str]] = {}
-    for one in all_imports():
-        if not one.deferred:
-            eager.setdefault(one.importer, []).append(one.target)
+    for item in all_imports():
+        if not item.deferred:
+            eager.setdefault(item.importer, []).append(item.target)
     waiting, seen, wrong = ["vantage.cli"], set(), []
     while waiting:
         module = waiting.pop()

@@ -26,8 +26,8 @@ def test_tests_that_share_a_fixture_run_in_one_worker(request: pytest.FixtureReq
 
 def test_a_file_is_a_group_unless_it_shares_a_server_or_its_tests_stand_for_themselves() -> None:
     assert group_of("tests/web/test_vql.py::test_a[x]") == group_of("tests/web/test_vql.py::test_b")
-    one, other = (f"tests/agent/instrumentation/{name}::test" for name in ("test_redis.py", "test_psycopg.py"))
-    assert group_of(one) == group_of(other) != group_of("tests/agent/instrumentation/test_flask.py::test")
+    first, other = (f"tests/agent/instrumentation/{name}::test" for name in ("test_redis.py", "test_psycopg.py"))
+    assert group_of(first) == group_of(other) != group_of("tests/agent/instrumentation/test_flask.py::test")
     assert group_of("tests/chaos/test_backup_kills.py::test_a") != group_of("tests/chaos/test_backup_kills.py::test_b")
     assert rank_of("tests/chaos/test_backup_kills.py::test_a") < rank_of("tests/core/test_sketch.py::test_a")
 

@@ -84,9 +84,9 @@ def test_shell_scripts_run_and_stop_at_the_first_failure() -> None:
 
 
 def test_what_the_build_fetches_is_ignored_by_git() -> None:
-    asked = ["static/vendor/htmx.min.js", "node_modules/x", ".venv/x", "data/x", ".env", "dist/x.whl"]
-    answer = subprocess.run(["git", "check-ignore", *asked], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert answer.stdout.split() == asked
+    requested = ["static/vendor/htmx.min.js", "node_modules/x", ".venv/x", "data/x", ".env", "dist/x.whl"]
+    answer = subprocess.run(["git", "check-ignore", *requested], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.stdout.split() == requested
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_every_declared_dependency_is_locked() -> None:
     groups = {"server": project["project"]["optional-dependencies"]["server"], **project["dependency-groups"]}
     for name in LOCKS:
         locked = {line.partition("==")[0] for line in lock_lines(name)}
-        declared = {re.split(r"[\[<>=;~! ]", one)[0].lower() for one in groups[name] if isinstance(one, str)}
+        declared = {re.split(r"[\[<>=;~! ]", group)[0].lower() for group in groups[name] if isinstance(group, str)}
         assert declared
         assert declared <= locked, f"run `make lock`: requirements/{name}.txt lacks {sorted(declared - locked)}"
 
@@ -158,9 +158,9 @@ def test_environments_that_share_a_venv_agree_on_every_version() -> None:
         for line in lock_lines(name):
             package, _, rest = line.partition("==")
             pins.setdefault(package, []).append(rest.split()[0])
-        for package, found in pins.items():
-            versions.setdefault(package, set()).add(" ".join(sorted(found)))
-    assert not {package: found for package, found in versions.items() if len(found) > 1}
+        for package, result in pins.items():
+            versions.setdefault(package, set()).add(" ".join(sorted(result)))
+    assert not {package: result for package, result in versions.items() if len(result) > 1}
 
 
 def lock_lines(name: str) -> list[str]:
@@ -170,4 +170,4 @@ def lock_lines(name: str) -> list[str]:
 def test_the_base_install_has_no_dependencies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["dependencies"] == []
-    assert all("python_version >= '3.11'" in one for one in project["optional-dependencies"]["server"])
+    assert all("python_version >= '3.11'" in item for item in project["optional-dependencies"]["server"])

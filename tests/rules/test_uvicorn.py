@@ -69,14 +69,14 @@ def test_uvicorn_has_the_modules_the_server_imports_from() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("ours", "expected"),
     [(server._Server, uvicorn.Server), (server._BoundedProtocol, httptools_impl.HttpToolsProtocol)],
 )
-def test_the_list_is_complete(ours: type, theirs: type) -> None:
-    own = members(ours) - members(theirs)
-    overridden = {name for name in vars(ours) if inspect.isfunction(vars(ours)[name]) and name in members(theirs)}
-    assert overridden == OVERRIDDEN[theirs]
-    assert attributes_of(ours, "self") - own - overridden == USED[theirs]
+def test_the_list_is_complete(ours: type, expected: type) -> None:
+    own = members(ours) - members(expected)
+    overridden = {name for name in vars(ours) if inspect.isfunction(vars(ours)[name]) and name in members(expected)}
+    assert overridden == OVERRIDDEN[expected]
+    assert attributes_of(ours, "self") - own - overridden == USED[expected]
 
 
 def test_the_list_of_the_request_cycle_is_complete() -> None:

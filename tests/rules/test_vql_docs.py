@@ -50,8 +50,8 @@ async def a_store() -> MemoryStore:
     for at, value, method in tables("timestamp", "value", "tags['method']"):
         at_ms = int(datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp() * 1000)
         tags = {"method": method, "route": "/pay", "status": "500" if value == "300" else "200"}
-        one = a_series("my-api", "http.request.duration", Kind.HISTOGRAM, tags=tags)
-        await store.write(build_batch([(one, at_ms, float(value))]))
+        series = a_series("my-api", "http.request.duration", Kind.HISTOGRAM, tags=tags)
+        await store.write(build_batch([(series, at_ms, float(value))]))
     await store.write(Batch(spans=(a_span(start_ms=NOW_MS - 1000, attributes={"http.route": "/pay"}),)))
     return store
 
@@ -76,9 +76,9 @@ def test_the_page_has_queries_and_examples() -> None:
 @pytest.mark.parametrize(("example", "gives"), EXAMPLES)
 async def test_every_example_gives_what_the_page_says(example: str, gives: str) -> None:
     since = "timestamp >= '2026-11-23 10:00:00'"
-    found = await ask(f"SELECT {example} FROM metrics WHERE {since} LIMIT 1")
+    result = await ask(f"SELECT {example} FROM metrics WHERE {since} LIMIT 1")
     expected = ast.literal_eval(gives)
-    assert found == [(pytest.approx(expected, rel=1e-12) if isinstance(expected, (int, float)) else expected,)]
+    assert result == [(pytest.approx(expected, rel=1e-12) if isinstance(expected, (int, float)) else expected,)]
 
 
 def test_every_function_is_on_the_page_and_no_other() -> None:

@@ -59,7 +59,7 @@ def a_span(
     )
 
 
-def lately(hours: float = 24) -> TimeRange:
+def last_hours(hours: float = 24) -> TimeRange:
     return TimeRange(NOW_MS - int(hours * HOUR_MS), NOW_MS + HOUR_MS)
 
 

@@ -64,7 +64,7 @@ class Grammar:
         self.random = random.Random(self.seed)
         self.table = "metrics"
 
-    def one(self, choices: Sequence[str]) -> str:
+    def pick(self, choices: Sequence[str]) -> str:
         return self.random.choice(choices)
 
     def take(self, **productions: Callable[[], str]) -> str:
@@ -81,10 +81,10 @@ class Grammar:
 
     def number(self, depth: int = 2, *, exact: bool = True) -> str:
         if depth <= 0:
-            return self.take(column=lambda: self.one(NUMBERS[self.table]), literal=lambda: self.one(FLOATS))
+            return self.take(column=lambda: self.pick(NUMBERS[self.table]), literal=lambda: self.pick(FLOATS))
         inner = lambda: self.number(depth - 1, exact=exact)  # noqa: E731
         productions = {
-            "column": lambda: self.one(NUMBERS[self.table]),
+            "column": lambda: self.pick(NUMBERS[self.table]),
             "add": lambda: f"({inner()} + {inner()})",
             "subtract": lambda: f"({inner()} - {inner()})",
             "multiply": lambda: f"{inner()} * {inner()}",
@@ -110,23 +110,23 @@ class Grammar:
         return self.take(
             case_else=lambda: f"CASE {whens} ELSE {inner()} END",
             case_null=lambda: f"CASE {whens} END",
-            case_of=lambda: f"CASE {self.text(0)} WHEN {self.one(LITERALS)} THEN {inner()} ELSE {inner()} END",
+            case_of=lambda: f"CASE {self.text(0)} WHEN {self.pick(LITERALS)} THEN {inner()} ELSE {inner()} END",
         )
 
     def text(self, depth: int = 2) -> str:
-        tag = lambda: f"{MAPS[self.table]}['{self.one(TAGS[self.table])}']"  # noqa: E731
+        tag = lambda: f"{MAPS[self.table]}['{self.pick(TAGS[self.table])}']"  # noqa: E731
         if depth <= 0:
-            return self.take(text_column=lambda: self.one(TEXTS[self.table]), tag=tag)
+            return self.take(text_column=lambda: self.pick(TEXTS[self.table]), tag=tag)
         inner = lambda: self.text(depth - 1)  # noqa: E731
         return self.take(
-            text_column=lambda: self.one(TEXTS[self.table]),
+            text_column=lambda: self.pick(TEXTS[self.table]),
             tag=tag,
             lower=lambda: f"lower({inner()})",
             upper=lambda: f"upper({inner()})",
             concat=lambda: f"concat({inner()}, '-', {inner()})",
-            text_if=lambda: f"if({self.condition(depth - 1)}, {inner()}, {self.one(LITERALS)})",
+            text_if=lambda: f"if({self.condition(depth - 1)}, {inner()}, {self.pick(LITERALS)})",
             text_case=lambda: self._case(depth, inner),
-            text_coalesce=lambda: f"coalesce({inner()}, {inner()}, {self.one(LITERALS)})",
+            text_coalesce=lambda: f"coalesce({inner()}, {inner()}, {self.pick(LITERALS)})",
         )
 
     def time(self, depth: int = 1) -> str:
@@ -135,11 +135,11 @@ class Grammar:
         inner = lambda: self.time(depth - 1)  # noqa: E731
         return self.take(
             timestamp=lambda: "timestamp",
-            interval_ago=lambda: f"({inner()} - INTERVAL {self.random.randint(1, 90)} {self.one(UNITS)})",
-            interval_on=lambda: f"({inner()} + INTERVAL {self.random.randint(1, 9)} {self.one(UNITS)})",
+            interval_ago=lambda: f"({inner()} - INTERVAL {self.random.randint(1, 90)} {self.pick(UNITS)})",
+            interval_on=lambda: f"({inner()} + INTERVAL {self.random.randint(1, 9)} {self.pick(UNITS)})",
             **{f"toStartOf{name}": lambda name=name: f"toStartOf{name}({inner()})" for name in BUCKETS},
             toStartOfInterval=lambda: (
-                f"toStartOfInterval({inner()}, INTERVAL {self.random.randint(1, 9)} {self.one(UNITS)})"
+                f"toStartOfInterval({inner()}, INTERVAL {self.random.randint(1, 9)} {self.pick(UNITS)})"
             ),
             time_if=lambda: f"if({self.condition(0)}, {inner()}, timestamp)",
             now=lambda: f"if({self.condition(0)}, now(), {inner()})",
@@ -155,21 +155,21 @@ class Grammar:
         )
 
     def condition(self, depth: int = 2) -> str:
-        op = lambda: self.one(("=", "!=", "<", "<=", ">", ">=", "<>"))  # noqa: E731
+        op = lambda: self.pick(("=", "!=", "<", "<=", ">", ">=", "<>"))  # noqa: E731
         number = lambda: self.number(min(1, depth))  # noqa: E731
         text = lambda: self.text(min(1, depth))  # noqa: E731
-        listed = lambda of: ", ".join(self.one(of) for _ in range(self.random.randint(1, 3)))  # noqa: E731
+        listed = lambda of: ", ".join(self.pick(of) for _ in range(self.random.randint(1, 3)))  # noqa: E731
         productions = {
             "compare_numbers": lambda: f"{number()} {op()} {number()}",
             "compare_texts": lambda: (
-                f"{text()} {op()} {self.take(with_literal=lambda: self.one(LITERALS), with_text=text)}"
+                f"{text()} {op()} {self.take(with_literal=lambda: self.pick(LITERALS), with_text=text)}"
             ),
             "compare_times": lambda: f"{self.time(depth)} {op()} {self.moment()}",
             "in_texts": lambda: f"{text()} IN ({listed(LITERALS)})",
             "in_numbers": lambda: f"{number()} IN ({listed(FLOATS)})",
             "not_in": lambda: f"{text()} NOT IN ({listed(LITERALS)})",
-            "like": lambda: f"{text()} LIKE {self.one(PATTERNS)}",
-            "not_like": lambda: f"{text()} NOT LIKE {self.one(PATTERNS)}",
+            "like": lambda: f"{text()} LIKE {self.pick(PATTERNS)}",
+            "not_like": lambda: f"{text()} NOT LIKE {self.pick(PATTERNS)}",
             "between": lambda: f"{number()} BETWEEN -5 AND {self.random.randint(0, 200)}",
             "not_between": lambda: f"{number()} NOT BETWEEN {self.random.randint(-9, 5)} AND 50",
             "between_times": lambda: f"{self.time(1)} BETWEEN {self.moment()} AND {self.moment()}",
@@ -191,7 +191,7 @@ class Grammar:
             lambda: self.number(2), lambda: self.text(1), lambda: self.time(1), lambda: self.condition(1)
         )  # fmt: skip
         return self.take(
-            count=lambda: self.one(("count()", "count(*)")),
+            count=lambda: self.pick(("count()", "count(*)")),
             count_of=lambda: f"count({number()})",
             count_text=lambda: f"count({text()})",
             countIf=lambda: f"countIf({condition()})",
@@ -219,10 +219,10 @@ class Grammar:
             sumIf=lambda: f"sumIf({number()}, {condition()})",
             avg=lambda: f"avg({number()})",
             avgIf=lambda: f"avgIf({number()}, {condition()})",
-            quantile=lambda: f"quantile({self.one(QUANTILES)})({number()})",
+            quantile=lambda: f"quantile({self.pick(QUANTILES)})({number()})",
             median=lambda: f"median({number()})",
             # Of numbers around zero: the digits of a spread that is far below the mean are lost in other ways.
-            stddevPop=lambda: f"stddevPop({self.one(FACTORS)} * {self.one(NUMBERS[self.table][:1])})",
+            stddevPop=lambda: f"stddevPop({self.pick(FACTORS)} * {self.pick(NUMBERS[self.table][:1])})",
             ratio=lambda: f"sum({number()}) / count()",
             logarithm=lambda: f"log(1 + abs(sum({number()})))",
             fallback=lambda: f"coalesce(avg({number()}), -1)",
@@ -259,28 +259,28 @@ class Grammar:
     def _grouped(self, *, keys: int) -> Query:
         named = [self.take(key_text=lambda: self.text(1), key_time=lambda: self.time(2), key_number=self.number)
                  for _ in range(keys)]  # fmt: skip
-        items = [f"{key} AS k{place}" for place, key in enumerate(named)]
+        items = [f"{key} AS k{index}" for index, key in enumerate(named)]
         exact = [True] * keys
-        for place in range(self.random.randint(2, 5)):
+        for index in range(self.random.randint(2, 5)):
             is_exact = self.random.random() < 0.63  # as many as there are kinds
-            items.append(f"{self.exact_aggregate() if is_exact else self.inexact_aggregate()} AS a{place}")
+            items.append(f"{self.exact_aggregate() if is_exact else self.inexact_aggregate()} AS a{index}")
             exact.append(is_exact)
         text = f"SELECT {', '.join(items)} FROM {self.table}{self._where()}"
         if keys:
-            text += f" GROUP BY {', '.join(self.one((f'k{place}', str(place + 1))) for place in range(keys))}"
+            text += f" GROUP BY {', '.join(self.pick((f'k{index}', str(index + 1))) for index in range(keys))}"
         if self.random.random() < 0.3:
             self.used["having"] += 1
-            text += f" HAVING {self._whole_aggregate()} {self.one(('>', '<=', '!='))} {self.one(FLOATS)}"
+            text += f" HAVING {self._whole_aggregate()} {self.pick(('>', '<=', '!='))} {self.pick(FLOATS)}"
         ordered = bool(keys) and self.random.random() < 0.5
         if ordered:
             self.used["order"] += 1
-            directions = [f"k{place} {self.one(DIRECTIONS)}" for place in range(keys)]
+            directions = [f"k{index} {self.pick(DIRECTIONS)}" for index in range(keys)]
             text += f" ORDER BY {', '.join(directions)}"
             text += f" LIMIT {self.random.randint(0, 50)}" if self.random.random() < 0.5 else ""
         return Query(text, tuple(exact), ordered)
 
     def _whole_aggregate(self) -> str:
-        return self.one((f"count({self.number(1)})", f"max({self.number(1)})", f"uniq({self.text(1)})", "count()"))
+        return self.pick((f"count({self.number(1)})", f"max({self.number(1)})", f"uniq({self.text(1)})", "count()"))
 
     def _listed(self) -> Query:
         items = [
@@ -289,9 +289,9 @@ class Grammar:
             for _ in range(self.random.randint(1, 4))
         ]  # fmt: skip
         text = f"SELECT {', '.join(items)} FROM {self.table}{self._where()}"
-        places = [place + 1 for place, item in enumerate(items) if item != MAPS[self.table]]
+        places = [index + 1 for index, item in enumerate(items) if item != MAPS[self.table]]
         if places and self.random.random() < 0.5:
             self.used["order"] += 1
-            text += f" ORDER BY {self.random.choice(places)} {self.one(('ASC', 'DESC'))}"
+            text += f" ORDER BY {self.random.choice(places)} {self.pick(('ASC', 'DESC'))}"
         text += f" LIMIT {self.random.randint(0, 200)}"
         return Query(text, (True,) * len(items), ordered=False)

@@ -30,5 +30,5 @@ def test_an_attack_is_no_condition_either(attack: str) -> None:
 async def test_what_only_looks_like_an_attack_is_answered(text: str) -> None:
     store = MemoryStore(clock=MovedClock())
     await store.write(a_batch(1.0, 2.0, series=a_series(unit="a" * 60, tags={"'] OR 1=1 --": "x"})))
-    found = await store.select(compile_query(HARMLESS[text], now_ms=NOW_MS).query, deadline_s=5)
-    assert len(found) <= 2
+    result = await store.select(compile_query(HARMLESS[text], now_ms=NOW_MS).query, deadline_s=5)
+    assert len(result) <= 2

@@ -70,9 +70,9 @@ def checked(*exprs: Expr, table: str = "metrics", rows_max: int = ROWS_MAX, **pa
     ],
 )
 def test_every_expression_of_a_row_has_a_type(expr: Expr, kind: str) -> None:
-    found = checked(expr)
-    assert [column.type for column in found.columns] == [kind]
-    assert not found.grouped
+    result = checked(expr)
+    assert [column.type for column in result.columns] == [kind]
+    assert not result.grouped
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_every_expression_of_a_row_has_a_type(expr: Expr, kind: str) -> None:
     ],
 )
 def test_every_aggregate_has_a_type_and_makes_one_row(expr: Expr, kind: str) -> None:
-    found = checked(expr)
-    assert [column.type for column in found.columns] == [kind]
-    assert found.grouped
+    result = checked(expr)
+    assert [column.type for column in result.columns] == [kind]
+    assert result.grouped
 
 
 @pytest.mark.parametrize(
@@ -181,23 +181,23 @@ def test_bounds_on_time_become_the_range(
     bounds: list[tuple[CompareOp, int]], start: int, end: int, *, warns: bool
 ) -> None:
     where = And(tuple(Compare(op, TIME, Literal(at)) for op, at in bounds)) if bounds else None
-    found = checked(VALUE, where=where)
-    assert (found.time_range.start_ms, found.time_range.end_ms) == (start, end)
-    assert bool(found.warnings) is warns
+    result = checked(VALUE, where=where)
+    assert (result.time_range.start_ms, result.time_range.end_ms) == (start, end)
+    assert bool(result.warnings) is warns
 
 
 def test_a_bound_inside_an_or_is_a_condition_and_no_bound() -> None:
     early = Compare("<", TIME, Literal(5))
-    found = checked(VALUE, where=Or((early, equals("service_name", "a"))))
-    assert found.time_range.end_ms == NOW_MS + 1
-    assert found.row_where is not None
+    result = checked(VALUE, where=Or((early, equals("service_name", "a"))))
+    assert result.time_range.end_ms == NOW_MS + 1
+    assert result.row_where is not None
 
 
 def test_conditions_are_sorted_by_what_they_need() -> None:
     of_series, of_row = equals("service_name", "a"), Compare(">", VALUE, Literal(1))
-    found = checked(VALUE, where=And((of_series, And((of_row, Compare("=", TagValue("k"), Literal("v")))))))
-    assert found.series_where == And((of_series, Compare("=", TagValue("k"), Literal("v"))))
-    assert found.row_where == of_row
+    result = checked(VALUE, where=And((of_series, And((of_row, Compare("=", TagValue("k"), Literal("v")))))))
+    assert result.series_where == And((of_series, Compare("=", TagValue("k"), Literal("v"))))
+    assert result.row_where == of_row
 
 
 @pytest.mark.parametrize(("limit", "rows_max", "expected"), [(None, 50, 50), (10, 50, 10), (100, 50, 50), (0, 50, 0)])

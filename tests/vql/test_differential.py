@@ -53,14 +53,14 @@ def batches(chance: random.Random) -> Iterator[Batch]:
     for day in range(21):
         rows = []
         start = NOW_MS - (21 - day) * DAY_MS
-        for one in chance.sample(series, 14):
+        for item in chance.sample(series, 14):
             at_ms = start + chance.randint(0, DAY_MS // 2)
             for _ in range(chance.randint(5, 40)):
                 at_ms = min(at_ms + chance.choice([0, 1, 1000, 60_000, 900_000]), NOW_MS)
                 value = chance.choice(
                     [float(chance.randint(-5, 50)), round(chance.lognormvariate(3, 1), 2)] * 4 + [chance.choice(VALUES)]
                 )
-                rows.append((one, at_ms, value))
+                rows.append((item, at_ms, value))
         rows += [(series[n % 20], NOW_MS - chance.randint(0, 4_000_000), float(n % 7)) for n in range(40)]
         linked = sorted(chance.sample(range(len(rows)), len(rows) // 10))
         links = encode_exemplars(
@@ -90,24 +90,24 @@ def cell_key(cell: Any, *, exact: bool) -> tuple[Any, ...]:
 
 def in_order(rows: Rows, query: Query) -> Rows:
     """Sorted by what is equal to the last bit; what is not, comes last."""
-    places = sorted(range(len(query.exact)), key=lambda place: not query.exact[place])
-    return sorted(rows, key=lambda row: [cell_key(row[place], exact=query.exact[place]) for place in places])
+    places = sorted(range(len(query.exact)), key=lambda index: not query.exact[index])
+    return sorted(rows, key=lambda row: [cell_key(row[index], exact=query.exact[index]) for index in places])
 
 
-def difference(ours: Rows, theirs: Rows, query: Query) -> str:
+def difference(ours: Rows, rows: Rows, query: Query) -> str:
     """'' when two answers are the same."""
-    if len(ours) != len(theirs):
-        return f"{len(ours)} rows and {len(theirs)} rows"
+    if len(ours) != len(rows):
+        return f"{len(ours)} rows and {len(rows)} rows"
     if not query.ordered:
-        ours, theirs = in_order(ours, query), in_order(theirs, query)
-    for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-        for column, (a, b) in enumerate(zip(mine, other, strict=True)):
+        ours, rows = in_order(ours, query), in_order(rows, query)
+    for index, (own, other) in enumerate(zip(ours, rows, strict=True)):
+        for column, (a, b) in enumerate(zip(own, other, strict=True)):
             same = a == b or (
                 not query.exact[column]
                 and isinstance(a, (int, float)) and isinstance(b, (int, float)) and math.isclose(a, b, rel_tol=1e-9)
             )  # fmt: skip
             if not same or (type(a) is not type(b) and not {type(a), type(b)} <= {int, float}):
-                return f"row {place}, column {column}: {a!r} and {b!r}"
+                return f"row {index}, column {column}: {a!r} and {b!r}"
     return ""
 
 
@@ -128,7 +128,11 @@ async def depends_on_order(query: Query, ours: Rows, shuffled: MemoryStore, chan
 def counted(text: str, seen: Counter[str]) -> None:
     """Count the nodes and functions of a query's tree."""
     select = compile_query(text, now_ms=NOW_MS).query.select
-    left: list[Expr] = [*(item.expr for item in select.items), *select.group_by, *(one.expr for one in select.order_by)]
+    left: list[Expr] = [
+        *(item.expr for item in select.items),
+        *select.group_by,
+        *(item.expr for item in select.order_by),
+    ]
     left += [part for part in (select.where, select.having) if part is not None]
     while left:
         expr = left.pop()
@@ -143,9 +147,9 @@ async def test_both_engines_give_the_same_answers(tmp_path: Path) -> None:
     seed = int(os.environ.get("VANTAGE_TEST_SEED") or time.time_ns() % 2**32)
     print(f"seed {seed}")
     chance, grammar = random.Random(seed), Grammar(seed)
-    held = list(batches(chance))
+    stored = list(batches(chance))
     shuffled = MemoryStore(clock=MovedClock())
-    for batch in held:
+    for batch in stored:
         await shuffled.write(batch)
     seen: Counter[str] = Counter()
     unstable = 0
@@ -153,19 +157,19 @@ async def test_both_engines_give_the_same_answers(tmp_path: Path) -> None:
         EmbeddedStore(tmp_path / "embedded", clock=MovedClock(), telemetry=Telemetry()) as embedded,
         ClickHouseStore(tmp_path / "chdb", clock=MovedClock(), telemetry=Telemetry()) as clickhouse,
     ):
-        for place, batch in enumerate(held):
+        for index, batch in enumerate(stored):
             assert await embedded.write(batch)
             assert await clickhouse.write(batch)
-            if place in (6, 15):
+            if index in (6, 15):
                 await embedded.seal()
         answered = empty = 0
         for _ in range(QUERIES):
             query = grammar.query()
             counted(query.text, seen)
-            ours, theirs = await answer(embedded, query.text), await answer(clickhouse, query.text)
-            if found := difference(ours, theirs, query):
+            ours, expected = await answer(embedded, query.text), await answer(clickhouse, query.text)
+            if result := difference(ours, expected, query):
                 if not await depends_on_order(query, ours, shuffled, chance):
-                    pytest.fail(f"seed {seed}, query {answered}, {found}:\n{query.text}")
+                    pytest.fail(f"seed {seed}, query {answered}, {result}:\n{query.text}")
                 unstable += 1
             answered += 1
             empty += not ours
@@ -176,7 +180,7 @@ async def test_both_engines_give_the_same_answers(tmp_path: Path) -> None:
     print("nodes and functions:", dict(sorted(seen.items())))
     rare = {name: count for name, count in (grammar.used | seen).items() if count < LEAST}
     assert not rare, f"asked too seldom: {rare}"
-    spelled = {name for name in TEXT_FUNCTIONS if not any(name in one for one in (*grammar.used, *seen))}
+    spelled = {name for name in TEXT_FUNCTIONS if not any(name in item for item in (*grammar.used, *seen))}
     assert not spelled, f"never asked: {spelled}"
     assert unstable <= QUERIES * 0.05
     assert empty <= QUERIES * 0.5

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.samples import NOW_MS, MovedClock, a_series, a_span, lately
+from tests.support.samples import NOW_MS, MovedClock, a_series, a_span, last_hours
 from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import InputError, StoreTimeout
 from vantage.core.exemplars import encode_exemplars
@@ -59,7 +59,7 @@ async def ask(*exprs: Expr, store: MemoryStore | None = None, rows_max: int = 10
         rows = [(a_series(service, tags={"method": method}), value) for service, method, value in ROWS]
         links = encode_exemplars(np.array([1], np.uint32), ["t1"], ["s1"])
         await store.write(
-            build_batch([(one, NOW_MS - 1000 + i, value) for i, (one, value) in enumerate(rows)], exemplars=links)
+            build_batch([(row, NOW_MS - 1000 + i, value) for i, (row, value) in enumerate(rows)], exemplars=links)
         )
     items = tuple(SelectItem(expr, f"c{i}") for i, expr in enumerate(exprs))
     select = Select(parts.pop("table", "metrics"), items, **parts)
@@ -70,7 +70,7 @@ async def rows(*exprs: Expr, **parts: Any) -> list[tuple[Any, ...]]:
     return list((await ask(*exprs, **parts)).rows())
 
 
-async def one(expr: Expr, **parts: Any) -> Any:
+async def value_of(expr: Expr, **parts: Any) -> Any:
     """The values of one expression, in the order of time."""
     return (await ask(expr, **parts)).data[0]
 
@@ -134,7 +134,7 @@ async def one(expr: Expr, **parts: Any) -> Any:
     ],
 )  # fmt: skip
 async def test_an_expression_has_a_value_for_every_row(expr: Expr, values: list[Any]) -> None:
-    assert await one(expr) == values
+    assert await value_of(expr) == values
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ async def test_an_expression_has_a_value_for_every_row(expr: Expr, values: list[
     ],
 )
 async def test_where_leaves_the_rows_it_holds_for(condition: Expr, values: list[float]) -> None:
-    assert await one(VALUE, where=condition) == values
+    assert await value_of(VALUE, where=condition) == values
 
 
 # ---- aggregates
@@ -248,8 +248,8 @@ async def test_aggregates_of_nothing_are_null_and_counts_zero() -> None:
 
 async def test_groups_by_several_keys() -> None:
     method = TagValue("method")
-    found = await rows(SERVICE, method, Call("sum", (VALUE,)), group_by=(SERVICE, method))
-    assert sorted(found) == [("a", "GET", 1.0), ("a", "POST", 2.0), ("b", "GET", 12.0)]
+    result = await rows(SERVICE, method, Call("sum", (VALUE,)), group_by=(SERVICE, method))
+    assert sorted(result) == [("a", "GET", 1.0), ("a", "POST", 2.0), ("b", "GET", 12.0)]
 
 
 async def test_series_with_an_equal_tag_are_one_group() -> None:
@@ -261,8 +261,8 @@ async def test_series_with_an_equal_tag_are_one_group() -> None:
 
 
 async def test_nulls_are_a_group_of_their_own() -> None:
-    found = await rows(ODD_NULL, Call("count"), group_by=(ODD_NULL,))
-    assert sorted(found, key=str) == [(1.0, 1), (4.0, 1), (8.0, 1), (None, 1)]
+    result = await rows(ODD_NULL, Call("count"), group_by=(ODD_NULL,))
+    assert sorted(result, key=str) == [(1.0, 1), (4.0, 1), (8.0, 1), (None, 1)]
 
 
 async def test_having_leaves_groups() -> None:
@@ -288,12 +288,12 @@ async def test_having_leaves_groups() -> None:
     ],
 )
 async def test_order_is_stable_and_nulls_come_last_either_way(order: Order, values: list[float]) -> None:
-    assert await one(VALUE, order_by=(order,)) == values
+    assert await value_of(VALUE, order_by=(order,)) == values
 
 
 async def test_later_keys_order_what_earlier_ones_leave_equal() -> None:
-    found = await one(VALUE, order_by=(Order(SERVICE), Order(VALUE, descending=True)))
-    assert found == [2.0, 1.0, 8.0, 4.0]
+    result = await value_of(VALUE, order_by=(Order(SERVICE), Order(VALUE, descending=True)))
+    assert result == [2.0, 1.0, 8.0, 4.0]
 
 
 async def test_where_rows_are_cut_off_the_items_decide_between_equal_keys() -> None:
@@ -313,19 +313,19 @@ async def test_where_rows_are_cut_off_the_items_decide_between_equal_keys() -> N
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 1.0, math.nan])), max_size=40), st.integers(0, 45))
-def test_cutting_off_gives_the_first_of_all_rows_in_order(held: list[tuple[int, float]], limit: int) -> None:
-    keys, values = np.array([key for key, _ in held], np.int64), np.array([value for _, value in held], np.float64)
-    frame = Frame(len(held), {"timestamp": lambda: keys, "value": lambda: values})
+def test_cutting_off_gives_the_first_of_all_rows_in_order(stored: list[tuple[int, float]], limit: int) -> None:
+    keys, values = np.array([key for key, _ in stored], np.int64), np.array([value for _, value in stored], np.float64)
+    frame = Frame(len(stored), {"timestamp": lambda: keys, "value": lambda: values})
     order = (Order(TIME, descending=True),)
     query = check(
         Select("metrics", (SelectItem(VALUE, "v"), SelectItem(TIME, "t")), order_by=order, limit=limit), now_ms=NOW_MS
     )
-    expected = sorted(range(len(held)), key=lambda row: (-held[row][0], math.isnan(held[row][1]), held[row][1]))
-    found = list(to_table(query, frame).rows())
-    shown = [(None if math.isnan(held[row][1]) else held[row][1], held[row][0]) for row in expected[:limit]]
-    if limit < len(held):
-        assert found == shown
-    assert sorted(map(repr, found)) == sorted(map(repr, shown))
+    expected = sorted(range(len(stored)), key=lambda row: (-stored[row][0], math.isnan(stored[row][1]), stored[row][1]))
+    result = list(to_table(query, frame).rows())
+    shown = [(None if math.isnan(stored[row][1]) else stored[row][1], stored[row][0]) for row in expected[:limit]]
+    if limit < len(stored):
+        assert result == shown
+    assert sorted(map(repr, result)) == sorted(map(repr, shown))
 
 
 @pytest.mark.parametrize(
@@ -350,8 +350,8 @@ async def test_spans_are_columns_too() -> None:
         a_span("t0", "c", start_ms=NOW_MS - 10**10),
     )
     await store.write(Batch(spans=spans))
-    found = await rows(SERVICE, Call("max", (Column("duration_ns"),)), group_by=(SERVICE,), table="spans", store=store)
-    assert sorted(found) == [("api", 10_000_000), ("db", 30_000_000)]
+    result = await rows(SERVICE, Call("max", (Column("duration_ns"),)), group_by=(SERVICE,), table="spans", store=store)
+    assert sorted(result) == [("api", 10_000_000), ("db", 30_000_000)]
     assert await rows(TagValue("k"), where=equals("status", "error"), table="spans", store=store) == [("v",)]
 
 
@@ -363,14 +363,14 @@ async def test_one_text_from_two_branches_is_one_group() -> None:
 async def test_attributes_can_be_chosen_grouped_and_read_whole() -> None:
     store = MemoryStore(clock=MovedClock())
     maps: tuple[dict[str, str], ...] = ({"k": "a", "n": "1"}, {"k": "b"}, {}, {"n": "2", "k": "a"})
-    await store.write(Batch(spans=tuple(a_span(f"t{i}", attributes=one) for i, one in enumerate(maps))))
+    await store.write(Batch(spans=tuple(a_span(f"t{i}", attributes=item) for i, item in enumerate(maps))))
     key = TagValue("k")
     grouped = await rows(key, Call("count"), group_by=(key,), table="spans", store=store)
     assert sorted(grouped) == [("", 1), ("a", 2), ("b", 1)]
     chosen = await rows(TagValue("n"), where=Compare("=", key, Literal("a")), table="spans", store=store)
     assert sorted(chosen) == [("1",), ("2",)]
     assert await rows(Column("attributes"), where=Compare("!=", key, Literal("")), table="spans", store=store) == [
-        (one,) for one in maps if one
+        (item,) for item in maps if item
     ]
     assert await rows(key, where=Compare("=", Column("name"), Literal("nothing")), table="spans", store=store) == []
 
@@ -409,7 +409,7 @@ class Columns:
 
 def over(values: list[float], expr: Expr, **options: Any) -> Any:
     query = check(
-        Select("metrics", (SelectItem(expr, "c"),), where=Compare(">=", TIME, Literal(lately().start_ms))),
+        Select("metrics", (SelectItem(expr, "c"),), where=Compare(">=", TIME, Literal(last_hours().start_ms))),
         now_ms=NOW_MS,
     )
     (row,) = execute(query, Columns(values), options.pop("deadline", Deadline(5)), **options).rows()
@@ -422,8 +422,8 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 @given(st.lists(FLOATS, min_size=1, max_size=50), st.floats(0, 1))
 def test_quantile_is_numpy_s(values: list[float], p: float) -> None:
     expected = float(np.quantile(np.array(values), p))
-    found = over(values, Call("quantile", (VALUE,), p))
-    assert math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-9 * max(map(abs, values)) + 1e-300)
+    result = over(values, Call("quantile", (VALUE,), p))
+    assert math.isclose(result, expected, rel_tol=1e-9, abs_tol=1e-9 * max(map(abs, values)) + 1e-300)
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=50))

@@ -68,22 +68,24 @@ def condition(text: str, **params: ParamValue) -> Expr:
 
 
 def test_the_query_of_the_plan_means_what_it_says() -> None:
-    found = compiled(SEED).query
+    result = compiled(SEED).query
     minute = Call("toStartOfInterval", (TIME, Literal(60_000)))
-    assert [one.expr for one in found.select.items] == [Call("avg", (VALUE,)), minute]
-    assert [column.name for column in found.columns] == ["avg_response_time", "minute"]
-    assert found.select.group_by == (minute,)
-    assert found.select.order_by == (Order(minute, descending=True),)
-    assert found.time_range == TimeRange(NOW_MS - HOUR_MS, NOW_MS + 1)
-    assert found.series_where == And((equals("service_name", "my-api"), equals("metric_name", "http.request.duration")))
-    assert found.row_where is None
-    assert not found.warnings
+    assert [entry.expr for entry in result.select.items] == [Call("avg", (VALUE,)), minute]
+    assert [column.name for column in result.columns] == ["avg_response_time", "minute"]
+    assert result.select.group_by == (minute,)
+    assert result.select.order_by == (Order(minute, descending=True),)
+    assert result.time_range == TimeRange(NOW_MS - HOUR_MS, NOW_MS + 1)
+    assert result.series_where == And(
+        (equals("service_name", "my-api"), equals("metric_name", "http.request.duration"))
+    )
+    assert result.row_where is None
+    assert not result.warnings
 
 
 def test_a_star_is_every_column() -> None:
-    found = compiled("SELECT * FROM metrics WHERE service_name='my-api' LIMIT 10").query
-    assert [column.name for column in found.columns] == list(METRICS)
-    assert found.limit == 10
+    result = compiled("SELECT * FROM metrics WHERE service_name='my-api' LIMIT 10").query
+    assert [column.name for column in result.columns] == list(METRICS)
+    assert result.limit == 10
 
 
 def test_what_is_selected_is_named_as_it_was_written() -> None:
@@ -358,9 +360,9 @@ def test_what_vql_does_not_have_is_refused_by_name(text: str, said: str) -> None
 
 def test_explaining_is_asked_by_a_word_before() -> None:
     assert not compiled("SELECT value FROM metrics").explain
-    found = compiled("explain\nSELECT value FROM metrics")
-    assert found.explain
-    assert found.query.columns[0].name == "value"
+    result = compiled("explain\nSELECT value FROM metrics")
+    assert result.explain
+    assert result.query.columns[0].name == "value"
     with pytest.raises(QueryError) as refused:
         compiled("EXPLAIN SELECT valu FROM metrics")
     assert refused.value.column == 16
@@ -389,9 +391,9 @@ def test_the_limits_are_told() -> None:
 
 def test_many_conditions_are_not_deep() -> None:
     many = " OR ".join(f"unit = 'u{n}'" for n in range(400))
-    found = compiled(f"SELECT value FROM metrics WHERE {many}").query
-    assert isinstance(found.series_where, Or)
-    assert len(found.series_where.parts) == 400
+    result = compiled(f"SELECT value FROM metrics WHERE {many}").query
+    assert isinstance(result.series_where, Or)
+    assert len(result.series_where.parts) == 400
 
 
 def outcome(run: Callable[[], object]) -> str:

@@ -119,10 +119,10 @@ def test_a_session_is_as_good_as_its_key_for_thirty_days(clock: MovedClock) -> N
 def test_every_changed_character_of_a_session_makes_it_worthless(clock: MovedClock) -> None:
     access = access_with(clock, a_key(), a_key("k2", "other"))
     session = access.start_session(SECRET)
-    for place, character in enumerate(session):
+    for index, character in enumerate(session):
         for other in {"0", "1", "2", "a", ".", "k"} - {character}:
             with pytest.raises(UnauthorizedError):
-                access.principal("", session[:place] + other + session[place + 1 :])
+                access.principal("", session[:index] + other + session[index + 1 :])
 
 
 @pytest.mark.parametrize(

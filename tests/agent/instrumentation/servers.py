@@ -21,19 +21,19 @@ class Upstream:
 
     url: str = ""
     address: str = ""
-    asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     hold: threading.Event = field(default_factory=threading.Event)
 
     @property
     def traceparents(self) -> list[str]:
-        return [headers.get("traceparent", "") for _, _, headers in self.asked]
+        return [headers.get("traceparent", "") for _, _, headers in self.requests]
 
 
 @contextmanager
 def upstream_server() -> Iterator[Upstream]:
     """``/status/N`` answers N, ``/redirect`` leads to ``/status/200``, ``/hang`` answers when ``hold`` is set, and
     ``/stream`` sends its second piece then."""
-    one = Upstream()
+    upstream = Upstream()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -45,7 +45,9 @@ def upstream_server() -> Iterator[Upstream]:
         def answer(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             self.rfile.read(length)
-            one.asked.append((self.command, self.path, {key.lower(): value for key, value in self.headers.items()}))
+            upstream.requests.append(
+                (self.command, self.path, {key.lower(): value for key, value in self.headers.items()})
+            )
             path = self.path.partition("?")[0]
             if path == "/stream":
                 self.send_response(200)
@@ -53,11 +55,11 @@ def upstream_server() -> Iterator[Upstream]:
                 self.end_headers()
                 self.wfile.write(b"a")
                 self.wfile.flush()
-                one.hold.wait(10)
+                upstream.hold.wait(10)
                 self.wfile.write(b"b")
                 return
             if path == "/hang":
-                one.hold.wait(10)
+                upstream.hold.wait(10)
             status = 302 if path == "/redirect" else int(path.rpartition("/")[2]) if "/status/" in path else 200
             body = b"" if self.command == "HEAD" or status == 204 else b"ok"
             self.send_response(status)
@@ -74,14 +76,14 @@ def upstream_server() -> Iterator[Upstream]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    one.address = f"127.0.0.1:{server.server_address[1]}"
-    one.url = f"http://{one.address}"
+    upstream.address = f"127.0.0.1:{server.server_address[1]}"
+    upstream.url = f"http://{upstream.address}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield one
+        yield upstream
     finally:
-        one.hold.set()
+        upstream.hold.set()
         server.shutdown()
         thread.join()
         server.server_close()

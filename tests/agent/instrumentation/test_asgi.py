@@ -206,10 +206,10 @@ FRAMEWORKS = pytest.mark.parametrize("framework", APPS)
 @pytest.mark.parametrize(
     ("framework", "method", "path", "endpoint", "status"),
     [
-        *(("starlette", *one) for one in STARLETTE),
-        *(("fastapi", *one) for one in FASTAPI),
-        *(("litestar", *one) for one in LITESTAR),
-        *((framework, *one) for framework in APPS for one in ALL),
+        *(("starlette", *item) for item in STARLETTE),
+        *(("fastapi", *item) for item in FASTAPI),
+        *(("litestar", *item) for item in LITESTAR),
+        *((framework, *item) for framework in APPS for item in ALL),
     ],
 )
 def test_a_request_is_named_by_its_template(

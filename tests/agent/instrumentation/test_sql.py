@@ -94,10 +94,10 @@ def test_text_that_may_be_a_string_or_a_comment_is_not_sent(statement: str, oper
 
 def test_a_table_name_that_may_be_cut_is_not_sent() -> None:
     blanks = STATEMENT_LENGTH_MAX - len("SELECTa FROM ord")
-    whole = f"SELECT{' ' * blanks}a FROM orders"
-    assert whole[:STATEMENT_LENGTH_MAX].endswith(" ord")
-    assert summary(whole[:STATEMENT_LENGTH_MAX]) == ("SELECT", "")
-    assert summary(whole.replace("  ", " ", 2)[: STATEMENT_LENGTH_MAX - 1]) == ("SELECT", "orde")
+    complete = f"SELECT{' ' * blanks}a FROM orders"
+    assert complete[:STATEMENT_LENGTH_MAX].endswith(" ord")
+    assert summary(complete[:STATEMENT_LENGTH_MAX]) == ("SELECT", "")
+    assert summary(complete.replace("  ", " ", 2)[: STATEMENT_LENGTH_MAX - 1]) == ("SELECT", "orde")
 
 
 def test_any_text_is_read_without_a_fault() -> None:
@@ -128,5 +128,5 @@ def test_any_text_is_read_without_a_fault() -> None:
         operation, table = summary("".join(chance.choices(pieces, k=400))[:STATEMENT_LENGTH_MAX])
         assert operation in ("", "SELECT", "_OTHER")
         assert table == "" or (table.isascii() and "'" not in table and "/" not in table)
-    for one in ("a." * 500, "a$" * 500, "/*" * 500, "(" * 1000, " " * 1000, "-- \n" * 250, "a" * 1000, "$" * 1000):
-        assert summary(one) in (("", ""), ("_OTHER", ""))
+    for item in ("a." * 500, "a$" * 500, "/*" * 500, "(" * 1000, " " * 1000, "-- \n" * 250, "a" * 1000, "$" * 1000):
+        assert summary(item) in (("", ""), ("_OTHER", ""))

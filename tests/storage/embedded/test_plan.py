@@ -26,7 +26,7 @@ async def fill(store: EmbeddedStore) -> None:
     for start in range(20):
         first = NOW_MS - (20 - start) * DAY_MS
         times = range(first, first + DAY_MS, HOUR_MS // 4)
-        await store.write(build_batch([(one, at, float(at % 7)) for at in times for one in series]))
+        await store.write(build_batch([(item, at, float(at % 7)) for at in times for item in series]))
         await store.write(Batch(spans=tuple(a_span(f"t{start}-{n}", start_ms=first + n * HOUR_MS) for n in range(20))))
         if start == 18:
             await store.seal()

@@ -126,13 +126,13 @@ def text_of(html: str) -> str:
 
 async def test_a_page_is_complete_and_its_fragment_is_only_the_view(client: Client, context: QueryContext) -> None:
     await fill(context)
-    whole = await client.get("/")
+    complete = await client.get("/")
     fragment = await client.get("/", headers=FRAGMENT)
-    assert whole.text.startswith("<!doctype html>")
+    assert complete.text.startswith("<!doctype html>")
     assert "doctype" not in fragment.text
     assert fragment.text.strip().startswith('<div id="view"')
-    assert fragment.text.strip() in whole.text
-    assert "HX-Request" in whole.headers["vary"]
+    assert fragment.text.strip() in complete.text
+    assert "HX-Request" in complete.headers["vary"]
     assert "HX-Request" in fragment.headers["vary"]
 
 
@@ -325,16 +325,16 @@ async def test_traces_are_filtered_by_the_form_which_preserves_its_values(
     )
     await write_batch(context, build_batch([], spans=spans))
 
-    async def found(query: str) -> list[str]:
+    async def result(query: str) -> list[str]:
         return re.findall(r'id="trace-(\w+)"', (await client.get(f"/traces?{query}")).text)
 
-    assert sorted(await found("")) == ["bad", "fast", "slow"]
-    assert await found("min_duration=1s") == ["slow"]
-    assert await found("status=error") == ["bad"]
-    assert sorted(await found("service=api")) == ["fast", "slow"]
-    assert await found("q=op%20S-1") == ["fast"]
-    assert await found("attribute=http.route%3A%20/a:b") == ["slow"]
-    assert await found("attribute=http.route:/a") == []
+    assert sorted(await result("")) == ["bad", "fast", "slow"]
+    assert await result("min_duration=1s") == ["slow"]
+    assert await result("status=error") == ["bad"]
+    assert sorted(await result("service=api")) == ["fast", "slow"]
+    assert await result("q=op%20S-1") == ["fast"]
+    assert await result("attribute=http.route%3A%20/a:b") == ["slow"]
+    assert await result("attribute=http.route:/a") == []
     page = (await client.get("/traces?service=api&min_duration=1s&q=op&range=6h")).text
     assert '<option value="api" selected>' in page
     assert 'name="min_duration" value="1s"' in page
