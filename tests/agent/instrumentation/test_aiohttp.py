@@ -176,10 +176,10 @@ async def test_a_connect_request_carries_no_trace(
 
 async def test_websockets_are_not_instrumented(start: Start, upstream: Upstream) -> None:
     recorded = start("aiohttp")
-    asked: list[str | None] = []
+    received: list[str | None] = []
 
     async def echo(request: web.Request) -> web.WebSocketResponse:
-        asked.append(request.headers.get("traceparent"))
+        received.append(request.headers.get("traceparent"))
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         await socket.send_str(await socket.receive_str())
@@ -203,7 +203,7 @@ async def test_websockets_are_not_instrumented(start: Start, upstream: Upstream)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         await talk(session)
         (await session.get(upstream.url, middlewares=[middleware])).release()
-    assert asked == [None, None]
+    assert received == [None, None]
     assert len(await asyncio.to_thread(lambda: recorded.client)) == 1
 
 

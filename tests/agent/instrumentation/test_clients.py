@@ -244,15 +244,15 @@ class TestEachClient:
         self, start: Start, upstream: Upstream, name: str, ask: Ask
     ) -> None:
         start(name)
-        found: list[Any] = []
-        thread = threading.Thread(target=lambda: found.append(ask("GET", f"{upstream.url}/hang").status_code))
+        result: list[Any] = []
+        thread = threading.Thread(target=lambda: result.append(ask("GET", f"{upstream.url}/hang").status_code))
         thread.start()
         while not upstream.asked:
             thread.join(0.01)
         vantage_agent.shutdown()
         upstream.hold.set()
         thread.join()
-        assert found == [200]
+        assert result == [200]
 
 
 @pytest.mark.parametrize("name", ["requests", "httpx", "urllib3"])

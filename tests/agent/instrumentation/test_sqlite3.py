@@ -31,45 +31,45 @@ def outcome(action: Callable[[], Any]) -> Any:
 
 def exercised(folder: pathlib.Path) -> list[Any]:
     """The results of all that a connection can do."""
-    found: list[Any] = []
+    result: list[Any] = []
     one = sqlite3.connect(":memory:", detect_types=sqlite3.PARSE_DECLTYPES, isolation_level="IMMEDIATE")
     other = sqlite3.dbapi2.connect(folder / "other.db")
     cursor = one.cursor()
     other.backup(one)
-    found += [isinstance(one, sqlite3.Connection), isinstance(cursor, sqlite3.Cursor), cursor.connection is one]
-    found += [repr(one).partition(" at ")[0], repr(cursor).partition(" at ")[0], one.isolation_level]
-    found += [type(one).__name__, type(one).__module__, type(one).__doc__, type(cursor).__qualname__]
-    found.append(one.executescript("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT, c BLOB); SELECT 1;").description)
+    result += [isinstance(one, sqlite3.Connection), isinstance(cursor, sqlite3.Cursor), cursor.connection is one]
+    result += [repr(one).partition(" at ")[0], repr(cursor).partition(" at ")[0], one.isolation_level]
+    result += [type(one).__name__, type(one).__module__, type(one).__doc__, type(cursor).__qualname__]
+    result.append(one.executescript("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT, c BLOB); SELECT 1;").description)
     with one:
         inserted = one.execute("INSERT INTO t (b, c) VALUES (?, ?)", ("x", bytes(4)))
-        found += [inserted.lastrowid, inserted.rowcount, one.in_transaction]
+        result += [inserted.lastrowid, inserted.rowcount, one.in_transaction]
     with contextlib.suppress(ZeroDivisionError), one:
         one.executemany("INSERT INTO t (b) VALUES (:b)", ({"b": str(n)} for n in range(3)))
-        found += [one.in_transaction, one.total_changes]
+        result += [one.in_transaction, one.total_changes]
         raise ZeroDivisionError
-    found.append(one.execute("SELECT count(*) FROM t").fetchone())
+    result.append(one.execute("SELECT count(*) FROM t").fetchone())
     one.create_function("twice", 1, lambda value: value * 2, deterministic=True)
-    found.append(list(cursor.execute("SELECT twice(a), b FROM t")))
-    found.append(cursor.execute("SELECT a, b FROM t") is cursor)
-    found.append([column[0] for column in cursor.description])
-    found.append(list(one.iterdump()))
+    result.append(list(cursor.execute("SELECT twice(a), b FROM t")))
+    result.append(cursor.execute("SELECT a, b FROM t") is cursor)
+    result.append([column[0] for column in cursor.description])
+    result.append(list(one.iterdump()))
     one.row_factory = sqlite3.Row
-    found += [dict(one.execute("SELECT a, b FROM t").fetchone()), one.cursor().row_factory is sqlite3.Row]
+    result += [dict(one.execute("SELECT a, b FROM t").fetchone()), one.cursor().row_factory is sqlite3.Row]
     one.text_factory = bytes
-    found.append(tuple(one.execute("SELECT b FROM t").fetchone()))
+    result.append(tuple(one.execute("SELECT b FROM t").fetchone()))
     one.text_factory = str
     with one.blobopen("t", "c", 1) as blob:
         blob.write(b"ab")
-        found.append(len(blob))
+        result.append(len(blob))
     one.backup(other)
-    found.append(other.execute("SELECT a, b, c FROM t").fetchall())
+    result.append(other.execute("SELECT a, b, c FROM t").fetchall())
     rows = one.execute("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n")
-    found.append([next(rows)[0], next(rows)[0]])  # there is no end to it
+    result.append([next(rows)[0], next(rows)[0]])  # there is no end to it
     rows.close()
     traced: list[str] = []
     one.set_trace_callback(traced.append)
     one.execute("SELECT 1").fetchall()
-    found += [traced, one.interrupt(), one.commit(), one.rollback()]
+    result += [traced, one.interrupt(), one.commit(), one.rollback()]
     wrong: list[Callable[[], Any]] = [
         lambda: one.execute("nonsense"),
         one.execute,
@@ -90,20 +90,20 @@ def exercised(folder: pathlib.Path) -> list[Any]:
         lambda: sqlite3.connect(folder / "no" / "folder.db"),
         lambda: sqlite3.connect(f"file:{folder}/none.db?mode=ro", uri=True),
     ]
-    found += [outcome(action) for action in wrong]
+    result += [outcome(action) for action in wrong]
     elsewhere: list[Any] = []
     thread = threading.Thread(target=lambda: elsewhere.append(outcome(lambda: one.execute("SELECT 1"))))
     thread.start()
     thread.join()
-    found.append(elsewhere[0][0])
+    result.append(elsewhere[0][0])
     for connection in (one, other):
         connection.close()
-    found += [
+    result += [
         outcome(lambda: one.execute("SELECT 1")),
         outcome(one.cursor),
         outcome(lambda: cursor.execute("SELECT 1")),
     ]
-    return [without_names(one) for one in found]
+    return [without_names(one) for one in result]
 
 
 def without_names(result: Any) -> Any:
@@ -163,14 +163,14 @@ def test_only_the_name_of_the_file_is_sent(start: Start, tmp_path: pathlib.Path)
     recorded = start("sqlite3")
     folder = tmp_path / "secret"
     folder.mkdir()
-    asked: list[tuple[Any, bool]] = [
+    targets: list[tuple[Any, bool]] = [
         (folder / "path.db", False),
         (str(folder / "text.db"), False),
         (bytes(folder / "bytes.db"), False),
         (f"file:{folder}/uri.db?mode=rwc&password=secret", True),
         ("", False),
     ]
-    for database, uri in asked:
+    for database, uri in targets:
         with contextlib.closing(sqlite3.connect(database, uri=uri)) as one:
             one.execute("SELECT 1")
     with contextlib.closing(sqlite3.connect(database=":memory:")) as one:

@@ -36,9 +36,9 @@ def test_headers_that_are_somebodys_else_are_copied(start: Start, upstream: Upst
     assert "traceparent" not in several
     assert len({*upstream.traceparents}) == 6
     assert all(upstream.traceparents)
-    asked = [headers for _, _, headers in upstream.asked]
-    assert [headers.get("x-pool") for headers in asked] == ["1", "1", None, None, None, None]
-    assert [headers.get("x-manager") for headers in asked] == [None, None, None, "1", None, None]
+    received = [headers for _, _, headers in upstream.asked]
+    assert [headers.get("x-pool") for headers in received] == ["1", "1", None, None, None, None]
+    assert [headers.get("x-manager") for headers in received] == [None, None, None, "1", None, None]
 
 
 def test_a_traceparent_in_bytes_or_of_the_pool_is_preserved(start: Start, upstream: Upstream) -> None:

@@ -47,11 +47,11 @@ async def counted(store: ClickHouseStore, *, service: str = "api") -> tuple[obje
 
 
 async def rolled(store: ClickHouseStore) -> list[object]:
-    found = []
+    result = []
     for table in ("rollups_5m", "rollups_1h"):
         text = f"SELECT toInt64(sum(count)) AS held FROM {table}"
-        found += (await store._in_thread(lambda text=text: store._engine.run(Statement(text)))).to_list("held")  # type: ignore[misc]
-    return found
+        result += (await store._in_thread(lambda text=text: store._engine.run(Statement(text)))).to_list("held")  # type: ignore[misc]
+    return result
 
 
 async def test_what_was_written_is_there_after_a_restart(opened: Opened) -> None:
@@ -153,22 +153,22 @@ async def test_a_killed_process_loses_nothing_it_had_acknowledged(opened: Opened
             cwd=Path(__file__).resolve().parents[3],
         ) as process:
             assert process.stdout is not None
-            told = -1
+            reported = -1
             for line in process.stdout:
                 if line.strip().isdigit():
-                    told = int(line)
-                if told >= 8 + round_:
+                    reported = int(line)
+                if reported >= 8 + round_:
                     process.kill()
                     break
             for line in process.stdout:
                 if line.strip().isdigit():
-                    told = int(line)
+                    reported = int(line)
         async with opened() as store:
             held, total = await counted(store)
             assert total == held
-            assert told + 1 <= int(str(held)) <= told + 2  # one may have been stored and not acknowledged yet
+            assert reported + 1 <= int(str(held)) <= reported + 2  # one may have been stored and not acknowledged yet
             assert await rolled(store) == [held, held]
-            assert await store.write(a_batch(1.0, batch_id=f"b{told}")) is False
+            assert await store.write(a_batch(1.0, batch_id=f"b{reported}")) is False
 
 
 async def test_a_second_process_is_refused_because_the_folder_is_in_use(opened: Opened) -> None:
@@ -224,8 +224,8 @@ async def test_odd_texts_are_found_as_they_are(opened: Opened, text: str) -> Non
     async with opened() as store:
         await store.write(a_batch(1.0, series=a_series(tags={"k": text or "-"})))
         await store.write(a_batch(2.0, series=a_series(tags={"k": "other"})))
-        found = await store.select(count_query(Compare("=", TagValue("k"), Literal(text))), deadline_s=30)
-        assert list(found.rows()) == [(1, 1.0) if text else (0, None)]
+        result = await store.select(count_query(Compare("=", TagValue("k"), Literal(text))), deadline_s=30)
+        assert list(result.rows()) == [(1, 1.0) if text else (0, None)]
         select = Select("metrics", (SelectItem(TagValue("k"), "k"), SelectItem(Literal(text), "same")))
         rows = list((await store.select(check(select, now_ms=NOW_MS), deadline_s=30)).rows())
         assert rows == sorted([(text or "-", text), ("other", text)], key=lambda row: row[0].encode())
@@ -272,8 +272,8 @@ async def test_a_plan_is_at_most_twice_what_is_read(opened: Opened, where: str) 
         params = {name: chdb.param_text(value) for name, value in statement.params.items()}
 
         def rows_read() -> int:
-            found = store._engine._thread_connection().query(statement.text, "Null", params=params)
-            return int(found.storage_rows_read())
+            result = store._engine._thread_connection().query(statement.text, "Null", params=params)
+            return int(result.storage_rows_read())
 
         read = await store._in_thread(rows_read)
         assert read / 2 <= planned <= 2 * read
@@ -300,8 +300,8 @@ async def test_days_are_dropped_with_their_rollups_and_series(opened: Opened) ->
         await store.write(build_batch([(old, NOW_MS - 400 * DAY_MS, 1.0), (old, NOW_MS - 10 * DAY_MS, 2.0)]))
         await store.write(build_batch([(new, NOW_MS - 10 * DAY_MS, 4.0), (new, NOW_MS, 8.0)]))
         await store.write(Batch(spans=(a_span("t1", start_ms=NOW_MS - 10 * DAY_MS), a_span("t2"))))
-        gone = await store.expire(RetentionPolicy(days=7))
-        assert (gone.samples, gone.spans, gone.series) == (3, 1, 1)
+        deleted = await store.expire(RetentionPolicy(days=7))
+        assert (deleted.samples, deleted.spans, deleted.series) == (3, 1, 1)
         assert await counted(store) == (1, 8.0)
         assert await rolled(store) == [1, 1]
         assert [info.series.metric for info in await store.list_series()] == ["new"]
@@ -318,11 +318,11 @@ async def test_a_rule_is_for_the_services_and_metrics_it_names(opened: Opened) -
         for service, metric in (("api", "debug.x"), ("api", "m"), ("worker", "debug.y")):
             await store.write(a_batch(1.0, series=a_series(service, metric), at_ms=NOW_MS - 5 * DAY_MS))
         await store.write(Batch(spans=(a_span(start_ms=NOW_MS - 5 * DAY_MS),)))
-        gone = await store.expire(RetentionPolicy(rules=(parse_rule("*/debug.*=2"),)))
-        assert (gone.samples, gone.spans) == (2, 0)
+        deleted = await store.expire(RetentionPolicy(rules=(parse_rule("*/debug.*=2"),)))
+        assert (deleted.samples, deleted.spans) == (2, 0)
         assert await counted(store) == (1, 1.0)
-        gone = await store.expire(RetentionPolicy(rules=(parse_rule("api/*=2"),)))
-        assert (gone.samples, gone.spans) == (1, 1)
+        deleted = await store.expire(RetentionPolicy(rules=(parse_rule("api/*=2"),)))
+        assert (deleted.samples, deleted.spans) == (1, 1)
         assert await store.list_series() == []
 
 
@@ -337,15 +337,15 @@ async def test_beyond_the_budget_the_oldest_samples_expire_before_rollups(opened
             )
         assert await store.raw_since_ms() == 0
         files = (await store.usage()).files
-        gone = await store.expire(RetentionPolicy(budget_bytes=sum(files.values()) - files["samples"] // 2))
-        assert 40_000 <= gone.samples < 70_000
-        assert gone.nbytes > 0
+        deleted = await store.expire(RetentionPolicy(budget_bytes=sum(files.values()) - files["samples"] // 2))
+        assert 40_000 <= deleted.samples < 70_000
+        assert deleted.nbytes > 0
         since_ms = await store.raw_since_ms()
         assert NOW_MS - 70 * DAY_MS < since_ms < NOW_MS
         assert (await rolled(store))[1] == 80_000
         assert sum((await store.usage()).files.values()) <= sum(files.values()) - files["samples"] // 2
         held, _ = await counted(store)
-        assert held == 80_000 - gone.samples
+        assert held == 80_000 - deleted.samples
     async with opened() as store:
         assert await store.raw_since_ms() == since_ms
 
@@ -373,8 +373,8 @@ async def test_forgetting_reaches_rollups_links_and_times(opened: Opened) -> Non
         await store.delete(Selector(service="gone"))
         for table in ("samples", "series", "exemplars", "rollups_5m", "rollups_1h", "spans", "span_times"):
             text = f"SELECT toInt64(count()) AS held FROM {table}"
-            found = await store._in_thread(lambda text=text: store._engine.run(Statement(text)))  # type: ignore[misc]
-            assert found.to_list("held") == [0], table
+            result = await store._in_thread(lambda text=text: store._engine.run(Statement(text)))  # type: ignore[misc]
+            assert result.to_list("held") == [0], table
 
 
 async def test_writers_at_once_share_commits(opened: Opened) -> None:
@@ -389,12 +389,12 @@ async def test_writers_at_once_share_commits(opened: Opened) -> None:
 async def test_the_view_metrics_has_the_columns_that_others_expect(opened: Opened) -> None:
     async with opened() as store:
         await store.write(a_batch(1.5, series=a_series(tags={"k": "v"})))
-        found = await store._in_thread(lambda: store._engine.run(Statement("SELECT * FROM metrics")))
+        result = await store._in_thread(lambda: store._engine.run(Statement("SELECT * FROM metrics")))
         names = (
             "timestamp", "service_name", "environment", "metric_name", "metric_type", "value", "tags", "trace_id",
             "span_id",
         )  # fmt: skip
-        row = [found.to_list(name)[0] for name in names[1:]]
+        row = [result.to_list(name)[0] for name in names[1:]]
         assert row == ["api", "test", "m", "gauge", 1.5, {"k": "v"}, "", ""]
 
 

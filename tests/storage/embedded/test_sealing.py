@@ -51,8 +51,8 @@ async def samples_of(store: TelemetryStore) -> Counter[tuple[Any, ...]]:
 
 
 async def spans_of(store: TelemetryStore) -> Counter[Any]:
-    found = await store.traces(TraceFilter(TimeRange(0, NOW_MS + HOUR_MS), limit=10_000))
-    spans = [span for one in found for span in (await store.trace(one.trace_id)).spans]
+    result = await store.traces(TraceFilter(TimeRange(0, NOW_MS + HOUR_MS), limit=10_000))
+    spans = [span for one in result for span in (await store.trace(one.trace_id)).spans]
     return Counter((tuple(sorted(span.attributes.items())), *map(str, list(_fields(span)))) for span in spans)
 
 
@@ -67,16 +67,16 @@ async def rollups_of(store: TelemetryStore, table: str) -> dict[Any, Any]:
              Call("max", (Column("max"),)))  # fmt: skip
     items = tuple(SelectItem(expr, f"c{i}") for i, expr in enumerate((*keys, *calls)))
     select = Select(table, items, where=ALWAYS, group_by=keys)  # type: ignore[arg-type]
-    found = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**7), deadline_s=30)
-    return {(one, metric, str(sorted(tags.items())), at_ms): rest for one, metric, tags, at_ms, *rest in found.rows()}
+    result = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**7), deadline_s=30)
+    return {(one, metric, str(sorted(tags.items())), at_ms): rest for one, metric, tags, at_ms, *rest in result.rows()}
 
 
 async def quantiles_of(store: TelemetryStore, p: float) -> dict[Any, Any]:
     keys = (Column("service_name"), Column("timestamp"))
     items = (*(SelectItem(key, f"k{i}") for i, key in enumerate(keys)), SelectItem(Call("sketchQuantile", (), p), "q"))
     select = Select("rollups_1h", items, where=ALWAYS, group_by=keys)
-    found = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**6), deadline_s=30)
-    return {(service, at_ms): value for service, at_ms, value in found.rows()}
+    result = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**6), deadline_s=30)
+    return {(service, at_ms): value for service, at_ms, value in result.rows()}
 
 
 async def assert_same(store: TelemetryStore, twin: TelemetryStore) -> None:
@@ -94,8 +94,8 @@ async def assert_same(store: TelemetryStore, twin: TelemetryStore) -> None:
     ours = {(info.series.id, info.samples, info.first_ms, info.last_ms) for info in await store.list_series()}
     assert ours == {(one.series.id, one.samples, one.first_ms, one.last_ms) for one in await twin.list_series()}
     assert set(await store.services_with_spans()) == set(await twin.services_with_spans())
-    wanted = TraceFilter(lately(24 * 30), limit=7, status="error")
-    assert await store.traces(wanted) == await twin.traces(wanted)
+    expected = TraceFilter(lately(24 * 30), limit=7, status="error")
+    assert await store.traces(expected) == await twin.traces(expected)
 
 
 @pytest.fixture
@@ -127,8 +127,8 @@ async def test_whatever_happens_below_queries_see_the_same(
             for trace in await twin.traces(TraceFilter(TimeRange(0, NOW_MS + HOUR_MS), limit=40)):
                 ours, theirs = await store.trace(trace.trace_id), await twin.trace(trace.trace_id)
                 assert Counter(map(_sample, ours.samples)) == Counter(map(_sample, theirs.samples))
-            wanted = Selector(service="svc1")
-            ours, theirs = await store.delete(wanted), await twin.delete(wanted)
+            expected = Selector(service="svc1")
+            ours, theirs = await store.delete(expected), await twin.delete(expected)
             assert (ours.samples, ours.spans, ours.series) == (theirs.samples, theirs.spans, theirs.series)
             await assert_same(store, twin)
         async with opened() as store:
