@@ -45,15 +45,15 @@ class Sent:
 
     @property
     def values(self) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {}
+        result: dict[str, list[float]] = {}
         if self.headers["Content-Type"] == "application/json":
             for one in self.json.get("metrics", []):
-                found.setdefault(one["metric_name"], []).append(one["value"])
-            return found
+                result.setdefault(one["metric_name"], []).append(one["value"])
+            return result
         packed = self.packed
         for index, _, values, *_ in packed["samples"]:
-            found.setdefault(packed["series"][index][0], []).extend(values)
-        return found
+            result.setdefault(packed["series"][index][0], []).extend(values)
+        return result
 
 
 @dataclass

@@ -35,10 +35,10 @@ def test_the_oldest_samples_are_dropped_and_counted() -> None:
 
 def test_plain_spans_are_dropped_like_other_items() -> None:
     buffer = Buffer(items_max=10, nbytes_max=1 << 20)
-    asked = [plain(buffer, i) for i in range(30)]
+    wakeups = [plain(buffer, i) for i in range(30)]
     assert list(buffer.items) == list(range(20, 30))
     assert buffer.take_losses() == {"buffer_full": 20}
-    assert [i for i, is_asked in enumerate(asked) if is_asked] == [4]  # half full, and once
+    assert [i for i, is_asked in enumerate(wakeups) if is_asked] == [4]  # half full, and once
 
 
 def test_bytes_are_bounded_for_plain_spans_too() -> None:

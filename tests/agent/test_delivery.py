@@ -326,17 +326,17 @@ def test_halves_contain_everything_once(seed: int) -> None:
     halves = batch.halves()
 
     def content(*batches: Batch) -> list[object]:
-        found: list[object] = []
+        result: list[object] = []
         for batch in batches:
-            found += [span[1] for span in batch.spans]
+            result += [span[1] for span in batch.spans]
             for identity, column in batch.columns.items():
                 links = {place: trace for place, trace, _ in column.all_exemplars}
-                found += [
+                result += [
                     (identity[0], time_ms, value, links.get(place))
                     for place, (time_ms, value) in enumerate(zip(column.times_ms, column.values, strict=True))
                 ]
                 assert set(links) <= set(range(len(column.values)))
-        return sorted(found, key=repr)
+        return sorted(result, key=repr)
 
     assert content(*halves) == content(batch)
     assert abs(halves[0].size - halves[1].size) <= 1

@@ -85,11 +85,11 @@ def test_an_application_sends_what_it_answered(name: str, receiver: Receiver, tm
     copied(name, tmp_path, receiver, **{"http://127.0.0.1:8001": "http://127.0.0.1:9"})
     with running(name, tmp_path) as url, contextlib.suppress(urllib.error.HTTPError):
         urllib.request.urlopen(f"{url}/orders/7?token=secret", timeout=10).read()
-    found = {one[0]: one[3] for one in series(receiver)}
-    assert found["http.request.duration"].get("endpoint") == ROUTES.get(name)
+    result = {one[0]: one[3] for one in series(receiver)}
+    assert result["http.request.duration"].get("endpoint") == ROUTES.get(name)
     if name == "fastapi_app":
-        assert found["http.request.duration"]["tier"] == "gold"
-        assert found["http.client.request.duration"]["peer"] == "127.0.0.1:9"
+        assert result["http.request.duration"]["tier"] == "gold"
+        assert result["http.client.request.duration"]["peer"] == "127.0.0.1:9"
         inner, outer = spans(receiver)
         assert (inner["kind"], outer["kind"], inner["parent_span_id"]) == ("client", "server", outer["span_id"])
     assert not [sent for sent in receiver.sent if b"secret" in sent.body]
@@ -115,10 +115,10 @@ def test_a_snippet_of_the_reference_runs(
     monkeypatch.setenv("VANTAGE_AGENT_COLLECTOR_URL", receiver.url)
     if "init_agent(" not in snippet:
         vantage_agent.init_agent("snippet")
-    found: dict[str, Any] = {"app": lambda environ, start_response: [b""]}
-    exec(snippet.replace("http://localhost:8000", receiver.url), found)
-    if "report" in found:
-        found["report"]()
+    result: dict[str, Any] = {"app": lambda environ, start_response: [b""]}
+    exec(snippet.replace("http://localhost:8000", receiver.url), result)
+    if "report" in result:
+        result["report"]()
     vantage_agent.counter("ran")
     assert vantage_agent.flush(10)
     assert receiver.values("ran") == [1]

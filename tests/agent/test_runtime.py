@@ -107,9 +107,9 @@ def test_the_longest_pause_and_the_collections_of_the_interval_are_recorded(figu
         garbage = [[i] for i in range(300_000)]
         gc.collect()
         gc.collect(0)
-        found = figures.measure()
-        assert found["process.gc.collections"] == 2
-        assert 0.5 < found["process.gc.pause"] < 5000
+        result = figures.measure()
+        assert result["process.gc.collections"] == 2
+        assert 0.5 < result["process.gc.pause"] < 5000
         assert figures.measure()["process.gc.pause"] == 0
         assert garbage
     finally:
@@ -121,9 +121,9 @@ def test_without_proc_the_other_metrics_are_still_recorded(figures: Figures, mon
         raise FileNotFoundError("/proc/self/stat")
 
     monkeypatch.setattr(_runtime, "_threads_and_rss", refuse)
-    found = figures.measure()
-    assert "process.memory.rss" not in found
-    assert {"process.cpu.percent", "process.gc.pause"} <= set(found)
+    result = figures.measure()
+    assert "process.memory.rss" not in result
+    assert {"process.cpu.percent", "process.gc.pause"} <= set(result)
 
 
 def test_no_gc_callback_remains() -> None:

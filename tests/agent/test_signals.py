@@ -66,13 +66,13 @@ def running(command: list[str], cwd: Path, **environ: str) -> Iterator[tuple[sub
         stdout=subprocess.PIPE,
         text=True,
     )
-    said: list[str] = []
+    output: list[str] = []
     ready = threading.Event()
 
     def read() -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            said.append(line)
+            output.append(line)
             if re.search(r"https?://127\.0\.0\.1:\d+", line):
                 ready.set()
         ready.set()
@@ -81,9 +81,9 @@ def running(command: list[str], cwd: Path, **environ: str) -> Iterator[tuple[sub
     thread.start()
     try:
         assert ready.wait(30)
-        found = re.search(r"http://127\.0\.0\.1:\d+", "".join(said))
-        assert found, "".join(said)
-        yield process, found[0]
+        result = re.search(r"http://127\.0\.0\.1:\d+", "".join(output))
+        assert result, "".join(output)
+        yield process, result[0]
     finally:
         if process.poll() is None:
             process.kill()
@@ -91,7 +91,7 @@ def running(command: list[str], cwd: Path, **environ: str) -> Iterator[tuple[sub
         thread.join()
         assert process.stdout is not None
         process.stdout.close()
-    assert "Traceback" not in "".join(said), "".join(said)
+    assert "Traceback" not in "".join(output), "".join(output)
 
 
 def get(url: str) -> str:
@@ -229,8 +229,8 @@ OWN = """signal.signal(signal.SIGTERM, lambda *_: (print("own"), exit(3)))"""
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_handler_of_the_applications_own_stays(receiver: Receiver, place: str) -> None:
     code = WAITING.format(**{"before": "", "after": "", place: OWN})
-    status, said, _ = terminated(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
-    assert (status, said) == (3, "own\n")
+    status, output, _ = terminated(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
+    assert (status, output) == (3, "own\n")
     assert receiver.values("a") == [1]  # at its exit
 
 

@@ -48,15 +48,15 @@ def test_spans_inside_spans_are_one_trace(receiver: Receiver, start: Callable[..
         assert len(outer.trace_id) == 32
     with span("other"):
         pass
-    found = sent_spans(receiver)
-    assert found["outer"]["span_id"] == found["inner"]["parent_span_id"] == found["second"]["parent_span_id"]
-    assert found["outer"]["trace_id"] == found["inner"]["trace_id"] != found["other"]["trace_id"]
-    assert "parent_span_id" not in found["outer"]
-    assert (found["outer"]["kind"], found["inner"]["kind"]) == ("server", "internal")
-    assert found["outer"]["attributes"] == {"a": "1"}
-    assert found["inner"]["duration_ns"] >= 10_000_000
-    assert found["outer"]["duration_ns"] >= found["inner"]["duration_ns"]
-    assert before_ns <= found["outer"]["start_ns"] <= time.time_ns()
+    result = sent_spans(receiver)
+    assert result["outer"]["span_id"] == result["inner"]["parent_span_id"] == result["second"]["parent_span_id"]
+    assert result["outer"]["trace_id"] == result["inner"]["trace_id"] != result["other"]["trace_id"]
+    assert "parent_span_id" not in result["outer"]
+    assert (result["outer"]["kind"], result["inner"]["kind"]) == ("server", "internal")
+    assert result["outer"]["attributes"] == {"a": "1"}
+    assert result["inner"]["duration_ns"] >= 10_000_000
+    assert result["outer"]["duration_ns"] >= result["inner"]["duration_ns"]
+    assert before_ns <= result["outer"]["start_ns"] <= time.time_ns()
 
 
 def test_an_exception_marks_its_spans_and_passes_through(receiver: Receiver, start: Callable[..., None]) -> None:
@@ -69,14 +69,14 @@ def test_an_exception_marks_its_spans_and_passes_through(receiver: Receiver, sta
         handled.set_error(TimeoutError())
     with span("well"):
         pass
-    found = sent_spans(receiver)
-    assert {name: one["status"] for name, one in found.items()} == {
+    result = sent_spans(receiver)
+    assert {name: one["status"] for name, one in result.items()} == {
         "outer": "error",
         "inner": "error",
         "handled": "error",
         "well": "unset",
     }
-    assert found["inner"]["attributes"] == {"error.type": "KeyError"}
+    assert result["inner"]["attributes"] == {"error.type": "KeyError"}
 
 
 async def test_tasks_belong_to_the_span_they_were_made_in(receiver: Receiver, start: Callable[..., None]) -> None:
@@ -90,10 +90,10 @@ async def test_tasks_belong_to_the_span_they_were_made_in(receiver: Receiver, st
 
     async with span("outer"):
         await asyncio.gather(*(work(f"task{i}") for i in range(5)))
-    found = sent_spans(receiver)
+    result = sent_spans(receiver)
     for i in range(5):
-        assert found[f"task{i}"]["parent_span_id"] == found["outer"]["span_id"]
-        assert found[f"task{i}.inner"]["parent_span_id"] == found[f"task{i}"]["span_id"]
+        assert result[f"task{i}"]["parent_span_id"] == result["outer"]["span_id"]
+        assert result[f"task{i}.inner"]["parent_span_id"] == result[f"task{i}"]["span_id"]
 
 
 def test_threads_have_traces_of_their_own(receiver: Receiver, start: Callable[..., None]) -> None:
@@ -105,10 +105,10 @@ def test_threads_have_traces_of_their_own(receiver: Receiver, start: Callable[..
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(100)))
-    found = sent_spans(receiver)
-    assert len({one["trace_id"] for one in found.values()}) == 100
+    result = sent_spans(receiver)
+    assert len({one["trace_id"] for one in result.values()}) == 100
     for i in range(100):
-        assert found[f"inner{i}"]["parent_span_id"] == found[f"outer{i}"]["span_id"]
+        assert result[f"inner{i}"]["parent_span_id"] == result[f"outer{i}"]["span_id"]
 
 
 def test_a_decorated_function_stays_what_it_is() -> None:
@@ -316,14 +316,14 @@ def test_unsampled_traces_with_an_error_and_the_slowest_of_each_kind_are_recorde
                 raise OSError("no")
         except OSError:
             pass
-    found = sent_spans(receiver)
-    assert set(found) == {
+    result = sent_spans(receiver)
+    assert set(result) == {
         *("kind0", "child3", "kind1", "child10", "kind2", "child17"),
         *("failing", "failing.child", "caught", "caught.child"),
     }
-    assert {found[f"kind{k}"]["attributes"]["i"] for k in range(3)} == {"3", "10", "17"}
+    assert {result[f"kind{k}"]["attributes"]["i"] for k in range(3)} == {"3", "10", "17"}
     for k, i in ((0, 3), (1, 10), (2, 17)):
-        assert found[f"child{i}"]["parent_span_id"] == found[f"kind{k}"]["span_id"]
+        assert result[f"child{i}"]["parent_span_id"] == result[f"kind{k}"]["span_id"]
     assert "dropped" not in receiver.sent[0].packed
     with span("kind0"):
         pass
@@ -378,13 +378,13 @@ def test_the_caller_decides_for_the_trace(receiver: Receiver, start: Callable[..
 
 def links(receiver: Receiver) -> list[tuple[str, float, str]]:
     """Metric, value and trace of each sample that is linked to one."""
-    found = []
+    result = []
     for sent in receiver.sent:
         packed = sent.packed
         for index, _, values, *rest in packed["samples"]:
             for place, trace_id, _ in rest[0] if rest else []:
-                found.append((packed["series"][index][0], values[place], trace_id))
-    return found
+                result.append((packed["series"][index][0], values[place], trace_id))
+    return result
 
 
 def test_a_series_has_one_exemplar_per_batch_the_largest_of_a_recorded_trace(
@@ -395,11 +395,11 @@ def test_a_series_has_one_exemplar_per_batch_the_largest_of_a_recorded_trace(
         request()
     request(method="POST")
     assert vantage_agent.flush()
-    found = links(receiver)
-    assert len(found) == 2
+    result = links(receiver)
+    assert len(result) == 2
     durations = receiver.values("http.request.duration")
-    assert max(durations) in {value for _, value, _ in found}
-    assert {trace_id for _, _, trace_id in found} <= {one["trace_id"] for one in receiver.spans()}
+    assert max(durations) in {value for _, value, _ in result}
+    assert {trace_id for _, _, trace_id in result} <= {one["trace_id"] for one in receiver.spans()}
 
 
 def test_ids_that_the_application_gave_are_all_sent(receiver: Receiver, start: Callable[..., None]) -> None:
@@ -416,8 +416,8 @@ def test_no_exemplar_names_an_unrecorded_trace(receiver: Receiver, start: Callab
     for _ in range(20):
         request()
     assert vantage_agent.flush()
-    kept = {one["trace_id"] for one in receiver.spans()}
-    assert {trace_id for _, _, trace_id in links(receiver)} <= kept
+    stored = {one["trace_id"] for one in receiver.spans()}
+    assert {trace_id for _, _, trace_id in links(receiver)} <= stored
 
 
 def test_pending_spans_are_bounded(receiver: Receiver, start: Callable[..., None]) -> None:
@@ -498,5 +498,5 @@ async def test_a_cancelled_span_is_ended(receiver: Receiver, start: Callable[...
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    found = sent_spans(receiver)
-    assert found["cancelled"]["attributes"]["error.type"] == "asyncio.exceptions.CancelledError"
+    result = sent_spans(receiver)
+    assert result["cancelled"]["attributes"]["error.type"] == "asyncio.exceptions.CancelledError"

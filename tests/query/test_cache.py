@@ -129,10 +129,10 @@ def test_the_cache_agrees_with_a_model(seed: int) -> None:
         key = f"k{chance.randrange(15)}"
         match chance.choice("ggpppm" if step % 100 else "c"):
             case "g":
-                found = cached.cache.get(key)
-                if found is not None:
+                result = cached.cache.get(key)
+                if result is not None:
                     value, at_ms = model[key]
-                    assert found == value
+                    assert result == value
                     assert cached.clock.now - at_ms < TTL_S * 1000
             case "p":
                 cached.put(key, step, nbytes=chance.choice([0, 50, 700, 4000]))

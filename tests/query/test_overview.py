@@ -269,18 +269,18 @@ async def test_endpoints_are_split_by_route_and_method(context: QueryContext) ->
         (durations("api", endpoint="/a", method="GET", status="500"), 0, 30),
         (durations("api", endpoint="/b", method="POST", status="200"), 0, 5),
     )
-    found = await read_endpoints(context, BUCKETS, service="api", source="metrics")
-    assert [(one.method, one.route, one.requests, one.error_ratio) for one in found] == [
+    result = await read_endpoints(context, BUCKETS, service="api", source="metrics")
+    assert [(one.method, one.route, one.requests, one.error_ratio) for one in result] == [
         ("GET", "/a", 2, 0.5),
         ("POST", "/b", 1, 0),
     ]
-    assert found[0].p95_ms == pytest.approx(29)
+    assert result[0].p95_ms == pytest.approx(29)
 
 
 async def test_endpoints_of_a_service_with_only_spans_are_its_operations(context: QueryContext) -> None:
     await write(context, spans=(server_span("api", START_MS + 1, 10),))
-    found = await read_endpoints(context, BUCKETS, service="api", source="spans")
-    assert [(one.route, one.requests, one.p95_ms) for one in found] == [("GET /", 1, 10)]
+    result = await read_endpoints(context, BUCKETS, service="api", source="spans")
+    assert [(one.route, one.requests, one.p95_ms) for one in result] == [("GET /", 1, 10)]
 
 
 @pytest.mark.parametrize(
@@ -311,12 +311,12 @@ async def test_endpoints_of_spans_have_their_own_errors_and_durations(context: Q
         server_span("api", START_MS + 3, 5, attributes=post),
     )
     await write(context, spans=spans)
-    found = await read_endpoints(context, BUCKETS, service="api", source="spans")
-    assert [(one.method, one.route, one.requests, one.error_ratio) for one in found] == [
+    result = await read_endpoints(context, BUCKETS, service="api", source="spans")
+    assert [(one.method, one.route, one.requests, one.error_ratio) for one in result] == [
         ("GET", "/a", 2, 0.5),
         ("POST", "/a", 1, 0),
     ]
-    assert found[0].p95_ms == pytest.approx(29)
+    assert result[0].p95_ms == pytest.approx(29)
 
 
 def test_buckets_start_on_a_multiple_of_the_step_and_end_with_the_range() -> None:

@@ -100,8 +100,8 @@ async def test_rollups_give_what_samples_give(
         if agg == "rate" and metric == "level":
             continue
         for group_by in ((), ("route",), ("route", "pod")):
-            asked = TimeseriesQuery("api", metric, TimeRange(START_MS, end_ms), agg, step_ms, group_by)
-            ours, raw = await both(context, monkeypatch, asked)
+            query = TimeseriesQuery("api", metric, TimeRange(START_MS, end_ms), agg, step_ms, group_by)
+            ours, raw = await both(context, monkeypatch, query)
             assert ours.source in source.split()
             assert not ours.approximate
             assert assert_near(ours, raw, 1e-9) > 4
@@ -112,8 +112,8 @@ async def test_rollups_give_what_samples_give(
 async def test_quantiles_from_sketches_are_within_the_stated_error(
     context: QueryContext, monkeypatch: pytest.MonkeyPatch, agg: str, step_ms: int
 ) -> None:
-    asked = TimeseriesQuery("api", "latency", TimeRange(START_MS, START_MS + 24 * HOUR_MS), agg, step_ms, ("route",))
-    ours, raw = await both(context, monkeypatch, asked, tier="1h")
+    query = TimeseriesQuery("api", "latency", TimeRange(START_MS, START_MS + 24 * HOUR_MS), agg, step_ms, ("route",))
+    ours, raw = await both(context, monkeypatch, query, tier="1h")
     assert (ours.source, ours.approximate) == ("1h", True)
     assert assert_near(ours, raw, RELATIVE_ERROR) > 4
 
@@ -121,13 +121,13 @@ async def test_quantiles_from_sketches_are_within_the_stated_error(
 async def test_few_samples_give_exact_quantiles_and_many_those_of_sketches(
     context: QueryContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = TimeseriesQuery("api", "latency", TimeRange(START_MS, START_MS + 24 * HOUR_MS), "p95", HOUR_MS)
-    exact = await timeseries.timeseries(context, asked)
+    query = TimeseriesQuery("api", "latency", TimeRange(START_MS, START_MS + 24 * HOUR_MS), "p95", HOUR_MS)
+    exact = await timeseries.timeseries(context, query)
     assert (exact.source, exact.approximate) == ("raw", False)
     monkeypatch.setattr(rollups, "QUANTILE_SAMPLES_MAX", 100)
-    sketched = await timeseries.timeseries(context, asked)
+    sketched = await timeseries.timeseries(context, query)
     assert (sketched.source, sketched.approximate) == ("1h", True)
-    finer = await timeseries.timeseries(context, TimeseriesQuery("api", "latency", asked.time_range, "p95", 300_000))
+    finer = await timeseries.timeseries(context, TimeseriesQuery("api", "latency", query.time_range, "p95", 300_000))
     assert finer.source == "raw", "sketches are kept of hours alone"
 
 
@@ -138,14 +138,14 @@ async def test_few_samples_give_exact_quantiles_and_many_those_of_sketches(
 async def test_aggregates_that_rollups_lack_are_read_from_samples(
     context: QueryContext, metric: str, agg: str, step_ms: int
 ) -> None:
-    asked = TimeseriesQuery("api", metric, TimeRange(START_MS, START_MS + 24 * HOUR_MS), agg, step_ms)
-    found = await timeseries.timeseries(context, asked)
-    assert (found.source, found.approximate) == ("raw", False)
+    query = TimeseriesQuery("api", metric, TimeRange(START_MS, START_MS + 24 * HOUR_MS), agg, step_ms)
+    result = await timeseries.timeseries(context, query)
+    assert (result.source, result.approximate) == ("raw", False)
 
 
 async def test_tags_choose_series_of_rollups_too(context: QueryContext, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = TimeRange(START_MS, START_MS + 24 * HOUR_MS)
-    asked = TimeseriesQuery("api", "hits", whole, "sum", HOUR_MS, ("pod",), (("route", "/a"),))
-    ours, raw = await both(context, monkeypatch, asked)
+    query = TimeseriesQuery("api", "hits", whole, "sum", HOUR_MS, ("pod",), (("route", "/a"),))
+    ours, raw = await both(context, monkeypatch, query)
     assert ours.source == "1h"
     assert_near(ours, raw, 1e-9)

@@ -57,28 +57,28 @@ async def test_calls_have_a_rate_an_error_ratio_and_durations(context: QueryCont
 
 async def test_the_busiest_comes_first(context: QueryContext) -> None:
     await write(context, client("1", "a", "x"), client("2", "b", "x"), client("3", "b", "x"), client("4", "a", "w"))
-    found = await read_service_map(context, MINUTE)
-    assert [(call.caller, call.callee) for call in found.calls] == [("b", "x"), ("a", "w"), ("a", "x")]
+    result = await read_service_map(context, MINUTE)
+    assert [(call.caller, call.callee) for call in result.calls] == [("b", "x"), ("a", "w"), ("a", "x")]
 
 
 async def test_a_service_has_callers_and_callees(context: QueryContext) -> None:
     await write(context, client("1", "a", "b"), client("2", "b", "c"), client("3", "a", "c"))
-    found = await read_service_map(context, MINUTE, service="b")
-    assert [one.caller for one in found.callers_of("b")] == ["a"]
-    assert [one.callee for one in found.callees_of("b")] == ["c"]
-    assert len(found.calls) == 2
+    result = await read_service_map(context, MINUTE, service="b")
+    assert [one.caller for one in result.callers_of("b")] == ["a"]
+    assert [one.callee for one in result.callees_of("b")] == ["c"]
+    assert len(result.calls) == 2
 
 
 async def test_a_callee_with_stored_spans_is_known(context: QueryContext) -> None:
     await write(context, client("1", "a", "b"), client("2", "b", "postgresql"))
-    found = await read_service_map(context, MINUTE)
-    assert {call.callee: call.is_known for call in found.calls} == {"b": True, "postgresql": False}
+    result = await read_service_map(context, MINUTE)
+    assert {call.callee: call.is_known for call in result.calls} == {"b": True, "postgresql": False}
 
 
 async def test_edges_beyond_the_limit_are_counted(context: QueryContext) -> None:
     await write(context, *(client(str(i), "a", f"10.0.{i // 250}.{i % 250}") for i in range(EDGES_MAX + 7)))
-    found = await read_service_map(context, MINUTE)
-    assert (len(found.calls), found.omitted) == (EDGES_MAX, 7)
+    result = await read_service_map(context, MINUTE)
+    assert (len(result.calls), result.omitted) == (EDGES_MAX, 7)
 
 
 async def test_pages_share_a_recent_map_until_it_expires(context: QueryContext, clock: MovedClock) -> None:

@@ -130,8 +130,8 @@ async def test_a_running_total_without_rate_has_a_warning(store: TelemetryStore)
 
 
 async def test_an_unknown_metric_has_no_series_and_a_warning(store: TelemetryStore) -> None:
-    found = await ask(store)
-    assert (found.groups, len(found.warnings)) == ([], 1)
+    result = await ask(store)
+    assert (result.groups, len(result.warnings)) == ([], 1)
 
 
 # ---- groups and filters
@@ -173,17 +173,17 @@ async def test_groups_and_tags(
     tags: tuple[tuple[str, str], ...],
     sums: dict[tuple[str, ...], float],
 ) -> None:
-    found = await ask(shop, "sum", group_by=group_by, tags=tags)
-    assert {tuple(group.tags.values()): group.points[0] for group in found.groups} == sums
-    assert all(tuple(group.tags) == group_by for group in found.groups)
+    result = await ask(shop, "sum", group_by=group_by, tags=tags)
+    assert {tuple(group.tags.values()): group.points[0] for group in result.groups} == sums
+    assert all(tuple(group.tags) == group_by for group in result.groups)
 
 
 async def test_of_very_many_groups_those_with_the_most_samples_are_returned(store: TelemetryStore) -> None:
     for i in range(GROUPS_MAX + 5):
         await write(store, a_series(tags={"n": f"{i:03}"}), [[1.0] * (1 if i < 5 else 2)])
-    found = await ask(store, group_by=("n",))
-    assert [group.tags["n"] for group in found.groups] == [f"{i:03}" for i in range(5, GROUPS_MAX + 5)]
-    assert any(str(GROUPS_MAX) in warning for warning in found.warnings)
+    result = await ask(store, group_by=("n",))
+    assert [group.tags["n"] for group in result.groups] == [f"{i:03}" for i in range(5, GROUPS_MAX + 5)]
+    assert any(str(GROUPS_MAX) in warning for warning in result.warnings)
 
 
 async def test_of_groups_with_equally_many_samples_the_first_by_name_are_returned(
@@ -204,16 +204,16 @@ async def test_of_groups_with_equally_many_samples_the_first_by_name_are_returne
 async def test_an_automatic_step_makes_about_three_hundred_points(
     store: TelemetryStore, hours: float, step_s: int
 ) -> None:
-    found = await ask(store, step_ms=None, time_range=TimeRange(NOW_MS - int(hours * 3_600_000), NOW_MS))
-    assert 100 <= found.time_range.length_ms / found.step_ms <= 301
+    result = await ask(store, step_ms=None, time_range=TimeRange(NOW_MS - int(hours * 3_600_000), NOW_MS))
+    assert 100 <= result.time_range.length_ms / result.step_ms <= 301
     if hours <= 1:
-        assert found.step_ms == step_s * 1000
+        assert result.step_ms == step_s * 1000
 
 
 async def test_the_result_covers_the_range_in_complete_steps(store: TelemetryStore) -> None:
     await write(store, a_series(), VALUES)
-    found = await ask(store, time_range=TimeRange(START_MS + 1, START_MS + STEP_MS + 1))
-    assert (found.time_range.start_ms, found.time_range.end_ms) == (START_MS, START_MS + 2 * STEP_MS)
+    result = await ask(store, time_range=TimeRange(START_MS + 1, START_MS + STEP_MS + 1))
+    assert (result.time_range.start_ms, result.time_range.end_ms) == (START_MS, START_MS + 2 * STEP_MS)
 
 
 @pytest.mark.parametrize(
@@ -236,14 +236,14 @@ async def test_what_cannot_be_answered_names_its_parameter(
 
 async def test_the_largest_allowed_number_of_buckets_is_returned(store: TelemetryStore) -> None:
     await write(store, a_series(), VALUES)
-    found = await ask(store, step_ms=1000, time_range=TimeRange(START_MS, START_MS + BUCKETS_MAX * 1000))
-    assert len(found.groups[0].points) == BUCKETS_MAX
+    result = await ask(store, step_ms=1000, time_range=TimeRange(START_MS, START_MS + BUCKETS_MAX * 1000))
+    assert len(result.groups[0].points) == BUCKETS_MAX
 
 
 async def test_several_units_and_kinds_of_one_name_are_warned_about(store: TelemetryStore) -> None:
     await write(store, a_series(unit="ms"), [[1.0, 2.0]])
     await write(store, a_series(unit="s", kind=Kind.HISTOGRAM), [[1.0]])
-    found = await ask(store)
-    assert found.unit == "ms"
-    assert {"kinds" in warning or "units" in warning for warning in found.warnings} == {True}
-    assert len(found.warnings) == 2
+    result = await ask(store)
+    assert result.unit == "ms"
+    assert {"kinds" in warning or "units" in warning for warning in result.warnings} == {True}
+    assert len(result.warnings) == 2

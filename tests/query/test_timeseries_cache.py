@@ -146,7 +146,7 @@ async def test_the_answer_is_the_one_without_a_cache(
             ours, true = await both.ask(a_question(random.Random(chance.choice(pool)), clock.now))
             assert repr(ours) == repr(true), f"seed {seed}"
             if isinstance(ours, Timeseries):
-                answers.update([ours.source, *("cut" for told in ours.warnings if "more points" in told)])
+                answers.update([ours.source, *("cut" for reported in ours.warnings if "more points" in reported)])
             clock.now += chance.choice([0, 0, 1000, 17_000, 60_000])
             newest_ms = clock.now - SETTLE_MS_MIN
             await write(store, *some_rows(chance, newest_ms, clock.now + 60_000, chance.randrange(1, 20)))
@@ -178,18 +178,18 @@ async def test_a_window_that_moves_back_finds_what_lies_before(both: Both) -> No
     one, end_ms = a_series(), NOW_MS // HOUR_MS * HOUR_MS - HOUR_MS // 4
     await write(both.store, *((one, end_ms - i * STEP_MS, 1.0) for i in range(120)))
     for back_ms in (0, 5 * STEP_MS, 10 * STEP_MS, 0):
-        found = await both.same(asked_of(HOUR_MS, end_ms - back_ms))
-        assert found.groups[0].points == [1] * 60
+        result = await both.same(asked_of(HOUR_MS, end_ms - back_ms))
+        assert result.groups[0].points == [1] * 60
 
 
 async def test_a_metric_that_turns_out_to_be_of_another_kind_is_another_question(both: Both) -> None:
     kinds = [a_series(kind=kind) for kind in (Kind.COUNTER, Kind.HISTOGRAM)]
     for one, values in zip(kinds, ((60.0, 60.0), (600.0,)), strict=True):
         await write(both.store, *((one, NOW_MS - HOUR_MS // 2, value) for value in values))
-    asked = asked_of(HOUR_MS, NOW_MS, "rate")
-    await both.same(asked)
+    query = asked_of(HOUR_MS, NOW_MS, "rate")
+    await both.same(query)
     await write(both.store, *((kinds[1], NOW_MS - 1, 600.0) for _ in range(5)))
-    await both.same(asked)
+    await both.same(query)
 
 
 async def test_a_range_that_is_settled_is_not_read_again(both: Both) -> None:
@@ -243,11 +243,11 @@ async def test_the_newest_window_is_always_read(both: Both) -> None:
     one = a_series()
     await write(both.store, (one, NOW_MS - 3 * HOUR_MS, 1.0))
     for step_ms in (1000, 10 * STEP_MS):
-        asked = TimeseriesQuery("api", "m", TimeRange(NOW_MS - 3 * HOUR_MS, NOW_MS), "count", step_ms)
-        await both.same(asked)
+        query = TimeseriesQuery("api", "m", TimeRange(NOW_MS - 3 * HOUR_MS, NOW_MS), "count", step_ms)
+        await both.same(query)
         for back_ms in (1, 1000, max(2 * step_ms, SETTLE_MS_MIN)):
             await write(both.store, (one, NOW_MS - back_ms, 1.0))
-            await both.same(asked)
+            await both.same(query)
     assert both.hits == 6
 
 
@@ -258,10 +258,10 @@ async def test_points_that_grow_beyond_the_limit_are_cut_off_as_ever(
         monkeypatch.setattr(module, "ROWS_MAX", 30)
     one = a_series()
     await write(both.store, *((one, NOW_MS - (i + 5) * STEP_MS, 1.0) for i in range(30)))
-    asked = asked_of(HOUR_MS, NOW_MS)
-    assert not (await both.same(asked)).warnings
+    query = asked_of(HOUR_MS, NOW_MS)
+    assert not (await both.same(query)).warnings
     await write(both.store, (one, NOW_MS - STEP_MS, 1.0))
-    assert (await both.same(asked)).warnings
+    assert (await both.same(query)).warnings
     assert both.hits == 1
 
 
@@ -270,62 +270,62 @@ async def test_the_source_is_that_of_an_uncached_read(both: Both, sources: list[
     one, end_ms = a_series(), NOW_MS // 300_000 * 300_000 + 150_000
     both.clock.now = end_ms
     await write(both.store, (one, end_ms - (HOUR_MS if old else 3 * HOUR_MS), 1.0))
-    asked = TimeseriesQuery("api", "m", TimeRange(end_ms - 2 * HOUR_MS, end_ms), "sum", 300_000)
-    found = [(await both.same(asked)).source]
+    query = TimeseriesQuery("api", "m", TimeRange(end_ms - 2 * HOUR_MS, end_ms), "sum", 300_000)
+    result = [(await both.same(query)).source]
     await write(both.store, (one, end_ms - 1, 1.0))
-    found.append((await both.same(asked)).source)
-    assert found == sources
+    result.append((await both.same(query)).source)
+    assert result == sources
     assert both.hits == 1
     # Once all of it is old, its end is read from samples as before; if it ends with a step, only from rollups.
     both.clock.now += HOUR_MS
-    await both.same(asked)
+    await both.same(query)
     await both.same(TimeseriesQuery("api", "m", TimeRange(end_ms - 2 * HOUR_MS, end_ms - 150_000), "sum", 300_000))
 
 
 async def test_a_late_sample_may_be_missing_for_five_minutes_and_no_longer(both: Both) -> None:
-    asked = asked_of(HOUR_MS, NOW_MS)
+    query = asked_of(HOUR_MS, NOW_MS)
     await write(both.store, (a_series(), NOW_MS - HOUR_MS // 2, 1.0))
-    await both.same(asked)
+    await both.same(query)
     await write(both.store, (a_series(), NOW_MS - HOUR_MS // 2, 2.0))
     both.clock.now += int(TTL_S * 1000) - 1
-    ours, true = await both.ask(asked)
+    ours, true = await both.ask(query)
     assert ours != true
     both.clock.now += 1
-    await both.same(asked)
+    await both.same(query)
 
 
 async def test_series_that_are_new_and_history_that_is_sent_now_are_seen_at_once(both: Both) -> None:
-    asked = asked_of(HOUR_MS, NOW_MS)
-    assert not (await both.same(asked)).groups
+    query = asked_of(HOUR_MS, NOW_MS)
+    assert not (await both.same(query)).groups
     for one, back_ms in ((a_series(), HOUR_MS // 2), (a_series(instance="i2"), HOUR_MS // 3), (a_series(), HOUR_MS)):
         await write(both.store, (one, NOW_MS - back_ms, 1.0))
-        await both.same(asked)
+        await both.same(query)
 
 
 async def test_growth_over_a_long_pause_uses_the_distant_previous_sample(both: Both) -> None:
     total = a_series(kind=Kind.CUMULATIVE)
     await write(both.store, (total, NOW_MS - HOUR_MS // 2, 100.0))
-    asked = asked_of(HOUR_MS, NOW_MS + 1, "rate")
-    await both.same(asked)
+    query = asked_of(HOUR_MS, NOW_MS + 1, "rate")
+    await both.same(query)
     await write(both.store, (total, NOW_MS - 1, 160.0))
-    found = await both.same(asked)
-    assert found.groups[0].points[-1] == 1.0
+    result = await both.same(query)
+    assert result.groups[0].points[-1] == 1.0
 
 
 async def test_growth_in_a_final_range_is_cached(both: Both) -> None:
     total = a_series(kind=Kind.CUMULATIVE)
     await write(both.store, *((total, NOW_MS - i * STEP_MS, -60.0 * i) for i in range(60)))
-    asked = asked_of(HOUR_MS // 2, NOW_MS - HOUR_MS // 4 - 7, "rate")
+    query = asked_of(HOUR_MS // 2, NOW_MS - HOUR_MS // 4 - 7, "rate")
     for _ in range(2):
-        assert (await both.same(asked)).groups[0].points.count(1.0) > 20
+        assert (await both.same(query)).groups[0].points.count(1.0) > 20
     assert (both.hits, both.context) == (1, 1)
 
 
 async def test_warnings_come_with_cached_points(both: Both) -> None:
     await write(both.store, (a_series(kind=Kind.CUMULATIVE), NOW_MS - HOUR_MS // 2, 1.0))
-    asked = asked_of(HOUR_MS, NOW_MS // STEP_MS * STEP_MS - 600_000, "avg")
+    query = asked_of(HOUR_MS, NOW_MS // STEP_MS * STEP_MS - 600_000, "avg")
     for _ in range(2):
-        assert any("running total" in told for told in (await both.same(asked)).warnings)
+        assert any("running total" in reported for reported in (await both.same(query)).warnings)
     assert both.hits == 1
 
 
@@ -335,10 +335,10 @@ async def test_a_result_computed_while_data_was_deleted_is_not_cached(both: Both
     select = both.store.select
 
     async def slow(query: CheckedSelect, *, deadline_s: float) -> Table:
-        found = await select(query, deadline_s=deadline_s)
+        result = await select(query, deadline_s=deadline_s)
         held.set()
         await go_on.wait()
-        return found
+        return result
 
     both.store.select = slow  # type: ignore[method-assign]
     under_way = asyncio.create_task(timeseries.timeseries(both.cached, asked_of(HOUR_MS, NOW_MS)))

@@ -26,17 +26,17 @@ def shape(found: TraceTree) -> list[tuple[str, int, bool]]:
 
 
 def test_children_stand_under_their_parents_in_the_order_of_their_start() -> None:
-    found = tree(at("c", "a", 5), at("a"), at("b", "a", 1), at("d", "b", 2))
-    assert [node.span.span_id for node in found.roots] == ["a"]
-    by_id = {node.span.span_id: node for node in found.walk()}
+    result = tree(at("c", "a", 5), at("a"), at("b", "a", 1), at("d", "b", 2))
+    assert [node.span.span_id for node in result.roots] == ["a"]
+    by_id = {node.span.span_id: node for node in result.walk()}
     assert [child.span.span_id for child in by_id["a"].children] == ["b", "c"]
-    assert [node.span.span_id for node in found.walk()] == ["a", "b", "d", "c"]
+    assert [node.span.span_id for node in result.walk()] == ["a", "b", "d", "c"]
     assert (by_id["a"].depth, by_id["b"].depth, by_id["d"].depth) == (0, 1, 2)
 
 
 def test_spans_whose_parent_is_missing_are_orphans_at_the_top() -> None:
-    found = tree(at("root", start_ms=5), at("lost", "nobody", 1), at("below", "lost", 2))
-    assert shape(found) == [("lost", 0, True), ("below", 1, False), ("root", 0, False)]
+    result = tree(at("root", start_ms=5), at("lost", "nobody", 1), at("below", "lost", 2))
+    assert shape(result) == [("lost", 0, True), ("below", 1, False), ("root", 0, False)]
 
 
 @pytest.mark.parametrize(
@@ -49,22 +49,22 @@ def test_spans_whose_parent_is_missing_are_orphans_at_the_top() -> None:
     ],
 )
 def test_spans_that_name_each_other_in_a_ring_are_all_there_once(parents: dict[str, str]) -> None:
-    found = tree(*(at(span_id, parent) for span_id, parent in parents.items()))
-    assert sorted(node.span.span_id for node in found.walk()) == sorted(parents)
-    assert found.span_count == len(parents)
+    result = tree(*(at(span_id, parent) for span_id, parent in parents.items()))
+    assert sorted(node.span.span_id for node in result.walk()) == sorted(parents)
+    assert result.span_count == len(parents)
 
 
 def test_a_repeated_span_id_appears_twice_and_its_children_once() -> None:
-    found = tree(at("a", start_ms=0), at("a", start_ms=1, name="again"), at("b", "a", 2))
-    assert sorted(node.span.name for node in found.walk()) == ["GET /", "GET /", "again"]
-    assert sum(len(node.children) for node in found.walk()) == 1
-    (parent,) = [node for node in found.walk() if node.children]
+    result = tree(at("a", start_ms=0), at("a", start_ms=1, name="again"), at("b", "a", 2))
+    assert sorted(node.span.name for node in result.walk()) == ["GET /", "GET /", "again"]
+    assert sum(len(node.children) for node in result.walk()) == 1
+    (parent,) = [node for node in result.walk() if node.children]
     assert parent.span.name == "GET /"
 
 
 def test_a_repeated_root_inside_its_own_children_ends() -> None:
-    found = tree(at("a"), at("b", "a"), at("a", "b", name="again"))
-    assert len(found.walk()) == 3
+    result = tree(at("a"), at("b", "a"), at("a", "b", name="again"))
+    assert len(result.walk()) == 3
 
 
 @pytest.mark.timeout(20)
@@ -72,15 +72,15 @@ def test_a_chain_of_ten_thousand_spans_is_no_recursion() -> None:
     depth = 10_000
     spans = [at(f"s{i}", f"s{i - 1}" if i else "", i, depth * 2 - i) for i in range(depth)]
     random.Random(7).shuffle(spans)
-    found = tree(*spans)
-    assert [node.depth for node in found.walk()] == list(range(depth))
-    assert sum(node.self_ns for node in found.walk()) > 0
+    result = tree(*spans)
+    assert [node.depth for node in result.walk()] == list(range(depth))
+    assert sum(node.self_ns for node in result.walk()) > 0
 
 
 @pytest.mark.timeout(20)
 def test_ten_thousand_children_of_one_span_are_quick() -> None:
-    found = tree(at("root", duration_ms=20_000), *(at(f"s{i}", "root", i, 1) for i in range(10_000)))
-    assert found.roots[0].self_ns == 10_000 * 1_000_000
+    result = tree(at("root", duration_ms=20_000), *(at(f"s{i}", "root", i, 1) for i in range(10_000)))
+    assert result.roots[0].self_ns == 10_000 * 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_self_time_is_what_no_child_covers(children: list[tuple[int, int]], self
 
 
 def test_a_trace_is_as_long_as_from_its_first_start_to_its_last_end() -> None:
-    found = tree(at("a", start_ms=10, duration_ms=10), at("b", "a", 5, 1), at("c", "a", 15, 100))
-    assert (found.start_ns, found.duration_ns) == ((NOW_MS + 5) * 1_000_000, 110 * 1_000_000)
+    result = tree(at("a", start_ms=10, duration_ms=10), at("b", "a", 5, 1), at("c", "a", 15, 100))
+    assert (result.start_ns, result.duration_ns) == ((NOW_MS + 5) * 1_000_000, 110 * 1_000_000)
 
 
 def test_errors_and_services_are_gathered() -> None:
-    found = tree(
+    result = tree(
         at("a", service="web", status=SpanStatus.ERROR), at("b", "a", service="db"), at("c", "a", service="web")
     )
-    assert (found.error_count, found.services) == (1, ("db", "web"))
+    assert (result.error_count, result.services) == (1, ("db", "web"))
 
 
 def test_any_tangle_of_parents_shows_every_span_once_and_parents_first() -> None:

@@ -31,8 +31,8 @@ def edges(*spans: Span, parts: int = 1) -> list[ServiceEdge]:
 
 
 def test_a_server_span_under_another_service_s_span_is_a_call() -> None:
-    found = edges(at("a", "", "web"), at("b", "a", "web", "client"), at("c", "b", "api", duration_ms=4))
-    assert found == [ServiceEdge("web", "api", "call", 1, 0, 4_000_000, 4_000_000)]
+    result = edges(at("a", "", "web"), at("b", "a", "web", "client"), at("c", "b", "api", duration_ms=4))
+    assert result == [ServiceEdge("web", "api", "call", 1, 0, 4_000_000, 4_000_000)]
 
 
 def test_calls_are_counted_with_errors_and_durations_of_the_called() -> None:
@@ -43,8 +43,8 @@ def test_calls_are_counted_with_errors_and_durations_of_the_called() -> None:
 
 
 def test_a_consumer_span_is_a_message() -> None:
-    found = edges(at("a", "", "shop", "producer"), at("b", "a", "mail", "consumer"))
-    assert [(edge.caller, edge.callee, edge.kind, edge.calls) for edge in found] == [("shop", "mail", "message", 1)]
+    result = edges(at("a", "", "shop", "producer"), at("b", "a", "mail", "consumer"))
+    assert [(edge.caller, edge.callee, edge.kind, edge.calls) for edge in result] == [("shop", "mail", "message", 1)]
 
 
 def test_spans_within_a_service_make_no_edge() -> None:
@@ -94,19 +94,19 @@ def test_children_are_counted_in_the_range_and_parents_may_start_before_it() -> 
     ],
 )
 def test_a_call_to_a_peer_without_spans_is_external(attributes: dict[str, str], callee: str) -> None:
-    found = edges(at("a", "", "api", "client", attributes=attributes, status=SpanStatus.ERROR, duration_ms=2))
-    assert found == [ServiceEdge("api", callee, "external", 1, 1, 2_000_000, 2_000_000)]
+    result = edges(at("a", "", "api", "client", attributes=attributes, status=SpanStatus.ERROR, duration_ms=2))
+    assert result == [ServiceEdge("api", callee, "external", 1, 1, 2_000_000, 2_000_000)]
 
 
 def test_a_call_that_is_answered_is_not_external() -> None:
-    found = edges(at("a", "", "web", "client", attributes={"server.address": "api.internal"}), at("b", "a", "api"))
-    assert [(edge.callee, edge.kind) for edge in found] == [("api", "call")]
+    result = edges(at("a", "", "web", "client", attributes={"server.address": "api.internal"}), at("b", "a", "api"))
+    assert [(edge.callee, edge.kind) for edge in result] == [("api", "call")]
 
 
 def test_a_call_that_is_answered_after_the_range_is_not_external_either() -> None:
     called = at("b", "a", "api", start_ms=0)
-    found = edges(at("a", "", "web", "client", attributes={"server.address": "api.internal"}), called)
-    assert found == []
+    result = edges(at("a", "", "web", "client", attributes={"server.address": "api.internal"}), called)
+    assert result == []
 
 
 @pytest.mark.parametrize("kind", ["server", "internal", "consumer"])
@@ -119,8 +119,8 @@ def test_a_service_that_names_itself_calls_nobody() -> None:
 
 
 def test_a_repeated_span_id_is_the_parent_once() -> None:
-    found = edges(at("a", "", "web"), at("a", "", "other"), at("b", "a", "api"))
-    assert [(edge.caller, edge.callee, edge.calls) for edge in found] == [("web", "api", 1)]
+    result = edges(at("a", "", "web"), at("a", "", "other"), at("b", "a", "api"))
+    assert [(edge.caller, edge.callee, edge.calls) for edge in result] == [("web", "api", 1)]
 
 
 def test_ids_with_the_same_hash_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +145,8 @@ def test_any_tangle_is_joined_as_plain_python_would() -> None:
                 kind = "call" if span.kind is SpanKind.SERVER else "message"
                 key = (parent.service_name, span.service_name, kind)
                 counted[key] = counted.get(key, 0) + 1
-        found = {(edge.caller, edge.callee, edge.kind): edge.calls for edge in edges(*spans, parts=3)}
-        assert found == counted
+        result = {(edge.caller, edge.callee, edge.kind): edge.calls for edge in edges(*spans, parts=3)}
+        assert result == counted
 
 
 def tangle(count: int, *, seed: int = 1) -> list[Span]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.samples import NOW_MS, a_span, lately
+from tests.support.samples import NOW_MS, a_span, last_hours
 from tests.support.spans import any_spans, many_spans
 from vantage.core.span import Span, SpanStatus
 from vantage.core.span_table import build_span_table
@@ -79,16 +79,16 @@ TABLE = build_span_table(SPANS)
 
 @given(conditions)
 def test_rows_match_as_the_spans_do(asked: dict[str, Any]) -> None:
-    wanted = TraceFilter(ALWAYS, **asked)
-    assert matching_rows(TABLE, wanted).tolist() == [row for row, span in enumerate(SPANS) if meets(span, wanted)]
+    expected = TraceFilter(ALWAYS, **asked)
+    assert matching_rows(TABLE, expected).tolist() == [row for row, span in enumerate(SPANS) if meets(span, expected)]
 
 
 @pytest.mark.parametrize("text", ["Zoë", "zOË", "ABC", "abc-9", "Get", "é"])
 def test_text_is_found_in_any_case(text: str) -> None:
     spans = [a_span("aBc-9", attributes={"user": "ZOË"}), a_span("none", name="caf\xe9 get", attributes={"abc": ""})]
-    wanted = TraceFilter(ALWAYS, text=text)
-    rows = matching_rows(build_span_table(spans), wanted).tolist()
-    assert rows == [row for row, span in enumerate(spans) if meets(span, wanted)]
+    expected = TraceFilter(ALWAYS, text=text)
+    rows = matching_rows(build_span_table(spans), expected).tolist()
+    assert rows == [row for row, span in enumerate(spans) if meets(span, expected)]
     assert rows
 
 
@@ -126,8 +126,8 @@ def test_of_spans_that_start_together_the_first_by_id_is_the_root() -> None:
 
 def test_traces_are_listed_latest_first_and_ties_by_id() -> None:
     spans = [a_span(trace_id, start_ms=NOW_MS + late) for trace_id, late in (("a", 0), ("c", 0), ("b", 0), ("d", -1))]
-    found = latest_summaries(build_span_table(spans), TraceFilter(lately()))
-    assert [one.trace_id for one in found] == ["c", "b", "a", "d"]
+    result = latest_summaries(build_span_table(spans), TraceFilter(last_hours()))
+    assert [one.trace_id for one in result] == ["c", "b", "a", "d"]
 
 
 @given(any_spans(some_ids=few_ids), st.integers(0, 4), st.integers(1, 3))
@@ -136,8 +136,8 @@ def test_a_listing_goes_on_after_any_of_its_traces(spans: list[Span], place: int
     whole = latest_summaries(table, TraceFilter(ALWAYS))
     assert whole == sorted(summed(spans), key=lambda one: (one.start_ns, one.trace_id), reverse=True)
     for last in whole[place : place + 1]:
-        wanted = TraceFilter(ALWAYS, before=(last.start_ns, last.trace_id), limit=limit)
-        assert latest_summaries(table, wanted) == whole[place + 1 :][:limit]
+        expected = TraceFilter(ALWAYS, before=(last.start_ns, last.trace_id), limit=limit)
+        assert latest_summaries(table, expected) == whole[place + 1 :][:limit]
 
 
 def test_a_made_up_cursor_lists_what_is_before_it() -> None:

@@ -65,8 +65,8 @@ class Running:
 
     async def total(self, service: str = "api", start_ms: int = NOW_MS - 20 * HOUR_MS) -> int:
         path = f"/api/metrics/timeseries?service={service}&metric=m&agg=count&step=60s&start={start_ms}&end={NOW_MS}"
-        found = (await self.client.get(path)).json()
-        return sum(point[1] or 0 for series in found["series"] for point in series["points"])
+        result = (await self.client.get(path)).json()
+        return sum(point[1] or 0 for series in result["series"] for point in series["points"])
 
     async def figure(self, name: str) -> float:
         lines = (await self.client.get("/metrics")).text.splitlines()

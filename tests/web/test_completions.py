@@ -74,17 +74,17 @@ def labels(server: Server, marked: str) -> list[str]:
     ],
 )
 def test_what_stands_before_the_cursor_decides(server: Server, marked: str, expected: list[str]) -> None:
-    found = labels(server, marked)
+    result = labels(server, marked)
     if "AND x" in marked:
-        assert "orders" in found
+        assert "orders" in result
     else:
-        assert found == expected
+        assert result == expected
 
 
 def test_what_is_inserted_is_escaped_and_replaces_what_is_written(server: Server) -> None:
     text = "WHERE tags['method'] = 'it"
-    found = ask(server, text + "|")
-    assert found == {
+    result = ask(server, text + "|")
+    assert result == {
         "start": len(text) - 2,
         "end": len(text),
         "items": [{"label": "it's", "insert": "it\\'s", "kind": "value"}],

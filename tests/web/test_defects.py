@@ -47,10 +47,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def answer_of(connection: socket.socket) -> bytes:
     """Everything until the server hangs up."""
-    found = b""
+    result = b""
     while part := connection.recv(65536):
-        found += part
-    return found
+        result += part
+    return result
 
 
 def memory_peak_mib(server: Server) -> int:
@@ -117,8 +117,8 @@ def test_reasons_of_an_agent_cannot_fill_our_metrics(server: Server) -> None:
         reasons = {f"r{number}-{i}\n": 1 for i in range(16)}
         body = msgspec.msgpack.encode({"resource": {"service_name": "x"}, "dropped": reasons})
         assert server.request("POST", "/v1/metrics", body, {"Content-Type": MEDIA_TYPE}).status == 202
-    told = {name: count for name, count in server.counts().items() if "agent" in name and "reason" in name}
-    totals = {name: count for name, count in told.items() if "_created" not in name}
+    reported = {name: count for name, count in server.counts().items() if "agent" in name and "reason" in name}
+    totals = {name: count for name, count in reported.items() if "_created" not in name}
     assert len(totals) <= 33
     assert sum(totals.values()) == 320
 
@@ -150,9 +150,9 @@ def test_a_timeseries_fills_only_the_groups_it_returns(server: Server) -> None:
         assert server.send({"service_name": "groups", "metrics": metrics}).status == 202
     before = memory_peak_mib(server)
     path = "/api/metrics/timeseries?service=groups&metric=m&group_by=u&step=1s&start=now-3h"
-    found = server.get(path).json()
-    assert len(found["series"]) == 200
-    assert "8000 series match" in found["warnings"][0]
+    result = server.get(path).json()
+    assert len(result["series"]) == 200
+    assert "8000 series match" in result["warnings"][0]
     assert memory_peak_mib(server) - before < 400  # all 8000 would be 700
 
 
@@ -198,8 +198,8 @@ def test_a_batch_is_summed_once_for_all_who_listen(monkeypatch: pytest.MonkeyPat
             updates.publish(build_batch([(one, 1_795_453_200_000 + i, value) for i, value in enumerate(values)]))
         assert len(calls) == 2
         for reader in readers:
-            (found,) = reader.current.values()
-            assert (found.count, found.total, found.low, found.high) == (3, 15.0, 1.0, 9.0)
+            (result,) = reader.current.values()
+            assert (result.count, result.total, result.low, result.high) == (3, 15.0, 1.0, 9.0)
 
 
 def test_many_tiny_gzip_members_are_refused_at_once() -> None:

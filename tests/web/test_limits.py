@@ -11,14 +11,14 @@ from vantage.web.limits import RateLimited, TokenBuckets, TrustedProxies
 
 def taken(buckets: TokenBuckets, owner: str, *times_s: float) -> list[bool]:
     """Whether each of these requests was let through."""
-    found = []
+    result = []
     for at_s in times_s:
         try:
             buckets.take(owner, at_s)
-            found.append(True)
+            result.append(True)
         except RateLimited:
-            found.append(False)
-    return found
+            result.append(False)
+    return result
 
 
 def test_all_of_a_minute_s_requests_may_come_at_once_and_no_more() -> None:

@@ -46,22 +46,22 @@ def ask(server: Server, query: str, **body: Any) -> Answer:
 
 def test_the_plan_s_own_call_is_answered(server: Server) -> None:
     answer = ask(server, "SELECT * FROM metrics WHERE service_name='my-api' LIMIT 10")
-    found = answer.json()
+    result = answer.json()
     assert answer.status == 200
-    assert found["row_count"] == len(found["rows"]) == 10
-    assert found["columns"][0] == {"name": "timestamp", "type": "time"}
-    assert not found["truncated"]
-    assert found["range"]["end"] - found["range"]["start"] == 3_600_000
-    assert found["warnings"] == ["no lower time bound was given: the last hour is meant"]
-    assert found["elapsed_ms"] > 0
-    assert found["cached"] is False
-    assert found["rows"][0][7] == {"method": "GET", "ü": 'a "b", c\n'}
+    assert result["row_count"] == len(result["rows"]) == 10
+    assert result["columns"][0] == {"name": "timestamp", "type": "time"}
+    assert not result["truncated"]
+    assert result["range"]["end"] - result["range"]["start"] == 3_600_000
+    assert result["warnings"] == ["no lower time bound was given: the last hour is meant"]
+    assert result["elapsed_ms"] > 0
+    assert result["cached"] is False
+    assert result["rows"][0][7] == {"method": "GET", "ü": 'a "b", c\n'}
 
 
 def test_parameters_are_bound(server: Server) -> None:
     query = "SELECT count() FROM metrics WHERE tags['method'] IN {m:Array(String)} AND value < :most"
-    found = ask(server, query, params={"m": ["GET", "' OR 1=1 --"], "most": 6}).json()
-    assert found["rows"] == [[3]]
+    result = ask(server, query, params={"m": ["GET", "' OR 1=1 --"], "most": 6}).json()
+    assert result["rows"] == [[3]]
     answer = ask(server, query, params={"m": ["GET"]})
     assert (answer.status, answer.json()["field"]) == (400, "params.most")
 
@@ -124,12 +124,12 @@ def test_without_pyarrow_parquet_is_406_with_the_package_to_install(
 
 def test_a_refused_query_has_a_position_and_a_suggestion(server: Server) -> None:
     answer = ask(server, "SELECT value\nFROM metrics\nWHERE service_name=my-api")
-    found = answer.json()
+    result = answer.json()
     assert answer.status == 400
     assert answer.headers["content-type"] == "application/problem+json"
-    assert (found["field"], found["line"], found["column"]) == ("query", 3, 20)
-    assert found["suggestion"] == "did you mean 'my-api' in quotes?"
-    assert found["detail"].startswith("unknown column 'my'")
+    assert (result["field"], result["line"], result["column"]) == ("query", 3, 20)
+    assert result["suggestion"] == "did you mean 'my-api' in quotes?"
+    assert result["detail"].startswith("unknown column 'my'")
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ def test_a_body_that_does_not_fit_names_the_field(server: Server, body: dict[str
 
 
 def test_explain_returns_what_would_be_read(server: Server) -> None:
-    found = ask(server, "EXPLAIN SELECT count() FROM metrics").json()
-    assert [column["name"] for column in found["columns"]] == ["tier", "chunks", "rows"]
-    assert sum(row[2] for row in found["rows"]) == 12
+    result = ask(server, "EXPLAIN SELECT count() FROM metrics").json()
+    assert [column["name"] for column in result["columns"]] == ["tier", "chunks", "rows"]
+    assert sum(row[2] for row in result["rows"]) == 12
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -188,16 +188,16 @@ def timeseries(server: Server, where: str) -> Answer:
     ],
 )
 def test_a_condition_narrows_a_timeseries(server: Server, where: str, count: int, source: str) -> None:
-    found = timeseries(server, where).json()
-    assert sum(point[1] or 0 for series in found["series"] for point in series["points"]) == count
-    assert found["source"] in (source, "raw", "1h")
+    result = timeseries(server, where).json()
+    assert sum(point[1] or 0 for series in result["series"] for point in series["points"]) == count
+    assert result["source"] in (source, "raw", "1h")
     if source == "raw":
-        assert found["source"] == "raw"
+        assert result["source"] == "raw"
 
 
 def test_a_condition_that_cannot_be_read_is_named(server: Server) -> None:
-    found = timeseries(server, "valu > 5").json()
-    assert (found["status"], found["field"], found["column"]) == (400, "where", 1)
+    result = timeseries(server, "valu > 5").json()
+    assert (result["status"], result["field"], result["column"]) == (400, "where", 1)
     assert timeseries(server, "count() > 5").json()["field"] == "where"
     assert timeseries(server, "value > 5; DROP TABLE metrics").status == 400
 

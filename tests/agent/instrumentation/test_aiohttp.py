@@ -50,7 +50,7 @@ async def test_a_base_url_is_where_it_leads(start: Start, upstream: Upstream) ->
     async with aiohttp.ClientSession(f"{upstream.url}/a/") as session:
         (await session.get("b?q=http://x")).release()
         (await session.get(f"{upstream.url.replace('127.0.0.1', 'localhost')}/c")).release()
-    assert [path for _, path, _ in upstream.asked] == ["/a/b?q=http://x", "/c"]
+    assert [path for _, path, _ in upstream.requests] == ["/a/b?q=http://x", "/c"]
     assert [tags["peer"] for tags in await asyncio.to_thread(lambda: recorded.client)] == [
         upstream.address,
         upstream.address.replace("127.0.0.1", "localhost"),
@@ -83,7 +83,7 @@ async def test_headers_stay_the_applications_own(start: Start, upstream: Upstrea
         for headers in given:
             async with session.get(upstream.url, headers=headers) as response:
                 seen += [response.request_info.headers, headers]
-    assert [headers.get("x-a") for _, _, headers in upstream.asked] == ["1"] * 5
+    assert [headers.get("x-a") for _, _, headers in upstream.requests] == ["1"] * 5
     assert len({*upstream.traceparents} - {""}) == 5
     assert len(seen) == 25
     assert not any("traceparent" in headers for headers in seen)
@@ -142,7 +142,7 @@ async def test_calls_side_by_side_are_children_of_the_same_span(
 async def test_a_cancelled_call_is_cancelled(start: Start, upstream: Upstream, session: aiohttp.ClientSession) -> None:
     recorded = start("aiohttp")
     task = asyncio.ensure_future(session.get(f"{upstream.url}/hang"))
-    while not upstream.asked:
+    while not upstream.requests:
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -166,7 +166,7 @@ async def test_a_connect_request_carries_no_trace(
     with pytest.raises(aiohttp.ClientError):  # the proxy speaks no TLS
         await session.get("https://far.example/", proxy=upstream.url)
     (await session.get("http://far.example:81/", proxy=upstream.url)).release()
-    assert [method for method, _, _ in upstream.asked] == ["CONNECT", "GET"]
+    assert [method for method, _, _ in upstream.requests] == ["CONNECT", "GET"]
     assert [bool(text) for text in upstream.traceparents] == [False, True]
     assert [tags["peer"] for tags in await asyncio.to_thread(lambda: recorded.client)] == [
         "far.example",
@@ -176,10 +176,10 @@ async def test_a_connect_request_carries_no_trace(
 
 async def test_websockets_are_not_instrumented(start: Start, upstream: Upstream) -> None:
     recorded = start("aiohttp")
-    asked: list[str | None] = []
+    received: list[str | None] = []
 
     async def echo(request: web.Request) -> web.WebSocketResponse:
-        asked.append(request.headers.get("traceparent"))
+        received.append(request.headers.get("traceparent"))
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         await socket.send_str(await socket.receive_str())
@@ -203,7 +203,7 @@ async def test_websockets_are_not_instrumented(start: Start, upstream: Upstream)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         await talk(session)
         (await session.get(upstream.url, middlewares=[middleware])).release()
-    assert asked == [None, None]
+    assert received == [None, None]
     assert len(await asyncio.to_thread(lambda: recorded.client)) == 1
 
 

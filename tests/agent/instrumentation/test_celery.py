@@ -77,16 +77,16 @@ class Ran:
     worker: Receiver
 
     def spans(self, receiver: Receiver, name: str = "") -> list[dict[str, Any]]:
-        found = [span for sent in receiver.sent for span in sent.packed.get("spans", ())]
-        return sorted((span for span in found if name in ("", span["name"])), key=lambda span: span["start_ns"])
+        result = [span for sent in receiver.sent for span in sent.packed.get("spans", ())]
+        return sorted((span for span in result if name in ("", span["name"])), key=lambda span: span["start_ns"])
 
     def tags(self, receiver: Receiver, metric: str) -> list[dict[str, str]]:
-        found = [
+        result = [
             (name, {key: text for key, text in tags.items() if key not in ("instance", "service_version")})
             for sent in receiver.sent
             for name, _, _, tags in sent.packed["series"]
         ]
-        return [tags for name, tags in found if name == metric]
+        return [tags for name, tags in result if name == metric]
 
 
 @contextlib.contextmanager
@@ -113,8 +113,8 @@ def exercised(app: celery.Celery) -> tuple[tuple[str, str], dict[str, Any]]:
     results: dict[str, Any] = {}
     with vantage_agent.span("outer") as outer:
         ids = outer.trace_id, outer.span_id
-        asked = app.send_task("tasks.add", (1, 2))
-        results["add"] = asked.get(timeout=30)
+        task = app.send_task("tasks.add", (1, 2))
+        results["add"] = task.get(timeout=30)
     failed = app.send_task("tasks.fail", ("secret1",), kwargs={})
     with pytest.raises(ValueError, match="secret1"):
         failed.get(timeout=30)

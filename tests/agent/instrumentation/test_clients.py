@@ -156,7 +156,7 @@ class TestEachClient:
     def test_redirects_are_one_call(self, start: Start, upstream: Upstream, name: str, ask: Ask) -> None:
         recorded = start(name)
         response = ask("GET", f"{upstream.url}/redirect")
-        assert [path for _, path, _ in upstream.asked] == ["/redirect", "/status/200"]
+        assert [path for _, path, _ in upstream.requests] == ["/redirect", "/status/200"]
         assert [tags["status"] for tags in recorded.client] == ["200"]
         assert len(set(upstream.traceparents)) == 1
         assert all(upstream.traceparents)
@@ -204,7 +204,7 @@ class TestEachClient:
         recorded = start(name)
         url = f"http://user:secret1@{upstream.address}/secret2/{'x' * 400}?a=secret3"
         ask("POST", url, headers={"X-Key": "secret4"}, data={"b": "secret5"})
-        assert len(upstream.asked) == 1
+        assert len(upstream.requests) == 1
         assert len(recorded.client) == 1
         assert "secret" not in recorded.text
         assert "xxx" not in recorded.text
@@ -244,15 +244,15 @@ class TestEachClient:
         self, start: Start, upstream: Upstream, name: str, ask: Ask
     ) -> None:
         start(name)
-        found: list[Any] = []
-        thread = threading.Thread(target=lambda: found.append(ask("GET", f"{upstream.url}/hang").status_code))
+        result: list[Any] = []
+        thread = threading.Thread(target=lambda: result.append(ask("GET", f"{upstream.url}/hang").status_code))
         thread.start()
-        while not upstream.asked:
+        while not upstream.requests:
             thread.join(0.01)
         vantage_agent.shutdown()
         upstream.hold.set()
         thread.join()
-        assert found == [200]
+        assert result == [200]
 
 
 @pytest.mark.parametrize("name", ["requests", "httpx", "urllib3"])

@@ -198,14 +198,14 @@ LIBRARIES = {
 
 @pytest.fixture(params=LIBRARIES.values(), ids=list(LIBRARIES))
 def library(request: pytest.FixtureRequest) -> Library:
-    found: Library = request.param
-    return found
+    result: Library = request.param
+    return result
 
 
 @pytest.fixture
 def port(library: Library, request: pytest.FixtureRequest) -> int:
-    found: int = request.getfixturevalue("postgres") if library.system == "postgresql" else 0
-    return found
+    result: int = request.getfixturevalue("postgres") if library.system == "postgresql" else 0
+    return result
 
 
 class TestEachLibrary:
@@ -341,12 +341,12 @@ class TestEachLibrary:
 
 def test_a_long_statement_counts_in_the_buffer(start: Start) -> None:
     recorded = start("sqlalchemy")
-    kept: list[int] = []
+    stored: list[int] = []
     with pytest.MonkeyPatch.context() as patch, sqlalchemy_on("sqlite://")(0) as one:
-        patch.setattr(tracer, "_append", lambda nbytes, what, span: kept.append(nbytes))
+        patch.setattr(tracer, "_append", lambda nbytes, what, span: stored.append(nbytes))
         one.ask("SELECT 1")
         one.ask(f"SELECT 1 AS {'x' * 5000}")
-    assert kept == [PLAIN_NBYTES + 1000]
+    assert stored == [PLAIN_NBYTES + 1000]
     assert len(recorded.spans) == 1  # the short one, which takes no more than any span
 
 

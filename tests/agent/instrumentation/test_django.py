@@ -203,8 +203,8 @@ def asgi() -> AbstractContextManager[str]:
 
 @pytest.fixture(params=[wsgi, asgi])
 def serve(request: pytest.FixtureRequest) -> Serve:
-    found: Serve = request.param
-    return found
+    result: Serve = request.param
+    return result
 
 
 @pytest.fixture(autouse=True)
@@ -300,8 +300,8 @@ def test_an_error_that_the_application_lets_through_is_its_own(
 
 
 def environ(asked: str, **more: Any) -> dict[str, Any]:
-    found: dict[str, Any] = Client()._base_environ(PATH_INFO=asked, **more)
-    return found
+    result: dict[str, Any] = Client()._base_environ(PATH_INFO=asked, **more)
+    return result
 
 
 @pytest.mark.parametrize("middleware", [[], ["plain_middleware"]])
@@ -309,8 +309,8 @@ def test_a_request_continues_the_trace_of_its_caller(start: Start, serve: Serve,
     recorded = start("django", trace_sample_rate=0)
     headers = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
     with override_settings(MIDDLEWARE=[HERE + name for name in middleware]), serve() as url:
-        for asked in ("/users/7", "/async/7"):
-            assert requests.get(url + asked, headers=headers, timeout=5).text == TRACE
+        for path in ("/users/7", "/async/7"):
+            assert requests.get(url + path, headers=headers, timeout=5).text == TRACE
     spans = recorded.spans
     servers = [span for span in spans if span["kind"] == "server"]
     assert [span["parent_span_id"] for span in servers] == [CALLER] * 2
@@ -327,8 +327,8 @@ def test_calls_of_a_view_are_a_part_of_its_request(
     steps.url = upstream.url
     session = httpx.Client(trust_env=False)  # which is not instrumented
     with session, override_settings(MIDDLEWARE=[HERE + name for name in middleware]), serve() as url:
-        for asked in ("/asks", "/async-asks"):
-            assert session.get(url + asked).text == "ok"
+        for path in ("/asks", "/async-asks"):
+            assert session.get(url + path).text == "ok"
     spans = {span["span_id"]: span for span in recorded.spans}
     chains = [chain(spans, text[36:52]) for text in upstream.traceparents]
     expected = ["GET 127.0.0.1", *(["around"] if middleware else [])]

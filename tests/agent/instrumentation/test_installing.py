@@ -76,8 +76,8 @@ WRAPPED = [
 
 def owner_of(module: str, owner: str) -> Any:
     """The class, or the module itself."""
-    found = importlib.import_module(module)
-    return getattr(found, owner) if owner else found
+    result = importlib.import_module(module)
+    return getattr(result, owner) if owner else result
 
 
 def found() -> dict[tuple[str, str, str], Any]:

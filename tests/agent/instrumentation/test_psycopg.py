@@ -150,17 +150,17 @@ def test_an_agent_that_ends_while_a_statement_runs_harms_nothing(
     start: Start, connection: psycopg.Connection, url: str
 ) -> None:
     start("psycopg")
-    found: list[Any] = []
+    result: list[Any] = []
     with psycopg.connect(url, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(7)")
         ask = "SELECT 1 FROM (SELECT pg_advisory_lock(7)) AS held"
-        thread = threading.Thread(target=lambda: found.append(connection.execute(ask).fetchall()))
+        thread = threading.Thread(target=lambda: result.append(connection.execute(ask).fetchall()))
         thread.start()
         while not other.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchall():
             time.sleep(0.01)
         vantage_agent.shutdown()
     thread.join()
-    assert found == [[(1,)]]
+    assert result == [[(1,)]]
 
 
 async def test_statements_of_tasks_side_by_side_are_parts_of_the_same_span(start: Start, url: str) -> None:

@@ -91,9 +91,9 @@ def kind(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def one(kind: Any, redis_port: int) -> Iterator[TimeseriesQuery]:
-    with contextlib.closing(kind(f"redis://127.0.0.1:{redis_port}/3")) as asked:
-        asked.do("flushdb")
-        yield asked
+    with contextlib.closing(kind(f"redis://127.0.0.1:{redis_port}/3")) as client:
+        client.do("flushdb")
+        yield client
 
 
 def test_a_command_is_a_span_and_a_duration(start: Start, one: TimeseriesQuery, redis_port: int) -> None:
@@ -161,8 +161,8 @@ def test_an_error_of_the_server_is_recorded_with_its_type(start: Start, one: Tim
 def test_a_server_that_is_not_there_is_an_error(start: Start, kind: Any) -> None:
     recorded = start("redis")
     port = free_port()
-    with contextlib.closing(kind(f"redis://127.0.0.1:{port}/0")) as asked, pytest.raises(redis.ConnectionError):
-        asked.do("get", "a")
+    with contextlib.closing(kind(f"redis://127.0.0.1:{port}/0")) as client, pytest.raises(redis.ConnectionError):
+        client.do("get", "a")
     (tags,) = recorded.database
     assert (tags["peer"], tags["error_type"]) == (f"127.0.0.1:{port}", "redis.exceptions.ConnectionError")
 
@@ -171,17 +171,17 @@ def test_nothing_of_a_command_but_its_name_is_sent(
     start: Start, one: TimeseriesQuery, kind: Any, redis_port: int
 ) -> None:
     recorded = start("redis")
-    with contextlib.closing(kind(f"redis://:secret0@127.0.0.1:{redis_port}/3")) as asked:
-        asked.do("get", "a")
-    with contextlib.closing(kind(f"redis://127.0.0.1:{redis_port}/3")) as asked:
-        asked.do("hset", "secret1", mapping={"secret2": "secret3"})
-        asked.do("execute_command", "GET secret4")
-        asked.do("execute_command", b"get", "secret5")
-        asked.do("config_get", "secret6")
-        asked.pipeline(("set", "secret7", "secret8"), ("mget", ["secret9"]))
+    with contextlib.closing(kind(f"redis://:secret0@127.0.0.1:{redis_port}/3")) as client:
+        client.do("get", "a")
+    with contextlib.closing(kind(f"redis://127.0.0.1:{redis_port}/3")) as client:
+        client.do("hset", "secret1", mapping={"secret2": "secret3"})
+        client.do("execute_command", "GET secret4")
+        client.do("execute_command", b"get", "secret5")
+        client.do("config_get", "secret6")
+        client.pipeline(("set", "secret7", "secret8"), ("mget", ["secret9"]))
         for wrong in ("secret10", "SECRET11 a", "get\nsecret12", "s" * 100):
             with contextlib.suppress(redis.RedisError):
-                asked.do("execute_command", wrong)
+                client.do("execute_command", wrong)
     operations = [span["name"] for span in recorded.spans]
     assert {tags["operation"] for tags in recorded.database} == {*operations}
     assert operations[:6] == ["GET", "HSET", "GET", "GET", "CONFIG", "PIPELINE"]
@@ -259,17 +259,17 @@ def test_an_agent_that_ends_while_a_command_runs_harms_nothing(
     start: Start, one: TimeseriesQuery, redis_port: int
 ) -> None:
     start("redis")
-    found: list[Any] = []
+    result: list[Any] = []
     with contextlib.closing(redis.Redis(port=redis_port)) as other:
         other.execute_command("CLIENT PAUSE", 60_000, "WRITE")
-        thread = threading.Thread(target=lambda: found.append(one.do("set", "a", "b")))
+        thread = threading.Thread(target=lambda: result.append(one.do("set", "a", "b")))
         thread.start()
         thread.join(0.1)
-        assert found == []
+        assert result == []
         vantage_agent.shutdown()
         other.execute_command("CLIENT UNPAUSE")
     thread.join()
-    assert found == [True]
+    assert result == [True]
 
 
 async def test_commands_of_tasks_side_by_side_are_parts_of_the_same_span(start: Start, redis_port: int) -> None:

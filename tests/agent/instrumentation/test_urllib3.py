@@ -36,9 +36,9 @@ def test_headers_that_are_somebodys_else_are_copied(start: Start, upstream: Upst
     assert "traceparent" not in several
     assert len({*upstream.traceparents}) == 6
     assert all(upstream.traceparents)
-    asked = [headers for _, _, headers in upstream.asked]
-    assert [headers.get("x-pool") for headers in asked] == ["1", "1", None, None, None, None]
-    assert [headers.get("x-manager") for headers in asked] == [None, None, None, "1", None, None]
+    received = [headers for _, _, headers in upstream.requests]
+    assert [headers.get("x-pool") for headers in received] == ["1", "1", None, None, None, None]
+    assert [headers.get("x-manager") for headers in received] == [None, None, None, "1", None, None]
 
 
 def test_a_traceparent_in_bytes_or_of_the_pool_is_preserved(start: Start, upstream: Upstream) -> None:
@@ -56,7 +56,7 @@ def test_the_state_of_the_trace_goes_along(start: Start, upstream: Upstream) -> 
     with urllib3.PoolManager() as manager:
         manager.request("GET", upstream.url)
     tracer.finish(span)
-    ((_, _, headers),) = upstream.asked
+    ((_, _, headers),) = upstream.requests
     assert headers["tracestate"] == "a=1"
     assert headers["traceparent"][3:35] == "ab" * 16
 
@@ -66,7 +66,7 @@ def test_retries_are_one_call(start: Start, upstream: Upstream) -> None:
     retries = urllib3.Retry(2, status_forcelist=[503], raise_on_status=False)
     with urllib3.PoolManager() as manager:
         manager.request("GET", f"{upstream.url}/status/503", retries=retries)
-    assert len(upstream.asked) == 3
+    assert len(upstream.requests) == 3
     assert len({*upstream.traceparents}) == 1
     assert [tags["status"] for tags in recorded.client] == ["503"]
 
@@ -96,7 +96,7 @@ def test_through_a_proxy_the_peer_is_the_target(start: Start, upstream: Upstream
         proxy.connection_from_host("far.example", 81, "http").urlopen(
             "GET", "http://far.example:81/x", assert_same_host=False
         )
-    assert [path for _, path, _ in upstream.asked] == ["http://far.example:81/x"] * 2
+    assert [path for _, path, _ in upstream.requests] == ["http://far.example:81/x"] * 2
     assert [tags["peer"] for tags in recorded.client] == ["far.example:81"] * 2
 
 

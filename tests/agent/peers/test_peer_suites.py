@@ -58,11 +58,11 @@ def outcomes(folder: Path, report: Path, *python: str, **environ: str) -> dict[s
         command, cwd=folder, env={**os.environ, **environ}, capture_output=True, text=True, timeout=240
     )
     assert report.exists(), done.stdout[-2000:] + done.stderr[-2000:]
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for case in ET.parse(report).iter("testcase"):
         parts = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        found[f"{case.get('classname')}::{case.get('name')}"] = " ".join(parts) or "passed"
-    return found
+        result[f"{case.get('classname')}::{case.get('name')}"] = " ".join(parts) or "passed"
+    return result
 
 
 @pytest.mark.timeout(900)  # the environment is made within the first

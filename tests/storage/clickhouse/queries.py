@@ -115,18 +115,18 @@ def _rolled(table: str) -> CheckedSelect:
 
 def queries() -> dict[str, CheckedSelect]:
     """Every query by name; those that the text has no words for as trees."""
-    found = {name: compile_query(text, now_ms=ASKED_MS).query for name, text in TEXTS.items()}
+    result = {name: compile_query(text, now_ms=ASKED_MS).query for name, text in TEXTS.items()}
     method = SelectItem(Column("metric_name"), "metric")
-    found["growth"] = _of(
+    result["growth"] = _of(
         "metrics",
         method,
         SelectItem(Call("increase"), "grown"),
         group_by=(method.expr,),
         having=equals("metric_name", "m1"),
     )
-    found["rollups_5m"] = _rolled("rollups_5m")
-    found["rollups_1h"] = _rolled("rollups_1h")
-    found["sketches"] = _of(
+    result["rollups_5m"] = _rolled("rollups_5m")
+    result["rollups_1h"] = _rolled("rollups_1h")
+    result["sketches"] = _of(
         "rollups_1h", method, SelectItem(Call("sketchQuantile", parameter=0.5), "p50"), group_by=(method.expr,)
     )
-    return found
+    return result

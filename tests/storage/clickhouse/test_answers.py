@@ -82,9 +82,9 @@ async def test_every_query_has_the_same_answer_on_both(stores: tuple[TelemetrySt
     for name, query in queries().items():
         if name == "sketches":  # of few values the two kinds of sketches interpolate differently: see below
             continue
-        found = await clickhouse.select(query, deadline_s=30)
-        wanted = await memory.select(query, deadline_s=30)
-        if different := differences(query, found, wanted, tolerance=1e-9):
+        result = await clickhouse.select(query, deadline_s=30)
+        expected = await memory.select(query, deadline_s=30)
+        if different := differences(query, result, expected, tolerance=1e-9):
             wrong[name] = different[:2]
     assert not wrong, f"seed {SEED}"
 
@@ -92,8 +92,8 @@ async def test_every_query_has_the_same_answer_on_both(stores: tuple[TelemetrySt
 async def test_explain_estimates_what_is_read_of_the_table(stores: tuple[TelemetryStore, TelemetryStore]) -> None:
     _, clickhouse = stores
     for name in ("aggregates", "spans", "top_tags"):
-        found = list((await clickhouse.explain(queries()[name], deadline_s=30)).rows())
-        ((tier, chunks, rows),) = found
+        result = list((await clickhouse.explain(queries()[name], deadline_s=30)).rows())
+        ((tier, chunks, rows),) = result
         assert tier == ("spans" if name == "spans" else "samples")
         assert chunks > 0
         assert rows > 0
@@ -108,9 +108,9 @@ async def test_a_quantile_of_sketches_is_within_their_error(tmp_path: Path) -> N
         for some in np.split(values, 10):  # in several states, which are merged
             await store.write(a_batch(*some.tolist(), series=one))
         await store.write(a_batch(1.0, 2.0, series=a_series(metric="m2", kind=Kind.GAUGE)))
-        found = dict((await store.select(queries()["sketches"], deadline_s=30)).rows())
-    assert found["m1"] == pytest.approx(float(np.median(values)), rel=RELATIVE_ERROR)
-    assert found["m2"] is None
+        result = dict((await store.select(queries()["sketches"], deadline_s=30)).rows())
+    assert result["m1"] == pytest.approx(float(np.median(values)), rel=RELATIVE_ERROR)
+    assert result["m2"] is None
 
 
 @pytest.mark.parametrize(

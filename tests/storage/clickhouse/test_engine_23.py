@@ -56,8 +56,8 @@ def ask(python: Path | str, wanted: dict[str, Any]) -> dict[str, Any]:
         [python, "-W", "ignore", SCRIPT], input=json.dumps(wanted), capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def test_the_old_engine_answers_as_the_new_one(old_python: Path) -> None:
@@ -66,11 +66,11 @@ def test_the_old_engine_answers_as_the_new_one(old_python: Path) -> None:
         [statement.text, {key: param_text(value) for key, value in statement.params.items()}]
         for statement in statements.values()
     ]
-    wanted = {
+    expected = {
         "before": [*(migration.text for migration in migrations()), SERIES_ROWS, SAMPLE_ROWS, SPAN_ROWS],
         "asked": asked,
     }
-    old, new = ask(old_python, wanted), ask(sys.executable, wanted)
+    old, new = ask(old_python, expected), ask(sys.executable, expected)
     assert old["version"].startswith("23.10.")
     wrong = {
         name: (before, after)
@@ -78,7 +78,7 @@ def test_the_old_engine_answers_as_the_new_one(old_python: Path) -> None:
         if not alike(before, after)
     }
     assert not wrong
-    answered = [name for name, found in zip(statements, old["found"], strict=True) if found]
+    answered = [name for name, result in zip(statements, old["found"], strict=True) if result]
     assert len(answered) > len(statements) - 5, "hardly a query found anything: the rows do not fit them"
 
 

@@ -27,10 +27,10 @@ def shown(statement: Statement) -> str:
 
 @pytest.mark.parametrize("name", queries())
 def test_the_sql_is_the_one_that_was_read(name: str) -> None:
-    found, path = shown(print_select(queries()[name])), SNAPSHOTS / f"{name}.sql"
+    result, path = shown(print_select(queries()[name])), SNAPSHOTS / f"{name}.sql"
     if os.environ.get("UPDATE_SNAPSHOTS"):
-        path.write_text(found, encoding="utf-8")
-    assert found == path.read_text(encoding="utf-8")
+        path.write_text(result, encoding="utf-8")
+    assert result == path.read_text(encoding="utf-8")
 
 
 def test_every_snapshot_has_a_query() -> None:

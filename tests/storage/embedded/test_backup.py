@@ -106,22 +106,22 @@ async def test_a_backup_beside_a_writing_sealing_and_merging_store_is_one_state_
             assert made.manifest.segments
             restore_backup(tmp_path / f"backup{n}", tmp_path / f"new{n}")
             async with opened(tmp_path / f"new{n}") as copy:
-                kept = await everything(copy)
+                stored = await everything(copy)
             state, later = contents(written[:before]), iter(written[before:])
-            while state != kept and (batch := next(later, None)) is not None:
+            while state != stored and (batch := next(later, None)) is not None:
                 state.update(contents([batch]))
-            assert state == kept, "it holds neither exactly what was acknowledged before, nor that and what followed"
+            assert state == stored, "it holds neither exactly what was acknowledged before, nor that and what followed"
 
 
 async def test_a_backup_without_a_server_is_the_same(opened: Open, tmp_path: Path) -> None:
-    kept = await filled(opened, tmp_path / "data")
+    stored = await filled(opened, tmp_path / "data")
     made = back_up(tmp_path / "data", tmp_path / "backup")
     assert (made.omitted, made.quarantined, made.manifest.sealed_generation) == ((), 0, 1)
     assert restore_backup(tmp_path / "backup", tmp_path / "new") == made.manifest
     async with opened(tmp_path / "new") as store:
-        assert await everything(store) == kept
+        assert await everything(store) == stored
         await store.seal()
-        assert await everything(store) == kept
+        assert await everything(store) == stored
 
 
 async def test_deleted_data_is_deleted_in_the_backup_too(opened: Open, tmp_path: Path) -> None:
@@ -131,13 +131,13 @@ async def test_deleted_data_is_deleted_in_the_backup_too(opened: Open, tmp_path:
     async with opened(tmp_path / "data") as store:
         assert lock.take(wait=True)
         await store.delete(Selector(service="svc1"))
-        kept = await everything(store)
-        assert not any(b"svc1" in one[0] for one in kept if isinstance(one, tuple))
+        stored = await everything(store)
+        assert not any(b"svc1" in one[0] for one in stored if isinstance(one, tuple))
         lock.release()
         back_up(tmp_path / "data", tmp_path / "backup")
     restore_backup(tmp_path / "backup", tmp_path / "new")
     async with opened(tmp_path / "new") as store:
-        assert await everything(store) == kept
+        assert await everything(store) == stored
 
 
 async def test_nothing_is_sealed_while_segments_are_copied_and_everything_afterwards(
@@ -326,7 +326,7 @@ async def test_a_folder_with_data_or_a_server_is_refused_and_not_changed(opened:
 async def test_an_interrupted_restore_is_not_served_and_may_be_run_again(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = await filled(opened, tmp_path / "data")
+    stored = await filled(opened, tmp_path / "data")
     back_up(tmp_path / "data", tmp_path / "backup")
     new = tmp_path / "new"
 
@@ -344,7 +344,7 @@ async def test_an_interrupted_restore_is_not_served_and_may_be_run_again(
     restore_backup(tmp_path / "backup", new)
     assert not (new / MARKER).exists()
     async with opened(new) as store:
-        assert await everything(store) == kept
+        assert await everything(store) == stored
 
 
 async def test_metadata_comes_along(opened: Open, tmp_path: Path) -> None:

@@ -51,9 +51,9 @@ def test_every_finite_float_comes_back_bit_by_bit(runs: list[list[float]]) -> No
 @given(RUNS, st.data())
 def test_the_floats_of_some_runs_come_back(runs: list[list[float]], data: st.DataObject) -> None:
     values, counts = laid(runs)
-    wanted = np.array(data.draw(st.lists(st.booleans(), min_size=len(runs), max_size=len(runs))))
-    found = PACKER.unpack_floats(PACKER.pack_floats(values, counts), counts, wanted)
-    assert found.tobytes() == values[np.repeat(wanted, counts)].tobytes()
+    expected = np.array(data.draw(st.lists(st.booleans(), min_size=len(runs), max_size=len(runs))))
+    result = PACKER.unpack_floats(PACKER.pack_floats(values, counts), counts, expected)
+    assert result.tobytes() == values[np.repeat(expected, counts)].tobytes()
 
 
 def test_infinities_of_sums_that_overflowed_come_back() -> None:

@@ -70,9 +70,9 @@ async def test_a_truncated_segment_is_quarantined_and_the_rest_is_served(opened:
             await store.write(a_batch(1.0, at_ms=NOW_MS - 20 * DAY_MS))
             await store.seal()
             assert await total(store) == 1001
-    (told,) = [log for log in logs if log["log_level"] == "error"]
-    assert told["file"] == older.name
-    assert "cut off" in told["reason"]
+    (reported,) = [log for log in logs if log["log_level"] == "error"]
+    assert reported["file"] == older.name
+    assert "cut off" in reported["reason"]
     (aside,) = (tmp_path / "data" / "segments" / "damaged").glob("*.samples.db")
     assert aside.read_bytes() == content[: len(content) // 2], "nothing of it is changed"
 

@@ -83,9 +83,9 @@ def exactly(rows: list[Row]) -> Counter[str]:
 def test_a_block_is_decoded_completely(rows: list[Row]) -> None:
     ((some, block),) = exemplar_blocks(CODEC, sort_by_trace(exemplar_samples(rows)))
     assert exactly(rows_of(some)) == exactly(rows)
-    found = unpack_exemplars(CODEC, *block.columns[2:])
-    assert list(map(repr, rows_of(found))) == list(map(repr, rows_of(some)))
-    assert (block.low, block.high) == (trace_hashes(found).min(), trace_hashes(found).max())
+    result = unpack_exemplars(CODEC, *block.columns[2:])
+    assert list(map(repr, rows_of(result))) == list(map(repr, rows_of(some)))
+    assert (block.low, block.high) == (trace_hashes(result).min(), trace_hashes(result).max())
 
 
 def test_a_flipped_bit_is_a_value_error() -> None:
@@ -105,8 +105,8 @@ def test_every_trace_is_found_with_all_its_links_over_many_blocks(a_trace: int) 
     rows = many(5 * EXEMPLARS_MAX, a_trace=a_trace)
     db = written(rows)
     for trace_id in {row[0] for row in rows[:: max(1, a_trace // 2)]} if a_trace > 4 else {rows[0][0], rows[7777][0]}:
-        found = find_exemplars(db, CODEC, part=1, trace_id=trace_id, trace_hash=truncated_hash(trace_id))
-        assert exactly([row for samples in found for row in rows_of(samples)]) == exactly(
+        result = find_exemplars(db, CODEC, part=1, trace_id=trace_id, trace_hash=truncated_hash(trace_id))
+        assert exactly([row for samples in result for row in rows_of(samples)]) == exactly(
             [row for row in rows if row[0] == trace_id]
         )
     assert list(find_exemplars(db, CODEC, part=1, trace_id="none", trace_hash=truncated_hash("none"))) == []
@@ -118,13 +118,13 @@ def test_shares_of_the_hashes_contain_every_exemplar_once(shares: int) -> None:
     rows = many(3 * EXEMPLARS_MAX, a_trace=4)
     db = written(rows)
     ends = [HASH_MAX * number // shares for number in range(shares + 1)]
-    found = [
+    result = [
         row
         for low, high in pairwise(ends)
         for some in exemplars_between(db, CODEC, part=1, low=low, high=high)
         for row in rows_of(some)
     ]
-    assert exactly(found) == exactly(rows)
+    assert exactly(result) == exactly(rows)
 
 
 @given(ROWS, st.lists(st.booleans(), min_size=60, max_size=60), st.integers(1, 4))
@@ -140,10 +140,10 @@ def test_samples_claim_their_links_each_once_however_they_come(rows: list[Row], 
         if not some:
             continue
         slot, time_ms, value = zip(*some, strict=True)
-        found = unclaimed.claim(np.array(slot, np.uint32), np.array(time_ms), np.array(value))
-        position = found.position.tolist()
+        result = unclaimed.claim(np.array(slot, np.uint32), np.array(time_ms), np.array(value))
+        position = result.position.tolist()
         assert position == sorted(set(position))
-        ids = zip(decode_ids(found.trace_id), decode_ids(found.span_id), strict=True)
+        ids = zip(decode_ids(result.trace_id), decode_ids(result.span_id), strict=True)
         claimed += [(*pair, *some[row]) for row, pair in zip(position, ids, strict=True)]
     assert exactly(claimed) == exactly(rows)
     assert unclaimed.left == 0

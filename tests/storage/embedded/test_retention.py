@@ -43,13 +43,13 @@ def noise(days_back: float, count: int = 5000, service: str = "api", metric: str
 
 def on_disk(folder: Path) -> int:
     """Return the bytes that segments occupy in the file system, including deleted files that are still open."""
-    found = [path.stat() for path in (folder / "segments").glob("*.db*") if not path.name.endswith("-shm")]
+    result = [path.stat() for path in (folder / "segments").glob("*.db*") if not path.name.endswith("-shm")]
     for fd in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
             target = str(fd.readlink())
             if target.startswith(str(folder)) and target.endswith("(deleted)") and "-shm" not in target:
-                found.append(fd.stat())
-    return sum(one.st_blocks * 512 for one in found)
+                result.append(fd.stat())
+    return sum(one.st_blocks * 512 for one in result)
 
 
 def budget_of(segments_nbytes: int) -> RetentionPolicy:
@@ -71,10 +71,10 @@ async def test_weeks_older_than_the_days_are_unlinked_and_their_space_is_free(
         await store.seal()
         assert await total(store) == 80_000
         before = on_disk(tmp_path / "data")
-        gone = await store.expire(RetentionPolicy(days=30))
-        assert (gone.samples, gone.spans, gone.series) == (60_000, 3, 0)
-        assert gone.nbytes > 60_000 * 6
-        assert on_disk(tmp_path / "data") <= before - gone.nbytes + 8192
+        deleted = await store.expire(RetentionPolicy(days=30))
+        assert (deleted.samples, deleted.spans, deleted.series) == (60_000, 3, 0)
+        assert deleted.nbytes > 60_000 * 6
+        assert on_disk(tmp_path / "data") <= before - deleted.nbytes + 8192
         assert await total(store) == 20_000
         assert len(segments(tmp_path / "data")) == 2
         assert (await store.trace("t60")).spans == ()
@@ -92,8 +92,8 @@ async def test_expired_data_is_hidden_even_while_its_file_exists(opened: Open, c
         await store.expire(RetentionPolicy(days=7))
         assert await total(store) == 1
         assert (await store.trace("old")).spans == ()
-        found = await store.traces(TraceFilter(TimeRange(0, NOW_MS + HOUR_MS)))
-        assert [one.trace_id for one in found] == ["new"]
+        result = await store.traces(TraceFilter(TimeRange(0, NOW_MS + HOUR_MS)))
+        assert [one.trace_id for one in result] == ["new"]
 
 
 async def test_series_without_data_are_removed_from_the_catalogue(opened: Open) -> None:
@@ -115,14 +115,14 @@ async def test_beyond_the_budget_the_oldest_samples_expire_before_any_rollup(ope
             await store.write(noise(days, 20_000))
             await store.seal()
         before = on_disk(tmp_path / "data")
-        gone = await store.expire(budget_of(before // 2))
+        deleted = await store.expire(budget_of(before // 2))
         assert on_disk(tmp_path / "data") <= before // 2 + 8192
-        assert gone.samples > 0
-        assert await total(store) == 160_000 - gone.samples
+        assert deleted.samples > 0
+        assert await total(store) == 160_000 - deleted.samples
         names = segments(tmp_path / "data")
         assert sum(name.endswith("rollups.db") for name in names) >= 8, "rollups outlive samples"
-        kept = [name for name in names if name.endswith("samples.db")]
-        assert kept == sorted(kept)[-len(kept) :]
+        stored = [name for name in names if name.endswith("samples.db")]
+        assert stored == sorted(stored)[-len(stored) :]
         assert await store.raw_since_ms() > NOW_MS - 70 * DAY_MS
         assert len(await store.list_series()) == 1, "a series of which there are rollups is still known"
 
@@ -154,9 +154,9 @@ async def test_a_budget_too_small_for_one_week_drops_its_oldest_parts(opened: Op
             await store.write(noise(0.5 - n * 0.05, 20_000))
             await store.seal()
         before = on_disk(tmp_path / "data")
-        gone = await store.expire(budget_of(before // 2))
-        assert 40_000 <= gone.samples < 120_000
-        assert await total(store) == 120_000 - gone.samples
+        deleted = await store.expire(budget_of(before // 2))
+        assert 40_000 <= deleted.samples < 120_000
+        assert await total(store) == 120_000 - deleted.samples
         assert on_disk(tmp_path / "data") < 0.7 * before
 
 
@@ -170,8 +170,8 @@ async def test_rules_expire_only_what_they_name(opened: Open, clock: MovedClock)
             await store.write(Batch(spans=spans))
         await store.seal()
         rules = (parse_rule("*/debug.*=7"), parse_rule("batch/*=10"))
-        gone = await store.expire(RetentionPolicy(rules=rules))
-        assert (gone.samples, gone.spans) == (200, 1)
+        deleted = await store.expire(RetentionPolicy(rules=rules))
+        assert (deleted.samples, deleted.spans) == (200, 1)
         assert await total(store, of_service("api")) == 300
         assert await total(store, of_service("batch")) == 100
         assert (await store.trace("b20")).spans == ()
@@ -200,10 +200,10 @@ async def test_forgetting_frees_the_space_of_what_was_sealed(opened: Open, tmp_p
         await store.write(noise(0, 1000, "kept"))
         await store.seal()
         before = on_disk(tmp_path / "data")
-        gone = await store.delete(Selector(service="gone"))
-        assert gone.samples == 40_000
-        assert gone.nbytes > 40_000 * 6
-        assert on_disk(tmp_path / "data") <= before - gone.nbytes + 8192
+        deleted = await store.delete(Selector(service="gone"))
+        assert deleted.samples == 40_000
+        assert deleted.nbytes > 40_000 * 6
+        assert on_disk(tmp_path / "data") <= before - deleted.nbytes + 8192
         assert await total(store) == 1000
 
 
@@ -223,16 +223,16 @@ async def test_a_deletion_while_a_generation_waits_applies_to_it_too(opened: Ope
 async def test_while_sealing_lags_behind_writes_are_busy_and_nothing_is_dropped(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = 0
+    stored = 0
     async with opened(head_nbytes_max=1 << 20) as store:
         sealing = store._seal_queue._sealer.write
         monkeypatch.setattr(store._seal_queue._sealer, "write", _fails)
         with pytest.raises(BusyError) as refused:
             for _ in range(100):
                 await store.write(a_batch(*[1.0] * 5000))
-                kept += 5000
+                stored += 5000
         assert refused.value.retry_after_s >= 1
-        assert await total(store) == kept
+        assert await total(store) == stored
         monkeypatch.setattr(store._seal_queue._sealer, "write", sealing)
 
         def sealed() -> bool:
@@ -241,9 +241,9 @@ async def test_while_sealing_lags_behind_writes_are_busy_and_nothing_is_dropped(
 
         await until(sealed)
         await store.write(a_batch(1.0))
-        assert await total(store) == kept + 1
+        assert await total(store) == stored + 1
     async with opened() as store:
-        assert await total(store) == kept + 1
+        assert await total(store) == stored + 1
 
 
 def _fails(generation: Any) -> Any:

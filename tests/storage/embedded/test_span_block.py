@@ -28,8 +28,8 @@ def sealed(body: bytes) -> bytes:
 
 
 def fields_of(block: bytes) -> list[Any]:
-    found: list[Any] = msgspec.msgpack.decode(block[5:])
-    return found
+    result: list[Any] = msgspec.msgpack.decode(block[5:])
+    return result
 
 
 @given(any_spans())

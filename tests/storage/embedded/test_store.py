@@ -156,22 +156,22 @@ async def test_a_second_store_on_one_folder_is_refused(opened: Open) -> None:
 
 
 async def test_a_full_disk_refuses_complete_batches_and_recovers_without_a_restart(opened: Open) -> None:
-    kept = 0
+    stored = 0
     async with opened(page_count_max=60) as store:
         with pytest.raises(StoreUnavailable, match="full"):
             for _ in range(100):
-                await store.write(a_batch(*[1.0] * 1000, series=a_series(tags={"n": str(kept)})))
-                kept += 1
-        assert 0 < kept < 100
+                await store.write(a_batch(*[1.0] * 1000, series=a_series(tags={"n": str(stored)})))
+                stored += 1
+        assert 0 < stored < 100
         with pytest.raises(StoreUnavailable):
             await store.ping()
-        assert (await totals(store))[0] == kept * 1000, "queries go on"
-        assert len(await store.list_series()) == kept, "the refused batch left no series behind"
+        assert (await totals(store))[0] == stored * 1000, "queries go on"
+        assert len(await store.list_series()) == stored, "the refused batch left no series behind"
         await store._commits.run(lambda: store._journal.db.execute("PRAGMA max_page_count=100000"))
         await store.write(a_batch(1.0))
         await store.ping()
     async with opened() as store:
-        assert (await totals(store))[0] == kept * 1000 + 1
+        assert (await totals(store))[0] == stored * 1000 + 1
 
 
 async def test_a_batch_refused_for_a_full_disk_can_be_sent_again_with_its_id(opened: Open) -> None:
@@ -238,9 +238,9 @@ async def test_files_are_for_their_owner_alone(opened: Open, tmp_path: Path) -> 
         await store.write(Batch(spans=(a_span(),)))
         await store.write(a_batch(1.0))
         await store.seal()
-        found = {path: path.stat().st_mode & 0o777 for path in (tmp_path / "data").rglob("*")}
-    assert {mode for path, mode in found.items() if path.is_file()} == {0o600}, found
-    assert {mode for path, mode in found.items() if path.is_dir()} == {0o700}, found
+        result = {path: path.stat().st_mode & 0o777 for path in (tmp_path / "data").rglob("*")}
+    assert {mode for path, mode in result.items() if path.is_file()} == {0o600}, result
+    assert {mode for path, mode in result.items() if path.is_dir()} == {0o700}, result
 
 
 async def test_a_closed_store_is_unavailable(opened: Open) -> None:

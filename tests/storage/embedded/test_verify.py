@@ -65,9 +65,9 @@ def turn_a_bit(table: str, column: str, key: str = "id") -> Callable[[sqlite3.Co
 
 def run(sql: str, row: str) -> Callable[[sqlite3.Connection], int]:
     def how(db: sqlite3.Connection) -> int:
-        (found,) = db.execute(row).fetchone()
-        db.execute(sql, (found,))
-        return int(found)
+        (result,) = db.execute(row).fetchone()
+        db.execute(sql, (result,))
+        return int(result)
 
     return how
 
@@ -109,13 +109,13 @@ async def test_what_is_wrong_is_named_by_file_table_and_row(
     path = max((folder / "segments").glob(f"*.{tier}.db"), key=lambda path: path.stat().st_size)
     with closing(sqlite3.connect(path)) as db, db:
         row = how(db)
-    found = faults(folder) or [
+    result = faults(folder) or [
         Fault(text.partition(":")[0], "part", None, text) for text in ReadOnlyFolder(folder).segments().damaged
     ]
-    assert {fault.file for fault in found} == {path.name}
-    assert table in {fault.table for fault in found}, found
-    if found[0].row is not None:
-        assert row in {fault.row for fault in found}, found
+    assert {fault.file for fault in result} == {path.name}
+    assert table in {fault.table for fault in result}, result
+    if result[0].row is not None:
+        assert row in {fault.row for fault in result}, result
 
 
 async def test_missing_rows_are_detected(folder: Path) -> None:

@@ -108,8 +108,8 @@ def test_the_newest_revision_has_the_very_statements_of_the_schema(url: str, pat
 
 
 def test_the_first_migration_compiles_for_postgresql() -> None:
-    said = io.StringIO()
-    context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True, "output_buffer": said})
+    output = io.StringIO()
+    context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True, "output_buffer": output})
     (file,) = (migrations_dir() / "metadata/versions").glob("0001_*.py")
     spec = util.spec_from_file_location("first_migration", file)
     assert spec is not None
@@ -118,9 +118,9 @@ def test_the_first_migration_compiles_for_postgresql() -> None:
     spec.loader.exec_module(module)
     with Operations.context(context):
         module.upgrade()
-    assert "id BIGSERIAL NOT NULL" in said.getvalue()
-    assert "WHERE source = 'seen'" in said.getvalue()
-    assert "BEFORE UPDATE OR DELETE OR TRUNCATE ON audit" in said.getvalue()
+    assert "id BIGSERIAL NOT NULL" in output.getvalue()
+    assert "WHERE source = 'seen'" in output.getvalue()
+    assert "BEFORE UPDATE OR DELETE OR TRUNCATE ON audit" in output.getvalue()
 
 
 # DELETE: as a copied database may be. Opening that for writing would alter its header.
@@ -210,7 +210,7 @@ async def test_the_file_and_those_beside_it_are_for_their_owner_alone(url: str, 
     try:
         async with SqlMetadataStore(url, SystemClock()) as store:
             await store.record_audit(ENTRY)
-            modes = {found.name: stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()}
+            modes = {result.name: stat.S_IMODE(result.stat().st_mode) for result in path.parent.iterdir()}
     finally:
         os.umask(before)
     assert modes == {"metadata.db": 0o600, "metadata.db-wal": 0o600, "metadata.db-shm": 0o600}
