@@ -47,8 +47,8 @@ class Sent:
     def values(self) -> dict[str, list[float]]:
         result: dict[str, list[float]] = {}
         if self.headers["Content-Type"] == "application/json":
-            for one in self.json.get("metrics", []):
-                result.setdefault(one["metric_name"], []).append(one["value"])
+            for item in self.json.get("metrics", []):
+                result.setdefault(item["metric_name"], []).append(item["value"])
             return result
         packed = self.packed
         for index, _, values, *_ in packed["samples"]:
@@ -168,19 +168,19 @@ def misbehaving(behave: Callable[[socket.socket, int], None]) -> Iterator[Misbeh
         for connection in list(open_ones):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        for one in threads:
-            one.join()
+        for item in threads:
+            item.join()
 
 
 def read_request(connection: socket.socket) -> bytes:
     """The body of one request, unpacked; empty when the other side closed instead."""
-    held = b""
-    while b"\r\n\r\n" not in held:
+    stored = b""
+    while b"\r\n\r\n" not in stored:
         more = connection.recv(65536)
         if not more:
             return b""
-        held += more
-    head, _, body = held.partition(b"\r\n\r\n")
+        stored += more
+    head, _, body = stored.partition(b"\r\n\r\n")
     length = next(
         int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
     )

@@ -99,11 +99,11 @@ def test_any_sequence_of_items_stays_within_the_limits(
     def is_half_full() -> bool:
         return len(buffer) >= items_max / 2 or buffer.nbytes >= nbytes_max / 2
 
-    added = taken = 0
+    added = used = 0
     was_woken = False
     for step, nbytes in steps:
         if step == "take":
-            taken += buffer.take() is not None
+            used += buffer.take() is not None
             continue
         if step == "rearm":
             assert buffer.reset_wakeup() == is_half_full()
@@ -116,4 +116,4 @@ def test_any_sequence_of_items_stays_within_the_limits(
         assert not (woken and was_woken)
         assert woken or was_woken or not is_half_full()
         was_woken = was_woken or woken
-    assert added == taken + len(buffer) + buffer.take_losses().get("buffer_full", 0)
+    assert added == used + len(buffer) + buffer.take_losses().get("buffer_full", 0)

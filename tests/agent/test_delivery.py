@@ -48,9 +48,9 @@ class Delivery:
 
 @pytest.fixture
 def delivery(receiver: Receiver) -> Iterator[Delivery]:
-    one = Delivery(receiver.url)
-    yield one
-    one.exporter.close()
+    first = Delivery(receiver.url)
+    yield first
+    first.exporter.close()
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -241,8 +241,8 @@ def test_a_server_that_accepts_only_json_gets_json_from_then_on(receiver: Receiv
     assert first.packed["batch"] == ids[0]
     as_read = NativeFormat("json", SeriesCache()).receive(metrics.body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
     assert (as_read.accepted, as_read.errors) == (3, [])
-    one, two, lost = metrics.json["metrics"]
-    assert one == {
+    single, two, lost = metrics.json["metrics"]
+    assert single == {
         "metric_name": "n",
         "metric_type": "counter",
         "unit": "ms",
@@ -270,9 +270,9 @@ def test_json_with_many_repeated_tags_is_sent_in_parts(receiver: Receiver) -> No
     delivery.exporter.send_all()
     delivery.exporter.close()
     sent = receiver.sent[1:]
-    assert max(len(one.body) for one in sent) < 8 << 20
-    assert [value for one in sent for value in one.values["m"]] == list(range(5000))
-    assert len({one.headers["Idempotency-Key"] for one in sent}) == len(sent) > 1
+    assert max(len(first.body) for first in sent) < 8 << 20
+    assert [value for first in sent for value in first.values["m"]] == list(range(5000))
+    assert len({first.headers["Idempotency-Key"] for first in sent}) == len(sent) > 1
 
 
 def test_a_batch_that_is_too_large_is_halved_once_and_the_next_ones_are_smaller(
@@ -282,10 +282,10 @@ def test_a_batch_that_is_too_large_is_halved_once_and_the_next_ones_are_smaller(
     receiver.answers = [too_large, ACCEPTED, too_large]
     delivery.buffer.count_loss("invalid", 2)
     delivery.send(1, 2, 3, 4, 5)
-    whole, first, second = receiver.sent
-    assert [one.values["m"] for one in (whole, first, second)] == [[1, 2, 3, 4, 5], [1, 2], [3, 4, 5]]
-    assert len({one.packed["batch"] for one in receiver.sent}) == 3
-    assert [one.packed.get("dropped") for one in receiver.sent] == [{"invalid": 2}, {"invalid": 2}, None]
+    complete, first, second = receiver.sent
+    assert [item.values["m"] for item in (complete, first, second)] == [[1, 2, 3, 4, 5], [1, 2], [3, 4, 5]]
+    assert len({item.packed["batch"] for item in receiver.sent}) == 3
+    assert [item.packed.get("dropped") for item in receiver.sent] == [{"invalid": 2}, {"invalid": 2}, None]
     assert delivery.buffer.take_losses() == {"refused_413": 3}
     assert delivery.exporter._maker._nbytes_max == BATCH_NBYTES_MAX // 2
     for _ in range(20):
@@ -330,10 +330,10 @@ def test_halves_contain_everything_once(seed: int) -> None:
         for batch in batches:
             result += [span[1] for span in batch.spans]
             for identity, column in batch.columns.items():
-                links = {place: trace for place, trace, _ in column.all_exemplars}
+                links = {index: trace for index, trace, _ in column.all_exemplars}
                 result += [
-                    (identity[0], time_ms, value, links.get(place))
-                    for place, (time_ms, value) in enumerate(zip(column.times_ms, column.values, strict=True))
+                    (identity[0], time_ms, value, links.get(index))
+                    for index, (time_ms, value) in enumerate(zip(column.times_ms, column.values, strict=True))
                 ]
                 assert set(links) <= set(range(len(column.values)))
         return sorted(result, key=repr)

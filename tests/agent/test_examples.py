@@ -61,11 +61,11 @@ def running(name: str, folder: Path) -> Iterator[str]:
 
 
 def series(receiver: Receiver) -> list[list[Any]]:
-    return [one for sent in receiver.sent for one in sent.packed["series"]]
+    return [item for sent in receiver.sent for item in sent.packed["series"]]
 
 
 def spans(receiver: Receiver) -> list[dict[str, Any]]:
-    return [one for sent in receiver.sent for one in sent.packed.get("spans", [])]
+    return [item for sent in receiver.sent for item in sent.packed.get("spans", [])]
 
 
 def test_every_example_is_tried() -> None:
@@ -85,7 +85,7 @@ def test_an_application_sends_what_it_answered(name: str, receiver: Receiver, tm
     copied(name, tmp_path, receiver, **{"http://127.0.0.1:8001": "http://127.0.0.1:9"})
     with running(name, tmp_path) as url, contextlib.suppress(urllib.error.HTTPError):
         urllib.request.urlopen(f"{url}/orders/7?token=secret", timeout=10).read()
-    result = {one[0]: one[3] for one in series(receiver)}
+    result = {item[0]: item[3] for item in series(receiver)}
     assert result["http.request.duration"].get("endpoint") == ROUTES.get(name)
     if name == "fastapi_app":
         assert result["http.request.duration"]["tier"] == "gold"
@@ -99,7 +99,7 @@ def test_a_script_sends_its_metrics_and_spans(receiver: Receiver, tmp_path: Path
     path = copied("script", tmp_path, receiver)
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     subprocess.run([sys.executable, path], env=environ, check=True, timeout=30)
-    assert {"report.render", "report.rows", "reports.made", "log.records"} <= {one[0] for one in series(receiver)}
+    assert {"report.render", "report.rows", "reports.made", "log.records"} <= {item[0] for item in series(receiver)}
     inner, outer = spans(receiver)
     assert (inner["name"], outer["name"], inner["parent_span_id"]) == ("read", "report", outer["span_id"])
     assert outer["attributes"] == {"kind": "sales", "characters": "3889"}

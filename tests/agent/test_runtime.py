@@ -43,10 +43,10 @@ class Figures:
 
 @pytest.fixture
 def figures() -> Iterator[Figures]:
-    one = Figures()
-    one.runtime.start()
-    yield one
-    one.runtime.stop()
+    gauges = Figures()
+    gauges.runtime.start()
+    yield gauges
+    gauges.runtime.stop()
 
 
 def test_the_names_and_units_are_those_of_vantage_itself(figures: Figures) -> None:
@@ -76,11 +76,11 @@ def test_cpu_is_that_of_the_interval(figures: Figures) -> None:
 
 def test_memory_is_resident_bytes(figures: Figures) -> None:
     before = figures.measure()["process.memory.rss"]
-    held = b"x" * (64 << 20)
+    stored = b"x" * (64 << 20)
     after = figures.measure()["process.memory.rss"]
     assert 10 << 20 < before < 8 << 30
     assert after - before > 48 << 20
-    assert held
+    assert stored
 
 
 def test_threads_and_files_are_counted(figures: Figures) -> None:
@@ -128,12 +128,12 @@ def test_without_proc_the_other_metrics_are_still_recorded(figures: Figures, mon
 
 def test_no_gc_callback_remains() -> None:
     before = list(gc.callbacks)
-    one = Figures()
-    one.runtime.start()
-    one.runtime.start()  # as in a forked child
+    gauges = Figures()
+    gauges.runtime.start()
+    gauges.runtime.start()  # as in a forked child
     assert len(gc.callbacks) == len(before) + 1
-    one.runtime.stop()
-    one.runtime.stop()
+    gauges.runtime.stop()
+    gauges.runtime.stop()
     assert gc.callbacks == before
 
 
@@ -143,9 +143,9 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 @pytest.fixture(params=LOOPS)
 def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.AbstractEventLoop]:
     monkeypatch.setattr(_runtime, "PROBE_S", 0.02)
-    one = LOOPS[request.param]()
-    yield one
-    one.close()
+    gauges = LOOPS[request.param]()
+    yield gauges
+    gauges.close()
 
 
 def test_the_lag_of_a_blocked_loop_is_measured(figures: Figures, loop: asyncio.AbstractEventLoop) -> None:
@@ -226,9 +226,9 @@ def test_neither_a_loop_nor_a_request_is_kept_alive(figures: Figures) -> None:
     seen: list[weakref.ref[Any]] = []
 
     async def request() -> None:
-        held = OfTheRequest()
-        variable.set(held)
-        seen.append(weakref.ref(held))
+        stored = OfTheRequest()
+        variable.set(stored)
+        seen.append(weakref.ref(stored))
         watch_loop()
 
     async def serve() -> None:

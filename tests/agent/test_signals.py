@@ -226,9 +226,9 @@ def test_a_process_dies_of_sigterm_within_two_seconds_of_a_server_that_never_ans
 OWN = """signal.signal(signal.SIGTERM, lambda *_: (print("own"), exit(3)))"""
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_a_handler_of_the_applications_own_stays(receiver: Receiver, place: str) -> None:
-    code = WAITING.format(**{"before": "", "after": "", place: OWN})
+@pytest.mark.parametrize("index", ["before", "after"])
+def test_a_handler_of_the_applications_own_stays(receiver: Receiver, index: str) -> None:
+    code = WAITING.format(**{"before": "", "after": "", index: OWN})
     status, output, _ = terminated(code, VANTAGE_AGENT_COLLECTOR_URL=receiver.url)
     assert (status, output) == (3, "own\n")
     assert receiver.values("a") == [1]  # at its exit

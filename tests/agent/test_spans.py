@@ -32,7 +32,7 @@ def sent_spans(receiver: Receiver) -> dict[str, dict[str, Any]]:
     """By name."""
     assert vantage_agent.flush(5)
     spans = receiver.spans()
-    by_name = {one["name"]: one for one in spans}
+    by_name = {recorded_span["name"]: recorded_span for recorded_span in spans}
     assert len(by_name) == len(spans)
     return by_name
 
@@ -70,7 +70,7 @@ def test_an_exception_marks_its_spans_and_passes_through(receiver: Receiver, sta
     with span("well"):
         pass
     result = sent_spans(receiver)
-    assert {name: one["status"] for name, one in result.items()} == {
+    assert {name: recorded_span["status"] for name, recorded_span in result.items()} == {
         "outer": "error",
         "inner": "error",
         "handled": "error",
@@ -106,7 +106,7 @@ def test_threads_have_traces_of_their_own(receiver: Receiver, start: Callable[..
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(100)))
     result = sent_spans(receiver)
-    assert len({one["trace_id"] for one in result.values()}) == 100
+    assert len({recorded_span["trace_id"] for recorded_span in result.values()}) == 100
     for i in range(100):
         assert result[f"inner{i}"]["parent_span_id"] == result[f"outer{i}"]["span_id"]
 
@@ -156,7 +156,7 @@ def test_a_decorated_method_that_calls_itself_is_a_span_a_call(receiver: Receive
     assert Tree().visit(3) == 4
     assert vantage_agent.flush()
     spans = receiver.spans("visit")
-    parents = {one["span_id"]: one.get("parent_span_id") for one in spans}
+    parents = {recorded_span["span_id"]: recorded_span.get("parent_span_id") for recorded_span in spans}
     assert len(parents) == 4
     assert sum(parent is None for parent in parents.values()) == 1
     assert {parent for parent in parents.values() if parent} < set(parents)
@@ -178,10 +178,10 @@ async def test_a_decorated_coroutine_may_run_many_times_at_once(receiver: Receiv
 
     assert await asyncio.gather(*(work(i) for i in range(20))) == list(range(20))
     assert vantage_agent.flush()
-    assert {one["span_id"] for one in receiver.spans("work")} == set(slept_ns)
+    assert {recorded_span["span_id"] for recorded_span in receiver.spans("work")} == set(slept_ns)
     assert len(slept_ns) == 20
-    for one in receiver.spans("work"):
-        assert 0 <= one["duration_ns"] - slept_ns[one["span_id"]] < 15_000_000
+    for recorded_span in receiver.spans("work"):
+        assert 0 <= recorded_span["duration_ns"] - slept_ns[recorded_span["span_id"]] < 15_000_000
 
 
 def test_a_decorated_generator_is_lazy_and_lasts_until_its_end(receiver: Receiver, start: Callable[..., None]) -> None:
@@ -230,11 +230,11 @@ def test_one_object_may_be_entered_again_while_it_runs(receiver: Receiver, start
 
 def test_without_an_agent_nothing_happens_and_everything_works() -> None:
     assert not tracer.on
-    with span("a") as one, timer("b"):
+    with span("a") as recorded_span, timer("b"):
         set_tags({"c": "d"})
-        one.set_attribute("e", "f")
-        one.set_error("g")
-        assert (one.trace_id, one.span_id) == ("", "")
+        recorded_span.set_attribute("e", "f")
+        recorded_span.set_error("g")
+        assert (recorded_span.trace_id, recorded_span.span_id) == ("", "")
         assert current.get() is None
 
 
@@ -292,9 +292,9 @@ def test_tags_of_a_request_are_those_of_its_sample_and_its_span(receiver: Receiv
     request(plan="gold")
     assert vantage_agent.flush()
     (tags,) = receiver.tags("http.request.duration")
-    (one,) = receiver.spans()
+    (recorded_span,) = receiver.spans()
     assert tags == {"method": "GET", "status": "200", "plan": "gold"}
-    assert one["attributes"]["plan"] == "gold"
+    assert recorded_span["attributes"]["plan"] == "gold"
 
 
 def test_unsampled_traces_with_an_error_and_the_slowest_of_each_kind_are_recorded(
@@ -302,8 +302,8 @@ def test_unsampled_traces_with_an_error_and_the_slowest_of_each_kind_are_recorde
 ) -> None:
     start(trace_sample_rate=0)
     for i in range(30):
-        with span(f"kind{i % 3}") as one:
-            one.set_attribute("i", i)
+        with span(f"kind{i % 3}") as recorded_span:
+            recorded_span.set_attribute("i", i)
             with span(f"child{i}"):
                 time.sleep(0.03 if i in (3, 10, 17) else 0)
     with pytest.raises(OSError, match="no"), span("failing"):
@@ -355,7 +355,7 @@ def test_a_sample_rate_of_a_quarter_records_about_a_quarter_by_trace_id(
         with span("one"):
             pass
     spans = sent_spans_of(receiver, "one")
-    below = [one for one in spans if int(one["trace_id"][-14:], 16) < 0.25 * (1 << 56)]
+    below = [recorded_span for recorded_span in spans if int(recorded_span["trace_id"][-14:], 16) < 0.25 * (1 << 56)]
     assert len(spans) - len(below) <= 1  # the slowest
     assert 400 < len(below) < 600  # six standard deviations
 
@@ -366,7 +366,7 @@ def test_the_caller_decides_for_the_trace(receiver: Receiver, start: Callable[..
     for _ in range(3):
         request(HTTP_TRACEPARENT=f"00-{trace_id}-{'cd' * 8}-01")
     assert vantage_agent.flush()
-    assert [one["trace_id"] for one in receiver.spans()] == [trace_id] * 3
+    assert [recorded_span["trace_id"] for recorded_span in receiver.spans()] == [trace_id] * 3
     vantage_agent.shutdown()
     receiver.sent.clear()
     start(trace_sample_rate=1)
@@ -382,8 +382,8 @@ def links(receiver: Receiver) -> list[tuple[str, float, str]]:
     for sent in receiver.sent:
         packed = sent.packed
         for index, _, values, *rest in packed["samples"]:
-            for place, trace_id, _ in rest[0] if rest else []:
-                result.append((packed["series"][index][0], values[place], trace_id))
+            for position, trace_id, _ in rest[0] if rest else []:
+                result.append((packed["series"][index][0], values[position], trace_id))
     return result
 
 
@@ -399,7 +399,7 @@ def test_a_series_has_one_exemplar_per_batch_the_largest_of_a_recorded_trace(
     assert len(result) == 2
     durations = receiver.values("http.request.duration")
     assert max(durations) in {value for _, value, _ in result}
-    assert {trace_id for _, _, trace_id in result} <= {one["trace_id"] for one in receiver.spans()}
+    assert {trace_id for _, _, trace_id in result} <= {recorded_span["trace_id"] for recorded_span in receiver.spans()}
 
 
 def test_ids_that_the_application_gave_are_all_sent(receiver: Receiver, start: Callable[..., None]) -> None:
@@ -416,7 +416,7 @@ def test_no_exemplar_names_an_unrecorded_trace(receiver: Receiver, start: Callab
     for _ in range(20):
         request()
     assert vantage_agent.flush()
-    stored = {one["trace_id"] for one in receiver.spans()}
+    stored = {recorded_span["trace_id"] for recorded_span in receiver.spans()}
     assert {trace_id for _, _, trace_id in links(receiver)} <= stored
 
 
@@ -455,7 +455,7 @@ def test_spans_of_many_threads_without_sampling_are_all_accounted_for(
     while any(thread.is_alive() for thread in threads):
         vantage_agent.flush()
     assert vantage_agent.flush()
-    roots = {one["span_id"] for one in receiver.spans() if one["name"] != "child"}
+    roots = {recorded_span["span_id"] for recorded_span in receiver.spans() if recorded_span["name"] != "child"}
     children = receiver.spans("child")
     assert len(children) == len(roots)
     assert {child["parent_span_id"] for child in children} == roots
@@ -463,18 +463,20 @@ def test_spans_of_many_threads_without_sampling_are_all_accounted_for(
 
 
 @pytest.mark.parametrize(
-    "nonsense", [None, 5, b"x", object(), [], {}, "x" * 10_000, "\ud800"], ids=lambda one: f"{one!r:.9}"
+    "nonsense",
+    [None, 5, b"x", object(), [], {}, "x" * 10_000, "\ud800"],
+    ids=lambda recorded_span: f"{recorded_span!r:.9}",
 )
 def test_nonsense_never_reaches_the_application(receiver: Receiver, start: Callable[..., None], nonsense: Any) -> None:
     start()
-    for one in (
+    for recorded_span in (
         lambda: span(nonsense),
         lambda: span("s", kind=nonsense),
         lambda: span("s", attributes=nonsense),
         lambda: timer(nonsense),
         lambda: timer("t", tags=nonsense),
     ):
-        with one():
+        with recorded_span():
             set_tags(nonsense)
             set_tags({nonsense if isinstance(nonsense, str) else "k": nonsense})
     with span("good") as good:
@@ -483,7 +485,7 @@ def test_nonsense_never_reaches_the_application(receiver: Receiver, start: Calla
         good.set_error(nonsense)
     assert vantage_agent.flush()
     received = receiver.sent[0].received
-    assert "good" in {one.name for one in received.batch.spans}
+    assert "good" in {recorded_span.name for recorded_span in received.batch.spans}
 
 
 async def test_a_cancelled_span_is_ended(receiver: Receiver, start: Callable[..., None]) -> None:

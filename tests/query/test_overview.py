@@ -270,7 +270,7 @@ async def test_endpoints_are_split_by_route_and_method(context: QueryContext) ->
         (durations("api", endpoint="/b", method="POST", status="200"), 0, 5),
     )
     result = await read_endpoints(context, BUCKETS, service="api", source="metrics")
-    assert [(one.method, one.route, one.requests, one.error_ratio) for one in result] == [
+    assert [(endpoint.method, endpoint.route, endpoint.requests, endpoint.error_ratio) for endpoint in result] == [
         ("GET", "/a", 2, 0.5),
         ("POST", "/b", 1, 0),
     ]
@@ -280,7 +280,7 @@ async def test_endpoints_are_split_by_route_and_method(context: QueryContext) ->
 async def test_endpoints_of_a_service_with_only_spans_are_its_operations(context: QueryContext) -> None:
     await write(context, spans=(server_span("api", START_MS + 1, 10),))
     result = await read_endpoints(context, BUCKETS, service="api", source="spans")
-    assert [(one.route, one.requests, one.p95_ms) for one in result] == [("GET /", 1, 10)]
+    assert [(endpoint.route, endpoint.requests, endpoint.p95_ms) for endpoint in result] == [("GET /", 1, 10)]
 
 
 @pytest.mark.parametrize(
@@ -299,8 +299,8 @@ async def test_spans_name_their_endpoint_by_attributes(
     context: QueryContext, attributes: dict[str, str], method: str, route: str
 ) -> None:
     await write(context, spans=(server_span("api", START_MS + 1, 10, attributes=attributes),))
-    (one,) = await read_endpoints(context, BUCKETS, service="api", source="spans")
-    assert (one.method, one.route) == (method, route)
+    (endpoint,) = await read_endpoints(context, BUCKETS, service="api", source="spans")
+    assert (endpoint.method, endpoint.route) == (method, route)
 
 
 async def test_endpoints_of_spans_have_their_own_errors_and_durations(context: QueryContext) -> None:
@@ -312,7 +312,7 @@ async def test_endpoints_of_spans_have_their_own_errors_and_durations(context: Q
     )
     await write(context, spans=spans)
     result = await read_endpoints(context, BUCKETS, service="api", source="spans")
-    assert [(one.method, one.route, one.requests, one.error_ratio) for one in result] == [
+    assert [(endpoint.method, endpoint.route, endpoint.requests, endpoint.error_ratio) for endpoint in result] == [
         ("GET", "/a", 2, 0.5),
         ("POST", "/a", 1, 0),
     ]

@@ -38,10 +38,10 @@ async def filled(store: TelemetryStore, *, sealed: bool) -> None:
     ]
     for hour in range(30):
         rows = []
-        for one in series:
+        for item in series:
             for _ in range(chance.randint(0, 40)):
                 at_ms = START_MS + hour * HOUR_MS + chance.randrange(HOUR_MS) - chance.choice([0, 0, 0, 5 * HOUR_MS])
-                rows.append((one, at_ms, round(chance.lognormvariate(3, 1), 2)))
+                rows.append((item, at_ms, round(chance.lognormvariate(3, 1), 2)))
         await store.write(build_batch(rows))
         if sealed and hour in (6, 13, 20, 27):
             await store.seal()  # type: ignore[attr-defined]
@@ -56,14 +56,14 @@ async def context(tmp_path: Path) -> AsyncIterator[QueryContext]:
 
 
 async def both(
-    context: QueryContext, monkeypatch: pytest.MonkeyPatch, asked: TimeseriesQuery, *, tier: str | None = None
+    context: QueryContext, monkeypatch: pytest.MonkeyPatch, requested: TimeseriesQuery, *, tier: str | None = None
 ) -> tuple[Timeseries, Timeseries]:
     """The answer as it comes (or from ``tier``), and that from samples."""
     if tier:
         monkeypatch.setattr(timeseries, "choose_tier", lambda *_: tier)
-    ours = await timeseries.timeseries(context, asked)
+    ours = await timeseries.timeseries(context, requested)
     monkeypatch.setattr(timeseries, "choose_tier", lambda *_: None)
-    raw = await timeseries.timeseries(context, asked)
+    raw = await timeseries.timeseries(context, requested)
     monkeypatch.setattr(timeseries, "choose_tier", rollups.choose_tier)
     assert (raw.source, raw.approximate) == ("raw", False)
     return ours, raw
@@ -73,11 +73,11 @@ def assert_near(ours: Timeseries, raw: Timeseries, rel: float) -> int:
     """Points compared."""
     assert [group.tags for group in ours.groups] == [group.tags for group in raw.groups]
     compared = 0
-    for one, other in zip(ours.groups, raw.groups, strict=True):
-        assert [point is None for point in one.points] == [point is None for point in other.points]
-        for mine, true in zip(one.points, other.points, strict=True):
-            if mine is not None:
-                assert mine == pytest.approx(true, rel=rel)
+    for item, other in zip(ours.groups, raw.groups, strict=True):
+        assert [point is None for point in item.points] == [point is None for point in other.points]
+        for own, true in zip(item.points, other.points, strict=True):
+            if own is not None:
+                assert own == pytest.approx(true, rel=rel)
                 compared += 1
     return compared
 
@@ -144,8 +144,8 @@ async def test_aggregates_that_rollups_lack_are_read_from_samples(
 
 
 async def test_tags_choose_series_of_rollups_too(context: QueryContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = TimeRange(START_MS, START_MS + 24 * HOUR_MS)
-    query = TimeseriesQuery("api", "hits", whole, "sum", HOUR_MS, ("pod",), (("route", "/a"),))
+    time_range = TimeRange(START_MS, START_MS + 24 * HOUR_MS)
+    query = TimeseriesQuery("api", "hits", time_range, "sum", HOUR_MS, ("pod",), (("route", "/a"),))
     ours, raw = await both(context, monkeypatch, query)
     assert ours.source == "1h"
     assert_near(ours, raw, 1e-9)

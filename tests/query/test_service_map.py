@@ -49,10 +49,10 @@ async def test_calls_have_a_rate_an_error_ratio_and_durations(context: QueryCont
         for i in (1, 2, 3)
     ]  # fmt: skip
     await write(context, a_span(span_id="a", service="web"), *called)
-    (one,) = (await read_service_map(context, MINUTE)).calls
-    assert (one.caller, one.callee, one.kind, one.is_known) == ("web", "api", "call", True)
-    assert (one.calls, one.calls_per_s, one.error_ratio) == (3, 3 / 60, 1 / 3)
-    assert (one.mean_ms, one.max_ms) == (2.0, 3.0)
+    (call,) = (await read_service_map(context, MINUTE)).calls
+    assert (call.caller, call.callee, call.kind, call.is_known) == ("web", "api", "call", True)
+    assert (call.calls, call.calls_per_s, call.error_ratio) == (3, 3 / 60, 1 / 3)
+    assert (call.mean_ms, call.max_ms) == (2.0, 3.0)
 
 
 async def test_the_busiest_comes_first(context: QueryContext) -> None:
@@ -64,8 +64,8 @@ async def test_the_busiest_comes_first(context: QueryContext) -> None:
 async def test_a_service_has_callers_and_callees(context: QueryContext) -> None:
     await write(context, client("1", "a", "b"), client("2", "b", "c"), client("3", "a", "c"))
     result = await read_service_map(context, MINUTE, service="b")
-    assert [one.caller for one in result.callers_of("b")] == ["a"]
-    assert [one.callee for one in result.callees_of("b")] == ["c"]
+    assert [call.caller for call in result.callers_of("b")] == ["a"]
+    assert [call.callee for call in result.callees_of("b")] == ["c"]
     assert len(result.calls) == 2
 
 
@@ -99,8 +99,8 @@ async def test_pages_share_a_recent_map_until_it_expires(context: QueryContext, 
 
 async def test_the_latest_edges_have_the_rate_of_their_minutes(context: QueryContext) -> None:
     await write(context, client("1", "a", "x"))
-    (one,) = (await recent_service_map(context, service="a")).calls
-    assert one.calls_per_s == 1000 / RECENT_MS
+    (call,) = (await recent_service_map(context, service="a")).calls
+    assert call.calls_per_s == 1000 / RECENT_MS
 
 
 async def test_without_spans_nobody_calls_anybody(context: QueryContext) -> None:

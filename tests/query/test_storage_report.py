@@ -40,18 +40,18 @@ async def test_usage_is_reported_by_service_metric_and_tier(context: QueryContex
     assert rows["big", "m", "rollups"].nbytes > 0
     assert all(row.nbytes > 0 for row in usage.rows)
     assert [row.nbytes for row in usage.rows] == sorted((row.nbytes for row in usage.rows), reverse=True)
-    told = sum(row.nbytes for row in usage.rows)
-    assert told <= usage.files["samples"] + usage.files["rollups"]
+    recorded = sum(row.nbytes for row in usage.rows)
+    assert recorded <= usage.files["samples"] + usage.files["rollups"]
     assert usage.memory_nbytes == 0
 
 
 async def test_what_is_not_sealed_counts_as_memory_and_still_grows(context: QueryContext) -> None:
     await write_batch(context, a_batch(*[1.0] * 500))
-    found = await read_storage_report(context)
-    assert found.usage.rows == ()
-    assert found.usage.memory_nbytes > 0
-    ((one),) = found.growing
-    assert (one.service, one.metric, one.samples, one.nbytes) == ("api", "m", 500, None)
+    result = await read_storage_report(context)
+    assert result.usage.rows == ()
+    assert result.usage.memory_nbytes > 0
+    ((growing),) = result.growing
+    assert (growing.service, growing.metric, growing.samples, growing.nbytes) == ("api", "m", 500, None)
 
 
 async def test_the_series_that_grow_fastest_come_first_and_the_old_do_not_count(context: QueryContext) -> None:
@@ -61,8 +61,8 @@ async def test_the_series_that_grow_fastest_come_first_and_the_old_do_not_count(
     await store.write(a_batch(*[1.0] * 50, series=a_series("slow")))
     await store.write(a_batch(*[1.0] * 300, series=a_series("fast", tags={"k": "v"})))
     await store.seal()
-    found = await read_storage_report(context)
-    assert [(one.service, one.samples) for one in found.growing] == [("fast", 300), ("slow", 50)]
-    assert found.growing[0].tags == {"k": "v"}
-    assert all(one.nbytes for one in found.growing)
-    assert {(row.service, row.new, row.series) for row in found.new_series} == {("fast", 1, 1), ("slow", 1, 1)}
+    result = await read_storage_report(context)
+    assert [(growing.service, growing.samples) for growing in result.growing] == [("fast", 300), ("slow", 50)]
+    assert result.growing[0].tags == {"k": "v"}
+    assert all(growing.nbytes for growing in result.growing)
+    assert {(row.service, row.new, row.series) for row in result.new_series} == {("fast", 1, 1), ("slow", 1, 1)}

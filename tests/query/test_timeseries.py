@@ -42,11 +42,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield store
 
 
-async def write(store: TelemetryStore, one: Series, buckets: list[list[float]]) -> None:
+async def write(store: TelemetryStore, series: Series, buckets: list[list[float]]) -> None:
     rows = [
-        (one, START_MS + i * STEP_MS + place * 1000, value)
+        (series, START_MS + i * STEP_MS + index * 1000, value)
         for i, values in enumerate(buckets)
-        for place, value in enumerate(values)
+        for index, value in enumerate(values)
     ]
     await store.write(build_batch(rows))
 
@@ -105,8 +105,8 @@ async def test_the_rate_of_a_running_total_is_its_growth_through_resets(store: T
 
 async def test_each_running_total_grows_for_itself(store: TelemetryStore) -> None:
     for instance, first in (("i1", 1000.0), ("i2", 0.0)):
-        one = a_series(kind=Kind.CUMULATIVE, instance=instance)
-        await write(store, one, [[first, first + 10], [first + 30], []])
+        series = a_series(kind=Kind.CUMULATIVE, instance=instance)
+        await write(store, series, [[first, first + 10], [first + 30], []])
     assert await points(store, "rate") == [pytest.approx(2.0), pytest.approx(4.0), None]
 
 
@@ -217,7 +217,7 @@ async def test_the_result_covers_the_range_in_complete_steps(store: TelemetrySto
 
 
 @pytest.mark.parametrize(
-    ("asked", "field"),
+    ("requested", "field"),
     [
         ({"step_ms": 1, "time_range": TimeRange(0, BUCKETS_MAX + 1)}, "step"),
         ({"step_ms": 10**18}, "step"),
@@ -227,10 +227,10 @@ async def test_the_result_covers_the_range_in_complete_steps(store: TelemetrySto
     ],
 )
 async def test_what_cannot_be_answered_names_its_parameter(
-    store: TelemetryStore, asked: dict[str, Any], field: str
+    store: TelemetryStore, requested: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InputError) as refused:
-        await ask(store, **asked)
+        await ask(store, **requested)
     assert refused.value.field == field
 
 

@@ -54,11 +54,11 @@ class Both:
         self.cached = QueryContext(store, metadata, clock, self.telemetry, cache_nbytes_max=1 << 20)
         self.uncached = QueryContext(store, metadata, clock, Telemetry())
 
-    async def ask(self, asked: TimeseriesQuery) -> tuple[Timeseries | str, Timeseries | str]:
-        return await answer(self.cached, asked), await answer(self.uncached, asked)
+    async def ask(self, requested: TimeseriesQuery) -> tuple[Timeseries | str, Timeseries | str]:
+        return await answer(self.cached, requested), await answer(self.uncached, requested)
 
-    async def same(self, asked: TimeseriesQuery) -> Timeseries:
-        ours, true = await self.ask(asked)
+    async def same(self, requested: TimeseriesQuery) -> Timeseries:
+        ours, true = await self.ask(requested)
         assert ours == true
         assert repr(ours) == repr(true), "3 and 3.0 are two answers"
         assert isinstance(ours, Timeseries)
@@ -75,9 +75,9 @@ class Both:
         return counted("vantage_api_query_duration_seconds_count", {"query": "timeseries"}) or 0
 
 
-async def answer(context: QueryContext, asked: TimeseriesQuery) -> Timeseries | str:
+async def answer(context: QueryContext, requested: TimeseriesQuery) -> Timeseries | str:
     try:
-        return await timeseries.timeseries(context, asked)
+        return await timeseries.timeseries(context, requested)
     except InputError as refused:
         return str(refused)
 
@@ -100,10 +100,10 @@ def some_rows(chance: random.Random, start_ms: int, end_ms: int, count: int) -> 
     """Quarters, whose sums are exact in any order. One series is sparse, so that its growth spans hours."""
     rows = []
     for _ in range(count):
-        one = chance.choice(SERIES)
-        if one.tags[0][1] == "2" and chance.random() < 0.9:
+        series = chance.choice(SERIES)
+        if series.tags[0][1] == "2" and chance.random() < 0.9:
             continue
-        rows.append((one, chance.randrange(start_ms, end_ms), chance.randrange(-40, 400) / 4))
+        rows.append((series, chance.randrange(start_ms, end_ms), chance.randrange(-40, 400) / 4))
     return rows
 
 
@@ -166,17 +166,17 @@ def asked_of(length_ms: int, end_ms: int, agg: str = "count", **other: Any) -> T
 
 
 async def test_a_window_that_moves_on_finds_the_buckets_it_shares(both: Both) -> None:
-    one = a_series()
+    series = a_series()
     for i in range(10):
-        await write(both.store, (one, both.clock.now - 1, float(i)))
+        await write(both.store, (series, both.clock.now - 1, float(i)))
         await both.same(asked_of(HOUR_MS, both.clock.now))
         both.clock.now += 20_000
     assert both.hits == 9
 
 
 async def test_a_window_that_moves_back_finds_what_lies_before(both: Both) -> None:
-    one, end_ms = a_series(), NOW_MS // HOUR_MS * HOUR_MS - HOUR_MS // 4
-    await write(both.store, *((one, end_ms - i * STEP_MS, 1.0) for i in range(120)))
+    series, end_ms = a_series(), NOW_MS // HOUR_MS * HOUR_MS - HOUR_MS // 4
+    await write(both.store, *((series, end_ms - i * STEP_MS, 1.0) for i in range(120)))
     for back_ms in (0, 5 * STEP_MS, 10 * STEP_MS, 0):
         result = await both.same(asked_of(HOUR_MS, end_ms - back_ms))
         assert result.groups[0].points == [1] * 60
@@ -184,8 +184,8 @@ async def test_a_window_that_moves_back_finds_what_lies_before(both: Both) -> No
 
 async def test_a_metric_that_turns_out_to_be_of_another_kind_is_another_question(both: Both) -> None:
     kinds = [a_series(kind=kind) for kind in (Kind.COUNTER, Kind.HISTOGRAM)]
-    for one, values in zip(kinds, ((60.0, 60.0), (600.0,)), strict=True):
-        await write(both.store, *((one, NOW_MS - HOUR_MS // 2, value) for value in values))
+    for series, values in zip(kinds, ((60.0, 60.0), (600.0,)), strict=True):
+        await write(both.store, *((series, NOW_MS - HOUR_MS // 2, value) for value in values))
     query = asked_of(HOUR_MS, NOW_MS, "rate")
     await both.same(query)
     await write(both.store, *((kinds[1], NOW_MS - 1, 600.0) for _ in range(5)))
@@ -194,10 +194,10 @@ async def test_a_metric_that_turns_out_to_be_of_another_kind_is_another_question
 
 async def test_a_range_that_is_settled_is_not_read_again(both: Both) -> None:
     await write(both.store, (a_series(), NOW_MS - HOUR_MS, 1.0))
-    whole = asked_of(HOUR_MS, NOW_MS // STEP_MS * STEP_MS - 600_000)
-    await both.same(whole)
+    complete = asked_of(HOUR_MS, NOW_MS // STEP_MS * STEP_MS - 600_000)
+    await both.same(complete)
     assert both.context == 1
-    assert (await both.same(whole)).groups[0].points.count(1) == 1
+    assert (await both.same(complete)).groups[0].points.count(1) == 1
     assert both.context == 1
 
 
@@ -215,8 +215,8 @@ async def test_a_range_that_is_settled_is_not_read_again(both: Both) -> None:
 )
 async def test_another_question_has_another_answer(both: Both, other: dict[str, Any]) -> None:
     for service, metric, pod in (("api", "m", "1"), ("api", "m", "2"), ("other", "m", "1"), ("api", "other", "1")):
-        one = a_series(service, metric, tags={"pod": pod})
-        await write(both.store, *((one, NOW_MS - HOUR_MS // 2 - i, float(i)) for i in range(len(service + metric))))
+        series = a_series(service, metric, tags={"pod": pod})
+        await write(both.store, *((series, NOW_MS - HOUR_MS // 2 - i, float(i)) for i in range(len(service + metric))))
     first: dict[str, Any] = {
         "service": "api",
         "metric": "m",
@@ -240,13 +240,13 @@ async def test_an_automatic_and_an_equal_explicit_step_share_a_cache_entry(both:
 
 async def test_the_newest_window_is_always_read(both: Both) -> None:
     """Two minutes, and two steps where those are longer."""
-    one = a_series()
-    await write(both.store, (one, NOW_MS - 3 * HOUR_MS, 1.0))
+    series = a_series()
+    await write(both.store, (series, NOW_MS - 3 * HOUR_MS, 1.0))
     for step_ms in (1000, 10 * STEP_MS):
         query = TimeseriesQuery("api", "m", TimeRange(NOW_MS - 3 * HOUR_MS, NOW_MS), "count", step_ms)
         await both.same(query)
         for back_ms in (1, 1000, max(2 * step_ms, SETTLE_MS_MIN)):
-            await write(both.store, (one, NOW_MS - back_ms, 1.0))
+            await write(both.store, (series, NOW_MS - back_ms, 1.0))
             await both.same(query)
     assert both.hits == 6
 
@@ -256,23 +256,23 @@ async def test_points_that_grow_beyond_the_limit_are_cut_off_as_ever(
 ) -> None:
     for module in (timeseries_cache, timeseries):
         monkeypatch.setattr(module, "ROWS_MAX", 30)
-    one = a_series()
-    await write(both.store, *((one, NOW_MS - (i + 5) * STEP_MS, 1.0) for i in range(30)))
+    series = a_series()
+    await write(both.store, *((series, NOW_MS - (i + 5) * STEP_MS, 1.0) for i in range(30)))
     query = asked_of(HOUR_MS, NOW_MS)
     assert not (await both.same(query)).warnings
-    await write(both.store, (one, NOW_MS - STEP_MS, 1.0))
+    await write(both.store, (series, NOW_MS - STEP_MS, 1.0))
     assert (await both.same(query)).warnings
     assert both.hits == 1
 
 
 @pytest.mark.parametrize(("old", "sources"), [(True, ["5m", "mixed"]), (False, ["5m", "raw"])])
 async def test_the_source_is_that_of_an_uncached_read(both: Both, sources: list[str], *, old: bool) -> None:
-    one, end_ms = a_series(), NOW_MS // 300_000 * 300_000 + 150_000
+    series, end_ms = a_series(), NOW_MS // 300_000 * 300_000 + 150_000
     both.clock.now = end_ms
-    await write(both.store, (one, end_ms - (HOUR_MS if old else 3 * HOUR_MS), 1.0))
+    await write(both.store, (series, end_ms - (HOUR_MS if old else 3 * HOUR_MS), 1.0))
     query = TimeseriesQuery("api", "m", TimeRange(end_ms - 2 * HOUR_MS, end_ms), "sum", 300_000)
     result = [(await both.same(query)).source]
-    await write(both.store, (one, end_ms - 1, 1.0))
+    await write(both.store, (series, end_ms - 1, 1.0))
     result.append((await both.same(query)).source)
     assert result == sources
     assert both.hits == 1
@@ -297,8 +297,8 @@ async def test_a_late_sample_may_be_missing_for_five_minutes_and_no_longer(both:
 async def test_series_that_are_new_and_history_that_is_sent_now_are_seen_at_once(both: Both) -> None:
     query = asked_of(HOUR_MS, NOW_MS)
     assert not (await both.same(query)).groups
-    for one, back_ms in ((a_series(), HOUR_MS // 2), (a_series(instance="i2"), HOUR_MS // 3), (a_series(), HOUR_MS)):
-        await write(both.store, (one, NOW_MS - back_ms, 1.0))
+    for series, back_ms in ((a_series(), HOUR_MS // 2), (a_series(instance="i2"), HOUR_MS // 3), (a_series(), HOUR_MS)):
+        await write(both.store, (series, NOW_MS - back_ms, 1.0))
         await both.same(query)
 
 
@@ -331,18 +331,18 @@ async def test_warnings_come_with_cached_points(both: Both) -> None:
 
 async def test_a_result_computed_while_data_was_deleted_is_not_cached(both: Both) -> None:
     await write(both.store, (a_series(), NOW_MS - HOUR_MS // 2, 1.0))
-    held, go_on = asyncio.Event(), asyncio.Event()
+    stored, go_on = asyncio.Event(), asyncio.Event()
     select = both.store.select
 
     async def slow(query: CheckedSelect, *, deadline_s: float) -> Table:
         result = await select(query, deadline_s=deadline_s)
-        held.set()
+        stored.set()
         await go_on.wait()
         return result
 
     both.store.select = slow  # type: ignore[method-assign]
     under_way = asyncio.create_task(timeseries.timeseries(both.cached, asked_of(HOUR_MS, NOW_MS)))
-    await held.wait()
+    await stored.wait()
     await both.store.delete(Selector("api"))
     both.cached.cache.clear()
     go_on.set()

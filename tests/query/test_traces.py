@@ -21,8 +21,8 @@ def at(span_id: str, parent: str = "", start_ms: int = 0, duration_ms: float = 1
     return a_span("t1", span_id, parent, start_ms=NOW_MS + start_ms, duration_ms=duration_ms, **other)  # type: ignore[arg-type]
 
 
-def shape(found: TraceTree) -> list[tuple[str, int, bool]]:
-    return [(node.span.span_id, node.depth, node.orphan) for node in found.walk()]
+def shape(result: TraceTree) -> list[tuple[str, int, bool]]:
+    return [(node.span.span_id, node.depth, node.orphan) for node in result.walk()]
 
 
 def test_children_stand_under_their_parents_in_the_order_of_their_start() -> None:
@@ -124,7 +124,7 @@ def test_any_tangle_of_parents_shows_every_span_once_and_parents_first() -> None
     for _ in range(200):
         ids = [f"s{i}" for i in range(chance.randint(1, 12))]
         spans = [
-            at(one, chance.choice([*ids, "", "gone"]), chance.randint(0, 20), chance.randint(0, 30)) for one in ids
+            at(item, chance.choice([*ids, "", "gone"]), chance.randint(0, 20), chance.randint(0, 30)) for item in ids
         ]
         nodes: list[Node] = tree(*spans).walk()
         assert sorted(node.span.span_id for node in nodes) == sorted(ids)

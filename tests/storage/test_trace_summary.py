@@ -31,7 +31,7 @@ def meets(span: Span, wanted: TraceFilter) -> bool:
         and span.duration_ns >= wanted.min_duration_ns
         and (wanted.max_duration_ns is None or span.duration_ns <= wanted.max_duration_ns)
         and all(span.attributes.get(key) == value for key, value in wanted.attributes)
-        and any(text in one.lower() for one in (span.name, span.trace_id, *span.attributes.values()))
+        and any(text in item.lower() for item in (span.name, span.trace_id, *span.attributes.values()))
     )
 
 
@@ -78,8 +78,8 @@ TABLE = build_span_table(SPANS)
 
 
 @given(conditions)
-def test_rows_match_as_the_spans_do(asked: dict[str, Any]) -> None:
-    expected = TraceFilter(ALWAYS, **asked)
+def test_rows_match_as_the_spans_do(requested: dict[str, Any]) -> None:
+    expected = TraceFilter(ALWAYS, **requested)
     assert matching_rows(TABLE, expected).tolist() == [row for row, span in enumerate(SPANS) if meets(span, expected)]
 
 
@@ -92,10 +92,10 @@ def test_text_is_found_in_any_case(text: str) -> None:
     assert rows
 
 
-@pytest.mark.parametrize(("start_ms", "found"), [(NOW_MS - 1, [0]), (NOW_MS, [0]), (NOW_MS + 1, [])])
-def test_a_span_matches_by_its_start(start_ms: int, found: list[int]) -> None:
+@pytest.mark.parametrize(("start_ms", "result"), [(NOW_MS - 1, [0]), (NOW_MS, [0]), (NOW_MS + 1, [])])
+def test_a_span_matches_by_its_start(start_ms: int, result: list[int]) -> None:
     table = build_span_table([a_span(start_ms=NOW_MS, duration_ms=5000)])
-    assert matching_rows(table, TraceFilter(TimeRange(start_ms, NOW_MS + 10))).tolist() == found
+    assert matching_rows(table, TraceFilter(TimeRange(start_ms, NOW_MS + 10))).tolist() == result
 
 
 def test_an_attribute_of_another_key_does_not_match() -> None:
@@ -127,23 +127,23 @@ def test_of_spans_that_start_together_the_first_by_id_is_the_root() -> None:
 def test_traces_are_listed_latest_first_and_ties_by_id() -> None:
     spans = [a_span(trace_id, start_ms=NOW_MS + late) for trace_id, late in (("a", 0), ("c", 0), ("b", 0), ("d", -1))]
     result = latest_summaries(build_span_table(spans), TraceFilter(last_hours()))
-    assert [one.trace_id for one in result] == ["c", "b", "a", "d"]
+    assert [item.trace_id for item in result] == ["c", "b", "a", "d"]
 
 
 @given(any_spans(some_ids=few_ids), st.integers(0, 4), st.integers(1, 3))
-def test_a_listing_goes_on_after_any_of_its_traces(spans: list[Span], place: int, limit: int) -> None:
+def test_a_listing_goes_on_after_any_of_its_traces(spans: list[Span], index: int, limit: int) -> None:
     table = build_span_table(spans)
-    whole = latest_summaries(table, TraceFilter(ALWAYS))
-    assert whole == sorted(summed(spans), key=lambda one: (one.start_ns, one.trace_id), reverse=True)
-    for last in whole[place : place + 1]:
+    complete = latest_summaries(table, TraceFilter(ALWAYS))
+    assert complete == sorted(summed(spans), key=lambda first: (first.start_ns, first.trace_id), reverse=True)
+    for last in complete[index : index + 1]:
         expected = TraceFilter(ALWAYS, before=(last.start_ns, last.trace_id), limit=limit)
-        assert latest_summaries(table, expected) == whole[place + 1 :][:limit]
+        assert latest_summaries(table, expected) == complete[index + 1 :][:limit]
 
 
 def test_a_made_up_cursor_lists_what_is_before_it() -> None:
     table = build_span_table([a_span("t1", start_ms=NOW_MS)])
-    for trace_id, held in (("é", 1), ("", 0)):
-        assert len(latest_summaries(table, TraceFilter(ALWAYS, before=(NOW_MS * 1_000_000, trace_id)))) == held
+    for trace_id, stored in (("é", 1), ("", 0)):
+        assert len(latest_summaries(table, TraceFilter(ALWAYS, before=(NOW_MS * 1_000_000, trace_id)))) == stored
 
 
 @given(any_spans())

@@ -42,8 +42,8 @@ class HeldClock:
 
     def move(self, seconds: float) -> None:
         self.now += int(seconds * 1000)
-        due = [one for one in self._asleep if one[0] <= self.now]
-        self._asleep = [one for one in self._asleep if one[0] > self.now]
+        due = [item for item in self._asleep if item[0] <= self.now]
+        self._asleep = [item for item in self._asleep if item[0] > self.now]
         for _, woken in due:
             if not woken.done():
                 woken.set_result(None)
@@ -101,12 +101,12 @@ async def test_without_bytes_for_it_there_is_no_cache(tmp_path: Path) -> None:
         assert await app.figure("hits_total") == await app.figure("bytes") == 0
 
 
-@pytest.mark.parametrize("forgotten", ["service=api", "environment=default", "service=api&environment=default"])
-async def test_deleted_data_is_missing_from_results_at_once(tmp_path: Path, forgotten: str) -> None:
+@pytest.mark.parametrize("deleted", ["service=api", "environment=default", "service=api&environment=default"])
+async def test_deleted_data_is_missing_from_results_at_once(tmp_path: Path, deleted: str) -> None:
     async with running(tmp_path) as app:
         await app.send("api", "api", "other")
         assert await app.total() == 2
-        assert (await app.client.delete(f"/api/data?{forgotten}")).status_code == 200
+        assert (await app.client.delete(f"/api/data?{deleted}")).status_code == 200
         assert await app.figure("bytes") == 0
         assert await app.total() == 0
         # The same series exists again: cached results of it would be returned.
@@ -135,7 +135,7 @@ async def sleeping(app: Running) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("gone", "emptied"),
+    ("deleted", "emptied"),
     [
         (DeletionResult(), False),
         (DeletionResult(samples=1), True),
@@ -144,16 +144,16 @@ async def sleeping(app: Running) -> bool:
     ],
 )
 async def test_retention_clears_the_cache_when_data_has_or_may_have_expired(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: DeletionResult | OSError, *, emptied: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: DeletionResult | OSError, *, emptied: bool
 ) -> None:
     looks = 0
 
     async def expire(*_: object) -> DeletionResult:
         nonlocal looks
         looks += 1
-        if isinstance(gone, OSError):
-            raise gone
-        return gone
+        if isinstance(deleted, OSError):
+            raise deleted
+        return deleted
 
     monkeypatch.setattr(EmbeddedStore, "expire", expire)
     async with running(tmp_path) as app:
@@ -162,9 +162,9 @@ async def test_retention_clears_the_cache_when_data_has_or_may_have_expired(
         await app.until(lambda: sleeping(app))
         app.clock.move(INTERVAL_S)
 
-        async def looked() -> bool:
+        async def checked() -> bool:
             return looks > 0
 
-        await app.until(looked)
+        await app.until(checked)
         await asyncio.sleep(0)
         assert (await app.figure("bytes") == 0) == emptied

@@ -124,8 +124,8 @@ def test_reasons_of_an_agent_cannot_fill_our_metrics(server: Server) -> None:
 
 
 def test_a_small_body_that_unpacks_to_a_large_one_does_not_stop_the_loop(server: Server) -> None:
-    one = b'{"metric_name":"!","value":1},'
-    body = gzip.compress(b'{"metrics":[' + (one * 250_000).rstrip(b",") + b"]}")
+    sample = b'{"metric_name":"!","value":1},'
+    body = gzip.compress(b'{"metrics":[' + (sample * 250_000).rstrip(b",") + b"]}")
     assert len(body) < 32_000
     statuses: list[int] = []
 
@@ -165,14 +165,14 @@ def test_a_revoked_key_ends_its_websocket(tmp_path: Path) -> None:
             server.url.replace("http", "ws") + "/ws/metrics", additional_headers={"X-API-Key": secret}
         ) as listening,
     ):
-        one = {"service_name": "s", "metrics": [{"metric_name": "m", "value": 1}]}
-        server.send(one, X_API_Key=admin)
+        sample = {"service_name": "s", "metrics": [{"metric_name": "m", "value": 1}]}
+        server.send(sample, X_API_Key=admin)
         listening.recv(timeout=5)
         listed = vantage("keys", "list", "--data", str(data)).stdout
         key_id = next(line.split()[0] for line in listed.splitlines() if "reader" in line)
         assert vantage("keys", "revoke", key_id, "--data", str(data)).returncode == 0
         wait_until(lambda: server.get("/api/services", **{"X-API-Key": secret}).status == 401)
-        server.send(one, X_API_Key=admin)
+        server.send(sample, X_API_Key=admin)
         with pytest.raises(ConnectionClosed) as closed:
             listening.recv(timeout=5)
         assert closed.value.rcvd is not None
@@ -191,11 +191,11 @@ def test_a_batch_is_summed_once_for_all_who_listen(monkeypatch: pytest.MonkeyPat
     summed = live._updates
     monkeypatch.setattr(live, "_updates", lambda batch: (calls.append(batch), summed(batch))[1])
     updates = live.LiveUpdates(clock=SystemClock(), telemetry=Telemetry())
-    one = make_series(service="s", environment="e", metric="m", kind=Kind.GAUGE)
+    sample = make_series(service="s", environment="e", metric="m", kind=Kind.GAUGE)
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(updates.subscribe()) for _ in range(3)]
         for values in ((5.0, 1.0), (9.0,)):
-            updates.publish(build_batch([(one, 1_795_453_200_000 + i, value) for i, value in enumerate(values)]))
+            updates.publish(build_batch([(sample, 1_795_453_200_000 + i, value) for i, value in enumerate(values)]))
         assert len(calls) == 2
         for reader in readers:
             (result,) = reader.current.values()
@@ -213,7 +213,7 @@ def test_a_silent_series_makes_room_for_a_new_one() -> None:
     reader = Subscriber("", "")
     old = [a_series(tags={"n": str(n)}) for n in range(SERIES_MAX)]
     new = a_series(tags={"n": "new"})
-    assert all(reader.matches(one) for one in old)
+    assert all(reader.matches(sample) for sample in old)
     assert not reader.matches(new)
     for _ in range(2 * FOLLOWED_TICKS):
         assert reader.matches(old[0])

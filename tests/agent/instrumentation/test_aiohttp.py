@@ -23,8 +23,8 @@ Start = Callable[..., Recorded]
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as one:
-        yield one
+    async with aiohttp.ClientSession() as client_session:
+        yield client_session
 
 
 async def test_it_stays_a_coroutine_function(start: Start) -> None:

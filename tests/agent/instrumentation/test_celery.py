@@ -245,8 +245,8 @@ def test_nothing_of_arguments_results_headers_or_ids_is_sent(ran: Ran) -> None:
 
 @pytest.fixture
 def app() -> Iterator[celery.Celery]:
-    with celery.Celery("sender", broker="memory://", set_as_current=False) as one:
-        yield one
+    with celery.Celery("sender", broker="memory://", set_as_current=False) as sender:
+        yield sender
 
 
 @pytest.fixture

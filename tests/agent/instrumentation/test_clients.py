@@ -73,7 +73,7 @@ def with_aiohttp(method: str, url: str, **more: Any) -> SimpleNamespace:
             session.request(method, url, **more) as response,
         ):
             await response.read()
-            before = [_answered(one.status, one.request_info.headers) for one in response.history]
+            before = [_answered(item.status, item.request_info.headers) for item in response.history]
             return _answered(response.status, response.request_info.headers, before)
 
     return asyncio.run(ask())
@@ -160,7 +160,7 @@ class TestEachClient:
         assert [tags["status"] for tags in recorded.client] == ["200"]
         assert len(set(upstream.traceparents)) == 1
         assert all(upstream.traceparents)
-        assert not any("traceparent" in one.request.headers for one in (response, *response.history))
+        assert not any("traceparent" in item.request.headers for item in (response, *response.history))
 
     def test_a_redirect_that_is_not_followed_is_recorded_as_a_redirect(
         self, start: Start, upstream: Upstream, name: str, ask: Ask
@@ -181,9 +181,9 @@ class TestEachClient:
 
     def test_a_refused_connection_is_an_error_with_its_type(self, start: Start, name: str, ask: Ask) -> None:
         recorded = start(name)
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
+        with socket.socket() as used:
+            used.bind(("127.0.0.1", 0))
+            port = used.getsockname()[1]
             with pytest.raises(REFUSED) as caught:
                 ask("GET", f"http://127.0.0.1:{port}/")
         (tags,) = recorded.client

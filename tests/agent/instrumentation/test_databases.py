@@ -213,16 +213,16 @@ class TestEachLibrary:
     def connected(self, start: Start, library: Library, port: int) -> Iterator[tuple[Recorded, Connected]]:
         """An agent, and a connection with an empty table of its own, of which nothing was recorded yet."""
         recorded = start(library.name)
-        with library.connect(port) as one:
-            one.ask(TABLE)
+        with library.connect(port) as connection:
+            connection.ask(TABLE)
             recorded.clear()
-            yield recorded, one
+            yield recorded, connection
 
     def test_a_statement_is_a_span_and_a_duration(
         self, connected: tuple[Recorded, Connected], library: Library, port: int
     ) -> None:
-        recorded, one = connected
-        assert one.ask("SELECT a, b FROM things WHERE a = :a", {"a": 7}) == []
+        recorded, client = connected
+        assert client.ask("SELECT a, b FROM things WHERE a = :a", {"a": 7}) == []
         peer = library.peer(port)
         assert recorded.database == [{"db.system.name": library.system, "operation": "SELECT", **peer}]
         (span,) = recorded.spans
@@ -240,30 +240,30 @@ class TestEachLibrary:
         assert 0 < value_ms < 5000
 
     def test_each_statement_is_named_by_its_operation(self, connected: tuple[Recorded, Connected]) -> None:
-        recorded, one = connected
-        one.ask("INSERT INTO things VALUES (1, 'x')")
-        one.ask("UPDATE things SET b = 'y'")
-        assert one.ask("SELECT b FROM things") == [("y",)]
-        one.ask("DELETE FROM things")
-        one.ask("DROP TABLE things")
+        recorded, client = connected
+        client.ask("INSERT INTO things VALUES (1, 'x')")
+        client.ask("UPDATE things SET b = 'y'")
+        assert client.ask("SELECT b FROM things") == [("y",)]
+        client.ask("DELETE FROM things")
+        client.ask("DROP TABLE things")
         verbs = ["INSERT", "UPDATE", "SELECT", "DELETE", "DROP"]
         assert [span["name"] for span in recorded.spans] == [f"{verb} things" for verb in verbs]
         assert sorted(tags["operation"] for tags in recorded.database) == sorted(verbs)
 
     def test_a_statement_for_many_is_one_call(self, connected: tuple[Recorded, Connected]) -> None:
-        recorded, one = connected
-        one.ask("INSERT INTO things VALUES (:a, :b)", [{"a": number, "b": "x"} for number in range(5)])
+        recorded, client = connected
+        client.ask("INSERT INTO things VALUES (:a, :b)", [{"a": number, "b": "x"} for number in range(5)])
         assert [span["name"] for span in recorded.spans] == ["INSERT things"]
-        assert one.ask("SELECT count(*) FROM things") == [(5,)]
+        assert client.ask("SELECT count(*) FROM things") == [(5,)]
 
     def test_an_error_is_recorded_with_its_type_and_raised_unchanged(
         self, connected: tuple[Recorded, Connected], library: Library
     ) -> None:
-        recorded, one = connected
-        one.ask("INSERT INTO things VALUES (1, 'x')")
+        recorded, client = connected
+        client.ask("INSERT INTO things VALUES (1, 'x')")
         recorded.clear()
         with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is looked at
-            one.ask("INSERT INTO things VALUES (1, 'secret')")
+            client.ask("INSERT INTO things VALUES (1, 'secret')")
         assert f"{type(caught.value).__module__}.{type(caught.value).__qualname__}" == library.duplicate
         (tags,) = recorded.database
         assert (tags["error_type"], tags["error"]) == (library.duplicate, "true")
@@ -272,10 +272,10 @@ class TestEachLibrary:
         assert "secret" not in recorded.text
 
     def test_statements_are_parts_of_the_span_around_them(self, connected: tuple[Recorded, Connected]) -> None:
-        recorded, one = connected
+        recorded, client = connected
         with vantage_agent.span("outer") as outer:
             trace_id, span_id = outer.trace_id, outer.span_id
-            one.ask("SELECT 1")
+            client.ask("SELECT 1")
             with vantage_agent.span("beside"):
                 pass
         spans = {span["name"]: span for span in recorded.spans}
@@ -284,15 +284,15 @@ class TestEachLibrary:
         ] * 2
 
     def test_nothing_of_a_statement_but_what_it_does_is_sent(self, connected: tuple[Recorded, Connected]) -> None:
-        recorded, one = connected
-        one.ask("/* secret1 */ INSERT INTO things VALUES (1, 'FROM secret2') -- secret3")
-        one.ask("INSERT INTO things VALUES (:a, :b)", {"a": 2, "b": "secret4"})
-        one.ask("SELECT a AS \"FROM secret5\" FROM things WHERE b = 'secret6'")
-        one.ask(f"SELECT b AS secret7 FROM things WHERE b IN ({', '.join(['98765432109876 || b'] * 300)})")
-        one.ask("SELECT b, 'FROM secret8' FROM things")
+        recorded, client = connected
+        client.ask("/* secret1 */ INSERT INTO things VALUES (1, 'FROM secret2') -- secret3")
+        client.ask("INSERT INTO things VALUES (:a, :b)", {"a": 2, "b": "secret4"})
+        client.ask("SELECT a AS \"FROM secret5\" FROM things WHERE b = 'secret6'")
+        client.ask(f"SELECT b AS secret7 FROM things WHERE b IN ({', '.join(['98765432109876 || b'] * 300)})")
+        client.ask("SELECT b, 'FROM secret8' FROM things")
         for wrong in ("secret9 FROM secret", "SELECT secret10 FROM things", "SELECT 'secret11"):
             with pytest.raises(Exception):  # noqa: B017, PT011  # each library has its own
-                one.ask(wrong)
+                client.ask(wrong)
         assert {tags["operation"] for tags in recorded.database} == {"INSERT", "SELECT", "_OTHER"}
         assert "things" in recorded.text
         assert "secret" not in recorded.text
@@ -304,25 +304,25 @@ class TestEachLibrary:
         def broken(*_: Any, **__: Any) -> Any:
             raise RuntimeError("a fault of the agent's")
 
-        _, one = connected
+        _, client = connected
         for method in ("begin", "end", "activate", "deactivate"):
             with monkeypatch.context() as patch:
                 patch.setattr(tracer, method, broken)
-                assert contextvars.copy_context().run(one.ask, "SELECT 1") == [(1,)]
+                assert contextvars.copy_context().run(client.ask, "SELECT 1") == [(1,)]
 
     def test_after_the_end_of_the_agent_statements_are_plain(self, connected: tuple[Recorded, Connected]) -> None:
-        recorded, one = connected
+        recorded, client = connected
         vantage_agent.shutdown()
         sent = len(recorded.receiver.sent)
-        assert one.ask("SELECT 1") == [(1,)]
+        assert client.ask("SELECT 1") == [(1,)]
         vantage_agent.init_agent("my-api", recorded.receiver.url)
         vantage_agent.flush(5)
-        assert not [one for one in recorded.receiver.sent[sent:] if one.packed.get("spans")]
+        assert not [item for item in recorded.receiver.sent[sent:] if item.packed.get("spans")]
 
     def test_an_agent_that_ends_in_the_middle_of_a_statement_harms_nothing(
         self, connected: tuple[Recorded, Connected], library: Library
     ) -> None:
-        _, one = connected
+        _, client = connected
         original = tracer.begin
         begun = threading.Event()
 
@@ -334,18 +334,18 @@ class TestEachLibrary:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tracer, "begin", begin)
-            assert one.ask("SELECT 1") == [(1,)]
+            assert client.ask("SELECT 1") == [(1,)]
         assert begun.is_set()
-        assert one.ask("SELECT 1") == [(1,)]
+        assert client.ask("SELECT 1") == [(1,)]
 
 
 def test_a_long_statement_counts_in_the_buffer(start: Start) -> None:
     recorded = start("sqlalchemy")
     stored: list[int] = []
-    with pytest.MonkeyPatch.context() as patch, sqlalchemy_on("sqlite://")(0) as one:
+    with pytest.MonkeyPatch.context() as patch, sqlalchemy_on("sqlite://")(0) as connection:
         patch.setattr(tracer, "_append", lambda nbytes, what, span: stored.append(nbytes))
-        one.ask("SELECT 1")
-        one.ask(f"SELECT 1 AS {'x' * 5000}")
+        connection.ask("SELECT 1")
+        connection.ask(f"SELECT 1 AS {'x' * 5000}")
     assert stored == [PLAIN_NBYTES + 1000]
     assert len(recorded.spans) == 1  # the short one, which takes no more than any span
 
@@ -353,8 +353,8 @@ def test_a_long_statement_counts_in_the_buffer(start: Start) -> None:
 def test_the_same_statement_to_two_databases_is_recorded_for_each(start: Start, tmp_path: Any) -> None:
     recorded = start("sqlalchemy")
     for name in ("one.db", "two.db"):
-        with sqlalchemy_on(f"sqlite:///{tmp_path}/{name}")(0) as one:
-            one.ask("SELECT 1 AS mine")
+        with sqlalchemy_on(f"sqlite:///{tmp_path}/{name}")(0) as connection:
+            connection.ask("SELECT 1 AS mine")
     assert [span["attributes"]["db.namespace"] for span in recorded.spans if span["name"] == "SELECT"] == [
         "one.db",
         "two.db",
@@ -367,14 +367,14 @@ def test_the_same_statement_to_two_databases_is_recorded_for_each(start: Start, 
 def test_a_call_inside_a_call_is_recorded_once(start: Start, name: str, request: pytest.FixtureRequest) -> None:
     library = LIBRARIES[name]
     recorded = start("all")
-    with library.connect(request.getfixturevalue("postgres") if library.system == "postgresql" else 0) as one:
+    with library.connect(request.getfixturevalue("postgres") if library.system == "postgresql" else 0) as connection:
         recorded.clear()
-        one.ask("SELECT 1")
+        connection.ask("SELECT 1")
         assert [span["name"] for span in recorded.spans] == ["SELECT"]
         assert len(recorded.database) == 1
         recorded.clear()
         with pytest.raises((sqlalchemy.exc.DBAPIError, psycopg.Error)):
-            one.ask("nonsense")
+            connection.ask("nonsense")
         (tags,) = recorded.database
         assert tags["error_type"].startswith(f"{library.name}.")
 
@@ -444,15 +444,15 @@ class TestSqlalchemy:
     def test_the_name_of_a_file_is_sent_without_its_folders(self, start: Start, tmp_path: Any) -> None:
         recorded = start("sqlalchemy")
         (tmp_path / "secret").mkdir()
-        with sqlalchemy_on(f"sqlite:///file:{tmp_path}/secret/shop.db?mode=rwc&uri=true")(0) as one:
-            one.ask("SELECT 1")
+        with sqlalchemy_on(f"sqlite:///file:{tmp_path}/secret/shop.db?mode=rwc&uri=true")(0) as connection:
+            connection.ask("SELECT 1")
         assert {span["attributes"]["db.namespace"] for span in recorded.spans} == {"shop.db"}
         assert "secret" not in recorded.text
 
     def test_a_password_is_not_sent(self, start: Start, postgres: int) -> None:
         recorded = start("sqlalchemy")
-        with sqlalchemy_on(f"postgresql+psycopg://vantage:secret@127.0.0.1:{postgres}/postgres")(0) as one:
-            one.ask("SELECT 1")
+        with sqlalchemy_on(f"postgresql+psycopg://vantage:secret@127.0.0.1:{postgres}/postgres")(0) as connection:
+            connection.ask("SELECT 1")
         assert recorded.database
         assert "secret" not in recorded.text
 

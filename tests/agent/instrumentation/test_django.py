@@ -213,7 +213,7 @@ def fresh_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "asked", "endpoint", "status"),
+    ("method", "requested", "endpoint", "status"),
     [
         ("GET", "/", "/", "200"),
         ("POST", "/users/7?q=secret", "/users/<int:user_id>", "200"),
@@ -229,12 +229,12 @@ def fresh_steps() -> None:
     ],
 )
 def test_a_request_is_named_by_its_route(
-    start: Start, serve: Serve, method: str, asked: str, endpoint: str, status: str
+    start: Start, serve: Serve, method: str, requested: str, endpoint: str, status: str
 ) -> None:
     recorded = start("django")
     with serve() as url:
         requests.request(
-            method, url + asked, headers={"X-Key": "secret"}, data=b"secret", allow_redirects=False, timeout=5
+            method, url + requested, headers={"X-Key": "secret"}, data=b"secret", allow_redirects=False, timeout=5
         )
     assert recorded.server == [{"method": method, "endpoint": endpoint, "status": status}]
     span = next(span for span in recorded.spans if span["kind"] == "server")
@@ -244,7 +244,7 @@ def test_a_request_is_named_by_its_route(
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "error_type"),
+    ("requested", "status", "error_type"),
     [
         ("/fails", "500", "ZeroDivisionError"),
         ("/async-fails", "500", "ZeroDivisionError"),
@@ -252,17 +252,17 @@ def test_a_request_is_named_by_its_route(
     ],
 )
 def test_an_error_is_recorded_with_its_type(
-    start: Start, serve: Serve, asked: str, status: str, error_type: str
+    start: Start, serve: Serve, requested: str, status: str, error_type: str
 ) -> None:
     recorded = start("django")
     with serve() as url:
-        assert requests.get(url + asked, timeout=5).status_code == int(status)
-    assert recorded.server == [{"method": "GET", "endpoint": asked, "status": status, "error_type": error_type}]
+        assert requests.get(url + requested, timeout=5).status_code == int(status)
+    assert recorded.server == [{"method": "GET", "endpoint": requested, "status": status, "error_type": error_type}]
     assert recorded.spans[0]["status"] == "error"
 
 
 @pytest.mark.parametrize(
-    ("middleware", "asked", "expected"),
+    ("middleware", "requested", "expected"),
     [
         ("plain_middleware", "/fails", ("/fails", "500", "ZeroDivisionError")),
         ("failing_middleware", "/users/7", ("/users/<int:user_id>", "500", "LookupError")),
@@ -271,11 +271,11 @@ def test_an_error_is_recorded_with_its_type(
     ],
 )
 def test_the_response_of_middleware_is_recorded(
-    start: Start, serve: Serve, middleware: str, asked: str, expected: tuple[str | None, ...]
+    start: Start, serve: Serve, middleware: str, requested: str, expected: tuple[str | None, ...]
 ) -> None:
     recorded = start("django")
     with override_settings(MIDDLEWARE=[HERE + middleware]), serve() as url:
-        requests.get(url + asked, timeout=5)
+        requests.get(url + requested, timeout=5)
     (tags,) = recorded.server
     assert (tags["endpoint"], tags["status"], tags.get("error_type")) == expected
 
@@ -299,8 +299,8 @@ def test_an_error_that_the_application_lets_through_is_its_own(
     assert current.get() is None
 
 
-def environ(asked: str, **more: Any) -> dict[str, Any]:
-    result: dict[str, Any] = Client()._base_environ(PATH_INFO=asked, **more)
+def environ(requested: str, **more: Any) -> dict[str, Any]:
+    result: dict[str, Any] = Client()._base_environ(PATH_INFO=requested, **more)
     return result
 
 
@@ -424,9 +424,9 @@ def test_faults_of_the_agent_do_not_reach_the_application(
     start("django")
     places: list[tuple[Any, str]] = [(tracer, name) for name in ("begin", "end", "activate", "deactivate")]
     with serve() as url:
-        for place in [*places, (sys.modules["vantage_agent.instrumentation.django"], "_span_of")]:
+        for index in [*places, (sys.modules["vantage_agent.instrumentation.django"], "_span_of")]:
             with monkeypatch.context() as patch:
-                patch.setattr(*place, broken)
+                patch.setattr(*index, broken)
                 assert requests.get(f"{url}/missing/7", timeout=5).status_code == 404
                 assert "Server Error (500)" in requests.get(f"{url}/fails", timeout=5).text  # Django's own page
 

@@ -80,20 +80,20 @@ def owner_of(module: str, owner: str) -> Any:
     return getattr(result, owner) if owner else result
 
 
-def found() -> dict[tuple[str, str, str], Any]:
+def installed_functions() -> dict[tuple[str, str, str], Any]:
     return {(module, owner, name): vars(owner_of(module, owner)).get(name) for module, owner, name in WRAPPED}
 
 
 def test_everything_is_wrapped_once_and_put_back(start: Start) -> None:
-    before = found()
+    before = installed_functions()
     start("all")
-    first = found()
+    first = installed_functions()
     assert [key for key in before if first[key] is before[key]] == []
     vantage_agent.init_agent("again", auto_instrument="all")
-    assert found() == first
+    assert installed_functions() == first
     assert [getattr(wrapper, "__wrapped__", None) for wrapper in first.values()] == list(before.values())
     vantage_agent.shutdown()
-    after = found()
+    after = installed_functions()
     assert [key for key in before if after[key] is not before[key]] == []
 
 
@@ -121,14 +121,14 @@ def test_who_wraps_on_top_stays_and_works(
     ours, seen = requests.Session.send, []
 
     @wraps(ours)
-    def theirs(self: Any, request: Any, **kwargs: Any) -> Any:
+    def expected(self: Any, request: Any, **kwargs: Any) -> Any:
         seen.append(request.url)
         return ours(self, request, **kwargs)
 
-    requests.Session.send = theirs  # type: ignore[method-assign]
+    requests.Session.send = expected  # type: ignore[method-assign]
     requests.get(upstream.url, timeout=5)
     vantage_agent.shutdown()
-    assert requests.Session.send is theirs
+    assert requests.Session.send is expected
     requests.get(upstream.url, timeout=5)
     assert (len(seen), upstream.traceparents[1]) == (2, "")
     recorded = start("requests")
@@ -268,16 +268,16 @@ class TestLogging:
 class TestThreads:
     def test_work_of_an_executor_belongs_to_the_span_that_submitted_it(self, start: Start) -> None:
         recorded = start("requests")
-        mine = __import__("contextvars").ContextVar("mine", default="unset")
+        context_var = __import__("contextvars").ContextVar("mine", default="unset")
 
         def work(number: int, *, fn: str) -> tuple[int, str, str]:
             with vantage_agent.span("inner"):
-                return number, fn, mine.get()
+                return number, fn, context_var.get()
 
         with concurrent.futures.ThreadPoolExecutor(1) as executor:
             with vantage_agent.span("outer") as outer:
                 span_id = outer.span_id
-                mine.set("set")
+                context_var.set("set")
                 assert executor.submit(work, 1, fn="f").result() == (1, "f", "unset")  # its own variables stay behind
                 assert list(executor.map(lambda number: work(number, fn="m"), [2])) == [(2, "m", "unset")]
             executor.submit(work, 3, fn="").result()  # the thread has no span any more

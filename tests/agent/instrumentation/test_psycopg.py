@@ -26,9 +26,9 @@ def url(postgres: int) -> str:
 
 @pytest.fixture
 def connection(url: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(url, autocommit=True) as one:
-        one.execute("CREATE TEMPORARY TABLE things (a INTEGER PRIMARY KEY, b TEXT)")
-        yield one
+    with psycopg.connect(url, autocommit=True) as opened:
+        opened.execute("CREATE TEMPORARY TABLE things (a INTEGER PRIMARY KEY, b TEXT)")
+        yield opened
 
 
 def names(recorded: Recorded) -> list[str]:

@@ -26,7 +26,7 @@ Start = Callable[..., Recorded]
 NO_RETRY = Retry(NoBackoff(), 0)
 
 
-class TimeseriesQuery(Protocol):
+class RedisClient(Protocol):
     def do(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """``client.method(...)``."""
 
@@ -90,16 +90,16 @@ def kind(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def one(kind: Any, redis_port: int) -> Iterator[TimeseriesQuery]:
+def client(kind: Any, redis_port: int) -> Iterator[RedisClient]:
     with contextlib.closing(kind(f"redis://127.0.0.1:{redis_port}/3")) as client:
         client.do("flushdb")
         yield client
 
 
-def test_a_command_is_a_span_and_a_duration(start: Start, one: TimeseriesQuery, redis_port: int) -> None:
+def test_a_command_is_a_span_and_a_duration(start: Start, client: RedisClient, redis_port: int) -> None:
     recorded = start("redis")
-    assert one.do("set", "a", "b") is True
-    assert one.do("get", "a") == b"b"
+    assert client.do("set", "a", "b") is True
+    assert client.do("get", "a") == b"b"
     peer = {"db.system.name": "redis", "peer": f"127.0.0.1:{redis_port}"}
     assert recorded.database == [{**peer, "operation": "SET"}, {**peer, "operation": "GET"}]
     first, second = recorded.spans
@@ -115,44 +115,44 @@ def test_a_command_is_a_span_and_a_duration(start: Start, one: TimeseriesQuery, 
     assert values_ms == [span["duration_ns"] / 1e6 for span in (first, second)]
 
 
-def test_commands_are_parts_of_the_span_around_them(start: Start, one: TimeseriesQuery) -> None:
+def test_commands_are_parts_of_the_span_around_them(start: Start, client: RedisClient) -> None:
     recorded = start("redis")
     with vantage_agent.span("outer") as outer:
         trace_id, span_id = outer.trace_id, outer.span_id
-        one.do("get", "a")
-        one.pipeline(("get", "a"))
+        client.do("get", "a")
+        client.pipeline(("get", "a"))
     inner = [span for span in recorded.spans if span["name"] != "outer"]
     assert [(span["trace_id"], span["parent_span_id"]) for span in inner] == [(trace_id, span_id)] * 2
 
 
 @pytest.mark.parametrize("transaction", [True, False])
-def test_a_pipeline_is_one_call(start: Start, one: TimeseriesQuery, *, transaction: bool) -> None:
+def test_a_pipeline_is_one_call(start: Start, client: RedisClient, *, transaction: bool) -> None:
     recorded = start("redis")
-    assert one.pipeline(("set", "a", "1"), ("incr", "a"), ("get", "a"), transaction=transaction) == [True, 2, b"2"]
-    assert one.pipeline(transaction=transaction) == []  # sends nothing
+    assert client.pipeline(("set", "a", "1"), ("incr", "a"), ("get", "a"), transaction=transaction) == [True, 2, b"2"]
+    assert client.pipeline(transaction=transaction) == []  # sends nothing
     assert [span["name"] for span in recorded.spans] == ["PIPELINE"]
 
 
-def test_immediate_commands_of_a_pipeline_are_recorded(start: Start, one: TimeseriesQuery) -> None:
+def test_immediate_commands_of_a_pipeline_are_recorded(start: Start, client: RedisClient) -> None:
     recorded = start("redis")
-    assert one.pipeline(("set", "a", "1"), watch="a") == [True]
+    assert client.pipeline(("set", "a", "1"), watch="a") == [True]
     assert [span["name"] for span in recorded.spans] == ["WATCH", "GET", "PIPELINE"]
 
 
-def test_a_script_is_one_call_inside_a_pipeline_too(start: Start, one: TimeseriesQuery) -> None:
+def test_a_script_is_one_call_inside_a_pipeline_too(start: Start, client: RedisClient) -> None:
     recorded = start("redis")
-    assert one.do("eval", "return 'secret'", 0) == b"secret"
+    assert client.do("eval", "return 'secret'", 0) == b"secret"
     assert [span["name"] for span in recorded.spans] == ["EVAL"]
     assert "secret" not in recorded.text
 
 
-def test_an_error_of_the_server_is_recorded_with_its_type(start: Start, one: TimeseriesQuery) -> None:
+def test_an_error_of_the_server_is_recorded_with_its_type(start: Start, client: RedisClient) -> None:
     recorded = start("redis")
-    one.do("set", "secret1", "secret2")
+    client.do("set", "secret1", "secret2")
     with pytest.raises(redis.ResponseError):
-        one.do("lpush", "secret1", "secret3")
+        client.do("lpush", "secret1", "secret3")
     with pytest.raises(redis.ResponseError):
-        one.pipeline(("incr", "secret1"))
+        client.pipeline(("incr", "secret1"))
     assert [tags.get("error_type") for tags in recorded.database] == [None, *["redis.exceptions.ResponseError"] * 2]
     assert [span["status"] for span in recorded.spans] == ["unset", "error", "error"]
     assert "secret" not in recorded.text
@@ -168,7 +168,7 @@ def test_a_server_that_is_not_there_is_an_error(start: Start, kind: Any) -> None
 
 
 def test_nothing_of_a_command_but_its_name_is_sent(
-    start: Start, one: TimeseriesQuery, kind: Any, redis_port: int
+    start: Start, client: RedisClient, kind: Any, redis_port: int
 ) -> None:
     recorded = start("redis")
     with contextlib.closing(kind(f"redis://:secret0@127.0.0.1:{redis_port}/3")) as client:
@@ -191,26 +191,26 @@ def test_nothing_of_a_command_but_its_name_is_sent(
 
 
 def test_blocking_commands_and_subscriptions_are_not_instrumented(
-    start: Start, one: TimeseriesQuery, redis_port: int
+    start: Start, client: RedisClient, redis_port: int
 ) -> None:
-    one.do("rpush", "list", "1", "2")
-    one.do("xadd", "stream", {"a": "b"})
+    client.do("rpush", "list", "1", "2")
+    client.do("xadd", "stream", {"a": "b"})
     recorded = start("redis")
-    assert list(one.do("blpop", ["list"], timeout=1)) == [b"list", b"1"]
-    assert one.do("execute_command", "brpop", "list", 1)
-    assert one.do("xread", {"stream": 0}, block=10)
-    assert one.do("xread", {"stream": 0})
-    with redis.Redis(port=redis_port) as client, client.pubsub() as subscription:
+    assert list(client.do("blpop", ["list"], timeout=1)) == [b"list", b"1"]
+    assert client.do("execute_command", "brpop", "list", 1)
+    assert client.do("xread", {"stream": 0}, block=10)
+    assert client.do("xread", {"stream": 0})
+    with redis.Redis(port=redis_port) as connection, connection.pubsub() as subscription:
         subscription.subscribe("secret")
         assert (subscription.get_message(timeout=5) or {})["type"] == "subscribe"
     assert [tags["operation"] for tags in recorded.database] == ["XREAD"]
     assert "secret" not in recorded.text
 
 
-def test_a_command_inside_a_statement_is_another_call(start: Start, one: TimeseriesQuery) -> None:
+def test_a_command_inside_a_statement_is_another_call(start: Start, client: RedisClient) -> None:
     recorded = start("redis", "sqlalchemy")
     engine = sqlalchemy.create_engine("sqlite://")
-    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *_: one.do("get", "a"))
+    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *_: client.do("get", "a"))
     with engine.connect() as connection:
         connection.execute(sqlalchemy.text("SELECT 1"))
     engine.dispose()
@@ -218,10 +218,10 @@ def test_a_command_inside_a_statement_is_another_call(start: Start, one: Timeser
     assert (outer["name"], inner["name"], inner["parent_span_id"]) == ("SELECT", "GET", outer["span_id"])
 
 
-def test_nonsense_fails_as_it_does_without_an_agent(start: Start, one: TimeseriesQuery) -> None:
+def test_nonsense_fails_as_it_does_without_an_agent(start: Start, client: RedisClient) -> None:
     def attempt(*args: Any) -> tuple[type, str]:
         with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is what is compared
-            one.do("execute_command", *args)
+            client.do("execute_command", *args)
         return type(caught.value), str(caught.value)
 
     wrong: list[tuple[Any, ...]] = [(), (None,), (object(),), ("SET", "a", object()), ("XREAD", object())]
@@ -231,7 +231,7 @@ def test_nonsense_fails_as_it_does_without_an_agent(start: Start, one: Timeserie
 
 
 def test_faults_of_the_agent_do_not_reach_the_application(
-    start: Start, one: TimeseriesQuery, monkeypatch: pytest.MonkeyPatch
+    start: Start, client: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a fault of the agent's")
@@ -240,29 +240,29 @@ def test_faults_of_the_agent_do_not_reach_the_application(
     for method in ("begin", "end", "activate", "deactivate"):
         with monkeypatch.context() as patch:
             patch.setattr(tracer, method, broken)
-            assert contextvars.copy_context().run(one.do, "get", "a") is None
-            assert contextvars.copy_context().run(one.pipeline, ("get", "a")) == [None]
+            assert contextvars.copy_context().run(client.do, "get", "a") is None
+            assert contextvars.copy_context().run(client.pipeline, ("get", "a")) == [None]
             with pytest.raises(redis.ResponseError):
-                contextvars.copy_context().run(one.do, "execute_command", "NONSENSE")
+                contextvars.copy_context().run(client.do, "execute_command", "NONSENSE")
 
 
-def test_after_the_end_of_the_agent_commands_are_plain(start: Start, one: TimeseriesQuery) -> None:
+def test_after_the_end_of_the_agent_commands_are_plain(start: Start, client: RedisClient) -> None:
     recorded = start("redis")
     vantage_agent.shutdown()
-    assert one.do("get", "a") is None
-    assert one.pipeline(("get", "a")) == [None]
+    assert client.do("get", "a") is None
+    assert client.pipeline(("get", "a")) == [None]
     vantage_agent.init_agent("my-api", recorded.receiver.url)
     assert recorded.database == []
 
 
 def test_an_agent_that_ends_while_a_command_runs_harms_nothing(
-    start: Start, one: TimeseriesQuery, redis_port: int
+    start: Start, client: RedisClient, redis_port: int
 ) -> None:
     start("redis")
     result: list[Any] = []
     with contextlib.closing(redis.Redis(port=redis_port)) as other:
         other.execute_command("CLIENT PAUSE", 60_000, "WRITE")
-        thread = threading.Thread(target=lambda: result.append(one.do("set", "a", "b")))
+        thread = threading.Thread(target=lambda: result.append(client.do("set", "a", "b")))
         thread.start()
         thread.join(0.1)
         assert result == []

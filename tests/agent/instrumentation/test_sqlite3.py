@@ -31,58 +31,58 @@ def outcome(action: Callable[[], Any]) -> Any:
 
 def exercised(folder: pathlib.Path) -> list[Any]:
     """The results of all that a connection can do."""
-    found: list[Any] = []
-    one = sqlite3.connect(":memory:", detect_types=sqlite3.PARSE_DECLTYPES, isolation_level="IMMEDIATE")
+    result: list[Any] = []
+    db = sqlite3.connect(":memory:", detect_types=sqlite3.PARSE_DECLTYPES, isolation_level="IMMEDIATE")
     other = sqlite3.dbapi2.connect(folder / "other.db")
-    cursor = one.cursor()
-    other.backup(one)
-    found += [isinstance(one, sqlite3.Connection), isinstance(cursor, sqlite3.Cursor), cursor.connection is one]
-    found += [repr(one).partition(" at ")[0], repr(cursor).partition(" at ")[0], one.isolation_level]
-    found += [type(one).__name__, type(one).__module__, type(one).__doc__, type(cursor).__qualname__]
-    found.append(one.executescript("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT, c BLOB); SELECT 1;").description)
-    with one:
-        inserted = one.execute("INSERT INTO t (b, c) VALUES (?, ?)", ("x", bytes(4)))
-        found += [inserted.lastrowid, inserted.rowcount, one.in_transaction]
-    with contextlib.suppress(ZeroDivisionError), one:
-        one.executemany("INSERT INTO t (b) VALUES (:b)", ({"b": str(n)} for n in range(3)))
-        found += [one.in_transaction, one.total_changes]
+    cursor = db.cursor()
+    other.backup(db)
+    result += [isinstance(db, sqlite3.Connection), isinstance(cursor, sqlite3.Cursor), cursor.connection is db]
+    result += [repr(db).partition(" at ")[0], repr(cursor).partition(" at ")[0], db.isolation_level]
+    result += [type(db).__name__, type(db).__module__, type(db).__doc__, type(cursor).__qualname__]
+    result.append(db.executescript("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT, c BLOB); SELECT 1;").description)
+    with db:
+        inserted = db.execute("INSERT INTO t (b, c) VALUES (?, ?)", ("x", bytes(4)))
+        result += [inserted.lastrowid, inserted.rowcount, db.in_transaction]
+    with contextlib.suppress(ZeroDivisionError), db:
+        db.executemany("INSERT INTO t (b) VALUES (:b)", ({"b": str(n)} for n in range(3)))
+        result += [db.in_transaction, db.total_changes]
         raise ZeroDivisionError
-    found.append(one.execute("SELECT count(*) FROM t").fetchone())
-    one.create_function("twice", 1, lambda value: value * 2, deterministic=True)
-    found.append(list(cursor.execute("SELECT twice(a), b FROM t")))
-    found.append(cursor.execute("SELECT a, b FROM t") is cursor)
-    found.append([column[0] for column in cursor.description])
-    found.append(list(one.iterdump()))
-    one.row_factory = sqlite3.Row
-    found += [dict(one.execute("SELECT a, b FROM t").fetchone()), one.cursor().row_factory is sqlite3.Row]
-    one.text_factory = bytes
-    found.append(tuple(one.execute("SELECT b FROM t").fetchone()))
-    one.text_factory = str
-    with one.blobopen("t", "c", 1) as blob:
+    result.append(db.execute("SELECT count(*) FROM t").fetchone())
+    db.create_function("twice", 1, lambda value: value * 2, deterministic=True)
+    result.append(list(cursor.execute("SELECT twice(a), b FROM t")))
+    result.append(cursor.execute("SELECT a, b FROM t") is cursor)
+    result.append([column[0] for column in cursor.description])
+    result.append(list(db.iterdump()))
+    db.row_factory = sqlite3.Row
+    result += [dict(db.execute("SELECT a, b FROM t").fetchone()), db.cursor().row_factory is sqlite3.Row]
+    db.text_factory = bytes
+    result.append(tuple(db.execute("SELECT b FROM t").fetchone()))
+    db.text_factory = str
+    with db.blobopen("t", "c", 1) as blob:
         blob.write(b"ab")
-        found.append(len(blob))
-    one.backup(other)
-    found.append(other.execute("SELECT a, b, c FROM t").fetchall())
-    rows = one.execute("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n")
-    found.append([next(rows)[0], next(rows)[0]])  # there is no end to it
+        result.append(len(blob))
+    db.backup(other)
+    result.append(other.execute("SELECT a, b, c FROM t").fetchall())
+    rows = db.execute("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n")
+    result.append([next(rows)[0], next(rows)[0]])  # there is no end to it
     rows.close()
     traced: list[str] = []
-    one.set_trace_callback(traced.append)
-    one.execute("SELECT 1").fetchall()
-    found += [traced, one.interrupt(), one.commit(), one.rollback()]
+    db.set_trace_callback(traced.append)
+    db.execute("SELECT 1").fetchall()
+    result += [traced, db.interrupt(), db.commit(), db.rollback()]
     wrong: list[Callable[..., Any]] = [
-        lambda: one.execute("nonsense"),
-        one.execute,
-        lambda: one.execute(7),  # type: ignore[arg-type]
-        lambda: one.execute("SELECT ?", (object(),)),
-        lambda: one.execute("SELECT 1; SELECT 2"),
-        lambda: one.executemany("SELECT 1", [()]),
-        lambda: one.executescript(None),  # type: ignore[arg-type]
+        lambda: db.execute("nonsense"),
+        db.execute,
+        lambda: db.execute(7),  # type: ignore[arg-type]
+        lambda: db.execute("SELECT ?", (object(),)),
+        lambda: db.execute("SELECT 1; SELECT 2"),
+        lambda: db.executemany("SELECT 1", [()]),
+        lambda: db.executescript(None),  # type: ignore[arg-type]
         lambda: cursor.execute(sql="SELECT 1"),  # type: ignore[call-arg]
-        lambda: one.cursor(7),  # type: ignore[call-overload]
-        lambda: one.cursor(None),
-        lambda: pickle.dumps(one) and None,
-        lambda: setattr(one, "mine", 1),
+        lambda: db.cursor(7),  # type: ignore[call-overload]
+        lambda: db.cursor(None),
+        lambda: pickle.dumps(db) and None,
+        lambda: setattr(db, "mine", 1),
         lambda: setattr(cursor, "mine", 1),
         sqlite3.connect,
         lambda: sqlite3.connect(7),  # type: ignore[call-overload]
@@ -90,20 +90,20 @@ def exercised(folder: pathlib.Path) -> list[Any]:
         lambda: sqlite3.connect(folder / "no" / "folder.db"),
         lambda: sqlite3.connect(f"file:{folder}/none.db?mode=ro", uri=True),
     ]
-    found += [outcome(action) for action in wrong]
+    result += [outcome(action) for action in wrong]
     elsewhere: list[Any] = []
-    thread = threading.Thread(target=lambda: elsewhere.append(outcome(lambda: one.execute("SELECT 1"))))
+    thread = threading.Thread(target=lambda: elsewhere.append(outcome(lambda: db.execute("SELECT 1"))))
     thread.start()
     thread.join()
-    found.append(elsewhere[0][0])
-    for connection in (one, other):
+    result.append(elsewhere[0][0])
+    for connection in (db, other):
         connection.close()
-    found += [
-        outcome(lambda: one.execute("SELECT 1")),
-        outcome(one.cursor),
+    result += [
+        outcome(lambda: db.execute("SELECT 1")),
+        outcome(db.cursor),
         outcome(lambda: cursor.execute("SELECT 1")),
     ]
-    return [without_names(one) for one in found]
+    return [without_names(db) for db in result]
 
 
 def without_names(result: Any) -> Any:
@@ -138,9 +138,9 @@ def test_a_requested_class_is_returned(start: Start) -> None:
         assert type(connection) is Mine
         connection.execute("SELECT 1")
         connection.close()
-    with contextlib.closing(sqlite3.connect(":memory:")) as one:
-        assert type(one.cursor(MyCursor)) is type(one.cursor(factory=MyCursor)) is MyCursor
-        one.cursor(MyCursor).execute("SELECT 1")
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        assert type(db.cursor(MyCursor)) is type(db.cursor(factory=MyCursor)) is MyCursor
+        db.cursor(MyCursor).execute("SELECT 1")
     assert recorded.database == []
 
 
@@ -163,18 +163,18 @@ def test_only_the_name_of_the_file_is_sent(start: Start, tmp_path: pathlib.Path)
     recorded = start("sqlite3")
     folder = tmp_path / "secret"
     folder.mkdir()
-    asked: list[tuple[Any, bool]] = [
+    requested: list[tuple[Any, bool]] = [
         (folder / "path.db", False),
         (str(folder / "text.db"), False),
         (bytes(folder / "bytes.db"), False),
         (f"file:{folder}/uri.db?mode=rwc&password=secret", True),
         ("", False),
     ]
-    for database, uri in asked:
-        with contextlib.closing(sqlite3.connect(database, uri=uri)) as one:
-            one.execute("SELECT 1")
-    with contextlib.closing(sqlite3.connect(database=":memory:")) as one:
-        one.execute("SELECT 1")
+    for database, uri in requested:
+        with contextlib.closing(sqlite3.connect(database, uri=uri)) as db:
+            db.execute("SELECT 1")
+    with contextlib.closing(sqlite3.connect(database=":memory:")) as db:
+        db.execute("SELECT 1")
     names = [span["attributes"].get("db.namespace") for span in recorded.spans]
     assert names == ["path.db", "text.db", "bytes.db", "uri.db", None, ":memory:"]
     assert "secret" not in recorded.text
@@ -182,16 +182,16 @@ def test_only_the_name_of_the_file_is_sent(start: Start, tmp_path: pathlib.Path)
 
 def test_statements_of_a_script_are_one_call(start: Start) -> None:
     recorded = start("sqlite3")
-    with contextlib.closing(sqlite3.connect(":memory:")) as one:
-        one.executescript("CREATE TABLE things (a); INSERT INTO things VALUES ('secret');")
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.executescript("CREATE TABLE things (a); INSERT INTO things VALUES ('secret');")
     assert [span["name"] for span in recorded.spans] == ["CREATE things"]
     assert "secret" not in recorded.text
 
 
 def test_the_cursors_of_django_are_recorded(start: Start) -> None:
     recorded = start("sqlite3")
-    with contextlib.closing(sqlite3.connect(":memory:")) as one:
-        cursor = one.cursor(factory=SQLiteCursorWrapper)
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        cursor = db.cursor(factory=SQLiteCursorWrapper)
         assert type(cursor) is SQLiteCursorWrapper
         cursor.execute("CREATE TABLE things (a)")
         cursor.executemany("INSERT INTO things VALUES (%s)", [("secret",), ("secret",)])

@@ -23,18 +23,18 @@ def main() -> None:
         engine = session.Session(folder)
         engine.query("CREATE DATABASE IF NOT EXISTS vantage ENGINE = Atomic")
         engine.query("USE vantage")
-        found: list[object] = []
+        result: list[object] = []
         for text in wanted["before"]:
             engine.query(text)
         for text, params in wanted["asked"]:
             set_params = "".join(f"SET param_{name} = {quoted(value)};\n" for name, value in params.items())
             try:
                 answer = str(engine.query(set_params + text, FORMAT))
-                found.append([json.loads(line) for line in answer.splitlines() if line.strip()])
+                result.append([json.loads(line) for line in answer.splitlines() if line.strip()])
             except Exception as error:  # noqa: BLE001 - each engine has errors of its own
-                found.append({"error": str(error)[:500]})
+                result.append({"error": str(error)[:500]})
         version = str(engine.query("SELECT version()", "TabSeparated")).strip()
-        json.dump({"version": version, "found": found}, sys.stdout)
+        json.dump({"version": version, "found": result}, sys.stdout)
 
 
 main()

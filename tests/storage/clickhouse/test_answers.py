@@ -43,16 +43,16 @@ async def stores(tmp_path: Path) -> AsyncIterator[tuple[TelemetryStore, Telemetr
         yield memory, clickhouse
 
 
-def differences(query: CheckedSelect, ours: Table, theirs: Table, *, tolerance: float) -> list[tuple[Any, Any]]:
+def differences(query: CheckedSelect, ours: Table, table: Table, *, tolerance: float) -> list[tuple[Any, Any]]:
     """Compare rows in order if some were cut off; otherwise in any order that ORDER BY allows."""
     cut = len(ours) == query.limit
-    assert ours.columns == theirs.columns
-    assert ours.truncated == theirs.truncated
-    assert len(ours) == len(theirs)
+    assert ours.columns == table.columns
+    assert ours.truncated == table.truncated
+    assert len(ours) == len(table)
     return [
-        (one, other)
-        for one, other in zip(in_order(ours, cut=cut), in_order(theirs, cut=cut), strict=True)
-        if not all(same(a, b, tolerance=tolerance) for a, b in zip(one, other, strict=True))
+        (actual, other)
+        for actual, other in zip(in_order(ours, cut=cut), in_order(table, cut=cut), strict=True)
+        if not all(same(a, b, tolerance=tolerance) for a, b in zip(actual, other, strict=True))
     ]
 
 
@@ -60,7 +60,9 @@ def in_order(table: Table, *, cut: bool) -> list[tuple[Any, ...]]:
     return (
         list(table.rows())
         if cut
-        else sorted(table.rows(), key=lambda row: [(one is None, str(type(one)), one_of(one)) for one in row])
+        else sorted(
+            table.rows(), key=lambda row: [(actual is None, str(type(actual)), one_of(actual)) for actual in row]
+        )
     )
 
 
@@ -70,10 +72,10 @@ def one_of(value: object) -> Any:
     return 0 if value is None else value
 
 
-def same(one: object, other: object, *, tolerance: float) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=tolerance, abs_tol=1e-12)
-    return type(one) is type(other) and one == other
+def same(actual: object, other: object, *, tolerance: float) -> bool:
+    if isinstance(actual, float) and isinstance(other, float):
+        return math.isclose(actual, other, rel_tol=tolerance, abs_tol=1e-12)
+    return type(actual) is type(other) and actual == other
 
 
 async def test_every_query_has_the_same_answer_on_both(stores: tuple[TelemetryStore, TelemetryStore]) -> None:
@@ -104,9 +106,9 @@ async def test_explain_estimates_what_is_read_of_the_table(stores: tuple[Telemet
 async def test_a_quantile_of_sketches_is_within_their_error(tmp_path: Path) -> None:
     values = np.random.default_rng(SEED).lognormal(3, 1, 5000)
     async with ClickHouseStore(tmp_path, clock=MovedClock(), telemetry=Telemetry()) as store:
-        one = a_series(metric="m1", kind=Kind.HISTOGRAM)
-        for some in np.split(values, 10):  # in several states, which are merged
-            await store.write(a_batch(*some.tolist(), series=one))
+        actual = a_series(metric="m1", kind=Kind.HISTOGRAM)
+        for sample in np.split(values, 10):  # in several states, which are merged
+            await store.write(a_batch(*sample.tolist(), series=actual))
         await store.write(a_batch(1.0, 2.0, series=a_series(metric="m2", kind=Kind.GAUGE)))
         result = dict((await store.select(queries()["sketches"], deadline_s=30)).rows())
     assert result["m1"] == pytest.approx(float(np.median(values)), rel=RELATIVE_ERROR)

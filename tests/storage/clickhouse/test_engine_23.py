@@ -62,13 +62,13 @@ def ask(python: Path | str, wanted: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_old_engine_answers_as_the_new_one(old_python: Path) -> None:
     statements = {name: print_select(query) for name, query in queries().items()}
-    asked = [
+    requested = [
         [statement.text, {key: param_text(value) for key, value in statement.params.items()}]
         for statement in statements.values()
     ]
     expected = {
         "before": [*(migration.text for migration in migrations()), SERIES_ROWS, SAMPLE_ROWS, SPAN_ROWS],
-        "asked": asked,
+        "asked": requested,
     }
     old, new = ask(old_python, expected), ask(sys.executable, expected)
     assert old["version"].startswith("23.10.")
@@ -87,11 +87,11 @@ def alike(before: Any, after: Any) -> bool:
     if isinstance(before, dict) or isinstance(after, dict) or len(before) != len(after):
         return False
     cells = zip((c for row in before for c in row), (c for row in after for c in row), strict=True)
-    return all(one == other or close(one, other) for one, other in cells)
+    return all(actual == other or close(actual, other) for actual, other in cells)
 
 
-def close(one: str | None, other: str | None) -> bool:
+def close(actual: str | None, other: str | None) -> bool:
     try:
-        return math.isclose(float(one or "x"), float(other or "x"), rel_tol=1e-9)
+        return math.isclose(float(actual or "x"), float(other or "x"), rel_tol=1e-9)
     except ValueError:
         return False

@@ -47,18 +47,18 @@ async def counted(store: ClickHouseStore, *, service: str = "api") -> tuple[obje
 
 
 async def rolled(store: ClickHouseStore) -> list[object]:
-    found = []
+    results = []
     for table in ("rollups_5m", "rollups_1h"):
         text = f"SELECT toInt64(sum(count)) AS held FROM {table}"
-        found += (await store._in_thread(lambda text=text: store._engine.run(Statement(text)))).to_list("held")
-    return found
+        results += (await store._in_thread(lambda text=text: store._engine.run(Statement(text)))).to_list("held")
+    return results
 
 
 async def test_what_was_written_is_there_after_a_restart(opened: Opened) -> None:
     links = encode_exemplars(np.array([1], np.uint32), ["t1"], ["s1"])
-    one = a_series(tags={"k": "ü"})
+    series = a_series(tags={"k": "ü"})
     async with opened() as store:
-        await store.write(build_batch([(one, NOW_MS, 1.0), (one, NOW_MS, 2.0)], exemplars=links, batch_id="b1"))
+        await store.write(build_batch([(series, NOW_MS, 1.0), (series, NOW_MS, 2.0)], exemplars=links, batch_id="b1"))
         await store.write(Batch(spans=(a_span(attributes={"z": "1", "a": "2"}),), batch_id="b2"))
     async with opened() as store:
         assert await counted(store) == (2, 3.0)
@@ -76,14 +76,14 @@ async def test_a_commit_that_was_cut_short_is_finished_once(opened: Opened, inse
     batch = a_batch(1.0, 2.0, batch_id="b1")
     batch = Batch(batch.series, batch.index, batch.time_ms, batch.value, spans=(a_span(),), batch_id="b1")
     async with opened() as store:
-        whole = store._engine.insert
+        complete = store._engine.insert
         left: list[Insert] = []
 
         def dying(insert: Insert) -> None:
             left.append(insert)
             if len(left) > inserted:
                 raise StoreUnavailable("killed")
-            whole(insert)
+            complete(insert)
 
         store._engine.insert = dying  # type: ignore[method-assign]
         if inserted == 4:
@@ -103,13 +103,13 @@ async def test_a_commit_that_was_cut_short_is_finished_once(opened: Opened, inse
 
 async def test_a_failed_commit_is_finished_before_the_next(opened: Opened) -> None:
     async with opened() as store:
-        whole = store._engine.insert
+        complete = store._engine.insert
         fails = iter([False, True])
 
         def failing(insert: Insert) -> None:
             if next(fails, False):
                 raise StoreUnavailable("the disk is full")
-            whole(insert)
+            complete(insert)
 
         store._engine.insert = failing  # type: ignore[method-assign]
         with pytest.raises(StoreUnavailable, match="disk is full"):
@@ -153,22 +153,22 @@ async def test_a_killed_process_loses_nothing_it_had_acknowledged(opened: Opened
             cwd=Path(__file__).resolve().parents[3],
         ) as process:
             assert process.stdout is not None
-            told = -1
+            recorded = -1
             for line in process.stdout:
                 if line.strip().isdigit():
-                    told = int(line)
-                if told >= 8 + round_:
+                    recorded = int(line)
+                if recorded >= 8 + round_:
                     process.kill()
                     break
             for line in process.stdout:
                 if line.strip().isdigit():
-                    told = int(line)
+                    recorded = int(line)
         async with opened() as store:
-            held, total = await counted(store)
-            assert total == held
-            assert told + 1 <= int(str(held)) <= told + 2  # one may have been stored and not acknowledged yet
-            assert await rolled(store) == [held, held]
-            assert await store.write(a_batch(1.0, batch_id=f"b{told}")) is False
+            stored, total = await counted(store)
+            assert total == stored
+            assert recorded + 1 <= int(str(stored)) <= recorded + 2  # one may have been stored and not acknowledged yet
+            assert await rolled(store) == [stored, stored]
+            assert await store.write(a_batch(1.0, batch_id=f"b{recorded}")) is False
 
 
 async def test_a_second_process_is_refused_because_the_folder_is_in_use(opened: Opened) -> None:
@@ -224,8 +224,8 @@ async def test_odd_texts_are_found_as_they_are(opened: Opened, text: str) -> Non
     async with opened() as store:
         await store.write(a_batch(1.0, series=a_series(tags={"k": text or "-"})))
         await store.write(a_batch(2.0, series=a_series(tags={"k": "other"})))
-        found = await store.select(count_query(Compare("=", TagValue("k"), Literal(text))), deadline_s=30)
-        assert list(found.rows()) == [(1, 1.0) if text else (0, None)]
+        result = await store.select(count_query(Compare("=", TagValue("k"), Literal(text))), deadline_s=30)
+        assert list(result.rows()) == [(1, 1.0) if text else (0, None)]
         select = Select("metrics", (SelectItem(TagValue("k"), "k"), SelectItem(Literal(text), "same")))
         rows = list((await store.select(check(select, now_ms=NOW_MS), deadline_s=30)).rows())
         assert rows == sorted([(text or "-", text), ("other", text)], key=lambda row: row[0].encode())
@@ -262,7 +262,7 @@ async def test_a_plan_is_at_most_twice_what_is_read(opened: Opened, where: str) 
         for day in range(20):
             first = NOW_MS - (20 - day) * DAY_MS
             times = range(first, first + DAY_MS, HOUR_MS // 6)
-            await store.write(build_batch([(one, at, float(at % 7)) for at in times for one in series]))
+            await store.write(build_batch([(item, at, float(at % 7)) for at in times for item in series]))
             await store.write(
                 Batch(spans=tuple(a_span(f"t{day}-{n}", start_ms=first + n * HOUR_MS) for n in range(20)))
             )
@@ -272,8 +272,8 @@ async def test_a_plan_is_at_most_twice_what_is_read(opened: Opened, where: str) 
         params = {name: chdb.param_text(value) for name, value in statement.params.items()}
 
         def rows_read() -> int:
-            found = store._engine._thread_connection().query(statement.text, "Null", params=params)
-            return int(found.storage_rows_read())
+            result = store._engine._thread_connection().query(statement.text, "Null", params=params)
+            return int(result.storage_rows_read())
 
         read = await store._in_thread(rows_read)
         assert read / 2 <= planned <= 2 * read
@@ -300,8 +300,8 @@ async def test_days_are_dropped_with_their_rollups_and_series(opened: Opened) ->
         await store.write(build_batch([(old, NOW_MS - 400 * DAY_MS, 1.0), (old, NOW_MS - 10 * DAY_MS, 2.0)]))
         await store.write(build_batch([(new, NOW_MS - 10 * DAY_MS, 4.0), (new, NOW_MS, 8.0)]))
         await store.write(Batch(spans=(a_span("t1", start_ms=NOW_MS - 10 * DAY_MS), a_span("t2"))))
-        gone = await store.expire(RetentionPolicy(days=7))
-        assert (gone.samples, gone.spans, gone.series) == (3, 1, 1)
+        deleted = await store.expire(RetentionPolicy(days=7))
+        assert (deleted.samples, deleted.spans, deleted.series) == (3, 1, 1)
         assert await counted(store) == (1, 8.0)
         assert await rolled(store) == [1, 1]
         assert [info.series.metric for info in await store.list_series()] == ["new"]
@@ -318,34 +318,34 @@ async def test_a_rule_is_for_the_services_and_metrics_it_names(opened: Opened) -
         for service, metric in (("api", "debug.x"), ("api", "m"), ("worker", "debug.y")):
             await store.write(a_batch(1.0, series=a_series(service, metric), at_ms=NOW_MS - 5 * DAY_MS))
         await store.write(Batch(spans=(a_span(start_ms=NOW_MS - 5 * DAY_MS),)))
-        gone = await store.expire(RetentionPolicy(rules=(parse_rule("*/debug.*=2"),)))
-        assert (gone.samples, gone.spans) == (2, 0)
+        deleted = await store.expire(RetentionPolicy(rules=(parse_rule("*/debug.*=2"),)))
+        assert (deleted.samples, deleted.spans) == (2, 0)
         assert await counted(store) == (1, 1.0)
-        gone = await store.expire(RetentionPolicy(rules=(parse_rule("api/*=2"),)))
-        assert (gone.samples, gone.spans) == (1, 1)
+        deleted = await store.expire(RetentionPolicy(rules=(parse_rule("api/*=2"),)))
+        assert (deleted.samples, deleted.spans) == (1, 1)
         assert await store.list_series() == []
 
 
 async def test_beyond_the_budget_the_oldest_samples_expire_before_rollups(opened: Opened) -> None:
     rng = np.random.default_rng(1)
-    one = a_series(kind=Kind.GAUGE)
+    series = a_series(kind=Kind.GAUGE)
     async with opened() as store:
         for months in (3, 2, 1, 0):
             times = NOW_MS - months * 31 * DAY_MS - np.arange(20_000) * 10_000
             await store.write(
-                Batch((one,), np.zeros(20_000, np.uint32), times.astype(np.int64), rng.standard_normal(20_000))
+                Batch((series,), np.zeros(20_000, np.uint32), times.astype(np.int64), rng.standard_normal(20_000))
             )
         assert await store.raw_since_ms() == 0
         files = (await store.usage()).files
-        gone = await store.expire(RetentionPolicy(budget_bytes=sum(files.values()) - files["samples"] // 2))
-        assert 40_000 <= gone.samples < 70_000
-        assert gone.nbytes > 0
+        deleted = await store.expire(RetentionPolicy(budget_bytes=sum(files.values()) - files["samples"] // 2))
+        assert 40_000 <= deleted.samples < 70_000
+        assert deleted.nbytes > 0
         since_ms = await store.raw_since_ms()
         assert NOW_MS - 70 * DAY_MS < since_ms < NOW_MS
         assert (await rolled(store))[1] == 80_000
         assert sum((await store.usage()).files.values()) <= sum(files.values()) - files["samples"] // 2
-        held, _ = await counted(store)
-        assert held == 80_000 - gone.samples
+        stored, _ = await counted(store)
+        assert stored == 80_000 - deleted.samples
     async with opened() as store:
         assert await store.raw_since_ms() == since_ms
 
@@ -373,8 +373,8 @@ async def test_forgetting_reaches_rollups_links_and_times(opened: Opened) -> Non
         await store.delete(Selector(service="gone"))
         for table in ("samples", "series", "exemplars", "rollups_5m", "rollups_1h", "spans", "span_times"):
             text = f"SELECT toInt64(count()) AS held FROM {table}"
-            found = await store._in_thread(lambda text=text: store._engine.run(Statement(text)))
-            assert found.to_list("held") == [0], table
+            result = await store._in_thread(lambda text=text: store._engine.run(Statement(text)))
+            assert result.to_list("held") == [0], table
 
 
 async def test_writers_at_once_share_commits(opened: Opened) -> None:
@@ -389,12 +389,12 @@ async def test_writers_at_once_share_commits(opened: Opened) -> None:
 async def test_the_view_metrics_has_the_columns_that_others_expect(opened: Opened) -> None:
     async with opened() as store:
         await store.write(a_batch(1.5, series=a_series(tags={"k": "v"})))
-        found = await store._in_thread(lambda: store._engine.run(Statement("SELECT * FROM metrics")))
+        result = await store._in_thread(lambda: store._engine.run(Statement("SELECT * FROM metrics")))
         names = (
             "timestamp", "service_name", "environment", "metric_name", "metric_type", "value", "tags", "trace_id",
             "span_id",
         )  # fmt: skip
-        row = [found.to_list(name)[0] for name in names[1:]]
+        row = [result.to_list(name)[0] for name in names[1:]]
         assert row == ["api", "test", "m", "gauge", 1.5, {"k": "v"}, "", ""]
 
 

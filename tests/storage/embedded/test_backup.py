@@ -132,7 +132,7 @@ async def test_deleted_data_is_deleted_in_the_backup_too(opened: Open, tmp_path:
         assert lock.take(wait=True)
         await store.delete(Selector(service="svc1"))
         stored = await everything(store)
-        assert not any(b"svc1" in one[0] for one in stored if isinstance(one, tuple))
+        assert not any(b"svc1" in item[0] for item in stored if isinstance(item, tuple))
         lock.release()
         back_up(tmp_path / "data", tmp_path / "backup")
     restore_backup(tmp_path / "backup", tmp_path / "new")
@@ -179,12 +179,12 @@ def test_a_lock_that_stays_locked_is_reported_and_given_up(tmp_path: Path) -> No
     (tmp_path / "data").mkdir()
     with closing(sqlite3.connect(tmp_path / "data" / "journal.db")) as db:
         db.execute("CREATE TABLE t (a)")
-    held = FileLock(tmp_path / "data", MAINTENANCE)
-    assert held.take(wait=True)
+    file_lock = FileLock(tmp_path / "data", MAINTENANCE)
+    assert file_lock.take(wait=True)
     with pytest.raises(BusyError, match="try again later"):
         back_up(tmp_path / "data", tmp_path / "backup", wait_s=0.2)
     assert not (tmp_path / "backup").exists()
-    held.release()
+    file_lock.release()
     back_up(tmp_path / "data", tmp_path / "backup")
 
 

@@ -60,12 +60,12 @@ def test_partials_come_back_with_their_sketches() -> None:
     columns = frozenset({"sum", "min", "max", "sketches"})
     for wanted in (None, np.array([True, False, True, False])):
         rows = np.arange(len(hours)) if wanted is None else runs.rows_of(wanted)
-        found = CODEC.unpack_partials(chunk.parts[1:], runs, width_ms=HOUR_MS, columns=columns, wanted=wanted)
+        partials = CODEC.unpack_partials(chunk.parts[1:], runs, width_ms=HOUR_MS, columns=columns, wanted=wanted)
         expected = hours.take(rows)
         for name in ("slot", "time_ms", "count", "sum", "min", "max"):
-            assert getattr(found, name).tobytes() == getattr(expected, name).tobytes(), name
+            assert getattr(partials, name).tobytes() == getattr(expected, name).tobytes(), name
         for name in ("row", "key", "count"):
-            assert getattr(found.sketches, name).tolist() == getattr(expected.sketches, name).tolist()
+            assert getattr(partials.sketches, name).tolist() == getattr(expected.sketches, name).tolist()
     bare = CODEC.unpack_partials(chunk.parts[1:], runs, width_ms=HOUR_MS, columns=frozenset({"sum"}))
     assert np.isnan(bare.min).all()
     assert len(bare.sketches.key) == 0
@@ -74,11 +74,11 @@ def test_partials_come_back_with_their_sketches() -> None:
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=12))
 def test_cuts_cover_every_row_once_and_no_chunk_is_too_large(counts: list[int]) -> None:
     slot = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)
-    found = list(chunk_bounds(slot, CHUNK_SAMPLES_MAX))
-    assert found[0][0] == 0
-    assert found[-1][1] == len(slot)
-    assert [end for _, end in found[:-1]] == [start for start, _ in found[1:]]
-    assert all(0 < end - start <= CHUNK_SAMPLES_MAX for start, end in found)
+    result = list(chunk_bounds(slot, CHUNK_SAMPLES_MAX))
+    assert result[0][0] == 0
+    assert result[-1][1] == len(slot)
+    assert [end for _, end in result[:-1]] == [start for start, _ in result[1:]]
+    assert all(0 < end - start <= CHUNK_SAMPLES_MAX for start, end in result)
 
 
 def test_samples_are_stored_by_time_range_and_within_by_series() -> None:
@@ -87,20 +87,20 @@ def test_samples_are_stored_by_time_range_and_within_by_series() -> None:
     linked = range(0, len(slot), 100)
     ids = tuple(str(value[mixed[row]]) for row in linked)
     links = encode_exemplars(linked, ids, ("",) * len(ids))
-    whole = SampleColumns(slot[mixed], time_ms[mixed], value[mixed], links)
-    found = list(in_storage_order(whole, np.arange(200)[::-1]))
-    assert len(found) > 5
-    ends = [(some.time_ms.min(), some.time_ms.max()) for some in found]
+    sample_columns = SampleColumns(slot[mixed], time_ms[mixed], value[mixed], links)
+    result = list(in_storage_order(sample_columns, np.arange(200)[::-1]))
+    assert len(result) > 5
+    ends = [(sample.time_ms.min(), sample.time_ms.max()) for sample in result]
     assert all(before[1] <= after[0] for before, after in pairwise(ends))
-    for some in found:
-        order = np.lexsort((some.time_ms, -some.slot.astype(np.int64)))
+    for sample in result:
+        order = np.lexsort((sample.time_ms, -sample.slot.astype(np.int64)))
         assert order.tolist() == list(range(len(order)))
-        values = [str(some.value[row]) for row in some.exemplars.position.tolist()]
-        assert values == decode_ids(some.exemplars.trace_id), "a link went to another sample"
-    rows = sorted(zip(*(np.concatenate([getattr(some, name) for some in found]).tolist()
+        values = [str(sample.value[row]) for row in sample.exemplars.position.tolist()]
+        assert values == decode_ids(sample.exemplars.trace_id), "a link went to another sample"
+    rows = sorted(zip(*(np.concatenate([getattr(sample, name) for sample in result]).tolist()
                         for name in ("slot", "time_ms", "value")), strict=True))  # fmt: skip
     assert rows == sorted(zip(slot.tolist(), time_ms.tolist(), value.tolist(), strict=True))
-    assert sum(len(some.exemplars) for some in found) == 1000
+    assert sum(len(sample.exemplars) for sample in result) == 1000
 
 
 def test_few_samples_are_one_stretch() -> None:
@@ -110,8 +110,8 @@ def test_few_samples_are_one_stretch() -> None:
 
 def test_every_id_of_an_index_is_found_where_it_is() -> None:
     ids = [f"{n:032x}" for n in range(ENTRIES_MAX + 500)]
-    kept = truncate_hash(np.array([hash_id(one) for one in ids], np.uint64))
-    rows = pack_index(ColumnCodec(), kept, np.arange(len(ids)) // 100, np.arange(len(ids)) % 100)
+    stored = truncate_hash(np.array([hash_id(item) for item in ids], np.uint64))
+    rows = pack_index(ColumnCodec(), stored, np.arange(len(ids)) // 100, np.arange(len(ids)) % 100)
     assert len(rows) == 2
     assert all(low <= high for low, high, _, _ in rows)
     assert rows[0][1] <= rows[1][0]

@@ -81,10 +81,10 @@ def exactly(rows: list[Row]) -> Counter[str]:
 
 @given(ROWS)
 def test_a_block_is_decoded_completely(rows: list[Row]) -> None:
-    ((some, block),) = exemplar_blocks(CODEC, sort_by_trace(exemplar_samples(rows)))
-    assert exactly(rows_of(some)) == exactly(rows)
+    ((sample, block),) = exemplar_blocks(CODEC, sort_by_trace(exemplar_samples(rows)))
+    assert exactly(rows_of(sample)) == exactly(rows)
     result = unpack_exemplars(CODEC, *block.columns[2:])
-    assert list(map(repr, rows_of(result))) == list(map(repr, rows_of(some)))
+    assert list(map(repr, rows_of(result))) == list(map(repr, rows_of(sample)))
     assert (block.low, block.high) == (trace_hashes(result).min(), trace_hashes(result).max())
 
 
@@ -92,9 +92,9 @@ def test_a_flipped_bit_is_a_value_error() -> None:
     ((_, block),) = exemplar_blocks(CODEC, sort_by_trace(exemplar_samples(many(5, a_trace=2))))
     for name in ("ids", "body"):
         plain: bytes = getattr(block, name)
-        for place in range(len(plain)):
+        for index in range(len(plain)):
             flipped = bytearray(plain)
-            flipped[place] ^= 1
+            flipped[index] ^= 1
             changed: dict[str, Any] = {name: bytes(flipped)}
             with pytest.raises(ValueError, match=r"."):
                 unpack_exemplars(CODEC, *replace(block, **changed).columns[2:])
@@ -121,8 +121,8 @@ def test_shares_of_the_hashes_contain_every_exemplar_once(shares: int) -> None:
     result = [
         row
         for low, high in pairwise(ends)
-        for some in exemplars_between(db, CODEC, part=1, low=low, high=high)
-        for row in rows_of(some)
+        for sample in exemplars_between(db, CODEC, part=1, low=low, high=high)
+        for row in rows_of(sample)
     ]
     assert exactly(result) == exactly(rows)
 
@@ -133,18 +133,18 @@ def test_samples_claim_their_links_each_once_however_they_come(rows: list[Row], 
     samples = [row[2:] for row in rows] + [row[2:] for row, again in zip(rows, more, strict=False) if again]
     samples.sort(key=lambda sample: (sample[0] % 2, hash(sample)))
     half = len(rows) // 2
-    unclaimed = UnmatchedExemplars([exemplar_samples(some) for some in (rows[:half], rows[half:]) if some])
+    unclaimed = UnmatchedExemplars([exemplar_samples(sample) for sample in (rows[:half], rows[half:]) if sample])
     claimed: list[Row] = []
     for part in range(chunks):
-        some = samples[part::chunks]
-        if not some:
+        subset = samples[part::chunks]
+        if not subset:
             continue
-        slot, time_ms, value = zip(*some, strict=True)
+        slot, time_ms, value = zip(*subset, strict=True)
         result = unclaimed.claim(np.array(slot, np.uint32), np.array(time_ms), np.array(value))
         position = result.position.tolist()
         assert position == sorted(set(position))
         ids = zip(decode_ids(result.trace_id), decode_ids(result.span_id), strict=True)
-        claimed += [(*pair, *some[row]) for row, pair in zip(position, ids, strict=True)]
+        claimed += [(*pair, *subset[row]) for row, pair in zip(position, ids, strict=True)]
     assert exactly(claimed) == exactly(rows)
     assert unclaimed.left == 0
 
@@ -160,4 +160,4 @@ def test_exemplars_without_a_sample_stay_unmatched() -> None:
 
 @given(st.lists(st.lists(IDS, max_size=5), min_size=1, max_size=4))
 def test_ids_of_any_width_are_laid_end_to_end(parts: list[list[str]]) -> None:
-    assert decode_ids(concat_ids([encode_ids(part) for part in parts])) == [one for part in parts for one in part]
+    assert decode_ids(concat_ids([encode_ids(part) for part in parts])) == [item for part in parts for item in part]

@@ -37,8 +37,8 @@ async def total(store: EmbeddedStore, *conditions: Any) -> int:
 def noise(days_back: float, count: int = 5000, service: str = "api", metric: str = "m") -> Batch:
     """Samples that no codec makes small."""
     values = np.random.default_rng(int(days_back * 100)).random(count)
-    one, at_ms = a_series(service, metric), NOW_MS - int(days_back * DAY_MS)
-    return build_batch([(one, at_ms - i, float(value)) for i, value in enumerate(values)])
+    series, at_ms = a_series(service, metric), NOW_MS - int(days_back * DAY_MS)
+    return build_batch([(series, at_ms - i, float(value)) for i, value in enumerate(values)])
 
 
 def on_disk(folder: Path) -> int:
@@ -49,7 +49,7 @@ def on_disk(folder: Path) -> int:
             target = str(fd.readlink())
             if target.startswith(str(folder)) and target.endswith("(deleted)") and "-shm" not in target:
                 result.append(fd.stat())
-    return sum(one.st_blocks * 512 for one in result)
+    return sum(series.st_blocks * 512 for series in result)
 
 
 def budget_of(segments_nbytes: int) -> RetentionPolicy:
@@ -93,7 +93,7 @@ async def test_expired_data_is_hidden_even_while_its_file_exists(opened: Open, c
         assert await total(store) == 1
         assert (await store.trace("old")).spans == ()
         result = await store.traces(TraceFilter(TimeRange(0, NOW_MS + HOUR_MS)))
-        assert [one.trace_id for one in result] == ["new"]
+        assert [series.trace_id for series in result] == ["new"]
 
 
 async def test_series_without_data_are_removed_from_the_catalogue(opened: Open) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.random_batches import RandomBatches
-from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, lately
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, last_hours
 from tests.support.wait import until
 from vantage.core.batch import Batch
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
@@ -51,8 +51,8 @@ async def samples_of(store: TelemetryStore) -> Counter[tuple[Any, ...]]:
 
 
 async def spans_of(store: TelemetryStore) -> Counter[Any]:
-    found = await store.traces(TraceFilter(TimeRange(0, NOW_MS + HOUR_MS), limit=10_000))
-    spans = [span for one in found for span in (await store.trace(one.trace_id)).spans]
+    traces = await store.traces(TraceFilter(TimeRange(0, NOW_MS + HOUR_MS), limit=10_000))
+    spans = [span for sample in traces for span in (await store.trace(sample.trace_id)).spans]
     return Counter((tuple(sorted(span.attributes.items())), *map(str, list(_fields(span)))) for span in spans)
 
 
@@ -67,16 +67,18 @@ async def rollups_of(store: TelemetryStore, table: TableName) -> dict[Any, Any]:
     calls: tuple[Expr, ...] = tuple(Call(function, (Column(column),)) for function, column in columns)
     items = tuple(SelectItem(expr, f"c{i}") for i, expr in enumerate((*keys, *calls)))
     select = Select(table, items, where=ALWAYS, group_by=keys)
-    found = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**7), deadline_s=30)
-    return {(one, metric, str(sorted(tags.items())), at_ms): rest for one, metric, tags, at_ms, *rest in found.rows()}
+    result = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**7), deadline_s=30)
+    return {
+        (sample, metric, str(sorted(tags.items())), at_ms): rest for sample, metric, tags, at_ms, *rest in result.rows()
+    }
 
 
 async def quantiles_of(store: TelemetryStore, p: float) -> dict[Any, Any]:
     keys = (Column("service_name"), Column("timestamp"))
     items = (*(SelectItem(key, f"k{i}") for i, key in enumerate(keys)), SelectItem(Call("sketchQuantile", (), p), "q"))
     select = Select("rollups_1h", items, where=ALWAYS, group_by=keys)
-    found = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**6), deadline_s=30)
-    return {(service, at_ms): value for service, at_ms, value in found.rows()}
+    result = await store.select(check(select, now_ms=NOW_MS + HOUR_MS, rows_max=10**6), deadline_s=30)
+    return {(service, at_ms): value for service, at_ms, value in result.rows()}
 
 
 def _stats(info: SeriesInfo) -> tuple[int, int, int, int]:
@@ -88,18 +90,18 @@ async def assert_same(store: TelemetryStore, twin: TelemetryStore) -> None:
     assert await spans_of(store) == await spans_of(twin)
     tables: tuple[TableName, ...] = ("rollups_5m", "rollups_1h")
     for table in tables:
-        ours, theirs = await rollups_of(store, table), await rollups_of(twin, table)
-        assert ours.keys() == theirs.keys()
+        ours, expected = await rollups_of(store, table), await rollups_of(twin, table)
+        assert ours.keys() == expected.keys()
         for key, (count, total, least, most) in ours.items():
-            assert (count, least, most) == (theirs[key][0], theirs[key][2], theirs[key][3])
+            assert (count, least, most) == (expected[key][0], expected[key][2], expected[key][3])
             largest = max(abs(least), abs(most))
             if largest < 1e300:  # else the order of additions decides whether the sum overflows
-                assert total == pytest.approx(theirs[key][1], abs=1e-9 * largest * count)
+                assert total == pytest.approx(expected[key][1], abs=1e-9 * largest * count)
     assert await quantiles_of(store, 0.9) == pytest.approx(await quantiles_of(twin, 0.9), nan_ok=True)
     stats, twin_stats = await store.list_series(), await twin.list_series()
     assert set(map(_stats, stats)) == set(map(_stats, twin_stats))
     assert set(await store.services_with_spans()) == set(await twin.services_with_spans())
-    wanted = TraceFilter(lately(24 * 30), limit=7, status="error")
+    wanted = TraceFilter(last_hours(24 * 30), limit=7, status="error")
     assert await store.traces(wanted) == await twin.traces(wanted)
 
 
@@ -130,8 +132,8 @@ async def test_whatever_happens_below_queries_see_the_same(
             await merged(store)
             await assert_same(store, twin)
             for trace in await twin.traces(TraceFilter(TimeRange(0, NOW_MS + HOUR_MS), limit=40)):
-                ours, theirs = await store.trace(trace.trace_id), await twin.trace(trace.trace_id)
-                assert Counter(map(_sample, ours.samples)) == Counter(map(_sample, theirs.samples))
+                ours, expected = await store.trace(trace.trace_id), await twin.trace(trace.trace_id)
+                assert Counter(map(_sample, ours.samples)) == Counter(map(_sample, expected.samples))
             wanted = Selector(service="svc1")
             deleted, twin_deleted = await store.delete(wanted), await twin.delete(wanted)
             assert (deleted.samples, deleted.spans, deleted.series) == (
@@ -142,8 +144,8 @@ async def test_whatever_happens_below_queries_see_the_same(
             await assert_same(store, twin)
 
 
-def _sample(one: Any) -> tuple[Any, ...]:
-    return one.series.id, one.time_ms, one.value, one.span_id
+def _sample(sample: Any) -> tuple[Any, ...]:
+    return sample.series.id, sample.time_ms, sample.value, sample.span_id
 
 
 async def merged(store: EmbeddedStore) -> None:

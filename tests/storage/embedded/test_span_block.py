@@ -63,10 +63,10 @@ def test_what_is_read_can_be_joined_and_written_again() -> None:
 def test_texts_of_skipped_rows_are_not_written() -> None:
     table = build_span_table(many_spans(2000))
     few = table.take(np.arange(10))
-    whole = span_table.SpanTable(**{
+    complete = span_table.SpanTable(**{
         name: getattr(few, name) for name in few.__slots__ if name != "name"
     }, name=DictColumn(few.name.codes, (*few.name.values, *map(str, range(10_000)))))  # fmt: skip
-    assert len(encode(whole)) == len(encode(few))
+    assert len(encode(complete)) == len(encode(few))
 
 
 def test_ids_in_hexadecimal_take_half_the_room() -> None:
@@ -110,9 +110,9 @@ BLOCK = encode(build_span_table(many_spans(40)))
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused(body: bytes) -> None:
-    for some in (body, sealed(body)):
+    for sample in (body, sealed(body)):
         with pytest.raises(ValueError, match="block of spans"):
-            decode(some)
+            decode(sample)
 
 
 @given(st.integers(0, len(BLOCK) * 8 - 1))
@@ -134,8 +134,8 @@ def test_nonsense_under_a_fitting_checksum_is_refused_or_read_but_breaks_nothing
     changes: list[tuple[int, int]],
 ) -> None:
     body = bytearray(BLOCK[5:])
-    for place, byte in changes:
-        body[place] = byte
+    for index, byte in changes:
+        body[index] = byte
     try:
         table = decode(sealed(bytes(body)))
     except ValueError:
@@ -151,11 +151,11 @@ def test_any_field_may_be_invalid(data: st.DataObject) -> None:
     fields = fields_of(BLOCK)
     at = fields
     while True:
-        place = data.draw(st.integers(0, len(at) - 1))
-        if not isinstance(at[place], list) or not at[place]:
+        index = data.draw(st.integers(0, len(at) - 1))
+        if not isinstance(at[index], list) or not at[index]:
             break
-        at = at[place]
-    at[place] = data.draw(numbers)
+        at = at[index]
+    at[index] = data.draw(numbers)
     try:
         table = decode(sealed(msgspec.msgpack.encode(fields)))
     except ValueError:
@@ -166,8 +166,8 @@ def test_any_field_may_be_invalid(data: st.DataObject) -> None:
 def with_field(path: tuple[int, ...], value: Any) -> bytes:
     fields = fields_of(BLOCK)
     at = fields
-    for place in path[:-1]:
-        at = at[place]
+    for index in path[:-1]:
+        at = at[index]
     at[path[-1]] = value
     return sealed(msgspec.msgpack.encode(fields))
 

@@ -32,11 +32,11 @@ async def totals(store: EmbeddedStore) -> tuple[Any, ...]:
 
 
 async def test_everything_written_is_there_after_a_restart(opened: Open) -> None:
-    one, other = a_series(tags={"k": "1"}), a_series(tags={"k": "2"})
+    first, other = a_series(tags={"k": "1"}), a_series(tags={"k": "2"})
     async with opened() as store:
         links = encode_exemplars(np.array([0], np.uint32), ["t1"], ["s9"])
-        await store.write(build_batch([(one, NOW_MS, 1.0), (other, NOW_MS, 2.0)], exemplars=links, spans=(a_span(),)))
-        await store.write(a_batch(4.0, series=one))
+        await store.write(build_batch([(first, NOW_MS, 1.0), (other, NOW_MS, 2.0)], exemplars=links, spans=(a_span(),)))
+        await store.write(a_batch(4.0, series=first))
     async with opened() as store:
         assert await totals(store) == (3, 7.0)
         trace = await store.trace("t1")
@@ -88,19 +88,19 @@ async def test_many_small_commits_make_few_blocks(opened: Open) -> None:
 
 
 async def test_exemplars_survive_merging_and_filtering(opened: Open) -> None:
-    one = a_series()
+    series = a_series()
     async with opened() as store:
         for i in range(40):
             links = encode_exemplars(np.array([1], np.uint32), [f"t{i}"], [""])
-            await store.write(build_batch([(one, NOW_MS, 0.0), (one, NOW_MS, float(i))], exemplars=links))
+            await store.write(build_batch([(series, NOW_MS, 0.0), (series, NOW_MS, float(i))], exemplars=links))
         (sample,) = (await store.trace("t17")).samples
         assert sample.value == 17.0
-        held = [
+        stored = [
             (float(block.samples.value[position]), trace_id)
             for block in store._head.samples
             for position, trace_id, _ in block.samples.exemplars.rows()
         ]
-        assert sorted(held) == sorted((float(i), f"t{i}") for i in range(40))
+        assert sorted(stored) == sorted((float(i), f"t{i}") for i in range(40))
 
 
 async def test_a_damaged_row_is_reported_and_the_rest_served(opened: Open, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ async def test_a_full_queue_is_busy_and_not_an_endless_one(opened: Open) -> None
 async def test_series_beyond_the_limit_go_to_the_overflow_series(opened: Open) -> None:
     many = [a_series(tags={"user": str(n)}) for n in range(10)]
     async with opened(series_max=4) as store:
-        await store.write(build_batch([(one, NOW_MS, 1.0) for one in many]))
+        await store.write(build_batch([(item, NOW_MS, 1.0) for item in many]))
         await store.write(a_batch(1.0, series=many[9]))
         assert await totals(store) == (11, 11.0)
         counts = {info.series.tags: info.samples for info in await store.list_series()}

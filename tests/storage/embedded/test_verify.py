@@ -135,5 +135,5 @@ async def test_a_page_that_is_overwritten_is_found(folder: Path) -> None:
     content[middle : middle + 2048] = b"\xa5" * 2048
     path.write_bytes(content)
     looker = ReadOnlyFolder(folder)
-    looked = looker.segments()
-    assert looked.damaged or list(verify_segments(looker, looked))
+    checked = looker.segments()
+    assert checked.damaged or list(verify_segments(looker, checked))

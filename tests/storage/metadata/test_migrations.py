@@ -251,8 +251,8 @@ async def test_a_file_that_may_only_be_read_is_unavailable_until_it_may_be_writt
 async def test_a_change_refused_as_read_only_is_unavailable_and_succeeds_later(url: str) -> None:
     async with SqlMetadataStore(url, SystemClock()) as store:
         for setting in ("ON", "OFF"):
-            async with store._read() as one, store._read() as two:
-                for connection in (one, two):
+            async with store._read() as first, store._read() as two:
+                for connection in (first, two):
                     await connection.exec_driver_sql(f"PRAGMA query_only = {setting}")
             if setting == "ON":
                 with pytest.raises(StoreUnavailable, match="readonly"):
