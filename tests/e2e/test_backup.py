@@ -187,7 +187,7 @@ def test_doctor_deep_reads_every_row_and_names_those_that_are_damaged(folder: Pa
 
 def test_doctor_deep_finds_nothing_wrong_beside_a_server_that_seals_and_merges(tmp_path: Path) -> None:
     program = (
-        "from vantage.storage.embedded import merge\n"
+        "from vantage.storage.embedded.maintain import merge\n"
         "from vantage.storage.embedded.store import EmbeddedStore\n"
         "EmbeddedStore.__init__.__kwdefaults__['generation_samples_max'] = 50\n"
         "merge.PARTS_MIN = merge.PARTS_MIN_BUSY = 2\n"

@@ -88,7 +88,7 @@ from vantage.storage.embedded.write.journal import Journal
 from vantage.storage.embedded.store import EmbeddedStore
 
 async def write(self, batch):
-    done = self._writer.write(batch)
+    done = self._commits.write(batch)
     done.add_done_callback(lambda done: done.exception())
     return True
 
