@@ -97,10 +97,10 @@ def wanted_stamp(root: Path) -> str:
 
 def is_current(vendor: Path, stamp: str) -> bool:
     try:
-        found = (vendor / ".stamp").read_text().strip()
+        installed = (vendor / ".stamp").read_text().strip()
     except OSError:
         return False
-    return found == stamp and all((vendor / name).is_file() for name in ASSETS.values())
+    return installed == stamp and all((vendor / name).is_file() for name in ASSETS.values())
 
 
 def install(npm: str, folder: Path) -> None:

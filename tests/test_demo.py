@@ -337,7 +337,7 @@ def test_a_column_too_long_for_one_batch_is_split_with_its_links(world: Scenario
 
 
 class FakeServer:
-    """Answers as it is told, then 202; keeps what it was sent."""
+    """Sends the given responses, then 202; records every request."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, dict[str, str], bytes]] = []

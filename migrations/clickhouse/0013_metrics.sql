@@ -1,4 +1,4 @@
--- Samples with their tags, for whoever looks at the tables with a client of their own.
+-- Samples with their tags, for people who query the tables with their own client.
 CREATE VIEW IF NOT EXISTS metrics AS
 SELECT timestamp, service_name, environment, metric_name, metric_type, value, tags, trace_id, span_id
 FROM samples

@@ -118,7 +118,7 @@ def seed() -> int:
     return seed
 
 
-class Told:
+class Acknowledged:
     """What the process said before it died."""
 
     def __init__(self) -> None:
@@ -136,9 +136,9 @@ class Told:
                 self.deleted.update(rest)
 
 
-def killed(data: Path, step: str, first: int, chance: random.Random) -> Told:
+def killed(data: Path, step: str, first: int, chance: random.Random) -> Acknowledged:
     """Run until some step is under way for a moment; kill."""
-    recorded = Told()
+    recorded = Acknowledged()
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(data), step, str(first), str(SAMPLES)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
@@ -213,7 +213,7 @@ def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(tmp_path: Path, 
             missing = [value for value in range(n * SAMPLES, (n + 1) * SAMPLES) if value not in values["kept"]]
             assert not missing, f"batch {n} was acknowledged and is not there"
         assert spans["kept"] >= len(stored)
-        assert not deleted & values.keys(), "what was forgotten is there again"
+        assert not deleted & values.keys(), "deleted data is back"
         first = max(stored, default=0) + 10
         if within and not LONG:
             break

@@ -20,7 +20,7 @@ from vantage.storage.metadata.store import SqlMetadataStore
 from vantage.storage.ports import Selector
 
 AnyStore: TypeAlias = MemoryMetadataStore | SqlMetadataStore
-# Opens the store anew, on what the one opened before it left behind.
+# Opens the store again on the same data.
 OpenStore: TypeAlias = Callable[[], AbstractAsyncContextManager[AnyStore]]
 
 NOW_MS = 1_800_000_000_000

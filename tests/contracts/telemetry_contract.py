@@ -28,7 +28,7 @@ ALWAYS = TimeRange(0, TIME_MS_MAX)
 
 
 def contents(batches: Iterable[Batch]) -> Counter[Any]:
-    """Every sample and span with everything that is told of it, floats as their bits."""
+    """Return every sample and span with all its fields, floats as their bits."""
     result: Counter[Any] = Counter()
     for batch in batches:
         links = {

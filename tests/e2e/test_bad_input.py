@@ -118,7 +118,7 @@ def of_sample(fields: bytes) -> bytes:
 
 
 TIMESTAMP = "metrics[0].timestamp"
-WHOLE = {
+COMPLETE = {
     "nothing": (b"", "body"),
     "truncated": (b'{"metrics": [{"metric_name": "m", "val', ""),
     "no JSON": (b"metric=1", ""),
@@ -155,9 +155,9 @@ WHOLE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", COMPLETE)
 def test_a_body_that_cannot_be_read_is_400_with_the_path_of_the_fault(server: Server, name: str) -> None:
-    body, field = WHOLE[name]
+    body, field = COMPLETE[name]
     answer = server.send(body)
     problem = answer.json()
     assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json"), answer

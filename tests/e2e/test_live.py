@@ -1,4 +1,4 @@
-"""Live updates over a real WebSocket: what comes, how soon, how much, and what a slow reader is told."""
+"""Live updates over a real WebSocket: contents, delay, limits and slow readers."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_slow_reader_is_told_what_it_lost_and_slows_nobody(server: Server) -> 
         while not dropped and time.monotonic() < end_s:
             message = json.loads(listening.recv(timeout=10))
             dropped = message["count"] if message["type"] == "dropped" else 0
-    assert slowest_s < BUSY_S  # whoever waited for the reader would wait for as long as it reads nothing
+    assert slowest_s < BUSY_S  # a sender that waited for the reader would wait for as long as it reads nothing
     assert dropped > 0
     assert server.counts()["vantage_live_dropped_updates_total"] >= dropped
 

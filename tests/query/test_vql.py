@@ -15,8 +15,8 @@ from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
 
-SETTLED = "SELECT count() AS n FROM metrics WHERE timestamp BETWEEN '2026-11-18 10:00:00' AND '2026-11-18 11:00:00'"
-SETTLED_MS = 1_794_996_000_000 + 1000  # in that hour, which ended six minutes before NOW_MS
+FINAL_QUERY = "SELECT count() AS n FROM metrics WHERE timestamp BETWEEN '2026-11-18 10:00:00' AND '2026-11-18 11:00:00'"
+FINAL_MS = 1_794_996_000_000 + 1000  # in that hour, which ended six minutes before NOW_MS
 
 
 @pytest.fixture
@@ -33,33 +33,33 @@ async def ask(context: QueryContext, text: str) -> tuple[object, bool]:
 
 
 async def test_final_results_are_cached_for_five_minutes(context: QueryContext) -> None:
-    await write_batch(context, a_batch(1.0, at_ms=SETTLED_MS))
-    assert await ask(context, SETTLED) == (1, False)
-    await write_batch(context, a_batch(2.0, at_ms=SETTLED_MS))
-    assert await ask(context, SETTLED) == (1, True)
-    assert await ask(context, SETTLED.replace(" AS n", "")) == (2, False)
+    await write_batch(context, a_batch(1.0, at_ms=FINAL_MS))
+    assert await ask(context, FINAL_QUERY) == (1, False)
+    await write_batch(context, a_batch(2.0, at_ms=FINAL_MS))
+    assert await ask(context, FINAL_QUERY) == (1, True)
+    assert await ask(context, FINAL_QUERY.replace(" AS n", "")) == (2, False)
     await context.clock.sleep(300)
-    assert await ask(context, SETTLED) == (2, False)
+    assert await ask(context, FINAL_QUERY) == (2, False)
 
 
 async def test_the_newest_window_is_always_read(context: QueryContext) -> None:
     since = f"SELECT count() AS n FROM metrics WHERE timestamp >= 0 AND timestamp < {NOW_MS - 100_000}"
-    await write_batch(context, a_batch(1.0, at_ms=SETTLED_MS))
+    await write_batch(context, a_batch(1.0, at_ms=FINAL_MS))
     assert await ask(context, since) == (1, False)
-    await write_batch(context, a_batch(2.0, at_ms=SETTLED_MS))
+    await write_batch(context, a_batch(2.0, at_ms=FINAL_MS))
     assert await ask(context, since) == (2, False)
     assert await ask(context, "SELECT count() FROM metrics WHERE timestamp >= 0") == (2, False)
 
 
 async def test_plans_are_not_cached(context: QueryContext) -> None:
-    assert (await ask(context, f"EXPLAIN {SETTLED}"))[1] is False
-    assert (await ask(context, f"EXPLAIN {SETTLED}"))[1] is False
+    assert (await ask(context, f"EXPLAIN {FINAL_QUERY}"))[1] is False
+    assert (await ask(context, f"EXPLAIN {FINAL_QUERY}"))[1] is False
 
 
 async def test_forgetting_empties_it(context: QueryContext) -> None:
-    await ask(context, SETTLED)
+    await ask(context, FINAL_QUERY)
     context.cache.clear()
-    assert (await ask(context, SETTLED))[1] is False
+    assert (await ask(context, FINAL_QUERY))[1] is False
 
 
 async def test_rows_that_were_cut_are_a_warning(context: QueryContext) -> None:
@@ -70,7 +70,7 @@ async def test_rows_that_were_cut_are_a_warning(context: QueryContext) -> None:
 
 
 async def test_queries_are_timed_whether_or_not_they_are_answered(context: QueryContext) -> None:
-    await ask(context, SETTLED)
+    await ask(context, FINAL_QUERY)
     with pytest.raises(QueryError):
         await ask(context, "SELECT valu FROM metrics")
     count = context.telemetry.registry.get_sample_value("vantage_api_query_duration_seconds_count", {"query": "vql"})

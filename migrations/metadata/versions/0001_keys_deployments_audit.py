@@ -62,7 +62,7 @@ def upgrade() -> None:
 
 
 def _make_audit_append_only() -> None:
-    """Not against whoever owns the database, who can drop a trigger: against mistakes, ours included."""
+    """Protects against mistakes, ours included; the database's owner can drop a trigger."""
     if op.get_context().dialect.name == "postgresql":
         op.execute(
             "CREATE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS "

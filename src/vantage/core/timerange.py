@@ -51,7 +51,7 @@ def parse_duration_ms(text: str, *, field: str, default_unit: str = "s") -> int:
     """Return milliseconds for ``90``, ``250ms``, ``5m`` …; a bare number is in ``default_unit``. Raises InputError."""
     match = _DURATION.fullmatch(text.strip())
     if not match:
-        raise InputError("is no duration: write it like 30s, 5m, 1h or 7d", field=field)
+        raise InputError("is not a duration: use 30s, 5m, 1h or 7d", field=field)
     return int(match[1]) * _UNIT_MS[match[2] or default_unit]
 
 

@@ -124,7 +124,7 @@ def test_everything_else_is_as_it_was(start: Start, tmp_path: pathlib.Path) -> N
 
 
 def test_a_requested_class_is_returned(start: Start) -> None:
-    class Mine(sqlite3.Connection):
+    class OwnConnection(sqlite3.Connection):
         pass
 
     class MyCursor(sqlite3.Cursor):
@@ -132,10 +132,10 @@ def test_a_requested_class_is_returned(start: Start) -> None:
 
     recorded = start("sqlite3")
     for connection in (
-        sqlite3.connect(":memory:", factory=Mine),
-        sqlite3.connect(":memory:", 5.0, 0, None, True, Mine),
+        sqlite3.connect(":memory:", factory=OwnConnection),
+        sqlite3.connect(":memory:", 5.0, 0, None, True, OwnConnection),
     ):
-        assert type(connection) is Mine
+        assert type(connection) is OwnConnection
         connection.execute("SELECT 1")
         connection.close()
     with contextlib.closing(sqlite3.connect(":memory:")) as db:

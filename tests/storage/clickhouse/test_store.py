@@ -1,4 +1,4 @@
-"""What is particular to the store on ClickHouse's engine: restarts, crashes, letting go, odd texts."""
+"""The store on ClickHouse's engine: restarts, crashes, deletion, unusual text."""
 
 from __future__ import annotations
 

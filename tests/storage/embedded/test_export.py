@@ -69,7 +69,7 @@ async def test_an_export_goes_on_with_what_it_began_with_while_everything_is_sea
         exported += [batch async for batch in export]
         assert contents(exported) == contents(batches)
         await merged(store)
-        assert not store._snapshots._pins, "what it held is let go of"
+        assert not store._snapshots._pins, "its snapshot is unpinned"
 
 
 async def test_waiting_exports_use_no_thread_and_one_too_many_is_busy(opened: Open) -> None:

@@ -345,7 +345,7 @@ async def test_traces_are_filtered_by_the_form_which_preserves_its_values(
 async def test_an_invalid_duration_has_a_message_at_the_field(client: Client) -> None:
     answer = await client.get("/traces?min_duration=long")
     assert answer.status_code == 200
-    assert "is no duration" in answer.text
+    assert "is not a duration" in answer.text
 
 
 async def test_an_attribute_without_a_value_has_a_message_at_the_field(client: Client) -> None:

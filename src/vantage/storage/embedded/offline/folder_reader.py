@@ -56,7 +56,7 @@ class ReadOnlyFolder:
         """Open a read-only connection. Raises sqlite3.Error.
 
         SQLite creates two files beside a database in WAL mode even to read it. Where no server runs and the log is
-        empty, SQLite is told that the file will not change, and creates none.
+        empty, the file is opened as immutable, and SQLite creates none.
         """
         wal = path.with_name(path.name + "-wal")
         still = not self._served and not (wal.exists() and wal.stat().st_size)
@@ -74,7 +74,7 @@ class ReadOnlyFolder:
             try:
                 check_header(path)
                 with closing(self.connect(path)) as db:
-                    db.execute("BEGIN")  # one state of the file, whoever writes meanwhile
+                    db.execute("BEGIN")  # one state of the file while others write
                     parts = [part for row in db.execute(_PARTS) if (part := Part(*row)).generation <= sealed]
                     for part in parts:
                         read_part_stats(db, codec, part)

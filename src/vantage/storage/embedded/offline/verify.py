@@ -44,7 +44,7 @@ def verify_segments(
     for segment in contents.segments:
         try:
             with closing(reader.connect(segment.path)) as db:
-                db.execute("BEGIN")  # one state of the file, whoever writes meanwhile
+                db.execute("BEGIN")  # one state of the file while others write
                 yield from _of_file(db, segment, took)
         except sqlite3.Error as error:
             if segment.path.exists():  # else it has just left

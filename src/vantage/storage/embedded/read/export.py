@@ -65,7 +65,7 @@ def _batches(samples: SampleColumns, columns: SeriesColumns) -> Iterator[Batch]:
         batch = samples.slice(start, min(start + SAMPLES_MAX, len(samples)))
         distinct, index = np.unique(batch.slot, return_inverse=True)
         named = [columns.series[slot] for slot in distinct.tolist()]
-        if None in named:  # forgotten while this export ran
+        if None in named:  # deleted while this export ran
             has_series = np.array([one_series is not None for one_series in named])[index]
             yield from _batches(batch.take(np.flatnonzero(has_series)), columns)
             continue
