@@ -128,8 +128,8 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
         requests=requests,
         log_requests=settings.debug,
     )
-    running = tuple(loops[loop] for loop in sorted(role.loops))
-    return Parts(role, clock, (store, metadata), keys, authenticator, authorizer, running, asgi)
+    chosen_loops = tuple(loops[loop] for loop in sorted(role.loops))
+    return Parts(role, clock, (store, metadata), keys, authenticator, authorizer, chosen_loops, asgi)
 
 
 def _role(settings: Settings) -> Role:

@@ -23,7 +23,7 @@ TIMEOUT_S: Final = 600.0  # every file with such data is rewritten before the se
 
 def run(arguments: argparse.Namespace) -> int:
     """Delete after confirmation and print how much; exit status 1 when it was refused. Raises InputError for options
-    that do not fit, and what the client and the stores raise."""
+    that exclude each other, and what the client and the stores raise."""
     if arguments.url and arguments.data:
         raise InputError("give --url or --data, not both")
     service, environment = arguments.service, arguments.environment

@@ -34,8 +34,8 @@ DEFAULT_RANGE_MS: Final = 3_600_000
 class CheckedSelect:
     """A query that may run.
 
-    ``series_where`` needs only the series' identity, ``row_where`` the rest; bounds on ``timestamp`` are in
-    ``time_range``. ``grouped`` queries have one row per group, others one row per record.
+    Conditions that need only a series' names and tags are in ``series_where``, the others in ``row_where``, bounds
+    on ``timestamp`` in ``time_range``. ``grouped`` queries have one row per group, others one row per record.
     """
 
     select: Select
@@ -83,7 +83,7 @@ def check(select: Select, *, now_ms: int, rows_max: int = ROWS_MAX) -> CheckedSe
 
 
 def check_condition(condition: Expr, table: TableName) -> None:
-    """Check a condition that stands alone. Raises QueryError."""
+    """Check a condition outside of a query. Raises QueryError."""
     _check_conditions(Select(table, (), where=condition), TABLES[table])
 
 

@@ -292,7 +292,7 @@ class EmbeddedStore:
     async def trace(self, trace_id: str) -> Trace:
         def run() -> Trace:
             with self._reader(Deadline(SEARCH_TIMEOUT_S)) as reader:
-                table = reader.span_reader.spans_of([trace_id])
+                table = reader.span_reader.spans_of_traces([trace_id])
                 spans = table.spans(np.lexsort((table.span_id, table.start_ns)))
                 samples = [
                     ExemplarSample(series, time_ms, value, trace_id, span_id)

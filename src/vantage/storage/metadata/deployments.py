@@ -47,7 +47,7 @@ async def record(connection: AsyncConnection, deployment: Deployment) -> bool:
 async def latest(
     connection: AsyncConnection, *, service: str, time_range: TimeRange | None, limit: int
 ) -> list[Deployment]:
-    """Return up to ``limit`` deployments, the latest first; at the same time the one recorded later first."""
+    """Return up to ``limit`` deployments, the latest first; of equal times the one recorded last is first."""
     query = select(table).order_by(table.c.at_ms.desc(), table.c.id.desc()).limit(max(0, limit))
     if service:
         query = query.where(table.c.service == service)

@@ -18,7 +18,7 @@ from vantage.storage.ports import Selector
 
 
 class MemoryMetadataStore:
-    """Implements ``MetadataStore``. The data outlives closing and opening again, but not the object."""
+    """Implements ``MetadataStore``. Data is kept while it is closed and opened again, and lost with the object."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -89,7 +89,7 @@ class MemoryMetadataStore:
     async def deployments(
         self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
     ) -> Sequence[Deployment]:
-        """Return up to ``limit`` deployments, the latest first; at the same time the one recorded later first."""
+        """Return up to ``limit`` deployments, the latest first; of equal times the one recorded last is first."""
         await self.ping()
         selected = [
             deployment

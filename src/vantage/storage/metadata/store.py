@@ -105,7 +105,7 @@ class SqlMetadataStore:
     async def deployments(
         self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
     ) -> Sequence[Deployment]:
-        """Return up to ``limit`` deployments, the latest first; at the same time the one recorded later first. Raises
+        """Return up to ``limit`` deployments, the latest first; of equal times the one recorded last is first. Raises
         StoreUnavailable."""
         async with self._read() as connection:
             return await deployments.latest(connection, service=service, time_range=time_range, limit=limit)

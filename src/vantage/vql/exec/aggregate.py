@@ -1,7 +1,8 @@
 """Aggregates over grouped rows, on numpy columns.
 
-Exact by definition: quantile is numpy's linear (ClickHouse's quantileExactInclusive), uniq is exact, ``any`` is the
-minimum, ties of argMax take the smaller value. An aggregate of nothing is null, counts are 0. Nulls are left out.
+Results are exact: quantile is numpy's method "linear" (ClickHouse's quantileExactInclusive), uniq counts exactly,
+``any`` is the minimum, ties of argMax take the smaller value. An aggregate of nothing is null, counts are 0. Nulls are
+left out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Statements, from sqlglot's syntax tree to ours: the clauses of a SELECT."""
+"""Translates the clauses of a SELECT from sqlglot's syntax tree into ours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vantage.vql.types import unknown_name
 
 
 def lower_select(parsed: Parsed, *, now_ms: int, params: Params) -> Select:
-    """Return the query of a statement. Raises QueryError with an offset."""
+    """Return the query of a statement. Raises QueryError with the offset of the fault in the text."""
     tree = parsed.tree
     allow_args(
         tree, "expressions", "from_", "where", "group", "having", "order", "limit", "kind", "operation_modifiers"

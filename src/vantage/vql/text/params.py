@@ -21,7 +21,7 @@ _DECLARED: Final = re.compile(
 
 
 def bind_param(params: Params, name: str, declared: str) -> Literal | list[Literal]:
-    """Return the value of a parameter, declared as a ClickHouse type or ''. Raises QueryError that names it."""
+    """Return a parameter's value; ``declared`` is its ClickHouse type or ''. Raises QueryError naming the parameter."""
     field = f"params.{name[:80]}"
     if name not in params:
         raise QueryError("the query asks for this parameter", field=field)

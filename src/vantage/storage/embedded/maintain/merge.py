@@ -10,7 +10,7 @@ import structlog
 
 from vantage.core.arrays import U32
 from vantage.storage.embedded.format.segment import TIERS, Part, Segment
-from vantage.storage.embedded.maintain.rewrite import CUTOFF_NONE_MS, PartRewriter, RowFilter
+from vantage.storage.embedded.maintain.rewrite import CUTOFF_MAX_MS, PartRewriter, RowFilter
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.write.catalogue import Catalogue
 
@@ -71,7 +71,7 @@ class Merger:
 
     def merge(self, segment: Segment, parts: Sequence[Part]) -> Part | None:
         """Replace parts by one."""
-        keep = RowFilter(np.where(self._catalogue.present(), -CUTOFF_NONE_MS, CUTOFF_NONE_MS))
+        keep = RowFilter(np.where(self._catalogue.present(), -CUTOFF_MAX_MS, CUTOFF_MAX_MS))
         merged = self.rewrite(segment, parts, keep, level=max(part.level for part in parts) + 1)
         if merged is not None:
             _log.info("parts merged", file=segment.name, parts=len(parts), samples=merged.samples, spans=merged.spans)

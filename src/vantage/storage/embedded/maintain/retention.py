@@ -1,4 +1,4 @@
-"""Retention in the embedded store: by age whole files are deleted, by size the oldest samples and then rollups."""
+"""Removes expired and deleted data from segments: by age, by rule, by size, and on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vantage.storage.embedded.format.part_stats import PartStats
 from vantage.storage.embedded.format.segment import ROLLUPS, SAMPLES, TIERS, Part, Segment
 from vantage.storage.embedded.format.week import DAY_MS
 from vantage.storage.embedded.maintain.merge import Merger, PartUnreadable
-from vantage.storage.embedded.maintain.rewrite import CUTOFF_NONE_MS, RowFilter
+from vantage.storage.embedded.maintain.rewrite import CUTOFF_MAX_MS, RowFilter
 from vantage.storage.embedded.maintain.segment_files import UNPINNED_WAIT_S, SegmentFiles
 from vantage.storage.embedded.read.selector import selected_rows
 from vantage.storage.embedded.write.catalogue import Catalogue
@@ -94,7 +94,7 @@ class Retention:
     def _row_filter(self, rules: Sequence[RetentionRule], now_ms: int) -> RowFilter:
         """Return the filter for some rules; for each series the strictest rule applies."""
         columns = self._catalogue.columns
-        cutoff = np.full(len(columns), -CUTOFF_NONE_MS)
+        cutoff = np.full(len(columns), -CUTOFF_MAX_MS)
         for rule in rules:
             hit = np.ones(len(columns), np.bool_)
             if rule.service:
@@ -161,8 +161,8 @@ class Retention:
         The series have already left the catalogue; their samples are known by their slots, or by having no series.
         """
         deleted = DeletedCounts()
-        cutoff: I64 = np.where(self._catalogue.present(), -CUTOFF_NONE_MS, CUTOFF_NONE_MS)
-        cutoff[list(slots)] = CUTOFF_NONE_MS
+        cutoff: I64 = np.where(self._catalogue.present(), -CUTOFF_MAX_MS, CUTOFF_MAX_MS)
+        cutoff[list(slots)] = CUTOFF_MAX_MS
         keep = RowFilter(cutoff, lambda table: ~selected_rows(table, service, environment))
         for tier in TIERS:
             for segment in list(self._files.snapshots.now.of_tier(tier).values()):
@@ -173,7 +173,7 @@ class Retention:
                         service in ("", part_service) and environment in ("", part_environment)
                         for part_service, part_environment, *_ in counts.services
                     )
-                    if named or (cutoff[counts.series.slot] == CUTOFF_NONE_MS).any():
+                    if named or (cutoff[counts.series.slot] == CUTOFF_MAX_MS).any():
                         due.append(part)
                 self._rewrite(segment, due, keep, deleted)
         return deleted

@@ -44,7 +44,7 @@ class RowFilter:
         return mask
 
 
-CUTOFF_NONE_MS: Final = 1 << 62
+CUTOFF_MAX_MS: Final = 1 << 62  # later than any sample: drops a series; its negative keeps everything
 
 
 class PartRewriter:

@@ -34,8 +34,8 @@ def storage_ranks(slot: U32, group: I64) -> tuple[Array, int]:
 def in_storage_order(samples: SampleColumns, group: I64) -> Iterator[SampleColumns]:
     """Return samples in storage order.
 
-    One stretch of time follows another; within a stretch samples are sorted by series, then time, then arrival. In a
-    stretch a series has RUN_SAMPLES on average, and there is enough for a chunk.
+    Samples are cut into stretches of time, each with RUN_SAMPLES per series on average and at least a chunk in all;
+    within a stretch they are sorted by series, then time, then arrival.
     """
     size = len(samples)
     if not size:
@@ -84,7 +84,7 @@ def spans_by_week(blocks: Iterable[SpanBlock], *, floor_ms: int) -> dict[int, Sp
 
 
 def merge_partials(parts: Sequence[Partials], group: I64, *, width_ms: int) -> Partials:
-    """Merge partials into one row per series and bucket, in storage order; sketches are merged."""
+    """Merge partial aggregates into one row per series and bucket, in storage order; sketches are merged."""
     partials = concat_partials(parts)
     if not len(partials):
         return partials
@@ -108,7 +108,7 @@ def merge_partials(parts: Sequence[Partials], group: I64, *, width_ms: int) -> P
 
 
 def merge_sketches(sketches: Sketches) -> Sketches:
-    """Return one bucket for each row and key, in order."""
+    """Add up the counts of sketch buckets with the same row and key; the result is sorted by row, then key."""
     if not len(sketches.key):
         return NO_SKETCHES
     order = np.lexsort((sketches.key, sketches.row))

@@ -19,7 +19,10 @@ from vantage.vql.tree import TableName
 
 
 class SnapshotReader:
-    """A ``ColumnSource`` over one snapshot. Traces and exports go to its two halves. One thread at a time."""
+    """A ``ColumnSource`` over one snapshot. Traces and exports use ``sample_reader`` and ``span_reader`` directly.
+
+    One thread at a time.
+    """
 
     def __init__(self, access: SnapshotAccess, series: SeriesColumns, *, histograms: Mask) -> None:
         self._access = access

@@ -56,6 +56,7 @@ class SampleReader:
         yield self._access.indexes.get(segment.path, db, part.id, self._access.codec, width_ms=width_ms)
 
     def samples(self, time_range: TimeRange, slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
+        """Yield the samples of a range and of the series whose slots are set: from segments, then from the head."""
         time_range = self._access.clamp_to_floor(time_range)
         for segment, part in self._access.parts(self._access.pinned.snapshot.samples.values(), time_range):
             unmatched = UnmatchedExemplars(self._exemplars(segment, part, time_range, slots)) if exemplars else None

@@ -141,7 +141,7 @@ class SpanReader:
             for hidden_service, hidden_environment in self._access.pinned.snapshot.hidden
         )
 
-    def spans_of(self, trace_ids: Collection[str]) -> SpanTable:
+    def spans_of_traces(self, trace_ids: Collection[str]) -> SpanTable:
         """Return every span of the given traces."""
         unsealed = spans_of_traces(self._access.span_blocks(), trace_ids)
         tables = [build_span_table(unsealed)] if unsealed else []

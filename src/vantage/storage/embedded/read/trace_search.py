@@ -12,7 +12,7 @@ from vantage.storage.embedded.read.spans import SpanReader
 from vantage.storage.ports import TraceFilter, TraceSummary
 from vantage.storage.trace_summary import latest_summaries, matching_rows, summarize_traces
 
-BLOCKS_PER_READ: Final = 64  # traces read whole in one go
+TRACES_PER_READ: Final = 64
 
 
 def latest_traces(source: SpanReader, wanted: TraceFilter) -> list[TraceSummary]:
@@ -61,11 +61,11 @@ class _LatestTraces:
             later = sorted(self._bounds.items(), key=lambda entry: -entry[1])
             if len(self._starts) >= limit and self._starts[limit - 1] > later[0][1]:
                 break
-            self._read([trace_id for trace_id, _ in later[:BLOCKS_PER_READ]])
+            self._read([trace_id for trace_id, _ in later[:TRACES_PER_READ]])
         return len(self._starts) >= limit and self._starts[limit - 1] > unread_ns
 
     def _read(self, trace_ids: list[str]) -> None:
-        table = self._source.spans_of(trace_ids)
+        table = self._source.spans_of_traces(trace_ids)
         self.tables.append(table)
         before = self._filter.before
         for summary in summarize_traces(table):
