@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from vantage.core.arrays import I64, Array
-from vantage.core.idhash import Ids, concat_ids, decode_ids, encode_ids
+from vantage.core.idhash import Ids, concat_ids, decode_ids, encode_ids, split_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +62,21 @@ def encode_exemplars(position: Sequence[int] | Array, trace_ids: Sequence[str], 
     """Build exemplars from text. Raises UnicodeEncodeError: ids are ASCII."""
     if not len(position):
         return NO_EXEMPLARS
-    return Exemplars(np.asarray(position, np.int64), encode_ids(trace_ids), encode_ids(span_ids))
+    return Exemplars(_positions(position), encode_ids(trace_ids), encode_ids(span_ids))
+
+
+def split_exemplars(
+    position: Sequence[int] | Array, trace_ids: str, span_ids: str, *, trace_width: int, span_width: int
+) -> Exemplars:
+    """Build exemplars from the concatenations of trace and span ids that have one length each, at least 1. Raises
+    UnicodeEncodeError."""
+    return Exemplars(_positions(position), split_ids(trace_ids, trace_width), split_ids(span_ids, span_width))
+
+
+def _positions(position: Sequence[int] | Array) -> I64:
+    if isinstance(position, range):  # which numpy would read number by number
+        return np.arange(position.start, position.stop, position.step, dtype=np.int64)
+    return np.asarray(position, np.int64)
 
 
 def concat_exemplars(parts: Sequence[tuple[int, Exemplars]]) -> Exemplars:

@@ -96,10 +96,16 @@ def encode_ids(texts: Sequence[str]) -> Ids:
     if len(texts) > ENCODE_AT_ONCE:
         starts = range(0, len(texts), ENCODE_AT_ONCE)
         return concat_ids([encode_ids(texts[start : start + ENCODE_AT_ONCE]) for start in starts])
-    width = max(map(len, texts), default=1) or 1
-    if min(map(len, texts), default=width) < width:
+    lengths = set(map(len, texts)) or {1}
+    width = max(lengths) or 1
+    if min(lengths) < width:
         texts = [text.ljust(width, "\0") for text in texts]
-    return np.frombuffer("".join(texts).encode("ascii"), f"S{width}")
+    return split_ids("".join(texts), width)
+
+
+def split_ids(joined: str, width: int) -> Ids:
+    """Return ids of the same length ``width``, at least 1, from their concatenation. Raises UnicodeEncodeError."""
+    return np.frombuffer(joined.encode("ascii"), f"S{width}")
 
 
 def decode_ids(ids: Ids) -> list[str]:

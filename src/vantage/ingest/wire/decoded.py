@@ -15,7 +15,7 @@ import numpy as np
 from vantage.core.arrays import F64, I64, U32
 from vantage.core.batch import Batch
 from vantage.core.errors import InputError
-from vantage.core.exemplars import encode_exemplars
+from vantage.core.exemplars import NO_EXEMPLARS, Exemplars, encode_exemplars, split_exemplars
 from vantage.core.sample import FUTURE_MS_MAX, ID_LENGTH_MAX, TIME_MS_MIN, id_problem, time_problem
 from vantage.core.series import Series
 from vantage.core.span import Span, span_problem
@@ -104,29 +104,28 @@ def validate_samples(
     now_ms: int,
     oldest_ms: int,
     batch_id: str,
-    id_lengths_known: bool = False,
 ) -> None:
     """Put the samples that pass every check into ``received.batch``, and reject the others one by one.
 
     ``resolved[i]``, ``times[i]`` and ``values[i]`` belong to sample ``i``; so do the ids whose row is ``i``.
-    ``id_lengths_known``: the decoder has checked the lengths of trace and span ids.
     """
     time_column, value_column = np.array(times, np.int64), np.array(values, np.float64)
     distinct = dict.fromkeys(resolved)
-    if not (
-        Rejection not in set(map(type, distinct))
-        and _check_values(times, values, now_ms, oldest_ms)
-        and (not len(ids) or _check_ids(ids, lengths_known=id_lengths_known))
+    exemplars = _encode_valid(ids)
+    if (
+        exemplars is None
+        or Rejection in set(map(type, distinct))
+        or not _check_values(times, values, now_ms, oldest_ms)
     ):
         keep = _reject_invalid(received, resolved, time_column, value_column, ids, now_ms=now_ms, oldest_ms=oldest_ms)
         rows = np.flatnonzero(keep)
         resolved = [resolved[row] for row in rows.tolist()]
         time_column, value_column, ids = time_column[rows], value_column[rows], ids.filter(keep)
+        exemplars = encode_exemplars(ids.rows, ids.trace_ids, ids.span_ids)
         distinct = dict.fromkeys(resolved)
     series: tuple[Series, ...] = tuple(distinct)  # type: ignore[arg-type]  # only series remain
     position = dict(zip(distinct, range(len(series)), strict=True))
     index: U32 = np.array([*map(position.__getitem__, resolved)], np.uint32)
-    exemplars = encode_exemplars(ids.rows, ids.trace_ids, ids.span_ids)
     received.batch = Batch(series, index, time_column, value_column, exemplars, received.batch.spans, batch_id)
 
 
@@ -141,15 +140,22 @@ def _check_values(times: Sequence[int], values: Sequence[float], now_ms: int, ol
     return isfinite(sum(values))
 
 
-def _check_ids(sent: SentIds, *, lengths_known: bool) -> bool:
-    ids = [*sent.trace_ids, *sent.span_ids]
-    text = "".join(ids)
-    return (
-        all(sent.trace_ids)
-        and (lengths_known or max(map(len, ids)) <= ID_LENGTH_MAX)
-        and text.isascii()
-        and not text.encode().translate(None, _ID_BYTES)
-    )
+def _encode_valid(sent: SentIds) -> Exemplars | None:
+    """Return the ids as exemplars when all of them are valid, None when each must be checked."""
+    if not len(sent):
+        return NO_EXEMPLARS
+    trace_text, span_text = "".join(sent.trace_ids), "".join(sent.span_ids)
+    text = trace_text + span_text
+    if not text.isascii() or text.encode().translate(None, _ID_BYTES):
+        return None
+    trace_lengths, span_lengths = set(map(len, sent.trace_ids)), set(map(len, sent.span_ids))
+    if not min(trace_lengths) or max(trace_lengths | span_lengths) > ID_LENGTH_MAX:
+        return None
+    if len(trace_lengths) == len(span_lengths) == 1 and all(span_lengths):  # the form of nearly every request
+        return split_exemplars(
+            sent.rows, trace_text, span_text, trace_width=trace_lengths.pop(), span_width=span_lengths.pop()
+        )
+    return encode_exemplars(sent.rows, sent.trace_ids, sent.span_ids)
 
 
 def _reject_invalid(

@@ -132,7 +132,6 @@ class NativeFormat:
             now_ms=now_ms,
             oldest_ms=oldest_ms,
             batch_id=batch_id,
-            id_lengths_known=isinstance(envelope, _FastEnvelope),
         )
         return received
 
