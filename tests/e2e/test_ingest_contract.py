@@ -335,6 +335,14 @@ def test_a_new_version_in_the_data_is_a_deployment(server: Server) -> None:
     assert len(server.get(requested).json()["deployments"]) == 3
 
 
+@pytest.mark.parametrize(("old", "new"), [("told", "reported"), ("seen", "detected")])
+def test_an_earlier_word_for_a_source_is_refused_with_the_new_one(server: Server, old: str, new: str) -> None:
+    answer = server.send({"service": "renamed", "version": "2.0", "source": old}, "/api/deployments")
+    assert answer.status == 400
+    assert (answer.json()["field"], answer.json()["detail"]) == ("source", f"'{old}' is now called '{new}'")
+    assert server.get("/api/deployments?service=renamed").json()["deployments"] == []
+
+
 # ---- batch ids
 
 
