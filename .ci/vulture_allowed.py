@@ -14,6 +14,7 @@ _.to_asgi_response
 _.send_body
 
 # jinja2 reads what the environment is given.
+_.filters
 _.globals
 
 # Templates read them.
