@@ -71,6 +71,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
         TokenBuckets(settings.api_rate_limit),
         TokenBuckets(settings.api_rate_limit * SESSION_RATE_FACTOR),
         TokenBuckets(LOGINS_PER_MINUTE),
+        clock,
     )
     context = QueryContext(
         store, metadata, clock, telemetry, settings.query_timeout_s, cache_nbytes_max=settings.query_cache_bytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from vantage.core.api_key import Scope
+from vantage.core.clock import Clock
 from vantage.core.errors import ForbiddenError
 from vantage.web.auth import Authenticator, Principal, secret_of, session_of
 from vantage.web.limits import TokenBuckets, TrustedProxies
@@ -26,6 +26,7 @@ class Authorizer:
     buckets: TokenBuckets
     sessions: TokenBuckets
     logins: TokenBuckets
+    clock: Clock
     draining: bool = False
 
     def authorize(self, connection: Connection, scope: Scope) -> Principal:
@@ -36,7 +37,7 @@ class Authorizer:
         headers = connection.scope["header_map"]  # type: ignore[typeddict-item]  # set by EdgeMiddleware
         peer = connection.client.host if connection.client else ""
         address = self.proxies.client(peer, headers)
-        now_s = time.monotonic()
+        now_s = self.clock.monotonic_s()
         try:
             principal = self.authenticator.principal(secret_of(headers), session_of(headers))
         except ForbiddenError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from litestar import Request, Response, get, post
@@ -30,7 +29,7 @@ async def login(request: AnyRequest) -> Response[Any]:
     authorizer: Authorizer = request.app.state.authorizer
     peer = request.client.host if request.client else ""
     address = authorizer.proxies.client(peer, dict(request.scope["headers"]))
-    authorizer.logins.take(address, time.monotonic())
+    authorizer.logins.take(address, authorizer.clock.monotonic_s())
     try:
         session = authorizer.authenticator.start_session(str(form.get("key", "")).strip())
     except ForbiddenError as error:
