@@ -44,6 +44,7 @@ def main() -> None:
         rate_per_minute=settings.ingest_rate_limit,
         telemetry=telemetry,
         requests=requests,
+        clock=clock,
     )
     edge = EdgeMiddleware(
         ingest=ingest,

@@ -104,6 +104,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
         rate_per_minute=settings.ingest_rate_limit,
         telemetry=telemetry,
         requests=requests,
+        clock=clock,
     )
     site = create_litestar(
         routes=role.routes,

@@ -63,7 +63,7 @@ class SelfTelemetry:
         self._process = psutil.Process(os.getpid())
         self._lag_ms_max = 0.0
         self._before = self._counts()
-        self._measured_s = time.monotonic()
+        self._measured_s = clock.monotonic_s()
 
     async def run(self) -> None:
         """Measure and publish until cancelled. A sink that is busy or unavailable costs one round of samples."""
@@ -92,7 +92,7 @@ class SelfTelemetry:
     def measure(self) -> list[tuple[Series, int, float]]:
         """Return one round of samples, the most important first."""
         now_ms = self._clock.now_ms()
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic_s()
         took_s, self._measured_s = max(now_s - self._measured_s, 1e-3), now_s
         counts, before = self._counts(), self._before
         self._before = counts

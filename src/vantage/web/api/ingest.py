@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 import structlog
 
 from vantage.core.api_key import Scope
+from vantage.core.clock import Clock
 from vantage.core.errors import ForbiddenError, InputError, NotFoundError, VantageError
 from vantage.ingest.body import BODY_NBYTES_MAX, BodyTooLarge, unpack
 from vantage.ingest.receive import Receiver
@@ -93,7 +93,7 @@ class IngestApp:
         rate_per_minute: int,
         telemetry: Telemetry,
         requests: RequestMetrics,
-        monotonic_s: Callable[[], float] = time.monotonic,
+        clock: Clock,
     ) -> None:
         self._receiver = receiver
         self._authenticator = authenticator
@@ -101,7 +101,7 @@ class IngestApp:
         self._buckets = TokenBuckets(rate_per_minute)
         self._telemetry = telemetry
         self._requests = requests
-        self._monotonic_s = monotonic_s
+        self._monotonic_s = clock.monotonic_s
         self._counted = {
             (path, status): telemetry.collector_requests.labels(path, str(status))
             for path in _ENDPOINTS
