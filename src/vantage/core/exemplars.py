@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from vantage.core.arrays import I64, Array
-from vantage.core.idhash import Ids, concat_ids, decode_ids, encode_ids, split_ids
+from vantage.core.idhash import Ids, concat_ids, decode_ids, encode_ids, encode_uniform_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,12 +65,13 @@ def encode_exemplars(position: Sequence[int] | Array, trace_ids: Sequence[str], 
     return Exemplars(_positions(position), encode_ids(trace_ids), encode_ids(span_ids))
 
 
-def split_exemplars(
-    position: Sequence[int] | Array, trace_ids: str, span_ids: str, *, trace_width: int, span_width: int
-) -> Exemplars:
-    """Build exemplars from the concatenations of trace and span ids that have one length each, at least 1. Raises
-    UnicodeEncodeError."""
-    return Exemplars(_positions(position), split_ids(trace_ids, trace_width), split_ids(span_ids, span_width))
+def encode_uniform_exemplars(
+    position: Sequence[int] | Array, trace_ids: Sequence[str], span_ids: Sequence[str]
+) -> Exemplars | None:
+    """Build exemplars from trace and span ids, at least one, of which each is valid and as long as the others of its
+    kind; None for any others."""
+    traces, spans = encode_uniform_ids(trace_ids), encode_uniform_ids(span_ids)
+    return None if traces is None or spans is None else Exemplars(_positions(position), traces, spans)
 
 
 def _positions(position: Sequence[int] | Array) -> I64:

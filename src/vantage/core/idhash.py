@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.core.arrays import U64, Array
-from vantage.core.sample import ID_LENGTH_MAX
+from vantage.core.sample import ID_LENGTH_MAX, ID_LETTERS
 
 Ids = NDArray[np.bytes_]
 
@@ -100,12 +100,24 @@ def encode_ids(texts: Sequence[str]) -> Ids:
     width = max(lengths) or 1
     if min(lengths) < width:
         texts = [text.ljust(width, "\0") for text in texts]
-    return split_ids("".join(texts), width)
+    return np.frombuffer("".join(texts).encode("ascii"), f"S{width}")
 
 
-def split_ids(joined: str, width: int) -> Ids:
-    """Return ids of the same length ``width``, at least 1, from their concatenation. Raises UnicodeEncodeError."""
-    return np.frombuffer(joined.encode("ascii"), f"S{width}")
+def encode_uniform_ids(texts: Sequence[str]) -> Ids | None:
+    """Return ids that are all valid and of one length, the form of nearly every request; None for any others.
+
+    The whole column is checked at once, without a step for each id: they are joined by NUL, and then no other byte may
+    be one that ids have not, and every NUL must be where one id of that length ends.
+    """
+    width, gaps = len(texts[0]), len(texts) - 1
+    if not 0 < width <= ID_LENGTH_MAX:
+        return None
+    raw, step = "\0".join(texts).encode("ascii", "replace"), width + 1
+    if len(raw) != gaps * step + width or raw.translate(None, ID_LETTERS) != b"\0" * gaps:
+        return None
+    if raw[width::step].strip(b"\0"):
+        return None
+    return np.ndarray(len(texts), f"S{width}", raw, 0, step)
 
 
 def decode_ids(ids: Ids) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from string import ascii_letters, digits
 from typing import Final
 
 
@@ -27,6 +28,7 @@ TAG_KEY_LENGTH_MAX: Final = 64
 TAG_VALUE_LENGTH_MAX: Final = 512
 UNIT_LENGTH_MAX: Final = 63
 ID_LENGTH_MAX: Final = 64
+ID_LETTERS: Final = (ascii_letters + digits + "_.:-").encode()
 TIME_MS_MIN: Final = 946_684_800_000  # 2000-01-01T00:00:00Z; anything smaller is most likely in seconds
 FUTURE_MS_MAX: Final = 600_000  # how far ahead of the server's clock a sample may lie
 

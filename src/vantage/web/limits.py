@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
-
-from cachetools import LRUCache
 
 from vantage.core.errors import BusyError
 
@@ -15,6 +15,12 @@ BUCKETS_MAX: Final = 20_000
 
 class RateLimited(BusyError):
     """Too many requests from one key, session or address."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at_s: float = 0.0  # when tokens were last added; a full bucket takes none
 
 
 class TokenBuckets:
@@ -26,20 +32,21 @@ class TokenBuckets:
     def __init__(self, per_minute: int, *, buckets_max: int = BUCKETS_MAX) -> None:
         self._capacity = float(per_minute)
         self._per_second = per_minute / 60.0
-        self._buckets: LRUCache[str, tuple[float, float]] = LRUCache(buckets_max)
+        self._bucket = lru_cache(buckets_max)(lambda _owner: _Bucket(self._capacity))
 
     def take(self, owner: str, now_s: float) -> None:
         """Take one token. Raises RateLimited with the seconds until the next one."""
         if not self._capacity:
             return
-        tokens, at_s = self._buckets.get(owner, (self._capacity, now_s))
-        tokens = min(self._capacity, tokens + (now_s - at_s) * self._per_second)
-        enough = tokens >= 1.0
-        self._buckets[owner] = (tokens - 1.0 if enough else tokens, now_s)
-        if not enough:
+        bucket = self._bucket(owner)
+        bucket.tokens = min(self._capacity, bucket.tokens + (now_s - bucket.at_s) * self._per_second)
+        bucket.at_s = now_s
+        if bucket.tokens < 1.0:
             raise RateLimited(
-                f"more than {self._capacity:.0f} requests a minute", retry_after_s=(1.0 - tokens) / self._per_second
+                f"more than {self._capacity:.0f} requests a minute",
+                retry_after_s=(1.0 - bucket.tokens) / self._per_second,
             )
+        bucket.tokens -= 1.0
 
 
 class TrustedProxies:

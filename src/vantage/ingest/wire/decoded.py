@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from string import ascii_letters, digits
 from typing import Final
 
 import msgspec
@@ -15,13 +14,12 @@ import numpy as np
 from vantage.core.arrays import F64, I64, U32
 from vantage.core.batch import Batch
 from vantage.core.errors import InputError
-from vantage.core.exemplars import NO_EXEMPLARS, Exemplars, encode_exemplars, split_exemplars
-from vantage.core.sample import FUTURE_MS_MAX, ID_LENGTH_MAX, TIME_MS_MIN, id_problem, time_problem
+from vantage.core.exemplars import NO_EXEMPLARS, Exemplars, encode_exemplars, encode_uniform_exemplars
+from vantage.core.sample import FUTURE_MS_MAX, ID_LENGTH_MAX, ID_LETTERS, TIME_MS_MIN, id_problem, time_problem
 from vantage.core.series import Series
 from vantage.core.span import Span, span_problem
 
 ERRORS_LISTED_MAX: Final = 20
-_ID_BYTES: Final = (ascii_letters + digits + "_.:-").encode()
 _PATH = re.compile(r"(.*?) - at `(.*)`", re.DOTALL)
 
 
@@ -125,7 +123,7 @@ def validate_samples(
         distinct = dict.fromkeys(resolved)
     series: tuple[Series, ...] = tuple(distinct)  # type: ignore[arg-type]  # only series remain
     position = dict(zip(distinct, range(len(series)), strict=True))
-    index: U32 = np.array([*map(position.__getitem__, resolved)], np.uint32)
+    index: U32 = np.fromiter(map(position.__getitem__, resolved), np.uint32, len(resolved))
     received.batch = Batch(series, index, time_column, value_column, exemplars, received.batch.spans, batch_id)
 
 
@@ -144,17 +142,13 @@ def _encode_valid(sent: SentIds) -> Exemplars | None:
     """Return the ids as exemplars when all of them are valid, None when each must be checked."""
     if not len(sent):
         return NO_EXEMPLARS
-    trace_text, span_text = "".join(sent.trace_ids), "".join(sent.span_ids)
-    text = trace_text + span_text
-    if not text.isascii() or text.encode().translate(None, _ID_BYTES):
+    if (exemplars := encode_uniform_exemplars(sent.rows, sent.trace_ids, sent.span_ids)) is not None:
+        return exemplars
+    text = "".join((*sent.trace_ids, *sent.span_ids))
+    if not text.isascii() or text.encode().translate(None, ID_LETTERS):
         return None
-    trace_lengths, span_lengths = set(map(len, sent.trace_ids)), set(map(len, sent.span_ids))
-    if not min(trace_lengths) or max(trace_lengths | span_lengths) > ID_LENGTH_MAX:
+    if not all(sent.trace_ids) or max(map(len, (*sent.trace_ids, *sent.span_ids))) > ID_LENGTH_MAX:
         return None
-    if len(trace_lengths) == len(span_lengths) == 1 and all(span_lengths):  # the form of nearly every request
-        return split_exemplars(
-            sent.rows, trace_text, span_text, trace_width=trace_lengths.pop(), span_width=span_lengths.pop()
-        )
     return encode_exemplars(sent.rows, sent.trace_ids, sent.span_ids)
 
 

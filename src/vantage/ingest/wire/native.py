@@ -163,9 +163,7 @@ def _sent_ids(trace_ids: list[str | None], span_ids: list[str | None]) -> SentId
         rows = [row for row, ids in enumerate(zip(trace_ids, span_ids, strict=True)) if ids[0] or ids[1]]
         if not rows:
             return NO_IDS
-        trace_ids, span_ids = [trace_ids[row] for row in rows], [span_ids[row] for row in rows]
-    return SentIds(rows, _without_none(trace_ids), _without_none(span_ids))
-
-
-def _without_none(ids: list[str | None]) -> list[str]:
-    return ids if all(ids) else [text or "" for text in ids]  # type: ignore[return-value]
+        trace_ids, span_ids = [trace_ids[row] or "" for row in rows], [span_ids[row] or "" for row in rows]
+    elif not all(span_ids):
+        span_ids = [span_id or "" for span_id in span_ids]
+    return SentIds(rows, trace_ids, span_ids)  # type: ignore[arg-type]  # no None remains
