@@ -8,14 +8,14 @@ import contextvars
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import psycopg
 import pytest
 import sqlalchemy
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import vantage_agent
@@ -410,6 +410,17 @@ class Order(Base):
     customer: Mapped[str]
 
 
+@contextlib.asynccontextmanager
+async def async_engine(postgres: int) -> AsyncIterator[AsyncEngine]:
+    """An engine whose connections are closed in their own event loop, also when the test fails: left to the garbage
+    collector, they close files that have the numbers of another test's."""
+    engine = create_async_engine(f"postgresql+psycopg://vantage@127.0.0.1:{postgres}/postgres")
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
 class TestSqlalchemy:
     def test_the_errors_of_others_pass_through(self, start: Start) -> None:
         recorded = start("sqlalchemy")
@@ -474,27 +485,24 @@ class TestSqlalchemy:
         self, start: Start, postgres: int
     ) -> None:
         recorded = start("sqlalchemy")
-        engine = create_async_engine(f"postgresql+psycopg://vantage@127.0.0.1:{postgres}/postgres")
+        async with async_engine(postgres) as engine:
 
-        async def ask() -> None:
-            async with engine.connect() as connection:
-                await connection.execute(sqlalchemy.text("SELECT 1 AS mine"))
+            async def ask() -> None:
+                async with engine.connect() as connection:
+                    await connection.execute(sqlalchemy.text("SELECT 1 AS mine"))
 
-        async with engine.connect():  # runs the queries for a new server
-            await asyncio.to_thread(recorded.clear)
-        with vantage_agent.span("outer") as outer:
-            span_id = outer.span_id
-            await asyncio.gather(*(ask() for _ in range(4)))
-        await engine.dispose()
+            async with engine.connect():  # runs the queries for a new server
+                await asyncio.to_thread(recorded.clear)
+            with vantage_agent.span("outer") as outer:
+                span_id = outer.span_id
+                await asyncio.gather(*(ask() for _ in range(4)))
         spans = [span for span in await asyncio.to_thread(lambda: recorded.spans) if span["name"] == "SELECT"]
         assert [span["parent_span_id"] for span in spans] == [span_id] * 4
 
     async def test_a_cancelled_statement_is_cancelled(self, start: Start, postgres: int) -> None:
         recorded = start("sqlalchemy")
-        engine = create_async_engine(f"postgresql+psycopg://vantage@127.0.0.1:{postgres}/postgres")
-        async with engine.connect() as connection:
+        async with async_engine(postgres) as engine, engine.connect() as connection:
             await asyncio.to_thread(recorded.clear)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(connection.execute(sqlalchemy.text("SELECT pg_sleep(20)")), 0.2)
-        await engine.dispose()
         assert (await asyncio.to_thread(lambda: recorded.database))[0]["error_type"].endswith("CancelledError")
