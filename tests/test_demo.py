@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.support.context_writes import write_batch
+from tests.support.ingest import packed_format
 from vantage.core.arrays import F64, I64
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ForbiddenError, InputError, UnauthorizedError, UnavailableError
@@ -23,9 +24,7 @@ from vantage.demo import remove_demo, run_demo, send
 from vantage.demo.scenario import HOUR_MS, MINUTE_MS, Scenario
 from vantage.demo.shop import SERVICES
 from vantage.demo.traffic import BATCH_NBYTES_MAX, Column, Traffic, bodies
-from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.decoded import DecodedRequest
-from vantage.ingest.wire.packed import PackedFormat
 from vantage.query.context import QueryContext
 from vantage.query.http_semconv import split_buckets
 from vantage.query.overview import read_overview
@@ -73,7 +72,7 @@ def counted() -> Any:
 
 
 def receive(body: bytes) -> DecodedRequest:
-    decoded = PackedFormat(SeriesCache()).receive(body, batch_id="", now_ms=START_MS, oldest_ms=0)
+    decoded = packed_format().receive(body, batch_id="", now_ms=START_MS, oldest_ms=0)
     assert (decoded.rejected, decoded.errors) == (0, [])
     return decoded
 
@@ -387,7 +386,7 @@ def test_history_is_sent_packed_and_compressed(server: FakeServer) -> None:
     assert headers["X-API-Key"] == "secret"
     assert headers["Content-Type"] == "application/vnd.vantage.v1+msgpack"
     received = [
-        PackedFormat(SeriesCache()).receive(gzip.decompress(body), batch_id="", now_ms=2 * START_MS, oldest_ms=0)
+        packed_format().receive(gzip.decompress(body), batch_id="", now_ms=2 * START_MS, oldest_ms=0)
         for *_, body in server.sent
     ]
     assert sum(item.rejected for item in received) == 0
@@ -405,7 +404,7 @@ def test_live_traffic_flows_until_it_is_stopped(server: FakeServer) -> None:
     thread.join(5)
     assert not thread.is_alive()
     services = {
-        json.dumps(PackedFormat(SeriesCache()).receive(
+        json.dumps(packed_format().receive(
             gzip.decompress(body), batch_id="", now_ms=2 * START_MS, oldest_ms=0
         ).batch.series[0].service)
         for *_, body in server.sent

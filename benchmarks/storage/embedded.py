@@ -67,6 +67,7 @@ class Embedded:
             queue_nbytes_max=64 << 20,
             head_nbytes_max=1 << 30,
             series_max=200_000,
+            series_nbytes_max=512 << 20,
             query_samples_max=200_000_000,  # for ``day raw`` of a hundred million samples
         )
         self._series = all_series()

@@ -102,6 +102,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "Series that are stored; the samples of further ones go to the series `__overflow__` of their metric.", ge=1
         ),
     ] = 200_000
+    series_bytes_max: Annotated[
+        int, _doc("Memory for the names and tags of series; beyond it further series are treated alike.", ge=1 << 20)
+    ] = 512 << 20
+    services_max: Annotated[
+        int,
+        _doc(
+            "Distinct services and environments that senders may use; further ones are recorded as `__overflow__`.",
+            ge=1,
+        ),
+    ] = 10_000
     retention_days: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         _doc("Days that data is retained; none: until the disk budget is full. Older samples are rejected."),
@@ -118,6 +128,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     query_samples_max: Annotated[
         int, _doc("Samples a query may read, or a tenth as many spans; a query that would read more is refused.", ge=1)
     ] = 50_000_000
+    query_memory_max: Annotated[
+        int, _doc("Bytes of memory a query may take; one that needs more is refused.", ge=1 << 20)
+    ] = 1_000_000_000
     query_cache_bytes: Annotated[
         int, _doc("Memory for results of queries, cached for up to 5 minutes; 0: no cache.", ge=0)
     ] = 32 << 20

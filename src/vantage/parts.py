@@ -98,7 +98,13 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
         Loop.SELF_TELEMETRY: self_telemetry if settings.self_telemetry else RequestMetricsLoop(requests, clock),
     }
     ingest = IngestApp(
-        Receiver(sink, clock=clock, telemetry=telemetry, retention_days=settings.retention_days),
+        Receiver(
+            sink,
+            clock=clock,
+            telemetry=telemetry,
+            retention_days=settings.retention_days,
+            services_max=settings.services_max,
+        ),
         authenticator=authenticator,
         proxies=proxies,
         rate_per_minute=settings.ingest_rate_limit,

@@ -37,6 +37,12 @@ class Telemetry:
         self.rejected = Counter(
             "vantage_ingest_rejected", "Samples and spans rejected, by the field at fault.", ["field"], registry=r
         )
+        self.ingest_overflow = Counter(
+            "vantage_ingest_overflow",
+            "Names beyond a limit, recorded as __overflow__: once for each request or new series, by kind of name.",
+            ["name"],
+            registry=r,
+        )
         self.agent_dropped = Counter(
             "vantage_agent_dropped", "What agents report to have dropped before sending.", ["reason"], registry=r
         )

@@ -14,9 +14,8 @@ from typing import Any
 
 import msgspec
 
-from vantage.ingest.series_cache import SeriesCache
+from tests.support.ingest import packed_format
 from vantage.ingest.wire.decoded import DecodedRequest
-from vantage.ingest.wire.packed import PackedFormat
 
 ACCEPTED: tuple[int, dict[str, str], bytes] = (202, {}, b'{"accepted":1,"rejected":0,"errors":[]}')
 NOW_MS = 4_000_000_000_000  # later than any sample of these tests
@@ -41,7 +40,7 @@ class Sent:
     @property
     def received(self) -> DecodedRequest:
         """As the server reads it."""
-        return PackedFormat(SeriesCache()).receive(self.body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
+        return packed_format().receive(self.body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
 
     @property
     def values(self) -> dict[str, list[float]]:

@@ -12,9 +12,8 @@ from time import time
 import pytest
 
 from tests.agent.receiver import ACCEPTED, NOW_MS, Receiver, answer, misbehaving, read_request
+from tests.support.ingest import native_format
 from tests.support.wait import wait_until
-from vantage.ingest.series_cache import SeriesCache
-from vantage.ingest.wire.native import NativeFormat
 from vantage_agent._batch import Batch
 from vantage_agent._batch_maker import BATCH_NBYTES_MAX, BATCH_NBYTES_MIN, RECORDED_SAMPLE, RECORDED_SPAN, BatchMaker
 from vantage_agent._buffer import Buffer
@@ -239,7 +238,7 @@ def test_a_server_that_accepts_only_json_gets_json_from_then_on(receiver: Receiv
     ids = [sent.headers["Idempotency-Key"] for sent in receiver.sent]
     assert len(set(ids)) == 4
     assert first.packed["batch"] == ids[0]
-    as_read = NativeFormat("json", SeriesCache()).receive(metrics.body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
+    as_read = native_format().receive(metrics.body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
     assert (as_read.accepted, as_read.errors) == (3, [])
     single, two, lost = metrics.json["metrics"]
     assert single == {

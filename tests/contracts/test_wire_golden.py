@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from vantage.ingest.series_cache import SeriesCache
-from vantage.ingest.wire.packed import MEDIA_TYPE, PackedFormat
+from tests.support.ingest import packed_format
+from vantage.ingest.wire.packed import MEDIA_TYPE
 from vantage_agent import _pack
 
 WIRE = Path(__file__).parent / "wire"
@@ -72,9 +72,7 @@ def test_the_bytes_are_messagepack_as_others_read_it(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_server_reads_what_is_described(name: str) -> None:
     sent = description(name)["input"]
-    received = PackedFormat(SeriesCache()).receive(
-        (WIRE / f"{name}.bin").read_bytes(), batch_id="", now_ms=NOW_MS, oldest_ms=0
-    )
+    received = packed_format().receive((WIRE / f"{name}.bin").read_bytes(), batch_id="", now_ms=NOW_MS, oldest_ms=0)
     assert (received.rejected, received.errors) == (0, [])
     assert received.dropped == sent.get("dropped", {})
     batch, resource = received.batch, sent["resource"]

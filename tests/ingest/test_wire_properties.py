@@ -11,13 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.ingest import native_format, packed_format, series_cache, spans_format
 from vantage.core.errors import InputError
 from vantage.core.sample import FUTURE_MS_MAX, TIME_MS_MIN, Kind
 from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.decoded import DecodedRequest
-from vantage.ingest.wire.native import NativeFormat
-from vantage.ingest.wire.packed import PackedFormat
-from vantage.ingest.wire.spans import SpansFormat
 
 NOW_MS = 1_763_900_000_000
 
@@ -131,15 +129,15 @@ def content(received: DecodedRequest) -> list[Any]:
 
 def formats(cache: SeriesCache) -> dict[str, Any]:
     return {
-        "json": NativeFormat("json", cache),
-        "msgpack": NativeFormat("msgpack", cache),
-        "packed": PackedFormat(cache),
-        "spans": SpansFormat("json"),
-        "spans as msgpack": SpansFormat("msgpack"),
+        "json": native_format("json", cache),
+        "msgpack": native_format("msgpack", cache),
+        "packed": packed_format(cache),
+        "spans": spans_format(),
+        "spans as msgpack": spans_format("msgpack"),
     }
 
 
-FORMATS = formats(SeriesCache())  # shared by all examples, as by all requests of a server
+FORMATS = formats(series_cache())  # shared by all examples, as by all requests of a server
 encode_msgpack = msgspec.msgpack.Encoder().encode
 
 
@@ -156,7 +154,7 @@ def test_the_same_samples_mean_the_same_in_every_encoding(envelope: dict[str, st
         "packed": encode_msgpack(packed_of(envelope, sent)),
     }
     contents = []
-    for cached in (FORMATS, FORMATS, formats(SeriesCache(nbytes_max=0))):  # cold, warm, and never remembering
+    for cached in (FORMATS, FORMATS, formats(series_cache(nbytes_max=0))):  # cold, warm, and never remembering
         for name, body in bodies.items():
             received = receive(cached[name], body)
             assert (received.rejected, received.errors) == (0, [])
@@ -347,7 +345,7 @@ def test_deep_nesting_is_an_input_error() -> None:
 def test_what_json_can_say_and_python_rather_not_is_rejected(fields: bytes) -> None:
     body = b'{"service_name":"s","metrics":[{' + fields + b"}]}"
     try:
-        received = receive(NativeFormat("json", SeriesCache()), body)
+        received = receive(native_format(), body)
     except InputError:
         return
     assert (received.accepted, received.rejected) == (0, 1)
@@ -358,6 +356,6 @@ def test_times_with_a_fraction_are_cut_to_milliseconds() -> None:
     times: list[Any] = [1_763_899_999_999.75, 1_763_899_999_998, 1e300, -1e300, None]
     metrics = [{"metric_name": "m", "value": 1, "timestamp": time_ms} for time_ms in times]
     body = msgspec.json.encode({"service_name": "s", "metrics": metrics})
-    result = NativeFormat("json", SeriesCache()).receive(body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
+    result = native_format().receive(body, batch_id="", now_ms=NOW_MS, oldest_ms=0)
     assert result.batch.time_ms.tolist() == [1_763_899_999_999, 1_763_899_999_998, NOW_MS]
     assert [index for index, _ in result.errors] == [2, 3]

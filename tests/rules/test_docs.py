@@ -198,7 +198,7 @@ LIMITS = [
     (
         "docs/storage.md",
         (f"estimated as {block.SAMPLE_NBYTES} bytes a sample, {USUAL_EXEMPLAR.nbytes + block.HASH_NBYTES} more with a "
-        f"trace and a span id of the usual length, {block.SPAN_NBYTES} a span"),
+        f"trace and a span id of the usual length, {span.SPAN_NBYTES} a span"),
     ),
     ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),
     ("docs/storage.md", f"in blocks of up to {exemplars.EXEMPLARS_MAX}"),
@@ -212,7 +212,7 @@ LIMITS = [
         f"or when {merge.PARTS_MIN_BUSY} wait"),
     ),
     ("docs/operations.md", f"beside a backup waits for its end, up to {segment_files.BACKUP_WAIT_S:.0f} s"),
-    ("docs/storage.md", f"| series | {Settings().series_max} (`series_max`)"),
+    ("docs/storage.md", f"| series | {Settings().series_max} (`series_max`) and {Settings().series_bytes_max >> 20} MiB"),
     (
         "docs/storage.md",
         (f"| a generation | {seal_queue.GENERATION_SAMPLES_MAX} samples, "

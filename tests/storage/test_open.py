@@ -24,6 +24,7 @@ def opened(url: str) -> EmbeddedStore | ClickHouseStore:
         queue_nbytes_max=1 << 20,
         head_nbytes_max=1 << 20,
         series_max=10,
+        series_nbytes_max=1 << 20,
         query_samples_max=10,
     )
 

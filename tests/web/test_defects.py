@@ -18,6 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as open_socket
 
+from tests.support.ingest import series_cache
 from tests.support.samples import a_series
 from tests.support.server import Server, serving, vantage
 from tests.support.wait import BUSY_S, wait_until
@@ -27,7 +28,6 @@ from vantage.core.errors import InputError
 from vantage.core.sample import Kind
 from vantage.core.series import make_series
 from vantage.ingest.body import unpack
-from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.packed import MEDIA_TYPE
 from vantage.query import live
 from vantage.query.live import FOLLOWED_TICKS, SERIES_MAX, Subscriber
@@ -107,7 +107,7 @@ def test_a_connection_is_reused_for_the_next_request(server: Server) -> None:
 
 
 def test_an_invalid_envelope_is_not_cached() -> None:
-    cache = SeriesCache()
+    cache = series_cache()
     assert cache.known(("json", "a" * 5000, "", "", "")) is not cache.known(("json", "a" * 5000, "", "", ""))
     assert cache.known(("json", "a", "", "", "")) is cache.known(("json", "a", "", "", ""))
 

@@ -11,18 +11,22 @@ import numpy as np
 from vantage.core.arrays import F64, I64, U32
 from vantage.core.exemplars import NO_EXEMPLARS, Exemplars
 from vantage.core.series import Series
-from vantage.core.span import Span
+from vantage.core.span import Span, spans_nbytes
 
 BATCH_ID_LENGTH_MAX: Final = 64
 BATCH_ID_MEMORY_MS: Final = 3_600_000  # how long a batch id is remembered
 BATCH_ID_MEMORY_MAX: Final = 1_000_000  # how many are remembered at once
 
 
+_BATCH_NBYTES: Final = 200  # of a batch without samples and spans
+
+
 class Batch(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Samples as columns, and spans.
 
     ``series`` are distinct; ``index[i]`` is the series of sample ``i``. The three columns have the same length. A
-    receiver must not change the arrays. ``batch_id`` is empty when the sender gave none.
+    receiver must not change the arrays. ``batch_id`` is empty when the sender gave none. ``spans_nbytes`` is the
+    estimated memory of the spans, ``new_series_nbytes`` that of the series that this batch is the first to have.
     """
 
     series: tuple[Series, ...] = ()
@@ -32,6 +36,12 @@ class Batch(msgspec.Struct, frozen=True, eq=False, gc=False):
     exemplars: Exemplars = NO_EXEMPLARS
     spans: tuple[Span, ...] = ()
     batch_id: str = ""
+    spans_nbytes: int = 0
+    new_series_nbytes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.spans and not self.spans_nbytes:
+            msgspec.structs.force_setattr(self, "spans_nbytes", spans_nbytes(self.spans))
 
     @property
     def samples(self) -> int:
@@ -41,7 +51,8 @@ class Batch(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def nbytes(self) -> int:
         """Estimate the memory of the batch, in bytes: for queue limits."""
-        return 20 * len(self.time_ms) + self.exemplars.nbytes + 800 * len(self.spans) + 200
+        columns = 20 * len(self.time_ms) + self.exemplars.nbytes
+        return columns + self.spans_nbytes + self.new_series_nbytes + _BATCH_NBYTES
 
 
 def build_batch(rows: Sequence[tuple[Series, int, float]], **fields: Any) -> Batch:

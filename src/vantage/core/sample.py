@@ -33,6 +33,7 @@ TIME_MS_MIN: Final = 946_684_800_000  # 2000-01-01T00:00:00Z; anything smaller i
 FUTURE_MS_MAX: Final = 600_000  # how far ahead of the server's clock a sample may lie
 
 # Names reserved as tags: they belong to the series' identity and are set by the envelope, never by the tag map.
+OVERFLOW: Final = "__overflow__"  # stands for names beyond a limit of their number
 TAG_INSTANCE: Final = "instance"
 TAG_VERSION: Final = "service_version"
 

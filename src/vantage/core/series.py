@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from sys import getsizeof
 from typing import Final
 
 import msgspec
@@ -10,6 +11,9 @@ import msgspec
 from vantage.core.sample import TAG_INSTANCE, TAG_VERSION, Kind
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+# Memory of a series without tags, its slot and statistics in the catalogue included, and of a tag's pair: measured.
+_SERIES_NBYTES: Final = 500
+_TAG_NBYTES: Final = 64
 
 
 class Series(msgspec.Struct, frozen=True, eq=False, weakref=False):
@@ -29,6 +33,12 @@ class Series(msgspec.Struct, frozen=True, eq=False, weakref=False):
     def canonical(self) -> bytes:
         """Return the identity as MessagePack: ``id`` is its hash, and stores compare it when ids are equal."""
         return canonical(self.service, self.environment, self.metric, self.kind, self.unit, self.tags)
+
+    @property
+    def nbytes(self) -> int:
+        """Estimate the memory of the series in a catalogue, in bytes."""
+        texts = len(self.service) + len(self.environment) + len(self.metric) + len(self.unit)
+        return _SERIES_NBYTES + texts + sum(_TAG_NBYTES + getsizeof(key) + getsizeof(value) for key, value in self.tags)
 
     def tag(self, key: str) -> str:
         """Return the tag's value, or '' when the series has no such tag (as ClickHouse's maps do)."""

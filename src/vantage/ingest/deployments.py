@@ -12,7 +12,7 @@ from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.deployment import Deployment
 from vantage.core.errors import UnavailableError
-from vantage.core.sample import TAG_VERSION
+from vantage.core.sample import OVERFLOW, TAG_VERSION
 from vantage.storage.ports import MetadataStore
 from vantage.telemetry import Telemetry
 
@@ -50,10 +50,10 @@ class DeploymentDetector:
             first_ms = np.full(len(batch.series), np.iinfo(np.int64).max)
             np.minimum.at(first_ms, batch.index, batch.time_ms)
             for series, at_ms in zip(batch.series, first_ms.tolist(), strict=True):
-                if version := series.tag(TAG_VERSION):
+                if (version := series.tag(TAG_VERSION)) not in ("", OVERFLOW):
                     self._detect(series.service, series.environment, version, at_ms)
         for span in batch.spans:
-            if span.service_version:
+            if span.service_version not in ("", OVERFLOW):
                 self._detect(span.service_name, span.environment, span.service_version, span.start_ms)
         if len(self._series) > KNOWN_MAX:
             self._series.clear()

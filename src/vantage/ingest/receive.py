@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from vantage.core.clock import Clock
 from vantage.core.errors import InputError
 from vantage.core.sample import TIME_MS_MIN, id_problem
+from vantage.ingest.origin_limits import SERVICES_MAX, OriginLimits
 from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.decoded import DecodedRequest
 from vantage.ingest.wire.native import NativeFormat
@@ -36,19 +37,32 @@ class UnknownMediaType(InputError):
 
 
 class Receiver:
-    """Decodes, checks and publishes. Samples older than ``retention_days`` are rejected."""
+    """Decodes, checks and publishes. Samples older than ``retention_days`` are rejected; services beyond
+    ``services_max`` are recorded as ``__overflow__``."""
 
-    def __init__(self, sink: Sink, *, clock: Clock, telemetry: Telemetry, retention_days: int | None = None) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        clock: Clock,
+        telemetry: Telemetry,
+        retention_days: int | None = None,
+        services_max: int = SERVICES_MAX,
+    ) -> None:
         self._sink = sink
         self._clock = clock
         self._telemetry = telemetry
         self._retention_ms = None if retention_days is None else retention_days * 86_400_000
         self._drop_reasons: set[str] = set()
-        cache = SeriesCache()
-        packed, msgpack = PackedFormat(cache), NativeFormat("msgpack", cache)
+        limits = OriginLimits(clock=clock, telemetry=telemetry, services_max=services_max)
+        cache = SeriesCache(limits)
+        packed, msgpack = PackedFormat(cache, limits), NativeFormat("msgpack", cache)
         self._formats: dict[str, dict[str, WireFormat]] = {
             "metrics": {JSON: NativeFormat("json", cache), PACKED: packed, **dict.fromkeys(MSGPACK, msgpack)},
-            "spans": {JSON: SpansFormat("json"), **dict.fromkeys(MSGPACK, SpansFormat("msgpack"))},
+            "spans": {
+                JSON: SpansFormat("json", limits),
+                **dict.fromkeys(MSGPACK, SpansFormat("msgpack", limits)),
+            },
         }
 
     def decode(self, endpoint: str, media_type: str, body: bytes, batch_id: str) -> DecodedRequest:

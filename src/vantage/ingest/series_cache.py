@@ -23,6 +23,7 @@ from vantage.core.sample import (
     text_problem,
 )
 from vantage.core.series import Series, make_series
+from vantage.ingest.origin_limits import OriginLimits
 from vantage.ingest.wire.decoded import Rejection
 
 CACHE_NBYTES_MAX: Final = 64 << 20
@@ -88,7 +89,8 @@ class SeriesCache:
     Dicts rather than a cache of cachetools: every sample is looked up here, in 50 ns, where LRUCache takes 290 ns.
     """
 
-    def __init__(self, *, nbytes_max: int = CACHE_NBYTES_MAX) -> None:
+    def __init__(self, limits: OriginLimits, *, nbytes_max: int = CACHE_NBYTES_MAX) -> None:
+        self._limits = limits
         self._nbytes_max = nbytes_max
         self._nbytes = 0
         self._by_origin: dict[tuple[str, ...], dict[Key, Series]] = {}
@@ -136,6 +138,7 @@ class SeriesCache:
         name, reason = tags_problem(tags)
         if reason:
             return Rejection(name, reason)
+        service, environment, version, instance = self._limits.admit(service, environment, version, instance)
         series = make_series(
             service=service,
             environment=environment,

@@ -26,6 +26,7 @@ def open_store(
     queue_nbytes_max: int,
     head_nbytes_max: int,
     series_max: int,
+    series_nbytes_max: int,
     query_samples_max: int,
 ) -> EmbeddedStore | ClickHouseStore:
     """Return the telemetry store of a URL, not yet opened; for '' the embedded one in ``data``. Raises ConfigError."""
@@ -37,6 +38,7 @@ def open_store(
             synchronous=synchronous,
             queue_nbytes_max=queue_nbytes_max,
             series_max=series_max,
+            series_nbytes_max=series_nbytes_max,
             query_samples_max=query_samples_max,
         )
     return EmbeddedStore(
@@ -47,6 +49,7 @@ def open_store(
         queue_nbytes_max=queue_nbytes_max,
         head_nbytes_max=head_nbytes_max,
         series_max=series_max,
+        series_nbytes_max=series_nbytes_max,
         query_samples_max=query_samples_max,
     )
 
@@ -62,6 +65,7 @@ def open_telemetry_store(settings: Settings, *, clock: Clock, telemetry: Telemet
         queue_nbytes_max=settings.queue_bytes_max,
         head_nbytes_max=settings.head_bytes_max,
         series_max=settings.series_max,
+        series_nbytes_max=settings.series_bytes_max,
         query_samples_max=settings.query_samples_max,
     )
 

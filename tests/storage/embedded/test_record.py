@@ -31,7 +31,7 @@ def test_a_record_comes_back_as_it_was(samples: list[tuple[int, int, float]], id
     value = np.array([row[2] for row in samples], np.float64)
     exemplars = encode_exemplars(range(len(ids)), [a for a, _ in ids], [b for _, b in ids])
     spans = (a_span(attributes={"k": "v"}),)
-    record = decode(encode(Record(SampleColumns(slot, time_ms, value, exemplars), spans)))
+    record = decode(encode(Record(SampleColumns(slot, time_ms, value, exemplars), spans, 0)))
     assert record.samples.slot.tobytes() == slot.tobytes()
     assert record.samples.time_ms.tobytes() == time_ms.tobytes()
     assert record.samples.value.tobytes() == value.tobytes()

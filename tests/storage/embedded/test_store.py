@@ -204,7 +204,7 @@ async def test_series_beyond_the_limit_go_to_the_overflow_series(opened: Open) -
         counts = {info.series.tags: info.samples for info in await store.list_series()}
         assert counts[(("__overflow__", "true"),)] == 7
         assert len(counts) == 5
-        assert len(store._catalogue.overflowed) == 6
+        assert len(store._catalogue.limit.overflowed) == 6
     async with opened(series_max=4) as store:
         assert await totals(store) == (11, 11.0)
 

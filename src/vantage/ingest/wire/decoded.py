@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,11 +18,13 @@ from vantage.core.exemplars import NO_EXEMPLARS, Exemplars, encode_exemplars, en
 from vantage.core.sample import FUTURE_MS_MAX, ID_LENGTH_MAX, ID_LETTERS, TIME_MS_MIN, id_problem, time_problem
 from vantage.core.series import Series
 from vantage.core.span import Span, span_problem
+from vantage.ingest.origin_limits import Origin, OriginLimits
 
 ERRORS_LISTED_MAX: Final = 20
 _PATH = re.compile(r"(.*?) - at `(.*)`", re.DOTALL)
 
 
+T = TypeVar("T")
 NOTHING: Final = Batch()
 
 
@@ -102,6 +104,7 @@ def validate_samples(
     now_ms: int,
     oldest_ms: int,
     batch_id: str,
+    new_series_nbytes: int,
 ) -> None:
     """Put the samples that pass every check into ``received.batch``, and reject the others one by one.
 
@@ -124,7 +127,17 @@ def validate_samples(
     series: tuple[Series, ...] = tuple(distinct)  # type: ignore[arg-type]  # only series remain
     position = dict(zip(distinct, range(len(series)), strict=True))
     index: U32 = np.fromiter(map(position.__getitem__, resolved), np.uint32, len(resolved))
-    received.batch = Batch(series, index, time_column, value_column, exemplars, received.batch.spans, batch_id)
+    received.batch = Batch(
+        series,
+        index,
+        time_column,
+        value_column,
+        exemplars,
+        received.batch.spans,
+        batch_id,
+        received.batch.spans_nbytes,
+        new_series_nbytes,
+    )
 
 
 def _check_values(times: Sequence[int], values: Sequence[float], now_ms: int, oldest_ms: int) -> bool:
@@ -188,13 +201,52 @@ def _exemplar_rejection(trace_id: str, span_id: str) -> Rejection | None:
     return None
 
 
-def add_spans(received: DecodedRequest, spans: Sequence[Span], *, now_ms: int, oldest_ms: int, batch_id: str) -> None:
+def add_spans(
+    received: DecodedRequest,
+    spans: Sequence[Span | Rejection],
+    limits: OriginLimits,
+    *,
+    now_ms: int,
+    oldest_ms: int,
+    batch_id: str,
+) -> None:
     """Put the spans that pass every check into the batch, and reject the others one by one."""
-    valid = []
+    valid: list[Span] = []
+    admitted: dict[Origin, Origin] = {}
     for index, span in enumerate(spans):
+        if isinstance(span, Rejection):
+            received.reject(index, span)
+            continue
         name, reason = span_problem(span, now_ms=now_ms, oldest_ms=oldest_ms)
         if reason:
             received.reject(index, Rejection(name, reason))
-        else:
-            valid.append(span)
+            continue
+        origin = (span.service_name, span.environment, span.service_version, span.instance)
+        if (known := admitted.get(origin)) is None:
+            known = admitted[origin] = limits.admit(*origin)
+        valid.append(span if known == origin else _with_origin(span, known))
     received.batch = Batch(spans=tuple(valid), batch_id=batch_id)
+
+
+def _with_origin(span: Span, origin: Origin) -> Span:
+    service, environment, version, instance = origin
+    return msgspec.structs.replace(
+        span, service_name=service, environment=environment, service_version=version, instance=instance
+    )
+
+
+def decode_each(
+    raw_items: Sequence[msgspec.Raw], decode: Callable[[msgspec.Raw], T], *, fault: str
+) -> list[T | Rejection]:
+    """Decode samples or spans one by one, so that one of a wrong type does not cost the others.
+
+    An item that is no object, or lacks a field, is rejected with ``fault`` as the field.
+    """
+    items: list[T | Rejection] = []
+    for raw in raw_items:
+        try:
+            items.append(decode(raw))
+        except DECODE_ERRORS as error:
+            problem = input_error(error)
+            items.append(Rejection(problem.field or fault, str(problem)))
+    return items

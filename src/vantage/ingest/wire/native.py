@@ -17,6 +17,7 @@ from vantage.ingest.wire.decoded import (
     DecodedRequest,
     Rejection,
     SentIds,
+    decode_each,
     input_error,
     validate_samples,
 )
@@ -59,6 +60,9 @@ class _AnySample(msgspec.Struct, gc=False):
     instance: str | None = None
 
 
+_UNREADABLE: Final = _AnySample("", 0.0)  # its key is that of no series
+
+
 class _Envelope(msgspec.Struct):
     service_name: str = ""
     environment: str = ""
@@ -71,7 +75,7 @@ class _FastEnvelope(_Envelope, kw_only=True):
 
 
 class _AnyEnvelope(_Envelope, kw_only=True):
-    metrics: list[_AnySample]
+    metrics: list[Raw]
 
 
 class NativeFormat:
@@ -83,6 +87,7 @@ class NativeFormat:
         module: Any = msgspec.json if encoding == "json" else msgspec.msgpack
         self._fast = module.Decoder(_FastEnvelope)
         self._any = module.Decoder(_AnyEnvelope)
+        self._any_sample = module.Decoder(_AnySample)
         self._parse_tags: Callable[[bytes], dict[str, str]] = (
             parse_json_tags if encoding == "json" else parse_msgpack_tags
         )
@@ -91,15 +96,18 @@ class NativeFormat:
         """Decode a body; single samples are rejected one by one. Raises InputError when the body cannot be read."""
         envelope = self._decode(body)
         resource = (envelope.service_name, envelope.environment, envelope.service_version, envelope.instance)
-        samples = envelope.metrics
         known = self._cache.known((self._encoding, *resource))
+        samples: Sequence[_FastSample | _AnySample]
+        unreadable: dict[int, Rejection] = {}
         keys: list[Key]
         if isinstance(envelope, _FastEnvelope):
+            samples = envelope.metrics
             keys = [
                 (sample.metric_name, bytes(sample.tags), sample.metric_type, sample.service_name, sample.unit)
                 for sample in envelope.metrics
             ]
         else:
+            samples, unreadable = self._decode_each(envelope.metrics)
             keys = [
                 (
                     sample.metric_name,
@@ -111,14 +119,19 @@ class NativeFormat:
                     sample.service_version,
                     sample.instance,
                 )
-                for sample in envelope.metrics
+                for sample in samples
             ]
+        new_series_nbytes = 0
         resolved: list[Series | Rejection | None] = list(map(known.get, keys))
         if None in resolved:
             shared = Resource(*resource)
             for i, series in enumerate(resolved):
                 if series is None:  # an earlier sample of this request may have resolved the same key
-                    resolved[i] = known.get(keys[i]) or self._cache.resolve(known, keys[i], shared, self._parse_tags)
+                    resolution: Series | Rejection | None = unreadable.get(i) or known.get(keys[i])
+                    if resolution is None:
+                        resolution = self._cache.resolve(known, keys[i], shared, self._parse_tags)
+                        new_series_nbytes += resolution.nbytes if isinstance(resolution, Series) else 0
+                    resolved[i] = resolution
         times = [sample.timestamp for sample in samples]
         if None in times or isinstance(envelope, _AnyEnvelope):
             times = [now_ms if time_ms is None else _integer_ms(time_ms) for time_ms in times]
@@ -132,8 +145,15 @@ class NativeFormat:
             now_ms=now_ms,
             oldest_ms=oldest_ms,
             batch_id=batch_id,
+            new_series_nbytes=new_series_nbytes,
         )
         return received
+
+    def _decode_each(self, raw_samples: Sequence[Raw]) -> tuple[list[_AnySample], dict[int, Rejection]]:
+        """Return the samples, with an empty one in place of each that cannot be read, and why it cannot, by index."""
+        items = decode_each(raw_samples, self._any_sample.decode, fault="sample")
+        unreadable = {i: item for i, item in enumerate(items) if isinstance(item, Rejection)}
+        return [_UNREADABLE if isinstance(item, Rejection) else item for item in items], unreadable
 
     def _decode(self, body: bytes) -> _FastEnvelope | _AnyEnvelope:
         try:

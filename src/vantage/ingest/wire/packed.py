@@ -8,6 +8,7 @@ spans: [{…}], dropped: {reason: n}}``. Golden byte files are in ``tests/contra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -16,7 +17,8 @@ from msgspec import Meta, Raw
 from vantage.core.batch import BATCH_ID_LENGTH_MAX
 from vantage.core.errors import InputError
 from vantage.core.series import Series
-from vantage.ingest.series_cache import Key, Resource, SeriesCache, parse_msgpack_tags
+from vantage.ingest.origin_limits import OriginLimits
+from vantage.ingest.series_cache import Resource, SeriesCache, parse_msgpack_tags
 from vantage.ingest.wire.decoded import (
     DECODE_ERRORS,
     DecodedRequest,
@@ -27,7 +29,7 @@ from vantage.ingest.wire.decoded import (
     validate_samples,
 )
 from vantage.ingest.wire.native import Int64
-from vantage.ingest.wire.spans import WireSpan, to_span
+from vantage.ingest.wire.spans import LooseSpans, WireSpan, to_span
 
 MEDIA_TYPE: Final = "application/vnd.vantage.v1+msgpack"
 DROP_REASONS_MAX: Final = 16
@@ -60,36 +62,51 @@ class _Samples(msgspec.Struct, array_like=True):
     links: list[_Link] = []
 
 
-class _Packed(msgspec.Struct):
+class _Packed(msgspec.Struct, kw_only=True):
     resource: _Resource
     series: list[_Series] = []
     samples: list[_Samples] = []
-    spans: list[WireSpan] = []
     batch: Annotated[str, Meta(max_length=BATCH_ID_LENGTH_MAX)] = ""
     dropped: Annotated[dict[str, Annotated[int, Meta(ge=0, le=2**53)]], Meta(max_length=DROP_REASONS_MAX)] = {}
+
+
+class _TypedPacked(_Packed, kw_only=True):
+    spans: list[WireSpan] = []
+
+
+class _LoosePacked(_Packed, kw_only=True):
+    spans: list[Raw] = []
 
 
 class PackedFormat:
     """Decodes the packed format."""
 
-    def __init__(self, cache: SeriesCache) -> None:
+    def __init__(self, cache: SeriesCache, limits: OriginLimits) -> None:
         self._cache = cache
-        self._decoder = msgspec.msgpack.Decoder(_Packed)
+        self._limits = limits
+        self._typed = msgspec.msgpack.Decoder(_TypedPacked)
+        self._loose = msgspec.msgpack.Decoder(_LoosePacked)
+        self._spans = LooseSpans("msgpack")
 
     def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest:
         """Decode a body. Its own batch id has precedence over ``batch_id``. Indexes of rejected samples count through
         all lists in order. Raises InputError when the body cannot be read.
         """
-        try:
-            packed = self._decoder.decode(body)
-        except DECODE_ERRORS as error:
-            raise input_error(error) from error
+        packed, sent_spans = self._decode(body)
         batch_id = packed.batch or batch_id
         sent = packed.resource
         resource = Resource(sent.service_name, sent.environment, sent.service_version, sent.instance)
         origin = ("packed", resource.service_name, resource.environment, resource.service_version, resource.instance)
         known = self._cache.known(origin)
-        series = [self._resolve(known, entry, resource) for entry in packed.series]
+        series: list[Series | Rejection] = []
+        new_series_nbytes = 0
+        for entry in packed.series:
+            key = (entry.metric, bytes(entry.tags), entry.kind, None, entry.unit)
+            entry_series: Series | Rejection | None = known.get(key)
+            if entry_series is None:
+                entry_series = self._cache.resolve(known, key, resource, parse_msgpack_tags)
+                new_series_nbytes += entry_series.nbytes if isinstance(entry_series, Series) else 0
+            series.append(entry_series)
         resolved: list[Series | Rejection] = []
         times: list[int] = []
         values: list[float] = []
@@ -112,9 +129,9 @@ class PackedFormat:
             values += column.values
             resolved += [series[column.series]] * len(column.times)
         received = DecodedRequest(dropped=packed.dropped)
-        if packed.spans:
-            spans = [to_span(wire, resource) for wire in packed.spans]
-            add_spans(received, spans, now_ms=now_ms, oldest_ms=oldest_ms, batch_id=batch_id)
+        if sent_spans:
+            spans = [wire if isinstance(wire, Rejection) else to_span(wire, resource) for wire in sent_spans]
+            add_spans(received, spans, self._limits, now_ms=now_ms, oldest_ms=oldest_ms, batch_id=batch_id)
         validate_samples(
             received,
             resolved,
@@ -124,9 +141,21 @@ class PackedFormat:
             now_ms=now_ms,
             oldest_ms=oldest_ms,
             batch_id=batch_id,
+            new_series_nbytes=new_series_nbytes,
         )
         return received
 
-    def _resolve(self, known: dict[Key, Series], entry: _Series, resource: Resource) -> Series | Rejection:
-        key = (entry.metric, bytes(entry.tags), entry.kind, None, entry.unit)
-        return known.get(key) or self._cache.resolve(known, key, resource, parse_msgpack_tags)
+    def _decode(self, body: bytes) -> tuple[_Packed, Sequence[WireSpan | Rejection]]:
+        try:
+            typed = self._typed.decode(body)
+        except msgspec.ValidationError:
+            pass
+        except DECODE_ERRORS as error:
+            raise input_error(error) from error
+        else:
+            return typed, typed.spans
+        try:
+            loose = self._loose.decode(body)
+        except DECODE_ERRORS as error:
+            raise input_error(error) from error
+        return loose, self._spans.decode(loose.spans)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from sys import intern
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from vantage.core.span import Span, SpanKind, SpanStatus
+from vantage.ingest.origin_limits import OriginLimits
 from vantage.ingest.series_cache import DEFAULT_ENVIRONMENT, Resource
-from vantage.ingest.wire.decoded import DECODE_ERRORS, DecodedRequest, add_spans, input_error
+from vantage.ingest.wire.decoded import (
+    DECODE_ERRORS,
+    DecodedRequest,
+    Rejection,
+    add_spans,
+    decode_each,
+    input_error,
+)
 from vantage.ingest.wire.native import Int64
 
 
@@ -31,16 +41,30 @@ class WireSpan(msgspec.Struct, gc=False):
     attributes: dict[str, str | int | float | bool | None] = {}
 
 
-class _Envelope(msgspec.Struct):
-    spans: list[WireSpan]
+class _LooseSpan(WireSpan, kw_only=True):
+    """A span with attributes of any kind, such as arrays."""
+
+    attributes: dict[str, Any] = {}
+
+
+class _Envelope(msgspec.Struct, kw_only=True):
     service_name: str = ""
     environment: str = ""
     service_version: str = ""
     instance: str = ""
 
 
+class _TypedEnvelope(_Envelope, kw_only=True):
+    spans: list[WireSpan]
+
+
+class _LooseEnvelope(_Envelope, kw_only=True):
+    spans: list[Raw]
+
+
 def to_span(wire: WireSpan, resource: Resource) -> Span:
-    """Return the span, unchecked. Attribute values become text: booleans true and false, null the empty text."""
+    """Return the span, unchecked. Attribute values become text: booleans true and false, null the empty text, arrays
+    and objects JSON."""
     return Span(
         trace_id=wire.trace_id,
         span_id=wire.span_id,
@@ -63,23 +87,53 @@ def _text(value: object) -> str:
         return value
     if value is None:
         return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, int | float):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    return msgspec.json.encode(value).decode()
+
+
+class LooseSpans:
+    """Decodes spans one by one, when a body cannot be decoded in one go."""
+
+    def __init__(self, encoding: str) -> None:
+        module: Any = msgspec.json if encoding == "json" else msgspec.msgpack
+        self._decoder = module.Decoder(_LooseSpan)
+
+    def decode(self, raw_spans: Sequence[Raw]) -> list[WireSpan | Rejection]:
+        """Return each span, or why it is rejected."""
+        return decode_each(raw_spans, self._decoder.decode, fault="span")
 
 
 class SpansFormat:
     """Decodes one of the two encodings."""
 
-    def __init__(self, encoding: str) -> None:
-        self._decoder: Any = (msgspec.json if encoding == "json" else msgspec.msgpack).Decoder(_Envelope)
+    def __init__(self, encoding: str, limits: OriginLimits) -> None:
+        module: Any = msgspec.json if encoding == "json" else msgspec.msgpack
+        self._limits = limits
+        self._typed = module.Decoder(_TypedEnvelope)
+        self._loose = module.Decoder(_LooseEnvelope)
+        self._spans = LooseSpans(encoding)
 
     def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest:
         """Decode a body; single spans are rejected one by one. Raises InputError when the body cannot be read."""
-        try:
-            envelope: _Envelope = self._decoder.decode(body)
-        except DECODE_ERRORS as error:
-            raise input_error(error) from error
+        envelope, sent = self._decode(body)
         resource = Resource(envelope.service_name, envelope.environment, envelope.service_version, envelope.instance)
         received = DecodedRequest()
-        spans = [to_span(wire, resource) for wire in envelope.spans]
-        add_spans(received, spans, now_ms=now_ms, oldest_ms=oldest_ms, batch_id=batch_id)
+        spans = [wire if isinstance(wire, Rejection) else to_span(wire, resource) for wire in sent]
+        add_spans(received, spans, self._limits, now_ms=now_ms, oldest_ms=oldest_ms, batch_id=batch_id)
         return received
+
+    def _decode(self, body: bytes) -> tuple[_Envelope, Sequence[WireSpan | Rejection]]:
+        try:
+            typed: _TypedEnvelope = self._typed.decode(body)
+        except msgspec.ValidationError:
+            pass
+        except DECODE_ERRORS as error:
+            raise input_error(error) from error
+        else:
+            return typed, typed.spans
+        try:
+            loose: _LooseEnvelope = self._loose.decode(body)
+        except DECODE_ERRORS as error:
+            raise input_error(error) from error
+        return loose, self._spans.decode(loose.spans)

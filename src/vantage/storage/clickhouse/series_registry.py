@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from vantage.core.series import Series
-from vantage.storage.series_overflow import OVERFLOW_SERIES_MAX, OVERFLOWED_COUNTED_MAX, overflow
+from vantage.storage.series_overflow import SeriesLimit
 
 
 class SeriesRegistry:
     """Series by id. Only the writer's thread changes it; other threads may read it meanwhile."""
 
-    def __init__(self, *, series_max: int) -> None:
-        self._series_max = series_max
+    def __init__(self, limit: SeriesLimit) -> None:
+        self.limit = limit
         self._by_id: dict[int, Series] = {}
-        self.overflowed: set[int] = set()  # ids of series beyond the limit, up to OVERFLOWED_COUNTED_MAX
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -26,21 +25,19 @@ class SeriesRegistry:
     def resolve(self, series: Sequence[Series], fresh: dict[int, Series]) -> list[Series]:
         """Return the series that take the samples of ``series``.
 
-        New ones are put into ``fresh``: ``add`` them once they are durable. Beyond ``series_max`` it is the overflow
+        New ones are put into ``fresh``: ``add`` them once they are durable. Beyond the limit it is the overflow
         series of the same metric. Raises ValueError when two identities share an id.
         """
-        resolved = []
+        resolved, fresh_nbytes = [], sum(item.nbytes for item in fresh.values())
         for sent in series:
             target = sent
             known = self._by_id.get(target.id) or fresh.get(target.id)
-            count = len(self._by_id) + len(fresh)
-            if known is None and count >= self._series_max:
-                if len(self.overflowed) < OVERFLOWED_COUNTED_MAX:
-                    self.overflowed.add(target.id)
-                target = overflow(target, for_all=count >= self._series_max + OVERFLOW_SERIES_MAX)
+            if known is None:
+                target = self.limit.admit(target, count=len(self._by_id) + len(fresh), fresh_nbytes=fresh_nbytes)
                 known = self._by_id.get(target.id) or fresh.get(target.id)
             if known is None:
                 known = fresh[target.id] = target
+                fresh_nbytes += target.nbytes
             elif known is not target and known.canonical() != target.canonical():
                 raise ValueError(f"two series share the id {target.id:016x}")
             resolved.append(known)
@@ -48,11 +45,15 @@ class SeriesRegistry:
 
     def add(self, series: Iterable[Series]) -> None:
         """Add series."""
-        self._by_id.update((item.id, item) for item in series)
+        for item in series:
+            self._by_id[item.id] = item
+            self.limit.nbytes += item.nbytes
 
     def drop(self, ids: Iterable[int]) -> int:
         """Remove series, and return how many were there."""
-        return sum(self._by_id.pop(series_id, None) is not None for series_id in ids)
+        dropped = [series for series_id in ids if (series := self._by_id.pop(series_id, None)) is not None]
+        self.limit.nbytes -= sum(series.nbytes for series in dropped)
+        return len(dropped)
 
     def names(self) -> set[tuple[str, str]]:
         """Return every pair of service and metric."""

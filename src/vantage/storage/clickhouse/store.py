@@ -43,6 +43,7 @@ from vantage.storage.ports import (
 )
 from vantage.storage.query_pool import QueryPool
 from vantage.storage.recent_batch_ids import RecentBatchIds
+from vantage.storage.series_overflow import SeriesLimit
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
 from vantage.vql.exec.execute import EXPLAIN_COLUMNS, QUERY_SAMPLES_MAX, SPAN_COSTS
@@ -64,8 +65,8 @@ class ClickHouseStore:
     system has them. The rows of a commit are inserted into several tables one after the other, so that for a few
     milliseconds a query may see its spans but not its samples. If the process is killed in between, the commit is
     finished when the folder is opened again: see ``intent_log``. ``queue_nbytes_max`` limits the batches that wait for
-    a commit: beyond it ``write`` is busy. ``series_max`` limits the distinct series, ``query_samples_max`` the samples
-    a query may read (a span counts as ten).
+    a commit: beyond it ``write`` is busy. ``series_max`` and ``series_nbytes_max`` limit the distinct series,
+    ``query_samples_max`` the samples a query may read (a span counts as ten).
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class ClickHouseStore:
         synchronous: str = "FULL",
         queue_nbytes_max: int = 64 << 20,
         series_max: int = 200_000,
+        series_nbytes_max: int = 512 << 20,
         query_samples_max: int = QUERY_SAMPLES_MAX,
     ) -> None:
         self.folder = folder
@@ -85,7 +87,7 @@ class ClickHouseStore:
         self._fsync = synchronous == "FULL"
         self._query_samples_max = query_samples_max
         self._engine = ChdbEngine(folder / "engine")
-        self._series = SeriesRegistry(series_max=series_max)
+        self._series = SeriesRegistry(SeriesLimit(series_max=series_max, nbytes_max=series_nbytes_max))
         self._ids = RecentBatchIds()
         self._intent = IntentLog(folder, fsync=self._fsync)
         self._writer = Writer(
@@ -309,9 +311,10 @@ class ClickHouseStore:
             ("series", "Series in the catalogue.", lambda: len(self._series)),
             (
                 "series_overflowed",
-                "Series beyond series_max, kept as __overflow__ (counted up to 100000).",
-                lambda: len(self._series.overflowed),
+                "Series beyond series_max or series_bytes_max, stored as __overflow__ (counted up to 100000).",
+                lambda: len(self._series.limit.overflowed),
             ),
+            ("series_bytes", "Memory of the catalogue, estimated.", lambda: self._series.limit.nbytes),
             ("queued_bytes", "Batches waiting to be committed.", lambda: self.queued_nbytes),
         ):
             self._telemetry.add_gauge(f"vantage_store_{name}", text, read)

@@ -65,6 +65,7 @@ from vantage.storage.ports import (
 )
 from vantage.storage.query_pool import QueryPool
 from vantage.storage.recent_batch_ids import RecentBatchIds
+from vantage.storage.series_overflow import SeriesLimit
 from vantage.storage.service_edges import PARENT_REACH_MS, service_edges
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
@@ -83,8 +84,8 @@ class EmbeddedStore:
     """Stores telemetry in ``folder``, which it locks: one process per folder.
 
     ``queue_nbytes_max`` bounds what waits for a commit, ``head_nbytes_max`` what is committed and not sealed yet:
-    beyond either ``write`` is busy. ``series_max`` bounds the catalogue (samples of further series go to overflow
-    series). ``page_count_max`` is SQLite's limit on the journal, for tests of a full disk.
+    beyond either ``write`` is busy. ``series_max`` and ``series_nbytes_max`` bound the catalogue (samples of further
+    series go to overflow series). ``page_count_max`` is SQLite's limit on the journal, for tests of a full disk.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class EmbeddedStore:
         queue_nbytes_max: int = 64 << 20,
         head_nbytes_max: int = 1 << 30,
         series_max: int = 200_000,
+        series_nbytes_max: int = 512 << 20,
         query_samples_max: int = QUERY_SAMPLES_MAX,
         generation_samples_max: int = GENERATION_SAMPLES_MAX,
         page_count_max: int | None = None,
@@ -107,7 +109,7 @@ class EmbeddedStore:
         self._queue_nbytes_max = queue_nbytes_max
         self._head_nbytes_max = head_nbytes_max
         self._query_samples_max = query_samples_max
-        self._catalogue = Catalogue(series_max=series_max)
+        self._catalogue = Catalogue(SeriesLimit(series_max=series_max, nbytes_max=series_nbytes_max))
         self._head = Head()
         self._snapshots = Snapshots(self._head)
         self._pool = ConnectionPool()
@@ -426,7 +428,8 @@ class EmbeddedStore:
         register_gauges(
             self._telemetry,
             series=lambda: len(self._catalogue),
-            series_overflowed=lambda: len(self._catalogue.overflowed),
+            series_overflowed=lambda: len(self._catalogue.limit.overflowed),
+            series_nbytes=lambda: self._catalogue.limit.nbytes,
             head_samples=lambda: self._head.sample_count,
             head_spans=lambda: self._head.span_count,
             head_nbytes=lambda: self.unsealed_nbytes,

@@ -24,6 +24,7 @@ from vantage.storage.embedded.read.usage import file_nbytes, usage_rows
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.lock import FileLock
 from vantage.storage.ports import UsageRow
+from vantage.storage.series_overflow import SeriesLimit
 
 _PARTS = "SELECT id, generation, level, samples, spans, first_ms, last_ms, nbytes FROM part ORDER BY id"
 
@@ -104,7 +105,7 @@ class ReadOnlyFolder:
 
         Series are read from the journal. Raises sqlite3.Error.
         """
-        catalogue = Catalogue(series_max=0)
+        catalogue = Catalogue(SeriesLimit(series_max=0, nbytes_max=0))
         with closing(self.connect(self._folder / "journal.db")) as db:
             for slot, identity in db.execute("SELECT slot, identity FROM series ORDER BY slot"):
                 try:

@@ -13,12 +13,11 @@ from vantage.core.arrays import F64, I64, U32, U64, Mask
 from vantage.core.idhash import hash_ids
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, rollup_partials, rollup_samples, with_sketches
 from vantage.core.sample_columns import SampleColumns, concat_samples
-from vantage.core.span import Span
+from vantage.core.span import Span, spans_nbytes
 from vantage.core.span_table import SpanTable, build_span_table, concat_span_tables
 
 SAMPLE_NBYTES: Final = 20
 HASH_NBYTES: Final = 8
-SPAN_NBYTES: Final = 900  # a span with three attributes; measured likewise
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +102,10 @@ class SpanBlock:
     last_ms: int
     spans: tuple[Span, ...]
     trace_hash: I64  # of each span's trace id
+    nbytes: int  # estimated memory
 
     def __len__(self) -> int:
         return len(self.spans)
-
-    @property
-    def nbytes(self) -> int:
-        """Estimate the memory of the block, in bytes."""
-        return SPAN_NBYTES * len(self.spans)
 
     @cached_property
     def table(self) -> SpanTable:
@@ -123,6 +118,7 @@ class SpanBlock:
             max(self.last_ms, later.last_ms),
             self.spans + later.spans,
             np.concatenate([self.trace_hash, later.trace_hash]),
+            self.nbytes + later.nbytes,
         )
         if "table" in self.__dict__:  # of a large block the columns are made once, not again with every commit
             block.__dict__["table"] = concat_span_tables([self.table, later.table])
@@ -137,7 +133,7 @@ class SpanBlock:
             return None
         spans = tuple(self.spans[row] for row in rows.tolist())
         starts = [span.start_ms for span in spans]
-        return SpanBlock(min(starts), max(starts), spans, self.trace_hash[rows])
+        return SpanBlock(min(starts), max(starts), spans, self.trace_hash[rows], spans_nbytes(spans))
 
 
 def sample_block(samples: SampleColumns) -> SampleBlock:
@@ -146,10 +142,10 @@ def sample_block(samples: SampleColumns) -> SampleBlock:
     return SampleBlock(first_ms, last_ms, samples, hash_ids(samples.exemplars.trace_id))
 
 
-def span_block(spans: tuple[Span, ...]) -> SpanBlock:
+def span_block(spans: tuple[Span, ...], nbytes: int) -> SpanBlock:
     """Return the block of one commit's spans, of which there is at least one."""
     starts = [span.start_ms for span in spans]
-    return SpanBlock(min(starts), max(starts), spans, process_hashes([span.trace_id for span in spans]))
+    return SpanBlock(min(starts), max(starts), spans, process_hashes([span.trace_id for span in spans]), nbytes)
 
 
 def process_hashes(ids: Sequence[str]) -> I64:

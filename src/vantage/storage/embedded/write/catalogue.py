@@ -11,7 +11,7 @@ from vantage.core.arrays import I64, U32, Mask
 from vantage.core.rollup import HOUR_MS
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
-from vantage.storage.series_overflow import OVERFLOW_SERIES_MAX, OVERFLOWED_COUNTED_MAX, overflow, with_present_name
+from vantage.storage.series_overflow import SeriesLimit, with_present_name
 from vantage.vql.exec.series_table import SeriesColumns
 
 _decode = msgspec.msgpack.Decoder(tuple[str, str, str, Kind, str, tuple[tuple[str, str], ...]]).decode
@@ -32,9 +32,8 @@ class Catalogue:
     ``samples`` counts the samples of each series; ``first_ms`` and ``last_ms`` cover samples and rollups alike.
     """
 
-    def __init__(self, *, series_max: int) -> None:
-        self._series_max = series_max
-        self.overflowed: set[int] = set()  # ids of series that were folded, as many as are remembered
+    def __init__(self, limit: SeriesLimit) -> None:
+        self.limit = limit
         self.columns = SeriesColumns()
         self._slots: dict[int, int] = {}
         self.samples = np.zeros(0, np.int64)
@@ -65,18 +64,14 @@ class Catalogue:
         """Return the slots of ``wanted``.
 
         A new series gets the next slot and is put into ``fresh`` by id: call ``add`` with it once it is durable. Beyond
-        ``series_max`` its samples go to the overflow series of the same metric. Raises ValueError when two identities
-        share an id.
+        the limit its samples go to the overflow series of the same metric. Raises ValueError when two identities share
+        an id.
         """
-        slots = []
+        slots, fresh_nbytes = [], sum(series.nbytes for _, series in fresh.values())
         for series in wanted:
             slot = self._slots.get(series.id)
-            if slot is None and series.id not in fresh and len(self._slots) + len(fresh) >= self._series_max:
-                if len(self.overflowed) < OVERFLOWED_COUNTED_MAX:
-                    self.overflowed.add(series.id)
-                series = overflow(
-                    series, for_all=len(self._slots) + len(fresh) >= self._series_max + OVERFLOW_SERIES_MAX
-                )
+            if slot is None and series.id not in fresh:
+                series = self.limit.admit(series, count=len(self._slots) + len(fresh), fresh_nbytes=fresh_nbytes)
                 slot = self._slots.get(series.id)
             known = None
             if slot is not None:
@@ -86,6 +81,7 @@ class Catalogue:
             else:
                 slot = len(self.columns) + len(fresh)
                 fresh[series.id] = (slot, series)
+                fresh_nbytes += series.nbytes
             if known is not None and known is not series and known.canonical() != series.canonical():
                 raise ValueError(f"two series share the id {series.id:016x}")
             slots.append(slot)
@@ -99,6 +95,7 @@ class Catalogue:
             else:
                 self.columns.set(slot, series)
             self._slots[series.id] = slot
+            self.limit.nbytes += series.nbytes
         self._grow()
 
     def _grow(self) -> None:
@@ -166,6 +163,7 @@ class Catalogue:
             series = self.series[slot]
             if series is not None:
                 del self._slots[series.id]
+                self.limit.nbytes -= series.nbytes
                 self.columns.set(slot, None)
                 self.samples[slot] = 0
                 self.first_ms[slot], self.last_ms[slot] = _NEVER_FIRST, _NEVER_LAST

@@ -218,7 +218,8 @@ class CommitThread:
             slots = np.array(self._catalogue.resolve(batch.series, fresh), np.uint32)
             slot = slots[batch.index] if len(slots) else np.empty(0, np.uint32)
             parts.append(SampleColumns(slot, batch.time_ms, batch.value, batch.exemplars))
-        return Record(concat_samples(parts), tuple(span for batch in batches for span in batch.spans))
+        spans = tuple(span for batch in batches for span in batch.spans)
+        return Record(concat_samples(parts), spans, sum(batch.spans_nbytes for batch in batches))
 
     def _failed(self, writes: list[_Write], error: BaseException) -> None:
         """Report a failed commit, of which nothing is stored.

@@ -44,7 +44,7 @@ class Head:
                 blocks, block = blocks[:-1], blocks[-1].concat(block)
             self.samples = (*blocks, block)
         if record.spans:
-            span_blocks_new, span_blocks = span_block(record.spans), self.spans
+            span_blocks_new, span_blocks = span_block(record.spans, record.spans_nbytes), self.spans
             self.span_count += len(span_blocks_new)
             self.nbytes += span_blocks_new.nbytes
             while (

@@ -17,7 +17,7 @@ from vantage.core.exemplars import NO_EXEMPLARS, Exemplars
 from vantage.core.idhash import Ids, encode_ids
 from vantage.core.sample import ID_LENGTH_MAX
 from vantage.core.sample_columns import SampleColumns
-from vantage.core.span import Span
+from vantage.core.span import Span, spans_nbytes
 
 
 class _Body(msgspec.Struct, array_like=True):
@@ -36,10 +36,12 @@ _decoder: Final = msgspec.msgpack.Decoder(_Body)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One commit: samples (``slot`` is the number of their series in the catalogue) and spans."""
+    """One commit: samples (``slot`` is the number of their series in the catalogue) and spans, which take about
+    ``spans_nbytes`` of memory."""
 
     samples: SampleColumns
     spans: tuple[Span, ...]
+    spans_nbytes: int
 
 
 def encode(record: Record) -> bytes:
@@ -74,7 +76,7 @@ def decode(body: bytes) -> Record:
         exemplars = Exemplars(position.astype(np.int64), trace_id, span_id)
     elif raw.trace_ids or raw.span_ids:
         raise ValueError("exemplar columns of different length")
-    return Record(SampleColumns(slot, time_ms, value, exemplars), tuple(raw.spans))
+    return Record(SampleColumns(slot, time_ms, value, exemplars), tuple(raw.spans), spans_nbytes(raw.spans))
 
 
 def _ids(packed: bytes | list[str], count: int) -> Ids:
