@@ -12,6 +12,7 @@ from vantage.config import Settings
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError, InputError
 from vantage.core.retention import RetentionRule, parse_rule
+from vantage.core.steady_time import SteadyTime
 from vantage.ingest.deployments import DeploymentDetector
 from vantage.ingest.receive import Receiver
 from vantage.ingest.self_telemetry import SelfTelemetry
@@ -61,7 +62,8 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
     policy = RetentionPolicy(settings.retention_days, settings.disk_budget_bytes, _rules(settings))
     telemetry = Telemetry()
     requests = RequestMetrics(telemetry)
-    store = open_telemetry_store(settings, clock=clock, telemetry=telemetry)
+    steady = SteadyTime(clock)
+    store = open_telemetry_store(settings, clock=clock, telemetry=telemetry, steady=steady)
     metadata = open_metadata(settings.metadata_url, data=Path(settings.data), clock=clock)
     authenticator = Authenticator(clock=clock, auth=settings.auth, api_key=settings.api_key)
     proxies = TrustedProxies(settings.trusted_proxies)
@@ -101,6 +103,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
         Receiver(
             sink,
             clock=clock,
+            steady=steady,
             telemetry=telemetry,
             retention_days=settings.retention_days,
             services_max=settings.services_max,

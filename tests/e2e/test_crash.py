@@ -96,7 +96,7 @@ EmbeddedStore.write = write
 """
 FORGETS_BATCH_IDS = """
 from vantage.storage.recent_batch_ids import RecentBatchIds
-RecentBatchIds.seen = lambda self, batch_id, now_ms: False
+RecentBatchIds.seen = lambda self, batch_id: False
 """
 KEEPS_HALF = """
 from vantage.storage.embedded.store import EmbeddedStore

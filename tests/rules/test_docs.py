@@ -212,19 +212,22 @@ LIMITS = [
         f"or when {merge.PARTS_MIN_BUSY} wait"),
     ),
     ("docs/operations.md", f"beside a backup waits for its end, up to {segment_files.BACKUP_WAIT_S:.0f} s"),
-    ("docs/storage.md", f"| series | {Settings().series_max} (`series_max`) and {Settings().series_bytes_max >> 20} MiB"),
+    (
+        "docs/storage.md",
+        f"| series | {Settings().series_max} (`series_max`) and {Settings().series_bytes_max >> 20} MiB",
+    ),
     (
         "docs/storage.md",
         (f"| a generation | {seal_queue.GENERATION_SAMPLES_MAX} samples, "
         f"{seal_queue.GENERATION_NBYTES_MAX >> 20} MiB by the same estimate "
         "(a quarter of `head_bytes_max` where that is less), "
-        f"{seal_queue.GENERATION_AGE_MS_MAX // 3_600_000} hours |"),
+        f"{seal_queue.GENERATION_AGE_S_MAX / 3600:.0f} hours |"),
     ),
     (
         "docs/storage.md",
         (f"When the head has {seal_queue.GENERATION_SAMPLES_MAX} samples, an estimated "
         f"{seal_queue.GENERATION_NBYTES_MAX >> 20} MiB, "
-        f"or is {seal_queue.GENERATION_AGE_MS_MAX // 3_600_000} hours old"),
+        f"or is {seal_queue.GENERATION_AGE_S_MAX / 3600:.0f} hours old"),
     ),
     (
         "docs/storage.md",

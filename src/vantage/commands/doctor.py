@@ -17,7 +17,9 @@ from vantage.commands.disk_usage import show_usage
 from vantage.config import Loaded, Settings
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ConfigError, VantageError
-from vantage.core.number_format import size, utc
+from vantage.core.number_format import duration_ms, size, utc
+from vantage.core.sample import FUTURE_MS_MAX
+from vantage.core.steady_time import STANDSTILL_MS_MAX
 from vantage.storage.embedded.offline.folder_reader import FolderContents, ReadOnlyFolder
 from vantage.storage.embedded.offline.restore import refuse_unfinished
 from vantage.storage.embedded.offline.verify import verify_segments
@@ -77,10 +79,12 @@ def _check_data(report: _Report, settings: Settings, arguments: argparse.Namespa
         return None
     folders: list[Path] = []
 
+    newest_ms: list[int] = []
+
     def journal() -> str:
         folders.append(store_folder(settings.store_url, data=data))
         refuse_unfinished(folders[0])
-        return _check_journal(folders[0])
+        return _check_journal(folders[0], newest_ms)
 
     report.check("journal", journal)
     contents = _check_segments(report, folders[0], deep=arguments.deep) if folders else None
@@ -88,6 +92,10 @@ def _check_data(report: _Report, settings: Settings, arguments: argparse.Namespa
     report.check("disk", lambda: _check_disk(data))
     if contents is None:
         return None
+    report.check(
+        "newest data",
+        lambda: _check_newest(newest_ms + [part.last_ms for segment in contents.segments for part in segment.parts]),
+    )
     # With --data the usage is read from the folder itself: the server at the configured address may use another.
     return lambda: show_usage(folders[0], contents, server=None if arguments.data else settings)
 
@@ -104,7 +112,7 @@ def _check_folder(data: Path) -> str:
     return f"{data} can be written"
 
 
-def _check_journal(folder: Path) -> str:
+def _check_journal(folder: Path, newest_ms: list[int]) -> str:
     from vantage.storage.embedded.write.journal import check_journal
 
     path = folder / "journal.db"
@@ -115,6 +123,7 @@ def _check_journal(folder: Path) -> str:
         raise ConfigError(f"{path}: {journal.problem}")
     if journal.damaged:
         raise ConfigError(f"{path}: {journal.damaged} of {journal.commits} commits cannot be read")
+    newest_ms.append(journal.newest_ms)
     return f"{journal.commits} commits, {journal.series} series, every checksum matches"
 
 
@@ -175,6 +184,19 @@ def _check_disk(data: Path) -> str:
     if free < DISK_FREE_MIN:
         raise ConfigError(f"{size(free)} free on {existing}, at least {size(DISK_FREE_MIN)} are needed")
     return f"{size(free)} free"
+
+
+def _check_newest(times_ms: list[int]) -> str:
+    """Compare the clock with the newest data. Data ahead of the clock means that one of the two was wrong."""
+    newest_ms = max(times_ms, default=0)
+    if not newest_ms:
+        return "none yet"
+    ahead_ms = newest_ms - SystemClock().now_ms()
+    if ahead_ms > FUTURE_MS_MAX:
+        raise ConfigError(f"is of {utc(newest_ms)}, {duration_ms(ahead_ms)} ahead of the clock: is the clock right?")
+    if ahead_ms < -STANDSTILL_MS_MAX:
+        return f"{utc(newest_ms)}, {duration_ms(-ahead_ms)} ago: if data was sent since, the clock is wrong"
+    return f"{utc(newest_ms)}, which agrees with the clock"
 
 
 def _check_clock() -> str:

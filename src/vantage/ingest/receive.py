@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from vantage.core.clock import Clock
 from vantage.core.errors import InputError
 from vantage.core.sample import TIME_MS_MIN, id_problem
+from vantage.core.steady_time import SteadyTime
 from vantage.ingest.origin_limits import SERVICES_MAX, OriginLimits
 from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.decoded import DecodedRequest
@@ -46,11 +47,13 @@ class Receiver:
         *,
         clock: Clock,
         telemetry: Telemetry,
+        steady: SteadyTime | None = None,
         retention_days: int | None = None,
         services_max: int = SERVICES_MAX,
     ) -> None:
         self._sink = sink
         self._clock = clock
+        self._steady = steady or SteadyTime(clock)
         self._telemetry = telemetry
         self._retention_ms = None if retention_days is None else retention_days * 86_400_000
         self._drop_reasons: set[str] = set()
@@ -78,7 +81,7 @@ class Receiver:
         if batch_id and endpoint != "metrics":  # an id belongs to one endpoint
             batch_id = f"{endpoint}:{batch_id}"
         now_ms = self._clock.now_ms()
-        oldest_ms = TIME_MS_MIN if self._retention_ms is None else now_ms - self._retention_ms
+        oldest_ms = TIME_MS_MIN if self._retention_ms is None else self._steady.now_ms() - self._retention_ms
         return wire_format.receive(body, batch_id=batch_id, now_ms=now_ms, oldest_ms=oldest_ms)
 
     async def publish(self, received: DecodedRequest) -> None:

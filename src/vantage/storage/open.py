@@ -7,6 +7,7 @@ from pathlib import Path
 from vantage.config import Settings
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError
+from vantage.core.steady_time import SteadyTime
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.metadata.store import SqlMetadataStore
@@ -28,6 +29,7 @@ def open_store(
     series_max: int,
     series_nbytes_max: int,
     query_samples_max: int,
+    steady: SteadyTime | None = None,
 ) -> EmbeddedStore | ClickHouseStore:
     """Return the telemetry store of a URL, not yet opened; for '' the embedded one in ``data``. Raises ConfigError."""
     if is_chdb(url):
@@ -40,6 +42,7 @@ def open_store(
             series_max=series_max,
             series_nbytes_max=series_nbytes_max,
             query_samples_max=query_samples_max,
+            steady=steady,
         )
     return EmbeddedStore(
         store_folder(url, data=data),
@@ -51,10 +54,13 @@ def open_store(
         series_max=series_max,
         series_nbytes_max=series_nbytes_max,
         query_samples_max=query_samples_max,
+        steady=steady,
     )
 
 
-def open_telemetry_store(settings: Settings, *, clock: Clock, telemetry: Telemetry) -> EmbeddedStore | ClickHouseStore:
+def open_telemetry_store(
+    settings: Settings, *, clock: Clock, telemetry: Telemetry, steady: SteadyTime | None = None
+) -> EmbeddedStore | ClickHouseStore:
     """Return the telemetry store of the settings, not yet opened. Raises ConfigError."""
     return open_store(
         settings.store_url,
@@ -67,6 +73,7 @@ def open_telemetry_store(settings: Settings, *, clock: Clock, telemetry: Telemet
         series_max=settings.series_max,
         series_nbytes_max=settings.series_bytes_max,
         query_samples_max=settings.query_samples_max,
+        steady=steady,
     )
 
 

@@ -44,8 +44,8 @@ class Deleter:
         self._engine = engine
         self._registry = registry
 
-    def expire(self, policy: RetentionPolicy, now_ms: int) -> DeletionResult:
-        """Delete what has expired by the policy."""
+    def expire(self, policy: RetentionPolicy, now_ms: int, *, batch_now_ms: int) -> DeletionResult:
+        """Delete what has expired by the policy, and batch ids of which an hour has passed until ``batch_now_ms``."""
         before = self._partitions()
         samples = spans = 0
         if policy.days is not None:
@@ -62,7 +62,7 @@ class Deleter:
         if policy.budget_bytes is not None:
             deleted = self._expire_by_size(policy.budget_bytes)
             samples, spans = samples + deleted[0], spans + deleted[1]
-        self._drop_batch_ids(now_ms)
+        self._drop_batch_ids(batch_now_ms)
         after = self._partitions()
         if before == after:
             return DeletionResult()
@@ -197,6 +197,16 @@ class Deleter:
         if samples:
             self._note_raw_since(limit_ms)
         return samples, spans
+
+    def newest_ms(self) -> int | None:
+        """Return the time of the newest sample or span, None where there is none."""
+        result = self._engine.run(
+            Statement(
+                "SELECT greatest((SELECT toUnixTimestamp64Milli(max(timestamp)) FROM samples), "
+                "(SELECT intDiv(max(start_ns), 1000000) FROM spans)) AS at_ms"
+            )
+        )
+        return int(result.to_list("at_ms")[0]) or None
 
     def raw_since_ms(self) -> int:
         """Return the time before which samples have expired by size."""

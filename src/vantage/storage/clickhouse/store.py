@@ -16,6 +16,7 @@ import structlog
 from vantage.core.batch import BATCH_ID_MEMORY_MAX, BATCH_ID_MEMORY_MS, Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavailable
+from vantage.core.steady_time import SteadyTime
 from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.chdb import ChdbEngine
 from vantage.storage.clickhouse.deletion import Deleter
@@ -80,22 +81,22 @@ class ClickHouseStore:
         series_max: int = 200_000,
         series_nbytes_max: int = 512 << 20,
         query_samples_max: int = QUERY_SAMPLES_MAX,
+        steady: SteadyTime | None = None,
     ) -> None:
         self.folder = folder
-        self._clock = clock
         self._telemetry = telemetry
         self._fsync = synchronous == "FULL"
         self._query_samples_max = query_samples_max
         self._engine = ChdbEngine(folder / "engine")
         self._series = SeriesRegistry(SeriesLimit(series_max=series_max, nbytes_max=series_nbytes_max))
-        self._ids = RecentBatchIds()
+        self._ids = RecentBatchIds(clock)
+        self._steady = steady or SteadyTime(clock)
         self._intent = IntentLog(folder, fsync=self._fsync)
         self._writer = Writer(
             self._engine,
             self._intent,
             self._series,
             self._ids,
-            clock=clock,
             telemetry=telemetry,
             queue_nbytes_max=queue_nbytes_max,
         )
@@ -151,20 +152,23 @@ class ClickHouseStore:
             self._engine.insert(insert)
         self._intent.remove()
         self._series.add(read_series(self._engine.run(Statement("SELECT * FROM series FINAL"))))
-        since_ms = self._clock.now_ms() - BATCH_ID_MEMORY_MS
         recent_ids = self._engine.run(
             Statement(
                 "SELECT batch_id, toUnixTimestamp64Milli(kept_at) AS at_ms FROM batch_ids "
-                "WHERE kept_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC') "
+                "WHERE kept_at >= (SELECT max(kept_at) FROM batch_ids) - toIntervalMillisecond({memory:Int64}) "
                 "ORDER BY kept_at DESC LIMIT {ids_max:UInt64}",
-                {"since": max(0, since_ms), "ids_max": BATCH_ID_MEMORY_MAX},
+                {"memory": BATCH_ID_MEMORY_MS, "ids_max": BATCH_ID_MEMORY_MAX},
             )
         )
+        if newest := recent_ids.to_list("at_ms")[:1]:
+            self._ids.start_from(newest[0])
         for batch_id, at_ms in zip(
             reversed(recent_ids.to_list("batch_id")), reversed(recent_ids.to_list("at_ms")), strict=True
         ):
             self._ids.add(batch_id, at_ms)
         self._raw_since_ms = self._deleter.raw_since_ms()
+        if (newest_ms := self._deleter.newest_ms()) is not None:
+            self._steady.start_from(newest_ms)
         _log.info(
             "store opened",
             engine="chdb",
@@ -275,7 +279,9 @@ class ClickHouseStore:
     # --- deletion ---
 
     async def expire(self, policy: RetentionPolicy) -> DeletionResult:
-        result = await self._between_commits(lambda: self._deleter.expire(policy, self._clock.now_ms()))
+        result = await self._between_commits(
+            lambda: self._deleter.expire(policy, self._steady.now_ms(), batch_now_ms=self._ids.now_ms())
+        )
         self._telemetry.store_expired.inc(result.samples)
         self._telemetry.store_expired_spans.inc(result.spans)
         return result
@@ -315,6 +321,11 @@ class ClickHouseStore:
                 lambda: len(self._series.limit.overflowed),
             ),
             ("series_bytes", "Memory of the catalogue, estimated.", lambda: self._series.limit.nbytes),
+            (
+                "clock_offset_seconds",
+                "By how much the clock is ahead of the time that ages are counted from.",
+                self._steady.offset_s,
+            ),
             ("queued_bytes", "Batches waiting to be committed.", lambda: self.queued_nbytes),
         ):
             self._telemetry.add_gauge(f"vantage_store_{name}", text, read)

@@ -18,7 +18,6 @@ from typing import Final, TypeVar
 import structlog
 
 from vantage.core.batch import Batch
-from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, InputError, StoreUnavailable, VantageError
 from vantage.core.series import Series
 from vantage.storage.clickhouse.engine import Engine, Insert
@@ -63,7 +62,6 @@ class Writer:
         registry: SeriesRegistry,
         ids: RecentBatchIds,
         *,
-        clock: Clock,
         telemetry: Telemetry,
         queue_nbytes_max: int,
     ) -> None:
@@ -71,7 +69,6 @@ class Writer:
         self._intent = intent
         self._registry = registry
         self._ids = ids
-        self._clock = clock
         self._telemetry = telemetry
         self._queue_nbytes_max = queue_nbytes_max
         self._queue: asyncio.Queue[_Write] = asyncio.Queue()
@@ -102,7 +99,7 @@ class Writer:
         and the commit is finished before the next one, or when the store is opened again. A repeat with the same batch
         id then counts as a repeat."""
         batch_id = batch.batch_id
-        if batch_id and await self._ids.is_duplicate(batch_id, self._clock):
+        if batch_id and await self._ids.is_duplicate(batch_id):
             return False
         if not batch.samples and not batch.spans:
             return True
@@ -171,12 +168,12 @@ class Writer:
 
     def _commit(self, batches: Sequence[Batch]) -> list[Outcome]:
         self._finish()
-        now_ms = self._clock.now_ms()
+        now_ms = self._ids.now_ms()
         fresh: dict[int, Series] = {}
         accepted: list[tuple[Batch, Sequence[Series]]] = []
         outcomes: list[Outcome] = []
         for batch in batches:
-            if batch.batch_id and self._ids.seen(batch.batch_id, now_ms):  # an unfinished commit contained it
+            if batch.batch_id and self._ids.seen(batch.batch_id):  # an unfinished commit contained it
                 outcomes.append(False)
                 continue
             try:

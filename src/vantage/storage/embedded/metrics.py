@@ -21,6 +21,7 @@ def register_gauges(
     damaged_rows: Callable[[], int],
     damaged_segments: Callable[[], int],
     file_nbytes: Callable[[str], int],
+    clock_offset_s: Callable[[], float],
 ) -> None:
     """Register a gauge for each; ``file_nbytes`` is called with the kind of file."""
     for name, text, read in (
@@ -41,5 +42,10 @@ def register_gauges(
         ("journal_bytes", "Size of the journal and its log.", lambda: file_nbytes("journal")),
         ("samples_bytes", "Size of the segments of samples and spans.", lambda: file_nbytes("samples")),
         ("rollups_bytes", "Size of the segments of rollups.", lambda: file_nbytes("rollups")),
+        (
+            "clock_offset_seconds",
+            "By how much the clock is ahead of the time that ages are counted from.",
+            clock_offset_s,
+        ),
     ):
         telemetry.add_gauge(f"vantage_store_{name}", text, read)

@@ -9,11 +9,13 @@ import numpy as np
 import structlog
 
 from vantage.core.batch import BATCH_ID_MEMORY_MS
-from vantage.core.clock import Clock
+from vantage.core.steady_time import SteadyTime
+from vantage.storage.embedded.format.segment import TIERS
 from vantage.storage.embedded.maintain.deletion import Deleter
 from vantage.storage.embedded.maintain.seal_queue import SealQueue
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.maintain.series_stats import load_part_stats, rebuild_series_stats
+from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.embedded.write.head import Head
 from vantage.storage.embedded.write.journal import Journal
@@ -34,7 +36,7 @@ class Recovery:
     seal_queue: SealQueue
     deleter: Deleter
     batch_ids: RecentBatchIds
-    clock: Clock
+    steady: SteadyTime
     has_pending_deletions: bool = False  # segments still hold what was deleted
 
     def run(self) -> None:
@@ -49,9 +51,9 @@ class Recovery:
         self._replay()
         with self.files.snapshots.pinned() as pinned:
             rebuild_series_stats(self.catalogue, load_part_stats(self.files), pinned)
-        for at_ms, ids in journal.batch_ids(self.clock.now_ms() - BATCH_ID_MEMORY_MS):
-            for batch_id in ids:
-                self.batch_ids.add(batch_id, at_ms)
+        self._load_batch_ids()
+        if (newest_ms := self._newest_ms()) is not None:
+            self.steady.start_from(newest_ms)
         self.has_pending_deletions = self.deleter.hide_deleted()
         snapshot = self.files.snapshots.now
         _log.info(
@@ -63,6 +65,24 @@ class Recovery:
             damaged_rows=len(journal.damaged),
             took_s=round(time.perf_counter() - started, 3),
         )
+
+    def _load_batch_ids(self) -> None:
+        newest_ms = self.journal.newest_batch_ids_ms()
+        if newest_ms is None:
+            return
+        self.batch_ids.start_from(newest_ms)
+        for at_ms, ids in self.journal.batch_ids(newest_ms - BATCH_ID_MEMORY_MS):
+            for batch_id in ids:
+                self.batch_ids.add(batch_id, at_ms)
+
+    def _newest_ms(self) -> int | None:
+        """Return the time of the newest data, None where there is none."""
+        snapshot = self.files.snapshots.now
+        blocks: list[SampleBlock | SpanBlock] = [*self.head.samples, *self.head.spans]
+        for generation in snapshot.sealing_generations:
+            blocks += [*generation.samples, *generation.spans]
+        parts = [part for tier in TIERS for segment in snapshot.of_tier(tier).values() for part in segment.parts]
+        return max([block.last_ms for block in blocks] + [part.last_ms for part in parts], default=None)
 
     def _load_segments(self) -> int:
         """Publish the segments and return their highest generation.

@@ -16,6 +16,7 @@ import structlog
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
+from vantage.core.steady_time import SteadyTime
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded import malloc, thread_priority
 from vantage.storage.embedded.format.chunk import ChunkCodec
@@ -102,6 +103,7 @@ class EmbeddedStore:
         query_samples_max: int = QUERY_SAMPLES_MAX,
         generation_samples_max: int = GENERATION_SAMPLES_MAX,
         page_count_max: int | None = None,
+        steady: SteadyTime | None = None,
     ) -> None:
         self.folder = folder
         self._clock = clock
@@ -114,12 +116,15 @@ class EmbeddedStore:
         self._snapshots = Snapshots(self._head)
         self._pool = ConnectionPool()
         self._indexes = ChunkIndexCache()
-        self._batch_ids = RecentBatchIds()
+        self._batch_ids = RecentBatchIds(clock)
+        self._steady = steady or SteadyTime(clock)
         self._codecs: list[ChunkCodec] = []  # those that no query uses now
         self._damage = DamageLog(self._quarantine)
         self._journal = Journal(folder / "journal.db", synchronous=synchronous, page_count_max=page_count_max)
         self._files = SegmentFiles(folder, self._snapshots, self._pool, self._indexes)
-        self._commits = CommitThread(self._journal, self._catalogue, self._head, telemetry, clock, self._on_commit)
+        self._commits = CommitThread(
+            self._journal, self._catalogue, self._head, telemetry, self._batch_ids.now_ms, self._on_commit
+        )
         stop, jobs = StopFlag(), JobQueue()
         sealer = Sealer(self._files, self._catalogue, stop.check)
         self._seal_queue = SealQueue(
@@ -139,7 +144,9 @@ class EmbeddedStore:
             self._files, self._catalogue, identities=sealer.identities, on_slice=self._seal_queue.yield_to_seal
         )
         retention = Retention(self._files, self._catalogue, self._merger)
-        self._deleter = Deleter(self._files, self._journal, self._commits, self._catalogue, self._head, retention)
+        self._deleter = Deleter(
+            self._files, self._journal, self._commits, self._catalogue, self._head, retention, self._batch_ids
+        )
         self._maintenance = MaintenanceWorker(
             self._files,
             self._journal,
@@ -160,7 +167,7 @@ class EmbeddedStore:
             self._seal_queue,
             self._deleter,
             self._batch_ids,
-            clock,
+            self._steady,
         )
         self._queued_nbytes = 0
         self._open = False
@@ -208,7 +215,7 @@ class EmbeddedStore:
         if not self._open:
             raise StoreUnavailable("the store is closed")
         batch_id = batch.batch_id
-        if batch_id and await self._batch_ids.is_duplicate(batch_id, self._clock):
+        if batch_id and await self._batch_ids.is_duplicate(batch_id):
             return False
         if not batch.samples and not batch.spans:
             return True
@@ -232,7 +239,7 @@ class EmbeddedStore:
         failed = done.cancelled() or done.exception() is not None
         if batch_id and not failed:
             before = self._batch_ids.evicted
-            self._batch_ids.add(batch_id, self._clock.now_ms())
+            self._batch_ids.add(batch_id)
             self._telemetry.batch_ids_evicted.inc(self._batch_ids.evicted - before)
 
     def _on_commit(self, seq: int) -> None:
@@ -375,7 +382,7 @@ class EmbeddedStore:
     # --- expiring and deleting ---
 
     async def expire(self, policy: RetentionPolicy) -> DeletionResult:
-        result = await self._run_maintenance(lambda: self._deleter.expire(policy, self._clock.now_ms()))
+        result = await self._run_maintenance(lambda: self._deleter.expire(policy, self._steady.now_ms()))
         self._count_expired(result.samples, result.spans)
         return result
 
@@ -438,6 +445,7 @@ class EmbeddedStore:
             damaged_rows=lambda: self.damaged_rows,
             damaged_segments=lambda: len(self._files.quarantined),
             file_nbytes=self._file_nbytes,
+            clock_offset_s=self._steady.offset_s,
         )
 
     def _file_nbytes(self, kind: str) -> int:

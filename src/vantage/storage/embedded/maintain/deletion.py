@@ -20,6 +20,7 @@ from vantage.storage.embedded.write.commit import CommitThread
 from vantage.storage.embedded.write.head import Head, filter_blocks, totals
 from vantage.storage.embedded.write.journal import Journal
 from vantage.storage.ports import DeletionResult, RetentionPolicy
+from vantage.storage.recent_batch_ids import RecentBatchIds
 
 
 class Deleter:
@@ -33,6 +34,7 @@ class Deleter:
         catalogue: Catalogue,
         head: Head,
         retention: Retention,
+        batch_ids: RecentBatchIds,
     ) -> None:
         self._files = files
         self._journal = journal
@@ -40,10 +42,13 @@ class Deleter:
         self._catalogue = catalogue
         self._head = head
         self._retention = retention
+        self._batch_ids = batch_ids
 
     def expire(self, policy: RetentionPolicy, now_ms: int) -> DeletionResult:
         """Delete what the policy expires. While a backup is being made nothing is deleted; the next call does it."""
-        self._commits.call(lambda: self._journal.drop_batch_ids(before_ms=now_ms - BATCH_ID_MEMORY_MS))
+        self._commits.call(
+            lambda: self._journal.drop_batch_ids(before_ms=self._batch_ids.now_ms() - BATCH_ID_MEMORY_MS)
+        )
         expired = DeletedCounts()
         with self._files.try_lock() as locked:
             if not locked:

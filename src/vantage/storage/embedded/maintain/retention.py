@@ -64,9 +64,10 @@ class Retention:
         self._merger = merger
 
     def expire_by_age(self, oldest_ms: int) -> DeletedCounts:
-        """Delete files without anything younger than the retention; hide older rows of the others."""
+        """Delete files without anything younger than the retention; hide older rows of the others, which are visible
+        again when the time to count from goes back."""
         expired = DeletedCounts()
-        self._files.publish(change=lambda snapshot: replace(snapshot, floor_ms=max(snapshot.floor_ms, oldest_ms)))
+        self._files.publish(change=lambda snapshot: replace(snapshot, floor_ms=oldest_ms))
         for tier in TIERS:
             for segment in list(self._files.snapshots.now.of_tier(tier).values()):
                 if all(part.last_ms < oldest_ms for part in segment.parts):

@@ -23,7 +23,7 @@ from vantage.storage.embedded.write.journal import Journal
 RETRY_S: Final = 5.0
 GENERATION_SAMPLES_MAX: Final = 1_000_000
 GENERATION_NBYTES_MAX: Final = 128 << 20
-GENERATION_AGE_MS_MAX: Final = 2 * 3_600_000
+GENERATION_AGE_S_MAX: Final = 2 * 3600.0
 
 _log = structlog.get_logger("vantage.storage.seal")
 
@@ -87,7 +87,7 @@ class SealQueue:
         self._on_expired = on_expired
         self._samples_max = samples_max
         self._nbytes_max = nbytes_max
-        self._opened_ms: int | None = None  # when the head got its first commit
+        self._opened_s: float | None = None  # when the head got its first commit
         self._last_seq = 0
         self._last_number = 0
         self._sealing = False
@@ -105,15 +105,15 @@ class SealQueue:
     def on_commit(self, seq: int) -> None:
         """Note a commit that is in the head, and close the generation when it is large enough."""
         self._last_seq = seq
-        if self._opened_ms is None:
-            self._opened_ms = self._clock.now_ms()
+        if self._opened_s is None:
+            self._opened_s = self._clock.monotonic_s()
         if self._head.sample_count >= self._samples_max or self._head.nbytes >= self._nbytes_max:
             self.close_generation()
 
     def close_generation(self) -> None:
         """Move what the head holds into a generation that waits to be sealed."""
         head = self._head
-        self._opened_ms = None
+        self._opened_s = None
         if not head.samples and not head.spans:
             return
         self._last_number += 1
@@ -132,8 +132,8 @@ class SealQueue:
 
     def close_old(self) -> None:
         """Close the generation when it is two hours old."""
-        opened_ms = self._opened_ms
-        if opened_ms is not None and self._clock.now_ms() - opened_ms >= GENERATION_AGE_MS_MAX:
+        opened_s = self._opened_s
+        if opened_s is not None and self._clock.monotonic_s() - opened_s >= GENERATION_AGE_S_MAX:
             self._commits.call(self.close_generation)
 
     def seal_due(self) -> None:

@@ -22,7 +22,6 @@ import numpy as np
 import structlog
 
 from vantage.core.batch import Batch
-from vantage.core.clock import Clock
 from vantage.core.errors import StartupError, StoreUnavailable, VantageError
 from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.series import Series
@@ -59,6 +58,8 @@ class _Job:
 class CommitThread:
     """Owns the journal; changes catalogue and head.
 
+    ``batch_time_ms`` returns the time that batch ids are aged by.
+
     ``write`` and ``run`` are called on the event loop. ``committed`` is called on the commit thread after each commit
     that is visible, with its number.
     """
@@ -69,7 +70,7 @@ class CommitThread:
         catalogue: Catalogue,
         head: Head,
         telemetry: Telemetry,
-        clock: Clock,
+        batch_time_ms: Callable[[], int],
         committed: Callable[[int], None],
     ) -> None:
         self._committed = committed
@@ -77,7 +78,7 @@ class CommitThread:
         self._catalogue = catalogue
         self._head = head
         self._telemetry = telemetry
-        self._clock = clock
+        self._batch_time_ms = batch_time_ms
         self._queue: queue.SimpleQueue[_Write | _Job | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -192,7 +193,7 @@ class CommitThread:
         fresh: dict[int, tuple[int, Series]] = {}
         try:
             record = self._record([entry.batch for entry in writes], fresh)
-            at_ms = self._clock.now_ms()
+            at_ms = self._batch_time_ms()
             seq = self._journal.commit(
                 record,
                 at_ms=at_ms,

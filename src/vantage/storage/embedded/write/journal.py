@@ -133,6 +133,11 @@ class Journal:
                 self.damaged.append(seq)
                 _log.error("journal row unreadable, skipped", file=str(self.path), seq=seq, reason=str(error))
 
+    def newest_batch_ids_ms(self) -> int | None:
+        """Return the time of the newest batch ids, None where there are none."""
+        newest_ms: int | None = self.db.execute("SELECT max(at_ms) FROM batch_id").fetchone()[0]
+        return newest_ms
+
     def batch_ids(self, since_ms: int) -> Iterator[tuple[int, list[str]]]:
         """Yield commit time and batch ids of the commits since then, oldest first."""
         rows = self.db.execute("SELECT at_ms, ids FROM batch_id WHERE at_ms >= ? ORDER BY seq", (since_ms,))
@@ -283,6 +288,7 @@ class JournalCheck:
     commits: int = 0
     series: int = 0
     damaged: int = 0
+    newest_ms: int = 0  # time of the newest sample or span that is not sealed; 0: there is none
     problem: str = ""
 
 
@@ -298,10 +304,15 @@ def check_journal(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> 
         return JournalCheck(problem=str(error))
     try:
         (series,) = db.execute("SELECT count(*) FROM series").fetchone()
-        rows = db.execute("SELECT crc, body FROM journal")
-        right = [zlib.crc32(body) == crc for crc, body in rows]
-        return JournalCheck(len(right), series, right.count(False))
-    except sqlite3.Error as error:
+        commits = damaged = newest_ms = 0
+        for kind, crc, body in db.execute("SELECT kind, crc, body FROM journal"):
+            commits += 1
+            if zlib.crc32(body) != crc:
+                damaged += 1
+            elif kind == "data":
+                newest_ms = max(newest_ms, decode(body).newest_ms)
+        return JournalCheck(commits, series, damaged, newest_ms)
+    except (sqlite3.Error, ValueError) as error:
         return JournalCheck(problem=str(error))
     finally:
         db.close()

@@ -43,6 +43,12 @@ class Record:
     spans: tuple[Span, ...]
     spans_nbytes: int
 
+    @property
+    def newest_ms(self) -> int:
+        """Return the time of the newest sample or span, 0 where there is none."""
+        times = [int(self.samples.time_ms.max())] if len(self.samples) else [0]
+        return max(times + [span.start_ms for span in self.spans])
+
 
 def encode(record: Record) -> bytes:
     """Return the record's body."""
