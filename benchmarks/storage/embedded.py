@@ -69,6 +69,7 @@ class Embedded:
             series_max=200_000,
             series_nbytes_max=512 << 20,
             query_samples_max=200_000_000,  # for ``day raw`` of a hundred million samples
+            query_nbytes_max=16 << 30,
         )
         self._series = all_series()
         sys.setswitchinterval(SWITCH_INTERVAL_S)  # as the server: threads switch within half a millisecond

@@ -26,6 +26,7 @@ def opened(url: str) -> EmbeddedStore | ClickHouseStore:
         series_max=10,
         series_nbytes_max=1 << 20,
         query_samples_max=10,
+        query_nbytes_max=1 << 20,
     )
 
 

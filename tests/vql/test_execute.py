@@ -19,7 +19,8 @@ from vantage.core.sample_columns import SampleColumns
 from vantage.core.span import SpanStatus
 from vantage.storage.memory import MemoryStore
 from vantage.vql.check import check
-from vantage.vql.exec.execute import Deadline, execute, to_table
+from vantage.vql.exec.budget import QueryBudget
+from vantage.vql.exec.execute import execute, to_table
 from vantage.vql.exec.frame import Frame
 from vantage.vql.exec.like import like_matcher
 from vantage.vql.exec.series_table import SeriesColumns
@@ -412,7 +413,7 @@ def over(values: list[float], expr: Expr, **options: Any) -> Any:
         Select("metrics", (SelectItem(expr, "c"),), where=Compare(">=", TIME, Literal(last_hours().start_ms))),
         now_ms=NOW_MS,
     )
-    (row,) = execute(query, Columns(values), options.pop("deadline", Deadline(5)), **options).rows()
+    (row,) = execute(query, Columns(values), options.pop("budget", QueryBudget(5)), **options).rows()
     return row[0]
 
 
@@ -447,7 +448,7 @@ def test_more_samples_than_a_query_may_read_are_refused() -> None:
 def test_a_query_that_runs_past_its_deadline_ends() -> None:
     times = iter([0.0, 1.0, 2.0, 3.0])
     with pytest.raises(StoreTimeout, match="longer than 1 s"):
-        over([1.0], Call("count"), deadline=Deadline(1, monotonic_s=lambda: next(times)))
+        over([1.0], Call("count"), budget=QueryBudget(1, monotonic_s=lambda: next(times)))
 
 
 # ---- LIKE

@@ -64,9 +64,14 @@ class DictColumn(Generic[V]):
 
     def mask(self, condition: Callable[[V], bool]) -> Mask:
         """Return which rows meet a condition. It is evaluated once per distinct value."""
+        return self.mask_of(bytes(map(condition, self.values)))
+
+    def mask_of(self, matches: bytes | bytearray) -> Mask:
+        """Return which rows have a value that matches; ``matches[code]`` is 1 for those."""
         if not self.values:
             return np.zeros(len(self.codes), np.bool_)
-        return np.fromiter(map(condition, self.values), np.bool_, len(self.values))[self.codes]
+        mask: Mask = np.frombuffer(matches, np.bool_)[self.codes]
+        return mask
 
     def value(self, row: int) -> V:
         """Return the value of one row."""
@@ -82,9 +87,9 @@ class DictColumn(Generic[V]):
 
     def merge_equal_values(self) -> I64:
         """Return codes that are equal where values are, also after ``map``."""
-        numbers: dict[str, int] = {}
-        codes = (numbers.setdefault(repr(value), len(numbers)) for value in self.values)
-        return np.fromiter(codes, np.int64, len(self.values))[self.codes]
+        numbers = _counter()
+        keys = map(_hashable, self.values)
+        return np.fromiter(map(numbers.__getitem__, keys), np.int64, len(self.values))[self.codes]
 
 
 TextColumn: TypeAlias = DictColumn[str]
@@ -114,6 +119,11 @@ def concat_dict_columns(columns: Sequence[DictColumn[H]]) -> DictColumn[H]:
         codes[start : start + len(column)] = new_codes[column.codes]
         start += len(column)
     return DictColumn(codes, tuple(numbers))
+
+
+def _hashable(value: Any) -> Hashable:
+    """Return something hashable that is equal where values are."""
+    return value if isinstance(value, str) else repr(value)
 
 
 def _counter() -> defaultdict[Any, int]:

@@ -23,6 +23,11 @@ class SampleColumns:
     def __len__(self) -> int:
         return len(self.slot)
 
+    @property
+    def nbytes(self) -> int:
+        """Return the memory of the columns, in bytes."""
+        return self.slot.nbytes + self.time_ms.nbytes + self.value.nbytes + self.exemplars.nbytes
+
     def take(self, rows: Array) -> SampleColumns:
         """Return the given rows in the given order, with their exemplars."""
         exemplars = self.exemplars.take(rows, len(self))

@@ -36,7 +36,8 @@ from vantage.storage.ports import (
 from vantage.storage.service_edges import service_edges
 from vantage.storage.trace_summary import count_by_service, latest_summaries, matching_rows
 from vantage.vql.check import CheckedSelect
-from vantage.vql.exec.execute import Deadline, execute, explain
+from vantage.vql.exec.budget import QueryBudget
+from vantage.vql.exec.execute import execute, explain
 from vantage.vql.exec.series_table import SeriesColumns
 from vantage.vql.exec.source import ScanEstimate
 from vantage.vql.table import Table
@@ -77,7 +78,7 @@ class MemoryStore:
         return True
 
     async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
-        return execute(query, _RowSource(self._rows, self._spans), Deadline(deadline_s))
+        return execute(query, _RowSource(self._rows, self._spans), QueryBudget(deadline_s))
 
     async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:  # noqa: ARG002 - of the port; this is quick
         return explain(query, _RowSource(self._rows, self._spans))

@@ -29,6 +29,7 @@ def open_store(
     series_max: int,
     series_nbytes_max: int,
     query_samples_max: int,
+    query_nbytes_max: int,
     steady: SteadyTime | None = None,
 ) -> EmbeddedStore | ClickHouseStore:
     """Return the telemetry store of a URL, not yet opened; for '' the embedded one in ``data``. Raises ConfigError."""
@@ -42,6 +43,7 @@ def open_store(
             series_max=series_max,
             series_nbytes_max=series_nbytes_max,
             query_samples_max=query_samples_max,
+            query_nbytes_max=query_nbytes_max,
             steady=steady,
         )
     return EmbeddedStore(
@@ -54,6 +56,7 @@ def open_store(
         series_max=series_max,
         series_nbytes_max=series_nbytes_max,
         query_samples_max=query_samples_max,
+        query_nbytes_max=query_nbytes_max,
         steady=steady,
     )
 
@@ -73,6 +76,7 @@ def open_telemetry_store(
         series_max=settings.series_max,
         series_nbytes_max=settings.series_bytes_max,
         query_samples_max=settings.query_samples_max,
+        query_nbytes_max=settings.query_memory_max,
         steady=steady,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -21,12 +22,15 @@ class QueryPool:
         self._initializer = initializer
         self._pool: ThreadPoolExecutor | None = None
         self._queries = 0
+        self.stopping = threading.Event()  # running queries look at it, and end
 
     def start(self) -> None:
+        self.stopping.clear()
         self._pool = ThreadPoolExecutor(self._threads, "vantage-query", initializer=self._initializer)
 
     async def stop(self) -> None:
-        """Wait for running queries; cancel waiting ones."""
+        """End running queries, cancel waiting ones, and wait for them."""
+        self.stopping.set()
         pool, self._pool = self._pool, None
         if pool is not None:
             await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)

@@ -12,7 +12,7 @@ from tests.support.samples import HOUR_MS, NOW_MS, a_series, a_span
 from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import InputError
 from vantage.storage.embedded.store import EmbeddedStore
-from vantage.vql.exec.execute import Deadline
+from vantage.vql.exec.budget import QueryBudget
 from vantage.vql.text.compile import compile_query
 
 Open = Callable[..., Any]
@@ -35,7 +35,7 @@ async def fill(store: EmbeddedStore) -> None:
 def rows_read(store: EmbeddedStore, text: str) -> int:
     """How many samples or spans are decoded for a query."""
     query = compile_query(text, now_ms=NOW_MS).query
-    with store._reader(Deadline(5)) as source:
+    with store._reader(QueryBudget(5)) as source:
         if query.select.table == "spans":
             return sum(len(table) for table in source.spans(query.time_range))
         chosen = source.series().matching(query.series_where)

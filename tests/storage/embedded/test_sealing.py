@@ -23,7 +23,7 @@ from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import Selector, SeriesInfo, TelemetryStore, TraceFilter
 from vantage.vql.check import check
-from vantage.vql.exec.execute import Deadline
+from vantage.vql.exec.budget import QueryBudget
 from vantage.vql.tree import Call, Column, Compare, Expr, Literal, Select, SelectItem, TableName
 
 Open = Callable[..., Any]
@@ -255,7 +255,7 @@ async def test_a_reader_counts_the_spans_of_parts_that_were_merged_meanwhile(
         for n in range(3):
             await store.write(Batch(spans=(a_span(f"t{n}"),)))
             await store.seal()
-        with store._reader(Deadline(5)) as reader:
+        with store._reader(QueryBudget(5)) as reader:
             await store.merge()
             assert all(len(segment.parts) == 1 for segment in store._snapshots.now.samples.values())
             totals = [total for counts in reader.span_reader.service_counts() for total, _, _ in counts.values()]

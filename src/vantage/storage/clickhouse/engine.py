@@ -16,7 +16,7 @@ from vantage.core.errors import InputError, StoreTimeout, StoreUnavailable, Vant
 Param = str | int | float
 Column = Array | TextColumn | list[str] | list[dict[str, str]]
 ROWS_MAX: Final = 2_000_000_000  # read by lookups that have no limit of their own
-QUERY_NBYTES_MAX: Final = 2 << 30
+LOOKUP_NBYTES_MAX: Final = 2 << 30  # memory of lookups, which have no limit of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,16 @@ class Engine(Protocol):
         ...
 
 
-def query_limits(deadline_s: float, *, rows_max: int = ROWS_MAX) -> dict[str, float]:
+def query_limits(
+    deadline_s: float, *, rows_max: int = ROWS_MAX, nbytes_max: int = LOOKUP_NBYTES_MAX
+) -> dict[str, float]:
     """Return settings that limit one query. Raises StoreTimeout when no time is left."""
     if deadline_s <= 0:
         raise StoreTimeout("the query waited longer than its time limit: try again, or query less")
     return {
         "max_execution_time": max(0.001, deadline_s),
         "max_rows_to_read": rows_max,
-        "max_memory_usage": QUERY_NBYTES_MAX,
+        "max_memory_usage": nbytes_max,
     }
 
 
@@ -114,7 +116,7 @@ def translate_error(error: Exception, settings: Mapping[str, float]) -> VantageE
         )
     if code == _MEMORY:
         return InputError(
-            f"the query needs more than {QUERY_NBYTES_MAX >> 30} GB of memory: "
+            f"the query needs more than {settings.get('max_memory_usage')} bytes of memory (query_memory_max): "
             "narrow its time range, its filters or what it groups by"
         )
     return StoreUnavailable(f"the ClickHouse engine failed: {text[:_SHOWN_MAX]}")

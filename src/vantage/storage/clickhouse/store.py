@@ -20,7 +20,7 @@ from vantage.core.steady_time import SteadyTime
 from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.chdb import ChdbEngine
 from vantage.storage.clickhouse.deletion import Deleter
-from vantage.storage.clickhouse.engine import ROWS_MAX, QueryResult, Statement, query_limits
+from vantage.storage.clickhouse.engine import LOOKUP_NBYTES_MAX, ROWS_MAX, QueryResult, Statement, query_limits
 from vantage.storage.clickhouse.intent_log import IntentLog
 from vantage.storage.clickhouse.lookups import Lookups
 from vantage.storage.clickhouse.rows import read_samples, read_series, read_spans, read_table
@@ -47,6 +47,7 @@ from vantage.storage.recent_batch_ids import RecentBatchIds
 from vantage.storage.series_overflow import SeriesLimit
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
+from vantage.vql.exec.budget import QUERY_NBYTES_MAX
 from vantage.vql.exec.execute import EXPLAIN_COLUMNS, QUERY_SAMPLES_MAX, SPAN_COSTS
 from vantage.vql.table import Table
 
@@ -67,7 +68,7 @@ class ClickHouseStore:
     milliseconds a query may see its spans but not its samples. If the process is killed in between, the commit is
     finished when the folder is opened again: see ``intent_log``. ``queue_nbytes_max`` limits the batches that wait for
     a commit: beyond it ``write`` is busy. ``series_max`` and ``series_nbytes_max`` limit the distinct series,
-    ``query_samples_max`` the samples a query may read (a span counts as ten).
+    ``query_samples_max`` the samples a query may read (a span counts as ten), ``query_nbytes_max`` its memory.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class ClickHouseStore:
         series_max: int = 200_000,
         series_nbytes_max: int = 512 << 20,
         query_samples_max: int = QUERY_SAMPLES_MAX,
+        query_nbytes_max: int = QUERY_NBYTES_MAX,
         steady: SteadyTime | None = None,
     ) -> None:
         self.folder = folder
         self._telemetry = telemetry
         self._fsync = synchronous == "FULL"
         self._query_samples_max = query_samples_max
+        self._query_nbytes_max = query_nbytes_max
         self._engine = ChdbEngine(folder / "engine")
         self._series = SeriesRegistry(SeriesLimit(series_max=series_max, nbytes_max=series_nbytes_max))
         self._ids = RecentBatchIds(clock)
@@ -197,7 +200,8 @@ class ClickHouseStore:
         rows_max = self._query_samples_max
         if query.select.table == "spans":
             rows_max = max(1, rows_max // SPAN_COSTS)
-        return read_table(query, await self._query(statement, deadline_s=deadline_s, rows_max=rows_max))
+        limits = {"rows_max": rows_max, "nbytes_max": self._query_nbytes_max}
+        return read_table(query, await self._query(statement, deadline_s=deadline_s, **limits))
 
     async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         statement, table = print_estimate(query)
@@ -263,11 +267,20 @@ class ClickHouseStore:
     async def raw_since_ms(self) -> int:
         return self._raw_since_ms
 
-    async def _query(self, statement: Statement, *, deadline_s: float, rows_max: int = ROWS_MAX) -> QueryResult:
+    async def _query(
+        self,
+        statement: Statement,
+        *,
+        deadline_s: float,
+        rows_max: int = ROWS_MAX,
+        nbytes_max: int = LOOKUP_NBYTES_MAX,
+    ) -> QueryResult:
         ends_s = time.monotonic() + deadline_s
 
         def run() -> QueryResult:
-            return self._engine.run(statement, **query_limits(ends_s - time.monotonic(), rows_max=rows_max))
+            return self._engine.run(
+                statement, **query_limits(ends_s - time.monotonic(), rows_max=rows_max, nbytes_max=nbytes_max)
+            )
 
         return await self._in_thread(run)
 

@@ -70,7 +70,8 @@ from vantage.storage.series_overflow import SeriesLimit
 from vantage.storage.service_edges import PARENT_REACH_MS, service_edges
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
-from vantage.vql.exec.execute import QUERY_SAMPLES_MAX, Deadline, execute, explain
+from vantage.vql.exec.budget import QUERY_NBYTES_MAX, QueryBudget
+from vantage.vql.exec.execute import QUERY_SAMPLES_MAX, execute, explain
 from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 2
@@ -101,6 +102,7 @@ class EmbeddedStore:
         series_max: int = 200_000,
         series_nbytes_max: int = 512 << 20,
         query_samples_max: int = QUERY_SAMPLES_MAX,
+        query_nbytes_max: int = QUERY_NBYTES_MAX,
         generation_samples_max: int = GENERATION_SAMPLES_MAX,
         page_count_max: int | None = None,
         steady: SteadyTime | None = None,
@@ -111,6 +113,7 @@ class EmbeddedStore:
         self._queue_nbytes_max = queue_nbytes_max
         self._head_nbytes_max = head_nbytes_max
         self._query_samples_max = query_samples_max
+        self._query_nbytes_max = query_nbytes_max
         self._catalogue = Catalogue(SeriesLimit(series_max=series_max, nbytes_max=series_nbytes_max))
         self._head = Head()
         self._snapshots = Snapshots(self._head)
@@ -259,17 +262,17 @@ class EmbeddedStore:
     # --- reading ---
 
     async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
-        deadline = Deadline(deadline_s)
+        budget = self._budget(deadline_s)
 
         def run() -> Table:
-            with self._reader(deadline) as reader:
-                return execute(query, reader, deadline, samples_max=self._query_samples_max)
+            with self._reader(budget) as reader:
+                return execute(query, reader, budget, samples_max=self._query_samples_max)
 
         return await self._in_thread(run)
 
     async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         def run() -> Table:
-            with self._reader(Deadline(deadline_s)) as reader:
+            with self._reader(self._budget(deadline_s)) as reader:
                 return explain(query, reader)
 
         return await self._in_thread(run)
@@ -291,7 +294,7 @@ class EmbeddedStore:
 
     def _services_with_spans(self) -> list[ServiceSpanStats]:
         totals: dict[tuple[str, str, str, str], tuple[int, int, int]] = {}
-        with self._reader(Deadline(SEARCH_TIMEOUT_S)) as reader:
+        with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
             for stats in reader.span_reader.service_counts():
                 for key, (count, first_ms, last_ms) in stats.items():
                     total = totals.get(key, (0, first_ms, last_ms))
@@ -300,7 +303,7 @@ class EmbeddedStore:
 
     async def trace(self, trace_id: str) -> Trace:
         def run() -> Trace:
-            with self._reader(Deadline(SEARCH_TIMEOUT_S)) as reader:
+            with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
                 table = reader.span_reader.spans_of_traces([trace_id])
                 spans = table.spans(np.lexsort((table.span_id, table.start_ns)))
                 samples = [
@@ -313,7 +316,7 @@ class EmbeddedStore:
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         def run() -> list[TraceSummary]:
-            with self._reader(Deadline(SEARCH_TIMEOUT_S)) as reader:
+            with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
                 return latest_traces(reader.span_reader, wanted)
 
         return await self._in_thread(run)
@@ -321,7 +324,7 @@ class EmbeddedStore:
     async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
         def run() -> Sequence[ServiceEdge]:
             wide_range = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
-            with self._reader(Deadline(SEARCH_TIMEOUT_S)) as reader:
+            with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
                 return service_edges(reader.spans(wide_range), time_range)
 
         return await self._in_thread(run)
@@ -334,7 +337,7 @@ class EmbeddedStore:
         self._exports += 1
         try:
             # Pinned until the end: meanwhile parts may be merged, and are deleted later.
-            with self._reader(Deadline(float("inf"))) as reader:
+            with self._reader(self._budget(float("inf"))) as reader:
                 async with aclosing(
                     iterate_in_pool(export_batches(reader, selector, time_range), self._threads.pool)
                 ) as batches:
@@ -359,8 +362,11 @@ class EmbeddedStore:
     async def raw_since_ms(self) -> int:
         return _raw_since_ms(self._snapshots.now)
 
+    def _budget(self, seconds: float) -> QueryBudget:
+        return QueryBudget(seconds, nbytes_max=self._query_nbytes_max, stopping=self._threads.stopping.is_set)
+
     @contextmanager
-    def _reader(self, deadline: Deadline) -> Iterator[SnapshotReader]:
+    def _reader(self, budget: QueryBudget) -> Iterator[SnapshotReader]:
         """Yield a reader of everything as it is now, for one query in one thread."""
         try:
             codec = self._codecs.pop()
@@ -368,7 +374,7 @@ class EmbeddedStore:
             codec = ChunkCodec()
         try:
             with self._snapshots.pinned() as pinned:
-                access = SnapshotAccess(pinned, codec, self._pool, self._indexes, self._damage, deadline.check)
+                access = SnapshotAccess(pinned, codec, self._pool, self._indexes, self._damage, budget.check)
                 yield SnapshotReader(access, self._catalogue.columns, histograms=histograms(self._catalogue))
         finally:
             self._codecs.append(codec)

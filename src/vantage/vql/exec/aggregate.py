@@ -16,11 +16,15 @@ import numpy as np
 from vantage.core.arrays import F64, I64, Array, Mask
 from vantage.core.dict_column import DictColumn
 from vantage.core.sketch import sketch_quantile
+from vantage.vql.exec.budget import NUMBER_NBYTES, QueryBudget
 from vantage.vql.exec.frame import Frame
 from vantage.vql.exec.vector import Vector, finite
 from vantage.vql.tree import Call, Column
 
+_SORT_KEY_NBYTES: Final = 120  # of a text that is sorted with its code
 _RADIX_GROUPS_MAX: Final = 1 << 16
+# Vectors as long as the frame that an aggregate makes beside its argument; of the others three.
+_WORKING_VECTORS: Final[Mapping[str, int]] = {"quantile": 4, "uniq": 5, "argMax": 6, "increase": 8, "stddevPop": 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,8 @@ class Groups:
 
 def aggregate(call: Call, frame: Frame, groups: Groups) -> Vector:
     """Return one value per group; one that is not a finite number is null."""
-    with np.errstate(all="ignore"):
+    working_nbytes = _WORKING_VECTORS.get(call.function, 3) * NUMBER_NBYTES * frame.rows
+    with np.errstate(all="ignore"), frame.budget.working(working_nbytes):
         result: Vector = _AGGREGATES[call.function](call, frame, groups)
     return result if isinstance(result, DictColumn) or result.dtype.kind != "f" else finite(result)
 
@@ -63,12 +68,12 @@ def _count(call: Call, frame: Frame, groups: Groups) -> Vector:
     if not call.args:
         return _counts(groups)
     if isinstance(text := frame.vector(call.args[0]), DictColumn):
-        return _counts(groups.only(_present(text)))
+        return _counts(groups.only(_present(text, frame.budget)))
     return _counts(_values(call, frame, groups)[1])
 
 
-def _present(text: DictColumn[Any]) -> Mask:
-    return text.mask(lambda value: value is not None)
+def _present(text: DictColumn[Any], budget: QueryBudget) -> Mask:
+    return budget.mask(text, lambda value: value is not None)
 
 
 def _sum(call: Call, frame: Frame, groups: Groups) -> Vector:
@@ -103,7 +108,7 @@ def _stddev(call: Call, frame: Frame, groups: Groups) -> Vector:
 def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
     vector = frame.vector(call.args[0])
     if isinstance(vector, DictColumn):
-        return _extreme_text(call, vector, groups)
+        return _extreme_text(call, vector, groups, frame.budget)
     numbers, left = _values(call, frame, groups)
     largest, is_int = call.function == "max", numbers.dtype.kind == "i"
     bounds = (np.iinfo(np.int64).min, np.iinfo(np.int64).max) if is_int else (-np.inf, np.inf)
@@ -113,17 +118,19 @@ def _extreme(call: Call, frame: Frame, groups: Groups) -> Vector:
     return np.where(empty, np.nan, extremes) if empty.any() else extremes
 
 
-def _ranks(text: DictColumn[Any]) -> tuple[I64, list[Any]]:
+def _ranks(text: DictColumn[Any], budget: QueryBudget) -> tuple[I64, list[Any]]:
     """Return the rank of every row's text, in the order of code points, and the texts by rank; null comes last."""
-    order = sorted(range(len(text.values)), key=lambda code: (text.values[code] is None, str(text.values[code])))
+    with budget.working(_SORT_KEY_NBYTES * len(text.values)):
+        keys = budget.sort([(value is None, str(value), code) for code, value in enumerate(text.values)])
+        order = [code for _, _, code in keys]
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     return rank[text.codes], [text.values[code] for code in order]
 
 
-def _extreme_text(call: Call, vector: DictColumn[Any], groups: Groups) -> DictColumn[Any]:
-    present = _present(vector)
-    ranks, values = _ranks(vector)
+def _extreme_text(call: Call, vector: DictColumn[Any], groups: Groups, budget: QueryBudget) -> DictColumn[Any]:
+    present = _present(vector, budget)
+    ranks, values = _ranks(vector, budget)
     left = groups.only(present)
     largest = call.function == "max"
     codes = np.full(groups.count, -1 if largest else len(values), np.int64)
@@ -137,7 +144,7 @@ def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
     numbers, left = _values(call, frame, groups)
     counts = _counts(left)
     starts = np.cumsum(counts) - counts
-    numbers = _sorted_in_groups(numbers.astype(np.float64, copy=False), left, starts, counts)
+    numbers = _sorted_in_groups(numbers.astype(np.float64, copy=False), left, starts, counts, frame.budget)
     rank = call.parameter * np.maximum(counts - 1, 0)
     low = np.floor(rank).astype(np.int64)
     high = np.minimum(low + 1, np.maximum(counts - 1, 0))
@@ -148,13 +155,14 @@ def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
     return quantiles
 
 
-def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64) -> F64:
+def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64, budget: QueryBudget) -> F64:
     """Return the numbers group by group, each group's in ascending order."""
     if groups.count > _RADIX_GROUPS_MAX:
         return numbers[np.lexsort((numbers, groups.ids))]
     # 16-bit keys are sorted by radix, in linear time; short runs of floats are then sorted where they lie.
     grouped = numbers[np.argsort(groups.ids.astype(np.uint16), kind="stable")]
     for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+        budget.check()
         grouped[start : start + count].sort()
     return grouped
 
@@ -162,7 +170,7 @@ def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64) ->
 def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
     vector = frame.vector(call.args[0])
     if isinstance(vector, DictColumn):
-        present = _present(vector)
+        present = _present(vector, frame.budget)
         codes, left = vector.merge_equal_values()[present], groups.only(present)
     else:
         numbers, left = _values(call, frame, groups)
@@ -173,8 +181,8 @@ def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 def _arg_max(call: Call, frame: Frame, groups: Groups) -> Vector:
     vector, keys = frame.vector(call.args[0]), frame.numbers(call.args[1])
-    values, texts = _ranks(vector) if isinstance(vector, DictColumn) else (vector, [])
-    present = _present(vector) if isinstance(vector, DictColumn) else ~np.isnan(values)
+    values, texts = _ranks(vector, frame.budget) if isinstance(vector, DictColumn) else (vector, [])
+    present = _present(vector, frame.budget) if isinstance(vector, DictColumn) else ~np.isnan(values)
     present = present & ~np.isnan(keys)
     rows, left = np.flatnonzero(present), groups.only(present)
     # The first row of each group: largest key, then smallest value.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -10,9 +9,9 @@ import numpy as np
 
 from vantage.core.arrays import Array, Mask
 from vantage.core.dict_column import DictColumn
-from vantage.core.errors import StoreTimeout
 from vantage.vql.check import CheckedSelect, aggregates_of
 from vantage.vql.exec.aggregate import Groups, aggregate
+from vantage.vql.exec.budget import NUMBER_NBYTES, QueryBudget
 from vantage.vql.exec.frame import Frame, PerSeries
 from vantage.vql.exec.scan_samples import scan_rollups, scan_samples
 from vantage.vql.exec.scan_spans import scan_spans
@@ -26,39 +25,34 @@ QUERY_SAMPLES_MAX: Final = 50_000_000
 SPAN_COSTS: Final = 10
 EXPLAIN_COLUMNS: Final = (TableColumn("tier", "string"), TableColumn("chunks", "int"), TableColumn("rows", "int"))
 _CODE_MAX: Final = 1 << 31
-
-
-class Deadline:
-    """Raises StoreTimeout once ``seconds`` have passed; checked once per chunk and once per operation."""
-
-    def __init__(self, seconds: float, *, monotonic_s: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = seconds
-        self._monotonic_s = monotonic_s
-        self._end_s = monotonic_s() + seconds
-
-    def check(self) -> None:
-        if self._monotonic_s() > self._end_s:
-            raise StoreTimeout(f"the query took longer than {self._seconds:g} s: narrow its time range or its filters")
+_GROUPING_VECTORS: Final = 4  # as long as the frame, made and dropped while rows are grouped or sorted
 
 
 def execute(
-    query: CheckedSelect, source: ColumnSource, deadline: Deadline, *, samples_max: int = QUERY_SAMPLES_MAX
+    query: CheckedSelect, source: ColumnSource, budget: QueryBudget, *, samples_max: int = QUERY_SAMPLES_MAX
 ) -> Table:
     """Answer a checked query.
 
-    Raises StoreTimeout, and InputError when more than ``samples_max`` samples would have to be read; a span, which
-    takes more room, counts as ten.
+    Raises StoreTimeout, and InputError when it takes more memory than the budget has, or when more than ``samples_max``
+    samples would have to be read; a span, which takes more room, counts as ten.
     """
     table = query.select.table
     if table == "spans":
-        frame = scan_spans(query, source, tick=deadline.check, rows_max=samples_max // SPAN_COSTS)
+        frame = scan_spans(query, source, budget, rows_max=samples_max // SPAN_COSTS)
     else:
         rows_of = scan_samples if table == "metrics" else scan_rollups
-        frame = rows_of(query, source, tick=deadline.check, rows_max=samples_max)
-    deadline.check()
+        frame = rows_of(query, source, budget, rows_max=samples_max)
+    budget.check()
     if query.row_where is not None:
-        frame = _filter(frame, frame.condition(query.row_where))
-    return to_table(query, _group_and_aggregate(query, frame, deadline) if query.grouped else frame)
+        keep = frame.condition(query.row_where)
+        frame.forget_but([*query.select.group_by, *_results_of(query)])
+        frame = _filter(frame, keep)
+    return to_table(query, _group_and_aggregate(query, frame) if query.grouped else frame)
+
+
+def _results_of(query: CheckedSelect) -> list[Expr]:
+    """Return the expressions that the answer shows or is sorted by."""
+    return [*(item.expr for item in query.select.items), *(order.expr for order in query.select.order_by)]
 
 
 def explain(query: CheckedSelect, source: ColumnSource) -> Table:
@@ -96,17 +90,21 @@ def _take(frame: Frame, rows: Array) -> Frame:
         {name: cut(Column(name)) for name in frame.names},
         tag=lambda key: cut(TagValue(key))(),
         shared=None if shared is None else lambda: cut_shared(shared),
+        budget=frame.budget,
     )
 
 
-def _group_and_aggregate(query: CheckedSelect, frame: Frame, deadline: Deadline) -> Frame:
+def _group_and_aggregate(query: CheckedSelect, frame: Frame) -> Frame:
     """Return a frame of one row per group, with the keys and every aggregate."""
-    groups, keys = _group(query.select.group_by, frame)
-    result = Frame(groups.count, {})
+    calls = aggregates_of(query.select)
+    with frame.budget.working(_GROUPING_VECTORS * NUMBER_NBYTES * frame.rows if query.select.group_by else 0):
+        groups, keys = _group(query.select.group_by, frame)
+    frame.budget.take(groups.ids.nbytes)
+    result = Frame(groups.count, {}, budget=frame.budget)
     for expr, vector in zip(query.select.group_by, keys, strict=True):
         result.set(expr, vector)
-    for call in aggregates_of(query.select):
-        deadline.check()
+    for number, call in enumerate(calls):
+        frame.forget_but(calls[number:])
         result.set(call, aggregate(call, frame, groups))
     if query.select.having is not None:
         rows = np.flatnonzero(result.condition(query.select.having))
@@ -159,15 +157,21 @@ def _dense(key: Array) -> Array:
 def to_table(query: CheckedSelect, frame: Frame) -> Table:
     """Return the table of a frame that has a row for each row of the answer, or more."""
     rows = _order(query, frame)
+    frame.forget_but(_results_of(query))
     is_limited = query.select.limit is not None and query.select.limit <= query.limit
     return Table(
         query.columns,
-        tuple(
-            _to_list(frame.vector_at(item.expr, rows), column)
-            for item, column in zip(query.select.items, query.columns, strict=True)
-        ),
+        tuple(_to_list(_last_use(frame, number, query, rows), column) for number, column in enumerate(query.columns)),
         truncated=query.limit < frame.rows and not is_limited,
     )
+
+
+def _last_use(frame: Frame, number: int, query: CheckedSelect, rows: Array) -> Vector:
+    """Return the rows of an item, and forget the vectors that no later item needs."""
+    items = query.select.items
+    vector = frame.vector_at(items[number].expr, rows)
+    frame.forget_but(item.expr for item in items[number + 1 :])
+    return vector
 
 
 def _order(query: CheckedSelect, frame: Frame) -> Array:
@@ -183,7 +187,8 @@ def _order(query: CheckedSelect, frame: Frame) -> Array:
     for key in keys if frame.rows > query.limit else ():
         if not 0 < room < left.size:
             break
-        ranks = _sort_values(frame.vector_at(key.expr, left), descending=key.descending)
+        with frame.budget.working(_GROUPING_VECTORS * NUMBER_NBYTES * left.size):
+            ranks = _sort_values(frame.vector_at(key.expr, left), frame.budget, descending=key.descending)
         last = np.partition(ranks, room - 1)[room - 1]
         before = ~np.isnan(ranks) if np.isnan(last) else ranks < last
         tied = np.isnan(ranks) if np.isnan(last) else ranks == last
@@ -192,16 +197,19 @@ def _order(query: CheckedSelect, frame: Frame) -> Array:
     rows = np.sort(np.concatenate([rows, left[:room]]))
     if not keys or rows.size < 2:
         return rows
-    columns = [_sort_values(frame.vector_at(key.expr, rows), descending=key.descending) for key in reversed(keys)]
+    columns = [
+        _sort_values(frame.vector_at(key.expr, rows), frame.budget, descending=key.descending) for key in reversed(keys)
+    ]
     return rows[np.lexsort(columns)]
 
 
-def _sort_values(vector: Vector, *, descending: bool) -> Array:
+def _sort_values(vector: Vector, budget: QueryBudget, *, descending: bool) -> Array:
     """Return numbers in the order of the values, NaN for nulls: they come last either way, as in ClickHouse."""
     if isinstance(vector, DictColumn):
         codes, first = dense_codes(vector.codes)
         values = [vector.values[code] for code in vector.codes[first].tolist()]
-        ranks = {value: rank for rank, value in enumerate(sorted({_text_key(value) for value in values} - {None}))}
+        texts = budget.sort(list({_text_key(value) for value in values} - {None}))
+        ranks = {value: rank for rank, value in enumerate(texts)}
         vector = np.array([ranks.get(_text_key(value), np.nan) for value in values], np.float64)[codes]
     elif vector.dtype.kind == "b":
         vector = vector.astype(np.int64)

@@ -13,6 +13,7 @@ import numpy as np
 
 from vantage.core.arrays import Array, Mask
 from vantage.core.dict_column import DictColumn, dict_encode
+from vantage.vql.exec.budget import NUMBER_NBYTES, QueryBudget, vector_nbytes
 from vantage.vql.exec.like import like_matcher
 from vantage.vql.exec.vector import (
     Vector,
@@ -40,7 +41,10 @@ from vantage.vql.tree import (
     Not,
     Or,
     TagValue,
+    children,
 )
+
+WORKING_VECTORS: Final = 2  # that one operation makes and drops beside its result
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +66,20 @@ class Frame:
         *,
         tag: Callable[[str], Vector] | None = None,
         shared: Callable[[], PerSeries] | None = None,
+        budget: QueryBudget | None = None,
     ) -> None:
         """``tag`` returns ``tags['key']`` by its key; where it is None, the maps of the column ``tags`` are read.
 
         Expressions that depend on the series alone are evaluated in ``shared``, once per series instead of once per
-        row.
+        row. Vectors are counted against ``budget`` as long as the frame keeps them.
         """
         self.rows = rows
+        self.budget = budget or QueryBudget(float("inf"))
         self._columns = columns
         self._tag = tag
         self._shared = shared
         self._known: dict[Expr, Vector] = {}
+        self._nbytes: dict[Expr, int] = {}
 
     @cached_property
     def per_series(self) -> PerSeries | None:
@@ -86,14 +93,28 @@ class Frame:
         """Return the values of one tag or attribute; '' where it is absent."""
         if self._tag is not None:
             return self._tag(key)
-        return self.text(Column("tags")).map(lambda tags: tags.get(key, ""))
+        return self.budget.map(self.text(Column("tags")), lambda tags: tags.get(key, ""))
 
     def set(self, expr: Expr, vector: Vector) -> None:
         self._known[expr] = vector
+        self._nbytes[expr] = vector_nbytes(vector)
+        self.budget.take(self._nbytes[expr])
+
+    def forget_but(self, exprs: Iterable[Expr]) -> None:
+        """Forget every vector that none of these expressions needs."""
+        needed: set[Expr] = set()
+        left = list(exprs)
+        while left:
+            expr = left.pop()
+            needed.add(expr)
+            left.extend(children(expr))
+        for expr in [known for known in self._known if known not in needed]:
+            del self._known[expr]
+            self.budget.give(self._nbytes.pop(expr))
 
     def take(self, rows: Array) -> Frame:
         """Return a frame of the given rows of every vector computed so far."""
-        frame = Frame(len(rows), {})
+        frame = Frame(len(rows), {}, budget=self.budget)
         for expr, vector in self._known.items():
             frame.set(expr, take(vector, rows))
         return frame
@@ -101,11 +122,13 @@ class Frame:
     def vector(self, expr: Expr) -> Vector:
         """Evaluate an expression, each sub-expression at most once."""
         if (vector := self._known.get(expr)) is None:
-            if self.per_series is not None and series_only(expr):
-                vector = take(self.per_series.frame.vector(expr), self.per_series.row_of)
-            else:
-                vector = self._columns[expr.name]() if isinstance(expr, Column) else _evaluate(expr, self)
-            self._known[expr] = vector
+            shared = self.per_series
+            with self.budget.working(WORKING_VECTORS * NUMBER_NBYTES * self.rows):
+                if shared is not None and series_only(expr):
+                    vector = take(shared.frame.vector(expr), shared.row_of)
+                else:
+                    vector = self._columns[expr.name]() if isinstance(expr, Column) else _evaluate(expr, self)
+            self.set(expr, vector)
         return vector
 
     def vector_at(self, expr: Expr, rows: Array) -> Vector:
@@ -162,12 +185,12 @@ def _evaluate(expr: Expr, frame: Frame) -> Vector:  # noqa: C901 - one case a no
             vector = frame.vector(part)
             if isinstance(vector, DictColumn):
                 wanted = frozenset(values)
-                return vector.mask(lambda value: value in wanted)
+                return frame.budget.mask(vector, lambda value: value in wanted)
             is_int = vector.dtype.kind == "i" and all(isinstance(value, int) for value in values)
             return np.isin(vector, np.array(values, np.int64 if is_int else np.float64))
         case Like(part=part, pattern=pattern):
             matches = like_matcher(pattern)
-            return frame.text(part).mask(lambda value: value is not None and matches(value))
+            return frame.budget.mask(frame.text(part), lambda value: value is not None and matches(value))
         case Arithmetic(op=op, left=left, right=right):
             return _arithmetic(op, frame.numbers(left), frame.numbers(right))
         case Negate(part=part):
@@ -190,9 +213,10 @@ def _compare(expr: Compare, frame: Frame) -> Array:
     left, right = frame.vector(expr.left), frame.vector(expr.right)
     if isinstance(left, DictColumn) and isinstance(expr.right, Literal):
         constant = expr.right.value
-        return left.mask(lambda value: value is not None and compare(value, constant))
+        return frame.budget.mask(left, lambda value: value is not None and compare(value, constant))
     if isinstance(left, DictColumn) and isinstance(right, DictColumn):
-        ranks = {value: rank for rank, value in enumerate(sorted({*left.values, *right.values} - {None}))}
+        texts = frame.budget.sort(list({*left.values, *right.values} - {None}))
+        ranks = {value: rank for rank, value in enumerate(texts)}
         left, right = (rank_texts(side, ranks) for side in (left, right))
     assert not isinstance(left, DictColumn)
     assert not isinstance(right, DictColumn)
@@ -228,19 +252,22 @@ def _coalesce(frame: Frame, args: tuple[Expr, ...]) -> Vector:
             result = np.where(np.isnan(vector), result, vector)
         return result
     texts = [as_texts(vector) for vector in vectors]
-    present = [text.mask(lambda value: value is not None) for text in texts]
+    present = [frame.budget.mask(text, lambda value: value is not None) for text in texts]
     return pick(present, [*texts, DictColumn(np.zeros(frame.rows, np.int64), [None])], frame.rows)
 
 
 def _concat(frame: Frame, args: tuple[Expr, ...]) -> Vector:
     texts = [frame.text(arg) for arg in args]
-    codes, first = texts[0].merge_equal_values(), None
+    codes, first = dense_codes(texts[0].merge_equal_values())
     for text in texts[1:]:
         codes, first = dense_codes(codes * (int(text.codes.max(initial=0)) + 1) + text.codes)
-    _, first = dense_codes(codes)
-    parts = [[text.values[code] for code in text.codes[first].tolist()] for text in texts]
-    joined = [None if None in parts_of_row else "".join(parts_of_row) for parts_of_row in zip(*parts, strict=True)]
-    return DictColumn(codes, joined)
+    codes_of_parts = list(zip(*(text.codes[first].tolist() for text in texts), strict=True))
+
+    def join(codes_of_row: tuple[int, ...]) -> str | None:
+        parts = [text.values[code] for text, code in zip(texts, codes_of_row, strict=True)]
+        return None if None in parts else "".join(parts)
+
+    return frame.budget.map(DictColumn(codes, codes_of_parts), join)
 
 
 def _bucket(frame: Frame, args: tuple[Expr, ...]) -> Vector:
@@ -272,7 +299,9 @@ def _floating(function: np.ufunc) -> Callable[[Frame, tuple[Expr, ...]], Vector]
 
 
 def _of_text(change: Callable[[str], str]) -> Callable[[Frame, tuple[Expr, ...]], Vector]:
-    return lambda frame, args: frame.text(args[0]).map(lambda text: text if text is None else change(text))
+    return lambda frame, args: frame.budget.map(
+        frame.text(args[0]), lambda text: text if text is None else change(text)
+    )
 
 
 # Letters of ASCII alone change, as ClickHouse's ``lower`` and ``upper`` do it: every store can do the same.

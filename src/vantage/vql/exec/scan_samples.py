@@ -14,6 +14,7 @@ from vantage.core.idhash import Ids, decode_ids
 from vantage.core.rollup import Partials, concat_partials
 from vantage.core.sample_columns import SampleColumns
 from vantage.vql.check import CheckedSelect
+from vantage.vql.exec.budget import NUMBER_NBYTES, QueryBudget
 from vantage.vql.exec.frame import Frame, PerSeries
 from vantage.vql.exec.series_table import SeriesColumns
 from vantage.vql.exec.source import ColumnSource, check_scan_limit
@@ -24,11 +25,10 @@ from vantage.vql.tree import Call, Column, Expr, children
 ROW_NBYTES: Final = 64
 
 
-def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
+def scan_samples(query: CheckedSelect, source: ColumnSource, budget: QueryBudget, *, rows_max: int) -> Frame:
     """Return the samples of the query's range and series.
 
-    ``tick`` is called once per chunk. Raises what it raises, and InputError when more than ``rows_max`` samples would
-    have to be read.
+    Raises what the budget raises, and InputError when more than ``rows_max`` samples would have to be read.
     """
     series = source.series()
     slots = series.matching(query.series_where)
@@ -37,7 +37,7 @@ def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[
     check_scan_limit(source, query, slots, rows_max=rows_max)
     chunks: list[SampleColumns] = []
     for chunk in source.samples(query.time_range, slots, exemplars=with_exemplars):
-        tick()
+        budget.check()
         keep = slots[chunk.slot]
         if chunk.time_ms.size and (chunk.time_ms.min() < start or chunk.time_ms.max() >= end):
             keep = keep & (chunk.time_ms >= start) & (chunk.time_ms < end)
@@ -45,6 +45,7 @@ def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[
         if rows.size:
             if rows.size < len(keep):
                 chunk = chunk.take(rows)
+            budget.take(chunk.nbytes)
             chunks.append(chunk)
     slot = _concat([chunk.slot for chunk in chunks], np.uint32)
     return Frame(
@@ -53,14 +54,15 @@ def scan_samples(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[
             "timestamp": lambda: _concat([chunk.time_ms for chunk in chunks], np.int64),
             "value": lambda: _concat([chunk.value for chunk in chunks], np.float64),
             "series": lambda: slot.astype(np.int64),
-            "trace_id": lambda: _exemplar_ids(chunks, lambda exemplars: exemplars.trace_id),
-            "span_id": lambda: _exemplar_ids(chunks, lambda exemplars: exemplars.span_id),
+            "trace_id": lambda: _exemplar_ids(chunks, lambda exemplars: exemplars.trace_id, budget),
+            "span_id": lambda: _exemplar_ids(chunks, lambda exemplars: exemplars.span_id, budget),
         },
-        shared=lambda: _per_series(series, slot),
+        shared=lambda: _per_series(series, slot, budget),
+        budget=budget,
     )
 
 
-def scan_rollups(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
+def scan_rollups(query: CheckedSelect, source: ColumnSource, budget: QueryBudget, *, rows_max: int) -> Frame:
     """Return the partials whose buckets begin in the query's range. Raises as ``scan_samples`` does."""
     series = source.series()
     slots = series.matching(query.series_where)
@@ -71,10 +73,11 @@ def scan_rollups(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[
     parts: list[Partials] = []
     width_ms = ROLLUP_WIDTHS_MS[query.select.table]
     for part in source.partials(query.time_range, slots, width_ms=width_ms, wanted=wanted):
-        tick()
+        budget.check()
         rows = np.flatnonzero(slots[part.slot] & (part.time_ms >= start) & (part.time_ms < end))
         if rows.size:
             parts.append(part if rows.size == len(part) else part.take(rows))
+            budget.take(2 * parts[-1].nbytes)  # they are concatenated
     partials = concat_partials(parts)
     return Frame(
         len(partials),
@@ -89,21 +92,24 @@ def scan_rollups(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[
             "sketch_key": lambda: partials.sketches.key,
             "sketch_count": lambda: partials.sketches.count,
         },
-        shared=lambda: _per_series(series, partials.slot),
+        shared=lambda: _per_series(series, partials.slot, budget),
+        budget=budget,
     )
 
 
-def _per_series(series: SeriesColumns, slot: U32) -> PerSeries:
+def _per_series(series: SeriesColumns, slot: U32, budget: QueryBudget) -> PerSeries:
+    budget.take(NUMBER_NBYTES * len(slot))
     present = np.zeros(len(series), np.bool_)
     present[slot] = True
-    return PerSeries(series.frame(np.flatnonzero(present)), (np.cumsum(present) - 1)[slot])
+    return PerSeries(series.frame(np.flatnonzero(present), budget), (np.cumsum(present) - 1)[slot])
 
 
-def _exemplar_ids(chunks: Iterable[SampleColumns], get: Callable[[Exemplars], Ids]) -> TextColumn:
+def _exemplar_ids(chunks: Iterable[SampleColumns], get: Callable[[Exemplars], Ids], budget: QueryBudget) -> TextColumn:
     """Return one id per sample, '' where it carries none."""
     numbers: dict[str, int] = {"": 0}
     parts: list[Array] = []
     for chunk in chunks:
+        budget.check()
         codes = np.zeros(len(chunk), np.int64)
         for position, text in zip(chunk.exemplars.position.tolist(), decode_ids(get(chunk.exemplars)), strict=True):
             codes[position] = numbers.setdefault(text, len(numbers))

@@ -13,33 +13,38 @@ from vantage.core.dict_column import DictColumn, TextColumn, concat_dict_columns
 from vantage.core.idhash import decode_ids
 from vantage.core.span_table import IDS, SpanTable
 from vantage.vql.check import CheckedSelect
+from vantage.vql.exec.budget import QueryBudget
 from vantage.vql.exec.frame import Frame
 from vantage.vql.exec.source import ColumnSource, check_scan_limit
 from vantage.vql.exec.vector import Vector
 from vantage.vql.signatures import SPANS
 
 
-def scan_spans(query: CheckedSelect, source: ColumnSource, *, tick: Callable[[], None], rows_max: int) -> Frame:
+def scan_spans(query: CheckedSelect, source: ColumnSource, budget: QueryBudget, *, rows_max: int) -> Frame:
     """Return the spans that start in the query's range.
 
-    ``tick`` is called once per table. Raises what it raises, and InputError when more than ``rows_max`` spans would
-    have to be read.
+    Raises what the budget raises, and InputError when more than ``rows_max`` spans would have to be read.
     """
     check_scan_limit(source, query, np.empty(0, np.bool_), rows_max=rows_max)
     selected: list[tuple[SpanTable, Array]] = []
     for table in source.spans(query.time_range):
-        tick()
+        budget.check()
         rows = np.flatnonzero(table.within(query.time_range.start_ms, query.time_range.end_ms))
         if rows.size:
+            budget.take(table.nbytes)
             selected.append((table, rows))
-    return _frame_of_spans(selected)
+    return _frame_of_spans(selected, budget)
 
 
-def _frame_of_spans(selected: Sequence[tuple[SpanTable, Array]]) -> Frame:
+def _frame_of_spans(selected: Sequence[tuple[SpanTable, Array]], budget: QueryBudget) -> Frame:
     """Return the selected rows of tables as columns, each built on first use."""
 
     def texts(get: Callable[[SpanTable], TextColumn]) -> TextColumn:
-        return concat_dict_columns([get(table).take_compact(rows) for table, rows in selected])
+        columns = []
+        for table, rows in selected:
+            budget.check()
+            columns.append(get(table).take_compact(rows))
+        return concat_dict_columns(columns)
 
     def text(name: str) -> Callable[[], Vector]:
         if name in IDS:
@@ -63,4 +68,4 @@ def _frame_of_spans(selected: Sequence[tuple[SpanTable, Array]]) -> Frame:
     columns["duration_ns"] = numbers(lambda table: table.duration_ns)
     columns["attributes"] = maps
     total = sum(len(rows) for _, rows in selected)
-    return Frame(total, columns, tag=lambda key: texts(lambda table: table.attribute(key)))
+    return Frame(total, columns, tag=lambda key: texts(lambda table: table.attribute(key)), budget=budget)

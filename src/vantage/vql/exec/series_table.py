@@ -10,6 +10,7 @@ import numpy as np
 from vantage.core.arrays import I64, Array, Mask
 from vantage.core.dict_column import DictColumn
 from vantage.core.series import Series
+from vantage.vql.exec.budget import QueryBudget
 from vantage.vql.exec.frame import Frame
 from vantage.vql.tree import Column as ColumnOf
 from vantage.vql.tree import Expr, TagValue, children, conjuncts
@@ -93,7 +94,7 @@ class SeriesColumns:
             matches[slots] = self.frame(slots).condition(part)
         return matches
 
-    def frame(self, slots: Array) -> Frame:
+    def frame(self, slots: Array, budget: QueryBudget | None = None) -> Frame:
         """Return a frame of one row per slot."""
 
         def of(name: str) -> Callable[[], DictColumn[Any]]:
@@ -101,7 +102,7 @@ class SeriesColumns:
 
         columns: dict[str, Callable[[], Any]] = {name: of(name) for name in NAMES}
         columns["tags"] = lambda: DictColumn(np.arange(len(slots)), self.tags(slots))
-        return Frame(len(slots), columns)
+        return Frame(len(slots), columns, budget=budget)
 
     def tags(self, slots: Array) -> list[dict[str, str]]:
         return [dict(series.tags) if (series := self.series[slot]) is not None else {} for slot in slots.tolist()]

@@ -1,0 +1,132 @@
+"""What one query may take: time and memory. Operations ask before they make a vector and every few thousand values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from heapq import merge
+from itertools import islice
+from sys import getsizeof
+from typing import Any, Final, TypeVar
+
+from vantage.core.arrays import Mask
+from vantage.core.dict_column import TEXT_NBYTES, DictColumn
+from vantage.core.errors import InputError, StoreTimeout, StoreUnavailable
+
+QUERY_NBYTES_MAX: Final = 1_000_000_000
+VALUES_PER_CHECK: Final = 4096
+_SORTED_AT_ONCE: Final = 65_536
+NUMBER_NBYTES: Final = 8
+V = TypeVar("V")
+W = TypeVar("W")
+
+
+def _never() -> bool:
+    return False
+
+
+class QueryBudget:
+    """The time and memory of one query: ``seconds``, and ``nbytes_max`` bytes. ``stopping`` ends it before."""
+
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        nbytes_max: int = QUERY_NBYTES_MAX,
+        stopping: Callable[[], bool] = _never,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seconds = seconds
+        self._nbytes_max = nbytes_max
+        self._stopping = stopping
+        self._monotonic_s = monotonic_s
+        self._end_s = monotonic_s() + seconds
+        self._nbytes = 0
+
+    def check(self) -> None:
+        """Raise StoreTimeout once the time has passed, StoreUnavailable when the store closes."""
+        if self._stopping():
+            raise StoreUnavailable("the server is stopping")
+        if self._monotonic_s() > self._end_s:
+            raise StoreTimeout(f"the query took longer than {self._seconds:g} s: narrow its time range or its filters")
+
+    def take(self, nbytes: int) -> None:
+        """Count memory that the query is about to use. Raises InputError, with the figures, when it is too much."""
+        self.check()
+        if self._nbytes + nbytes > self._nbytes_max:
+            raise InputError(
+                f"the query needs {self._nbytes + nbytes} bytes of memory or more, at most {self._nbytes_max} are "
+                "allowed (query_memory_max): narrow its time range or its filters, or ask for fewer columns"
+            )
+        self._nbytes += nbytes
+
+    def give(self, nbytes: int) -> None:
+        """Count memory that the query no longer uses."""
+        self._nbytes -= nbytes
+
+    @contextmanager
+    def working(self, nbytes: int) -> Iterator[None]:
+        """Count memory that one operation uses until it ends."""
+        self.take(nbytes)
+        try:
+            yield
+        finally:
+            self.give(nbytes)
+
+    # --- loops over values ---
+
+    def pieces(self, values: Sequence[V]) -> Iterator[Sequence[V]]:
+        """Yield the values in slices, and look at the time before each."""
+        for start in range(0, len(values), VALUES_PER_CHECK):
+            self.check()
+            yield values[start : start + VALUES_PER_CHECK]
+
+    def map(self, column: DictColumn[V], function: Callable[[V], W]) -> DictColumn[W]:
+        """Apply a function to every distinct value. The memory of new texts is counted as they are made."""
+        results: list[W] = []
+        nbytes = 0
+        try:
+            for values in self.pieces(column.values):
+                made = list(map(function, values))
+                piece_nbytes = sum(map(getsizeof, made)) + NUMBER_NBYTES * len(made)
+                self.take(piece_nbytes)
+                nbytes += piece_nbytes
+                results += made
+        finally:
+            self.give(nbytes)  # whoever keeps the column counts it
+        return DictColumn(column.codes, results)
+
+    def mask(self, column: DictColumn[V], condition: Callable[[V], bool]) -> Mask:
+        """Return which rows meet a condition. It is evaluated once per distinct value."""
+        matches = bytearray()
+        for values in self.pieces(column.values):
+            matches += bytes(map(condition, values))
+        return column.mask_of(matches)
+
+    def sort(self, values: Sequence[Any]) -> list[Any]:
+        """Return the values in ascending order."""
+        if len(values) <= _SORTED_AT_ONCE:
+            return sorted(values)
+        runs = []
+        for start in range(0, len(values), _SORTED_AT_ONCE):
+            self.check()
+            runs.append(sorted(values[start : start + _SORTED_AT_ONCE]))
+        merged, ordered = merge(*runs), []
+        while piece := list(islice(merged, VALUES_PER_CHECK)):
+            self.check()
+            ordered += piece
+        return ordered
+
+
+def vector_nbytes(vector: Any) -> int:
+    """Return the memory of a vector, in bytes; for texts of which there are many it is an estimate."""
+    if not isinstance(vector, DictColumn):
+        return int(vector.nbytes)
+    sample = vector.values[:: max(1, len(vector.values) // VALUES_PER_CHECK)]
+    characters = sum(len(value) for value in sample if isinstance(value, str)) * len(vector.values)
+    return (
+        int(vector.codes.nbytes)
+        + characters // max(1, len(sample))
+        + (TEXT_NBYTES + NUMBER_NBYTES) * len(vector.values)
+    )
