@@ -40,7 +40,7 @@ class Groups:
 
 def aggregate(call: Call, frame: Frame, groups: Groups) -> Vector:
     """Return one value per group; one that is not a finite number is null."""
-    working_nbytes = _WORKING_VECTORS.get(call.function, 3) * NUMBER_NBYTES * frame.rows
+    working_nbytes = _WORKING_VECTORS.get(call.function, 3) * NUMBER_NBYTES * (frame.rows + groups.count)
     with np.errstate(all="ignore"), frame.budget.working(working_nbytes):
         result: Vector = _AGGREGATES[call.function](call, frame, groups)
     return result if isinstance(result, DictColumn) or result.dtype.kind != "f" else finite(result)
@@ -171,7 +171,7 @@ def _uniq(call: Call, frame: Frame, groups: Groups) -> Vector:
     vector = frame.vector(call.args[0])
     if isinstance(vector, DictColumn):
         present = _present(vector, frame.budget)
-        codes, left = vector.merge_equal_values()[present], groups.only(present)
+        codes, left = frame.budget.merge_equal_values(vector)[present], groups.only(present)
     else:
         numbers, left = _values(call, frame, groups)
         codes = np.unique(numbers, return_inverse=True)[1]

@@ -10,7 +10,7 @@ from itertools import islice
 from sys import getsizeof
 from typing import Any, Final, TypeVar
 
-from vantage.core.arrays import Mask
+from vantage.core.arrays import I64, Mask
 from vantage.core.dict_column import TEXT_NBYTES, DictColumn
 from vantage.core.errors import InputError, StoreTimeout, StoreUnavailable
 
@@ -18,6 +18,7 @@ QUERY_NBYTES_MAX: Final = 1_000_000_000
 VALUES_PER_CHECK: Final = 4096
 _SORTED_AT_ONCE: Final = 65_536
 NUMBER_NBYTES: Final = 8
+DISTINCT_NBYTES: Final = 150  # of a value in a dict or set that grows, beside the value
 V = TypeVar("V")
 W = TypeVar("W")
 
@@ -103,6 +104,11 @@ class QueryBudget:
         for values in self.pieces(column.values):
             matches += bytes(map(condition, values))
         return column.mask_of(matches)
+
+    def merge_equal_values(self, column: DictColumn[Any]) -> I64:
+        """Return codes that are equal where values are, also after ``map``."""
+        with self.working(DISTINCT_NBYTES * len(column.values)):
+            return column.merge_equal_values()
 
     def sort(self, values: Sequence[Any]) -> list[Any]:
         """Return the values in ascending order."""

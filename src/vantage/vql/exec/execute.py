@@ -11,7 +11,7 @@ from vantage.core.arrays import Array, Mask
 from vantage.core.dict_column import DictColumn
 from vantage.vql.check import CheckedSelect, aggregates_of
 from vantage.vql.exec.aggregate import Groups, aggregate
-from vantage.vql.exec.budget import NUMBER_NBYTES, QueryBudget
+from vantage.vql.exec.budget import DISTINCT_NBYTES, NUMBER_NBYTES, QueryBudget
 from vantage.vql.exec.frame import Frame, PerSeries
 from vantage.vql.exec.scan_samples import scan_rollups, scan_samples
 from vantage.vql.exec.scan_spans import scan_spans
@@ -124,7 +124,7 @@ def _group(keys: Sequence[Expr], frame: Frame) -> tuple[Groups, list[Vector]]:
         if len(of_series) == len(keys):
             return groups, values
         columns.append(groups.ids)
-    columns += [_codes(frame.vector(key)) for key in keys if key not in of_series]
+    columns += [_codes(frame.vector(key), frame.budget) for key in keys if key not in of_series]
     ids, first = _combine_codes(columns)
     return Groups(ids, len(first)), [frame.vector_at(key, first) for key in keys]
 
@@ -139,8 +139,8 @@ def _combine_codes(columns: Sequence[Array]) -> tuple[Array, Array]:
     return ids, first
 
 
-def _codes(vector: Vector) -> Array:
-    return vector.merge_equal_values() if isinstance(vector, DictColumn) else _dense(vector)
+def _codes(vector: Vector, budget: QueryBudget) -> Array:
+    return budget.merge_equal_values(vector) if isinstance(vector, DictColumn) else _dense(vector)
 
 
 def _dense(key: Array) -> Array:
@@ -207,10 +207,11 @@ def _sort_values(vector: Vector, budget: QueryBudget, *, descending: bool) -> Ar
     """Return numbers in the order of the values, NaN for nulls: they come last either way, as in ClickHouse."""
     if isinstance(vector, DictColumn):
         codes, first = dense_codes(vector.codes)
-        values = [vector.values[code] for code in vector.codes[first].tolist()]
-        texts = budget.sort(list({_text_key(value) for value in values} - {None}))
-        ranks = {value: rank for rank, value in enumerate(texts)}
-        vector = np.array([ranks.get(_text_key(value), np.nan) for value in values], np.float64)[codes]
+        with budget.working(DISTINCT_NBYTES * 2 * len(first)):
+            values = [vector.values[code] for code in vector.codes[first].tolist()]
+            texts = budget.sort(list({_text_key(value) for value in values} - {None}))
+            ranks = {value: rank for rank, value in enumerate(texts)}
+            vector = np.array([ranks.get(_text_key(value), np.nan) for value in values], np.float64)[codes]
     elif vector.dtype.kind == "b":
         vector = vector.astype(np.int64)
     return -vector if descending else vector

@@ -13,7 +13,7 @@ import numpy as np
 
 from vantage.core.arrays import Array, Mask
 from vantage.core.dict_column import DictColumn, dict_encode
-from vantage.vql.exec.budget import NUMBER_NBYTES, QueryBudget, vector_nbytes
+from vantage.vql.exec.budget import DISTINCT_NBYTES, NUMBER_NBYTES, QueryBudget, vector_nbytes
 from vantage.vql.exec.like import like_matcher
 from vantage.vql.exec.vector import (
     Vector,
@@ -215,9 +215,10 @@ def _compare(expr: Compare, frame: Frame) -> Array:
         constant = expr.right.value
         return frame.budget.mask(left, lambda value: value is not None and compare(value, constant))
     if isinstance(left, DictColumn) and isinstance(right, DictColumn):
-        texts = frame.budget.sort(list({*left.values, *right.values} - {None}))
-        ranks = {value: rank for rank, value in enumerate(texts)}
-        left, right = (rank_texts(side, ranks) for side in (left, right))
+        with frame.budget.working(DISTINCT_NBYTES * 2 * (len(left.values) + len(right.values))):
+            texts = frame.budget.sort(list({*left.values, *right.values} - {None}))
+            ranks = {value: rank for rank, value in enumerate(texts)}
+            left, right = (rank_texts(side, ranks) for side in (left, right))
     assert not isinstance(left, DictColumn)
     assert not isinstance(right, DictColumn)
     result: Array = compare(left, right)
@@ -258,7 +259,7 @@ def _coalesce(frame: Frame, args: tuple[Expr, ...]) -> Vector:
 
 def _concat(frame: Frame, args: tuple[Expr, ...]) -> Vector:
     texts = [frame.text(arg) for arg in args]
-    codes, first = dense_codes(texts[0].merge_equal_values())
+    codes, first = dense_codes(frame.budget.merge_equal_values(texts[0]))
     for text in texts[1:]:
         codes, first = dense_codes(codes * (int(text.codes.max(initial=0)) + 1) + text.codes)
     codes_of_parts = list(zip(*(text.codes[first].tolist() for text in texts), strict=True))

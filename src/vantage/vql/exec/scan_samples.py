@@ -8,13 +8,13 @@ from typing import Any, Final
 import numpy as np
 
 from vantage.core.arrays import U32, Array
-from vantage.core.dict_column import DictColumn, TextColumn
+from vantage.core.dict_column import TEXT_NBYTES, DictColumn, TextColumn
 from vantage.core.exemplars import Exemplars
 from vantage.core.idhash import Ids, decode_ids
 from vantage.core.rollup import Partials, concat_partials
 from vantage.core.sample_columns import SampleColumns
 from vantage.vql.check import CheckedSelect
-from vantage.vql.exec.budget import NUMBER_NBYTES, QueryBudget
+from vantage.vql.exec.budget import DISTINCT_NBYTES, NUMBER_NBYTES, QueryBudget
 from vantage.vql.exec.frame import Frame, PerSeries
 from vantage.vql.exec.series_table import SeriesColumns
 from vantage.vql.exec.source import ColumnSource, check_scan_limit
@@ -108,13 +108,20 @@ def _exemplar_ids(chunks: Iterable[SampleColumns], get: Callable[[Exemplars], Id
     """Return one id per sample, '' where it carries none."""
     numbers: dict[str, int] = {"": 0}
     parts: list[Array] = []
-    for chunk in chunks:
-        budget.check()
-        codes = np.zeros(len(chunk), np.int64)
-        for position, text in zip(chunk.exemplars.position.tolist(), decode_ids(get(chunk.exemplars)), strict=True):
-            codes[position] = numbers.setdefault(text, len(numbers))
-        parts.append(codes)
-    return DictColumn(_concat(parts, np.int64), list(numbers))
+    nbytes = 0
+    try:
+        for chunk in chunks:
+            ids = get(chunk.exemplars)
+            chunk_nbytes = len(ids) * (DISTINCT_NBYTES + TEXT_NBYTES + ids.itemsize) + NUMBER_NBYTES * len(chunk)
+            budget.take(chunk_nbytes)
+            nbytes += chunk_nbytes
+            codes = np.zeros(len(chunk), np.int64)
+            for position, text in zip(chunk.exemplars.position.tolist(), decode_ids(ids), strict=True):
+                codes[position] = numbers.setdefault(text, len(numbers))
+            parts.append(codes)
+        return DictColumn(_concat(parts, np.int64), list(numbers))
+    finally:
+        budget.give(nbytes)  # the frame counts the column
 
 
 def _concat(parts: list[Any], dtype: Any) -> Array:
