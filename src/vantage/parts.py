@@ -122,7 +122,9 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
         deployment_reports=DeploymentReports(metadata),
         live_updates=live,
         telemetry=telemetry,
-        health_checks=HealthChecks(__version__, settings.role, {"store": store.ping, "metadata": metadata.ping}),
+        health_checks=HealthChecks(
+            __version__, settings.role, {"store": store.ping, "metadata": metadata.ping}, store.warnings
+        ),
         authorizer=authorizer,
         renderer=Renderer(
             templates=resources.templates_dir(), static=resources.static_dir(), clock=clock, version=__version__

@@ -16,7 +16,7 @@ import structlog
 from vantage.core.batch import BATCH_ID_MEMORY_MAX, BATCH_ID_MEMORY_MS, Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavailable
-from vantage.core.steady_time import SteadyTime
+from vantage.core.steady_time import JUMP_MS_MIN, SteadyTime
 from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.chdb import ChdbEngine
 from vantage.storage.clickhouse.deletion import Deleter
@@ -324,6 +324,12 @@ class ClickHouseStore:
         if self._writer.failing:
             raise StoreUnavailable(self._writer.failing)
         await self._query(Statement("SELECT 1 AS alive"), deadline_s=SEARCH_TIMEOUT_S)
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong although data is stored and read: a clock that jumped."""
+        if self._steady.offset_s() * 1000 > JUMP_MS_MIN:
+            return ["the clock is far ahead of the data: nothing expires by age until it is believed"]
+        return []
 
     def _register_gauges(self) -> None:
         for name, text, read in (

@@ -16,7 +16,7 @@ import structlog
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
-from vantage.core.steady_time import SteadyTime
+from vantage.core.steady_time import JUMP_MS_MIN, SteadyTime
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded import malloc, thread_priority
 from vantage.storage.embedded.format.chunk import ChunkCodec
@@ -77,6 +77,7 @@ from vantage.vql.table import Table
 QUERY_THREADS: Final = 2
 EXPORTS_MAX: Final = 2
 SEARCH_TIMEOUT_S: Final = 30.0
+WARNED_FILES_MAX: Final = 10
 T = TypeVar("T")
 
 _log = structlog.get_logger("vantage.storage.embedded")
@@ -404,10 +405,11 @@ class EmbeddedStore:
 
     def _quarantine(self, segment: Segment, reason: str) -> None:
         """Quarantine a damaged file that a query read: no later query reads it. Any thread."""
+        known = self._snapshots.now.of_tier(segment.tier).get(segment.week)
+        if known is None or known.path != segment.path:
+            return  # removed by retention, or reported already
         self._snapshots.publish(lambda snapshot: snapshot.with_segments(replace(segment, parts=())))
-        self._maintenance.submit(
-            lambda: self._files.quarantine(segment.path, reason) if segment.path.exists() else None
-        )
+        self._maintenance.submit(lambda: self._files.quarantine(segment.path, reason))
 
     async def _run_maintenance(self, job: Callable[[], T]) -> T:
         if not self._open:
@@ -421,6 +423,15 @@ class EmbeddedStore:
             raise StoreUnavailable("the store is closed")
         if self._commits.failing:
             raise StoreUnavailable(self._commits.failing)
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong although data is stored and read: failing maintenance, damage, a clock that jumped."""
+        warnings = [self._seal_queue.failing, self._maintenance.failing]
+        if self._files.quarantined:
+            warnings.append(f"segments that cannot be read: {', '.join(self._files.quarantined[:WARNED_FILES_MAX])}")
+        if self._steady.offset_s() * 1000 > JUMP_MS_MIN:
+            warnings.append("the clock is far ahead of the data: nothing expires by age until it is believed")
+        return [text for text in warnings if text]
 
     @property
     def damaged_rows(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -28,12 +28,14 @@ class DependencyOut(msgspec.Struct):
 
 
 class HealthOut(msgspec.Struct):
-    """``status`` is ``up``, ``down`` (a dependency is) or ``draining`` (about to stop)."""
+    """``status`` is ``up``, ``down`` (a dependency is) or ``draining`` (about to stop). ``warnings`` tell what fails
+    although data is stored and read, such as sealing on a full disk."""
 
     status: str
     version: str
     role: str
     dependencies: dict[str, DependencyOut]
+    warnings: list[str] = []
 
 
 class LiveOut(msgspec.Struct):
@@ -42,18 +44,19 @@ class LiveOut(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
-    """Checks health with one ping per dependency."""
+    """Checks health with one ping per dependency; ``warnings`` returns what is wrong without being down."""
 
     version: str
     role: str
     pings: dict[str, Callable[[], Awaitable[None]]]
+    warnings: Callable[[], Sequence[str]] = tuple
 
     async def check(self, *, draining: bool) -> HealthOut:
         names = list(self.pings)
         results = await asyncio.gather(*(_ping(self.pings[name]) for name in names))
         down = any(result.status == "down" for result in results)
         status = "draining" if draining else "down" if down else "up"
-        return HealthOut(status, self.version, self.role, dict(zip(names, results, strict=True)))
+        return HealthOut(status, self.version, self.role, dict(zip(names, results, strict=True)), list(self.warnings()))
 
 
 async def _ping(ping: Callable[[], Awaitable[None]]) -> DependencyOut:

@@ -29,6 +29,7 @@ SAMPLES: Final = "samples"
 ROLLUPS: Final = "rollups"
 TIERS: Final = (SAMPLES, ROLLUPS)
 UNNAMED: Final = ".new"  # behind the name of a file that is being made
+FILE_LIST: Final = "files"  # names of the segment files, one a line
 _NAME: Final = re.compile(r"(\d{4}-W\d{2})\.(samples|rollups)\.db")
 _MAGIC: Final = b"SQLite format 3\0"
 
@@ -118,11 +119,30 @@ def named_segments(folder: Path) -> Iterator[tuple[Path, int, str]]:
             yield path, parse_week(match[1]), match[2]
 
 
+def note_files(folder: Path) -> None:
+    """Write down the names of the segment files. Raises OSError."""
+    names = sorted(path.name for path, _, _ in named_segments(folder))
+    unnamed = folder / (FILE_LIST + UNNAMED)
+    unnamed.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    unnamed.rename(folder / FILE_LIST)
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Return the names that were written down and that no file has now."""
+    try:
+        names = (folder / FILE_LIST).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):  # an earlier version wrote none
+        return []
+    return [name for name in names if _NAME.fullmatch(name) and not (folder / name).exists()]
+
+
 def check_header(path: Path) -> None:
     """Check the file's first bytes and its size without opening it as a database, which could change it.
 
     Raises FormatTooNew or SegmentDamaged.
     """
+    if not path.is_file():
+        raise SegmentDamaged("it is no file")
     with path.open("rb") as file:
         header = file.read(100)
     if len(header) < 100 or not header.startswith(_MAGIC):
@@ -143,14 +163,32 @@ def check_header(path: Path) -> None:
         raise SegmentDamaged(f"it is cut off: {path.stat().st_size} of {pages * page_nbytes} bytes")
 
 
+class FrozenConnection(sqlite3.Connection):
+    """A connection that does without locks and shared memory: for one read, and what it cannot read proves nothing."""
+
+
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """Return a connection that never creates a file. Raises sqlite3.Error."""
-    db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
-    )
+    """Return a connection that never creates a database. Raises sqlite3.Error.
+
+    SQLite shares an index of the write-ahead log in a file beside the database. Where the disk is full or may not be
+    written there is none, and a file without a log is read as one that does not change.
+    """
+    address = path.absolute().as_uri()
+    try:
+        return _connect(f"{address}?mode=rw", sqlite3.Connection)
+    except sqlite3.Error as error:
+        log = path.with_name(path.name + "-wal")
+        if not is_write_failure(error) or not path.is_file() or (log.exists() and log.stat().st_size):
+            raise
+        return _connect(f"{address}?mode=ro&immutable=1", FrozenConnection)
+
+
+def _connect(address: str, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
+    db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False, factory=factory)
     try:
         db.execute("PRAGMA query_only=ON")
         db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # opens the log and its index, or fails
     except BaseException:
         db.close()
         raise
@@ -158,9 +196,24 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Return whether an error means that a file is damaged, rather than that it is unavailable now."""
+    """Return whether an error means that a file is damaged, rather than that it is unavailable now.
+
+    A file that was emptied is a database without tables.
+    """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith("no such table")
+
+
+def is_write_failure(error: sqlite3.Error) -> bool:
+    """Return whether an error may come from a disk that is full or must not be written."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+
+
+def read_parts(db: sqlite3.Connection) -> list[Part]:
+    """Return the parts that a file lists. Raises sqlite3.Error."""
+    rows = db.execute("SELECT id, generation, level, samples, spans, first_ms, last_ms, nbytes FROM part ORDER BY id")
+    return [Part(*row) for row in rows]
 
 
 class SegmentWriter:
@@ -196,10 +249,7 @@ class SegmentWriter:
             raise
 
     def parts(self) -> list[Part]:
-        rows = self.db.execute(
-            "SELECT id, generation, level, samples, spans, first_ms, last_ms, nbytes FROM part ORDER BY id"
-        )
-        return [Part(*row) for row in rows]
+        return read_parts(self.db)
 
     def next_part_id(self) -> int:
         """Return one above every part id there is, also of rows whose part is absent."""

@@ -27,7 +27,11 @@ from vantage.storage.embedded.format.segment import (
     SegmentWriter,
     check_header,
     is_damage,
+    is_write_failure,
+    missing_files,
     named_segments,
+    note_files,
+    read_parts,
     segment_path,
     segment_paths,
 )
@@ -96,12 +100,7 @@ class SegmentFiles:
             try:
                 check_header(path)
                 upgrade(path, tier)
-                with self._opened(path, tier) as writer:
-                    deleted = writer.sweep(generation_max=generation_max)
-                    segment = Segment(path, week, tier, tuple(writer.parts()))
-                if deleted:
-                    _log.info("unfinished rows removed", file=path.name, rows=deleted)
-                    self._deletable.append((segment, [], 0))  # their space goes back to the disk when there is time
+                segment = self._swept(path, week, tier, generation_max)
                 for part in segment.parts:
                     self.part_stats(segment, part)
             except (SegmentDamaged, sqlite3.DatabaseError, ValueError) as error:
@@ -113,7 +112,41 @@ class SegmentFiles:
                 segments.append(segment)
             else:
                 self._remove(path)
+        for name in missing_files(self.folder):
+            self.quarantined.append(name)
+            _log.error("segment is gone; everything else is served", file=name)
+        self._note_files()
         return segments
+
+    def _note_files(self) -> None:
+        """Note which files there are, so that one that disappears is missed."""
+        try:
+            note_files(self.folder)
+        except OSError as error:
+            _log.warning("the list of segments cannot be written", reason=error.strerror)
+
+    def _swept(self, path: Path, week: int, tier: str, generation_max: int | None) -> Segment:
+        """Return a segment without the parts and rows of later generations.
+
+        They are deleted; where the disk is full or may not be written they are only left out, and deleted when the file
+        is next written. Raises sqlite3.Error.
+        """
+        try:
+            with self._opened(path, tier) as writer:
+                deleted = writer.sweep(generation_max=generation_max)
+                segment = Segment(path, week, tier, tuple(writer.parts()))
+        except sqlite3.Error as error:
+            if not is_write_failure(error):
+                raise
+            _log.warning("segment cannot be written, read only", file=path.name, reason=str(error))
+            with self.pool.reading(path) as db:
+                parts = read_parts(db)
+            kept = (part for part in parts if generation_max is None or part.generation <= generation_max)
+            return Segment(path, week, tier, tuple(kept))
+        if deleted:
+            _log.info("unfinished rows removed", file=path.name, rows=deleted)
+            self._deletable.append((segment, [], 0))  # their space goes back to the disk when there is time
+        return segment
 
     def identities(self, segment: Segment) -> Iterator[tuple[int, bytes]]:
         """Return slots and identities as the file records them."""
@@ -161,7 +194,10 @@ class SegmentFiles:
     @contextmanager
     def _opened(self, path: Path, tier: str) -> Iterator[SegmentWriter]:
         self.pool.readmit(path)
+        is_new = not path.exists()
         writer = SegmentWriter(path, tier)
+        if is_new:
+            self._note_files()
         try:
             yield writer
         finally:
@@ -235,10 +271,16 @@ class SegmentFiles:
         self.indexes.evict(path)
         for file in segment_paths(path):
             file.unlink(missing_ok=True)
+        self._note_files()
 
     def quarantine(self, path: Path, reason: str) -> None:
-        """Move an unreadable file out of the way; nothing of it is deleted."""
+        """Move an unreadable file out of the way; nothing of it is deleted. One that is gone is only reported."""
         self.quarantined.append(path.name)
+        if not path.exists():
+            self.pool.evict(path)
+            self.indexes.evict(path)
+            _log.error("segment is gone; everything else is served", file=path.name)
+            return
         aside = self.folder / DAMAGED
         aside.mkdir(mode=0o700, exist_ok=True)
         self.pool.evict(path)
@@ -247,6 +289,7 @@ class SegmentFiles:
         for file in segment_paths(path):
             with suppress(FileNotFoundError):
                 file.rename(aside / f"{stamp}-{file.name}")
+        self._note_files()
         _log.error(
             "segment unreadable, quarantined; everything else is served",
             file=path.name, moved_to=str(aside / f"{stamp}-{path.name}"), reason=reason,

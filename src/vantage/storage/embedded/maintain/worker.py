@@ -98,6 +98,7 @@ class MaintenanceWorker:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._queried_s = clock.monotonic_s()  # when the last query began
+        self.failing = ""  # why the last round of maintenance failed; empty when it did not
 
     # --- from other threads ---
 
@@ -154,14 +155,17 @@ class MaintenanceWorker:
             try:
                 job()
                 self._run_due()
+                self.failing = ""
             except Stopped:
                 break
             except PartUnreadable:
                 pass  # logged where it was read
             except (sqlite3.Error, OSError) as error:
+                self.failing = f"segments cannot be merged or cleaned up: {error}"
                 _log.error("maintenance failed, trying again", reason=str(error))
                 self._stop.wait(RETRY_S)
-            except Exception:  # noqa: BLE001 - whatever it is, sealing must go on
+            except Exception as error:  # noqa: BLE001 - whatever it is, sealing must go on
+                self.failing = f"segments cannot be merged or cleaned up: {error}"
                 _log.exception("maintenance failed, trying again")
                 self._stop.wait(RETRY_S)
 

@@ -12,11 +12,12 @@ from vantage.storage.embedded.format.part_stats import read_part_stats
 from vantage.storage.embedded.format.segment import (
     DAMAGED,
     SEGMENTS,
-    Part,
     Segment,
     SegmentDamaged,
     check_header,
+    missing_files,
     named_segments,
+    read_parts,
 )
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.snapshot import Snapshot
@@ -25,8 +26,6 @@ from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.lock import FileLock
 from vantage.storage.ports import UsageRow
 from vantage.storage.series_overflow import SeriesLimit
-
-_PARTS = "SELECT id, generation, level, samples, spans, first_ms, last_ms, nbytes FROM part ORDER BY id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class ReadOnlyFolder:
                 check_header(path)
                 with closing(self.connect(path)) as db:
                     db.execute("BEGIN")  # one state of the file while others write
-                    parts = [part for row in db.execute(_PARTS) if (part := Part(*row)).generation <= sealed]
+                    parts = [part for part in read_parts(db) if part.generation <= sealed]
                     for part in parts:
                         read_part_stats(db, codec, part)
             except (SegmentDamaged, sqlite3.Error, ValueError, FileNotFoundError) as error:
@@ -84,6 +83,7 @@ class ReadOnlyFolder:
                     damaged.append(f"{path.name}: {error}")
                 continue
             segments.append(Segment(path, week, tier, tuple(parts)))
+        damaged += [f"{name}: it is gone" for name in missing_files(self._folder / SEGMENTS)]
         aside = sorted(path.name for path in (self._folder / SEGMENTS / DAMAGED).glob("*.db"))
         return FolderContents(tuple(segments), tuple(damaged), tuple(aside))
 

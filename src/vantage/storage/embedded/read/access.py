@@ -13,7 +13,7 @@ import structlog
 from vantage.core.errors import StoreUnavailable
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.format.chunk import ChunkCodec
-from vantage.storage.embedded.format.segment import Part, Segment, is_damage
+from vantage.storage.embedded.format.segment import FrozenConnection, Part, Segment, is_damage
 from vantage.storage.embedded.read.chunk_index import ChunkIndexCache
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.snapshot import PinnedSnapshot
@@ -34,6 +34,10 @@ class DamageLog:
     def row(self, segment: Segment, row: str, reason: object) -> None:
         self.rows += 1
         _log.error("row of a segment unreadable, skipped", file=segment.name, row=row, reason=str(reason))
+
+    def absent(self, segment: Segment) -> None:
+        """Report a file that is gone, unless Vantage removed it itself."""
+        self._quarantine(segment, "it is gone")
 
     def file(self, segment: Segment, reason: object) -> None:
         self._quarantine(segment, str(reason))
@@ -80,13 +84,16 @@ class SnapshotAccess:
 
         A file that retention has unlinked yields nothing; a damaged one is reported. Raises StoreUnavailable.
         """
+        frozen = False
         try:
             with self.pool.reading(segment.path) as db:
+                frozen = isinstance(db, FrozenConnection)
                 yield from read(db, *arguments)
         except sqlite3.DatabaseError as error:
             if not segment.path.exists():
+                self.damage.absent(segment)
                 return
-            if not is_damage(error):
+            if frozen or not is_damage(error):
                 raise StoreUnavailable(f"{segment.name} cannot be read: {error}") from error
             self.damage.file(segment, error)
         except ValueError as error:

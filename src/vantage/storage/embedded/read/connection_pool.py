@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from vantage.storage.embedded.format.segment import connect_to_read
+from vantage.storage.embedded.format.segment import FrozenConnection, connect_to_read
 
 IDLE_MAX: Final = 32
 
@@ -48,7 +48,7 @@ class ConnectionPool:
     def _release(self, path: Path, db: sqlite3.Connection, *, sound: bool) -> None:
         closing = [db]
         with self._lock:
-            if sound and self._open and path not in self._dropped:
+            if sound and self._open and path not in self._dropped and not isinstance(db, FrozenConnection):
                 self._idle[id(db)] = (path, db)
                 closing = []
                 while len(self._idle) > IDLE_MAX:
