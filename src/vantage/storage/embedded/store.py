@@ -18,6 +18,7 @@ from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.core.steady_time import JUMP_MS_MIN, SteadyTime
 from vantage.core.timerange import TimeRange
+from vantage.storage.disk_reserve import DiskReserve
 from vantage.storage.embedded import malloc, thread_priority
 from vantage.storage.embedded.format.chunk import ChunkCodec
 from vantage.storage.embedded.format.segment import Segment
@@ -176,6 +177,7 @@ class EmbeddedStore:
         self._queued_nbytes = 0
         self._open = False
         self._lock = FolderLock(folder)
+        self._reserve = DiskReserve(folder / "reserve")
         self._threads = QueryPool(QUERY_THREADS, initializer=lambda: lower_priority(thread_priority.QUERIES))
         self._exports = 0
 
@@ -188,6 +190,7 @@ class EmbeddedStore:
         """
         self._lock.take()
         malloc.map_large_arrays()
+        self._reserve.release()
         try:
             refuse_unfinished(self.folder)
             await self._commits.start(self._recovery.run)
@@ -198,6 +201,7 @@ class EmbeddedStore:
         self._threads.start()
         self._maintenance.start()
         self._open = True
+        self._reserve.keep()
         self._register_gauges()
         if self._recovery.has_pending_deletions:
             await self._run_maintenance(self._deleter.finish_deletions)
@@ -389,6 +393,7 @@ class EmbeddedStore:
     # --- expiring and deleting ---
 
     async def expire(self, policy: RetentionPolicy) -> DeletionResult:
+        self._reserve.keep()
         result = await self._run_maintenance(lambda: self._deleter.expire(policy, self._steady.now_ms()))
         self._count_expired(result.samples, result.spans)
         return result

@@ -17,12 +17,14 @@ from vantage.core.clock import Clock
 from vantage.core.deployment import Deployment
 from vantage.core.errors import StoreUnavailable
 from vantage.core.timerange import TimeRange
+from vantage.storage.disk_reserve import DiskReserve
 from vantage.storage.metadata import audit, audit_entries, deployments, keys, migrate, sqlite
 from vantage.storage.metadata.errors import driver_errors
 from vantage.storage.ports import Selector
 
 # One connection may write and wait for another process; the second can still read.
 _CONNECTIONS: Final = 2
+RESERVE_NBYTES: Final = 64 << 10
 _WAIT_S: Final = 10.0  # for a connection, and for the changes before this one
 
 
@@ -41,10 +43,12 @@ class SqlMetadataStore:
         self._busy_timeout_ms = busy_timeout_ms
         self._engine: AsyncEngine | None = None
         self._writer = asyncio.Lock()
+        self._reserve = DiskReserve(self._path.with_name(self._path.name + ".reserve"), nbytes=RESERVE_NBYTES)
 
     async def __aenter__(self) -> Self:
         """Open. On return the file exists, has the newest schema and answers. Raises FormatTooNew when a newer version
         wrote it (nothing was changed), ConfigError when it is another program's, StoreUnavailable."""
+        self._reserve.release()
         await asyncio.to_thread(migrate.upgrade, self._url)
         self._engine = create_async_engine(
             f"sqlite+aiosqlite:///{self._path}",
@@ -59,6 +63,7 @@ class SqlMetadataStore:
         except BaseException:
             await self._close()
             raise
+        self._reserve.keep()
         return self
 
     async def __aexit__(
@@ -66,6 +71,7 @@ class SqlMetadataStore:
     ) -> None:
         """Close, after the current change. Later calls raise StoreUnavailable."""
         await self._close()
+        self._reserve.keep(spare_nbytes=0)  # of what closing gave back to a full disk
 
     async def create_key(self, key: ApiKey, *, actor: str) -> None:
         """Store a key. On return the key is durable and every process sees it. Raises ConflictError when its id, its

@@ -136,8 +136,9 @@ def missing_files(folder: Path) -> list[str]:
     return [name for name in names if _NAME.fullmatch(name) and not (folder / name).exists()]
 
 
-def check_header(path: Path) -> None:
-    """Check the file's first bytes and its size without opening it as a database, which could change it.
+def check_header(path: Path) -> int:
+    """Check the file's first bytes and its size without opening it as a database, which could change it. Return the
+    format that it was created with.
 
     Raises FormatTooNew or SegmentDamaged.
     """
@@ -161,6 +162,7 @@ def check_header(path: Path) -> None:
     wal = path.with_name(path.name + "-wal")
     if path.stat().st_size < pages * page_nbytes and not (wal.exists() and wal.stat().st_size):
         raise SegmentDamaged(f"it is cut off: {path.stat().st_size} of {pages * page_nbytes} bytes")
+    return version
 
 
 class FrozenConnection(sqlite3.Connection):
@@ -171,23 +173,26 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     """Return a connection that never creates a database. Raises sqlite3.Error.
 
     SQLite shares an index of the write-ahead log in a file beside the database. Where the disk is full or may not be
-    written there is none, and a file without a log is read as one that does not change.
+    written there is none: then a file without a log is read as one that does not change, and one with a log by a single
+    reader at a time, who has the index in memory (sqlite.org/wal.html, "Use of WAL Without Shared-Memory").
     """
     address = path.absolute().as_uri()
     try:
         return _connect(f"{address}?mode=rw", sqlite3.Connection)
     except sqlite3.Error as error:
         log = path.with_name(path.name + "-wal")
-        if not is_write_failure(error) or not path.is_file() or (log.exists() and log.stat().st_size):
+        if not is_write_failure(error) or not path.is_file():
             raise
+        if log.exists() and log.stat().st_size:
+            return _connect(f"{address}?mode=rw", FrozenConnection, "PRAGMA locking_mode=EXCLUSIVE")
         return _connect(f"{address}?mode=ro&immutable=1", FrozenConnection)
 
 
-def _connect(address: str, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
+def _connect(address: str, factory: type[sqlite3.Connection], *pragmas: str) -> sqlite3.Connection:
     db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False, factory=factory)
     try:
-        db.execute("PRAGMA query_only=ON")
-        db.execute("PRAGMA wal_autocheckpoint=0")
+        for pragma in (*pragmas, "PRAGMA query_only=ON", "PRAGMA wal_autocheckpoint=0"):
+            db.execute(pragma)
         db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # opens the log and its index, or fails
     except BaseException:
         db.close()

@@ -18,6 +18,7 @@ from vantage.storage.embedded.format.part_stats import PartStats, read_part_stat
 from vantage.storage.embedded.format.part_writer import read_identities
 from vantage.storage.embedded.format.segment import (
     DAMAGED,
+    FORMAT,
     SEGMENTS,
     TIERS,
     UNNAMED,
@@ -98,8 +99,8 @@ class SegmentFiles:
         segments = []
         for path, week, tier in named_segments(self.folder):
             try:
-                check_header(path)
-                upgrade(path, tier)
+                if check_header(path) < FORMAT:
+                    upgrade(path, tier)
                 segment = self._swept(path, week, tier, generation_max)
                 for part in segment.parts:
                     self.part_stats(segment, part)
