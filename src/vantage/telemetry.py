@@ -43,6 +43,9 @@ class Telemetry:
             ["name"],
             registry=r,
         )
+        self.spans_repeated = Counter(
+            "vantage_store_spans_repeated", "Spans that were sent again and are stored once.", registry=r
+        )
         self.agent_dropped = Counter(
             "vantage_agent_dropped", "What agents report to have dropped before sending.", ["reason"], registry=r
         )

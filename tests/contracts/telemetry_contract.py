@@ -186,6 +186,24 @@ class TelemetryContract:
         assert list(await store.edges(TimeRange(late, NOW_MS))) == latest
         assert list(await store.edges(TimeRange(late + 1, NOW_MS))) == []
 
+    async def test_a_span_that_is_sent_again_is_one(self, store: TelemetryStore) -> None:
+        root = a_span(service="web", duration_ms=50)
+        call = a_span(span_id="s2", parent="s1", service="api", duration_ms=9, status=SpanStatus.ERROR)
+        same_id = a_span(span_id="s2", parent="s1", service="db", duration_ms=9)  # of the other side of a call
+        await store.write(Batch(spans=(root, call, call, same_id)))
+        await store.write(Batch(spans=(call, root, same_id)))
+        (trace,) = await store.traces(TraceFilter(last_hours()))
+        assert (trace.spans, trace.errors) == (3, 1)
+        assert len((await store.trace("t1")).spans) == 3
+        assert {edge.callee: edge.calls for edge in await store.edges(last_hours())} == {"api": 1, "db": 1}
+        assert sum(stats.spans for stats in await store.services_with_spans()) == 3
+
+    async def test_a_span_that_was_deleted_can_be_sent_again(self, store: TelemetryStore) -> None:
+        await store.write(Batch(spans=(a_span(),)))
+        await store.delete(Selector(service="api"))
+        await store.write(Batch(spans=(a_span(),)))
+        assert len((await store.trace("t1")).spans) == 1
+
     async def test_spans_can_be_queried_like_samples(self, store: TelemetryStore) -> None:
         await store.write(Batch(spans=(a_span(), a_span("t2", service="db", duration_ms=30))))
         query = Select(

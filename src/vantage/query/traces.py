@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -14,6 +15,7 @@ from vantage.core.errors import InputError, NotFoundError
 from vantage.core.span import Span
 from vantage.query.context import QueryContext
 from vantage.storage.ports import ExemplarSample, Trace, TraceFilter, TraceSummary
+from vantage.storage.recent_spans import distinct_spans
 
 
 class Node(msgspec.Struct, eq=False, gc=False):
@@ -64,8 +66,10 @@ async def find_traces(context: QueryContext, trace_filter: TraceFilter) -> Seque
 
 
 async def find_trace(context: QueryContext, trace_id: str) -> Trace:
-    """Return the spans and exemplars of a trace; empty when it is unknown."""
-    return await context.store.trace(trace_id)
+    """Return the spans and exemplars of a trace; empty when it is unknown. A span that was sent again is one."""
+    trace = await context.store.trace(trace_id)
+    spans = await asyncio.to_thread(distinct_spans, trace.spans)
+    return replace(trace, spans=tuple(spans))
 
 
 async def services_with_spans(context: QueryContext) -> set[str]:

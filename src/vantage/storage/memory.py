@@ -33,6 +33,7 @@ from vantage.storage.ports import (
     Usage,
     UsageRow,
 )
+from vantage.storage.recent_spans import RecentSpans
 from vantage.storage.service_edges import service_edges
 from vantage.storage.trace_summary import count_by_service, latest_summaries, matching_rows
 from vantage.vql.check import CheckedSelect
@@ -53,6 +54,7 @@ class MemoryStore:
         self._clock = clock
         self._rows: list[tuple[Series, int, float, str, str]] = []
         self._spans: list[Span] = []
+        self._recent_spans = RecentSpans()
         self._ids: set[str] = set()
 
     async def __aenter__(self) -> Self:
@@ -72,7 +74,9 @@ class MemoryStore:
         ):
             trace_id, span_id = exemplars.get(row, ("", ""))
             self._rows.append((batch.series[which], time_ms, value, trace_id, span_id))
-        self._spans.extend(batch.spans)
+        spans = self._recent_spans.unseen(batch.spans)
+        self._recent_spans.remember(spans)
+        self._spans.extend(spans)
         if batch.batch_id:
             self._ids.add(batch.batch_id)
         return True
@@ -153,6 +157,7 @@ class MemoryStore:
         deleted = {row[0].id for row in self._rows} - {row[0].id for row in rows}
         result = DeletionResult(len(self._rows) - len(rows), len(self._spans) - len(spans), len(deleted), 0)
         self._rows, self._spans = rows, spans
+        self._recent_spans.clear()
         return result
 
     async def usage(self) -> Usage:

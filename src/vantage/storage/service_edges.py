@@ -16,6 +16,7 @@ from vantage.core.span import SpanKind, SpanStatus
 from vantage.core.span_table import SpanTable
 from vantage.core.timerange import TimeRange
 from vantage.storage.ports import EdgeKind, ServiceEdge
+from vantage.storage.trace_summary import first_copies
 
 PARENT_REACH_MS: Final = 600_000  # how long before the range a parent may start
 SPANS_MAX: Final = 2_000_000  # about 110 bytes and a microsecond each
@@ -37,6 +38,7 @@ class _SpanColumns:
     kind: TextColumn
     status: TextColumn
     peer: TextColumn
+    start_ns: I64
     duration_ns: I64
     counted: Mask  # whether the span starts in the range
 
@@ -64,6 +66,11 @@ def service_edges(
     if not parts:
         return []
     spans = _concat(parts)
+    distinct = first_copies(spans.trace_id, spans.span_id, spans.service, spans.kind, spans.start_ns, spans.duration_ns)
+    if len(distinct) < len(spans):
+        copies = np.ones(len(spans), np.bool_)
+        copies[distinct] = False
+        spans.counted[copies] = False
     service = spans.service.codes
     child, parent = _with_parents(spans)
     across = service[child] != service[parent]
@@ -101,6 +108,7 @@ def _columns(table: SpanTable, time_range: TimeRange) -> _SpanColumns:
         kind=table.kind,
         status=table.status,
         peer=_peers(table),
+        start_ns=table.start_ns,
         duration_ns=table.duration_ns,
         counted=table.within(time_range.start_ms, time_range.end_ms),
     )
@@ -116,6 +124,7 @@ def _concat(parts: Sequence[_SpanColumns]) -> _SpanColumns:
         kind=concat_dict_columns([part.kind for part in parts]),
         status=concat_dict_columns([part.status for part in parts]),
         peer=concat_dict_columns([part.peer for part in parts]),
+        start_ns=np.concatenate([part.start_ns for part in parts]),
         duration_ns=np.concatenate([part.duration_ns for part in parts]),
         counted=np.concatenate([part.counted for part in parts]),
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vantage.core.arrays import I64, Mask, Rows
-from vantage.core.idhash import Ids, decode_ids, hash_ids
+from vantage.core.dict_column import TextColumn
+from vantage.core.idhash import Ids, decode_ids, hash_ids, hash_pairs
 from vantage.core.span import SpanStatus
 from vantage.core.span_table import SpanTable
 from vantage.storage.ports import TraceFilter, TraceSummary
@@ -82,10 +83,31 @@ def _group_by_trace(table: SpanTable) -> _Traces:
     return _Traces(order, starts, np.diff(starts, append=len(order)))
 
 
+def first_copies(
+    trace_id: Ids, span_id: Ids, service: TextColumn, kind: TextColumn, start_ns: I64, duration_ns: I64
+) -> Rows:
+    """Return the first row of each span, in ascending order: copies share all of this."""
+    columns = (start_ns, duration_ns, hash_pairs(trace_id, span_id), service.codes, kind.codes)
+    order = np.lexsort(columns)
+    is_copy = np.ones(max(0, len(order) - 1), np.bool_)
+    for column in columns:
+        is_copy &= column[order][1:] == column[order][:-1]
+    copies = order[1:][is_copy]
+    keep = np.ones(len(order), np.bool_)
+    keep[copies] = False
+    return np.flatnonzero(keep)
+
+
 def summarize_traces(table: SpanTable) -> list[TraceSummary]:
-    """Return a summary of each trace, by trace id. The table must contain all spans of its traces."""
+    """Return a summary of each trace, by trace id. The table must contain all spans of its traces; one that was sent
+    again counts once."""
     if not len(table):
         return []
+    distinct = first_copies(
+        table.trace_id, table.span_id, table.service_name, table.kind, table.start_ns, table.duration_ns
+    )
+    if len(distinct) < len(table):
+        table = table.take(distinct)
     traces = _group_by_trace(table)
     positions = np.arange(len(table))
     # The first span without a parent, or else the first of all.

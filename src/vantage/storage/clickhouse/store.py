@@ -302,7 +302,12 @@ class ClickHouseStore:
     async def delete(self, selector: Selector) -> DeletionResult:
         if not selector.service and not selector.environment:
             raise ValueError("refusing to delete everything: name a service or an environment")
-        return await self._between_commits(lambda: self._deleter.delete(selector))
+
+        def delete() -> DeletionResult:
+            self._writer.recent_spans.clear()
+            return self._deleter.delete(selector)
+
+        return await self._between_commits(delete)
 
     async def _between_commits(self, job: Callable[[], DeletionResult]) -> DeletionResult:
         if not self._open:

@@ -20,11 +20,13 @@ import structlog
 from vantage.core.batch import Batch
 from vantage.core.errors import BusyError, InputError, StoreUnavailable, VantageError
 from vantage.core.series import Series
+from vantage.core.span import Span
 from vantage.storage.clickhouse.engine import Engine, Insert
 from vantage.storage.clickhouse.intent_log import IntentLog
 from vantage.storage.clickhouse.rows import batch_id_columns, sample_columns, series_columns, span_columns
 from vantage.storage.clickhouse.series_registry import SeriesRegistry
 from vantage.storage.recent_batch_ids import RecentBatchIds
+from vantage.storage.recent_spans import RecentSpans
 from vantage.telemetry import Telemetry
 
 PACE_S: Final = 0.05
@@ -50,6 +52,7 @@ class _Commit:
     series: Sequence[Series]
     batch_ids: Sequence[str]
     at_ms: int
+    spans: Sequence[Span]
 
 
 class Writer:
@@ -76,6 +79,7 @@ class Writer:
         self._task: asyncio.Task[None] | None = None
         self._unfinished: _Commit | None = None
         self.queued_nbytes = 0
+        self.recent_spans = RecentSpans()
         self.failing = ""  # why the last commit failed; empty when it did not
 
     def start(self) -> None:
@@ -198,7 +202,9 @@ class Writer:
         """Encode a commit. Series come first, so that no sample lacks its series, and batch ids last."""
         token = secrets.token_hex(12)
         ids = [batch.batch_id for batch, _ in accepted if batch.batch_id]
-        spans = [span for batch, _ in accepted for span in batch.spans]
+        sent = [span for batch, _ in accepted for span in batch.spans]
+        spans = self.recent_spans.unseen(sent)
+        self._telemetry.spans_repeated.inc(len(sent) - len(spans))
         columns = {}
         if fresh:
             columns["series"] = series_columns(fresh, now_ms=now_ms)
@@ -209,7 +215,7 @@ class Writer:
         if ids:
             columns["batch_ids"] = batch_id_columns(ids, now_ms=now_ms)
         inserts = [self._engine.encode(table, rows, token=token) for table, rows in columns.items()]
-        return _Commit(inserts, fresh, ids, now_ms)
+        return _Commit(inserts, fresh, ids, now_ms, spans)
 
     def _finish(self) -> None:
         """Insert the unfinished commit, if there is one. Raises StoreUnavailable, and then it stays unfinished."""
@@ -224,6 +230,7 @@ class Writer:
         before = self._ids.evicted
         for batch_id in commit.batch_ids:
             self._ids.add(batch_id, commit.at_ms)
+        self.recent_spans.remember(commit.spans)
         self._telemetry.batch_ids_evicted.inc(self._ids.evicted - before)
 
 

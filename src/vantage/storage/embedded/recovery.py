@@ -20,6 +20,7 @@ from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.embedded.write.head import Head
 from vantage.storage.embedded.write.journal import Journal
 from vantage.storage.recent_batch_ids import RecentBatchIds
+from vantage.storage.recent_spans import RecentSpans
 
 _log = structlog.get_logger("vantage.storage.embedded")
 
@@ -37,6 +38,7 @@ class Recovery:
     deleter: Deleter
     batch_ids: RecentBatchIds
     steady: SteadyTime
+    recent_spans: RecentSpans
     has_pending_deletions: bool = False  # segments still hold what was deleted
 
     def run(self) -> None:
@@ -114,6 +116,7 @@ class Recovery:
                 self.deleter.delete_unsealed(*entry.deletes, [])
             elif entry.record is not None:
                 self.head.append(entry.record)
+                self.recent_spans.remember(entry.record.spans)
             self.seal_queue.on_commit(entry.seq)
         deleted = ~self.catalogue.present()
         if deleted.any():

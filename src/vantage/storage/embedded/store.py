@@ -173,6 +173,7 @@ class EmbeddedStore:
             self._deleter,
             self._batch_ids,
             self._steady,
+            self._commits.recent_spans,
         )
         self._queued_nbytes = 0
         self._open = False

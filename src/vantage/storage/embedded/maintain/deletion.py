@@ -84,6 +84,7 @@ class Deleter:
             number = self._journal.add_tombstone(service=service, environment=environment, slots=slots, at_ms=now_ms)
             deleted = self.delete_unsealed(service, environment, slots, hide=True)
             self._catalogue.drop(slots)
+            self._commits.recent_spans.clear()
             return number, slots, deleted
 
         number, slots, deleted = self._commits.call(record)

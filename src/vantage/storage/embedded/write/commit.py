@@ -25,10 +25,12 @@ from vantage.core.batch import Batch
 from vantage.core.errors import StartupError, StoreUnavailable, VantageError
 from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.series import Series
+from vantage.core.span import spans_nbytes
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.embedded.write.head import Head
 from vantage.storage.embedded.write.journal import Journal, connect
 from vantage.storage.embedded.write.record import Record
+from vantage.storage.recent_spans import RecentSpans
 from vantage.telemetry import Telemetry
 
 # From the first size on the other thread copies the log into the file: a little and often, for commits wait while the
@@ -83,6 +85,7 @@ class CommitThread:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.recent_spans = RecentSpans()
         self.failing = ""  # why the last commit failed; empty when it did not
 
     def start(self, prepare: Callable[[], None]) -> asyncio.Future[None]:
@@ -206,6 +209,7 @@ class CommitThread:
         self._catalogue.add(list(fresh.values()))
         self._catalogue.count(record.samples.slot, record.samples.time_ms)
         self._head.append(record)
+        self.recent_spans.remember(record.spans)
         self._committed(seq)
         self.failing = ""
         self._wake([(entry.done, None, None) for entry in writes])
@@ -219,8 +223,11 @@ class CommitThread:
             slots = np.array(self._catalogue.resolve(batch.series, fresh), np.uint32)
             slot = slots[batch.index] if len(slots) else np.empty(0, np.uint32)
             parts.append(SampleColumns(slot, batch.time_ms, batch.value, batch.exemplars))
-        spans = tuple(span for batch in batches for span in batch.spans)
-        return Record(concat_samples(parts), spans, sum(batch.spans_nbytes for batch in batches))
+        sent = [span for batch in batches for span in batch.spans]
+        spans = self.recent_spans.unseen(sent) if sent else ()
+        self._telemetry.spans_repeated.inc(len(sent) - len(spans))
+        nbytes = sum(batch.spans_nbytes for batch in batches)
+        return Record(concat_samples(parts), spans, nbytes if len(spans) == len(sent) else spans_nbytes(spans))
 
     def _failed(self, writes: list[_Write], error: BaseException) -> None:
         """Report a failed commit, of which nothing is stored.
