@@ -10,10 +10,11 @@ from tests.support.context_writes import write_batch
 from tests.support.samples import NOW_MS, MovedClock, a_batch
 from vantage.core.errors import QueryError
 from vantage.query.context import QueryContext
-from vantage.query.vql import run_vql
+from vantage.query.vql import limit_nbytes, run_vql
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
+from vantage.vql.table import Table, TableColumn
 
 FINAL_QUERY = "SELECT count() AS n FROM metrics WHERE timestamp BETWEEN '2026-11-18 10:00:00' AND '2026-11-18 11:00:00'"
 FINAL_MS = 1_794_996_000_000 + 1000  # in that hour, which ended six minutes before NOW_MS
@@ -75,3 +76,19 @@ async def test_queries_are_timed_whether_or_not_they_are_answered(context: Query
         await ask(context, "SELECT valu FROM metrics")
     count = context.telemetry.registry.get_sample_value("vantage_api_query_duration_seconds_count", {"query": "vql"})
     assert count == 2
+
+
+def test_an_answer_is_cut_where_it_grows_too_large() -> None:
+    columns = (TableColumn("tags", "map"), TableColumn("n", "int"))
+    tags = {f"tag{i}": "x" * 500 for i in range(30)}
+    table = Table(columns, ([tags] * 1000, list(range(1000))))
+    cut, nbytes = limit_nbytes(table, nbytes_max=1_000_000)
+    assert cut.truncated
+    assert 50 < len(cut) < 100
+    assert 900_000 < nbytes <= 1_000_000
+    assert cut.column("n") == list(range(len(cut)))
+    assert len(limit_nbytes(table, nbytes_max=1)[0]) == 1
+    assert limit_nbytes(Table(columns, ([], [])))[0] == Table(columns, ([], []))
+    complete, nbytes = limit_nbytes(table, nbytes_max=1 << 30)
+    assert complete is table
+    assert nbytes > 1000 * 30 * 500

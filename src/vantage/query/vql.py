@@ -7,14 +7,19 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from vantage.core.timerange import TimeRange
 from vantage.query.cache import SETTLE_MS_MIN
 from vantage.query.context import QueryContext
+from vantage.vql.check import CheckedSelect
 from vantage.vql.table import Table
 from vantage.vql.text.compile import CompiledQuery, compile_query
 from vantage.vql.text.params import Params
 
-CELL_NBYTES: Final = 64
+ANSWER_NBYTES_MAX: Final = 32 << 20
+CELL_NBYTES: Final = 32  # of a number, or of a text beside its characters
+MAP_ENTRY_NBYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +58,37 @@ async def _run(context: QueryContext, compiled: CompiledQuery) -> tuple[Table, b
     if compiled.explain:
         return await context.store.explain(query, deadline_s=context.timeout_s), False
     if not cache.enabled or query.time_range.end_ms > context.clock.now_ms() - SETTLE_MS_MIN:
-        return await context.store.select(query, deadline_s=context.timeout_s), False
+        return (await _select(context, query))[0], False
     key, generation = ("vql", query), cache.generation
     hit: Table | None = cache.get(key)
     if hit is not None:
         return hit, True
-    table = await context.store.select(query, deadline_s=context.timeout_s)
-    cache.put(key, table, nbytes=_nbytes(table), generation=generation, data_end_ms=query.time_range.end_ms)
+    table, nbytes = await _select(context, query)
+    cache.put(key, table, nbytes=nbytes, generation=generation, data_end_ms=query.time_range.end_ms)
     return table, False
 
 
-def _nbytes(table: Table) -> int:
-    texts = sum(len(str(cell)) for cells in table.data for cell in cells if isinstance(cell, (str, dict)))
-    return CELL_NBYTES * len(table) * len(table.columns) + 2 * texts
+async def _select(context: QueryContext, query: CheckedSelect) -> tuple[Table, int]:
+    """Return the answer of the store, cut after ``ANSWER_NBYTES_MAX``, and its size in bytes."""
+    table = await context.store.select(query, deadline_s=context.timeout_s)
+    return await asyncio.to_thread(limit_nbytes, table)
+
+
+def limit_nbytes(table: Table, *, nbytes_max: int = ANSWER_NBYTES_MAX) -> tuple[Table, int]:
+    """Return the first rows of a table that fit into ``nbytes_max``, at least one, and their size in bytes."""
+    row_nbytes = np.zeros(len(table), np.int64)
+    for cells in table.data:
+        row_nbytes += np.fromiter(map(_cell_nbytes, cells), np.int64, len(cells))
+    ends = np.cumsum(row_nbytes)
+    rows = max(1, int(np.searchsorted(ends, nbytes_max, "right")))
+    if rows < len(table):
+        table = Table(table.columns, tuple(cells[:rows] for cells in table.data), truncated=True)
+    return table, int(ends[len(table) - 1]) if len(table) else 0
+
+
+def _cell_nbytes(cell: object) -> int:
+    if isinstance(cell, str):
+        return CELL_NBYTES + len(cell)
+    if isinstance(cell, dict):
+        return CELL_NBYTES + sum(map(len, cell)) + sum(map(len, cell.values())) + MAP_ENTRY_NBYTES * len(cell)
+    return CELL_NBYTES
