@@ -12,7 +12,6 @@ from vantage.config import Settings
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError, InputError
 from vantage.core.retention import RetentionRule, parse_rule
-from vantage.core.steady_time import SteadyTime
 from vantage.ingest.deployments import DeploymentDetector
 from vantage.ingest.receive import Receiver
 from vantage.ingest.self_telemetry import SelfTelemetry
@@ -25,6 +24,7 @@ from vantage.roles import ROLES, Loop, Role, Routes
 from vantage.storage.open import open_metadata, open_telemetry_store
 from vantage.storage.ports import MetadataStore, RetentionPolicy, TelemetryStore
 from vantage.storage.retention_loop import RetentionLoop
+from vantage.storage.steady_time import SteadyTime
 from vantage.supervisor import BackgroundLoop
 from vantage.telemetry import Telemetry
 from vantage.web.api.health import HealthChecks

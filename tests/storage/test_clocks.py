@@ -10,10 +10,10 @@ import pytest
 
 from tests.support.samples import NOW_MS, a_batch, a_series, count_query
 from vantage.core.batch import Batch
-from vantage.core.steady_time import JUMP_MS_MIN, TRUST_AFTER_S, SteadyTime
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import RetentionPolicy
+from vantage.storage.steady_time import JUMP_MS_MIN, TRUST_AFTER_S, SteadyTime
 from vantage.telemetry import Telemetry
 
 DAY_MS = 86_400_000

@@ -19,11 +19,11 @@ from vantage.core.clock import SystemClock
 from vantage.core.errors import ConfigError, VantageError
 from vantage.core.number_format import duration_ms, size, utc
 from vantage.core.sample import FUTURE_MS_MAX
-from vantage.core.steady_time import STANDSTILL_MS_MAX
 from vantage.storage.embedded.offline.folder_reader import FolderContents, ReadOnlyFolder
 from vantage.storage.embedded.offline.restore import refuse_unfinished
 from vantage.storage.embedded.offline.verify import verify_segments
 from vantage.storage.open import chdb_folder, is_chdb, store_folder
+from vantage.storage.steady_time import STANDSTILL_MS_MAX
 
 DISK_FREE_MIN: Final = 500_000_000
 CLOCK_EARLIEST_MS: Final = 1_700_000_000_000  # a clock before this time was never set

@@ -8,7 +8,6 @@ from typing import Final, Protocol
 from vantage.core.clock import Clock
 from vantage.core.errors import InputError
 from vantage.core.sample import TIME_MS_MIN, id_problem
-from vantage.core.steady_time import SteadyTime
 from vantage.ingest.origin_limits import SERVICES_MAX, OriginLimits
 from vantage.ingest.series_cache import SeriesCache
 from vantage.ingest.wire.decoded import DecodedRequest
@@ -16,6 +15,7 @@ from vantage.ingest.wire.native import NativeFormat
 from vantage.ingest.wire.packed import MEDIA_TYPE as PACKED
 from vantage.ingest.wire.packed import PackedFormat
 from vantage.ingest.wire.spans import SpansFormat
+from vantage.storage.steady_time import SteadyTime
 from vantage.stream.ports import Sink
 from vantage.telemetry import Telemetry
 

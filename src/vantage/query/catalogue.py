@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from vantage.core.sample import TAG_VERSION
 from vantage.query.context import QueryContext
+from vantage.storage.ports import SeriesInfo, ServiceSpanStats
 from vantage.vql.tree import And, Call, Column, Compare, Literal, Select, SelectItem, equals
 
 RATE_WINDOW_MS: Final = 300_000
@@ -46,17 +48,24 @@ class Metric:
 
 async def services(context: QueryContext) -> list[Service]:
     """Return every service that has samples or spans, by name."""
+    infos, span_stats = await context.store.list_series(), await context.store.services_with_spans()
+    rates = await _request_rates(context)
+    return await asyncio.to_thread(_list_services, infos, span_stats, rates)
+
+
+def _list_services(
+    infos: Sequence[SeriesInfo], span_stats: Sequence[ServiceSpanStats], rates: Mapping[str, float]
+) -> list[Service]:
     collected: dict[str, _Collected] = {}
-    for info in await context.store.list_series():
+    for info in infos:
         series = info.series
         totals = collected.setdefault(series.service, _Collected(info.first_ms, info.last_ms))
         totals.add(series.environment, series.tag(TAG_VERSION), info.first_ms, info.last_ms)
         totals.samples += info.samples
-    for spans in await context.store.services_with_spans():
+    for spans in span_stats:
         totals = collected.setdefault(spans.service, _Collected(spans.first_ms, spans.last_ms))
         totals.add(spans.environment, spans.service_version, spans.first_ms, spans.last_ms)
         totals.spans += spans.spans
-    rates = await _request_rates(context)
     return [
         Service(
             name,
@@ -107,9 +116,13 @@ async def _request_rates(context: QueryContext) -> dict[str, float]:
 
 async def metrics(context: QueryContext, service: str) -> list[Metric]:
     """Return the metrics of a service, by name. A metric sent with several kinds or units appears once for each."""
+    return await asyncio.to_thread(_list_metrics, await context.store.list_series(service=service))
+
+
+def _list_metrics(infos: Sequence[SeriesInfo]) -> list[Metric]:
     facts: dict[tuple[str, str, str], tuple[set[str], Counter[str]]] = {}
     last_ms: dict[tuple[str, str, str], int] = {}
-    for info in await context.store.list_series(service=service):
+    for info in infos:
         key = (info.series.metric, info.series.kind.value, info.series.unit)
         tag_keys, counts = facts.setdefault(key, (set(), Counter()))
         tag_keys.update(name for name, _ in info.series.tags)
@@ -124,8 +137,13 @@ async def metrics(context: QueryContext, service: str) -> list[Metric]:
 
 async def tag_values(context: QueryContext, *, service: str, metric: str, key: str) -> Sequence[tuple[str, int]]:
     """Return up to TAG_VALUES_MAX values of a tag and the number of series of each, the most frequent first."""
+    infos = await context.store.list_series(service=service, metric=metric)
+    return await asyncio.to_thread(_count_values, infos, key)
+
+
+def _count_values(infos: Sequence[SeriesInfo], key: str) -> Sequence[tuple[str, int]]:
     counts: Counter[str] = Counter()
-    for info in await context.store.list_series(service=service, metric=metric):
+    for info in infos:
         if value := info.series.tag(key):
             counts[value] += 1
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:TAG_VALUES_MAX]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,8 +13,10 @@ from vantage.query.context import QueryContext
 from vantage.query.http_semconv import QUANTILES_ALL, Buckets
 from vantage.query.red import BucketValues, RedStats, read_red
 from vantage.query.thresholds import ERROR_RATIO_HIGH
+from vantage.storage.ports import SeriesInfo, ServiceSpanStats
 
 SELF: Final = "vantage"  # the service under which Vantage reports itself
+SERVICES_SHOWN_MAX: Final = 500
 DEPLOYMENTS_MAX: Final = 8
 
 
@@ -56,12 +59,14 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Everything the first page shows."""
+    """Everything the first page shows. ``left_out`` services are beyond the SERVICES_SHOWN_MAX that come first; the
+    totals are those of all."""
 
     buckets: Buckets
     services: tuple[ServiceRow, ...]
     totals: Totals
     deployments: tuple[Deployment, ...]
+    left_out: int = 0
 
     @property
     def only_self(self) -> bool:
@@ -91,9 +96,14 @@ async def read_overview(context: QueryContext, buckets: Buckets) -> Overview:
     """Read the overview: services with errors first, then those with traffic, then by name; Vantage itself last."""
     facts = await _known_services(context)
     red = await read_red(context, buckets, services=tuple(facts))
-    rows = sorted((_row(name, facts[name], red.get(name)) for name in facts), key=_sort_key)
     deployments = await context.metadata.deployments(limit=DEPLOYMENTS_MAX)
-    return Overview(buckets, tuple(rows), _totals(rows, buckets), tuple(deployments))
+
+    def build() -> Overview:
+        rows = sorted((_row(name, facts[name], red.get(name)) for name in facts), key=_sort_key)
+        shown = tuple(rows[:SERVICES_SHOWN_MAX])
+        return Overview(buckets, shown, _totals(rows, buckets), tuple(deployments), len(rows) - len(shown))
+
+    return await asyncio.to_thread(build)
 
 
 async def read_service(context: QueryContext, buckets: Buckets, *, service: str) -> ServiceRow | None:
@@ -106,13 +116,20 @@ async def read_service(context: QueryContext, buckets: Buckets, *, service: str)
 
 
 async def _known_services(context: QueryContext, *, service: str = "") -> dict[str, _ServiceFacts]:
+    infos, span_stats = await context.store.list_series(service=service), await context.store.services_with_spans()
+    return await asyncio.to_thread(_collect_facts, infos, span_stats, service)
+
+
+def _collect_facts(
+    infos: Sequence[SeriesInfo], span_stats: Sequence[ServiceSpanStats], service: str
+) -> dict[str, _ServiceFacts]:
     known: dict[str, _ServiceFacts] = {}
-    for info in await context.store.list_series(service=service):
+    for info in infos:
         series = info.series
         known.setdefault(series.service, _ServiceFacts()).add(
             series.environment, series.tag(TAG_VERSION), info.first_ms, info.last_ms
         )
-    for spans in await context.store.services_with_spans():
+    for spans in span_stats:
         if service in ("", spans.service):
             known.setdefault(spans.service, _ServiceFacts()).add(
                 spans.environment, spans.service_version, spans.first_ms, spans.last_ms

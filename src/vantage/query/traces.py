@@ -44,7 +44,8 @@ class Node(msgspec.Struct, eq=False, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class TraceTree:
-    """A complete trace. ``roots`` are its root spans and orphans by start; times are absolute."""
+    """A trace, complete but for ``left_out`` spans. ``roots`` are its root spans and orphans by start; times are
+    absolute."""
 
     trace_id: str
     start_ns: int
@@ -54,6 +55,7 @@ class TraceTree:
     error_count: int
     services: tuple[str, ...]
     samples: tuple[ExemplarSample, ...]
+    left_out: int
 
     def walk(self) -> list[Node]:
         """Return every node, parents first, in the order to draw them."""
@@ -68,8 +70,7 @@ async def find_traces(context: QueryContext, trace_filter: TraceFilter) -> Seque
 async def find_trace(context: QueryContext, trace_id: str) -> Trace:
     """Return the spans and exemplars of a trace; empty when it is unknown. A span that was sent again is one."""
     trace = await context.store.trace(trace_id)
-    spans = await asyncio.to_thread(distinct_spans, trace.spans)
-    return replace(trace, spans=tuple(spans))
+    return await asyncio.to_thread(lambda: replace(trace, spans=tuple(distinct_spans(trace.spans))))
 
 
 async def services_with_spans(context: QueryContext) -> set[str]:
@@ -82,7 +83,7 @@ async def trace_tree(context: QueryContext, trace_id: str) -> TraceTree:
     trace = await find_trace(context, trace_id)
     if not trace.spans and not trace.samples:
         raise NotFoundError(f"there is no trace {trace_id[:64]!r}", field="trace_id")
-    return build_tree(trace)
+    return await asyncio.to_thread(build_tree, trace)
 
 
 def build_tree(trace: Trace) -> TraceTree:
@@ -120,6 +121,7 @@ def build_tree(trace: Trace) -> TraceTree:
             sorted({span.service_name for span in spans} | {sample.series.service for sample in trace.samples})
         ),
         samples=trace.samples,
+        left_out=trace.left_out,
     )
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from vantage.config import Settings
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError
-from vantage.core.steady_time import SteadyTime
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.metadata.store import SqlMetadataStore
+from vantage.storage.steady_time import SteadyTime
 from vantage.telemetry import Telemetry
 
 SQLITE = "sqlite:///"

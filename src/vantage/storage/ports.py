@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Final, Literal, Protocol, Self
 
 from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
@@ -58,13 +58,20 @@ class ExemplarSample:
     span_id: str
 
 
+TRACE_SPANS_MAX: Final = 100_000
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All stored data of one trace; ``spans`` ordered by start, ``samples`` by time. Both empty: unknown."""
+    """The stored data of one trace; ``spans`` ordered by start, ``samples`` by time. Both empty: unknown.
+
+    Of more than TRACE_SPANS_MAX spans the first are returned; ``left_out`` says how many are not.
+    """
 
     trace_id: str
     spans: tuple[Span, ...]
     samples: tuple[ExemplarSample, ...]
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

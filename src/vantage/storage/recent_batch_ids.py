@@ -34,7 +34,7 @@ class RecentBatchIds:
 
     def now_ms(self) -> int:
         """Return the time to commit ids with. Any thread may ask."""
-        return self._start_ms + int((self._clock.monotonic_s() - self._start_s) * 1000)
+        return self._start_ms + round((self._clock.monotonic_s() - self._start_s) * 1000)
 
     def add(self, batch_id: str, at_ms: int | None = None) -> None:
         """Add an id, committed now unless ``at_ms`` says when."""

@@ -6,6 +6,7 @@ pages need no exception in the content security policy.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,12 +39,13 @@ SCRIPT_LIMITS: Final = {
 _HASH_LENGTH: Final = 12
 
 
-def render(
+async def render(
     request: AnyRequest, template: str, *, block: str = "view", status: int = 200, **context: Any
 ) -> Response[str]:
-    """Render a page, or its ``block`` when htmx requests a fragment, with the application's ``state.renderer``."""
+    """Render a page, or its ``block`` when htmx requests a fragment, with the application's ``state.renderer``. A large
+    page takes seconds: it is rendered in a thread."""
     renderer: Renderer = request.app.state.renderer
-    return renderer.page(request, template, block=block, status=status, **context)
+    return await asyncio.to_thread(renderer.page, request, template, block=block, status=status, **context)
 
 
 class Renderer:

@@ -213,7 +213,8 @@ async def test_the_file_and_those_beside_it_are_for_their_owner_alone(url: str, 
             modes = {result.name: stat.S_IMODE(result.stat().st_mode) for result in path.parent.iterdir()}
     finally:
         os.umask(before)
-    assert modes == {"metadata.db": 0o600, "metadata.db-wal": 0o600, "metadata.db-shm": 0o600}
+    names = ("metadata.db", "metadata.db-wal", "metadata.db-shm", "metadata.db.reserve")
+    assert modes == dict.fromkeys(names, 0o600)
 
 
 @contextmanager

@@ -55,17 +55,18 @@ async def traces(request: AnyRequest, context: NamedDependency[QueryContext]) ->
 
 @get("/login")
 async def login(request: AnyRequest) -> Response[str]:
-    return render(request, "login.html", error=request.query_params.get("error", ""), next="/?range=6h")
+    return await render(request, "login.html", error=request.query_params.get("error", ""), next="/?range=6h")
 
 
 @get("/schema")
 async def schema(request: AnyRequest) -> Response[str]:
-    return render(request, "schema.html", section="api")
+    return await render(request, "schema.html", section="api")
 
 
 def on_error(request: AnyRequest, error: VantageError) -> Response[str]:
     status = 404 if isinstance(error, NotFoundError) else 400 if isinstance(error, InputError) else 500
-    return render(request, "error.html", status=status, title="Not found", detail=str(error), request_id="req-1")
+    renderer: Renderer = request.app.state.renderer
+    return renderer.page(request, "error.html", status=status, title="Not found", detail=str(error), request_id="req-1")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from vantage.storage.clickhouse.rows import SAMPLES_SELECTED, SPANS_SELECTED, re
 from vantage.storage.clickhouse.series_registry import SeriesRegistry
 from vantage.storage.clickhouse.sql import bounds
 from vantage.storage.ports import (
+    TRACE_SPANS_MAX,
     ExemplarSample,
     Selector,
     SeriesInfo,
@@ -89,10 +90,11 @@ class Lookups:
             if (series := self._registry.by_id.get(series_id)) is not None
         ]
 
-    def spans(self, trace_id: str) -> list[Span]:
-        """Return the spans of a trace, by start."""
+    def spans(self, trace_id: str) -> tuple[list[Span], int]:
+        """Return the first TRACE_SPANS_MAX spans of a trace, by start, and how many are left out."""
         table = self._spans_of([trace_id])
-        return table.spans(np.lexsort((table.span_id, table.start_ns)))
+        order = np.lexsort((table.span_id, table.start_ns))[:TRACE_SPANS_MAX]
+        return table.spans(order), len(table) - len(order)
 
     def _spans_of(self, trace_ids: Sequence[str]) -> SpanTable:
         """Return all spans of the traces: the small table has their times, the index of ids finds the rest. Two

@@ -16,7 +16,6 @@ import structlog
 from vantage.core.batch import BATCH_ID_MEMORY_MAX, BATCH_ID_MEMORY_MS, Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavailable
-from vantage.core.steady_time import JUMP_MS_MIN, SteadyTime
 from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.chdb import ChdbEngine
 from vantage.storage.clickhouse.deletion import Deleter
@@ -45,6 +44,7 @@ from vantage.storage.ports import (
 from vantage.storage.query_pool import QueryPool
 from vantage.storage.recent_batch_ids import RecentBatchIds
 from vantage.storage.series_overflow import SeriesLimit
+from vantage.storage.steady_time import JUMP_MS_MIN, SteadyTime
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
 from vantage.vql.exec.budget import QUERY_NBYTES_MAX
@@ -224,11 +224,11 @@ class ClickHouseStore:
 
     async def trace(self, trace_id: str) -> Trace:
         # Concurrently: each statement takes a few milliseconds, even without a result.
-        samples, spans = await asyncio.gather(
+        samples, (spans, left_out) = await asyncio.gather(
             self._in_thread(lambda: self._lookups.exemplars(trace_id)),
             self._in_thread(lambda: self._lookups.spans(trace_id)),
         )
-        return Trace(trace_id, tuple(spans), tuple(samples))
+        return Trace(trace_id, tuple(spans), tuple(samples), left_out)
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         return await self._in_thread(lambda: self._lookups.traces(wanted))

@@ -9,7 +9,6 @@ import numpy as np
 import structlog
 
 from vantage.core.batch import BATCH_ID_MEMORY_MS
-from vantage.core.steady_time import SteadyTime
 from vantage.storage.embedded.format.segment import TIERS
 from vantage.storage.embedded.maintain.deletion import Deleter
 from vantage.storage.embedded.maintain.seal_queue import SealQueue
@@ -21,6 +20,7 @@ from vantage.storage.embedded.write.head import Head
 from vantage.storage.embedded.write.journal import Journal
 from vantage.storage.recent_batch_ids import RecentBatchIds
 from vantage.storage.recent_spans import RecentSpans
+from vantage.storage.steady_time import SteadyTime
 
 _log = structlog.get_logger("vantage.storage.embedded")
 

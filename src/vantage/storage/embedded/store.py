@@ -16,7 +16,6 @@ import structlog
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
-from vantage.core.steady_time import JUMP_MS_MIN, SteadyTime
 from vantage.core.timerange import TimeRange
 from vantage.storage.disk_reserve import DiskReserve
 from vantage.storage.embedded import malloc, thread_priority
@@ -53,6 +52,7 @@ from vantage.storage.embedded.write.head import Head
 from vantage.storage.embedded.write.journal import Journal
 from vantage.storage.lock import FolderLock
 from vantage.storage.ports import (
+    TRACE_SPANS_MAX,
     DeletionResult,
     ExemplarSample,
     RetentionPolicy,
@@ -69,6 +69,7 @@ from vantage.storage.query_pool import QueryPool
 from vantage.storage.recent_batch_ids import RecentBatchIds
 from vantage.storage.series_overflow import SeriesLimit
 from vantage.storage.service_edges import PARENT_REACH_MS, service_edges
+from vantage.storage.steady_time import JUMP_MS_MIN, SteadyTime
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
 from vantage.vql.exec.budget import QUERY_NBYTES_MAX, QueryBudget
@@ -311,12 +312,18 @@ class EmbeddedStore:
         def run() -> Trace:
             with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
                 table = reader.span_reader.spans_of_traces([trace_id])
-                spans = table.spans(np.lexsort((table.span_id, table.start_ns)))
+                order = np.lexsort((table.span_id, table.start_ns))
+                spans = table.spans(order[:TRACE_SPANS_MAX])
                 samples = [
                     ExemplarSample(series, time_ms, value, trace_id, span_id)
                     for series, time_ms, value, span_id in reader.sample_reader.exemplars_of(trace_id)
                 ]
-            return Trace(trace_id, tuple(spans), tuple(sorted(samples, key=lambda sample: sample.time_ms)))
+            return Trace(
+                trace_id,
+                tuple(spans),
+                tuple(sorted(samples, key=lambda sample: sample.time_ms)),
+                left_out=len(order) - len(spans),
+            )
 
         return await self._in_thread(run)
 

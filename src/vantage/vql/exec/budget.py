@@ -95,7 +95,7 @@ class QueryBudget:
                 nbytes += piece_nbytes
                 results += made
         finally:
-            self.give(nbytes)  # whoever keeps the column counts it
+            self.give(nbytes)  # the frame counts the column
         return DictColumn(column.codes, results)
 
     def mask(self, column: DictColumn[V], condition: Callable[[V], bool]) -> Mask:

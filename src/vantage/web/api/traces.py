@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -13,7 +14,7 @@ from vantage.core.errors import InputError
 from vantage.core.sample import id_problem
 from vantage.core.timerange import parse_duration_ms
 from vantage.query.context import QueryContext
-from vantage.query.traces import Node, decode_cursor, encode_cursor, find_trace, find_traces, trace_tree
+from vantage.query.traces import Node, TraceTree, decode_cursor, encode_cursor, find_trace, find_traces, trace_tree
 from vantage.storage.ports import ExemplarSample, Trace, TraceFilter
 from vantage.web.api.params import End, Start, examples, pair, problems, time_range
 from vantage.web.exception_handlers import wants_page
@@ -70,7 +71,8 @@ class ExemplarOut(msgspec.Struct):
 
 
 class TraceTreeOut(msgspec.Struct):
-    """``spans`` are in drawing order, parents before children; ``roots`` and ``children`` are span ids."""
+    """``spans`` are in drawing order, parents before children; ``roots`` and ``children`` are span ids. ``left_out``
+    spans are beyond the limit of a trace."""
 
     trace_id: str
     start_ns: int
@@ -80,6 +82,7 @@ class TraceTreeOut(msgspec.Struct):
     roots: list[str]
     spans: list[SpanOut]
     samples: list[ExemplarOut]
+    left_out: int
 
 
 @get("/api/traces", summary="Find traces", responses=problems(), tags=["traces"])
@@ -150,18 +153,26 @@ def _duration_ns(text: str, field: str) -> int | None:
 async def get_trace(
     context: NamedDependency[QueryContext],
     trace_id: Annotated[str, Parameter(description="The trace's id.", max_length=64, examples=examples("abc-123"))],
-) -> TraceTreeOut:
-    """Return all spans of a trace as a tree, and its exemplars."""
+) -> Response[TraceTreeOut]:
+    """Return the spans of a trace as a tree, and its exemplars."""
     tree = await trace_tree(context, _checked(trace_id))
-    return TraceTreeOut(
-        tree.trace_id,
-        tree.start_ns,
-        tree.duration_ns,
-        list(tree.services),
-        tree.error_count,
-        [node.span.span_id for node in tree.roots],
-        [_span_out(node) for node in tree.walk()],
-        [_sample_out(sample) for sample in tree.samples],
+    return Response(await asyncio.to_thread(_tree_json, tree), media_type="application/json")
+
+
+def _tree_json(tree: TraceTree) -> Any:
+    """Return JSON, as bytes: of a large trace it takes seconds, and is made in a thread."""
+    return msgspec.json.encode(
+        TraceTreeOut(
+            tree.trace_id,
+            tree.start_ns,
+            tree.duration_ns,
+            list(tree.services),
+            tree.error_count,
+            [node.span.span_id for node in tree.roots],
+            [_span_out(node) for node in tree.walk()],
+            [_sample_out(sample) for sample in tree.samples],
+            tree.left_out,
+        )
     )
 
 
@@ -174,7 +185,8 @@ async def traces_or_page(request: Request[Any, Any, Any], context: NamedDependen
     if not trace_id:
         raise InputError("is missing: /traces/?trace_id=…, or /api/traces to search", field="trace_id")
     trace = await find_trace(context, _checked(trace_id))
-    return Response(_trace_rows(trace), media_type="application/json")
+    body: Any = await asyncio.to_thread(lambda: msgspec.json.encode(_trace_rows(trace)))
+    return Response(body, media_type="application/json")
 
 
 def _trace_rows(trace: Trace) -> list[dict[str, Any]]:

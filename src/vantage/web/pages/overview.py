@@ -21,7 +21,7 @@ POINTS = 60  # of a sparkline
 async def overview(request: Request[Any, Any, Any], context: NamedDependency[QueryContext]) -> Response[str]:
     page_range = parse_range(request, now_ms=context.clock.now_ms())
     data = await read_overview(context, split_buckets(page_range.time_range, points=POINTS))
-    return render(
+    return await render(
         request,
         "pages/overview.html",
         section="overview",

@@ -45,7 +45,7 @@ async def service(
         endpoints = await read_endpoints(context, buckets, service=name, source=row.red.source)
     edges, edges_of, edges_problem = await _edges(context, page_range, name)
     metrics = await catalogue.metrics(context, name)
-    return render(
+    return await render(
         request,
         "pages/service.html",
         section="overview",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from litestar import Request, Response, get
@@ -25,9 +26,9 @@ async def trace(
     if id_problem(trace_id):
         raise NotFoundError(f"there is no trace {trace_id[:64]!r}", field="trace_id")
     tree = await trace_tree(context, trace_id)
-    drawn = waterfall(tree)
+    drawn = await asyncio.to_thread(waterfall, tree)
     tops = [node.span for node in sorted(tree.roots, key=lambda node: node.orphan)]  # roots before orphans
-    return render(
+    return await render(
         request,
         "pages/trace.html",
         section="traces",

@@ -78,7 +78,7 @@ async def traces_page(request: Request[Any, Any, Any], context: QueryContext) ->
         ),
     )
     services = await services_with_spans(context)
-    return render(
+    return await render(
         request,
         "pages/traces.html",
         section="traces",

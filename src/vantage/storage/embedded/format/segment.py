@@ -123,6 +123,7 @@ def note_files(folder: Path) -> None:
     """Write down the names of the segment files. Raises OSError."""
     names = sorted(path.name for path, _, _ in named_segments(folder))
     unnamed = folder / (FILE_LIST + UNNAMED)
+    unnamed.touch(mode=0o600)
     unnamed.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     unnamed.rename(folder / FILE_LIST)
 

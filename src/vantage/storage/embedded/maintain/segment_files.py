@@ -142,8 +142,8 @@ class SegmentFiles:
             _log.warning("segment cannot be written, read only", file=path.name, reason=str(error))
             with self.pool.reading(path) as db:
                 parts = read_parts(db)
-            kept = (part for part in parts if generation_max is None or part.generation <= generation_max)
-            return Segment(path, week, tier, tuple(kept))
+            sealed = (part for part in parts if generation_max is None or part.generation <= generation_max)
+            return Segment(path, week, tier, tuple(sealed))
         if deleted:
             _log.info("unfinished rows removed", file=path.name, rows=deleted)
             self._deletable.append((segment, [], 0))  # their space goes back to the disk when there is time

@@ -42,7 +42,7 @@ class SteadyTime:
         """Return milliseconds since the epoch."""
         with self._lock:
             wall_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
-            steady_ms = self._at_ms + int((now_s - self._at_s) * 1000)
+            steady_ms = self._at_ms + round((now_s - self._at_s) * 1000)
             ahead_ms = wall_ms - steady_ms
             if ahead_ms > JUMP_MS_MIN and self._jumped_s is None:
                 self._note_jump(ahead_ms)
