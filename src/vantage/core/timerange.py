@@ -55,6 +55,10 @@ def parse_duration_ms(text: str, *, field: str, default_unit: str = "s") -> int:
     return int(match[1]) * _UNIT_MS[match[2] or default_unit]
 
 
+WEEK_MS: Final = 7 * 86_400_000
+MONDAY_MS: Final = 4 * 86_400_000  # 1970-01-05, the first Monday
+
+
 @dataclass(frozen=True, slots=True)
 class TimeRange:
     """A range of time: ``start_ms`` inclusive, ``end_ms`` exclusive."""
@@ -72,7 +76,16 @@ class TimeRange:
 
     def aligned(self, step_ms: int) -> TimeRange:
         """Return the smallest range of whole steps that contains this one."""
-        return TimeRange(self.start_ms // step_ms * step_ms, -(-self.end_ms // step_ms) * step_ms)
+        offset_ms = step_offset_ms(step_ms)
+        return TimeRange(
+            (self.start_ms - offset_ms) // step_ms * step_ms + offset_ms,
+            -(-(self.end_ms - offset_ms) // step_ms) * step_ms + offset_ms,
+        )
+
+
+def step_offset_ms(step_ms: int) -> int:
+    """Return where steps are counted from: 1970, and weeks from its first Monday, as ClickHouse counts them."""
+    return MONDAY_MS if step_ms % WEEK_MS == 0 else 0
 
 
 def auto_step_ms(time_range: TimeRange, *, points: int = 300) -> int:

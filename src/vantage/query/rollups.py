@@ -11,7 +11,7 @@ from typing import Final
 
 from vantage.core.rollup import WIDTHS_MS
 from vantage.core.sample import Kind
-from vantage.core.timerange import TimeRange
+from vantage.core.timerange import TimeRange, step_offset_ms
 from vantage.query.context import QueryContext
 from vantage.query.timeseries_query import (
     ROWS_MAX,
@@ -111,7 +111,8 @@ async def _read(
     end_ms: int,
 ) -> Table:
     keys = group_by_exprs(query)
-    bucket = Call("toStartOfInterval", (Column("timestamp"), Literal(step_ms)))
+    offset = Literal(step_offset_ms(step_ms))
+    bucket = Call("toStartOfInterval", (Column("timestamp"), Literal(step_ms), offset))
     exprs = (*keys, bucket, *calls)
     select = Select(
         table,

@@ -11,7 +11,7 @@ from typing import Final
 from vantage.core.errors import InputError
 from vantage.core.rollup import WIDTHS_MS
 from vantage.core.sample import Kind
-from vantage.core.timerange import TimeRange, auto_step_ms
+from vantage.core.timerange import TimeRange, auto_step_ms, step_offset_ms
 from vantage.query.context import QueryContext
 from vantage.query.rollups import WIDTH_NAMES, choose_tier, read_rollups, rollup_tiers
 from vantage.query.timeseries_cache import PointLoader, cached_points
@@ -23,6 +23,7 @@ from vantage.query.timeseries_query import (
     Source,
     TimeseriesQuery,
     group_by_exprs,
+    key_warnings,
     series_filter,
 )
 from vantage.storage.ports import SeriesInfo
@@ -84,6 +85,7 @@ async def timeseries(context: QueryContext, query: TimeseriesQuery) -> Timeserie
     tier = choose_tier(usable, step_ms, aligned, query.time_range, infos, raw_since_ms)
     if tier is None and query.time_range.start_ms < raw_since_ms:
         warnings.append(_expired_warning(raw_since_ms, usable))
+    warnings += key_warnings(query, infos)
     if kind is Kind.CUMULATIVE and tier is None and query.agg not in ("rate", "last"):
         warnings.append("the metric is a running total: use agg=rate for its growth")
 
@@ -154,7 +156,7 @@ async def _from_samples(
 ) -> PointRows:
     value, lookback_ms = _value(query.agg, kind, step_ms)
     keys = group_by_exprs(query)
-    bucket = Call("toStartOfInterval", (_TIME, Literal(step_ms)))
+    bucket = Call("toStartOfInterval", (_TIME, Literal(step_ms), Literal(step_offset_ms(step_ms))))
     select = Select(
         table="metrics",
         items=(

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Final
 
-from vantage.core.timerange import TimeRange
+from vantage.core.timerange import TimeRange, step_offset_ms
 from vantage.query.cache import SETTLE_MS_MIN
 from vantage.query.context import QueryContext
 from vantage.query.timeseries_query import ROWS_MAX, Point, PointRows, Source, TimeseriesQuery
@@ -83,7 +83,9 @@ def _final_until_ms(query: TimeseriesQuery, loader: PointLoader, now_ms: int) ->
     final_ms = now_ms - max(OPEN_STEPS * loader.step_ms, SETTLE_MS_MIN)
     if not loader.joins:
         return loader.aligned.end_ms if query.time_range.end_ms <= final_ms else loader.aligned.start_ms
-    return min(final_ms, query.time_range.end_ms) // loader.step_ms * loader.step_ms
+    offset_ms = step_offset_ms(loader.step_ms)
+    final_ms = min(final_ms, query.time_range.end_ms) - offset_ms
+    return final_ms // loader.step_ms * loader.step_ms + offset_ms
 
 
 async def _extend_cached(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from vantage.core.timerange import TimeRange
-from vantage.vql.tree import And, Column, Compare, Expr, TagValue, equals
+from vantage.storage.ports import SeriesInfo, possible_pairs
+from vantage.vql.tree import And, Column, Compare, Expr, Or, TagValue, equals
 from vantage.vql.tree import Literal as Constant
 
 BUCKETS_MAX: Final = 11_000
@@ -55,13 +57,33 @@ def _key(name: str) -> Expr:
     return Column(name) if name in _COLUMNS else TagValue(name)
 
 
+def _tag_condition(name: str, value: str) -> Expr:
+    """Return the condition for ``name:value``: a key may contain colons, and a tag may be named like a field."""
+    conditions = [Compare("=", TagValue(key), Constant(text)) for key, text in possible_pairs(name, value)]
+    if name in _COLUMNS:
+        conditions.append(Compare("=", Column(name), Constant(value)))
+    return Or(tuple(conditions)) if len(conditions) > 1 else conditions[0]
+
+
+def key_warnings(query: TimeseriesQuery, infos: Sequence[SeriesInfo]) -> list[str]:
+    """Return what a user should know about the keys that a query groups by."""
+    keys = {key for info in infos for key, _ in info.series.tags}
+    warnings = []
+    for name in query.group_by:
+        if name in _COLUMNS and name in keys:
+            warnings.append(f"{name!r} is that of the series: in VQL, tags['{name}'] is the tag of that name")
+        elif infos and name not in _COLUMNS and name not in keys:
+            warnings.append(f"no series of this metric has the tag {name!r}")
+    return warnings
+
+
 def series_filter(query: TimeseriesQuery, start_ms: int, end_ms: int) -> Expr:
     """Return the condition for the series of a query between two times."""
     return And(
         (
             equals("service_name", query.service),
             equals("metric_name", query.metric),
-            *(Compare("=", _key(name), Constant(value)) for name, value in query.tags),
+            *(_tag_condition(name, value) for name, value in query.tags),
             *([] if query.where is None else [query.where]),
             Compare(">=", Column("timestamp"), Constant(start_ms)),
             Compare("<", Column("timestamp"), Constant(end_ms)),

@@ -59,6 +59,13 @@ class ExemplarSample:
 
 
 TRACE_SPANS_MAX: Final = 100_000
+PAIRS_MAX: Final = 8
+
+
+def possible_pairs(key: str, value: str) -> list[tuple[str, str]]:
+    """Return the ways to read ``key:value`` where the key may contain colons, the shortest key first."""
+    pieces = value.split(":", PAIRS_MAX - 1)
+    return [(":".join([key, *pieces[:count]]), ":".join(pieces[count:])) for count in range(len(pieces))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from vantage.core.dict_column import TextColumn
 from vantage.core.idhash import Ids, decode_ids, hash_ids, hash_pairs
 from vantage.core.span import SpanStatus
 from vantage.core.span_table import SpanTable
-from vantage.storage.ports import TraceFilter, TraceSummary
+from vantage.storage.ports import TraceFilter, TraceSummary, possible_pairs
 
 ServiceKey = tuple[str, str, str, str]
 
@@ -31,7 +31,7 @@ def matching_rows(table: SpanTable, trace_filter: TraceFilter) -> Rows:
     if trace_filter.max_duration_ns is not None:
         mask &= table.duration_ns <= trace_filter.max_duration_ns
     for key, value in trace_filter.attributes:
-        mask &= table.with_attribute(key, value)
+        mask &= np.logical_or.reduce([table.with_attribute(*pair) for pair in possible_pairs(key, value)])
     if trace_filter.text and mask.any():
         mask &= _mask_mentions(table, trace_filter.text.lower())
     return np.flatnonzero(mask)

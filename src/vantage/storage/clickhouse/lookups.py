@@ -25,6 +25,7 @@ from vantage.storage.ports import (
     ServiceSpanStats,
     TraceFilter,
     TraceSummary,
+    possible_pairs,
 )
 from vantage.storage.service_edges import PARENT_REACH_MS, SPANS_MAX, service_edges
 from vantage.storage.trace_summary import latest_summaries
@@ -180,8 +181,11 @@ def _conditions(trace_filter: TraceFilter, params: Params) -> list[str]:
     if trace_filter.max_duration_ns is not None:
         conditions.append(f"duration_ns <= {params.bind(trace_filter.max_duration_ns, 'Int64')}")
     for key, value in trace_filter.attributes:
-        name = params.bind(key, "String")
-        conditions.append(f"mapContains(attributes, {name}) AND attributes[{name}] = {params.bind(value, 'String')}")
+        readings = []
+        for possible_key, possible_value in possible_pairs(key, value):
+            name, wanted = params.bind(possible_key, "String"), params.bind(possible_value, "String")
+            readings.append(f"mapContains(attributes, {name}) AND attributes[{name}] = {wanted}")
+        conditions.append(f"({' OR '.join(readings)})")
     if trace_filter.text:
         text = params.bind(trace_filter.text.lower(), "String")
         conditions.append(

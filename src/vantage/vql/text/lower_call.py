@@ -10,6 +10,7 @@ from sqlglot import exp
 from sqlglot.tokenizer_core import Token
 
 from vantage.core.errors import QueryError
+from vantage.core.timerange import MONDAY_MS
 from vantage.vql.signatures import AGGREGATES, FUNCTIONS, SPELLINGS, TEXT_FUNCTIONS
 from vantage.vql.text.parse import offset_of, offset_of_call
 from vantage.vql.text.unsupported import allow_args, unknown_function
@@ -17,7 +18,6 @@ from vantage.vql.tree import Call, Case, Expr, Literal
 
 Scope = OneOf["item", "where", "group", "having", "order"]
 WEEK_MS: Final = 604_800_000
-MONDAY_MS: Final = 345_600_000  # 1970-01-05, the first Monday
 _BUCKETS_MS: Final[Mapping[str, int]] = {
     "toStartOfSecond": 1000,
     "toStartOfMinute": 60_000,
