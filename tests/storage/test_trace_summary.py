@@ -15,6 +15,7 @@ from vantage.core.span import Span, SpanStatus
 from vantage.core.span_table import build_span_table
 from vantage.core.timerange import TimeRange
 from vantage.storage.ports import TraceFilter, TraceSummary
+from vantage.storage.recent_spans import distinct_spans
 from vantage.storage.trace_summary import count_by_service, latest_summaries, matching_rows, summarize_traces
 
 ALWAYS = TimeRange(0, NOW_MS * 2)
@@ -52,7 +53,7 @@ def summary(trace_id: str, spans: list[Span]) -> TraceSummary:
 
 def summed(spans: list[Span]) -> list[TraceSummary]:
     by_id: dict[str, list[Span]] = {}
-    for span in spans:
+    for span in distinct_spans(spans):
         by_id.setdefault(span.trace_id, []).append(span)
     return [summary(trace_id, by_id[trace_id]) for trace_id in sorted(by_id)]
 

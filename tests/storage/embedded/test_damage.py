@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -223,3 +224,73 @@ async def test_a_lost_journal_does_not_take_the_segments_along(opened: Open, tmp
         await store.seal()
     async with opened() as store:
         assert await total(store) == 2001
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def as_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def as_dangling_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("nowhere"))
+
+
+@pytest.mark.parametrize("replace", [Path.unlink, as_folder, as_fifo, as_dangling_link])
+async def test_a_segment_that_is_no_file_any_more_is_named_and_the_rest_is_served(
+    opened: Open, tmp_path: Path, replace: Callable[[Path], None]
+) -> None:
+    older, _ = await two_weeks(opened, tmp_path)
+    replace(older)
+    async with opened() as store:
+        assert await total(store) == 1000
+        assert (await store.usage()).damaged == (older.name,)
+        assert any(older.name in warning for warning in store.warnings())
+    async with opened() as store:
+        assert await total(store) == 1000
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["removed", "emptied"])
+async def test_a_segment_that_disappears_while_it_is_served_is_named(
+    opened: Open, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    older, _ = await two_weeks(opened, tmp_path)
+    async with opened() as store:
+        spoil(older)
+        store._pool.evict(older)
+        store._pool.readmit(older)
+        await total(store)
+
+        async def damaged() -> tuple[str, ...]:
+            return (await store.usage()).damaged
+
+        assert await until(damaged) == (older.name,)
+        assert await total(store) == 1000
+
+
+async def test_segments_are_read_where_sqlite_cannot_share_memory(opened: Open, tmp_path: Path) -> None:
+    """As on a full disk: SQLite cannot make the file beside a database that it needs even to read it."""
+    await two_weeks(opened, tmp_path)
+    segments = tmp_path / "data" / "segments"
+    for path in segments.glob("*.db"):
+        path.with_name(path.name + "-shm").mkdir()
+    async with opened() as store:
+        assert await total(store) == 2000
+        assert (await store.usage()).damaged == ()
+        assert len((await store.trace("old")).spans) == 1
+        await store.write(a_batch(1.0, series=a_series("late"), at_ms=NOW_MS))
+        with pytest.raises(StoreUnavailable):
+            await store.seal()
+        assert store.warnings()
+        assert await total(store) == 2001
+    for path in segments.glob("*-shm"):
+        path.rmdir()
+    async with opened() as store:
+        await store.seal()
+        assert await total(store) == 2001
+        assert not store.warnings()

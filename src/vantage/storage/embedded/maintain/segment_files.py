@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -277,7 +278,7 @@ class SegmentFiles:
     def quarantine(self, path: Path, reason: str) -> None:
         """Move an unreadable file out of the way; nothing of it is deleted. One that is gone is only reported."""
         self.quarantined.append(path.name)
-        if not path.exists():
+        if not os.path.lexists(path):
             self.pool.evict(path)
             self.indexes.evict(path)
             _log.error("segment is gone; everything else is served", file=path.name)
