@@ -22,11 +22,12 @@ from vantage.config import Settings
 from vantage.core import batch, sample, sketch, span
 from vantage.core.batch import build_batch
 from vantage.core.exemplars import encode_exemplars
-from vantage.ingest import body
+from vantage.ingest import body, origin_limits
 from vantage.ingest.wire import decoded
-from vantage.query import live, rollups, service_map, timeseries, timeseries_query
+from vantage.query import live, overview, rollups, service_map, timeseries, timeseries_query
 from vantage.query import storage_report as query_storage
-from vantage.storage import query_pool
+from vantage.query import vql as query_vql
+from vantage.storage import ports, query_pool, recent_spans, steady_time
 from vantage.storage import service_edges as storage_edges
 from vantage.storage.embedded import store
 from vantage.storage.embedded.format import chunk, exemplars, part_writer, segment
@@ -204,6 +205,13 @@ LIMITS = [
     ("docs/storage.md", f"in blocks of up to {exemplars.EXEMPLARS_MAX}"),
     ("docs/storage.md", f"once the log has {commit.WAL_NBYTES_CHECKPOINT >> 20} MiB"),
     ("docs/storage.md", f"From {commit.WAL_NBYTES_MAX >> 20} MiB on the writer"),
+    ("docs/operations.md", f"`services_max`, {origin_limits.SERVICES_MAX} sent within a day"),
+    ("docs/operations.md", f"{origin_limits.NAMES_PER_SERVICE_MAX} each sent within a day; {origin_limits.NAMES_MAX}"),
+    ("docs/operations.md", f"| {recent_spans.SPANS_MAX} | a repeat is stored again; traces"),
+    ("docs/operations.md", f"| 10000, and {query_vql.ANSWER_NBYTES_MAX >> 20} MiB | cut"),
+    ("docs/operations.md", f"| {ports.TRACE_SPANS_MAX} | the first; `left_out`"),
+    ("docs/operations.md", f"| services on the overview | {overview.SERVICES_SHOWN_MAX} |"),
+    ("docs/operations.md", f"has stayed there for {steady_time.TRUST_AFTER_S / 3600:.0f} hours"),
     ("docs/storage.md", f"| batches in one commit | {commit.COMMIT_BATCHES_MAX} |"),
     ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {query_pool.WAITING_MAX} waiting |"),
     (

@@ -13,6 +13,7 @@ import pytest
 from tests.support.samples import MovedClock, a_series, a_span
 from vantage.core.batch import Batch, build_batch
 from vantage.core.sample import Kind
+from vantage.query.vql import ANSWER_NBYTES_MAX
 from vantage.storage.memory import MemoryStore
 from vantage.vql.check import ROWS_MAX
 from vantage.vql.exec.execute import QUERY_SAMPLES_MAX
@@ -96,7 +97,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert limits["text"] == f"{TEXT_NBYTES_MAX} bytes, {TOKENS_MAX} words and signs"
     assert limits["depth"] == f"{BRACKETS_MAX} brackets, {DEPTH_MAX} operations"
     assert limits["size"].startswith(f"{NODES_MAX} parts")
-    assert limits["rows of an answer"].startswith(f"{ROWS_MAX};")
+    assert limits["rows of an answer"].startswith(f"{ROWS_MAX}, and {ANSWER_NBYTES_MAX >> 20} MiB;")
     assert limits["arguments of `concat` and `coalesce`"] == str(ARGUMENTS_MAX)
     assert f"({QUERY_SAMPLES_MAX // 1_000_000} million unless set otherwise)" in DOCS
     assert f"at most {PARAM_VALUES_MAX} values, a text at most {PARAM_LENGTH_MAX} characters" in DOCS
