@@ -49,7 +49,7 @@ lint: setup $(STAMPS)/dev node_modules/.package-lock.json ## ruff, a strict type
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/vulture
-	@$(BIN)/lint-imports --quiet || $(BIN)/lint-imports
+	@$(BIN)/lint-imports >/dev/null || $(BIN)/lint-imports
 	node_modules/.bin/biome lint --error-on-warnings
 	$(BIN)/djlint --lint --quiet templates
 	$(BIN)/sqlfluff lint --nocolor migrations/clickhouse
