@@ -30,6 +30,7 @@ from vantage.core.deployment import Deployment
 from vantage.core.errors import ConfigError, FormatTooNew, StoreUnavailable
 from vantage.resources import migrations_dir
 from vantage.storage.metadata import migrate, schema
+from vantage.storage.metadata import store as metadata_store
 from vantage.storage.metadata.store import SqlMetadataStore
 
 ENTRY = AuditEntry(1, "system", "test", "subject")
@@ -276,3 +277,16 @@ async def test_sources_of_deployments_take_their_present_names(url: str, path: P
         sources = {deployment.version: deployment.source for deployment in await store.deployments()}
         assert sources == {"1": "detected", "2": "reported"}
         assert await store.record_deployment(Deployment("api", "e", "1", 5, "detected"), actor="system") is False
+
+
+async def test_detected_deployments_cannot_fill_the_disk(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata_store, "DETECTED_MAX", 5)
+    monkeypatch.setattr(metadata_store, "DETECTED_AUDITED_MAX", 7)
+    monkeypatch.setattr(metadata_store, "PRUNE_EVERY", 10)
+    async with SqlMetadataStore(url, SystemClock()) as store:
+        await store.record_deployment(Deployment("api", "", "reported", 1, "reported"), actor="ci")
+        for i in range(40):
+            await store.record_deployment(Deployment("api", "", f"v{i}", 1000 + i, "detected"), actor="system")
+        versions = [deployment.version for deployment in await store.deployments(limit=1000)]
+        assert versions == ["v39", "v38", "v37", "v36", "v35", "reported"]
+        assert [entry.actor for entry in await store.audit(limit=1000)] == ["system"] * 7 + ["ci"]

@@ -44,6 +44,12 @@ async def record(connection: AsyncConnection, deployment: Deployment) -> bool:
     return True
 
 
+async def prune_detected(connection: AsyncConnection, *, remaining: int) -> None:
+    """Delete the oldest detected deployments beyond the number ``remaining``: senders make as many as they like."""
+    newest = select(table.c.id).where(table.c.source == DETECTED).order_by(table.c.at_ms.desc()).limit(remaining)
+    await connection.execute(delete(table).where(table.c.source == DETECTED, table.c.id.not_in(newest)))
+
+
 async def latest(
     connection: AsyncConnection, *, service: str, time_range: TimeRange | None, limit: int
 ) -> list[Deployment]:

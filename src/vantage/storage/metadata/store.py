@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
-from vantage.core.deployment import Deployment
+from vantage.core.deployment import DETECTED, Deployment
 from vantage.core.errors import StoreUnavailable
 from vantage.core.timerange import TimeRange
 from vantage.storage.disk_reserve import DiskReserve
@@ -24,6 +24,9 @@ from vantage.storage.ports import Selector
 
 # One connection may write and wait for another process; the second can still read.
 _CONNECTIONS: Final = 2
+DETECTED_MAX: Final = 20_000  # detected deployments
+DETECTED_AUDITED_MAX: Final = 1000  # those that have an entry in the audit log, since the start
+PRUNE_EVERY: Final = 100
 RESERVE_NBYTES: Final = 64 << 10
 _WAIT_S: Final = 10.0  # for a connection, and for the changes before this one
 
@@ -43,6 +46,7 @@ class SqlMetadataStore:
         self._busy_timeout_ms = busy_timeout_ms
         self._engine: AsyncEngine | None = None
         self._writer = asyncio.Lock()
+        self._detected = 0  # deployments recorded since the start
         self._reserve = DiskReserve(self._path.with_name(self._path.name + ".reserve"), nbytes=RESERVE_NBYTES)
 
     async def __aenter__(self) -> Self:
@@ -103,7 +107,11 @@ class SqlMetadataStore:
         known; only an earlier time is stored. Its ``id`` is ignored. Raises StoreUnavailable."""
         async with self._write() as connection:
             is_new = await deployments.record(connection, deployment)
-            if is_new:
+            if is_new and deployment.source == DETECTED:
+                self._detected += 1
+                if self._detected % PRUNE_EVERY == 0:
+                    await deployments.prune_detected(connection, remaining=DETECTED_MAX)
+            if is_new and (deployment.source != DETECTED or self._detected <= DETECTED_AUDITED_MAX):
                 entry = audit_entries.deployment_recorded(deployment, actor=actor, at_ms=self._clock.now_ms())
                 await audit.append(connection, entry)
             return is_new
