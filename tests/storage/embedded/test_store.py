@@ -22,6 +22,7 @@ from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.embedded.write.journal import FORMAT, check_journal
 from vantage.storage.ports import Selector
 from vantage.storage.recent_batch_ids import RecentBatchIds
+from vantage.vql.text.compile import compile_query
 
 Open = Callable[..., Any]
 
@@ -250,3 +251,18 @@ async def test_a_closed_store_is_unavailable(opened: Open) -> None:
         await store.write(a_batch(1.0))
     with pytest.raises(StoreUnavailable):
         await store.ping()
+
+
+async def test_closing_ends_the_queries_that_run(opened: Open) -> None:
+    likes = " OR ".join(f"trace_id LIKE '%{i}%zz{i}'" for i in range(60))
+    query = compile_query(f"SELECT count() FROM metrics WHERE {likes}", now_ms=NOW_MS).query
+    series = a_series()
+    async with opened() as store:
+        for start in range(0, 100_000, 10_000):
+            ids = [f"{start + i:032x}" for i in range(10_000)]
+            rows = [(series, NOW_MS - 1000, 1.0)] * 10_000
+            await store.write(build_batch(rows, exemplars=encode_exemplars(range(10_000), ids, ids)))
+        running = asyncio.create_task(store.select(query, deadline_s=600))
+        await asyncio.sleep(0.05)  # in its thread by now; were it not, it would end all the same
+    with pytest.raises(StoreUnavailable):
+        await running
