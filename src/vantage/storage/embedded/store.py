@@ -311,9 +311,10 @@ class EmbeddedStore:
     async def trace(self, trace_id: str) -> Trace:
         def run() -> Trace:
             with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
-                table = reader.span_reader.spans_of_traces([trace_id])
+                table, left_out = reader.span_reader.spans_of_traces([trace_id], rows_max=TRACE_SPANS_MAX)
                 order = np.lexsort((table.span_id, table.start_ns))
                 spans = table.spans(order[:TRACE_SPANS_MAX])
+                left_out += len(order) - len(spans)
                 samples = [
                     ExemplarSample(series, time_ms, value, trace_id, span_id)
                     for series, time_ms, value, span_id in reader.sample_reader.exemplars_of(trace_id)
@@ -322,7 +323,7 @@ class EmbeddedStore:
                 trace_id,
                 tuple(spans),
                 tuple(sorted(samples, key=lambda sample: sample.time_ms)),
-                left_out=len(order) - len(spans),
+                left_out=left_out,
             )
 
         return await self._in_thread(run)

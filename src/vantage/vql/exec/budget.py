@@ -129,10 +129,7 @@ def vector_nbytes(vector: Any) -> int:
     """Return the memory of a vector, in bytes; for texts of which there are many it is an estimate."""
     if not isinstance(vector, DictColumn):
         return int(vector.nbytes)
-    sample = vector.values[:: max(1, len(vector.values) // VALUES_PER_CHECK)]
-    characters = sum(len(value) for value in sample if isinstance(value, str)) * len(vector.values)
-    return (
-        int(vector.codes.nbytes)
-        + characters // max(1, len(sample))
-        + (TEXT_NBYTES + NUMBER_NBYTES) * len(vector.values)
-    )
+    count = len(vector.values)
+    sample = vector.values[:: max(1, count // VALUES_PER_CHECK)]
+    nbytes = sum(len(value) if isinstance(value, str) else getsizeof(value) for value in sample)
+    return int(vector.codes.nbytes) + nbytes * count // max(1, len(sample)) + (TEXT_NBYTES + NUMBER_NBYTES) * count

@@ -26,7 +26,7 @@ from vantage.storage.embedded.write.head import overlapping, spans_of_traces
 from vantage.storage.trace_summary import count_by_service
 from vantage.vql.exec.source import ScanEstimate
 
-BLOCKS_CACHED_MAX: Final = 16
+BLOCKS_NBYTES_MAX: Final = 64 << 20  # of decoded blocks that one query may look at again
 NO_SPANS: Final = build_span_table(())
 _ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
 _BLOCKS: Final = "SELECT id, first_ms, last_ms, duration_ns_max, services, spans FROM span_block WHERE part_id=?"
@@ -37,7 +37,9 @@ class SpanReader:
 
     def __init__(self, access: SnapshotAccess) -> None:
         self._access = access
-        self._blocks: LRUCache[tuple[Path, int], SpanTable] = LRUCache(BLOCKS_CACHED_MAX)
+        self._blocks: LRUCache[tuple[Path, int], SpanTable] = LRUCache(
+            BLOCKS_NBYTES_MAX, getsizeof=lambda table: min(table.nbytes, BLOCKS_NBYTES_MAX)
+        )
 
     def plan(self, time_range: TimeRange) -> list[ScanEstimate]:
         """Return what reading the spans of a range takes."""
@@ -141,10 +143,12 @@ class SpanReader:
             for hidden_service, hidden_environment in self._access.pinned.snapshot.hidden
         )
 
-    def spans_of_traces(self, trace_ids: Collection[str]) -> SpanTable:
-        """Return every span of the given traces."""
+    def spans_of_traces(self, trace_ids: Collection[str], *, rows_max: int | None = None) -> tuple[SpanTable, int]:
+        """Return the spans of the given traces, and how many are left out beyond ``rows_max``, which are mostly the
+        latest."""
         unsealed = spans_of_traces(self._access.span_blocks(), trace_ids)
-        tables = [build_span_table(unsealed)] if unsealed else []
+        tables: list[SpanTable] = []
+        left_out = taken = 0
         hashes = {int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0]) for trace_id in trace_ids}
         ids = {trace_id.encode() for trace_id in trace_ids}
         for segment in self._access.pinned.snapshot.samples.values():
@@ -153,13 +157,24 @@ class SpanReader:
                 self._access.tick()
                 for block_id, row in self._access.read(segment, self._find, segment, trace_hash):
                     rows.setdefault(block_id, set()).add(row)
-            for block_id, block_rows in rows.items():
+            for block_id, block_rows in sorted(rows.items()):
+                self._access.tick()
+                if rows_max is not None and taken >= rows_max:
+                    left_out += len(block_rows)
+                    continue
+                taken += len(block_rows)
                 table = self._block(segment, block_id)
                 if table is None:
                     continue
                 picked = np.array(sorted(row for row in block_rows if bytes(table.trace_id[row]) in ids), np.int64)
                 tables.append(table.take(picked))
-        return self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS
+        if rows_max is not None and taken + len(unsealed) > rows_max:
+            unsealed.sort(key=lambda span: span.start_ns)
+            left_out += len(unsealed) - max(0, rows_max - taken)
+            unsealed = unsealed[: max(0, rows_max - taken)]
+        if unsealed:
+            tables.append(build_span_table(unsealed))
+        return (self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS), left_out
 
     def _find(self, db: sqlite3.Connection, segment: Segment, trace_hash: int) -> Iterator[tuple[int, int]]:
         """Yield block and row of the spans whose trace id has the hash."""

@@ -13,6 +13,7 @@ from vantage.storage.ports import TraceFilter, TraceSummary
 from vantage.storage.trace_summary import latest_summaries, matching_rows, summarize_traces
 
 TRACES_PER_READ: Final = 64
+LISTED_SPANS_MAX: Final = 300_000  # that the traces of one page are summed up from; of more the first
 
 
 def latest_traces(source: SpanReader, wanted: TraceFilter) -> list[TraceSummary]:
@@ -65,7 +66,7 @@ class _LatestTraces:
         return len(self._starts) >= limit and self._starts[limit - 1] > unread_ns
 
     def _read(self, trace_ids: list[str]) -> None:
-        table = self._source.spans_of_traces(trace_ids)
+        table, _ = self._source.spans_of_traces(trace_ids, rows_max=LISTED_SPANS_MAX)
         self.tables.append(table)
         before = self._filter.before
         for summary in summarize_traces(table):
