@@ -4,6 +4,8 @@
 _.capture_signals
 _.force_exit
 _.should_exit
+_.send_400_response
+_.timeout_graceful_shutdown
 
 # sqlglot reads the tables of the dialect.
 _.FUNCTION_PARSERS

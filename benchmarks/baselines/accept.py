@@ -49,13 +49,14 @@ def main() -> None:
     edge = EdgeMiddleware(
         ingest=ingest,
         site=_site,
+        sockets=(),
         hosts=HostGuard(listen_host=settings.host, allowed=()),
         cors_origins=(),
         requests=requests,
         log_requests=False,
     )
     listening: socket.socket = server.listen(settings)
-    app = App(edge, contextlib.nullcontext, lambda: None)
+    app = App(edge, contextlib.nullcontext, lambda: None, telemetry)
     server.serve(app, settings, listening, print)
 
 

@@ -14,6 +14,7 @@ from vantage.config import Settings
 from vantage.core.clock import Clock, SystemClock
 from vantage.parts import Parts, build_parts
 from vantage.supervisor import running
+from vantage.telemetry import Telemetry
 from vantage.web.auth import Authenticator
 from vantage.web.middleware import EdgeMiddleware
 
@@ -23,12 +24,13 @@ _log = structlog.get_logger("vantage.app")
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What the server runs: the ASGI application, the context in which it may serve, and a switch that makes
-    ``/health/ready`` answer 503."""
+    """What the server runs: the ASGI application, the context in which it may serve, a switch that makes
+    ``/health/ready`` answer 503, and the metrics of the process."""
 
     asgi: EdgeMiddleware
     opened: Callable[[], AbstractAsyncContextManager[None]]
     drain: Callable[[], None]
+    telemetry: Telemetry
 
 
 def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
@@ -38,7 +40,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
     def drain() -> None:
         parts.authorizer.draining = True
 
-    return App(parts.asgi, lambda: _opened(parts, settings), drain)
+    return App(parts.asgi, lambda: _opened(parts, settings), drain, parts.telemetry)
 
 
 @asynccontextmanager

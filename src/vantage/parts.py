@@ -27,6 +27,7 @@ from vantage.storage.retention_loop import RetentionLoop
 from vantage.storage.steady_time import SteadyTime
 from vantage.supervisor import BackgroundLoop
 from vantage.telemetry import Telemetry
+from vantage.web.api import live as live_api
 from vantage.web.api.health import HealthChecks
 from vantage.web.api.ingest import IngestApp
 from vantage.web.auth import Authenticator
@@ -54,6 +55,7 @@ class Parts:
     authorizer: Authorizer
     loops: tuple[BackgroundLoop, ...]
     asgi: EdgeMiddleware
+    telemetry: Telemetry
 
 
 def build_parts(settings: Settings, *, clock: Clock) -> Parts:
@@ -136,13 +138,14 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
     asgi = EdgeMiddleware(
         ingest=ingest if Routes.INGEST in role.routes else None,
         site=site,
+        sockets=live_api.PATHS if Routes.API in role.routes else (),
         hosts=HostGuard(listen_host=settings.host, allowed=settings.allowed_hosts),
         cors_origins=settings.cors_origins,
         requests=requests,
         log_requests=settings.debug,
     )
     chosen_loops = tuple(loops[loop] for loop in sorted(role.loops))
-    return Parts(role, clock, (store, metadata), keys, authenticator, authorizer, chosen_loops, asgi)
+    return Parts(role, clock, (store, metadata), keys, authenticator, authorizer, chosen_loops, asgi, telemetry)
 
 
 def _role(settings: Settings) -> Role:

@@ -77,6 +77,12 @@ class Telemetry:
         self.http_requests = Counter(
             "vantage_http_requests", "Requests by route template.", ["route", "method", "status"], registry=r
         )
+        self.connections_ended = Counter(
+            "vantage_http_connections_ended",
+            "Connections ended for exceeding a limit, by reason.",
+            ["reason"],
+            registry=r,
+        )
         self.websocket_connections = Gauge(
             "vantage_api_websocket_connections", "Open WebSocket connections.", registry=r
         )

@@ -24,6 +24,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from tests.support.certificate import make_certificate
 from tests.support.server import Server, serving, vantage
 from tests.support.wait import BUSY_S, wait_until
 from vantage.cli import main
@@ -504,31 +505,7 @@ def test_version_and_help_are_printed() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl to make a certificate: apt-get install openssl")
-    folder = tmp_path_factory.mktemp("tls")
-    pem, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                "-days",
-                "2",
-            ),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-            *("-keyout", str(key), "-out", str(pem)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return pem, key
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_https_is_served_with_the_given_certificate(tmp_path: Path, certificate: tuple[Path, Path]) -> None:

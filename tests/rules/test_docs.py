@@ -19,6 +19,7 @@ from tests.support.server import serving
 from vantage import app, cli, config, parts, server
 from vantage.commands import client, doctor, import_data
 from vantage.config import Settings
+from vantage.connections import limits
 from vantage.core import batch, sample, sketch, span
 from vantage.core.batch import build_batch
 from vantage.core.exemplars import encode_exemplars
@@ -36,7 +37,7 @@ from vantage.storage.embedded.offline import backup
 from vantage.storage.embedded.read import chunk_index, connection_pool
 from vantage.storage.embedded.write import block, commit, head
 from vantage.telemetry import Telemetry
-from vantage.web import streaming
+from vantage.web.api import export, sessions
 from vantage_agent import _batch_maker, _config, _exporter
 from vantage_agent._agent import TAG_KEY_LENGTH_MAX
 
@@ -252,7 +253,7 @@ LIMITS = [
     ("docs/storage.md", f'{segment.APPLICATION_ID:#x} ("VTS1")'),
     ("docs/architecture.md", f"exact from samples up to {rollups.QUANTILE_SAMPLES_MAX} of them"),
     ("README.md", f"| series | {Settings().series_max} |"),
-    ("docs/operations.md", f"| headers | {server.HEADERS_NBYTES_MAX >> 10} KiB |"),
+    ("docs/operations.md", f"| headers | {limits.HEADERS_NBYTES_MAX >> 10} KiB |"),
     ("docs/operations.md", f"({server.HANG_UP_AFTER * Settings().shutdown_timeout_s:g} of"),
     ("docs/api.md", f"Only quantiles of more than {rollups.QUANTILE_SAMPLES_MAX} samples"),
     ("docs/api.md", f"within {sketch.RELATIVE_ERROR * 100:g} % of the exact ones"),
@@ -261,7 +262,12 @@ LIMITS = [
     ("docs/operations.md", f"batches of up to {import_data.BATCH_ITEMS_MAX} lines or"),
     ("docs/operations.md", f"up to {client.PATIENCE_S // 60:g} minutes for one batch"),
     ("docs/operations.md", f"the first {doctor.FAULTS_SHOWN} faults"),
-    ("docs/api.md", f"reads nothing for {streaming.STALL_S:g} s"),
+    ("docs/api.md", f"reads less than {limits.UNREAD_PROGRESS_NBYTES >> 10} KiB in {limits.UNREAD_S:g} s"),
+    ("docs/operations.md", f"less than {limits.UNREAD_PROGRESS_NBYTES >> 10} KiB in {limits.UNREAD_S:g} s"),
+    ("docs/operations.md", f"{limits.UNREAD_NBYTES_MAX >> 20} MiB of all connections together"),
+    ("docs/operations.md", f"{limits.FRAMES_PER_S_MAX} frames a second, {limits.FRAGMENTS_MAX} fragments a message"),
+    ("docs/operations.md", f"slower than {export.RATE_MIN // 1000} kB a second gives way"),
+    ("docs/operations.md", f"| a form of `/login` | {sessions.FORM_NBYTES_MAX >> 10} KiB, {parts.LOGINS_PER_MINUTE} a"),
     ("docs/agent.md", f"| buffer | {CONFIG.items_max} samples and spans, or some {CONFIG.nbytes_max >> 20} MiB |"),
     ("docs/agent.md", f"| batch | {_batch_maker.BATCH_ITEMS_MAX} items"),
     ("docs/agent.md", f"after {_exporter.RETRY_S_MAX // 60} minutes the batch is lost"),

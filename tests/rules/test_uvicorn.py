@@ -1,4 +1,6 @@
-"""What ``server.py`` uses of uvicorn beyond its documented interface: uvicorn is pinned, and these names are why.
+"""What ``server.py`` and ``connections/`` use of uvicorn beyond its documented interface.
+
+uvicorn is pinned, and these names are why.
 
 A new version of uvicorn may rename or remove any of them. Change the pin only together with this test.
 """
@@ -14,37 +16,59 @@ import pytest
 import uvicorn
 from uvicorn import _types
 from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.websockets import websockets_sansio_impl
 from uvicorn.server import ServerState
+from websockets.server import ServerProtocol
 
 from vantage import server
+from vantage.connections import http, tls, websocket
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDDEN = {
-    uvicorn.Server: {"__init__", "capture_signals", "serve", "startup"},
+    uvicorn.Server: {"__init__", "capture_signals", "on_tick", "serve", "startup"},
     httptools_impl.HttpToolsProtocol: {
         "__init__", "connection_made", "connection_lost", "data_received", "on_message_begin", "on_headers_complete",
-        "on_body", "on_message_complete", "_start_asgi_task", "handle_websocket_upgrade",
+        "on_body", "on_message_complete", "resume_writing", "send_400_response", "shutdown", "_start_asgi_task",
+        "handle_websocket_upgrade",
+    },
+    websockets_sansio_impl.WebSocketsSansIOProtocol: {
+        "__init__", "connection_made", "connection_lost", "data_received", "handle_cont", "handle_ping",
+        "pause_writing", "resume_writing", "send", "shutdown",
     },
 }  # fmt: skip
 USED = {
     uvicorn.Server: {"started", "should_exit", "force_exit", "server_state"},
     ServerState: {"connections"},
-    httptools_impl.HttpToolsProtocol: {"connections", "cycle", "loop", "transport"},
-    httptools_impl.RequestResponseCycle: {
-        "default_headers", "disconnected", "flow", "keep_alive", "message_event", "on_response", "response_complete",
-        "response_started", "scope", "send", "transport",
+    httptools_impl.HttpToolsProtocol: {
+        "connections", "cycle", "headers", "loop", "pipeline", "scope", "transport", "url",
     },
+    websockets_sansio_impl.WebSocketsSansIOProtocol: {
+        "close_sent", "close_timeout", "close_timer", "conn", "frames", "handle_events", "handle_parser_exception",
+        "handshake_complete", "loop", "read_paused", "transport", "writable",
+    },
+    httptools_impl.RequestResponseCycle: {
+        "default_headers", "disconnected", "flow", "keep_alive", "message_event", "more_body", "on_response",
+        "response_complete", "response_started", "scope", "send", "transport",
+    },
+    ServerProtocol: {"data_to_send", "events", "parser_exc", "receive_data"},
 }  # fmt: skip
 IMPORTED = {
     _types: {"ASGI3Application", "ASGISendEvent", "HTTPResponseStartEvent"},
     httptools_impl: {"STATUS_LINE", "HttpToolsProtocol", "RequestResponseCycle"},
+    websockets_sansio_impl: {"WebSocketsSansIOProtocol"},
+}
+OURS = {
+    uvicorn.Server: server._Server,
+    httptools_impl.HttpToolsProtocol: http.HttpConnection,
+    websockets_sansio_impl.WebSocketsSansIOProtocol: websocket.WebSocketConnection,
 }
 
 
 def members(cls: type) -> set[str]:
     """Names that the class has or annotates, and those that its methods assign to ``self``."""
-    assigned = set(re.findall(r"\bself\.(\w+)\s*(?::[^=\n]+)?=", inspect.getsource(cls)))
-    return assigned | set(dir(cls)) | set(cls.__annotations__)
+    source = "".join(inspect.getsource(base) for base in cls.__mro__ if base.__module__ not in {"builtins", "typing"})
+    assigned = set(re.findall(r"\bself\.(\w+)\s*(?::[^=\n]+)?=", source))
+    return assigned | set(dir(cls)) | {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
 
 
 def attributes_of(cls: type, *names: str) -> set[str]:
@@ -68,11 +92,9 @@ def test_uvicorn_has_the_modules_the_server_imports_from() -> None:
     ] == []
 
 
-@pytest.mark.parametrize(
-    ("ours", "expected"),
-    [(server._Server, uvicorn.Server), (server._BoundedProtocol, httptools_impl.HttpToolsProtocol)],
-)
-def test_the_list_is_complete(ours: type, expected: type) -> None:
+@pytest.mark.parametrize("expected", OURS)
+def test_the_list_is_complete(expected: type) -> None:
+    ours = OURS[expected]
     own = members(ours) - members(expected)
     overridden = {name for name in vars(ours) if inspect.isfunction(vars(ours)[name]) and name in members(expected)}
     assert overridden == OVERRIDDEN[expected]
@@ -80,8 +102,12 @@ def test_the_list_is_complete(ours: type, expected: type) -> None:
 
 
 def test_the_list_of_the_request_cycle_is_complete() -> None:
-    used = attributes_of(server._SingleWriteResponse, "cycle") | attributes_of(server._BoundedProtocol, "cycle")
+    used = attributes_of(http.SingleWriteResponse, "cycle") | attributes_of(http.HttpConnection, "cycle", "last")
     assert used == USED[httptools_impl.RequestResponseCycle]
+
+
+def test_the_server_s_state_is_used_for_its_connections_alone() -> None:
+    assert attributes_of(tls.TlsHandshake, "server_state") == USED[ServerState]
 
 
 def test_uvicorn_is_pinned_to_the_version_that_was_read() -> None:

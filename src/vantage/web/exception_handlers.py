@@ -51,8 +51,12 @@ def on_http_exception(request: AnyRequest, error: HTTPException) -> Response[Any
 
 
 def on_any_error(request: AnyRequest, error: Exception) -> Response[Any]:
-    _log.error("request failed", path=request.url.path, exc_info=error)
-    return _respond(request, problem_of(VantageError(str(error))))
+    problem = problem_of(error)
+    if problem.status == 500:
+        _log.error("request failed", path=request.url.path, exc_info=error)
+    else:
+        _log.warning("request refused", path=request.url.path, reason=repr(error))
+    return _respond(request, problem)
 
 
 def _respond(request: AnyRequest, problem: Problem) -> Response[Any]:

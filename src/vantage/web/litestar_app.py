@@ -8,12 +8,15 @@ from typing import Any
 import msgspec
 from litestar import Litestar, Request, Router
 from litestar.config.compression import CompressionConfig
+from litestar.connection import ASGIConnection
 from litestar.datastructures import CacheControlHeader, State
 from litestar.di import Provide
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, NotFoundException
+from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.static_files import create_static_files_router
+from litestar.types import Guard
 
 from vantage.core.errors import VantageError
 from vantage.query.context import QueryContext
@@ -69,6 +72,17 @@ class _SchemaDocument(JsonRenderPlugin):
         return self._body
 
 
+def _only_known(static: Path) -> Guard:
+    """Return a guard that lets no path reach the file system but those of files that were there at the start."""
+    known = frozenset(path.relative_to(static).as_posix() for path in static.rglob("*") if path.is_file())
+
+    def guard(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+        if str(connection.path_params.get("file_path", "")).lstrip("/") not in known:
+            raise NotFoundException
+
+    return guard
+
+
 def create_litestar(
     *,
     routes: frozenset[Routes],
@@ -84,7 +98,7 @@ def create_litestar(
     version: str,
     websockets_max: int,
 ) -> Litestar:
-    """Wire handlers, guards, errors and the OpenAPI document. Does no I/O."""
+    """Wire handlers, guards, errors and the OpenAPI document. Reads nothing but the names of static files."""
     guarded: list[Any] = []
     unguarded: list[Any] = [*health.handlers]
     if Routes.API in routes:
@@ -98,6 +112,7 @@ def create_litestar(
             create_static_files_router(
                 path="/static",
                 directories=[static],
+                guards=[_only_known(static)],
                 include_in_schema=False,
                 cache_control=CacheControlHeader(max_age=31_536_000, immutable=True, public=True),
             )
@@ -134,7 +149,14 @@ def create_litestar(
             backend="gzip", gzip_compress_level=5, minimum_size=1000, exclude_opt_key=UNCOMPRESSED
         ),
         request_max_body_size=REQUEST_NBYTES_MAX,
-        state=State({"authorizer": authorizer, "renderer": renderer, "websockets_max": websockets_max}),
+        state=State(
+            {
+                "authorizer": authorizer,
+                "renderer": renderer,
+                "websockets_max": websockets_max,
+                "exports": export.OpenExports(),
+            }
+        ),
         debug=False,
         logging_config=None,
     )

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import structlog
 
-from vantage.core.errors import ForbiddenError
-from vantage.web.problems import MEDIA_TYPE, problem_of
+from vantage.core.errors import ForbiddenError, InputError, NotFoundError, VantageError
+from vantage.web.problems import MEDIA_TYPE, Problem, problem_of
 from vantage.web.request_metrics import RequestMetrics
 
 Message = MutableMapping[str, Any]
@@ -30,6 +30,8 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{8,64}")
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:@/\s]+))(?::\d{1,5})?")  # in lower case
+# Of two the last would count here and perhaps the first in a proxy. Others may be lists, on several lines.
+_SINGLE_HEADERS: Final = (b"host", b"origin", b"authorization", b"x-api-key", b"content-type", b"idempotency-key")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOSTS_CACHED_MAX: Final = 256
 _HOST_LENGTH_MAX: Final = 261  # of a name and a port; what is longer is not cached
@@ -83,6 +85,7 @@ class EdgeMiddleware:
         *,
         ingest: ASGIApp | None,
         site: ASGIApp,
+        sockets: Sequence[str],
         hosts: HostGuard,
         cors_origins: Sequence[str],
         requests: RequestMetrics,
@@ -90,6 +93,7 @@ class EdgeMiddleware:
     ) -> None:
         self._ingest = ingest
         self._site = site
+        self._sockets = frozenset(sockets)
         self._hosts = hosts
         self._cors = frozenset(origin.encode() for origin in cors_origins)
         self._requests = requests
@@ -108,15 +112,20 @@ class EdgeMiddleware:
         request_id = sent_id.decode() if _REQUEST_ID.fullmatch(sent_id) else f"{self._prefix}-{next(self._numbers):x}"
         scope["request_id"] = request_id
         scope["header_map"] = headers
+        if len(headers) != len(scope["headers"]) and (twice := _given_twice(scope["headers"])):
+            await self._refuse(scope, receive, send, InputError("is given more than once", field=twice))
+            return
         origin = headers.get(b"origin")
         if not self._hosts.allows(headers.get(b"host", b"")):
-            await self._refuse(scope, receive, send, "this Host is not allowed; see allowed_hosts")
+            refusal = ForbiddenError("this Host is not allowed; see allowed_hosts")
+            await self._refuse(scope, receive, send, refusal)
             return
         if origin is not None:
             cross = not _same_origin(headers, origin)
             if cross and origin not in self._cors:
                 if kind == "websocket" or scope["method"] not in _SAFE_METHODS:
-                    await self._refuse(scope, receive, send, "requests from this Origin are not allowed")
+                    refusal = ForbiddenError("requests from this Origin are not allowed")
+                    await self._refuse(scope, receive, send, refusal)
                     return
             elif cross and kind == "http":
                 if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
@@ -127,8 +136,10 @@ class EdgeMiddleware:
             await self._ingest(scope, receive, send)
         elif kind == "http":
             await self._http(scope, receive, send, started)
+        elif scope["path"].rstrip("/") in self._sockets:
+            await self._site(scope, receive, _with_refusals(scope, send))
         else:
-            await self._site(scope, receive, send)
+            await self._refuse(scope, receive, send, NotFoundError("there is no WebSocket at this address"))
 
     async def _http(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         request_id = scope["request_id"]
@@ -165,12 +176,12 @@ class EdgeMiddleware:
         ]
         await respond(send, 204, b"", headers)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, reason: str) -> None:
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: VantageError) -> None:
+        problem = problem_of(error)
         if scope["type"] == "websocket":
             await receive()  # websocket.connect
-            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+            await refuse_websocket(scope, send, problem)
             return
-        problem = problem_of(ForbiddenError(reason))
         headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
         await respond(send, problem.status, problem.body(scope["request_id"]), headers)
 
@@ -180,6 +191,28 @@ def _same_origin(headers: dict[bytes, bytes], origin: bytes) -> bool:
     return bool(authority) and authority.lower() == headers.get(b"host", b"").lower()
 
 
+def _given_twice(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """Return the name of a header that must not be given twice and is, '' if there is none."""
+    names = [name for name, _ in headers]
+    return next((name.decode() for name in _SINGLE_HEADERS if names.count(name) > 1), "")
+
+
+def _with_refusals(scope: Scope, send: Send) -> Send:
+    """Return ``send`` for a WebSocket: what Litestar closes before it was accepted is refused like any request."""
+    accepted = False
+
+    async def send_on(message: Message) -> None:
+        nonlocal accepted
+        if message["type"] == "websocket.close" and not accepted:
+            _log.error("a WebSocket was not opened", path=scope["path"], reason=message.get("reason"))
+            await refuse_websocket(scope, send, problem_of(VantageError("")))
+            return
+        accepted = accepted or message["type"] == "websocket.accept"
+        await send(message)
+
+    return send_on
+
+
 def _with_headers(send: Send, extra: list[tuple[bytes, bytes]]) -> Send:
     async def send_on(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -187,6 +220,17 @@ def _with_headers(send: Send, extra: list[tuple[bytes, bytes]]) -> Send:
         await send(message)
 
     return send_on
+
+
+async def refuse_websocket(scope: Any, send: Any, problem: Problem) -> None:
+    """Respond to the handshake of a WebSocket with a problem: the socket is never opened."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": problem.detail[:120]})
+        return
+    headers = [(b"content-type", MEDIA_TYPE.encode())]
+    headers += [(name.encode(), value.encode()) for name, value in problem.headers]
+    await send({"type": "websocket.http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": problem.body(scope["request_id"])})
 
 
 async def respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +25,9 @@ from vantage.ingest.body import BodyTooLarge, UnknownEncoding
 from vantage.ingest.receive import UnknownMediaType
 from vantage.web.limits import RateLimited
 
+SHORTAGE_RETRY_S: Final = 5.0
+_SHORTAGES: Final = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+_NO_THREAD: Final = "can't start new thread"  # Python's words, when memory for a stack is missing
 MEDIA_TYPE: Final = "application/problem+json"
 
 
@@ -80,8 +84,10 @@ class Problem:
         return msgspec.json.encode(content)
 
 
-def problem_of(error: VantageError) -> Problem:
-    """Return the response to an error."""
+def problem_of(error: Exception) -> Problem:
+    """Return the response to an error, whatever it is: the table of every boundary."""
+    if not isinstance(error, VantageError):
+        error = _as_ours(error)
     status, title = next(((status, title) for kind, status, title in _STATUS if isinstance(error, kind)), (500, ""))
     headers: list[tuple[str, str]] = []
     if isinstance(error, (BusyError, UnavailableError)):
@@ -97,6 +103,22 @@ def problem_of(error: VantageError) -> Problem:
     return Problem(status, title, str(error), "", tuple(headers))
 
 
+def _as_ours(error: Exception) -> VantageError:
+    """Return the error of ours that says the same to a client; a plain VantageError for a fault of Vantage."""
+    if isinstance(error, RecursionError):
+        return InputError("is nested too deeply", field="body")
+    if is_shortage(error):
+        return BusyError("the server is short of memory", retry_after_s=SHORTAGE_RETRY_S)
+    return VantageError(str(error))
+
+
+def is_shortage(error: Exception) -> bool:
+    """Return whether the process lacks memory, threads or files for now."""
+    if isinstance(error, OSError):
+        return error.errno in _SHORTAGES
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error) == _NO_THREAD)
+
+
 def _query_members(error: InputError) -> tuple[tuple[str, str | int], ...]:
     """Return the position in a query, and a suggestion."""
     if not isinstance(error, QueryError):
@@ -105,7 +127,7 @@ def _query_members(error: InputError) -> tuple[tuple[str, str | int], ...]:
     return tuple((name, value) for name, value in members if value)
 
 
-def reason_of(error: VantageError) -> str:
+def reason_of(error: Exception) -> str:
     """Return a short label of an error's kind, for counters."""
     problem = problem_of(error)
     return problem.title.lower().replace(" ", "_")

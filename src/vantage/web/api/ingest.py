@@ -15,7 +15,7 @@ import structlog
 
 from vantage.core.api_key import Scope
 from vantage.core.clock import Clock
-from vantage.core.errors import ForbiddenError, InputError, NotFoundError, VantageError
+from vantage.core.errors import ForbiddenError, InputError, NotFoundError
 from vantage.ingest.body import BODY_NBYTES_MAX, BodyTooLarge, unpack
 from vantage.ingest.receive import Receiver
 from vantage.ingest.wire.decoded import DecodedRequest
@@ -27,7 +27,8 @@ from vantage.web.middleware import Scope as ASGIScope
 from vantage.web.problems import MEDIA_TYPE, MethodNotAllowed, problem_of, reason_of
 from vantage.web.request_metrics import RequestMetrics
 
-_ENDPOINTS: Final = {"/v1/metrics": "metrics", "/v1/spans": "spans"}
+# A path with a slash at its end is the same as one without.
+_ENDPOINTS: Final = {"/v1/metrics": "metrics", "/v1/spans": "spans", "/v1/metrics/": "metrics", "/v1/spans/": "spans"}
 _THREAD_NBYTES: Final = 256 << 10  # larger bodies are decoded in a thread, not on the event loop
 _JSON: Final = b"application/json"
 DISCARD_NBYTES_MAX: Final = 8 << 20
@@ -103,8 +104,8 @@ class IngestApp:
         self._requests = requests
         self._monotonic_s = clock.monotonic_s
         self._counted = {
-            (path, status): telemetry.collector_requests.labels(path, str(status))
-            for path in _ENDPOINTS
+            (route, status): telemetry.collector_requests.labels(route, str(status))
+            for route in ("/v1/metrics", "/v1/spans")
             for status in (202, 400, 429, 503)
         }
 
@@ -119,8 +120,10 @@ class IngestApp:
         except Disconnected:
             self._telemetry.collector_errors.labels("disconnected").inc()
             return
-        except VantageError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the table has the answer
             problem = problem_of(error)
+            if problem.status == 500:
+                _log.exception("ingest failed", request_id=scope["request_id"])
             self._telemetry.collector_errors.labels(reason_of(error)).inc()
             status, body = problem.status, problem.body(scope["request_id"])
             headers[0] = (b"content-type", MEDIA_TYPE.encode())
@@ -128,13 +131,9 @@ class IngestApp:
             headers.append((b"connection", b"close"))
             with contextlib.suppress(Disconnected):
                 await request_body.discard()
-        except Exception:  # noqa: BLE001 - answered with 500 and logged
-            _log.exception("ingest failed", request_id=scope["request_id"])
-            self._telemetry.collector_errors.labels("internal_error").inc()
-            status, body = 500, problem_of(VantageError("")).body(scope["request_id"])
-            headers[0] = (b"content-type", MEDIA_TYPE.encode())
         await respond(send, status, body, headers)
-        route = path if path in _ENDPOINTS else "(none)"
+        endpoint = _ENDPOINTS.get(path)
+        route = f"/v1/{endpoint}" if endpoint else "(none)"
         counted = self._counted.get((route, status))
         (counted or self._telemetry.collector_requests.labels(route, str(status))).inc()
         self._requests.record(route, scope["method"], status, (time.perf_counter() - started) * 1000)

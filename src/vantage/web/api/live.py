@@ -4,61 +4,72 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import msgspec
+import structlog
 from litestar import WebSocket, websocket
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
 
 from vantage.core.api_key import Scope
-from vantage.core.errors import VantageError
+from vantage.core.errors import BusyError, VantageError
 from vantage.query.live import SERIES_MAX, LiveUpdates, Subscriber, Update, messages
 from vantage.telemetry import Telemetry
 from vantage.web.authorize import Authorizer
+from vantage.web.middleware import refuse_websocket
+from vantage.web.problems import problem_of
 
 HEARTBEAT_S: Final = 30.0
 SEND_TIMEOUT_S: Final = 30.0
+RETRY_AFTER_S: Final = 5.0
+_log = structlog.get_logger("vantage.web")
+PATHS: Final = ("/ws/metrics", "/ws/pages")
 Socket = WebSocket[Any, Any, Any]
 
 
-@websocket("/ws/metrics")
+@websocket(PATHS[0])
 async def metrics_socket(
     socket: Socket, live: NamedDependency[LiveUpdates], telemetry: NamedDependency[Telemetry]
 ) -> None:
     """Send ``metric_update`` messages of the series that ``service`` and ``metric`` select."""
     service, metric = socket.query_params.get("service", ""), socket.query_params.get("metric", "")
-    with live.subscribe(service=service, metric=metric) as subscriber:
-        await _serve(socket, subscriber, telemetry)
+    await _serve(socket, live.subscribe(service=service, metric=metric), telemetry)
 
 
-@websocket("/ws/pages")
+@websocket(PATHS[1])
 async def pages_socket(
     socket: Socket, live: NamedDependency[LiveUpdates], telemetry: NamedDependency[Telemetry]
 ) -> None:
     """Send ``changed`` messages that name services with new data, so that pages refresh."""
-    with live.subscribe(series=False) as subscriber:
-        await _serve(socket, subscriber, telemetry)
+    await _serve(socket, live.subscribe(series=False), telemetry)
 
 
-async def _serve(socket: Socket, subscriber: Subscriber, telemetry: Telemetry) -> None:
+async def _serve(socket: Socket, subscription: AbstractContextManager[Subscriber], telemetry: Telemetry) -> None:
+    """Open the socket, if it is allowed to, and serve it. One that is refused is never open."""
     authorizer: Authorizer = socket.app.state.authorizer
     try:
         authorizer.authorize(socket, Scope.READ)
         if telemetry.value("vantage_api_websocket_connections") >= socket.app.state.websockets_max:
-            raise VantageError("too many WebSockets are open")
+            raise BusyError("too many WebSockets are open", retry_after_s=RETRY_AFTER_S)
     except VantageError as error:
-        await socket.accept()
-        await socket.close(code=1008, reason=str(error)[:120])
+        await socket.receive()
+        await refuse_websocket(socket.scope, socket.send, problem_of(error))
         return
-    await socket.accept()
     telemetry.websocket_connections.inc()
     try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_wait_for_disconnect(socket))
-            tasks.create_task(_send_all(socket, subscriber, authorizer))
-    except* (WebSocketDisconnect, _Disconnected, TimeoutError):
+        await socket.accept()
+        with subscription as subscriber:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_wait_for_disconnect(socket))
+                tasks.create_task(_send_all(socket, subscriber, authorizer))
+    except* (WebSocketDisconnect, _Disconnected, OSError):  # of the time limit, or a peer that is gone
         pass
+    except* Exception:  # noqa: BLE001 - whatever it is, the log says it and the peer hears of it
+        _log.exception("a WebSocket failed")
+        with contextlib.suppress(Exception):
+            await socket.close(code=1011, reason="something went wrong inside Vantage")
     finally:
         telemetry.websocket_connections.dec()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from litestar import Request, Response, get, post
 from litestar.datastructures import Cookie
@@ -13,6 +13,7 @@ from vantage.web.auth import SESSION_COOKIE, SESSION_MS
 from vantage.web.authorize import Authorizer
 from vantage.web.render import Renderer
 
+FORM_NBYTES_MAX: Final = 4 << 10
 AnyRequest = Request[Any, Any, Any]
 
 
@@ -22,14 +23,14 @@ async def login_page(request: AnyRequest) -> Response[Any]:
     return renderer.page(request, "login.html", error="", next=_local(request.query_params.get("next", "/")))
 
 
-@post("/login", include_in_schema=False, status_code=200)
+@post("/login", include_in_schema=False, status_code=200, request_max_body_size=FORM_NBYTES_MAX)
 async def login(request: AnyRequest) -> Response[Any]:
-    form = await request.form()
-    target = _local(str(form.get("next", "/")))
     authorizer: Authorizer = request.app.state.authorizer
     peer = request.client.host if request.client else ""
-    address = authorizer.proxies.client(peer, dict(request.scope["headers"]))
-    authorizer.logins.take(address, authorizer.clock.monotonic_s())
+    address = authorizer.proxies.client(peer, request.scope["header_map"])  # type: ignore[typeddict-item]
+    authorizer.logins.take(address, authorizer.clock.monotonic_s())  # first: a form takes time to read
+    form = await request.form()
+    target = _local(str(form.get("next", "/")))
     try:
         session = authorizer.authenticator.start_session(str(form.get("key", "")).strip())
     except ForbiddenError as error:

@@ -93,7 +93,9 @@ async def execute(
     result = await run_vql(context, data.query, data.params)
     if kind == JSON:
         return Response(await asyncio.to_thread(_json, result), media_type="application/json")
-    streamed = StreamingResponse(_stream(encode_table(result.table, kind)), media_type=MEDIA_TYPES[kind])
+    streamed = StreamingResponse(
+        _stream(encode_table(result.table, kind)), media_type=MEDIA_TYPES[kind], filename=f"query.{kind}"
+    )
     streamed.headers.update(_result_out(result))
     return streamed
 
