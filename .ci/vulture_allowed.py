@@ -5,6 +5,7 @@ _.capture_signals
 _.force_exit
 _.should_exit
 _.send_400_response
+_._unsupported_upgrade_warning  # noqa: SLF001
 _.timeout_graceful_shutdown
 
 # sqlglot reads the tables of the dialect.

@@ -221,6 +221,16 @@ def test_complete_requests_are_answered_whatever_follows_them(server: Server, ga
     assert server.total("one", "m")[0] - before == answered.count(202)
 
 
+def test_what_the_parser_takes_for_another_protocol_is_answered_and_closed(server: Server) -> None:
+    h2c = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    assert talk(server, b"CONNECT /login HTTP/1.1\r\n" + HOST + b"\r\n" + POST) == [405]
+    assert talk(server, b"GET /health/live HTTP/1.1\r\n" + h2c + HOST + b"\r\n" + POST) == [200]
+    with server.connect() as connection:
+        connection.settimeout(BUSY_S)
+        connection.sendall(POST.replace(b"HTTP/1.1\r\n", b"HTTP/1.1\r\n" + h2c))
+        assert b"without the header Upgrade" in answer_of(connection)
+
+
 @pytest.mark.parametrize("header", ["Host", "Origin", "Authorization", "X-API-Key", "Content-Type", "Idempotency-Key"])
 @pytest.mark.parametrize("path", ["/v1/metrics", "/api/services"])
 def test_a_header_that_may_be_given_once_is_400_when_given_twice(server: Server, header: str, path: str) -> None:

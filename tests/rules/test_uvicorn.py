@@ -29,6 +29,7 @@ OVERRIDDEN = {
     httptools_impl.HttpToolsProtocol: {
         "__init__", "connection_made", "connection_lost", "data_received", "on_message_begin", "on_headers_complete",
         "on_body", "on_message_complete", "resume_writing", "send_400_response", "shutdown", "_start_asgi_task",
+        "_unsupported_upgrade_warning",
         "handle_websocket_upgrade",
     },
     websockets_sansio_impl.WebSocketsSansIOProtocol: {
@@ -40,7 +41,7 @@ USED = {
     uvicorn.Server: {"started", "should_exit", "force_exit", "server_state"},
     ServerState: {"connections"},
     httptools_impl.HttpToolsProtocol: {
-        "connections", "cycle", "headers", "loop", "pipeline", "scope", "transport", "url",
+        "connections", "cycle", "headers", "loop", "parser", "pipeline", "scope", "transport", "url", "_should_upgrade",
     },
     websockets_sansio_impl.WebSocketsSansIOProtocol: {
         "close_sent", "close_timeout", "close_timer", "conn", "frames", "handle_events", "handle_parser_exception",

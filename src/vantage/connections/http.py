@@ -67,6 +67,11 @@ class HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._awaited = _ReadState.NOTHING
         self._watch()
+        if self._running is not None and not self._running.response_complete:
+            # uvicorn says so only to the request read last, which may wait for this one.
+            self._running.disconnected = True
+            self._running.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -99,6 +104,10 @@ class HttpConnection(HttpToolsProtocol):
             nbytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if nbytes > HEADERS_NBYTES_MAX:
                 self._end_parser(_too_large())
+        if self.parser.should_upgrade() and not self._should_upgrade() and _has_body(self.headers):
+            # The parser takes the body for the other protocol's bytes.
+            detail = "only a WebSocket is an upgrade here: send the request without the header Upgrade"
+            self._end_parser(Problem(400, "Bad Request", detail))
         self._awaited = _ReadState.BODY
         self._header_nbytes = 0
         super().on_headers_complete()
@@ -126,7 +135,8 @@ class HttpConnection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser could not read, or what a callback of the parser refused."""
         if self._problem is not None:
-            self._refuse(self._problem, EndReason.LARGE_HEADERS)
+            too_large = self._problem.status == 431
+            self._refuse(self._problem, EndReason.LARGE_HEADERS if too_large else EndReason.BAD_UPGRADE)
         else:
             self._refuse(Problem(400, "Bad Request", msg), EndReason.BAD_REQUEST)
 
@@ -146,6 +156,12 @@ class HttpConnection(HttpToolsProtocol):
             return
         self._awaited = _ReadState.NOTHING
         self._watch()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Answer a CONNECT, or an upgrade to another protocol, as if it were none, and close: the parser reads nothing
+        behind it."""
+        if not self._end_after_answers():
+            self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -218,6 +234,10 @@ def _too_large() -> Problem:
     return Problem(431, "Request Header Fields Too Large", f"more than {HEADERS_NBYTES_MAX} bytes of headers")
 
 
+def _has_body(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
+
+
 def _upgrade_problem(method: str, http_version: str, url: bytes, headers: list[tuple[bytes, bytes]]) -> Problem | None:
     """Return why a request cannot become a WebSocket, None if it may. The rest is checked by ``websockets``, which
     answers what it can parse."""
@@ -225,7 +245,7 @@ def _upgrade_problem(method: str, http_version: str, url: bytes, headers: list[t
         return Problem(405, "Method Not Allowed", "a WebSocket is opened with GET", headers=(("allow", "GET"),))
     if http_version != "1.1":
         return Problem(400, "Bad Request", "a WebSocket is opened with HTTP/1.1")
-    if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
+    if _has_body(headers):
         return Problem(400, "Bad Request", "a request for a WebSocket has no body")
     if len(url) + len(b"GET  HTTP/1.1\r\n") > UPGRADE_LINE_NBYTES_MAX:
         return Problem(414, "URI Too Long", f"more than {UPGRADE_LINE_NBYTES_MAX} bytes")

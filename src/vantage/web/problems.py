@@ -107,6 +107,8 @@ def _as_ours(error: Exception) -> VantageError:
     """Return the error of ours that says the same to a client; a plain VantageError for a fault of Vantage."""
     if isinstance(error, RecursionError):
         return InputError("is nested too deeply", field="body")
+    if isinstance(error, UnicodeDecodeError):  # msgspec raises it for the keys of JSON
+        return InputError("is not UTF-8", field="body")
     if is_shortage(error):
         return BusyError("the server is short of memory", retry_after_s=SHORTAGE_RETRY_S)
     return VantageError(str(error))
