@@ -7,41 +7,77 @@ server's dependencies: the base install is the agent alone.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any, NoReturn, Optional  # this file runs on Python 3.9 to report what is missing
 
+from vantage.core.printable import printable
+
 OLDEST = (3, 11)
+LINE_LENGTH_MAX = 2000
+SECRET_LENGTH_MIN = 4  # what is shorter is in any text
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def main(argv: Optional[list] = None) -> int:  # type: ignore[type-arg]  # noqa: UP045
-    """Run a command and return its exit status."""
+    """Run a command and return its exit status. Whatever happens, it ends with one line and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what the terminal cannot show is escaped
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     if sys.version_info < OLDEST:
         return _fail(f"the server needs Python {OLDEST[0]}.{OLDEST[1]} or newer, this is {sys.version.split()[0]}")
     try:
         from vantage import commands, config  # noqa: F401 - every command needs what config needs
-        from vantage.core.errors import VantageError
+        from vantage.core.errors import sentence
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] == "vantage":
             raise
         return _fail(f"the server's dependencies are missing ({error.name}): pip install 'vantage[server]'")
     try:
-        return int(commands.run(arguments))
-    except VantageError as error:
-        return _fail(str(error))
+        status = int(commands.run(arguments))
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
-        sys.stderr.close()
+        _abandon_output()
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # noqa: BLE001 - people get a sentence
+        _abandon_output()
+        return _fail(_masked(sentence(error), arguments))
+    return status
+
+
+def _abandon_output() -> None:
+    """Drop what standard output has not written, so that Python does not try again at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (OSError, ValueError, AttributeError):
+            sys.stdout = None  # it is no file
+
+
+def _masked(text: str, arguments: argparse.Namespace) -> str:
+    """Return the text without the keys that this command was given."""
+    for secret in (getattr(arguments, "api_key", None), os.environ.get("VANTAGE_API_KEY")):
+        for written in (secret, repr(secret)[1:-1]) if secret and len(secret) >= SECRET_LENGTH_MIN else ():
+            text = text.replace(written, "********")
+    return text
 
 
 def _fail(reason: str) -> int:
-    print(f"vantage: {reason}", file=sys.stderr)
+    print(f"vantage: {_one_line(reason)}", file=sys.stderr)
     return 1
+
+
+def _one_line(text: str) -> str:
+    text = printable(text.replace("\n", " "))
+    return text if len(text) <= LINE_LENGTH_MAX else f"{text[:LINE_LENGTH_MAX]}…"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,7 +87,18 @@ class _Parser(argparse.ArgumentParser):
         unknown = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
         similar = get_close_matches(unknown, set(_options(self)), n=1) if unknown.startswith("-") else []
         hint = f"did you mean {similar[0]}?" if similar else f"see {self.prog} --help"
-        self.exit(2, f"vantage: {message}; {hint}\n")
+        self.exit(2, f"vantage: {_one_line(_without_values(message))}; {hint}\n")
+
+
+def _without_values(message: str) -> str:
+    """Return the message without what follows an option that does not exist: it may be a key."""
+    start, unrecognized, rest = message.partition("unrecognized arguments: ")
+    names = []
+    for argument in rest.split(" "):
+        names.append(argument.partition("=")[0] if argument.startswith("-") else argument)
+        if argument.startswith("-"):
+            break
+    return start + unrecognized + " ".join(names)
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -6,7 +6,9 @@ Secrets can also be read from a file named by ``VANTAGE_X_FILE``.
 
 from __future__ import annotations
 
+import io
 import ipaddress
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -24,6 +26,8 @@ from vantage.core.errors import ConfigError
 PREFIX: Final = "VANTAGE_"
 AGENT_PREFIX: Final = "VANTAGE_AGENT_"
 MASK: Final = "********"
+FILE_NBYTES_MAX: Final = 1 << 20  # of a file with settings, or with a secret
+NUMBER_MAX: Final = 1 << 53  # of any setting
 
 
 def _doc(text: str, **limits: Any) -> Meta:
@@ -113,7 +117,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = 10_000
     retention_days: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        Annotated[int, Meta(ge=1, le=36_500)] | None,
         _doc("Days that data is retained; none: until the disk budget is full. Older samples are rejected."),
     ] = None
     retention_rules: Annotated[
@@ -192,7 +196,8 @@ def load(
             _check_name(name, f"{file}")
             values[name], origins[name] = value, str(file)
     if dotenv is not None and dotenv.is_file():
-        variables = {name: value for name, value in dotenv_values(dotenv).items() if value is not None}
+        text = io.StringIO(_read(dotenv, str(dotenv)))
+        variables = {name: value for name, value in dotenv_values(stream=text).items() if value is not None}
         _read_environment(variables, str(dotenv), values, origins, warnings)
     _read_environment(environ, "environment", values, origins, warnings)
     for name, value in (flags or {}).items():
@@ -202,12 +207,28 @@ def load(
 
 
 def _from_file(file: Path) -> dict[str, Any]:
+    text = _read(file, str(file))
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{file} is not valid TOML: it is nested too deeply") from error
+
+
+def _read(file: Path, name: str) -> str:
+    """Return a file's text. ``name`` is that of the file in errors. Raises ConfigError, also when it is too long."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(FILE_NBYTES_MAX + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file has
+        raise ConfigError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > FILE_NBYTES_MAX:
+        raise ConfigError(f"{name} cannot be read: it is longer than {FILE_NBYTES_MAX} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not valid UTF-8: byte {error.start}") from error
 
 
 def _check_name(name: str, origin: str) -> None:
@@ -238,10 +259,7 @@ def _read_environment(
 
 
 def _secret(path: Path, variable: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"{variable}: {path} cannot be read: {error.strerror}") from error
+    return _read(path, f"{variable}: {path}").strip()
 
 
 def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
@@ -259,9 +277,22 @@ def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
         except msgspec.ValidationError as error:
             masked = MASK if name in SECRETS else repr(value)
             raise ConfigError(f"{name} = {masked} (from {origins[name]}): {error}") from error
+        if problem := _beyond_any(converted[name]):
+            masked = MASK if name in SECRETS else repr(value)[:100]
+            raise ConfigError(f"{name} = {masked} (from {origins[name]}): {problem}")
     settings = Settings(**converted)
     _check(settings)
     return settings
+
+
+def _beyond_any(value: Any) -> str:
+    """Return why a value is beyond what any setting takes, '' if it is not."""
+    texts = value if isinstance(value, tuple) else (value,) if isinstance(value, str) else ()
+    if any(not text.isprintable() for text in texts):
+        return "contains characters that cannot be printed"
+    if isinstance(value, int) and value > NUMBER_MAX:
+        return f"is more than {NUMBER_MAX}"
+    return "is not a number" if isinstance(value, float) and not math.isfinite(value) else ""
 
 
 _LISTS: Final = frozenset({"trusted_proxies", "allowed_hosts", "cors_origins", "retention_rules"})
@@ -280,6 +311,9 @@ _BOOLS: Final = {
 def _check(settings: Settings) -> None:
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise ConfigError("tls_certificate and tls_key must be given together")
+    for name in ("store_url", "metadata_url"):
+        if getattr(settings, name) == "sqlite:///":
+            raise ConfigError(f"{name}: 'sqlite:///' names nothing: add a path, or leave it empty")
     for network in settings.trusted_proxies:
         try:
             ipaddress.ip_network(network, strict=False)

@@ -120,7 +120,7 @@ class Requests:
         self._rng = rng
         self._paths = [path.encode() for path in paths]
 
-    def one(self) -> bytes:
+    def pick(self) -> bytes:
         rng = self._rng
         body = self._body() if rng.random() < 0.5 else b""
         headers = rng.sample(HEADERS, rng.randrange(4))
@@ -231,7 +231,7 @@ def test_bytes_at_random_to_every_route_are_never_a_fault_of_the_server(server: 
     rng = random.Random(seed)
     document = server.get("/schema/openapi.json").json()
     requests = Requests(rng, [*document["paths"], *PAGES])
-    run(server, lambda: b"".join(requests.one() for _ in range(rng.randrange(1, PER_CONNECTION_MAX))), seed)
+    run(server, lambda: b"".join(requests.pick() for _ in range(rng.randrange(1, PER_CONNECTION_MAX))), seed)
 
 
 @pytest.mark.timeout(RUN_S + 120)

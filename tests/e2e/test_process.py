@@ -91,7 +91,7 @@ FILES = {
         (["serve", "--config", "broken.toml"], {}, "not valid TOML"),
         (["serve", "--config", "unknown.toml"], {}, "did you mean 'api_rate_limit'?"),
         (["serve", "--config", "wrong.toml"], {}, "api_rate_limit"),
-        (["serve", "--config", "latin.toml"], {}, "not valid TOML"),
+        (["serve", "--config", "latin.toml"], {}, "not valid UTF-8"),
         (["serve"], {"VANTAGE_API_RATE_LIMIT": "lots"}, "environment (VANTAGE_API_RATE_LIMIT)"),
         (["serve"], {"VANTAGE_LOG_LEVEL": "loud"}, "log_level"),
         (["serve"], {"VANTAGE_API_KEY_FILE": "absent"}, "VANTAGE_API_KEY_FILE"),

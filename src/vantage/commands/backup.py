@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from vantage import __version__
@@ -11,8 +12,9 @@ from vantage.commands.config import load
 from vantage.commands.console import Progress, notice
 from vantage.commands.data_folder import own_metadata
 from vantage.core.clock import SystemClock
-from vantage.core.errors import StartupError
+from vantage.core.errors import InputError, StartupError
 from vantage.core.number_format import duration_s, size
+from vantage.core.printable import printable
 from vantage.storage.embedded.offline.backup import make_backup
 from vantage.storage.embedded.offline.manifest import Manifest
 from vantage.storage.open import store_folder
@@ -23,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     StartupError when the backup is complete but for segments that cannot be read."""
     settings = load(arguments).settings
     target = Path(arguments.dest)
+    _refuse_inside(target, (Path(settings.data), store_folder(settings.store_url, data=Path(settings.data))))
     began_s = time.monotonic()
     with Progress() as progress:
         backup = make_backup(
@@ -41,12 +44,19 @@ def run(arguments: argparse.Namespace) -> int:
     if backup.quarantined:
         notice(f"not copied: {backup.quarantined} quarantined files in segments/damaged")
     print(
-        f"{target}: {counts(backup.manifest)}, in {duration_s(time.monotonic() - began_s)}; "
+        f"{printable(str(target))}: {counts(backup.manifest)}, in {duration_s(time.monotonic() - began_s)}; "
         f"segments were locked for {duration_s(backup.locked_s)}"
     )
     if backup.omitted:
         raise StartupError(f"the backup lacks files that cannot be read: {'; '.join(backup.omitted)}")
     return 0
+
+
+def _refuse_inside(target: Path, folders: Sequence[Path]) -> None:
+    """Raise InputError for a backup inside what is backed up: it would become part of the data."""
+    for folder in folders:
+        if target.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{target} is inside the data folder {folder}: choose a folder elsewhere", field="DEST")
 
 
 def counts(manifest: Manifest) -> str:

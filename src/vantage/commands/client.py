@@ -110,7 +110,7 @@ class Client:
 def _decoded(text: bytes) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnavailableError("the server's response is not JSON: is it Vantage?") from error
 
 
@@ -130,7 +130,7 @@ def error_from_response(status: int, text: bytes, url: str) -> VantageError:
             return _query_error(problem)
         field = f"{problem['field']}: " if problem.get("field") else ""
         detail = field + str(problem.get("detail") or problem.get("title") or status)
-    except (ValueError, AttributeError, KeyError):
+    except (ValueError, AttributeError, KeyError, RecursionError):
         detail = f"HTTP status {status}"
     if status == 401:
         return UnauthorizedError(f"{url} requires an API key: {detail}")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Final
 
 from vantage import config
-from vantage.commands.console import print_table
+from vantage.commands.console import notice, print_table
 from vantage.config import Loaded
 
 _FLAGS: Final = ("role", "host", "port", "data")
@@ -20,7 +19,7 @@ def load(arguments: argparse.Namespace) -> Loaded:
     file = getattr(arguments, "config", None)
     loaded = config.load(file=Path(file) if file else None, flags=flags)
     for warning in loaded.warnings:
-        print(f"vantage: warning: {warning}", file=sys.stderr)
+        notice(f"warning: {warning}")
     return loaded
 
 

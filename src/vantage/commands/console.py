@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TextIO
+
+from vantage.core.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -16,13 +17,6 @@ QUIET_S: Final = 2.0  # what is over sooner needs no progress
 _TERMINAL_EVERY_S: Final = 0.2
 _LOG_EVERY_S: Final = 10.0
 _UNLIMITED: Final = 1 << 20  # cells of a line that goes to no terminal
-# Controls, line and paragraph separators, marks that reorder what follows, and halves of letters.
-_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """Return the text with U+FFFD in place of what moves the cursor, ends the line or reorders it."""
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def paint(text: str, style: str, stream: TextIO) -> str:
@@ -82,7 +76,7 @@ class Progress:
             return
         self._next_s = now_s + (_TERMINAL_EVERY_S if self._terminal else _LOG_EVERY_S)
         if not self._terminal:
-            sys.stderr.write(f"vantage: {text}\n")
+            sys.stderr.write(f"vantage: {printable(text)}\n")
             sys.stderr.flush()
             return
         if self._bar is None:

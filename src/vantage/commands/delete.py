@@ -12,11 +12,11 @@ from urllib.parse import urlencode
 
 from vantage.commands.client import local_url, open_client
 from vantage.commands.config import load
-from vantage.commands.console import printable
 from vantage.config import Settings
 from vantage.core.clock import SystemClock
 from vantage.core.errors import DataFolderInUse, InputError, StartupError, UnavailableError
 from vantage.core.number_format import size
+from vantage.core.printable import printable
 
 TIMEOUT_S: Final = 600.0  # every file with such data is rewritten before the server answers
 

@@ -16,8 +16,9 @@ from vantage.commands.console import Progress, paint
 from vantage.commands.disk_usage import show_usage
 from vantage.config import Loaded, Settings
 from vantage.core.clock import SystemClock
-from vantage.core.errors import ConfigError, VantageError
+from vantage.core.errors import ConfigError, sentence
 from vantage.core.number_format import duration_ms, size, utc
+from vantage.core.printable import printable
 from vantage.core.sample import FUTURE_MS_MAX
 from vantage.storage.embedded.offline.folder_reader import FolderContents, ReadOnlyFolder
 from vantage.storage.embedded.offline.restore import refuse_unfinished
@@ -36,17 +37,17 @@ class _Report:
     failed = False
 
     def ok(self, name: str, text: str) -> None:
-        print(f"{paint('ok', 'green', sys.stdout)}    {name}: {text}")
+        print(f"{paint('ok', 'green', sys.stdout)}    {name}: {printable(text)}")
 
     def fail(self, name: str, text: object) -> None:
         self.failed = True
-        print(f"{paint('FAIL', 'bold red', sys.stdout)}  {name}: {text}")
+        print(f"{paint('FAIL', 'bold red', sys.stdout)}  {name}: {printable(str(text))}")
 
     def check(self, name: str, probe: Callable[[], str]) -> None:
         try:
             self.ok(name, probe())
-        except (VantageError, OSError) as error:
-            self.fail(name, error)
+        except Exception as error:  # noqa: BLE001 - a check that cannot be made has failed, and the others go on
+            self.fail(name, sentence(error))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -132,8 +133,8 @@ def _check_segments(report: _Report, folder: Path, *, deep: bool) -> FolderConte
     reader = ReadOnlyFolder(folder)
     try:
         contents = reader.segments()
-    except (VantageError, OSError) as error:
-        report.fail("segments", error)
+    except Exception as error:  # noqa: BLE001 - as for any check
+        report.fail("segments", sentence(error))
         return None
     for text in contents.damaged:
         report.fail("segments", text)

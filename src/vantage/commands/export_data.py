@@ -17,6 +17,7 @@ from vantage.commands.client import Client, open_client
 from vantage.commands.console import Progress
 from vantage.core.errors import StartupError, UnavailableError
 from vantage.core.number_format import size
+from vantage.core.printable import printable
 from vantage.http_client import ConnectionFailed, ResponseStream
 
 _GZIP_LEVEL: Final = 5
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise StartupError(f"{name} cannot be written: {error.strerror or error}") from error
     finally:
         client.close()
-    print(f"{name}: {lines} samples and spans, {size(nbytes)} of lines", file=sys.stderr)
+    print(f"{printable(name)}: {lines} samples and spans, {size(nbytes)} of lines", file=sys.stderr)
     return 0
 
 
@@ -73,6 +74,10 @@ def _opened(name: str) -> Iterator[BinaryIO]:
         sys.stdout.buffer.flush()
         return
     path = Path(name)
+    if path.exists() and not path.is_file():  # a device or a pipe is written to, never replaced
+        with path.open("wb") as file:
+            yield file
+        return
     partial = path.with_name(path.name + ".part")
     try:
         with partial.open("wb") as file:

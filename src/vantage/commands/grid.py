@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from rich.cells import cell_len, split_text
 
-from vantage.commands.console import printable
+from vantage.core.printable import printable
 from vantage.vql.table import Table, TableColumn
 
 CELL_WIDTH_MIN: Final = 8

@@ -16,6 +16,7 @@ from vantage.core.api_key import ApiKey, Scope, hash_secret, new_secret
 from vantage.core.clock import SystemClock
 from vantage.core.errors import InputError
 from vantage.core.number_format import date_time
+from vantage.core.retention import DAYS_MAX
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _create_key(arguments: argparse.Namespace, metadata: Any) -> int:
     now_ms = SystemClock().now_ms()
-    if arguments.expires is not None and arguments.expires < 1:
-        raise InputError("must be at least 1 day", field="--expires")
+    if arguments.expires is not None and not 1 <= arguments.expires <= DAYS_MAX:
+        raise InputError(f"must be 1 to {DAYS_MAX} days", field="--expires")
     name = arguments.name.strip()
     if not name or len(name) > 100 or not name.isprintable():
         raise InputError("must be 1 to 100 printable characters", field="name")

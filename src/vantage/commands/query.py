@@ -20,10 +20,11 @@ import msgspec
 from vantage import log
 from vantage.commands.client import Client, open_client
 from vantage.commands.config import load
-from vantage.commands.console import Progress, notice, paint, printable
+from vantage.commands.console import Progress, notice, paint
 from vantage.core.clock import SystemClock
 from vantage.core.errors import DataFolderInUse, InputError, QueryError, StartupError, UnavailableError
 from vantage.core.number_format import duration_ms, duration_s
+from vantage.core.printable import printable
 from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
 from vantage.query.table_formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, encode_table, has_parquet
@@ -61,7 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
     except QueryError as error:
         _print_error(error, query.text)
         return 1
-    _write(result, arguments.format, arguments.output)
+    try:
+        _write(result, arguments.format, arguments.output)
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise UnavailableError(f"the result cannot be written as {arguments.format}: {error}") from error
     return 0
 
 
@@ -81,7 +85,7 @@ def _param(text: str) -> tuple[str, Any]:
         raise InputError(f"{text!r} is not written as name=value", field="--param")
     try:
         parsed = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
     return name, value if isinstance(parsed, dict) or parsed is None else parsed
 
@@ -190,7 +194,7 @@ def _print_error(error: QueryError, text: str) -> None:
 
     notice(str(error))
     lines = text.splitlines()
-    if error.line is None or error.column is None or error.line > len(lines):
+    if error.line is None or error.column is None or not 1 <= error.line <= len(lines):
         return
     line = lines[error.line - 1].replace("\t", " ")
     start = max(0, error.column - 1 - _CONTEXT_LENGTH // 2)

@@ -12,6 +12,7 @@ from vantage.commands.console import Progress, notice
 from vantage.commands.data_folder import own_metadata
 from vantage.core.errors import ConfigError
 from vantage.core.number_format import duration_s, size, utc
+from vantage.core.printable import printable
 from vantage.storage.embedded.offline.restore import restore_backup
 from vantage.storage.open import store_folder
 
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif own_metadata(settings) is None:
         notice(f"keys and deployments are in {data}/metadata.db, and metadata_url names another database")
     print(
-        f"{data}: {counts(manifest)} as of {utc(manifest.made_ms)}, in {duration_s(time.monotonic() - began_s)}; "
-        "start it with vantage serve"
+        f"{printable(str(data))}: {counts(manifest)} as of {utc(manifest.made_ms)}, "
+        f"in {duration_s(time.monotonic() - began_s)}; start it with vantage serve"
     )
     return 0

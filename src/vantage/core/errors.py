@@ -16,10 +16,13 @@
         ├── DataFolderInUse   another process holds the data folder
         └── FormatTooNew      the data was written by a newer version; nothing was touched
 
-HTTP status codes are given in ``vantage.web.exception_handlers`` and nowhere else.
+HTTP status codes are given in ``vantage.web.problems`` and nowhere else; ``sentence`` says any error on one line.
 """
 
 from __future__ import annotations
+
+import traceback
+from pathlib import Path
 
 
 class VantageError(Exception):
@@ -115,3 +118,18 @@ class DataFolderInUse(StartupError):
 
 class FormatTooNew(StartupError):
     """The data folder was written by a newer version of Vantage; nothing in it was touched."""
+
+
+def sentence(error: BaseException) -> str:
+    """Return what an error says to a person: the sentence of ours, or for any other what and where it was."""
+    if isinstance(error, VantageError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
