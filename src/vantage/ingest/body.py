@@ -13,6 +13,9 @@ BODY_NBYTES_MAX: Final = 1 << 20  # as sent
 UNPACKED_NBYTES_MAX: Final = 8 << 20  # after decompression
 GZIP_MEMBERS_MAX: Final = 64
 _ZSTD_WINDOW_MAX: Final = 1 << 23
+_ZSTD_SKIPPABLE: Final = 0x184D2A50
+_ZSTD_HEADER_NBYTES_MAX: Final = 18
+_ZSTD_REPEATED: Final = 1  # a block of one byte that is repeated
 
 
 class BodyTooLarge(InputError):
@@ -71,4 +74,31 @@ def _unzstd(body: bytes, nbytes_max: int) -> bytes:
         raise InputError(f"is no valid zstd data: {error}", field="body") from error
     if len(unpacked) > nbytes_max:
         raise BodyTooLarge(f"is larger than {nbytes_max} bytes after decompression")
+    if not _is_complete_zstd(body):
+        raise InputError("is zstd data cut short", field="body")
     return unpacked
+
+
+def _is_complete_zstd(body: bytes) -> bool:
+    """Return whether valid zstd data ends where a frame does (RFC 8878, 3.1): the library does not say."""
+    at, end = 0, len(body)
+    while at < end:
+        magic = int.from_bytes(body[at : at + 4], "little")
+        if magic & ~0xF == _ZSTD_SKIPPABLE:
+            at += 8 + int.from_bytes(body[at + 4 : at + 8], "little")
+            continue
+        header = body[at : at + _ZSTD_HEADER_NBYTES_MAX]
+        has_checksum = len(header) > 4 and bool(header[4] & 0b100)
+        try:
+            at += zstandard.frame_header_size(header)
+        except zstandard.ZstdError:
+            return False
+        is_last = False
+        while not is_last:
+            if at + 3 > end:
+                return False
+            block = int.from_bytes(body[at : at + 3], "little")
+            is_last = bool(block & 1)
+            at += 3 + (1 if block >> 1 & 0b11 == _ZSTD_REPEATED else block >> 3)
+        at += 4 * has_checksum
+    return at == end
