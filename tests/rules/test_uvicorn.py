@@ -33,8 +33,8 @@ OVERRIDDEN = {
         "handle_websocket_upgrade",
     },
     websockets_sansio_impl.WebSocketsSansIOProtocol: {
-        "__init__", "connection_made", "connection_lost", "data_received", "handle_cont", "handle_ping",
-        "pause_writing", "resume_writing", "send", "shutdown",
+        "__init__", "connection_made", "connection_lost", "data_received", "handle_cont", "handle_connect",
+        "handle_ping", "pause_writing", "resume_writing", "send", "shutdown",
     },
 }  # fmt: skip
 USED = {
@@ -44,8 +44,8 @@ USED = {
         "connections", "cycle", "headers", "loop", "parser", "pipeline", "scope", "transport", "url", "_should_upgrade",
     },
     websockets_sansio_impl.WebSocketsSansIOProtocol: {
-        "close_sent", "close_timeout", "close_timer", "conn", "frames", "handle_events", "handle_parser_exception",
-        "handshake_complete", "loop", "read_paused", "transport", "writable",
+        "close_sent", "close_timeout", "close_timer", "conn", "disconnected", "frames", "handle_events",
+        "handle_parser_exception", "handshake_complete", "loop", "read_paused", "scope", "transport", "writable",
     },
     httptools_impl.RequestResponseCycle: {
         "default_headers", "disconnected", "flow", "keep_alive", "message_event", "more_body", "on_response",

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect as open_socket
 
 from tests.support.ingest import series_cache
@@ -30,8 +31,9 @@ from vantage.core.series import make_series
 from vantage.ingest.body import unpack
 from vantage.ingest.wire.packed import MEDIA_TYPE
 from vantage.query import live
-from vantage.query.live import FOLLOWED_TICKS, SERIES_MAX, Subscriber
+from vantage.query.live import FOLLOWED_TICKS, SERIES_MAX, Feed
 from vantage.telemetry import Telemetry
+from vantage.web.api.live import payload_of, text_frame
 from vantage.web.limits import TrustedProxies
 
 ENVIRON = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_API_RATE_LIMIT": "0", "VANTAGE_HEADER_TIMEOUT_S": "1"}
@@ -198,8 +200,28 @@ def test_a_batch_is_summed_once_for_all_who_listen(monkeypatch: pytest.MonkeyPat
             updates.publish(build_batch([(sample, 1_795_453_200_000 + i, value) for i, value in enumerate(values)]))
         assert len(calls) == 2
         for reader in readers:
-            (result,) = reader.current.values()
+            assert reader.feed is not None
+            (result,) = reader.feed.current.values()
             assert (result.count, result.total, result.low, result.high) == (3, 15.0, 1.0, 9.0)
+
+
+def test_an_update_is_one_object_for_all_who_listen_and_so_encoded_once() -> None:
+    updates = live.LiveUpdates(clock=SystemClock(), telemetry=Telemetry())
+    sample = make_series(service="s", environment="e", metric="m", kind=Kind.GAUGE)
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(updates.subscribe()) for _ in range(3)]
+        updates.publish(build_batch([(sample, 1_795_453_200_000, 1.0)]))
+        updates.tick()
+        assert len({id(reader.drain()[0][0]) for reader in readers}) == 1
+    assert not updates._feeds
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 110, 124, 125, 126, 127, 60_000, 65_535, 65_536, 100_000])
+def test_a_frame_is_that_of_the_protocol(length: int) -> None:
+    message = "x" * length
+    payload = msgspec.json.encode(message)
+    assert text_frame(message) == Frame(Opcode.TEXT, payload).serialize(mask=False)
+    assert payload_of(text_frame(message)) == payload
 
 
 def test_many_tiny_gzip_members_are_refused_at_once() -> None:
@@ -210,7 +232,7 @@ def test_many_tiny_gzip_members_are_refused_at_once() -> None:
 
 
 def test_a_silent_series_makes_room_for_a_new_one() -> None:
-    reader = Subscriber("", "")
+    reader = Feed("", "")
     old = [a_series(tags={"n": str(n)}) for n in range(SERIES_MAX)]
     new = a_series(tags={"n": "new"})
     assert all(reader.matches(sample) for sample in old)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from asyncio.events import TimerHandle
 from asyncio.transports import BaseTransport
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
+from websockets.http11 import Request
 
 from vantage.connections.limits import FRAGMENTS_MAX, FRAMES_PER_S_MAX, ConnectionLimits, EndReason
+from vantage.web.api.live import FRAMES
 
 FEED_NBYTES: Final = 1 << 10  # parsed before frames are counted: at most 170 frames, some 10 ms
 _log = structlog.get_logger("vantage.server")
@@ -82,7 +85,19 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             _log.exception("a WebSocket could not be closed")
             self.transport.abort()
 
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if not self.close_sent:
+            cast(dict[str, Any], self.scope["extensions"])[FRAMES] = {}
+
     async def send(self, message: ASGISendEvent) -> None:
+        if (frames := cast(dict[str, Any], message).get(FRAMES)) is not None:
+            await self.writable.wait()
+            if self.disconnected:
+                raise ClientDisconnected
+            if not self.close_sent:
+                self.transport.write(frames)
+            return
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # uvicorn forgets it, and reports that the application did not answer

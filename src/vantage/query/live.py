@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -31,6 +31,7 @@ class Update:
     high: float
     last: float
     last_ms: int
+    encoded: bytes = b""  # what the web sends of it, made once for all subscribers
 
     def merge(self, later: Update) -> None:
         """Merge a later update into this one."""
@@ -42,27 +43,20 @@ class Update:
 
 
 @dataclass(slots=True, eq=False)
-class Subscriber:
-    """A live page. ``service`` and ``metric`` select series, '' any; ``series`` False: only names of services.
-
-    ``dropped`` counts updates that a slow subscriber lost, ``series_skipped`` has the series beyond the limit.
-    """
+class Feed:
+    """What subscribers with the same selection receive, summed up once for all of them. ``service`` and ``metric``
+    select series, '' any. ``series_skipped`` has the series beyond the limit."""
 
     service: str
     metric: str
-    series: bool = True
+    subscribers: set[Subscriber] = field(default_factory=set)
     current: dict[int, Update] = field(default_factory=dict)
-    pending: OrderedDict[int, Update] = field(default_factory=OrderedDict)
     followed: dict[int, int] = field(default_factory=dict)  # series id: the tick of its latest sample
     ticks: int = 0
-    services: set[str] = field(default_factory=set)
-    dropped: int = 0
     series_skipped: set[int] = field(default_factory=set)
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    numbers: Iterator[int] = field(default_factory=lambda: iter(range(2**62)))
 
     def matches(self, series: Series) -> bool:
-        """Return whether the subscriber follows a series, and start to follow it while the limit allows."""
+        """Return whether the feed follows a series, and start to follow it while the limit allows."""
         if self.service not in ("", series.service) or self.metric not in ("", series.metric):
             return False
         if series.id in self.followed:
@@ -82,12 +76,31 @@ class Subscriber:
             oldest = self.ticks - FOLLOWED_TICKS
             self.followed = {series_id: tick for series_id, tick in self.followed.items() if tick > oldest}
             self.series_skipped.clear()
-        for update in self.current.values():
-            self.pending[next(self.numbers)] = update
+        updates = list(self.current.values())
         self.current = {}
+        return sum(subscriber.queue(updates) for subscriber in self.subscribers)
+
+
+@dataclass(slots=True, eq=False)
+class Subscriber:
+    """A live page. Without a feed it receives names of services alone.
+
+    ``dropped`` counts updates that a slow subscriber lost. Updates are shared with others: they must not be changed.
+    """
+
+    feed: Feed | None = None
+    pending: deque[Update] = field(default_factory=deque)
+    services: set[str] = field(default_factory=set)
+    dropped: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def queue(self, updates: Sequence[Update]) -> int:
+        """Queue updates for sending, and wake the subscriber if there is anything to send. Return how many updates
+        were dropped, the oldest first."""
+        self.pending.extend(updates)
         dropped = max(0, len(self.pending) - PENDING_MAX)
         for _ in range(dropped):
-            self.pending.popitem(last=False)
+            self.pending.popleft()
         self.dropped += dropped
         if self.pending or self.services:
             self.wake.set()
@@ -95,7 +108,7 @@ class Subscriber:
 
     def drain(self) -> tuple[list[Update], set[str], int]:
         """Return updates to send, services that changed, and the number of updates dropped since the last call."""
-        updates, services, dropped = list(self.pending.values()), self.services, self.dropped
+        updates, services, dropped = list(self.pending), self.services, self.dropped
         self.pending.clear()
         self.services, self.dropped = set(), 0
         self.wake.clear()
@@ -110,45 +123,63 @@ class LiveUpdates:
     def __init__(self, *, clock: Clock, telemetry: Telemetry) -> None:
         self._clock = clock
         self._telemetry = telemetry
-        self._subscribers: set[Subscriber] = set()
+        self._feeds: dict[tuple[str, str], Feed] = {}
+        self._pages: set[Subscriber] = set()
 
     @contextmanager
-    def subscribe(self, *, service: str = "", metric: str = "", series: bool = True) -> Iterator[Subscriber]:
-        """Subscribe for as long as the context lasts."""
-        subscriber = Subscriber(service, metric, series)
-        self._subscribers.add(subscriber)
+    def subscribe(self, *, service: str = "", metric: str = "") -> Iterator[Subscriber]:
+        """Subscribe to the updates of series for as long as the context lasts."""
+        feed = self._feeds.setdefault((service, metric), Feed(service, metric))
+        subscriber = Subscriber(feed)
+        feed.subscribers.add(subscriber)
         try:
             yield subscriber
         finally:
-            self._subscribers.discard(subscriber)
+            feed.subscribers.discard(subscriber)
+            if not feed.subscribers:
+                del self._feeds[service, metric]
+
+    @contextmanager
+    def subscribe_to_services(self) -> Iterator[Subscriber]:
+        """Subscribe to the names of services with new data for as long as the context lasts."""
+        subscriber = Subscriber()
+        self._pages.add(subscriber)
+        try:
+            yield subscriber
+        finally:
+            self._pages.discard(subscriber)
 
     def publish(self, batch: Batch) -> None:
         """Add a batch that was just committed."""
-        if not self._subscribers:
-            return
-        services = {series.service for series in batch.series} | {span.service_name for span in batch.spans}
-        updates: list[Update | None] | None = None  # computed once for all subscribers
-        for subscriber in self._subscribers:
-            if not subscriber.series:
-                subscriber.services |= services
-                continue
+        if self._pages:
+            services = {series.service for series in batch.series} | {span.service_name for span in batch.spans}
+            for page in self._pages:
+                page.services |= services
+        updates: list[Update | None] | None = None  # computed once for all feeds
+        for feed in self._feeds.values():
             for index, series in enumerate(batch.series):
-                if subscriber.matches(series):
+                if feed.matches(series):
                     updates = _updates(batch) if updates is None else updates
                     if (update := updates[index]) is None:
                         continue
-                    if current := subscriber.current.get(series.id):
+                    if current := feed.current.get(series.id):
                         current.merge(update)
                     else:
-                        subscriber.current[series.id] = replace(update)
+                        feed.current[series.id] = replace(update)
+
+    def tick(self) -> None:
+        """Queue the updates of this second for all subscribers."""
+        dropped = sum(feed.tick() for feed in self._feeds.values())
+        for page in self._pages:
+            page.queue(())
+        if dropped:
+            self._telemetry.live_dropped.inc(dropped)
 
     async def run(self) -> None:
         """Tick once a second, forever."""
         while True:
             await self._clock.sleep(TICK_S)
-            for subscriber in list(self._subscribers):
-                if dropped := subscriber.tick():
-                    self._telemetry.live_dropped.inc(dropped)
+            self.tick()
 
 
 async def messages(subscriber: Subscriber, *, heartbeat_s: float) -> AsyncIterator[tuple[list[Update], set[str], int]]:

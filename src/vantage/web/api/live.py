@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import structlog
@@ -25,6 +26,9 @@ HEARTBEAT_S: Final = 30.0
 SEND_TIMEOUT_S: Final = 30.0
 RETRY_AFTER_S: Final = 5.0
 _log = structlog.get_logger("vantage.web")
+SEND_NBYTES: Final = 64 << 10
+FRAMES: Final = "vantage.frames"  # the extension of ASGI by which our server takes frames as they are
+_encode: Final = msgspec.json.Encoder().encode
 PATHS: Final = ("/ws/metrics", "/ws/pages")
 Socket = WebSocket[Any, Any, Any]
 
@@ -43,7 +47,7 @@ async def pages_socket(
     socket: Socket, live: NamedDependency[LiveUpdates], telemetry: NamedDependency[Telemetry]
 ) -> None:
     """Send ``changed`` messages that name services with new data, so that pages refresh."""
-    await _serve(socket, live.subscribe(series=False), telemetry)
+    await _serve(socket, live.subscribe_to_services(), telemetry)
 
 
 async def _serve(socket: Socket, subscription: AbstractContextManager[Subscriber], telemetry: Telemetry) -> None:
@@ -88,28 +92,72 @@ async def _wait_for_disconnect(socket: Socket) -> None:
 
 async def _send_all(socket: Socket, subscriber: Subscriber, authorizer: Authorizer) -> None:
     skipped = 0
+    send = _send_frames if FRAMES in (socket.scope.get("extensions") or {}) else _send_texts
     async for updates, services, dropped in messages(subscriber, heartbeat_s=HEARTBEAT_S):
         try:
             authorizer.check_again(socket, Scope.READ)
         except VantageError as error:
             await socket.close(code=1008, reason=str(error)[:120])
             raise _Disconnected from error
-        out: list[dict[str, Any]] = []
+        out: list[bytes] = []
         if dropped:
-            out.append({"type": "dropped", "count": dropped})
-        if subscriber.series:
-            out += [{"type": "metric_update", "data": _data(update)} for update in updates]
-            if len(subscriber.series_skipped) > skipped:
-                skipped = len(subscriber.series_skipped)
-                text = f"{skipped} more series match than the {SERIES_MAX} a socket sends: select a service or metric"
-                out.append({"type": "limited", "series": skipped, "detail": text})
-        elif services:
-            out.append({"type": "changed", "services": sorted(services)})
+            out.append(text_frame({"type": "dropped", "count": dropped}))
+        for update in updates:
+            update.encoded = update.encoded or text_frame({"type": "metric_update", "data": _data(update)})
+            out.append(update.encoded)
+        feed = subscriber.feed
+        if feed is not None and len(feed.series_skipped) > skipped:
+            skipped = len(feed.series_skipped)
+            text = f"{skipped} more series match than the {SERIES_MAX} a socket sends: select a service or metric"
+            out.append(text_frame({"type": "limited", "series": skipped, "detail": text}))
+        if services:
+            out.append(text_frame({"type": "changed", "services": sorted(services)}))
         if not updates and not services and not dropped:
-            out.append({"type": "heartbeat"})
+            out.append(text_frame({"type": "heartbeat"}))
         async with asyncio.timeout(SEND_TIMEOUT_S):
-            for message in out:
-                await socket.send_text(msgspec.json.encode(message).decode())
+            await send(socket, out)
+
+
+async def _send_frames(socket: Socket, frames: list[bytes]) -> None:
+    """Send frames that are the same for all readers, many with one write: our server's WebSockets take them."""
+    for group in _groups(frames):
+        await socket.send(cast(Any, {"type": "websocket.send", FRAMES: group}))
+
+
+async def _send_texts(socket: Socket, frames: list[bytes]) -> None:
+    """Send frames where another server makes its own."""
+    for frame in frames:
+        await socket.send_text(payload_of(frame).decode())
+
+
+def _groups(frames: list[bytes]) -> Iterator[bytes]:
+    """Yield the frames joined to pieces of about ``SEND_NBYTES``: between two of them a slow reader is waited for."""
+    group: list[bytes] = []
+    nbytes = 0
+    for frame in frames:
+        group.append(frame)
+        nbytes += len(frame)
+        if nbytes >= SEND_NBYTES:
+            yield b"".join(group)
+            group, nbytes = [], 0
+    if group:
+        yield b"".join(group)
+
+
+def text_frame(message: Any) -> bytes:
+    """Return a message as a frame of a server: final, text, unmasked (RFC 6455, 5.2)."""
+    payload = _encode(message)
+    nbytes = len(payload)
+    if nbytes < 126:
+        return b"\x81%c%b" % (nbytes, payload)
+    if nbytes < 1 << 16:
+        return b"\x81\x7e" + nbytes.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + nbytes.to_bytes(8, "big") + payload
+
+
+def payload_of(frame: bytes) -> bytes:
+    """Return the message of a frame that ``text_frame`` made."""
+    return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
 
 
 def _data(update: Update) -> dict[str, Any]:
