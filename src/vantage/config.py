@@ -25,6 +25,7 @@ from vantage.core.errors import ConfigError
 
 PREFIX: Final = "VANTAGE_"
 AGENT_PREFIX: Final = "VANTAGE_AGENT_"
+TEST_VARIABLES: Final = frozenset({"VANTAGE_TEST_LONG", "VANTAGE_TEST_SEED"})
 MASK: Final = "********"
 FILE_NBYTES_MAX: Final = 1 << 20  # of a file with settings, or with a secret
 NUMBER_MAX: Final = 1 << 53  # of any setting
@@ -241,7 +242,7 @@ def _read_environment(
     environ: Mapping[str, str], origin: str, values: dict[str, Any], origins: dict[str, str], warnings: list[str]
 ) -> None:
     for variable, text in sorted(environ.items()):
-        if not variable.startswith(PREFIX) or variable.startswith(AGENT_PREFIX) or variable == "VANTAGE_TEST_LONG":
+        if not variable.startswith(PREFIX) or variable.startswith(AGENT_PREFIX) or variable in TEST_VARIABLES:
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name.endswith("_file") and name.removesuffix("_file") in SECRETS:

@@ -20,6 +20,7 @@ import pytest
 from tests.support.certificate import make_certificate
 from tests.support.server import Server, serving
 from tests.support.wait import BUSY_S, wait_until
+from vantage.connections.limits import UNREAD_S
 
 HEADER_TIMEOUT_S = 1.0
 CONNECTIONS_MAX = 40
@@ -237,6 +238,22 @@ def test_a_header_that_may_be_given_once_is_400_when_given_twice(server: Server,
     first = b"" if header == "Host" else HOST
     lines = b"%b: localhost\r\n" % header.encode() * 2
     assert talk(server, b"GET %b HTTP/1.1\r\n" % path.encode() + first + lines + b"\r\n") == [400]
+
+
+# ---- answers that nobody reads
+
+
+@pytest.mark.long
+def test_an_answer_that_nobody_reads_is_given_up(server: Server) -> None:
+    before = ended(server, "unread")
+    request = b"GET /static/vendor/swagger-ui-bundle.js HTTP/1.1\r\n" + HOST + b"\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            connection.connect(server.address)
+            connection.sendall(request * 5)
+        wait_until(lambda: ended(server, "unread") - before == 20, UNREAD_S + 10 + BUSY_S)
 
 
 # ---- stops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ from tests.support.server import Server, serving
 from vantage.app import create_app
 from vantage.config import Settings
 
-EXAMPLES = 20
+LONG = bool(os.environ.get("VANTAGE_TEST_LONG"))
+EXAMPLES = 200 if LONG else 20
 NO_RATES = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_API_RATE_LIMIT": "0", "VANTAGE_SELF_TELEMETRY": "false"}
 DOCUMENTED_ELSEWHERE = {"/schema", "/static", "/login", "/logout", "/ws/metrics", "/ws/pages"}
 METHODS = {"get", "post", "put", "patch", "delete"}
@@ -121,6 +123,7 @@ def test_it_can_be_browsed_without_the_internet(server: Server) -> None:
         assert server.get(path).status == 200
 
 
+@pytest.mark.timeout(1800 if LONG else 300)
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.filterwarnings("ignore")
 def test_the_server_keeps_to_its_document(server: Server, mode: GenerationMode, subtests: pytest.Subtests) -> None:

@@ -93,7 +93,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     async def send(self, message: ASGISendEvent) -> None:
         if (frames := cast(dict[str, Any], message).get(FRAMES)) is not None:
             await self.writable.wait()
-            if self.disconnected:
+            if self.disconnected or self.transport.is_closing():
                 raise ClientDisconnected
             if not self.close_sent:
                 self.transport.write(frames)
