@@ -21,7 +21,7 @@ from tests.support.server import Server, serving
 
 LONG = bool(os.environ.get("VANTAGE_TEST_LONG"))
 RUN_S = 600.0 if LONG else 4.0
-ANSWER_S = 10.0
+ANSWER_S = 3.0
 PER_CONNECTION_MAX = 8
 QUIET = {
     "VANTAGE_INGEST_RATE_LIMIT": "0",

@@ -204,7 +204,8 @@ class HttpConnection(HttpToolsProtocol):
         if self._end_after_answers():
             return
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        is_answered = cycle is not None and cycle.response_started and (cycle.more_body or not cycle.response_complete)
+        if not is_answered:
             body = problem.body("")
             headers = "".join(f"{name}: {value}\r\n" for name, value in problem.headers)
             self.transport.write(
