@@ -24,7 +24,7 @@ import uvicorn
 from vantage.app import App
 from vantage.config import Settings
 from vantage.connections.http import HttpConnection
-from vantage.connections.limits import ConnectionLimits
+from vantage.connections.limits import ConnectionLimits, EndReason
 from vantage.connections.tls import TlsHandshake
 from vantage.connections.unread import CHECK_EVERY_S, UnreadAnswers
 from vantage.connections.websocket import WebSocketConnection
@@ -78,11 +78,13 @@ def serve(app: App, settings: Settings, listening: socket.socket, ready: Callabl
     Raises VantageError when the application cannot be opened.
     """
     _raise_open_files()
+
+    def count_end(reason: EndReason) -> None:
+        app.telemetry.connections_ended.labels(reason.value).inc()
+
+    unread = UnreadAnswers(monotonic_s=time.monotonic, count_end=count_end)
     limits = ConnectionLimits(
-        settings.header_timeout_s,
-        settings.body_timeout_s,
-        settings.connections_max,
-        lambda reason: app.telemetry.connections_ended.labels(reason.value).inc(),
+        settings.header_timeout_s, settings.body_timeout_s, settings.connections_max, count_end, unread.add
     )
     http, websocket = _connection_classes(limits)
     config = uvicorn.Config(
@@ -108,7 +110,7 @@ def serve(app: App, settings: Settings, listening: socket.socket, ready: Callabl
         config.load()
     except (OSError, ssl.SSLError, ValueError) as error:
         raise ConfigError(f"tls_certificate or tls_key cannot be used: {error}") from error
-    server = _Server(config, app, settings, limits, lambda: ready(url_of(settings, listening)))
+    server = _Server(config, app, settings, limits, unread, lambda: ready(url_of(settings, listening)))
     server.run(sockets=[listening])
     return 0 if server.started else 1
 
@@ -123,6 +125,7 @@ class _Server(uvicorn.Server):
         app: App,
         settings: Settings,
         limits: ConnectionLimits,
+        unread: UnreadAnswers,
         ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
@@ -132,9 +135,8 @@ class _Server(uvicorn.Server):
         self._shutdown_timeout_s = settings.shutdown_timeout_s
         self._ready = ready
         self._draining = False
-        self._unread = UnreadAnswers(
-            self.server_state.connections, monotonic_s=time.monotonic, count_end=limits.count_end
-        )
+        self._unread = unread
+        unread.connections = self.server_state.connections
         if config.ssl is not None:
             config.http_protocol_class = self._handshakes(config.http_protocol_class, config.ssl)
             config.ssl = None

@@ -43,11 +43,11 @@ class Watched:
         self.ended: Counter[EndReason] = Counter()
         self.connections = [FakeConnection(size) for size in sizes]
         self.answers = UnreadAnswers(
-            self.connections,
             monotonic_s=lambda: self.now_s,
             count_end=lambda reason: self.ended.update([reason]),
             nbytes_max=nbytes_max,
         )
+        self.answers.connections = self.connections
 
     def run(self, seconds: float, *, taken_per_s: int = 0) -> None:
         for _ in range(round(seconds / CHECK_EVERY_S)):
@@ -101,12 +101,21 @@ def test_a_buffer_that_only_grows_is_no_progress() -> None:
 
 
 def test_when_too_much_waits_those_that_wait_longest_are_ended() -> None:
-    watched = Watched(40 * MIB, 40 * MIB, nbytes_max=100 * MIB)
+    watched = Watched(40 * MIB, 30 * MIB, nbytes_max=100 * MIB)
     watched.run(CHECK_EVERY_S)
     watched.connections.append(FakeConnection(40 * MIB))
     watched.run(CHECK_EVERY_S)
     assert watched.aborted == [True, False, False]
-    assert sum(connection.transport.nbytes for connection in watched.connections) == 80 * MIB
+    assert sum(connection.transport.nbytes for connection in watched.connections) == 70 * MIB
+
+
+def test_too_much_at_once_is_noticed_before_the_next_check() -> None:
+    watched = Watched(nbytes_max=100 * MIB)
+    for _ in range(1000):
+        watched.connections.append(FakeConnection(MIB))
+        watched.answers.add(MIB)
+        assert sum(connection.transport.nbytes for connection in watched.connections) <= 113 * MIB
+    assert watched.ended[EndReason.UNREAD] > 800
 
 
 def test_one_answer_may_be_larger_than_all_together_may_be() -> None:

@@ -28,9 +28,8 @@ OVERRIDDEN = {
     uvicorn.Server: {"__init__", "capture_signals", "on_tick", "serve", "startup"},
     httptools_impl.HttpToolsProtocol: {
         "__init__", "connection_made", "connection_lost", "data_received", "on_message_begin", "on_headers_complete",
-        "on_body", "on_message_complete", "resume_writing", "send_400_response", "shutdown", "_start_asgi_task",
-        "_unsupported_upgrade_warning",
-        "handle_websocket_upgrade",
+        "on_body", "on_message_complete", "pause_writing", "resume_writing", "send_400_response",
+        "shutdown", "_start_asgi_task", "_unsupported_upgrade_warning", "handle_websocket_upgrade",
     },
     websockets_sansio_impl.WebSocketsSansIOProtocol: {
         "__init__", "connection_made", "connection_lost", "data_received", "handle_cont", "handle_connect",

@@ -121,6 +121,10 @@ class HttpConnection(HttpToolsProtocol):
         self._awaited = _ReadState.NOTHING
         super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.limits.on_unread(self.transport.get_write_buffer_size())
+
     def resume_writing(self) -> None:
         self.drains += 1
         super().resume_writing()

@@ -14,7 +14,7 @@ FRAMES_PER_S_MAX: Final = 200  # what a reader of live updates sends is ignored:
 FRAGMENTS_MAX: Final = 64  # of one message
 UNREAD_S: Final = 60.0  # in which a client must take all that waits for it, or at least UNREAD_PROGRESS_NBYTES
 UNREAD_PROGRESS_NBYTES: Final = 64 << 10
-UNREAD_NBYTES_MAX: Final = 256 << 20  # of answers that clients have not taken, all together
+UNREAD_NBYTES_MAX: Final = 128 << 20  # of answers that clients have not taken, all together
 
 
 class EndReason(StrEnum):
@@ -33,9 +33,11 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """The limits that settings change, and where the end of a connection is counted."""
+    """The limits that settings change, where the end of a connection is counted, and who hears that bytes wait for a
+    client that does not read as fast as the server writes."""
 
     header_timeout_s: float  # of TLS handshakes and WebSocket handshakes, too
     body_timeout_s: float
     connections_max: int
     count_end: Callable[[EndReason], None]
+    on_unread: Callable[[int], None]

@@ -17,6 +17,7 @@ from vantage.connections.limits import (
 )
 
 CHECK_EVERY_S: Final = 2.0
+ROOM: Final = 0.75  # share of the limit down to which connections are aborted, so that it is not reached again at once
 _log = structlog.get_logger("vantage.server")
 
 
@@ -34,29 +35,37 @@ class UnreadAnswers:
     """Aborts connections whose client takes less than ``UNREAD_PROGRESS_NBYTES`` in ``UNREAD_S``, and those that have
     waited longest while more than ``UNREAD_NBYTES_MAX`` waits for all clients together.
 
-    Progress counts, not whole answers: one that takes minutes is welcome. ``connections`` have a ``transport`` and
-    count in ``drains`` how often their buffer became empty.
+    Progress counts, not whole answers: one that takes minutes is welcome. ``connections``, set by the server, have a
+    ``transport`` and count in ``drains`` how often their buffer became empty.
     """
+
+    connections: Collection[Any] = ()
 
     def __init__(
         self,
-        connections: Collection[Any],
         *,
         monotonic_s: Callable[[], float],
         count_end: Callable[[EndReason], None],
         nbytes_max: int = UNREAD_NBYTES_MAX,
     ) -> None:
-        self._connections = connections
         self._monotonic_s = monotonic_s
         self._count_end = count_end
         self._nbytes_max = nbytes_max
         self._unread: dict[Any, _Unread] = {}
+        self._known_nbytes = 0  # at the last check
+        self._new_nbytes = 0  # since then
+
+    def add(self, nbytes: int) -> None:
+        """Count bytes that began to wait for a client, and check at once when they may be too many."""
+        self._new_nbytes += nbytes
+        if self._new_nbytes >= self._nbytes_max // 8 and self._known_nbytes + self._new_nbytes > self._nbytes_max:
+            self.check()
 
     def check(self) -> None:
         """Look at every connection, and abort those beyond a limit."""
         now_s = self._monotonic_s()
         unread: dict[Any, _Unread] = {}
-        for connection in tuple(self._connections):
+        for connection in tuple(self.connections):
             transport: asyncio.Transport | None = connection.transport
             if transport is None or not (nbytes := transport.get_write_buffer_size()):
                 continue
@@ -74,13 +83,15 @@ class UnreadAnswers:
 
     def _make_room(self) -> None:
         total = sum(state.waiting for state in self._unread.values())
+        self._known_nbytes, self._new_nbytes = total, 0
         if total <= self._nbytes_max:
             return
         longest_first = sorted(self._unread, key=lambda connection: self._unread[connection].since_s)
         for connection in longest_first[:-1]:  # one answer may be as large as it likes
             total -= self._unread[connection].waiting
             self._abort(connection, self._unread.pop(connection).waiting)
-            if total <= self._nbytes_max:
+            self._known_nbytes = total
+            if total <= self._nbytes_max * ROOM:
                 return
 
     def _abort(self, connection: Any, nbytes: int) -> None:

@@ -69,6 +69,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self.limits.on_unread(self.transport.get_write_buffer_size())
         if not self.read_paused:
             self.transport.pause_reading()
 
