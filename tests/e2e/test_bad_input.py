@@ -117,7 +117,6 @@ def of_sample(fields: bytes) -> bytes:
     return b'{"metrics":[{"metric_name":"m","value":1,' + fields + b"}]}"
 
 
-TIMESTAMP = "metrics[0].timestamp"
 COMPLETE = {
     "nothing": (b"", "body"),
     "truncated": (b'{"metrics": [{"metric_name": "m", "val', ""),
@@ -128,21 +127,10 @@ COMPLETE = {
     "a text": (b'"metrics"', ""),
     "an empty object": (b"{}", ""),
     "metrics is an object": (b'{"metrics":{}}', "metrics"),
-    "a sample is a list": (b'{"metrics":[[]]}', "metrics[0]"),
-    "a sample is null": (b'{"metrics":[null]}', "metrics[0]"),
-    "the value is a text": (b'{"metrics":[{"metric_name":"m","value":"1"}]}', "metrics[0].value"),
-    "the value is a boolean": (b'{"metrics":[{"metric_name":"m","value":true}]}', "metrics[0].value"),
-    "the value is missing": (b'{"metrics":[{"metric_name":"m"}]}', "metrics[0]"),
-    "the name is a number": (b'{"metrics":[{"metric_name":7,"value":1}]}', "metrics[0].metric_name"),
-    "the timestamp is a text": (of_sample(b'"timestamp":"1"'), TIMESTAMP),
     "the envelope's service is a list": (b'{"metrics":[],"service_name":["a"]}', "service_name"),
     "NaN": (b'{"metrics":[{"metric_name":"m","value":NaN}]}', ""),
     "Infinity": (b'{"metrics":[{"metric_name":"m","value":Infinity}]}', ""),
     "-Infinity": (b'{"metrics":[{"metric_name":"m","value":-Infinity}]}', ""),
-    "a number beyond a float": (b'{"metrics":[{"metric_name":"m","value":1e999}]}', "metrics[0].value"),
-    "a timestamp above int64": (of_sample(b'"timestamp":9223372036854775808'), TIMESTAMP),
-    "a timestamp below int64": (of_sample(b'"timestamp":-9223372036854775809'), TIMESTAMP),
-    "a timestamp of a hundred digits": (of_sample(b'"timestamp":1' + b"0" * 100), TIMESTAMP),
     "a name that is not UTF-8": (b'{"metrics":[{"metric_name":"m\xff","value":1}]}', ""),
     "a service that is not UTF-8": (b'{"metrics":[],"service_name":"\xc3\x28"}', ""),
     "a service with half a surrogate pair": (b'{"metrics":[],"service_name":"\\ud800"}', ""),
@@ -167,10 +155,37 @@ def test_a_body_that_cannot_be_read_is_400_with_the_path_of_the_fault(server: Se
     assert len(answer.body) < 1000, "a bad body is not sent back"
 
 
-def test_the_path_names_the_sample_at_fault(server: Server) -> None:
+ILL_TYPED = {
+    "a sample is a list": (b'{"metrics":[[]]}', "sample"),
+    "a sample is null": (b'{"metrics":[null]}', "sample"),
+    "the value is a text": (b'{"metrics":[{"metric_name":"m","value":"1"}]}', "value"),
+    "the value is a boolean": (b'{"metrics":[{"metric_name":"m","value":true}]}', "value"),
+    "the value is missing": (b'{"metrics":[{"metric_name":"m"}]}', "sample"),
+    "the name is a number": (b'{"metrics":[{"metric_name":7,"value":1}]}', "metric_name"),
+    "the timestamp is a text": (of_sample(b'"timestamp":"1"'), "timestamp"),
+    "a number beyond a float": (b'{"metrics":[{"metric_name":"m","value":1e999}]}', "value"),
+    "a timestamp above int64": (of_sample(b'"timestamp":9223372036854775808'), "timestamp"),
+    "a timestamp below int64": (of_sample(b'"timestamp":-9223372036854775809'), "timestamp"),
+    "a timestamp of a hundred digits": (of_sample(b'"timestamp":1' + b"0" * 100), "timestamp"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ILL_TYPED)
+def test_a_sample_of_a_wrong_type_is_rejected_with_the_field(server: Server, name: str) -> None:
+    body, field = ILL_TYPED[name]
+    answer = server.send(body)
+    assert (answer.status, answer.json()["rejected"]) == (202, 1), answer
+    (error,) = answer.json()["errors"]
+    assert (error["index"], error["field"]) == (0, field)
+    assert error["reason"]
+    assert not error["reason"].startswith(field)
+
+
+def test_the_index_names_the_sample_at_fault(server: Server) -> None:
     samples: list[dict[str, Any]] = [{}] * 7
     answer = server.send(envelope(*samples, {"value": "x"}))
-    assert (answer.status, answer.json()["field"]) == (400, "metrics[7].value")
+    assert (answer.status, answer.json()["accepted"]) == (202, 7)
+    assert [(error["index"], error["field"]) for error in answer.json()["errors"]] == [(7, "value")]
 
 
 def nested(depth: int) -> bytes:
@@ -189,7 +204,7 @@ BINARY = {
     "deep arrays in an unknown field": b"\x82\xa7metrics\x90\xa1x" + nested(DEEP),
     "deep arrays in tags": b"\x81\xa7metrics\x91\x83\xabmetric_name\xa1m\xa5value\x01\xa4tags" + nested(DEEP),
     "a name that is not UTF-8": b"\x81\xa7metrics\x91\x82\xabmetric_name\xa1\xff\xa5value\x01",
-    "a value of the wrong type": msgpack.packb(envelope({"value": {}})),
+    "samples of the wrong type": msgpack.packb({"metrics": {}, "series": {}}),
 }
 
 
@@ -218,7 +233,7 @@ def test_a_packed_body_that_contradicts_itself_is_400(server: Server, change: di
     assert (answer.status, answer.json()["field"]) == (400, field), answer
 
 
-@pytest.mark.parametrize("body", [b"", b'{"spans":', b'{"spans":[{"trace_id":1}]}', b'{"spans":[{}]}', b"[" * DEEP])
+@pytest.mark.parametrize("body", [b"", b'{"spans":', b'{"spans":{}}', b"[" * DEEP])
 def test_a_spans_body_that_cannot_be_read_is_400(server: Server, body: bytes) -> None:
     assert server.send(body, "/v1/spans").status == 400
 

@@ -248,5 +248,5 @@ def decode_each(
             items.append(decode(raw))
         except DECODE_ERRORS as error:
             problem = input_error(error)
-            items.append(Rejection(problem.field or fault, str(problem)))
+            items.append(Rejection(problem.field or fault, problem.reason))
     return items

@@ -148,7 +148,7 @@ class SpanReader:
         latest."""
         unsealed = spans_of_traces(self._access.span_blocks(), trace_ids)
         tables: list[SpanTable] = []
-        left_out = taken = 0
+        left_out = selected = 0
         hashes = {int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0]) for trace_id in trace_ids}
         ids = {trace_id.encode() for trace_id in trace_ids}
         for segment in self._access.pinned.snapshot.samples.values():
@@ -159,19 +159,19 @@ class SpanReader:
                     rows.setdefault(block_id, set()).add(row)
             for block_id, block_rows in sorted(rows.items()):
                 self._access.tick()
-                if rows_max is not None and taken >= rows_max:
+                if rows_max is not None and selected >= rows_max:
                     left_out += len(block_rows)
                     continue
-                taken += len(block_rows)
+                selected += len(block_rows)
                 table = self._block(segment, block_id)
                 if table is None:
                     continue
                 picked = np.array(sorted(row for row in block_rows if bytes(table.trace_id[row]) in ids), np.int64)
                 tables.append(table.take(picked))
-        if rows_max is not None and taken + len(unsealed) > rows_max:
+        if rows_max is not None and selected + len(unsealed) > rows_max:
             unsealed.sort(key=lambda span: span.start_ns)
-            left_out += len(unsealed) - max(0, rows_max - taken)
-            unsealed = unsealed[: max(0, rows_max - taken)]
+            left_out += len(unsealed) - max(0, rows_max - selected)
+            unsealed = unsealed[: max(0, rows_max - selected)]
         if unsealed:
             tables.append(build_span_table(unsealed))
         return (self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS), left_out
