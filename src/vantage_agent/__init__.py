@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vantage_agent import _manual_spans
+from vantage_agent._context import current
 from vantage_agent._manual_spans import SpanScope, Timer
+from vantage_agent._native import new_lock
 from vantage_agent._sigterm import sigterm_handler
 from vantage_agent._tracer import tracer
 
@@ -48,7 +49,7 @@ _running: Agent | None = None  # not named like the module, which Python would a
 _ending: Agent | None = None  # still sends the rest
 _instrumentations: Instrumentations | None = None
 _hooked = False
-_starting = threading.Lock()
+_starting = new_lock()
 
 
 def init_agent(
@@ -74,7 +75,7 @@ def init_agent(
     stays off.
     """
     global _running, _instrumentations  # noqa: PLW0603  # one agent a process, as there is one exit and one fork hook
-    if _running is not None or not _starting.acquire(blocking=False):
+    if _running is not None or not _starting.acquire(False):
         return
     try:
         from vantage_agent._agent import Agent
@@ -274,6 +275,8 @@ def _hook_exits() -> None:
 
 def _after_fork() -> None:
     try:
+        current.set(None)  # what runs in the parent does not run here
+        sigterm_handler.reset_after_fork()
         if _running is not None:
             _running.reset_after_fork()
             util = sys.modules.get("multiprocessing.util")

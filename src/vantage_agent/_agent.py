@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import queue
 import re
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,9 @@ from vantage_agent._config import Config
 from vantage_agent._context import seed_ids
 from vantage_agent._counters import counters
 from vantage_agent._exporter import Exporter
+from vantage_agent._native import SimpleQueue, new_lock, start_thread, wait_for
 from vantage_agent._runtime import RuntimeMetrics
+from vantage_agent._sigterm import sigterm_handler
 from vantage_agent._tracer import tracer
 
 KINDS = frozenset(("counter", "gauge", "histogram", "cumulative"))
@@ -48,6 +49,7 @@ class Agent:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stopping = False
+        self._threads_are_over = False  # the interpreter ends, and starts none any more
         self._stop_s = 0.0  # when the timeout of ``shutdown`` ends
         self._exporter: Exporter | None = None  # used by the thread
         self._runtime = RuntimeMetrics(self._append_runtime) if config.runtime_metrics else None
@@ -59,11 +61,11 @@ class Agent:
         config = self._config
         previous, self._exporter = self._exporter, None
         self._buffer = Buffer(items_max=config.items_max, nbytes_max=config.nbytes_max)
-        self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._starting = new_lock()
+        self._ended: Any = None  # locked while the thread runs; None before it was started
         # A signal handler may put into a SimpleQueue, but not set an Event, whose lock may be locked.
-        self._wake: queue.SimpleQueue[threading.Event | None] = queue.SimpleQueue()
-        self._flushes: list[threading.Event] = []  # used by the thread alone, as are the two below
+        self._wake: SimpleQueue[Any] = SimpleQueue()
+        self._flushes: list[Any] = []  # locks to release; used by the thread alone, as are the two below
         self._gather_s = self._measure_s = 0.0  # when that is due
         seed_ids()
         if previous is not None:
@@ -153,14 +155,16 @@ class Agent:
 
     def flush(self, timeout_s: float) -> bool:
         """Return whether everything recorded so far was sent, or lost and counted, within ``timeout_s``."""
-        if self._thread is None:
+        if self._ended is None:
             self._gather()
             if not len(self._buffer):
                 return True
-        self._ensure_thread()
-        done = threading.Event()
+        if not self._ensure_thread() and self._threads_are_over:
+            return self._send_here(timeout_s)
+        done = new_lock()
+        done.acquire()
         self._wake.put(done)
-        return done.wait(timeout_s)
+        return wait_for(done, timeout_s)
 
     def shutdown(self, timeout_s: float) -> None:
         """Send the rest for at most ``timeout_s``, then abandon the thread, which is a daemon."""
@@ -172,23 +176,33 @@ class Agent:
                 self._runtime.stop()
             self._stop_s = time.monotonic() + timeout_s
             self._stopping = True
-        if len(self._buffer):
-            self._ensure_thread()
-        thread = self._thread
-        if thread is not None:
+        if len(self._buffer) and not self._ensure_thread():
+            self._send_here(timeout_s)
+        ended = self._ended
+        if ended is not None:
             self._wake.put(None)
-            thread.join(timeout_s)
+            if wait_for(ended, timeout_s):
+                ended.release()
+
+    def _send_here(self, timeout_s: float) -> bool:
+        """Send in the caller's thread: since 3.12 Python starts no thread once the interpreter ends. Return whether the
+        buffer is empty."""
+        end_s = time.monotonic() + timeout_s
+        exporter = Exporter(self._config, self._buffer, lambda _: False, lambda: end_s - time.monotonic())
+        exporter.send_all()
+        exporter.close()
+        return not len(self._buffer)
 
     def _append(self, nbytes: int, what: int, item: Any) -> None:
         if self._buffer.append(nbytes, what, item):
             self._wake.put(None)
-        if self._thread is None:
+        if self._ended is None:
             self._ensure_thread()
 
     def _check(self) -> None:
         if self._buffer.check():
             self._wake.put(None)
-        if self._thread is None:
+        if self._ended is None:
             self._ensure_thread()
 
     def _append_runtime(self, name: str, kind: str, unit: str, value: float) -> None:
@@ -204,18 +218,30 @@ class Agent:
                 SAMPLE_NBYTES, RECORDED_SAMPLE, (metric, "counter", "", tags, time_ms, count, trace_id, span_id)
             )
 
-    def _ensure_thread(self) -> None:
+    def _ensure_thread(self) -> bool:
+        """Start the thread, unless it runs. Return False if the system has no thread for it."""
         # If the lock is locked, another thread, or the code this one interrupted, is starting the thread.
-        if self._thread is None and self._starting.acquire(blocking=False):
+        if self._ended is None and self._starting.acquire(False):
             try:
-                if self._thread is None:
-                    thread = threading.Thread(target=self._run, name="vantage-agent", daemon=True)
-                    thread.start()
-                    self._thread = thread
-            except RuntimeError:  # the system has no thread left: the next item tries again
+                if self._ended is None:
+                    ended = new_lock()
+                    ended.acquire()
+                    start_thread(lambda: self._run_until_end(ended), "vantage-agent")
+                    self._ended = ended
+            except RuntimeError as error:  # the next item tries again
+                self._threads_are_over = "interpreter shutdown" in str(error)
                 self._buffer.check_at_len = 0
+                return False
             finally:
                 self._starting.release()
+        return True
+
+    def _run_until_end(self, ended: Any) -> None:
+        try:
+            sigterm_handler.watch()
+            self._run()
+        finally:
+            ended.release()
 
     def _run(self) -> None:
         exporter = self._exporter = Exporter(self._config, self._buffer, self._pause, self._remaining_s)
@@ -234,7 +260,7 @@ class Agent:
             if self._buffer.reset_wakeup():
                 self._wake.put(None)
             for done in flushes:
-                done.set()
+                done.release()
             if self._stopping and (not len(self._buffer) or self._remaining_s() <= 0):
                 exporter.close()
                 return

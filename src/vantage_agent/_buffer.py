@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import Any
+
+from vantage_agent._native import new_rlock
 
 PLAIN_NBYTES = 560  # of a span without texts of its own
 WAKE_SHARE = 0.5  # a buffer this full is sent before the interval ends
@@ -26,7 +27,7 @@ class Buffer:
     def __init__(self, *, items_max: int, nbytes_max: int) -> None:
         self._items_max = items_max
         self._nbytes_max = nbytes_max
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self.items: deque[Any] = deque()
         self.check_at_len = 0
         self._extra_in = 0  # bytes beyond ``PLAIN_NBYTES`` an item

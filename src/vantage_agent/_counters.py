@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from vantage_agent._native import new_rlock
 
 if TYPE_CHECKING:
     from vantage_agent._span import Span
@@ -17,18 +18,18 @@ class Counters:
     """Counts by metric and tags. The lock is reentrant because a signal handler may log."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self._counts: dict[Key, tuple[int, str, str]] = {}
-        self.on_first: Callable[[], None] = _do_nothing  # called for the first event of an interval
+        self.on_first: Callable[[], Any] = _do_nothing  # called for the first event of an interval
         self.count_loss: Callable[[str], None] = _count_nothing
 
     def stop(self) -> None:
         """Drop all references to an agent that stops."""
         self.reset(_do_nothing, _count_nothing)
 
-    def reset(self, on_first: Callable[[], None], count_loss: Callable[[str], None]) -> None:
+    def reset(self, on_first: Callable[[], Any], count_loss: Callable[[str], None]) -> None:
         """Start to count for an agent, also after a fork."""
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self._counts = {}
         self.on_first = on_first
         self.count_loss = count_loss

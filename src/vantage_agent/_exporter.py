@@ -8,9 +8,8 @@ import gzip
 import http.client
 import json
 import logging
-import os
 import random
-import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from vantage_agent._batch import Batch
 from vantage_agent._batch_maker import BatchMaker
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import Config
+from vantage_agent._native import threads_are_greenlets
 from vantage_agent._pack import MEDIA_TYPE
+from vantage_agent._transport import BODY_NBYTES_MAX, Connection, Timeout
 
 RETRY_S_MAX = 30 * 60  # half as long as the server remembers a batch id, so that a retry is never stored twice
 BACKOFF_S_FIRST = 1.0
@@ -27,7 +28,7 @@ BACKOFF_S_MAX = 60.0
 RETRY_AFTER_S_MAX = 300.0  # even if the server requests more: its load or its clock may change
 WARNING_INTERVAL_S = 60.0
 COMPRESSION = 1  # a tenth larger than with 6, in less than half of the host's time
-ANSWER_NBYTES_MAX = 64 << 10
+DETAIL_LENGTH_MAX = 200
 JSON_NBYTES_MAX = 4 << 20  # estimated, before compression; the server accepts 8 MB
 
 _log = logging.getLogger("vantage_agent")
@@ -78,7 +79,7 @@ class Exporter:
         self._pause = pause
         self._remaining_s = remaining_s or (lambda: config.request_timeout_s)
         self._maker = BatchMaker(config, buffer)
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: Connection | None = None
         self._uses_json = False
         self._warned_s: float | None = None
 
@@ -104,9 +105,8 @@ class Exporter:
     def abandon(self) -> None:
         """Release the parent's connection in a forked child, without a message to the server, and without locks, which
         the parent's thread may have locked."""
-        sock = None if self._connection is None else self._connection.sock
-        if sock is not None:
-            os.close(sock.detach())
+        if self._connection is not None:
+            self._connection.abandon()
 
     def _deliver(self, batch: Batch, *, may_halve: bool = True) -> None:
         if self._uses_json and batch.json_nbytes > JSON_NBYTES_MAX and batch.size > 1:
@@ -188,35 +188,31 @@ class Exporter:
 
     def _attempt(self, request: Request) -> Response:
         is_reused = self._connection is not None and self._connection.sock is not None
+        # One deadline for everything, however slowly the server sends.
+        end_s = time.monotonic() + min(self._config.request_timeout_s, self._remaining_s())
         try:
             try:
-                return self._exchange(request)
-            except socket.timeout:
+                return self._exchange(request, end_s)
+            except Timeout:
                 raise
             except Exception:
                 self.close()
                 if not is_reused:
                     raise
                 # The server closed the idle connection. Should it have read this batch before, it recognises the id.
-                return self._exchange(request)
+                return self._exchange(request, end_s)
         except Exception as error:  # for any error, a later attempt may succeed
             self.close()
             return Response(0, f"{self._config.host}:{self._config.port}: {str(error) or type(error).__name__}")
 
-    def _exchange(self, request: Request) -> Response:
-        timeout_s = min(self._config.request_timeout_s, self._remaining_s())
-        if timeout_s <= 0:
-            raise TimeoutError("no time is left")
+    def _exchange(self, request: Request, end_s: float) -> Response:
         connection = self._connection
         if connection is None:
-            kind = http.client.HTTPSConnection if self._config.scheme == "https" else http.client.HTTPConnection
-            connection = self._connection = kind(self._config.host, self._config.port)
-        connection.timeout = timeout_s
-        if connection.sock is not None:
-            connection.sock.settimeout(timeout_s)
+            connection = self._connection = Connection(self._config.scheme, self._config.host, self._config.port)
+        connection.set_deadline(end_s)
         connection.request("POST", request.path, request.body, request.headers)
         response = connection.getresponse()
-        text = response.read(ANSWER_NBYTES_MAX)
+        text = response.read(BODY_NBYTES_MAX)
         if not response.isclosed():  # the rest is not worth waiting for
             self.close()
         return Response(response.status, _detail(response.status, text), _retry_after_s(response))
@@ -226,7 +222,12 @@ class Exporter:
         if self._warned_s is None or now_s - self._warned_s >= WARNING_INTERVAL_S:
             self._warned_s = now_s
             try:
-                _log.warning("vantage_agent: %s", message)
+                message = printable(message)
+                if threads_are_greenlets() == "eventlet" and sys.stderr is not None:
+                    # The locks of its log handlers cannot be waited for in another thread.
+                    sys.stderr.write(f"vantage_agent: {message}\n")
+                else:
+                    _log.warning("vantage_agent: %s", message)
             except Exception:  # a log handler of the application
                 pass
 
@@ -241,18 +242,26 @@ def _retry_after_s(response: http.client.HTTPResponse) -> float:
     try:
         wait_s = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
         return min(max(0.0, wait_s), RETRY_AFTER_S_MAX)
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError, OSError):
         return 0.0
 
 
 def _detail(status: int, text: bytes) -> str:
     """Return one line for a warning: what was rejected in an accepted batch, or why a batch was refused."""
+    detail = ""
     try:
         answer = json.loads(text)
-        if 200 <= status < 300:
+        if not 200 <= status < 300:
+            detail = str(answer.get("detail") or answer.get("title") or "")
+        elif answer.get("rejected"):
             first = (answer.get("errors") or [{}])[0]
             reason = f" ({first.get('field')}: {first.get('reason')})" if first else ""
-            return f"{answer['rejected']}{reason}" if answer.get("rejected") else ""
-        return str(answer.get("detail") or answer.get("title") or "")[:200]
-    except (ValueError, AttributeError, LookupError, TypeError):
-        return "" if 200 <= status < 300 else text[:200].decode("utf-8", "replace")
+            detail = f"{answer['rejected']}{reason}"
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
+        detail = "" if 200 <= status < 300 else text[:DETAIL_LENGTH_MAX].decode("utf-8", "replace")
+    return detail[:DETAIL_LENGTH_MAX]
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with escapes for line feeds, controls and whatever else would act on a terminal or a log."""
+    return "".join([char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text])

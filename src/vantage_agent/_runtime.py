@@ -8,12 +8,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any
+
+from vantage_agent._native import new_rlock
 
 PROBE_S = 0.5  # how often a loop is probed
 LOOPS_MAX = 100
@@ -90,13 +91,13 @@ class _Loops:
     def __init__(self) -> None:
         self.is_on = False
         self.last: Callable[[], Any] = _no_loop  # the last loop seen, weakly
-        self._lock = threading.RLock()  # a signal handler may end the agent
+        self._lock = new_rlock()  # a signal handler may end the agent
         self._probes: dict[int, _Probe] = {}  # by the loop's id
         self.lag_s = 0.0
         self.has_measured = False
 
     def start(self) -> None:
-        self._lock = threading.RLock()  # after a fork the old one may be locked by a thread that no longer exists
+        self._lock = new_rlock()  # after a fork the old one may be locked by a thread that no longer exists
         self.stop()
         self.is_on = True
 

@@ -9,7 +9,6 @@ are recorded.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from vantage_agent._context import (
     parse_traceparent,
     usable_tracestate,
 )
+from vantage_agent._native import new_rlock
 from vantage_agent._span import PENDING_MAX, Span, SpanDescription, perf_ns
 
 # What to send of a span in the buffer. One without this tag: both.
@@ -39,7 +39,7 @@ class Tracer:
     _slowest: dict[tuple[Any, ...], Span]
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a signal handler may end a span, or the agent
+        self._lock = new_rlock()  # a signal handler may end a span, or the agent
         self._samples_all = True
         self._sampled_below = 1 << 56
         self.detach()
@@ -56,7 +56,7 @@ class Tracer:
         others by ``append(nbytes, what, span)``."""
         self._samples_all = sample_rate >= 1
         self._sampled_below = int(sample_rate * (1 << 56))
-        self._lock = threading.RLock()  # after a fork the old one may be locked by a thread that no longer exists
+        self._lock = new_rlock()  # after a fork the old one may be locked by a thread that no longer exists
         self._slowest = {}
         self._slowest_spans = 0
         self._buffer = buffer

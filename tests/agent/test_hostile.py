@@ -149,9 +149,9 @@ def test_a_name_that_does_not_resolve_is_retried() -> None:
 
 
 HANGING_LOOKUP = """
-import ctypes, socket, sys, time
+import _socket, ctypes, sys, time
 pause = ctypes.CDLL(None).pause  # blocks as a name server that never answers does: in C, without the interpreter's lock
-socket.getaddrinfo = lambda *_, **__: pause()
+_socket.getaddrinfo = lambda *_, **__: pause()
 import vantage_agent as v
 v.init_agent("s", "http://collector.example:8000", flush_interval_s=0.05)
 v.gauge("a", 1)
@@ -194,11 +194,9 @@ def test_the_thread_ends_at_the_timeout_of_shutdown() -> None:
         agent = vantage_agent._running
         assert agent is not None
         vantage_agent.gauge("a", 2)
-        thread = agent._thread
-        assert thread is not None
         vantage_agent.shutdown(0.3)
-        thread.join(3)  # much less than the time of one request
-        assert not thread.is_alive()
+        assert agent._ended is not None
+        assert agent._ended.acquire(timeout=3)  # much less than the time of one request
         assert agent._buffer.take_losses() == {"shutdown": 1}
 
 
@@ -261,9 +259,8 @@ def test_a_wait_of_nonsense_still_sends_and_stops(receiver: Receiver, nonsense: 
     vantage_agent.gauge("a", 2)
     vantage_agent.shutdown(nonsense)
     assert agent._stopping
-    assert agent._thread is not None
-    agent._thread.join(5)
-    assert not agent._thread.is_alive()
+    assert agent._ended is not None
+    assert agent._ended.acquire(timeout=5)
 
 
 @pytest.mark.parametrize(
