@@ -17,11 +17,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vantage_agent import _manual_spans
-from vantage_agent._context import current
 from vantage_agent._manual_spans import SpanScope, Timer
 from vantage_agent._native import new_lock
 from vantage_agent._sigterm import sigterm_handler
-from vantage_agent._tracer import tracer
+from vantage_agent._tracer import disown_running, tracer
 
 # ``init_agent`` imports what only a running agent needs: not with this module, which libraries may import, and not
 # later, when a fork, a signal or the exit could interrupt.
@@ -37,6 +36,7 @@ __all__ = [
     "init_agent",
     "instrument_asgi",
     "instrument_wsgi",
+    "record_exception",
     "record_metric",
     "record_span",
     "set_tags",
@@ -66,6 +66,7 @@ def init_agent(
     allowed_tags: Iterable[str] | None = None,
     redact: Callable[[dict[str, str]], Mapping[str, Any] | None] | None = None,
     runtime_metrics: bool | None = None,
+    record_exceptions: bool | None = None,
     flush_interval_s: float | None = None,
 ) -> None:
     """Start the agent; a second call changes nothing until ``shutdown``.
@@ -96,6 +97,7 @@ def init_agent(
             allowed_tags=allowed_tags,
             redact=redact,
             runtime_metrics=runtime_metrics,
+            record_exceptions=record_exceptions,
             flush_interval_s=flush_interval_s,
         )
         _running = Agent(config)
@@ -190,6 +192,15 @@ def set_tags(tags: Mapping[str, Any]) -> None:
         pass
 
 
+def record_exception(error: BaseException) -> None:
+    """Record an exception in the running span, with type, message and stack trace, which need not make it fail:
+    ``span(…).set_error(error)`` does. Of several in one span the last is recorded."""
+    try:
+        _manual_spans.record_exception(error)
+    except Exception:
+        pass
+
+
 def instrument_asgi(app: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """Return an ASGI application that records the requests of ``app``, for frameworks without instrumentation."""
     from vantage_agent._asgi import call_app, measured
@@ -275,7 +286,7 @@ def _hook_exits() -> None:
 
 def _after_fork() -> None:
     try:
-        current.set(None)  # what runs in the parent does not run here
+        disown_running()
         sigterm_handler.reset_after_fork()
         if _running is not None:
             _running.reset_after_fork()

@@ -18,6 +18,7 @@ from vantage_agent._exporter import Exporter
 from vantage_agent._native import SimpleQueue, new_lock, start_thread, wait_for
 from vantage_agent._runtime import RuntimeMetrics
 from vantage_agent._sigterm import sigterm_handler
+from vantage_agent._span import recording
 from vantage_agent._tracer import tracer
 
 KINDS = frozenset(("counter", "gauge", "histogram", "cumulative"))
@@ -73,6 +74,7 @@ class Agent:
         if self._stopping:
             return
         counters.reset(self._ensure_thread, self._buffer.count_loss)
+        recording.is_on = config.record_exceptions
         tracer.attach(self._buffer, self._append, self._check, sample_rate=config.trace_sample_rate)
         if self._runtime is not None:
             self._runtime.start()

@@ -3,16 +3,15 @@ not measured; WebSockets and the lifespan pass through."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from vantage_agent._lifespan import call_unmeasured
+from vantage_agent._request import begin_request, end_request, enter_layer, fail_request, note_cause, outer_request
 from vantage_agent._runtime import watch_loop
-from vantage_agent._semconv import http_server
 from vantage_agent._span import Span, perf_ns
 from vantage_agent._tracer import tracer
-
-MARK = "vantage_agent.span"  # in the scope: the span that already measures the request
 
 
 def measured(
@@ -28,45 +27,58 @@ def measured(
     """
 
     async def wrapper(app: Any, scope: Any, receive: Any, send: Any) -> Any:
-        span = _begin(scope, route)
+        span = _begin(scope, route, route_of)
         if span is None:
             return await call_unmeasured(call, app, scope, receive, send)
-        is_open = True
+
+        async def receiving() -> Any:
+            message = await receive()
+            if message.__class__ is dict and message.get("type") == "http.disconnect":
+                span.client_has_left = True
+            return message
 
         def sending(message: Any) -> Any:
-            nonlocal is_open
-            if is_open:
-                try:
-                    kind = message["type"]
-                    if kind == "http.response.start":
-                        span.status_code = message["status"]
-                    elif kind == "http.response.body" and not message.get("more_body"):
-                        span.duration_ns = perf_ns() - span.began_ns
-                        if span.status_code < 500:  # otherwise its exception may follow
-                            is_open = False
-                            _end(span, scope, route_of)
-                except Exception:
-                    pass
+            if span.scope is not None:  # it has not ended
+                _note(span, message)
             return send(message)
 
         try:
-            return await call(app, scope, receive, sending)
+            return await call(app, scope, receiving, sending)
         except BaseException as error:
-            if is_open:
-                span.fail(error)
+            if span.scope is not None:
+                fail_request(span, error)
             raise
         finally:
-            if is_open:
-                is_open = False
-                _end(span, scope, route_of)
-            tracer.deactivate(span)
+            if span.scope is not None:
+                end_request(span)
+            tracer.leave(span)
 
     return wrapper
 
 
-def _begin(scope: Any, route: str | None) -> Span | None:
+def _note(span: Span, message: Any) -> None:
+    """Note a message that the application sends."""
     try:
-        if not tracer.on or scope["type"] != "http" or MARK in scope:
+        kind = message["type"]
+        if kind == "http.response.start":
+            span.status_code = status = message["status"]
+            if status >= 500:
+                note_cause(span, sys.exc_info()[1])
+        elif kind == "http.response.body" and not message.get("more_body"):
+            span.duration_ns = perf_ns() - span.began_ns
+            if span.status_code < 500:  # otherwise its exception may follow
+                end_request(span)
+    except Exception:
+        pass
+
+
+def _begin(scope: Any, route: str | None, route_of: Callable[[Any], str] | None) -> Span | None:
+    try:
+        if not tracer.on or scope["type"] != "http":
+            return None
+        outer = outer_request(scope)
+        if outer is not None:
+            enter_layer(outer, scope, route, route_of)
             return None
         method = scope["method"]
         watch_loop()
@@ -75,12 +87,12 @@ def _begin(scope: Any, route: str | None) -> Span | None:
             headers = scope["headers"] = list(headers)
         if b"traceparent" in dict(headers):
             traceparent, tracestate = _value(scope, b"traceparent"), _value(scope, b"tracestate")
-            span = tracer.begin(http_server, "server", traceparent, tracestate)
+            span = begin_request(scope, method, traceparent, tracestate)
         else:
-            span = tracer.begin(http_server, "server")
-        span.method = method
+            span = begin_request(scope, method)
         span.route = route
-        scope[MARK] = span
+        if route_of is not None:
+            span.late_route = route_of, scope
         return span
     except Exception:
         return None
@@ -89,21 +101,6 @@ def _begin(scope: Any, route: str | None) -> Span | None:
 def _value(scope: Any, header: bytes) -> str:
     """Return the value of a header. A repeated header is joined, which is not a valid value."""
     return ",".join([value.decode("latin-1") for name, value in scope["headers"] if name == header])
-
-
-def _end(span: Span, scope: Any, route_of: Callable[[Any], str] | None) -> None:
-    try:
-        if route_of is not None:
-            span.route = route_of(scope)
-        if not span.failed:
-            if span.status_code >= 500:
-                span.fail(span.error_type or str(span.status_code))
-            elif span.error_type:
-                span.error_type = ""
-        del scope[MARK]
-        tracer.end(span)
-    except Exception:
-        pass
 
 
 def call_app(app: Callable[..., Awaitable[Any]], scope: Any, receive: Any, send: Any) -> Awaitable[Any]:

@@ -135,7 +135,7 @@ class BatchMaker:
 
     def _template(self, cache: _BatchCache, span: Span) -> _SpanTemplate:
         """Return the template of a span, computed once per batch for all spans that share a description."""
-        if not span.is_plain and (span.tags or span.attributes):
+        if not span.is_plain and (span.tags or span.attributes or span.exception):
             return self._describe(span)
         key = (
             span.describe,

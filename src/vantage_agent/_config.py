@@ -54,6 +54,7 @@ class Config:
     nbytes_max: int = 6 << 20  # of memory, estimated
     trace_sample_rate: float = 1.0
     runtime_metrics: bool = True
+    record_exceptions: bool = True  # with message and stack trace, beside their type
     tags: Mapping[str, str] = field(default_factory=dict)  # of every sample
     allowed_tags: frozenset[str] | None = None  # None: all
     redact: Callable[[dict[str, str]], Mapping[str, Any] | None] | None = None
@@ -101,6 +102,7 @@ def make_config(environ: Mapping[str, str], **arguments: Any) -> Config:
         ),
         trace_sample_rate=settings.number("trace_sample_rate", 1.0, least=0.0, most=1.0),
         runtime_metrics=settings.switch("runtime_metrics"),
+        record_exceptions=settings.switch("record_exceptions"),
         tags=settings.tags(),
         allowed_tags=None if allowed is None else frozenset(allowed),
         redact=redact,

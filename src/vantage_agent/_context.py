@@ -16,6 +16,41 @@ if TYPE_CHECKING:
 # asyncio tasks inherit it; ``instrumentation/futures.py`` passes it to threads of executors.
 current: ContextVar[Span | None] = ContextVar("vantage_agent_span", default=None)
 
+
+def running() -> Span | None:
+    """Return the span that runs here: the current one, or, if it has ended, the next around it that has not. None
+    without one: a span that has ended is nobody's parent, whatever the context still has."""
+    return running_around(current.get())
+
+
+def running_around(span: Span | None) -> Span | None:
+    """Return ``span``, or the next around it that has not ended."""
+    while span is not None and span.duration_ns >= 0:
+        span = span.outer
+    return span
+
+
+class Pieces:
+    """What runs inside a stream: between two of its pieces other code runs, to which it is not current.
+
+    ``enter()`` before each piece and ``leave()`` after it, in any thread. ``inside`` is current in the first piece.
+    """
+
+    __slots__ = ("_inside", "_outside")
+
+    def __init__(self, inside: Span | None) -> None:
+        self._inside = inside
+        self._outside: Span | None = None
+
+    def enter(self) -> None:
+        self._outside = current.get()
+        current.set(self._inside)
+
+    def leave(self) -> None:
+        self._inside = current.get()
+        current.set(running_around(self._outside))
+
+
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _TRACESTATE_LENGTH_MAX = 512
 _INVALID_TRACE = "0" * 32

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Callable, TypeVar
 
-from vantage_agent._context import current
-from vantage_agent._span import Span, internal, perf_ns
+from vantage_agent._context import running
+from vantage_agent._span import Span, internal, is_failure, perf_ns
 from vantage_agent._tracer import tracer
 
 KINDS = frozenset(("internal", "server", "client", "producer", "consumer"))
@@ -32,7 +31,7 @@ class _Scope:
     def _end(self, begun: Any, error: BaseException | None) -> None:
         raise NotImplementedError
 
-    def _copy(self, *, is_current: bool = True) -> _Scope:
+    def _copy(self) -> _Scope:
         raise NotImplementedError
 
     def __enter__(self) -> Any:
@@ -65,49 +64,23 @@ class _Scope:
         self.__exit__(kind, error, trace)
 
     def __call__(self, function: F) -> F:
-        """Wrap ``function`` so that each call is one operation; a generator's lasts until it is exhausted or closed.
-        Classes and asynchronous generators are returned unchanged."""
-        import inspect  # slow to import, and few applications decorate
+        """Wrap ``function`` so that each call is one operation, up to the end of a coroutine, a generator or a context
+        manager. Raise TypeError for classes, properties and whatever else is not called as a function is."""
+        from vantage_agent._decorate import decorated  # slow to import, and few applications decorate
 
-        wrapper: Any
-        if inspect.iscoroutinefunction(function):
-
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self._copy():
-                    return await function(*args, **kwargs)
-
-        elif inspect.isgeneratorfunction(function):
-
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                # Between two values other code runs, which is not part of this operation.
-                with self._copy(is_current=False):
-                    return (yield from function(*args, **kwargs))
-
-        elif inspect.isasyncgenfunction(function) or inspect.isclass(function):
-            return function  # full delegation would cost too much
-
-        else:
-
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self._copy():
-                    return function(*args, **kwargs)
-
-        wrapped: Any = functools.wraps(function)(wrapper)
-        return wrapped  # type: ignore[no-any-return]
+        return decorated(function, self._copy)  # type: ignore[no-any-return]
 
 
 class SpanScope(_Scope):
     """The result of ``span()``."""
 
-    def __init__(self, name: Any, kind: Any, attributes: Any, *, is_current: bool = True) -> None:
-        """``is_current``: spans that begin meanwhile are its children."""
-        self._is_current = is_current
+    def __init__(self, name: Any, kind: Any, attributes: Any) -> None:
         self._name = name
         self._kind = kind
         self._attributes = attributes
 
-    def _copy(self, *, is_current: bool = True) -> SpanScope:
-        return SpanScope(self._name, self._kind, self._attributes, is_current=is_current)
+    def _copy(self) -> SpanScope:
+        return SpanScope(self._name, self._kind, self._attributes)
 
     def _begin(self) -> Span | None:
         if not tracer.on:
@@ -117,16 +90,17 @@ class SpanScope(_Scope):
         span = tracer.begin(internal, self._kind if self._kind in KINDS else "internal")
         span.name = name
         span.attributes = attributes
-        if not self._is_current:
-            tracer.deactivate(span)
         return span
 
     def _end(self, begun: Span, error: BaseException | None) -> None:
         if error is not None:
-            begun.fail(error)
-            begun.attributes = added(begun.attributes, {"error.type": begun.error_type})
-        tracer.deactivate(begun)
-        tracer.end(begun, measured=False)
+            begun.fail_with(error)
+            if begun.failed:
+                begun.attributes = added(begun.attributes, {"error.type": begun.error_type})
+        try:
+            tracer.end(begun, measured=False)
+        finally:
+            tracer.deactivate(begun)
 
     @property
     def trace_id(self) -> str:
@@ -155,7 +129,10 @@ class SpanScope(_Scope):
         """Mark the operation as failed, though no exception leaves it."""
         try:
             if self._begun is not None:
-                self._begun.fail(error)
+                if isinstance(error, BaseException):
+                    self._begun.fail_with(error)
+                else:
+                    self._begun.fail(error)
         except Exception:
             pass
 
@@ -167,7 +144,7 @@ class Timer(_Scope):
         self._record = record
         self._tags = tags
 
-    def _copy(self, **_: bool) -> Timer:
+    def _copy(self) -> Timer:
         return Timer(self._record, self._tags)
 
     def _begin(self) -> int:
@@ -175,16 +152,27 @@ class Timer(_Scope):
 
     def _end(self, begun: int, error: BaseException | None) -> None:
         took_ms = (perf_ns() - begun) / 1_000_000
-        tags = self._tags if error is None else {**(self._tags or {}), "error_type": type(error).__name__}
+        tags = (
+            self._tags
+            if error is None or not is_failure(error)
+            else {**(self._tags or {}), "error_type": type(error).__name__}
+        )
         self._record(took_ms, tags)
 
 
 def set_tags(tags: Mapping[str, Any]) -> None:
     """Set tags of the running request or span: of its span, and of the sample of its duration."""
-    span = current.get()
+    span = running()
     if span is not None:
         span.is_plain = False
         span.tags = added(span.tags, tags)
+
+
+def record_exception(error: BaseException) -> None:
+    """Record an exception in the running span."""
+    span = running()
+    if span is not None and isinstance(error, BaseException):
+        span.record(error)
 
 
 def added(before: dict[str, str] | None, more: Mapping[str, Any]) -> dict[str, str]:

@@ -121,6 +121,8 @@ def _finish_description(
         tags["error_type"] = attributes["error.type"] = span.error_type
     if span.failed and span.status_code < 500:  # an aborted response began with a successful status
         tags["error"] = "true"
+    if span.exception is not None:
+        attributes.update(span.exception.attributes())
     if span.tags:
         tags = {**tags, **span.tags}
         attributes.update(span.tags)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextvars import Token
+from typing import Any
 
 from vantage_agent._buffer import PLAIN_NBYTES
+from vantage_agent._exception import RecordedException, type_name
 
 PENDING_MAX = 200  # pending spans of a trace that is not decided yet; further ones are counted as lost
 PAIR_NBYTES = 150  # of memory, without its texts
 
 perf_ns = time.perf_counter_ns
 clock_ns = time.time_ns
+
+
+class Recording:
+    """Whether exceptions are recorded, beside their type."""
+
+    is_on = True
+
+
+recording = Recording()
 
 
 class SpanDescription:
@@ -58,9 +68,17 @@ class Span:
     header_injected: bool = False  # the request has a traceparent of the agent
     is_complete: bool = False  # of a server: the response is complete in memory
     status_code: int = 0
+    exception: RecordedException | None = None
+    client_has_left: bool = False  # of a request
+    cause: BaseException | None = None  # of a request: an exception that matters if the response is an error
+    # Of a request while it runs: the ASGI scope or WSGI environment.
+    scope: dict[str, Any] | None = None
+    # Of a request: what returns the template once a router has matched, and the scope to call it with.
+    late_route: tuple[Callable[[Any], str], Any] | None = None
+    carried: str = ""  # of a call: the ``traceparent`` of its request
     tags: dict[str, str] | None = None  # of the sample and of the span
     attributes: dict[str, str] | None = None  # of the span alone
-    token: Token[Span | None] | None = None
+    outer: Span | None = None  # that ran when this one began, which need not be its parent
 
     def __init__(self, describe: Callable[[Span], SpanDescription], kind: str) -> None:
         self.describe = describe
@@ -77,19 +95,59 @@ class Span:
         for pairs in (self.tags, self.attributes):
             if pairs:
                 total += sum(PAIR_NBYTES + len(name) + len(text) for name, text in pairs.items())
+        if self.exception is not None:
+            total += self.exception.nbytes
         return total
 
     def fail(self, error: BaseException | str) -> None:
-        self.failed = True
-        self.error_type = error if isinstance(error, str) else type_name(error)
+        """Mark the operation as failed, unless ``error`` is no failure."""
+        if isinstance(error, str):
+            self.failed = True
+            self.error_type = error
+        elif is_failure(error):
+            self.failed = True
+            self.error_type = type_name(error)
+        elif is_cancellation(error):
+            self.is_plain = False
+            self.tags = {**(self.tags or {}), "cancelled": "true"}
+
+    def fail_with(self, error: BaseException) -> None:
+        """Mark the operation as failed, and record the exception. For code of the application's own: the messages of a
+        client's exceptions repeat statements, parameters and addresses."""
+        self.fail(error)
+        if self.failed:
+            self.record(error)
+
+    def record(self, error: BaseException) -> None:
+        """Record an exception, the last of several, unless a setting forbids it."""
+        if recording.is_on:
+            self.exception = RecordedException(error)
+            self.is_plain = False
 
 
-def type_name(error: BaseException) -> str:
-    """Return the type as tracebacks write it: with its module, unless that is ``builtins``."""
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+# By name, since their modules may not be imported: tasks and greenlets that were cancelled.
+_CANCELLATIONS = frozenset(
+    ("asyncio.exceptions.CancelledError", "trio.Cancelled", "trio._core._exceptions.Cancelled", "greenlet.GreenletExit")
+)
+
+
+def is_failure(error: BaseException) -> bool:
+    """Return whether an exception that ends an operation is a failure: not what closes a generator that nobody reads to
+    its end, cancels a task, or ends a program with success."""
+    if isinstance(error, Exception):
+        return True
+    if isinstance(error, GeneratorExit) or is_cancellation(error):
+        return False
+    return not (isinstance(error, SystemExit) and error.code in (None, 0))
+
+
+def is_cancellation(error: BaseException) -> bool:
+    return any(f"{kind.__module__}.{kind.__qualname__}" in _CANCELLATIONS for kind in type(error).__mro__)
 
 
 def internal(span: Span) -> SpanDescription:
     """Describe a manual span: a name, and no sample."""
-    return SpanDescription(span.name, {**(span.attributes or {}), **(span.tags or {})})
+    attributes = {**(span.attributes or {}), **(span.tags or {})}
+    if span.exception is not None:
+        attributes = {**span.exception.attributes(), **attributes}
+    return SpanDescription(span.name, attributes)

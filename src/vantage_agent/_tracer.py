@@ -18,10 +18,11 @@ from vantage_agent._context import (
     new_ids,
     new_span_id,
     parse_traceparent,
+    running_around,
     usable_tracestate,
 )
 from vantage_agent._native import new_rlock
-from vantage_agent._span import PENDING_MAX, Span, SpanDescription, perf_ns
+from vantage_agent._span import PENDING_MAX, Span, SpanDescription, internal, perf_ns
 
 # What to send of a span in the buffer. One without this tag: both.
 SAMPLE, SPAN, BOTH = 1, 2, 3
@@ -80,46 +81,56 @@ class Tracer:
         traceparent: str | None = None,
         tracestate: str = "",
     ) -> Span:
-        """Begin a span, as a child of the one in ``traceparent``, or else of the current one. It is the current span
-        until ``deactivate`` or ``finish``."""
+        """Begin a span, as a child of the one in ``traceparent``, or else of the running one. A request without
+        ``traceparent`` begins a trace: what runs where a server calls the application may be another request. It is the
+        current span until ``deactivate`` or ``finish``."""
         span = Span(describe, kind)
+        outer = current.get()
+        if outer is not None:
+            outer = _without_ended(outer)
+            if outer is not None:
+                span.outer = outer
         if traceparent and (caller := parse_traceparent(traceparent)) is not None:
             span.trace_id, span.parent_id, span.sampled = caller
             span.is_plain = span.sampled
             span.span_id = new_span_id()
             if tracestate:
                 span.tracestate = usable_tracestate(tracestate)
+        elif outer is None or (kind == "server" and describe is not internal):
+            span.trace_id, span.span_id = new_ids()
+            # By the id, so that every process decides the same for this trace.
+            if not self._samples_all and int(span.trace_id[-14:], 16) >= self._sampled_below:
+                span.sampled = span.is_plain = False
         else:
-            parent = current.get()
-            if parent is None:
-                span.trace_id, span.span_id = new_ids()
-                # By the id, so that every process decides the same for this trace.
-                if not self._samples_all and int(span.trace_id[-14:], 16) >= self._sampled_below:
-                    span.sampled = span.is_plain = False
-            else:
-                span.trace_id = parent.trace_id
-                span.span_id = new_span_id()
-                span.parent_id = parent.span_id
-                if parent.tracestate:
-                    span.tracestate = parent.tracestate
-                if not parent.sampled:
-                    span.sampled = span.is_plain = False
-                    if kind != "server":
-                        span.root = parent.root or parent
-        span.token = current.set(span)
+            span.trace_id = outer.trace_id
+            span.span_id = new_span_id()
+            span.parent_id = outer.span_id
+            if outer.tracestate:
+                span.tracestate = outer.tracestate
+            if not outer.sampled:
+                span.sampled = span.is_plain = False
+                if kind != "server":
+                    span.root = outer.root or outer
+        current.set(span)
         return span
 
-    def activate(self, span: Span) -> None:
-        """Make it the current span again."""
-        span.token = current.set(span)
+    def activate(self, span: Span | None) -> None:
+        """Make it the current span."""
+        current.set(span)
 
     def deactivate(self, span: Span) -> None:
-        token, span.token = span.token, None
-        if token is not None:
-            try:
-                current.reset(token)
-            except ValueError:  # it ends in another context, whose current span is not this one
-                pass
+        """Make the next span around it the current one, if it is the current one here: it may end in another thread or
+        context, or after spans that began after it."""
+        now = current.get()
+        if now is not span and (now is None or now.duration_ns < 0):
+            return
+        while now is not None and (now is span or now.duration_ns >= 0):
+            now = now.outer
+        current.set(now)
+
+    def leave(self, span: Span) -> None:
+        """Make current what was when the span of a request began, even if spans inside it have not ended."""
+        current.set(running_around(span.outer))
 
     def end(self, span: Span, *, measured: bool = True) -> None:
         """End a span now, unless its ``duration_ns`` is set. With ``measured`` its duration becomes a sample."""
@@ -139,18 +150,15 @@ class Tracer:
             self._end_child(span, span.root, measured=measured)
 
     def finish(self, span: Span) -> None:
-        """Deactivate and end a span. Never raises."""
+        """End a span and deactivate it. Never raises."""
         try:
-            token = span.token
-            if token is not None:  # as ``deactivate``, without the call
-                span.token = None
-                try:
-                    current.reset(token)
-                except ValueError:
-                    pass
             self.end(span)
         except Exception:
             self._buffer.count_loss("internal_error")
+        try:
+            self.deactivate(span)
+        except Exception:
+            pass
 
     def _end_root(self, root: Span, *, measured: bool) -> None:
         """End the root of a trace that was not sampled: record the trace after an error, or as the slowest so far."""
@@ -182,6 +190,8 @@ class Tracer:
                 root.pending = None
 
     def _end_child(self, span: Span, root: Span, *, measured: bool) -> None:
+        if root is _PARENTS:
+            return
         if root.is_recorded:
             span.is_recorded = True
             self._append(span.nbytes, BOTH if measured else SPAN, span)
@@ -211,6 +221,26 @@ class Tracer:
                 self._append(span.nbytes, SPAN, span)
 
 
+def disown_running() -> None:
+    """Let nothing run here any more, in a forked child: what ran goes on in the parent, which records it."""
+    span = running_around(current.get())
+    current.set(None)
+    while span is not None:
+        span.duration_ns = 0
+        span.sampled = span.is_plain = False
+        span.root = _PARENTS
+        span = span.outer
+
+
+def _without_ended(outer: Span) -> Span | None:
+    """Return the running span of ``outer`` and those around it. Spans that have ended are not referenced any longer
+    than by one that runs."""
+    running = running_around(outer)
+    if running is not None and (above := running.outer) is not None and above.duration_ns >= 0:
+        running.outer = running_around(above)
+    return running
+
+
 def traceparent_of(span: Span) -> str:
     return f"00-{span.trace_id}-{span.span_id}-{'01' if span.sampled else '00'}"
 
@@ -219,4 +249,5 @@ def _drop(nbytes: int, what: int, span: Any) -> None:
     """Drop a span, without an agent."""
 
 
+_PARENTS = Span(internal, "internal")  # the root of spans that belong to the parent of a forked child
 tracer = Tracer()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
-from vantage_agent._semconv import http_server
+from vantage_agent._context import Pieces, current
+from vantage_agent._request import begin_request, end_request, enter_layer, note_cause, outer_request
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
 
-MARK = "vantage_agent.span"  # in the environ: the span that already measures the request
+BASE = "vantage_agent.base"  # in the environ: what the server mounts under, without what the application does
 
 
 def call_wsgi(
@@ -22,23 +24,15 @@ def call_wsgi(
     """Call ``app(environ, start_response)`` as a span. ``route_of(environ)`` returns the route's template, when the
     response begins or at the end without one: empty when none matched, None when it is unknown."""
     try:
-        outer: Span | None = environ.get(MARK)
-        if outer is None:
-            traceparent = environ.get("HTTP_TRACEPARENT")
-            if traceparent is None:
-                span = tracer.begin(http_server, "server")
-            else:
-                span = tracer.begin(http_server, "server", traceparent, environ.get("HTTP_TRACESTATE", ""))
-            span.method = environ.get("REQUEST_METHOD", "")
-            environ[MARK] = span
-        else:  # an outer layer measures the request, but may not know the route
-            span = outer
+        span, is_outermost = _begin(environ)
     except Exception:
         return app(environ, start_response)
 
     def start(status: str, headers: Any = None, *args: Any, **kwargs: Any) -> Any:
         try:
-            span.status_code = _CODES.get(status) or _code_of(status)
+            span.status_code = code = _CODES.get(status) or _code_of(status)
+            if code >= 500:
+                note_cause(span, sys.exc_info()[1] if not args or not args[0] else args[0][1])
             route = route_of(environ)
             if route is not None:
                 span.route = route
@@ -48,22 +42,42 @@ def call_wsgi(
             return start_response(status, *(() if headers is None else (headers,)), *args, **kwargs)
         return start_response(status, headers)
 
-    if outer is not None:
+    if not is_outermost:
         return app(environ, start)
     try:
         response = app(environ, start)
     except BaseException as error:
-        span.fail(error)
+        span.fail_with(error)
         _end(span, environ, route_of)
         raise
     try:
         if span.is_complete or _is_complete(response, environ):
             _end(span, environ, route_of)
             return response
-        tracer.deactivate(span)
-        return _Response(response, span, environ, route_of)
+        pieces = Pieces(current.get())
+        tracer.leave(span)
+        return _Response(response, span, pieces, environ, route_of)
     except Exception:
         return response
+
+
+def _begin(environ: dict[str, Any]) -> tuple[Span, bool]:
+    """Return the span of the request, and whether it begins here: an outer layer that measures it already may not know
+    the route."""
+    span = outer_request(environ)
+    is_outermost = span is None
+    if span is None:
+        method = environ.get("REQUEST_METHOD", "")
+        traceparent = environ.get("HTTP_TRACEPARENT")
+        if traceparent is None:
+            span = begin_request(environ, method)
+        else:
+            span = begin_request(environ, method, traceparent, environ.get("HTTP_TRACESTATE", ""))
+    else:
+        enter_layer(span, environ, "")
+    if BASE in environ:
+        span.mount += environ.get("SCRIPT_NAME", "")[len(environ.pop(BASE)) :]
+    return span, is_outermost
 
 
 _CODES = {f"{status.value} {status.phrase}": status.value for status in HTTPStatus}
@@ -83,15 +97,22 @@ def _is_complete(response: Any, environ: dict[str, Any]) -> bool:
 
 
 class _Response:
-    """The application's response, still lazy: the server reads each chunk from the application's iterator. The time to
-    create a chunk belongs to the span; the server's time does not."""
+    """The application's response, still lazy: the server reads each chunk from the application's iterator. What runs
+    inside is the request's, even if the application has left a span open there; what the server does meanwhile is
+    not."""
 
     def __init__(
-        self, response: Iterable[bytes], span: Span, environ: dict[str, Any], route_of: Callable[..., str | None]
+        self,
+        response: Iterable[bytes],
+        span: Span,
+        pieces: Pieces,
+        environ: dict[str, Any],
+        route_of: Callable[..., str | None],
     ) -> None:
         self._response = response
         self._chunks: Iterator[bytes] | None = None
         self._span: Span | None = span
+        self._pieces = pieces
         self._environ = environ
         self._route_of = route_of
 
@@ -100,9 +121,7 @@ class _Response:
 
     def __next__(self) -> bytes:
         chunks = self._chunks
-        span = self._span
-        if span is not None:
-            _enter(span)
+        self._pieces.enter()
         try:
             if chunks is None:
                 chunks = self._chunks = iter(self._response)
@@ -114,53 +133,41 @@ class _Response:
             self._finish(error)
             raise
         finally:
-            if span is not None:
-                _leave(span)
+            self._pieces.leave()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._response, name)
 
     def close(self) -> None:
-        """End the span; servers call this at the end of every response (PEP 3333), also after an error."""
+        """End the span; servers call this at the end of every response (PEP 3333), also after an error. Before the last
+        chunk it means that the reader has left."""
+        if self._chunks is not None and self._span is not None:
+            self._span.client_has_left = True
+        self._pieces.enter()
         try:
             close = getattr(self._response, "close", None)
             if close is not None:
                 close()
         finally:
             self._finish(None)
+            self._pieces.leave()
 
     def _finish(self, error: BaseException | None) -> None:
         span, self._span = self._span, None
         if span is not None:
             if error is not None:
-                span.fail(error)
+                span.fail_with(error)
             _end(span, self._environ, self._route_of)
-
-
-def _enter(span: Span) -> None:
-    try:
-        tracer.activate(span)
-    except Exception:
-        pass
-
-
-def _leave(span: Span) -> None:
-    try:
-        tracer.deactivate(span)
-    except Exception:
-        pass
 
 
 def _end(span: Span, environ: dict[str, Any], route_of: Callable[..., str | None]) -> None:
     try:
         if span.route is None:
             span.route = route_of(environ)
-        if span.status_code >= 500 and not span.failed:
-            span.fail(str(span.status_code))
-        del environ[MARK]
     except Exception:
         pass
-    tracer.finish(span)
+    end_request(span)
+    tracer.leave(span)
 
 
 def no_route(_environ: dict[str, Any]) -> str | None:

@@ -8,13 +8,18 @@ from typing import Any
 
 from vantage_agent._asgi import measured
 from vantage_agent._patch import Patches
+from vantage_agent._request import MARK, note_cause
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
-from vantage_agent._wsgi import MARK, call_wsgi
+from vantage_agent._wsgi import call_wsgi
+from vantage_agent.instrumentation.flask import DISPATCHER, patch_dispatcher
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """Patch ``django.core.handlers.base``, ``exception``, ``wsgi`` or ``asgi``."""
+    """Patch ``django.core.handlers.base``, ``exception``, ``wsgi`` or ``asgi``, or werkzeug's dispatcher."""
+    if module.__name__ == DISPATCHER:
+        patch_dispatcher(patches, module)
+        return
     name = module.__name__.rpartition(".")[2]
     if name == "wsgi":
         patches.wrap(module.WSGIHandler, "__call__", _make_wsgi)
@@ -22,6 +27,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
         patches.wrap(module.ASGIHandler, "__call__", partial(measured, route=""))
     elif name == "base":
         patches.wrap(module.BaseHandler, "resolve_request", _make_resolver)
+        patches.wrap(module.BaseHandler, "process_exception_by_middleware", _make_noting)
     else:
         patches.wrap(module, "handle_uncaught_exception", _make_handler)
 
@@ -66,6 +72,19 @@ def _make_resolver(resolve_request: Any) -> Any:
     return wrapper
 
 
+def _make_noting(process_exception: Any) -> Any:
+    """Wrap what a view's exception passes first: a middleware may answer it."""
+
+    def wrapper(self: Any, exception: Any, request: Any) -> Any:
+        try:
+            note_cause(_span_of(request), exception)
+        except Exception:
+            pass
+        return process_exception(self, exception, request)
+
+    return wrapper
+
+
 def _make_handler(handle_uncaught_exception: Any) -> Any:
     """Wrap the handler of exceptions that become a status of 500."""
 
@@ -73,7 +92,7 @@ def _make_handler(handle_uncaught_exception: Any) -> Any:
         try:
             span = _span_of(request)
             if span is not None:
-                span.fail(exc_info[1])
+                span.fail_with(exc_info[1])
         except Exception:
             pass
         return handle_uncaught_exception(request, resolver, exc_info)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._asgi import MARK
 from vantage_agent._patch import Patches
+from vantage_agent._request import MARK
 from vantage_agent.instrumentation import starlette
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """Patch ``fastapi.applications``, ``fastapi.routing`` or ``starlette.routing``."""
+    """Patch ``fastapi.applications``, ``fastapi.routing`` or one of Starlette's."""
     if module.__name__ == "fastapi.applications":
         starlette.wrap_application(patches, module.FastAPI)
     elif module.__name__ == "fastapi.routing":
         patches.wrap(module.APIRoute, "handle", _make_route)
+        starlette.wrap_threads(patches, module)
     else:
         starlette.patch(patches, module)
 

@@ -22,6 +22,9 @@ def patch(patches: Patches, module: ModuleType) -> None:
     patches.wrap(module.AsyncClient, "send", _make_async_send)
     patches.wrap(module.HTTPTransport, "handle_request", _make_handle)
     patches.wrap(module.AsyncHTTPTransport, "handle_async_request", _make_async_handle)
+    # An application in this process continues a trace by the header alone, as one in another process does.
+    patches.wrap(module.WSGITransport, "handle_request", _make_handle)
+    patches.wrap(module.ASGITransport, "handle_async_request", _make_async_handle)
 
 
 def _make_send(send: Any) -> Any:

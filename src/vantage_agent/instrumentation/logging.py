@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vantage_agent._context import current
+from vantage_agent._context import running
 from vantage_agent._counters import counters
 from vantage_agent._patch import Patches
 from vantage_agent._tracer import tracer
@@ -22,7 +22,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
             if tracer.on:
                 try:
                     if record.name != OWN_LOGGER:
-                        span = current.get()
+                        span = running()
                         if span is not None and not hasattr(record, "trace_id"):
                             record.trace_id, record.span_id = span.trace_id, span.span_id
                         counters.add(METRIC, (("level", record.levelname),), span)

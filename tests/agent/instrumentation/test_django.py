@@ -393,7 +393,7 @@ def test_mounted_applications_are_named_by_their_own_routes(start: Start) -> Non
     with serving_asgi(Starlette(routes=[Mount("/tenants/{tenant}", app=ASGIHandler())])) as url:
         requests.get(f"{url}/tenants/secret/users/7", timeout=5)
     assert [tags["endpoint"] for tags in recorded.server] == [
-        "/users/<int:user_id>",
+        "/admin/users/<int:user_id>",
         "/tenants/{tenant}/users/<int:user_id>",
     ]
 

@@ -163,7 +163,7 @@ def test_applications_below_a_dispatcher_are_named_by_their_own_rules(start: Sta
     recorded = start("flask")
     with serving_wsgi(DispatcherMiddleware(app, {"/admin": app})) as url:
         requests.get(f"{url}/admin/users/7", timeout=5)
-    assert [tags["endpoint"] for tags in recorded.server] == ["/users/<int:user_id>"]
+    assert [tags["endpoint"] for tags in recorded.server] == ["/admin/users/<int:user_id>"]
 
 
 def test_a_streamed_answer_stays_lazy_and_is_measured_to_its_end(start: Start, app: flask.Flask) -> None:
@@ -325,7 +325,7 @@ class TestGenericWsgi:
         next(iter(answer))
         answer.close()
         assert closed == [True]
-        assert recorded.server == [{"method": "GET", "status": "200"}]
+        assert recorded.server == [{"method": "GET", "status": "200", "client_disconnected": "true"}]
 
     def test_an_error_is_the_applications_own(self, start: Start) -> None:
         recorded = start()

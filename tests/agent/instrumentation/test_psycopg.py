@@ -183,4 +183,4 @@ async def test_a_cancelled_statement_is_cancelled(start: Start, url: str) -> Non
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(connection.execute("SELECT pg_sleep(20)"), 0.2)
     (tags,) = await asyncio.to_thread(lambda: recorded.database)
-    assert tags["error_type"].endswith(("CancelledError", "QueryCanceled"))
+    assert "cancelled" in tags or tags["error_type"].endswith("QueryCanceled")
