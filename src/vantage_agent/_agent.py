@@ -20,6 +20,7 @@ from vantage_agent._runtime import RuntimeMetrics
 from vantage_agent._sigterm import sigterm_handler
 from vantage_agent._span import recording
 from vantage_agent._tracer import tracer
+from vantage_agent._worker import WorkerNumber
 
 KINDS = frozenset(("counter", "gauge", "histogram", "cumulative"))
 SPAN_KINDS = frozenset(("internal", "server", "client", "producer", "consumer"))
@@ -53,6 +54,7 @@ class Agent:
         self._threads_are_over = False  # the interpreter ends, and starts none any more
         self._stop_s = 0.0  # when the timeout of ``shutdown`` ends
         self._exporter: Exporter | None = None  # used by the thread
+        self._worker = WorkerNumber(config.service_name, config.environment, config.instance)
         self._runtime = RuntimeMetrics(self._append_runtime) if config.runtime_metrics else None
         self.reset_after_fork()
 
@@ -69,6 +71,7 @@ class Agent:
         self._flushes: list[Any] = []  # locks to release; used by the thread alone, as are the two below
         self._gather_s = self._measure_s = 0.0  # when that is due
         seed_ids()
+        self._worker.reset_after_fork()
         if previous is not None:
             previous.abandon()
         if self._stopping:
@@ -190,7 +193,7 @@ class Agent:
         """Send in the caller's thread: since 3.12 Python starts no thread once the interpreter ends. Return whether the
         buffer is empty."""
         end_s = time.monotonic() + timeout_s
-        exporter = Exporter(self._config, self._buffer, lambda _: False, lambda: end_s - time.monotonic())
+        exporter = Exporter(self._config, self._buffer, self._worker, lambda _: False, lambda: end_s - time.monotonic())
         exporter.send_all()
         exporter.close()
         return not len(self._buffer)
@@ -209,7 +212,9 @@ class Agent:
 
     def _append_runtime(self, name: str, kind: str, unit: str, value: float) -> None:
         time_ms = time.time_ns() // 1_000_000
-        self._append(SAMPLE_NBYTES, RECORDED_SAMPLE, (name, kind, unit, (), time_ms, value, "", ""))
+        # A level is that of this process; increments add up.
+        tags = tuple(self._worker.tags.items()) if kind == "gauge" else ()
+        self._append(SAMPLE_NBYTES, RECORDED_SAMPLE, (name, kind, unit, tags, time_ms, value, "", ""))
 
     def _gather(self) -> None:
         """Move what waited for the end of the interval into the buffer."""
@@ -246,7 +251,7 @@ class Agent:
             ended.release()
 
     def _run(self) -> None:
-        exporter = self._exporter = Exporter(self._config, self._buffer, self._pause, self._remaining_s)
+        exporter = self._exporter = Exporter(self._config, self._buffer, self._worker, self._pause, self._remaining_s)
         self._gather_s = time.monotonic() + self._config.flush_interval_s
         self._measure_s = time.monotonic() + RUNTIME_INTERVAL_S
         while True:
@@ -265,6 +270,7 @@ class Agent:
                 done.release()
             if self._stopping and (not len(self._buffer) or self._remaining_s() <= 0):
                 exporter.close()
+                self._worker.release()
                 return
 
     def _tick(self) -> None:

@@ -12,6 +12,7 @@ from vantage_agent._pack import SpanTemplate
 from vantage_agent._span import Span
 from vantage_agent._tracer import BOTH, SAMPLE
 from vantage_agent._tracer import SPAN as SPAN_ALONE
+from vantage_agent._worker import WorkerNumber
 
 RECORDED_SAMPLE, RECORDED_SPAN = 0, 4  # recorded by the application; 1 to 3 are the tracer's
 BATCH_ITEMS_MAX = 5000
@@ -56,9 +57,10 @@ class _BatchCache:
 class BatchMaker:
     """Makes batches of the items in ``buffer``, in the exporter's thread."""
 
-    def __init__(self, config: Config, buffer: Buffer) -> None:
+    def __init__(self, config: Config, buffer: Buffer, worker: WorkerNumber) -> None:
         self._config = config
         self._buffer = buffer
+        self._worker = worker
         self._nbytes_max = BATCH_NBYTES_MAX
 
     def lower_limit(self) -> None:
@@ -176,6 +178,8 @@ class BatchMaker:
             return column, 0
         name, kind, unit, pairs = raw_identity
         tags = {**self._config.tags, **dict(pairs)}
+        if kind == "cumulative":  # a total that each process keeps for itself
+            tags = {**self._worker.tags, **tags}
         pairs_sent = (
             (key, value[:TAG_VALUE_LENGTH_MAX]) for key, value in list(self._allowed(tags).items())[:TAGS_MAX]
         )

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Optional
 
-from vantage_agent._context import current
+from vantage_agent._context import current, running, running_around
 from vantage_agent._semconv import database
 from vantage_agent._span import Span
 from vantage_agent._sql import STATEMENT_LENGTH_MAX
 from vantage_agent._tracer import tracer
 
+SAME_LENGTH = 32  # characters that two statements have in common
 PLAIN_LENGTH_MAX = 100  # a longer statement counts towards the size of the buffer
 # System, host, port and the database's name.
 Database = tuple[str, Optional[str], Optional[int], Optional[str]]
 
 
 def begin_query(
-    statement: Any, database_of: Callable[[Any], Database], owner: Any, *, command: str = ""
+    library: str, statement: Any, database_of: Callable[[Any], Database], owner: Any, *, command: str = ""
 ) -> Span | None:
-    """Begin a span, or return None: without an agent, or for a call inside a call (a library on top of another).
+    """Begin a span, or return None: without an agent, or for a statement that a driver runs on behalf of the library on
+    top of it.
 
     ``database_of(owner)`` returns the database. The span stores the beginning of ``statement``, if that is text;
     ``command`` replaces it for databases without SQL.
@@ -28,25 +30,57 @@ def begin_query(
         if not tracer.on:
             return None
         called = database_of(owner)
-        outer = current.get()
-        if (
-            outer is not None
-            and outer.describe is database
-            and outer.duration_ns < 0
-            and bool(outer.method) is bool(command)
-        ):
+        if not isinstance(statement, (str, bytes)):
+            statement = ""
+        outer = None if current.get() is None else _running_query()
+        if outer is not None and _is_same(outer, library, called, statement, command):
             return None
         span = tracer.begin(database, "client")
+        span.library = library
         span.database = called
         if command:
             span.method = command
-        elif isinstance(statement, (str, bytes)):
+        elif statement:
             span.statement = statement[:STATEMENT_LENGTH_MAX]
             if len(statement) > PLAIN_LENGTH_MAX:
                 span.is_plain = False
         return span
     except Exception:
         return None
+
+
+def _running_query() -> Span | None:
+    span = running()
+    while span is not None and span.describe is not database:
+        span = running_around(span.outer)
+    return span
+
+
+def _is_same(outer: Span, library: str, called: Database, statement: str | bytes, command: str) -> bool:
+    """Return whether a call inside a call is the same one: the same statement, on the same database. Of a statement the
+    beginning has to agree, since a library may send it in portions. A listener's is another."""
+    if bool(outer.method) is not bool(command) or outer.database is None or _differ(outer.database, called):
+        return False
+    if command:
+        return outer.library == library  # a pipeline sends what it needs first
+    return outer.library != library and _start(outer.statement) == _start(statement)
+
+
+def _differ(one: Database, other: Database) -> bool:
+    """Return whether two databases are certainly not the same: a library may know less of its database than the
+    driver."""
+    if one[0] != other[0] or any(a and b and a != b for a, b in zip(one[1:3], other[1:3])):
+        return True
+    return bool(one[3] and other[3]) and _file_name(one[3]) != _file_name(other[3])
+
+
+def _file_name(name: str | None) -> str:
+    return (name or "").partition("?")[0].rpartition("/")[2]
+
+
+def _start(statement: str | bytes) -> str:
+    text = statement if isinstance(statement, str) else statement.decode("utf-8", "replace")
+    return text.lstrip()[:SAME_LENGTH]
 
 
 def end_query(span: Span, error: BaseException | None) -> None:

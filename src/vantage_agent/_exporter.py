@@ -21,6 +21,7 @@ from vantage_agent._config import Config
 from vantage_agent._native import threads_are_greenlets
 from vantage_agent._pack import MEDIA_TYPE
 from vantage_agent._transport import BODY_NBYTES_MAX, Connection, Timeout
+from vantage_agent._worker import WorkerNumber
 
 RETRY_S_MAX = 30 * 60  # half as long as the server remembers a batch id, so that a retry is never stored twice
 BACKOFF_S_FIRST = 1.0
@@ -71,6 +72,7 @@ class Exporter:
         self,
         config: Config,
         buffer: Buffer,
+        worker: WorkerNumber,
         pause: Callable[[float], bool],
         remaining_s: Callable[[], float] | None = None,
     ) -> None:
@@ -78,7 +80,7 @@ class Exporter:
         self._buffer = buffer
         self._pause = pause
         self._remaining_s = remaining_s or (lambda: config.request_timeout_s)
-        self._maker = BatchMaker(config, buffer)
+        self._maker = BatchMaker(config, buffer, worker)
         self._connection: Connection | None = None
         self._uses_json = False
         self._warned_s: float | None = None

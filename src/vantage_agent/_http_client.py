@@ -5,27 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
-from vantage_agent._context import current
-from vantage_agent._semconv import http_client
+from vantage_agent._context import current, running, running_around
+from vantage_agent._semconv import address_of, http_client
 from vantage_agent._span import Span
 from vantage_agent._tracer import traceparent_of, tracer
 
 PEER_LENGTH_MAX = 120
 
 
-def begin_call(method: str, peer: str | tuple[str, int | None]) -> Span | None:
-    """Begin a span, or return None: without an agent, or for a call inside a call (a redirect, or a library on top of
-    another). ``peer`` is host and port, or a URL, of which only these are sent."""
+def begin_call(library: str, method: str, peer: str | tuple[str, int | None], headers: Any = None) -> Span | None:
+    """Begin a span, or return None: without an agent, or for a call that another library, or a redirect, makes on
+    behalf of one that runs. ``peer`` is host and port, or a URL, of which only these are sent; ``headers`` are those of
+    the request."""
     try:
         if not tracer.on:
             return None
-        outer = current.get()
-        if outer is not None and outer.describe is http_client and outer.duration_ns < 0:
+        outer = None if current.get() is None else running_call()
+        if outer is not None and _is_same(outer, library, method, peer, headers):
             return None
         # Cut after the host, never before it: that part may be a password.
         if type(peer) is str and len(peer) > PEER_LENGTH_MAX:
             peer = "/".join(peer.split("/", 3)[:3])
         span = tracer.begin(http_client, "client")
+        span.library = library
         span.method = method
         span.peer = peer
         return span
@@ -33,18 +35,52 @@ def begin_call(method: str, peer: str | tuple[str, int | None]) -> Span | None:
         return None
 
 
+def _is_same(outer: Span, library: str, method: str, peer: str | tuple[str, int | None], headers: Any) -> bool:
+    """Return whether a call inside a call sends the same request: what it carries says so, or else method and peer.
+
+    Clients that add the header below the call, like httpx, do not call themselves for the same request.
+    """
+    if outer.carried:
+        return outer.carried == _traceparent_in(headers)
+    if outer.library == library or outer.method.upper() != method.upper():
+        return False
+    return _address_of(outer.peer) == _address_of(peer)
+
+
+def _address_of(peer: str | tuple[str, int | None]) -> tuple[str, int | None]:
+    host, port = address_of(peer) if isinstance(peer, str) else peer
+    return host.lower(), None if port in (80, 443) else port
+
+
+def _traceparent_in(headers: Any) -> str:
+    """Return the value of ``traceparent``, '' without one or for headers that can be read only once."""
+    if not hasattr(headers, "keys"):
+        return ""
+    for name in headers:
+        if len(name) == 11 and name.lower() in ("traceparent", b"traceparent"):
+            value = headers[name]
+            if isinstance(value, tuple):  # an item of requests' mapping: the name as sent, and the value
+                value = value[1]
+            return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    return ""
+
+
 def running_call() -> Span | None:
-    """Return the span of the running call, for clients that inject the header in a deeper layer than the span."""
-    span = current.get() if tracer.on else None
-    return span if span is not None and span.describe is http_client and span.duration_ns < 0 else None
+    """Return the span of the running call, whatever spans of the application's run inside it; None without one."""
+    span = running() if tracer.on else None
+    while span is not None and span.describe is not http_client:
+        span = running_around(span.outer)
+    return span
 
 
 def inject(span: Span, headers: MutableMapping[str, Any], make_item: Callable[[str, str], Any] | None = None) -> None:
     """Add ``traceparent``, unless the application has set one. ``make_item`` turns name and value into an item of
     ``headers``, where that is not the value."""
     try:
-        if "traceparent" not in headers:
-            value = traceparent_of(span)
+        if "traceparent" in headers:
+            span.carried = _traceparent_in(headers)
+        else:
+            value = span.carried = traceparent_of(span)
             headers["traceparent"] = value if make_item is None else make_item("traceparent", value)
             span.header_injected = True
             if span.tracestate:
@@ -59,9 +95,10 @@ def with_header(span: Span, headers: Any) -> Any:
     application has set one, in any case. Raises if they cannot be copied."""
     for name in headers:
         if len(name) == 11 and name.lower() in ("traceparent", b"traceparent"):
+            span.carried = _traceparent_in(headers)
             return headers
     copied = headers.copy()
-    copied["traceparent"] = traceparent_of(span)
+    copied["traceparent"] = span.carried = traceparent_of(span)
     if span.tracestate:
         copied["tracestate"] = span.tracestate
     return copied

@@ -75,7 +75,8 @@ class Span:
     scope: dict[str, Any] | None = None
     # Of a request: what returns the template once a router has matched, and the scope to call it with.
     late_route: tuple[Callable[[Any], str], Any] | None = None
-    carried: str = ""  # of a call: the ``traceparent`` of its request
+    library: str = ""  # of a call: that the application has called
+    carried: str = ""  # of a call: the ``traceparent`` of its request, where that is known
     tags: dict[str, str] | None = None  # of the sample and of the span
     attributes: dict[str, str] | None = None  # of the span alone
     outer: Span | None = None  # that ran when this one began, which need not be its parent

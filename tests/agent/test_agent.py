@@ -21,6 +21,7 @@ from vantage_agent._batch_maker import RECORDED_SAMPLE
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import make_config
 from vantage_agent._exporter import Exporter
+from vantage_agent._worker import WorkerNumber
 
 NONSENSE: list[Any] = [None, "twelve", b"", object(), [], {}, math.nan, math.inf, 10**400, 1j, "\ud800", -(10**30)]
 
@@ -249,7 +250,7 @@ def test_a_large_backlog_is_sent_in_batches_below_the_limits(receiver: Receiver)
     for i in range(10_000):
         sample = (f"m{i}", "gauge", "", (("tag", "ü" * 500),), 1_703_001_234_567, float(i), "", "")
         buffer.append(1000, RECORDED_SAMPLE, sample)
-    exporter = Exporter(config, buffer, lambda _: False)
+    exporter = Exporter(config, buffer, WorkerNumber(), lambda _: False)
     exporter.send_all()
     exporter.close()
     assert sum(sent.received.accepted for sent in receiver.sent) == 10_000

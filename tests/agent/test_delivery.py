@@ -20,6 +20,7 @@ from vantage_agent._buffer import Buffer
 from vantage_agent._config import make_config
 from vantage_agent._exporter import Exporter
 from vantage_agent._pack import MEDIA_TYPE
+from vantage_agent._worker import WorkerNumber
 
 
 class Delivery:
@@ -30,7 +31,7 @@ class Delivery:
         self.stop_after: int | None = None
         self.buffer = Buffer(items_max=10, nbytes_max=1 << 20)
         config = make_config({}, service_name="s", collector_url=url, instance="i")
-        self.exporter = Exporter(config, self.buffer, self._pause)
+        self.exporter = Exporter(config, self.buffer, WorkerNumber(), self._pause)
 
     def _pause(self, seconds: float) -> bool:
         self.pauses.append(seconds)
@@ -145,7 +146,7 @@ def test_a_batch_is_given_up_after_half_an_hour(monkeypatch: pytest.MonkeyPatch)
         now_s += seconds
         return True
 
-    delivery.exporter = Exporter(delivery.exporter._config, delivery.buffer, pause)
+    delivery.exporter = Exporter(delivery.exporter._config, delivery.buffer, WorkerNumber(), pause)
     delivery.send()
     assert 1700 < now_s <= 1800
     assert delivery.buffer.take_losses() == {"retries_exhausted": 1}
@@ -261,7 +262,7 @@ def test_a_server_that_accepts_only_json_gets_json_from_then_on(receiver: Receiv
 def test_json_with_many_repeated_tags_is_sent_in_parts(receiver: Receiver) -> None:
     delivery = Delivery(receiver.url)
     delivery.buffer = Buffer(items_max=5000, nbytes_max=1 << 30)
-    delivery.exporter = Exporter(delivery.exporter._config, delivery.buffer, delivery._pause)
+    delivery.exporter = Exporter(delivery.exporter._config, delivery.buffer, WorkerNumber(), delivery._pause)
     receiver.answers = [(415, {}, b"")]
     tags = tuple((f"tag{i}", "x" * 500) for i in range(8))
     for i in range(5000):
@@ -294,7 +295,7 @@ def test_a_batch_that_is_too_large_is_halved_once_and_the_next_ones_are_smaller(
 
 def test_the_size_of_batches_follows_what_the_maker_may_take() -> None:
     buffer = Buffer(items_max=5000, nbytes_max=1 << 30)
-    maker = BatchMaker(make_config({}), buffer)
+    maker = BatchMaker(make_config({}), buffer, WorkerNumber())
 
     def sizes() -> list[int]:
         for i in range(3000):
@@ -320,7 +321,7 @@ def test_halves_contain_everything_once(seed: int) -> None:
         else:
             name, link = f"m{chance.randint(0, 3)}", f"t{i}" if chance.random() < 0.5 else ""
             buffer.append(1, RECORDED_SAMPLE, (name, "gauge", "", (), i, float(i), link, ""))
-    batch = BatchMaker(make_config({}), buffer).next()
+    batch = BatchMaker(make_config({}), buffer, WorkerNumber()).next()
     assert batch is not None
     halves = batch.halves()
 

@@ -22,6 +22,7 @@ from vantage_agent._batch_maker import RECORDED_SAMPLE
 from vantage_agent._buffer import Buffer
 from vantage_agent._config import make_config
 from vantage_agent._exporter import Exporter
+from vantage_agent._worker import WorkerNumber
 
 
 def deliver(url: str, *, attempts: int = 2) -> tuple[Buffer, list[float]]:
@@ -37,7 +38,7 @@ def deliver(url: str, *, attempts: int = 2) -> tuple[Buffer, list[float]]:
         return len(pauses) < attempts - 1
 
     buffer.append(300, RECORDED_SAMPLE, ("m", "gauge", "", (), 1_703_001_234_567, 1.0, "", ""))
-    exporter = Exporter(config, buffer, pause)
+    exporter = Exporter(config, buffer, WorkerNumber(), pause)
     exporter.send_all()
     exporter.close()
     return buffer, pauses

@@ -67,7 +67,7 @@ def _begin(session: Any, method: Any, url: Any, kwargs: dict[str, Any]) -> Span 
             return None
         if getattr(session, "_base_url", None) is not None:
             url = session._build_url(url)  # noqa: SLF001  # joins base and path as aiohttp does
-        return begin_call(method, str(url))
+        return begin_call("aiohttp", method, str(url), headers)
     except Exception:  # aiohttp raises a better error
         return None
 

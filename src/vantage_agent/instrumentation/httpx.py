@@ -128,8 +128,8 @@ def _begin(request: Any) -> Span | None:
         url = request.url
         try:
             parts = url._uri_reference  # noqa: SLF001  # the public parts are built on each access
-            return begin_call(request.method, (parts.host, parts.port))
+            return begin_call("httpx", request.method, (parts.host, parts.port), request.headers)
         except AttributeError:
-            return begin_call(request.method, f"//{url.netloc.decode()}")
+            return begin_call("httpx", request.method, f"//{url.netloc.decode()}", request.headers)
     except Exception:  # not a request: httpx raises a better error
         return None

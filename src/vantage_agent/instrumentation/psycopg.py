@@ -38,7 +38,7 @@ def _begin(cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span |
             query = _composed(query)
     except Exception:
         query = ""
-    return begin_query(query, _database, cursor)
+    return begin_query("psycopg", query, _database, cursor)
 
 
 def _composed(query: Any) -> str:

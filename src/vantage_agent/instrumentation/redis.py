@@ -64,7 +64,7 @@ def _begin_command(client: Any, args: tuple[Any, ...], _kwargs: Any) -> Span | N
             return None
     except Exception:  # not a command: redis raises a better error
         return None
-    return begin_query(None, _database, client, command=name)
+    return begin_query("redis", None, _database, client, command=name)
 
 
 def _begin_pipeline(pipeline: Any, _args: Any, _kwargs: Any) -> Span | None:
@@ -74,7 +74,7 @@ def _begin_pipeline(pipeline: Any, _args: Any, _kwargs: Any) -> Span | None:
             return None
     except Exception:
         return None
-    return begin_query(None, _database, pipeline, command=PIPELINE)
+    return begin_query("redis", None, _database, pipeline, command=PIPELINE)
 
 
 def _database(client: Any) -> Database:

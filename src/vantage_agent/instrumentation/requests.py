@@ -15,7 +15,7 @@ def patch(patches: Patches, module: ModuleType) -> None:
     def make(send: Any) -> Any:
         def wrapper(self: Any, request: Any, **kwargs: Any) -> Any:
             try:
-                span = begin_call(request.method, request.url)
+                span = begin_call("requests", request.method, request.url, request.headers)
             except Exception:  # not a prepared request: requests raises a better error
                 span = None
             if span is None:

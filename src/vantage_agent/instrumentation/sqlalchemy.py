@@ -26,7 +26,7 @@ def _begin(connection: Any, args: tuple[Any, ...], _kwargs: Any) -> Span | None:
         statement = getattr(statement, "string", statement)  # of a compiled statement
     except Exception:  # another SQLAlchemy
         statement = ""
-    return begin_query(statement, _database, connection)
+    return begin_query("sqlalchemy", statement, _database, connection)
 
 
 def _database(connection: Any) -> Database:

@@ -97,7 +97,7 @@ def _measured(original: Any) -> Any:
 
 
 def _begin(cursor: Any, args: tuple[Any, ...], _kwargs: Any) -> Span | None:
-    return begin_query(args[0] if args else None, _database_of, cursor)
+    return begin_query("sqlite3", args[0] if args else None, _database_of, cursor)
 
 
 def _database(path: Any) -> Database:

@@ -23,15 +23,21 @@ def patch(patches: Patches, module: ModuleType) -> None:
 
 def _make_pool(urlopen: Any) -> Any:
     def wrapper(self: Any, method: Any, url: Any, *args: Any, **kwargs: Any) -> Any:
-        span = _begin(method, url)
+        if not tracer.on or not isinstance(method, str) or not isinstance(url, str):
+            return urlopen(self, method, url, *args, **kwargs)  # urllib3 raises a better error
+        try:
+            # Retries and redirects pass the headers by position.
+            headers = args[1] if len(args) > 1 else kwargs.get("headers")
+            if headers is None:
+                headers = self.headers
+            peer = url if url.startswith(("http://", "https://")) else _address(self)
+        except Exception:
+            return urlopen(self, method, url, *args, **kwargs)
+        span = begin_call("urllib3", method, peer, headers)
         if span is None:
             return urlopen(self, method, url, *args, **kwargs)
         try:
-            if not url.startswith(("http://", "https://")):
-                span.peer = _address(self)
-            # Retries and redirects pass the headers by position.
-            headers = args[1] if len(args) > 1 else kwargs.get("headers")
-            headers = with_header(span, self.headers if headers is None else headers)
+            headers = with_header(span, headers)
             if len(args) > 1:
                 args = (args[0], headers, *args[2:])
             else:
@@ -45,12 +51,16 @@ def _make_pool(urlopen: Any) -> Any:
 
 def _make_manager(urlopen: Any) -> Any:
     def wrapper(self: Any, method: Any, url: Any, *args: Any, **kwargs: Any) -> Any:
-        # Without headers the pools use their own, and each pool is measured by itself.
-        span = None if kwargs.get("headers", self) is None else _begin(method, url)
+        headers = kwargs.get("headers", self.headers)
+        span = None
+        # Without headers the pools use their own, and each pool is measured by itself. For what is no request urllib3
+        # raises a better error.
+        if tracer.on and headers is not None and isinstance(method, str) and isinstance(url, str):
+            span = begin_call("urllib3", method, url, headers)
         if span is None:
             return urlopen(self, method, url, *args, **kwargs)
         try:
-            kwargs["headers"] = with_header(span, kwargs.get("headers", self.headers))
+            kwargs["headers"] = with_header(span, headers)
         except Exception:
             pass
         return _call(span, urlopen, (self, method, url, *args), kwargs)
@@ -66,11 +76,6 @@ def _call(span: Span, urlopen: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         raise
     end_call(span, getattr(response, "status", 0), None)
     return response
-
-
-def _begin(method: Any, url: Any) -> Span | None:
-    # For anything else urllib3 raises a better error.
-    return begin_call(method, url) if tracer.on and isinstance(method, str) and isinstance(url, str) else None
 
 
 def _address(pool: Any) -> str:
