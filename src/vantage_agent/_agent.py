@@ -233,7 +233,7 @@ class Agent:
                 if self._ended is None:
                     ended = new_lock()
                     ended.acquire()
-                    start_thread(lambda: self._run_until_end(ended), "vantage-agent")
+                    start_thread(lambda: self._run_until_end(ended))
                     self._ended = ended
             except RuntimeError as error:  # the next item tries again
                 self._threads_are_over = "interpreter shutdown" in str(error)

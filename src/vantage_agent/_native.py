@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _thread
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -54,8 +53,9 @@ def threads_are_greenlets() -> str:
     return ""
 
 
-def start_thread(run: Callable[[], None], name: str) -> None:
-    """Start a daemon thread. Raise RuntimeError if the system has none left, or the interpreter ends."""
+def start_thread(run: Callable[[], None]) -> None:
+    """Start a thread that keeps no process alive. Raise RuntimeError if the system has none left, or the interpreter
+    ends. ``threading`` does not know it: it may be replaced while the thread runs."""
 
     def running() -> None:
         ident = _get_ident()
@@ -65,10 +65,7 @@ def start_thread(run: Callable[[], None], name: str) -> None:
         finally:
             _own_threads.discard(ident)
 
-    if threads_are_greenlets():
-        _start_new_thread(running, ())
-    else:
-        threading.Thread(target=running, name=name, daemon=True).start()
+    _start_new_thread(running, ())
 
 
 def wait_for(lock: Any, timeout_s: float) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -36,16 +35,16 @@ class SigtermHandler:
         application has set a handler."""
         self._shutdown = shutdown
         try:
-            if _is_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 signal.signal(signal.SIGTERM, self._handle)
                 self._open()
-        except (ValueError, OSError):  # a thread that only seems to be the main thread, as in subinterpreters
+        except (ValueError, OSError):  # not the main thread
             pass
 
     def uninstall(self) -> None:
         """Restore the default, unless somebody has set another handler since."""
         try:
-            if _is_main_thread() and signal.getsignal(signal.SIGTERM) == self._handle:
+            if signal.getsignal(signal.SIGTERM) == self._handle:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 self._close()
         except (ValueError, OSError):
@@ -58,7 +57,7 @@ class SigtermHandler:
             return
         self._is_watching = True
         try:
-            start_thread(lambda: self._watch(pipe[0]), "vantage-agent-sigterm")
+            start_thread(lambda: self._watch(pipe[0]))
         except RuntimeError:  # the system has none left
             self._is_watching = False
 
@@ -166,10 +165,6 @@ def _end_by(number: int) -> None:
         os.kill(os.getpid(), number)
     except Exception:  # without ctypes
         os._exit(128 + number)
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 sigterm_handler = SigtermHandler()

@@ -7,7 +7,6 @@ import gc
 import logging
 import math
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -336,12 +335,12 @@ def test_a_log_handler_that_raises_reaches_neither_the_application_nor_the_deliv
 def test_an_application_without_free_threads_records_without_harm(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: threading.Thread) -> None:
+    def refuse(*_: object) -> int:
         raise RuntimeError("can't start new thread")
 
     vantage_agent.init_agent("s", receiver.url)
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
+        patch.setattr("vantage_agent._native._start_new_thread", refuse)
         vantage_agent.gauge("a", 1)
         with vantage_agent.span("b"):
             pass
