@@ -45,14 +45,24 @@ class RecordedException:
         }
 
     def _stacktrace(self) -> str:
-        """Return what Python prints, cut at its beginning: the last lines say what happened."""
+        """Return what Python prints, without its outermost frames where that is too long."""
+        parts = [[_line(*frame) for frame in frames] for _, _, frames, _ in self._chain]
+        is_cut = [False] * len(parts)
+        text = self._text(parts, is_cut)
+        while len(text) > STACKTRACE_LENGTH_MAX and any(parts):
+            longest = max(range(len(parts)), key=lambda index: len(parts[index]))
+            del parts[longest][0]
+            is_cut[longest] = True
+            text = self._text(parts, is_cut)
+        return text if len(text) <= STACKTRACE_LENGTH_MAX else _CUT + text[len(_CUT) - STACKTRACE_LENGTH_MAX :]
+
+    def _text(self, parts: list[list[str]], is_cut: list[bool]) -> str:
         text = ""
-        for kind, message, frames, link in self._chain:
-            lines = [_line(*frame) for frame in frames]
-            head = "Traceback (most recent call last):\n" if lines else ""
-            text += f"{head}{''.join(lines)}{kind}{': ' if message else ''}{message}\n{link}"
-        if len(text) > STACKTRACE_LENGTH_MAX:
-            text = _CUT + text[len(_CUT) - STACKTRACE_LENGTH_MAX :]
+        for (kind, message, _, link), lines, cut in zip(self._chain, parts, is_cut):
+            head = "Traceback (most recent call last):\n" if lines or cut else ""
+            text += (
+                f"{head}{'  ' + _CUT if cut else ''}{''.join(lines)}{kind}{': ' if message else ''}{message}\n{link}"
+            )
         return text
 
 

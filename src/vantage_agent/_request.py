@@ -32,8 +32,9 @@ def begin_request(scope: dict[str, Any], method: str, traceparent: str | None = 
 def fail_request(span: Span, error: BaseException) -> None:
     """Note an exception that leaves the application."""
     try:
-        if span.duration_ns < 0 and _is_of_client(span, error):
+        if _is_of_client(span, error):
             span.client_has_left = True
+            span.cause = error
         else:
             span.fail_with(error)
     except Exception:
@@ -47,15 +48,8 @@ def end_request(span: Span) -> None:
         if span.late_route is not None:
             span.route = _late_route(span)
             span.late_route = None
-        if not span.failed:
-            if span.status_code >= 500:
-                if span.cause is not None:
-                    span.fail_with(span.cause)
-                if not span.failed:
-                    span.fail(str(span.status_code))
-            elif span.client_has_left and span.duration_ns < 0:  # with the response incomplete, which is no failure
-                span.is_plain = False
-                span.tags = {**(span.tags or {}), "client_disconnected": "true"}
+        if not span.failed and (span.client_has_left or span.status_code >= 500):
+            _judge(span)
         if scope is not None:
             del scope[MARK]
     except Exception:
@@ -65,6 +59,22 @@ def end_request(span: Span) -> None:
         tracer.end(span)
     except Exception:
         pass
+
+
+def _judge(span: Span) -> None:
+    """Decide whether a request failed, or whether its client left before the response was complete."""
+    cause = span.cause
+    if cause is not None and _is_of_client(span, cause):
+        span.status_code = 0  # of a response to nobody
+    elif not span.client_has_left or span.duration_ns >= 0:
+        if span.status_code >= 500:
+            if cause is not None:
+                span.fail_with(cause)
+            if not span.failed:
+                span.fail(str(span.status_code))
+        return
+    span.is_plain = False
+    span.tags = {**(span.tags or {}), "client_disconnected": "true"}
 
 
 def outer_request(scope: dict[str, Any]) -> Span | None:
@@ -139,8 +149,13 @@ def _target(scope: dict[str, Any]) -> tuple[str, set[bytes], bytes]:
     if "REQUEST_METHOD" in scope:
         path = scope.get("PATH_INFO", "").encode("latin-1", "replace")
         base = scope.get("SCRIPT_NAME", "").encode("latin-1", "replace")
-        return scope["REQUEST_METHOD"], {base + path}, scope.get("QUERY_STRING", "").encode("latin-1", "replace")
+        return (
+            scope["REQUEST_METHOD"],
+            {(base + path).rstrip(b"/")},
+            scope.get("QUERY_STRING", "").encode("latin-1", "replace"),
+        )
     path, base = scope["path"].encode("utf-8", "replace"), scope.get("root_path", "").encode("utf-8", "replace")
     raw_path = (scope.get("raw_path") or b"").partition(b"?")[0]
-    paths = {path, base + path, unquote_to_bytes(raw_path) or path}
+    # Litestar replaces the path by what its mount leaves of it, and adds a slash.
+    paths = {known.rstrip(b"/") for known in (path, base + path, unquote_to_bytes(raw_path) or path)}
     return scope["method"], paths, scope.get("query_string", b"")

@@ -40,7 +40,14 @@ def _make_iterator(init: Any) -> Any:
 
 
 def _template(scope: Any) -> str:
-    return scope.get("path_template") or ""
+    template = scope.get("path_template")
+    if template:
+        return str(template)
+    if getattr(scope.get("route_handler"), "is_mount", False):
+        # The path of a mount has no parameters; the rest is the mounted application's.
+        path, rest = scope["raw_path"].decode("latin-1").rstrip("/"), scope["path"].rstrip("/")
+        return str(path[: len(path) - len(rest)])
+    return ""
 
 
 def _make_handler(handle: Any) -> Any:
