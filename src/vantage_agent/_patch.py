@@ -37,3 +37,11 @@ class Patches:
                 delattr(owner, name)
             else:
                 setattr(owner, name, before)
+
+
+def named_as(base: Any, ours: Any) -> type:
+    """Give a subclass of a class that cannot be wrapped the names of its base, and return it."""
+    ours.__name__, ours.__qualname__, ours.__module__ = base.__name__, base.__qualname__, base.__module__
+    ours.__doc__ = base.__doc__
+    subclass: type = ours
+    return subclass

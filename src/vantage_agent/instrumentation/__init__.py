@@ -18,6 +18,7 @@ from vantage_agent._patch import Patches
 MODULES: dict[str, tuple[str, ...]] = {
     "requests": ("requests.sessions",),
     "httpx": ("httpx",),
+    "httpx2": ("httpx2",),
     "urllib3": ("urllib3.connectionpool", "urllib3.poolmanager"),
     "aiohttp": ("aiohttp.client", "aiohttp.client_reqrep"),
     "flask": ("flask.app", "werkzeug.middleware.dispatcher"),
@@ -50,6 +51,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "sqlite3": ("sqlite3", "django.db.backends.sqlite3.base"),
     "redis": ("redis.client", "redis.asyncio.client", "kombu.transport.redis"),
     "psycopg": ("psycopg",),
+    "psycopg2": ("psycopg2",),
+    "asyncpg": ("asyncpg.connection", "asyncpg.prepared_stmt"),
     "celery": (
         "celery.app.base",
         "celery.app.trace",

@@ -1,4 +1,5 @@
-"""httpx: each call of a client, sync and async, with its redirects. A streamed response counts up to its headers.
+"""httpx and httpx2, its successor: each call of a client, sync and async, with its redirects. A streamed response counts
+up to its headers.
 
 The span is around the client's call. The transport below it injects the header, so that hooks, authentication and mock
 transports see only the application's headers.
@@ -6,6 +7,7 @@ transports see only the application's headers.
 
 from __future__ import annotations
 
+from functools import partial
 from operator import itemgetter
 from types import ModuleType
 from typing import Any
@@ -17,9 +19,9 @@ from vantage_agent._tracer import traceparent_of, tracer
 
 
 def patch(patches: Patches, module: ModuleType) -> None:
-    """Patch ``httpx``."""
-    patches.wrap(module.Client, "send", _make_send)
-    patches.wrap(module.AsyncClient, "send", _make_async_send)
+    """Patch ``httpx`` or ``httpx2``."""
+    patches.wrap(module.Client, "send", partial(_make_send, module.__name__))
+    patches.wrap(module.AsyncClient, "send", partial(_make_async_send, module.__name__))
     patches.wrap(module.HTTPTransport, "handle_request", _make_handle)
     patches.wrap(module.AsyncHTTPTransport, "handle_async_request", _make_async_handle)
     # An application in this process continues a trace by the header alone, as one in another process does.
@@ -27,9 +29,9 @@ def patch(patches: Patches, module: ModuleType) -> None:
     patches.wrap(module.ASGITransport, "handle_async_request", _make_async_handle)
 
 
-def _make_send(send: Any) -> Any:
+def _make_send(library: str, send: Any) -> Any:
     def wrapper(self: Any, request: Any, **kwargs: Any) -> Any:
-        span = _begin(request)
+        span = _begin(library, request)
         if span is None:
             return send(self, request, **kwargs)
         try:
@@ -43,9 +45,9 @@ def _make_send(send: Any) -> Any:
     return wrapper
 
 
-def _make_async_send(send: Any) -> Any:
+def _make_async_send(library: str, send: Any) -> Any:
     async def wrapper(self: Any, request: Any, **kwargs: Any) -> Any:
-        span = _begin(request)
+        span = _begin(library, request)
         if span is None:
             return await send(self, request, **kwargs)
         try:
@@ -121,15 +123,15 @@ def _remove(span: Span, headers: Any, injected: tuple[HeaderItem, ...]) -> None:
     remove_injected(span, headers)
 
 
-def _begin(request: Any) -> Span | None:
+def _begin(library: str, request: Any) -> Span | None:
     if not tracer.on:
         return None
     try:
         url = request.url
         try:
             parts = url._uri_reference  # noqa: SLF001  # the public parts are built on each access
-            return begin_call("httpx", request.method, (parts.host, parts.port), request.headers)
+            return begin_call(library, request.method, (parts.host, parts.port), request.headers)
         except AttributeError:
-            return begin_call("httpx", request.method, f"//{url.netloc.decode()}", request.headers)
+            return begin_call(library, request.method, f"//{url.netloc.decode()}", request.headers)
     except Exception:  # not a request: httpx raises a better error
         return None

@@ -32,30 +32,34 @@ def patch(patches: Patches, module: ModuleType) -> None:
 
 
 def _begin(cursor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span | None:
-    try:
-        query = args[0] if args else kwargs.get("query")
-        if not isinstance(query, (str, bytes)):
-            query = _composed(query)
-    except Exception:
-        query = ""
-    return begin_query("psycopg", query, _database, cursor)
+    return begin_query("psycopg", text_of(args[0] if args else kwargs.get("query")), _database, cursor)
 
 
-def _composed(query: Any) -> str:
-    """Return the text of a ``psycopg.sql`` object, with ``%s`` for everything but SQL and names."""
-    parts = query._obj if type(query).__name__ == "Composed" else [query]  # noqa: SLF001  # otherwise it is quoted
+def text_of(query: Any) -> str | bytes:
+    """Return a statement as text: of an object of the module ``sql``, of this psycopg or the one before it, with ``%s``
+    for everything but SQL and names."""
+    if isinstance(query, (str, bytes)):
+        return query
     text = ""
-    for part in parts:
-        kind = type(part).__name__
-        if kind == "SQL":
-            text += part._obj  # noqa: SLF001
-        elif kind == "Identifier":
-            text += ".".join(f'"{name}"' for name in part._obj)  # noqa: SLF001
-        else:
-            text += "%s"
-        if len(text) > STATEMENT_LENGTH_MAX:
-            break
+    try:
+        # An object inside ``Composed`` is quoted otherwise.
+        for part in _content(query) if type(query).__name__ == "Composed" else [query]:
+            kind = type(part).__name__
+            if kind == "SQL":
+                text += _content(part)
+            elif kind == "Identifier":
+                text += ".".join(f'"{name}"' for name in _content(part))
+            else:
+                text += "%s"
+            if len(text) > STATEMENT_LENGTH_MAX:
+                break
+    except Exception:  # another kind of object
+        return ""
     return text
+
+
+def _content(part: Any) -> Any:
+    return part._obj if hasattr(part, "_obj") else part._wrapped  # noqa: SLF001
 
 
 def _database(cursor: Any) -> Database:

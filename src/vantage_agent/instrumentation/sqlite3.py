@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from vantage_agent._db_client import Database, begin_query, measured
-from vantage_agent._patch import Patches
+from vantage_agent._patch import Patches, named_as
 from vantage_agent._span import Span
 from vantage_agent._tracer import tracer
 
@@ -67,7 +67,7 @@ def _connection_class(module: ModuleType) -> type:
         def executescript(self, *args: Any, **kwargs: Any) -> Any:
             return original(self, cursor_class).executescript(*args, **kwargs)
 
-    return _named_as(base, Connection)
+    return named_as(base, Connection)
 
 
 def _cursor_class(module: ModuleType) -> type:
@@ -80,14 +80,7 @@ def _cursor_class(module: ModuleType) -> type:
         executemany = _measured(base.executemany)
         executescript = _measured(base.executescript)
 
-    return _named_as(base, Cursor)
-
-
-def _named_as(base: Any, ours: Any) -> type:
-    ours.__name__, ours.__qualname__, ours.__module__ = base.__name__, base.__qualname__, base.__module__
-    ours.__doc__ = base.__doc__
-    subclass: type = ours
-    return subclass
+    return named_as(base, Cursor)
 
 
 def _measured(original: Any) -> Any:

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 import httpx
+import httpx2
 import pytest
 import requests
 import urllib3
@@ -37,6 +38,18 @@ def with_httpx(method: str, url: str, **more: Any) -> httpx.Response:
 def with_async_httpx(method: str, url: str, **more: Any) -> httpx.Response:
     async def ask() -> httpx.Response:
         async with httpx.AsyncClient(trust_env=False, timeout=more.pop("timeout", 5)) as client:
+            return await client.request(method, url, **_for_httpx(more))
+
+    return asyncio.run(ask())
+
+
+def with_httpx2(method: str, url: str, **more: Any) -> httpx2.Response:
+    return httpx2.request(method, url, trust_env=False, timeout=more.pop("timeout", 5), **_for_httpx(more))
+
+
+def with_async_httpx2(method: str, url: str, **more: Any) -> httpx2.Response:
+    async def ask() -> httpx2.Response:
+        async with httpx2.AsyncClient(trust_env=False, timeout=more.pop("timeout", 5)) as client:
             return await client.request(method, url, **_for_httpx(more))
 
     return asyncio.run(ask())
@@ -91,12 +104,26 @@ CLIENTS = [
     pytest.param("requests", with_requests, id="requests"),
     pytest.param("httpx", with_httpx, id="httpx"),
     pytest.param("httpx", with_async_httpx, id="httpx-async"),
+    pytest.param("httpx2", with_httpx2, id="httpx2"),
+    pytest.param("httpx2", with_async_httpx2, id="httpx2-async"),
     pytest.param("urllib3", with_urllib3, id="urllib3"),
     pytest.param("urllib3", with_a_pool, id="urllib3-pool"),
     pytest.param("aiohttp", with_aiohttp, id="aiohttp"),
 ]
-REFUSED = (requests.ConnectionError, httpx.ConnectError, urllib3.exceptions.MaxRetryError, aiohttp.ClientConnectorError)
-TIMED_OUT = (requests.Timeout, httpx.TimeoutException, urllib3.exceptions.ReadTimeoutError, aiohttp.ServerTimeoutError)
+REFUSED = (
+    requests.ConnectionError,
+    httpx.ConnectError,
+    httpx2.ConnectError,
+    urllib3.exceptions.MaxRetryError,
+    aiohttp.ClientConnectorError,
+)
+TIMED_OUT = (
+    requests.Timeout,
+    httpx.TimeoutException,
+    httpx2.TimeoutException,
+    urllib3.exceptions.ReadTimeoutError,
+    aiohttp.ServerTimeoutError,
+)
 
 
 def kind_of(error: BaseException) -> str:

@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import asyncpg
 import psycopg
+import psycopg2
 import pytest
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -135,6 +137,62 @@ def async_psycopg_on(port: int) -> Iterator[Connected]:
             runner.run(connection.close())
 
 
+class WithPsycopg2:
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def ask(self, statement: str, parameters: Any = None) -> Any:
+        statement = re.sub(r":(\w+)", r"%(\1)s", statement)
+        with self.connection.cursor() as cursor:
+            if isinstance(parameters, list):
+                cursor.executemany(statement, parameters)
+                return None
+            cursor.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else None
+
+
+class WithAsyncpg:
+    def __init__(self, runner: asyncio.Runner, connection: Any) -> None:
+        self.runner, self.connection = runner, connection
+
+    def ask(self, statement: str, parameters: Any = None) -> Any:
+        names = re.findall(r":(\w+)", statement)
+        statement = re.sub(r":(\w+)", lambda found: f"${names.index(found[1]) + 1}", statement)
+
+        async def run() -> Any:
+            if isinstance(parameters, list):
+                return await self.connection.executemany(
+                    statement, [[row[name] for name in names] for row in parameters]
+                )
+            given = [parameters[name] for name in names]
+            if "SELECT" in statement:
+                return [tuple(row) for row in await self.connection.fetch(statement, *given)]
+            await self.connection.execute(statement, *given)
+            return None
+
+        return self.runner.run(run(), context=contextvars.copy_context())
+
+
+@contextlib.contextmanager
+def psycopg2_on(port: int) -> Iterator[Connected]:
+    with contextlib.closing(psycopg2.connect(f"postgresql://vantage@127.0.0.1:{port}/postgres")) as connection:
+        yield WithPsycopg2(connection)
+
+
+@contextlib.contextmanager
+def asyncpg_on(port: int) -> Iterator[Connected]:
+    with asyncio.Runner() as runner:
+        connection = runner.run(_connect_asyncpg(port))
+        try:
+            yield WithAsyncpg(runner, connection)
+        finally:
+            runner.run(connection.close())
+
+
+async def _connect_asyncpg(port: int) -> Any:
+    return await asyncpg.connect(f"postgresql://vantage@127.0.0.1:{port}/postgres")
+
+
 def sqlite3_by(kind: type[WithSqlite3]) -> Callable[[int], contextlib.AbstractContextManager[Connected]]:
     @contextlib.contextmanager
     def connect(port: int) -> Iterator[Connected]:
@@ -189,10 +247,22 @@ LIBRARIES = {
         INTEGRITY,
         "postgres",
     ),
+    "sqlalchemy-psycopg2": Library(
+        "sqlalchemy", "postgresql", sqlalchemy_on(f"postgresql+psycopg2://vantage@{POSTGRES}"), INTEGRITY, "postgres"
+    ),
+    "sqlalchemy-asyncpg": Library(
+        "sqlalchemy",
+        "postgresql",
+        async_sqlalchemy_on(f"postgresql+asyncpg://vantage@{POSTGRES}"),
+        INTEGRITY,
+        "postgres",
+    ),
     "sqlite3": Library("sqlite3", "sqlite", sqlite3_by(WithSqlite3), "sqlite3.IntegrityError", ":memory:"),
     "sqlite3-cursor": Library("sqlite3", "sqlite", sqlite3_by(WithSqlite3Cursor), "sqlite3.IntegrityError", ":memory:"),
     "psycopg": Library("psycopg", "postgresql", psycopg_on, "psycopg.errors.UniqueViolation", "postgres"),
     "psycopg-async": Library("psycopg", "postgresql", async_psycopg_on, "psycopg.errors.UniqueViolation", "postgres"),
+    "psycopg2": Library("psycopg2", "postgresql", psycopg2_on, "psycopg2.errors.UniqueViolation", "postgres"),
+    "asyncpg": Library("asyncpg", "postgresql", asyncpg_on, "asyncpg.exceptions.UniqueViolationError", "postgres"),
 }
 
 
