@@ -52,6 +52,12 @@ _.kafka_lag
 # A value of the wire format: spans arrive with it.
 _.OK
 
+# http.client and io call and read them.
+_.default_port
+_.makefile
+_.readable
+_.readinto
+
 # Applications call them on a span.
 _.set_attribute
 _.set_error

@@ -8,7 +8,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from vantage_agent._lifespan import call_unmeasured
-from vantage_agent._request import begin_request, end_request, enter_layer, fail_request, note_cause, outer_request
+from vantage_agent._request import (
+    begin_request,
+    end_request,
+    enter_layer,
+    fail_request,
+    leave_request,
+    note_cause,
+    outer_request,
+)
 from vantage_agent._runtime import watch_loop
 from vantage_agent._span import Span, perf_ns
 from vantage_agent._tracer import tracer
@@ -51,7 +59,7 @@ def measured(
         finally:
             if span.scope is not None:
                 end_request(span)
-            tracer.leave(span)
+            leave_request(span)
 
     return wrapper
 

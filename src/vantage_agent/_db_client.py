@@ -66,12 +66,12 @@ def _is_same(outer: Span, library: str, called: Database, statement: str | bytes
     return outer.library != library and _start(outer.statement) == _start(statement)
 
 
-def _differ(one: Database, other: Database) -> bool:
+def _differ(outer: Database, inner: Database) -> bool:
     """Return whether two databases are certainly not the same: a library may know less of its database than the
     driver."""
-    if one[0] != other[0] or any(a and b and a != b for a, b in zip(one[1:3], other[1:3])):
+    if outer[0] != inner[0] or any(a and b and a != b for a, b in zip(outer[1:3], inner[1:3])):
         return True
-    return bool(one[3] and other[3]) and _file_name(one[3]) != _file_name(other[3])
+    return bool(outer[3] and inner[3]) and _file_name(outer[3]) != _file_name(inner[3])
 
 
 def _file_name(name: str | None) -> str:

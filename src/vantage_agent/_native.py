@@ -1,7 +1,7 @@
 """Threads and locks of the system, also in programs whose threads are greenlets.
 
 gevent and eventlet replace threads, locks, queues and sockets of the standard library by those of greenlets, which all
-run in one thread: whoever waits there in C stops the application. So the agent's threads are threads of the system, in
+run in one thread: a wait of C there stops the application. So the agent's threads are threads of the system, in
 whatever order it was started and the library replaced, and use nothing that was replaced.
 """
 

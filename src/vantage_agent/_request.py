@@ -61,6 +61,11 @@ def end_request(span: Span) -> None:
         pass
 
 
+def leave_request(span: Span) -> None:
+    """Make current what was when the request began, even if spans inside it have not ended."""
+    current.set(running_around(span.outer))
+
+
 def _judge(span: Span) -> None:
     """Decide whether a request failed, or whether its client left before the response was complete."""
     cause = span.cause

@@ -114,10 +114,6 @@ class Tracer:
         current.set(span)
         return span
 
-    def activate(self, span: Span | None) -> None:
-        """Make it the current span."""
-        current.set(span)
-
     def deactivate(self, span: Span) -> None:
         """Make the next span around it the current one, if it is the current one here: it may end in another thread or
         context, or after spans that began after it."""
@@ -127,10 +123,6 @@ class Tracer:
         while now is not None and (now is span or now.duration_ns >= 0):
             now = now.outer
         current.set(now)
-
-    def leave(self, span: Span) -> None:
-        """Make current what was when the span of a request began, even if spans inside it have not ended."""
-        current.set(running_around(span.outer))
 
     def end(self, span: Span, *, measured: bool = True) -> None:
         """End a span now, unless its ``duration_ns`` is set. With ``measured`` its duration becomes a sample."""

@@ -28,7 +28,7 @@ class WorkerNumber:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tag, taken when it is first needed: a process that records nothing has no number. Empty without one."""
+        """The tag, holder when it is first needed: a process that records nothing has no number. Empty without one."""
         if self._tags is None:
             number = self._take()
             self._tags = {} if number is None else {TAG: str(number)}
@@ -36,14 +36,14 @@ class WorkerNumber:
 
     def reset_after_fork(self) -> None:
         """Leave the number to the parent, which has it as long as the socket is open anywhere."""
-        taken, self._socket, self._tags = self._socket, None, None
-        if taken is not None:
-            os.close(taken.detach())
+        holder, self._socket, self._tags = self._socket, None, None
+        if holder is not None:
+            os.close(holder.detach())
 
     def release(self) -> None:
-        taken, self._socket, self._tags = self._socket, None, None
-        if taken is not None:
-            taken.close()
+        holder, self._socket, self._tags = self._socket, None, None
+        if holder is not None:
+            holder.close()
 
     def _take(self) -> int | None:
         if sys.platform != "linux":

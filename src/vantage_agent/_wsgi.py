@@ -8,9 +8,8 @@ from http import HTTPStatus
 from typing import Any
 
 from vantage_agent._context import Pieces, current
-from vantage_agent._request import begin_request, end_request, enter_layer, note_cause, outer_request
+from vantage_agent._request import begin_request, end_request, enter_layer, leave_request, note_cause, outer_request
 from vantage_agent._span import Span
-from vantage_agent._tracer import tracer
 
 BASE = "vantage_agent.base"  # in the environ: what the server mounts under, without what the application does
 
@@ -55,7 +54,7 @@ def call_wsgi(
             _end(span, environ, route_of)
             return response
         pieces = Pieces(current.get())
-        tracer.leave(span)
+        leave_request(span)
         return _Response(response, span, pieces, environ, route_of)
     except Exception:
         return response
@@ -167,7 +166,7 @@ def _end(span: Span, environ: dict[str, Any], route_of: Callable[..., str | None
     except Exception:
         pass
     end_request(span)
-    tracer.leave(span)
+    leave_request(span)
 
 
 def no_route(_environ: dict[str, Any]) -> str | None:

@@ -20,7 +20,7 @@ from tests.agent.receiver import Receiver
 from tests.agent.test_processes import python
 from vantage_agent import span
 from vantage_agent._context import current, running
-from vantage_agent._request import begin_request, end_request
+from vantage_agent._request import begin_request, end_request, leave_request
 from vantage_agent._span import Span, internal
 from vantage_agent._tracer import tracer
 
@@ -79,7 +79,7 @@ class Program:
             made, is_request = self.open.pop(self.chance.randrange(len(self.open)))
             if is_request:
                 end_request(made)
-                tracer.leave(made)
+                leave_request(made)
             else:
                 tracer.end(made, measured=False)
                 tracer.deactivate(made)

@@ -210,8 +210,8 @@ def test_batches_go_over_tls_on_a_kept_connection(certificate: Path, monkeypatch
         stored = b""
         while more := connection.recv(65536):
             stored += more
-            head, found, body = stored.partition(b"\r\n\r\n")
-            if found and len(body) >= nbytes:
+            head, end, body = stored.partition(b"\r\n\r\n")
+            if end and len(body) >= nbytes:
                 assert b"Host: localhost" in head
                 received.append(len(body))
                 stored = b""

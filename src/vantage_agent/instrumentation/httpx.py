@@ -1,4 +1,4 @@
-"""httpx and httpx2, its successor: each call of a client, sync and async, with its redirects. A streamed response counts
+"""httpx and its successor httpx2: each call of a client, sync and async, with its redirects. A streamed response counts
 up to its headers.
 
 The span is around the client's call. The transport below it injects the header, so that hooks, authentication and mock

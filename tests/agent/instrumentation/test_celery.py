@@ -312,7 +312,7 @@ def test_faults_of_the_agent_do_not_reach_the_application(
         return 7
 
     start("celery")
-    for method in ("begin", "end", "activate", "deactivate"):
+    for method in ("begin", "end", "deactivate"):
         with monkeypatch.context() as patch:
             patch.setattr(tracer, method, broken)
             assert copy_context().run(in_place.apply).get() == 7

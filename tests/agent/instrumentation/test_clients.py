@@ -251,7 +251,7 @@ class TestEachClient:
             raise RuntimeError("a fault of the agent's")
 
         start(name)
-        for method in ("begin", "end", "activate", "deactivate"):
+        for method in ("begin", "end", "deactivate"):
             with monkeypatch.context() as patch:
                 patch.setattr(tracer, method, broken)
                 # A span that cannot be deactivated stays the current one of its context.

@@ -157,7 +157,7 @@ class WithAsyncpg:
 
     def ask(self, statement: str, parameters: Any = None) -> Any:
         names = re.findall(r":(\w+)", statement)
-        statement = re.sub(r":(\w+)", lambda found: f"${names.index(found[1]) + 1}", statement)
+        statement = re.sub(r":(\w+)", lambda match: f"${names.index(match[1]) + 1}", statement)
 
         async def run() -> Any:
             if isinstance(parameters, list):
@@ -375,7 +375,7 @@ class TestEachLibrary:
             raise RuntimeError("a fault of the agent's")
 
         _, client = connected
-        for method in ("begin", "end", "activate", "deactivate"):
+        for method in ("begin", "end", "deactivate"):
             with monkeypatch.context() as patch:
                 patch.setattr(tracer, method, broken)
                 assert contextvars.copy_context().run(client.ask, "SELECT 1") == [(1,)]

@@ -60,9 +60,9 @@ def test_requests_of_a_kept_connection_are_traces_of_their_own(start: Start) -> 
             connection.request(method, path, body=body)
             connection.getresponse().read()
         connection.close()
-        one = b"GET /page HTTP/1.1\r\nHost: localhost\r\n"
+        get = b"GET /page HTTP/1.1\r\nHost: localhost\r\n"
         with socket.create_connection((host, int(port))) as pipelined:
-            pipelined.sendall(one + b"\r\n" + one + b"\r\n" + one + b"Connection: close\r\n\r\n")
+            pipelined.sendall(get + b"\r\n" + get + b"\r\n" + get + b"Connection: close\r\n\r\n")
             while pipelined.recv(65536):
                 pass
         wait_until(lambda: len(recorded.server) == 9)
@@ -612,18 +612,18 @@ def test_an_exception_of_a_client_is_not_written_down_with_what_it_repeats(start
 def test_a_request_in_one_thread_does_not_change_what_runs_in_another(start: Start) -> None:
     recorded = start()
     app = vantage_agent.instrument_wsgi(lambda environ, start_response: (start_response("200 OK", []), [b"x"])[1])
-    found: list[Any] = []
+    results: list[Any] = []
 
     def call() -> None:
         with vantage_agent.span("outer") as outer:
             app({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
             now = running()
-            found.append(now is not None and now.span_id == outer.span_id)
+            results.append(now is not None and now.span_id == outer.span_id)
 
     threads = [threading.Thread(target=call) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [True] * 4
+    assert results == [True] * 4
     assert len(recorded.server) == 4
