@@ -9,13 +9,14 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from shutil import which
 
 import pytest
 
 import vantage_agent
 from tests.agent.receiver import Receiver
 from tests.support.wait import BUSY_S
-from vantage_agent.run import program_name
+from vantage_agent.run import flag_against, program_name
 
 HOME = str(Path(vantage_agent.__file__).parents[1])
 AGENT = [sys.executable, "-m", "vantage_agent"]
@@ -299,3 +300,127 @@ def test_nothing_is_imported_for_the_first_time_at_the_exit_or_by_a_signal(recei
     """
     done = python(code, VANTAGE_AGENT_COLLECTOR_URL=url)
     assert (done.returncode, done.stdout.strip()) == (0, "")
+
+
+WORKERS = """
+import os, sys, time
+import vantage_agent as v
+v.init_agent("s", flush_interval_s=600, tags={"pid": str(os.getpid())} if "tag" in sys.argv else None)
+def work(number):
+    v.record_metric("total", 1, metric_type="cumulative")
+    v.counter("counted")
+    assert v.flush(10)
+    print(number, flush=True)
+    sys.stdin.readline()
+children = []
+for number in range(3):
+    pid = os.fork()
+    if not pid:
+        work(number)
+        v.shutdown()
+        os._exit(0)
+    children.append(pid)
+for pid in children:
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' abstract namespace")
+def test_processes_of_one_host_have_series_of_their_own_by_numbers_that_are_reused(receiver: Receiver) -> None:
+    for _ in range(2):
+        receiver.sent.clear()
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKERS],
+            env={**os.environ, "PYTHONPATH": HOME, "VANTAGE_AGENT_COLLECTOR_URL": receiver.url},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        for _ in range(3):  # all of them live
+            process.stdout.readline()
+        process.communicate("\n\n\n", timeout=30)
+        assert process.returncode == 0
+        assert sorted(tags.get("worker", "") for tags in receiver.tags("total")) == ["0", "1", "2"]
+        assert all("worker" not in tags for tags in receiver.tags("counted"))
+
+
+def test_the_levels_of_a_process_have_its_number_and_a_tag_of_the_applications_wins(receiver: Receiver) -> None:
+    vantage_agent.init_agent("s", receiver.url, flush_interval_s=600)
+    agent = vantage_agent._running
+    assert agent is not None
+    assert agent._runtime is not None
+    agent._runtime.measure()
+    vantage_agent.record_metric("total", 1, metric_type="cumulative", tags={"worker": "mine"})
+    assert vantage_agent.flush(5)
+    number = "0" if sys.platform == "linux" else None
+    assert [tags.get("worker") for tags in receiver.tags("process.cpu.percent")] == [number]
+    assert ["worker" in tags for tags in receiver.tags("process.gc.collections")] == [False]
+    assert [tags["worker"] for tags in receiver.tags("total")] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (["python3", "-I", "app.py"], "I"),
+        (["python3.12", "-bE", "app.py"], "E"),
+        (["/usr/bin/python", "-W", "error", "-S", "-c", "pass"], "S"),
+        (["python", "-X", "dev", "-Es", "-m", "app"], "E"),
+        (["python", "app.py", "-I"], ""),
+        (["python", "-m", "app", "-S"], ""),
+        (["python", "-cE"], ""),
+        (["python", "-WE", "app.py"], ""),
+        (["python", "-sP", "app.py"], ""),
+        (["gunicorn", "-E"], ""),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_options_of_python_that_leave_the_agent_out(command: list[str], flag: str) -> None:
+    assert flag_against(command) == flag
+
+
+@pytest.mark.parametrize("flag", ["-E", "-I", "-S"])
+def test_run_says_in_a_line_why_a_program_begins_without_the_agent(flag: str, tmp_path: Path) -> None:
+    program = [sys.executable, flag, "-c", "import sys; print('vantage_agent' in sys.modules)"]
+    done = run([*AGENT, "run", "--", *program])
+    assert (done.returncode, done.stdout) == (0, "False\n")
+    assert done.stderr.count("\n") == 1
+    assert f"option {flag} " in done.stderr
+    script = tmp_path / "tool"
+    script.write_text(f"#!{sys.executable} {flag}\nprint('ran')\n")
+    script.chmod(0o755)
+    done = run([*AGENT, "run", "--", str(script)])
+    assert (done.returncode, done.stdout, f"option {flag} " in done.stderr) == (0, "ran\n", True)
+
+
+@pytest.mark.parametrize("last", ["v.flush(5)", "v.shutdown()", "pass"])
+@pytest.mark.parametrize("version", ["", "3.12", "3.13"])
+def test_what_was_recorded_before_the_exit_is_sent_in_any_order_of_hooks(
+    receiver: Receiver, version: str, last: str
+) -> None:
+    """The slowest trace that was not sampled is recorded at the exit, when the agent has no thread."""
+    interpreter = sys.executable if not version else str(interpreter_of(version))
+    code = f"""
+import atexit
+import vantage_agent as v
+def hook(): {last}
+atexit.register(hook)
+v.init_agent("s", {receiver.url!r}, runtime_metrics=False, trace_sample_rate=0.0)
+atexit.register(hook)
+with v.span("slowest"):
+    pass
+"""
+    done = run([interpreter, "-c", code])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(receiver.spans("slowest")) == 1
+
+
+def interpreter_of(version: str) -> Path:
+    """Return an installed Python; skip the test without one."""
+    places = [*Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    if command := which(f"python{version}"):
+        places.append(Path(command))
+    for place in places:
+        if subprocess.run([place, "-c", ""], check=False, capture_output=True).returncode == 0:
+            return place
+    pytest.skip(f"needs Python {version}: pyenv install {version}, or apt-get install python{version}")
