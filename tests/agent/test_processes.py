@@ -420,7 +420,7 @@ def interpreter_of(version: str) -> Path:
     places = [*Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
     if command := which(f"python{version}"):
         places.append(Path(command))
-    for place in places:
-        if subprocess.run([place, "-c", ""], check=False, capture_output=True).returncode == 0:
-            return place
+    for interpreter in places:
+        if subprocess.run([interpreter, "-c", ""], check=False, capture_output=True).returncode == 0:
+            return interpreter
     pytest.skip(f"needs Python {version}: pyenv install {version}, or apt-get install python{version}")
