@@ -116,6 +116,22 @@ async def test_the_first_bucket_of_a_running_total_looks_back(store: TelemetrySt
     assert await points(store, "rate", time_range=later) == [pytest.approx(5.0), pytest.approx(1.0)]
 
 
+@pytest.mark.parametrize("kind", [Kind.COUNTER, Kind.CUMULATIVE])
+async def test_the_rate_of_a_bucket_that_is_not_over_is_that_of_the_time_passed(
+    store: TelemetryStore, kind: Kind
+) -> None:
+    series = a_series(kind=kind)
+    step_ms = 12_000
+    start_ms = NOW_MS // step_ms * step_ms
+    passed_ms = NOW_MS - start_ms
+    assert 1000 < passed_ms < step_ms
+    values = (12.0, 20.0) if kind is Kind.COUNTER else (0.0, 12.0, 32.0)
+    times = (start_ms - 1000, start_ms) if kind is Kind.COUNTER else (start_ms - 2000, start_ms - 1000, start_ms)
+    await store.write(build_batch(list(zip([series] * len(values), times, values, strict=True))))
+    rates = await points(store, "rate", step_ms=step_ms, time_range=TimeRange(start_ms - step_ms, NOW_MS))
+    assert rates == [pytest.approx(1.0), pytest.approx(20_000 / passed_ms)]
+
+
 async def test_a_gauge_has_no_rate(store: TelemetryStore) -> None:
     await write(store, a_series(kind=Kind.GAUGE), VALUES)
     with pytest.raises(InputError, match="gauge has no rate") as refused:

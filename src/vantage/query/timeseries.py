@@ -30,6 +30,7 @@ from vantage.storage.ports import SeriesInfo
 from vantage.vql.signatures import series_only
 from vantage.vql.tree import Arithmetic, Call, Column, Expr, Literal, Order, Select, SelectItem
 
+PASSED_MS_MIN: Final = 1000
 AGGREGATIONS: Final = ("avg", "min", "max", "sum", "count", "rate", "last", "p50", "p75", "p90", "p95", "p99")
 STEP_MS_MAX: Final = 3650 * 86_400_000
 GROUPS_MAX: Final = 200
@@ -103,16 +104,28 @@ async def timeseries(context: QueryContext, query: TimeseriesQuery) -> Timeserie
     points = await cached_points(context, query, loader)
     if points.truncated:
         warnings.append("there are more points than can be returned: narrow the range or group by fewer tags")
+    groups = _fill_buckets(query, points, aligned, step_ms, buckets, warnings)
+    if query.agg == "rate":
+        _correct_last(groups, aligned, step_ms, context.clock.now_ms())
     return Timeseries(
         query,
         unit if query.agg not in ("count", "rate") else ("" if query.agg == "count" else "1/s"),
         aligned,
         step_ms,
-        _fill_buckets(query, points, aligned, step_ms, buckets, warnings),
+        groups,
         warnings,
         points.source,
         points.source != "raw" and query.agg.startswith("p"),
     )
+
+
+def _correct_last(groups: Sequence[Group], aligned: TimeRange, step_ms: int, now_ms: int) -> None:
+    """Make the rate of the bucket that is not over that of the time passed, at least a second: a rate over moments is
+    noise."""
+    index, passed_ms = divmod(now_ms - aligned.start_ms, step_ms)
+    for group in groups:
+        if 0 <= index < len(group.points) and (rate := group.points[index]) is not None:
+            group.points[index] = rate * step_ms / max(passed_ms, min(step_ms, PASSED_MS_MIN))
 
 
 def _auto_step_ms(time_range: TimeRange, raw_since_ms: int, usable: Sequence[str]) -> int:

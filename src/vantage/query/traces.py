@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from vantage.core.errors import InputError, NotFoundError
-from vantage.core.span import Span
+from vantage.core.span import Span, SpanKind
 from vantage.query.context import QueryContext
 from vantage.storage.ports import ExemplarSample, Trace, TraceFilter, TraceSummary
 from vantage.storage.recent_spans import distinct_spans
@@ -88,25 +88,29 @@ async def trace_tree(context: QueryContext, trace_id: str) -> TraceTree:
 
 def build_tree(trace: Trace) -> TraceTree:
     """Build the tree of a trace. Spans whose parent is missing are orphans, at the top; so is one span of each ring of
-    spans that name each other as parent. If a span id repeats, its first span is the parent of others."""
+    spans that name each other as parent. If a span id repeats, its first span is the parent of others. Where client and
+    server of a call share the id, as Zipkin's do, the server is below the client, each with its own children."""
     spans = trace.spans
     first = {span.span_id: span for span in reversed(spans)}
-    children: defaultdict[str, list[Span]] = defaultdict(list)
+    shared = _shared_calls(spans) if len(first) < len(spans) else {}
+    children: defaultdict[int, list[Span]] = defaultdict(list)  # by the parent's id()
     tops: list[Span] = []
     for span in spans:
-        parent_id = span.parent_span_id
-        if parent_id in first and parent_id != span.span_id:
-            children[parent_id].append(span)
-        else:
+        parent = first.get(span.parent_span_id) if span.parent_span_id != span.span_id else None
+        if shared:
+            parent = _shared_parent(span, parent, shared)
+        if parent is None:
             tops.append(span)
+        else:
+            children[id(parent)].append(span)
     for siblings in children.values():
         if len(siblings) > 1:
             siblings.sort(key=_sort_key)
     nodes: list[Node] = []
-    roots = [_build_subtree(span, first, children, nodes) for span in tops]
+    roots = [_build_subtree(span, children, nodes) for span in tops]
     if len(nodes) < len(spans):  # rings: no span in them is below a top
         placed = {id(node.span) for node in nodes}
-        roots += [_build_subtree(span, first, children, nodes, placed) for span in spans if id(span) not in placed]
+        roots += [_build_subtree(span, children, nodes, placed) for span in spans if id(span) not in placed]
     roots.sort(key=lambda node: _sort_key(node.span))
     starts = [span.start_ns for span in spans] or [sample.time_ms * 1_000_000 for sample in trace.samples]
     start_ns = min(starts)
@@ -125,20 +129,43 @@ def build_tree(trace: Trace) -> TraceTree:
     )
 
 
+def _shared_calls(spans: Sequence[Span]) -> dict[str, tuple[Span, Span]]:
+    """Return client and server of the calls of which both have the same span id."""
+    halves: defaultdict[str, dict[SpanKind, Span]] = defaultdict(dict)
+    for span in spans:
+        halves[span.span_id].setdefault(span.kind, span)
+    return {
+        span_id: (kinds[SpanKind.CLIENT], kinds[SpanKind.SERVER])
+        for span_id, kinds in halves.items()
+        if SpanKind.CLIENT in kinds and SpanKind.SERVER in kinds
+    }
+
+
+def _shared_parent(span: Span, parent: Span | None, shared: Mapping[str, tuple[Span, Span]]) -> Span | None:
+    """Return the parent of a span in a trace with such calls: of a server its client, of what a server's service did
+    the server, and of the rest the client."""
+    client, server = shared.get(span.span_id, (None, None))
+    if span is server:
+        return client
+    if parent is not None and parent.span_id in shared:
+        client, server = shared[parent.span_id]
+        return server if span.service_name == server.service_name else client
+    return parent
+
+
 def _sort_key(span: Span) -> tuple[int, str]:
     return span.start_ns, span.span_id
 
 
 def _build_subtree(
     top: Span,
-    first: Mapping[str, Span],
-    children: Mapping[str, list[Span]],
+    children: Mapping[int, list[Span]],
     nodes: list[Node],
     placed: set[int] | None = None,
 ) -> Node:
     """Build the tree below a span, without recursion, and add its nodes to ``nodes``. Where a ring is possible,
     ``placed`` has the ``id()`` of each span object that is in the tree already."""
-    root = Node(top, 0, bool(top.parent_span_id), top.duration_ns)
+    root = Node(top, 0, bool(top.parent_span_id.strip("0")), top.duration_ns)
     if placed is not None:
         placed.add(id(top))
     pending = [root]
@@ -146,9 +173,9 @@ def _build_subtree(
         node = pending.pop()
         nodes.append(node)
         span = node.span
-        spans = children.get(span.span_id)
-        if spans is None or first[span.span_id] is not span:
-            continue  # no children, or a repeated span id, whose children are under the first
+        spans = children.get(id(span))
+        if spans is None:
+            continue
         node.self_ns = _self_ns(span, spans)
         if placed is not None:
             spans = [child for child in spans if id(child) not in placed]

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from html import unescape
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from litestar import Litestar, Request, Response, get
@@ -391,6 +392,32 @@ async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client:
     assert text.index("missing parent") < text.index("op lost")
     assert "<h1>op root</h1>" in page
     assert page.count('<details class="span">') == 3
+
+
+async def test_the_exception_of_a_span_is_shown_as_it_was_written(client: Client, context: QueryContext) -> None:
+    trace = "Traceback (most recent call last):\n  File \"<app>.py\", line 3, in pay\nKeyError: 'k'\n"
+    attributes = {"exception.type": "KeyError", "exception.message": "'k'", "exception.stacktrace": trace}
+    await write_batch(context, build_batch([], spans=(span("root", attributes=attributes),)))
+    page = (await client.get("/traces/t-1")).text
+    (written,) = re.findall(r"<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
+    assert unescape(written) == trace
+    assert "exception.type KeyError" in text_of(page)
+    assert page.count("Traceback") == 1
+
+
+async def test_clocks_that_disagree_are_marked_and_shifted_on_request(client: Client, context: QueryContext) -> None:
+    late = msgspec.structs.replace(
+        span("late", "root", service="other", duration_ns=30_000_000), start_ns=NOW_MS * 10**6
+    )
+    await write_batch(context, build_batch([], spans=(span("root"), late)))
+    page = (await client.get("/traces/t-1")).text
+    assert "clock 4.99 s ahead" in text_of(page)
+    assert "Starts after 5 s" in text_of(page)
+    assert 'href="?clocks=shifted"' in page
+    placed = text_of((await client.get("/traces/t-1?clocks=shifted")).text)
+    assert "ahead" not in placed
+    assert "Starts after 10 ms" in placed
+    assert "as if all clocks agreed" in placed
 
 
 async def test_samples_linked_to_a_trace_are_shown_with_it(client: Client, context: QueryContext) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from sys import intern
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -62,6 +62,9 @@ class _LooseEnvelope(_Envelope, kw_only=True):
     spans: list[Raw]
 
 
+_NO_PARENT: Final = "0" * 16  # a root, as several senders write it
+
+
 def to_span(wire: WireSpan, resource: Resource) -> Span:
     """Return the span, unchecked. Attribute values become text: booleans true and false, null the empty text, arrays
     and objects JSON."""
@@ -72,7 +75,7 @@ def to_span(wire: WireSpan, resource: Resource) -> Span:
         name=intern(wire.name),
         start_ns=wire.start_ns,
         duration_ns=wire.duration_ns,
-        parent_span_id=wire.parent_span_id or "",
+        parent_span_id="" if wire.parent_span_id == _NO_PARENT else wire.parent_span_id or "",
         kind=wire.kind,
         status=wire.status,
         environment=intern((wire.environment or resource.environment) or DEFAULT_ENVIRONMENT),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -26,6 +26,7 @@ class Line:
     missing_id: str = ""
     self_ns: int = 0
     offset_ns: int = 0
+    skew_ns: int = 0  # by how much the span's clock is ahead
     x: str = "0%"
     width: str = "0%"
     samples: tuple[ExemplarSample, ...] = ()
@@ -44,14 +45,17 @@ class Waterfall:
     omitted: int
 
 
-def waterfall(tree: TraceTree) -> Waterfall:
-    """Lay out a trace. Orphans are below a marked line for their missing parent, one line per parent."""
+def waterfall(tree: TraceTree, skews: Mapping[int, int]) -> Waterfall:
+    """Lay out a trace, with the skews of its spans' clocks by their ``id()``. Orphans are below a marked line for their
+    missing parent, one line per parent."""
     samples: dict[str, list[ExemplarSample]] = {}
     for sample in tree.samples:
         if sample.span_id:
             samples.setdefault(sample.span_id, []).append(sample)
     lines = [
-        Line(0, None, item) if isinstance(item, str) else _line(tree, *item, samples.get(item[0].span.span_id, ()))
+        Line(0, None, item)
+        if isinstance(item, str)
+        else _line(tree, *item, samples.get(item[0].span.span_id, ()), skews.get(id(item[0].span), 0))
         for item in islice(_drawing_order(tree), LINES_MAX)
     ]
     ticks = [(percent, tree.duration_ns * percent / 100) for percent in _TICKS]
@@ -72,7 +76,7 @@ def _drawing_order(tree: TraceTree) -> Iterator[tuple[Node, int] | str]:
             yield from ((node, 1) for node in top.walk())
 
 
-def _line(tree: TraceTree, node: Node, extra_depth: int, samples: Sequence[ExemplarSample]) -> Line:
+def _line(tree: TraceTree, node: Node, extra_depth: int, samples: Sequence[ExemplarSample], skew_ns: int) -> Line:
     total_ns = max(1, tree.duration_ns)
     offset_ns = node.span.start_ns - tree.start_ns
     width = max(BAR_WIDTH_MIN, node.span.duration_ns / total_ns * 100)
@@ -82,6 +86,7 @@ def _line(tree: TraceTree, node: Node, extra_depth: int, samples: Sequence[Exemp
         span=node.span,
         self_ns=node.self_ns,
         offset_ns=offset_ns,
+        skew_ns=skew_ns,
         x=f"{x:.3f}%",
         width=f"{min(width, 100 - x):.3f}%",
         samples=tuple(samples),
