@@ -93,7 +93,9 @@ class Ran:
 def working(pool: str, folder: Path, environ: dict[str, str]) -> Iterator[None]:
     """A worker, until it has ended as a supervisor would end it."""
     (folder / "tasks.py").write_text(textwrap.dedent(TASKS))
-    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", pool, "-c", "2", "-l", "WARNING"]
+    kind, _, by_run = pool.partition(" by ")
+    command = [sys.executable, "-m", "vantage_agent", "run", "--"] if by_run else []
+    command += [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", kind, "-c", "2", "-l", "WARNING"]
     command += ["--without-gossip", "--without-mingle"]
     path = f"{HOME}{os.pathsep}{folder}"
     with (folder / "output").open("w") as output:
@@ -130,10 +132,10 @@ def exercised(app: celery.Celery) -> tuple[tuple[str, str], dict[str, Any]]:
     return ids, results
 
 
-@pytest.fixture(scope="module", params=["solo", "prefork"])
+@pytest.fixture(scope="module", params=["solo", "prefork", "gevent", "gevent by run"])
 def ran(request: pytest.FixtureRequest, redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     pool = request.param
-    folder = tmp_path_factory.mktemp(pool)
+    folder = tmp_path_factory.mktemp(pool.replace(" ", "-"))
     broker, backend = (f"redis://127.0.0.1:{redis_port}/{database}" for database in (5, 6))
     with receiving() as at_sender, receiving() as at_worker:
         vantage_agent.shutdown(0)
