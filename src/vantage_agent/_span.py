@@ -65,6 +65,7 @@ class Span:
     # Of a call of a database: system, host, port and the database's name.
     database: tuple[str, str | None, int | None, str | None] | None = None
     statement: str | bytes = ""  # its beginning, of which only an operation and a table are sent
+    is_in_process: bool = False  # of a call: to an application in this process
     header_injected: bool = False  # the request has a traceparent of the agent
     is_complete: bool = False  # of a server: the response is complete in memory
     status_code: int = 0

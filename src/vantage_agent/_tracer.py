@@ -82,8 +82,8 @@ class Tracer:
         tracestate: str = "",
     ) -> Span:
         """Begin a span, as a child of the one in ``traceparent``, or else of the running one. A request without
-        ``traceparent`` begins a trace: what runs where a server calls the application may be another request. It is the
-        current span until ``deactivate`` or ``finish``."""
+        ``traceparent`` begins a trace, except for a call in this process: what runs where a server calls the
+        application may be another request. It is the current span until ``deactivate`` or ``finish``."""
         span = Span(describe, kind)
         outer = current.get()
         if outer is not None:
@@ -96,7 +96,7 @@ class Tracer:
             span.span_id = new_span_id()
             if tracestate:
                 span.tracestate = usable_tracestate(tracestate)
-        elif outer is None or (kind == "server" and describe is not internal):
+        elif outer is None or (kind == "server" and describe is not internal and not outer.is_in_process):
             span.trace_id, span.span_id = new_ids()
             # By the id, so that every process decides the same for this trace.
             if not self._samples_all and int(span.trace_id[-14:], 16) >= self._sampled_below:

@@ -24,9 +24,8 @@ def patch(patches: Patches, module: ModuleType) -> None:
     patches.wrap(module.AsyncClient, "send", partial(_make_async_send, module.__name__))
     patches.wrap(module.HTTPTransport, "handle_request", _make_handle)
     patches.wrap(module.AsyncHTTPTransport, "handle_async_request", _make_async_handle)
-    # An application in this process continues a trace by the header alone, as one in another process does.
-    patches.wrap(module.WSGITransport, "handle_request", _make_handle)
-    patches.wrap(module.ASGITransport, "handle_async_request", _make_async_handle)
+    patches.wrap(module.WSGITransport, "handle_request", _make_in_process)
+    patches.wrap(module.ASGITransport, "handle_async_request", _make_in_process)
 
 
 def _make_send(library: str, send: Any) -> Any:
@@ -87,6 +86,19 @@ def _make_async_handle(handle: Any) -> Any:
             return await handle(self, request)
         finally:
             _remove(span, headers, injected)
+
+    return wrapper
+
+
+def _make_in_process(handle: Any) -> Any:
+    """Wrap a transport that calls an application in this process: what it calls is a part of the call, and sees only
+    the application's headers."""
+
+    def wrapper(self: Any, request: Any) -> Any:
+        span = running_call()
+        if span is not None:
+            span.is_in_process = True
+        return handle(self, request)
 
     return wrapper
 
