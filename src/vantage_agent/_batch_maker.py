@@ -178,7 +178,7 @@ class BatchMaker:
             return column, 0
         name, kind, unit, pairs = raw_identity
         tags = {**self._config.tags, **dict(pairs)}
-        if kind == "cumulative":  # a total that each process keeps for itself
+        if kind == "cumulative" and len(tags) < TAGS_MAX:  # a total that each process keeps for itself
             tags = {**self._worker.tags, **tags}
         pairs_sent = (
             (key, value[:TAG_VALUE_LENGTH_MAX]) for key, value in list(self._allowed(tags).items())[:TAGS_MAX]

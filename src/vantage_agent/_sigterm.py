@@ -82,7 +82,10 @@ class SigtermHandler:
         if before != -1:  # somebody else's
             signal.set_wakeup_fd(before)
             return
-        self._pipe = _high_pipe()
+        try:
+            self._pipe = _high_pipe()
+        except (ImportError, AttributeError):  # Windows: the signal waits for the main thread
+            return
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         self._patches.wrap(signal, "set_wakeup_fd", self._make_hidden)
 
