@@ -16,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vantage_agent import _manual_spans
+from vantage_agent import _manual_spans, _native
 from vantage_agent._manual_spans import SpanScope, Timer
 from vantage_agent._native import new_lock
 from vantage_agent._sigterm import sigterm_handler
@@ -287,6 +287,7 @@ def _hook_exits() -> None:
 def _after_fork() -> None:
     try:
         disown_running()
+        _native.reset_after_fork()
         sigterm_handler.reset_after_fork()
         if _running is not None:
             _running.reset_after_fork()

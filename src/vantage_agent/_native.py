@@ -18,7 +18,15 @@ try:
 except ImportError:  # another implementation of Python
     from queue import SimpleQueue
 
-__all__ = ["SimpleQueue", "new_lock", "new_rlock", "start_thread", "threads_are_greenlets", "wait_for"]
+__all__ = [
+    "SimpleQueue",
+    "new_lock",
+    "new_rlock",
+    "reset_after_fork",
+    "start_thread",
+    "threads_are_greenlets",
+    "wait_for",
+]
 
 POLL_S_FIRST = 0.001
 POLL_S_MAX = 0.02
@@ -40,6 +48,11 @@ _get_ident: Callable[[], int] = _original("get_ident")
 new_lock: Callable[[], Any] = _original("allocate_lock")
 new_rlock: Callable[[], Any] = _original("RLock")
 _own_threads: set[int] = set()  # idents of the agent's threads
+
+
+def reset_after_fork() -> None:
+    """Reset in the child, which has none of the parent's threads but may reuse their idents."""
+    _own_threads.clear()
 
 
 def threads_are_greenlets() -> str:
