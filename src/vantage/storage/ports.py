@@ -58,7 +58,7 @@ class ExemplarSample:
     span_id: str
 
 
-TRACE_SPANS_MAX: Final = 100_000
+TRACE_SPANS_MAX: Final = 50_000
 PAIRS_MAX: Final = 8
 
 

@@ -30,6 +30,7 @@ from vantage.storage.embedded.write.head import BLOCK_SAMPLES_MAX, Head
 from vantage.storage.embedded.write.journal import Journal
 
 IDLE_S: Final = 0.5
+TRIM_EVERY_S: Final = 10.0  # between returns of the memory of queries to the system
 CALM_S: Final = 20.0  # the store is calm this long after it was opened, sealed or queried
 T = TypeVar("T")
 
@@ -98,6 +99,7 @@ class MaintenanceWorker:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._queried_s = clock.monotonic_s()  # when the last query began
+        self._trimmed_s = clock.monotonic_s()  # when the memory of queries was last given back
         self.failing = ""  # why the last round of maintenance failed; empty when it did not
 
     # --- from other threads ---
@@ -173,6 +175,10 @@ class MaintenanceWorker:
         """Do one step of everything that is due."""
         self._seal_queue.close_old()
         self._seal_queue.seal_due()
+        now_s = self._clock.monotonic_s()
+        if self._queried_s > self._trimmed_s and now_s - self._trimmed_s >= TRIM_EVERY_S:
+            self._trimmed_s = now_s
+            malloc.trim()
         if self._seal_queue.has_sealed_rows:
             self._seal_queue.has_sealed_rows = self._commits.call(self._journal.delete_sealed)
             return
