@@ -210,6 +210,7 @@ LIMITS = [
     ("docs/operations.md", f"{origin_limits.NAMES_PER_SERVICE_MAX} each sent within a day; {origin_limits.NAMES_MAX}"),
     ("docs/operations.md", f"| {recent_spans.SPANS_MAX} | a repeat is stored again; traces"),
     ("docs/operations.md", f"| 10000, and {query_vql.ANSWER_NBYTES_MAX >> 20} MiB | cut"),
+    ("docs/api.md", f"more than {ports.TRACE_SPANS_MAX} spans"),
     ("docs/operations.md", f"| {ports.TRACE_SPANS_MAX} | the first; `left_out`"),
     ("docs/operations.md", f"| services on the overview | {overview.SERVICES_SHOWN_MAX} |"),
     ("docs/operations.md", f"has stayed there for {steady_time.TRUST_AFTER_S / 3600:.0f} hours"),
