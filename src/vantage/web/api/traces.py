@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -19,8 +20,11 @@ from vantage.storage.ports import ExemplarSample, Trace, TraceFilter
 from vantage.web.api.params import End, Start, examples, pair, problems, time_range
 from vantage.web.exception_handlers import wants_page
 from vantage.web.pages.traces import traces_page
+from vantage.web.streaming import UNCOMPRESSED
 
 ATTRIBUTE_FILTERS_MAX = 32
+SPANS_PER_PIECE: Final = 500
+GZIP_LEVEL: Final = 5
 _MS_OF_UNIT = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "min": 6e4}
 
 
@@ -149,31 +153,48 @@ def _duration_ns(text: str, field: str) -> int | None:
     return parse_duration_ms(text, field=field, default_unit="ms") * 1_000_000 if text else None
 
 
-@get("/api/traces/{trace_id:str}", summary="One trace", responses=problems(404), tags=["traces"])
+@get(
+    "/api/traces/{trace_id:str}",
+    summary="One trace",
+    responses=problems(404),
+    tags=["traces"],
+    opt={UNCOMPRESSED: True},
+)
 async def get_trace(
+    request: Request[Any, Any, Any],
     context: NamedDependency[QueryContext],
     trace_id: Annotated[str, Parameter(description="The trace's id.", max_length=64, examples=examples("abc-123"))],
 ) -> Response[TraceTreeOut]:
     """Return the spans of a trace as a tree, and its exemplars."""
     tree = await trace_tree(context, _checked(trace_id))
-    return Response(await asyncio.to_thread(_tree_json, tree), media_type="application/json")
+    packed = "gzip" in request.headers.get("accept-encoding", "")
+    body = await asyncio.to_thread(_tree_json, tree, packed=packed)
+    headers = {"Vary": "Accept-Encoding", **({"Content-Encoding": "gzip"} if packed else {})}
+    return Response(body, media_type="application/json", headers=headers)
 
 
-def _tree_json(tree: TraceTree) -> Any:
-    """Return JSON, as bytes: of a large trace it takes seconds, and is made in a thread."""
-    return msgspec.json.encode(
-        TraceTreeOut(
-            tree.trace_id,
-            tree.start_ns,
-            tree.duration_ns,
-            list(tree.services),
-            tree.error_count,
-            [node.span.span_id for node in tree.roots],
-            [_span_out(node) for node in tree.walk()],
-            [_sample_out(sample) for sample in tree.samples],
-            tree.left_out,
-        )
+def _tree_json(tree: TraceTree, *, packed: bool) -> Any:
+    """Return JSON, with gzip where ``packed``, as bytes. Of a large trace it takes seconds: it is made in a thread, and
+    in pieces, as encoding holds the interpreter lock."""
+    head = TraceTreeOut(
+        tree.trace_id,
+        tree.start_ns,
+        tree.duration_ns,
+        list(tree.services),
+        tree.error_count,
+        [node.span.span_id for node in tree.roots],
+        [],
+        [_sample_out(sample) for sample in tree.samples],
+        tree.left_out,
     )
+    before, empty, after = msgspec.json.encode(head).partition(b'"spans":[]')  # quotes inside texts are escaped
+    nodes = tree.walk()
+    pieces = [
+        msgspec.json.encode([_span_out(node) for node in nodes[start : start + SPANS_PER_PIECE]])[1:-1]
+        for start in range(0, len(nodes), SPANS_PER_PIECE)
+    ]
+    body = b"".join([before, empty[:-1], b",".join(pieces), b"]", after])
+    return gzip.compress(body, GZIP_LEVEL) if packed else body
 
 
 @get(["/traces", "/traces/"], include_in_schema=False)
