@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -25,6 +25,14 @@ _PATH = re.compile(r"(.*?) - at `(.*)`", re.DOTALL)
 
 
 T = TypeVar("T")
+
+
+class Decoder(Protocol):
+    """A decoder of msgspec, for either encoding."""
+
+    def decode(self, body: bytes, /) -> Any: ...
+
+
 NOTHING: Final = Batch()
 
 
@@ -233,6 +241,23 @@ def _with_origin(span: Span, origin: Origin) -> Span:
     return msgspec.structs.replace(
         span, service_name=service, environment=environment, service_version=version, instance=instance
     )
+
+
+def decode_body(body: bytes, typed: Decoder, loose: Decoder) -> Any:
+    """Decode a body with ``typed``, or with ``loose``, which leaves samples and spans undecoded, where a type is wrong.
+
+    Raises InputError when neither can read it.
+    """
+    try:
+        return typed.decode(body)
+    except msgspec.ValidationError:
+        pass
+    except DECODE_ERRORS as error:
+        raise input_error(error) from error
+    try:
+        return loose.decode(body)
+    except DECODE_ERRORS as error:
+        raise input_error(error) from error
 
 
 def decode_each(

@@ -12,13 +12,12 @@ from vantage.core.sample import ID_LENGTH_MAX
 from vantage.core.series import Series
 from vantage.ingest.series_cache import Key, Resource, SeriesCache, parse_json_tags, parse_msgpack_tags
 from vantage.ingest.wire.decoded import (
-    DECODE_ERRORS,
     NO_IDS,
     DecodedRequest,
     Rejection,
     SentIds,
+    decode_body,
     decode_each,
-    input_error,
     validate_samples,
 )
 
@@ -94,7 +93,7 @@ class NativeFormat:
 
     def receive(self, body: bytes, *, batch_id: str, now_ms: int, oldest_ms: int) -> DecodedRequest:
         """Decode a body; single samples are rejected one by one. Raises InputError when the body cannot be read."""
-        envelope = self._decode(body)
+        envelope: _FastEnvelope | _AnyEnvelope = decode_body(body, self._fast, self._any)
         resource = (envelope.service_name, envelope.environment, envelope.service_version, envelope.instance)
         known = self._cache.known((self._encoding, *resource))
         samples: Sequence[_FastSample | _AnySample]
@@ -154,21 +153,6 @@ class NativeFormat:
         items = decode_each(raw_samples, self._any_sample.decode, fault="sample")
         unreadable = {i: item for i, item in enumerate(items) if isinstance(item, Rejection)}
         return [_UNREADABLE if isinstance(item, Rejection) else item for item in items], unreadable
-
-    def _decode(self, body: bytes) -> _FastEnvelope | _AnyEnvelope:
-        try:
-            fast: _FastEnvelope = self._fast.decode(body)
-        except msgspec.ValidationError:
-            pass
-        except DECODE_ERRORS as error:
-            raise input_error(error) from error
-        else:
-            return fast
-        try:
-            envelope: _AnyEnvelope = self._any.decode(body)
-        except DECODE_ERRORS as error:
-            raise input_error(error) from error
-        return envelope
 
 
 def _integer_ms(time_ms: float) -> int:

@@ -20,12 +20,11 @@ from vantage.core.series import Series
 from vantage.ingest.origin_limits import OriginLimits
 from vantage.ingest.series_cache import Resource, SeriesCache, parse_msgpack_tags
 from vantage.ingest.wire.decoded import (
-    DECODE_ERRORS,
     DecodedRequest,
     Rejection,
     SentIds,
     add_spans,
-    input_error,
+    decode_body,
     validate_samples,
 )
 from vantage.ingest.wire.native import Int64
@@ -146,16 +145,5 @@ class PackedFormat:
         return received
 
     def _decode(self, body: bytes) -> tuple[_Packed, Sequence[WireSpan | Rejection]]:
-        try:
-            typed = self._typed.decode(body)
-        except msgspec.ValidationError:
-            pass
-        except DECODE_ERRORS as error:
-            raise input_error(error) from error
-        else:
-            return typed, typed.spans
-        try:
-            loose = self._loose.decode(body)
-        except DECODE_ERRORS as error:
-            raise input_error(error) from error
-        return loose, self._spans.decode(loose.spans)
+        decoded = decode_body(body, self._typed, self._loose)
+        return decoded, self._spans.decode(decoded.spans) if isinstance(decoded, _LoosePacked) else decoded.spans

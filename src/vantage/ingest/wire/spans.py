@@ -13,12 +13,11 @@ from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.ingest.origin_limits import OriginLimits
 from vantage.ingest.series_cache import DEFAULT_ENVIRONMENT, Resource
 from vantage.ingest.wire.decoded import (
-    DECODE_ERRORS,
     DecodedRequest,
     Rejection,
     add_spans,
+    decode_body,
     decode_each,
-    input_error,
 )
 from vantage.ingest.wire.native import Int64
 
@@ -127,16 +126,5 @@ class SpansFormat:
         return received
 
     def _decode(self, body: bytes) -> tuple[_Envelope, Sequence[WireSpan | Rejection]]:
-        try:
-            typed: _TypedEnvelope = self._typed.decode(body)
-        except msgspec.ValidationError:
-            pass
-        except DECODE_ERRORS as error:
-            raise input_error(error) from error
-        else:
-            return typed, typed.spans
-        try:
-            loose: _LooseEnvelope = self._loose.decode(body)
-        except DECODE_ERRORS as error:
-            raise input_error(error) from error
-        return loose, self._spans.decode(loose.spans)
+        decoded = decode_body(body, self._typed, self._loose)
+        return decoded, self._spans.decode(decoded.spans) if isinstance(decoded, _LooseEnvelope) else decoded.spans
