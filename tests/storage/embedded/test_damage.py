@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -17,7 +18,7 @@ from tests.support.wait import until
 from vantage.core.batch import Batch
 from vantage.core.errors import FormatTooNew, StoreUnavailable
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded.format.segment import FORMAT, SegmentWriter
+from vantage.storage.embedded.format.segment import FORMAT, FrozenConnection, SegmentWriter, connect_to_read
 from vantage.storage.embedded.maintain import merge
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import TraceFilter
@@ -273,12 +274,16 @@ async def test_a_segment_that_disappears_while_it_is_served_is_named(
         assert await total(store) == 1000
 
 
+def no_shared_memory(path: Path) -> None:
+    path.with_name(path.name + "-shm").symlink_to("nowhere/at/all")
+
+
 async def test_segments_are_read_where_sqlite_cannot_share_memory(opened: Open, tmp_path: Path) -> None:
     """As on a full disk: SQLite cannot make the file beside a database that it needs even to read it."""
     await two_weeks(opened, tmp_path)
     segments = tmp_path / "data" / "segments"
     for path in segments.glob("*.db"):
-        path.with_name(path.name + "-shm").mkdir()
+        no_shared_memory(path)
     async with opened() as store:
         assert await total(store) == 2000
         assert (await store.usage()).damaged == ()
@@ -289,8 +294,26 @@ async def test_segments_are_read_where_sqlite_cannot_share_memory(opened: Open, 
         assert store.warnings()
         assert await total(store) == 2001
     for path in segments.glob("*-shm"):
-        path.rmdir()
+        path.unlink()
     async with opened() as store:
         await store.seal()
         assert await total(store) == 2001
         assert not store.warnings()
+
+
+@pytest.mark.parametrize("has_log", [False, True])
+def test_a_database_without_shared_memory_is_read_with_its_log(tmp_path: Path, *, has_log: bool) -> None:
+    source, path = tmp_path / "source.db", tmp_path / "copy.db"
+    with closing(sqlite3.connect(source, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute("CREATE TABLE row (n)")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if has_log:
+            db.execute("INSERT INTO row VALUES (1)")
+        for end in ("", "-wal"):
+            shutil.copy(f"{source}{end}", f"{path}{end}")
+    no_shared_memory(path)
+    with closing(connect_to_read(path)) as db:
+        assert isinstance(db, FrozenConnection)
+        assert db.execute("SELECT count(*) FROM row").fetchone() == (int(has_log),)
