@@ -274,12 +274,12 @@ async def test_a_trace_with_too_many_spans_says_how_many_are_left_out(
 ) -> None:
     monkeypatch.setattr(store_module, "TRACE_SPANS_MAX", 10)
     async with opened() as store:
-        for start in (0, 8, 16):  # two parts, and the head
+        for start in (0, 8, 16, 24):  # three parts, and the head
             spans = [a_span("t1", f"s{i}", start_ms=NOW_MS - 1000 + i) for i in range(start, start + 8)]
             await store.write(Batch(spans=tuple(spans)))
             trace = await store.trace("t1")
             assert (len(trace.spans), trace.left_out) == (min(10, start + 8), max(0, start - 2))
             assert [span.span_id for span in trace.spans] == [f"s{i}" for i in range(len(trace.spans))]
-            if start < 16:
+            if start < 24:
                 await store.seal()
                 assert (await store.trace("t1")).left_out == trace.left_out
