@@ -15,7 +15,7 @@ def loaded(tmp_path: Path, *, toml: str = "", dotenv: str = "", environ: Any = N
     file, env_file = tmp_path / "vantage.toml", tmp_path / ".env"
     file.write_text(toml)
     env_file.write_text(dotenv)
-    return load(file=file if toml else None, dotenv=env_file, environ=environ or {}, flags=flags)
+    return load(file=file if toml else None, dotenv=env_file, environ=environ or {}, flags=flags, memory_nbytes=1 << 40)
 
 
 def test_without_sources_every_setting_has_its_default(tmp_path: Path) -> None:

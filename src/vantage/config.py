@@ -22,6 +22,7 @@ from dotenv import dotenv_values
 from msgspec import Meta
 
 from vantage.core.errors import ConfigError
+from vantage.memory_limit import memory_limit_nbytes
 
 PREFIX: Final = "VANTAGE_"
 AGENT_PREFIX: Final = "VANTAGE_AGENT_"
@@ -29,6 +30,14 @@ TEST_VARIABLES: Final = frozenset({"VANTAGE_TEST_LONG", "VANTAGE_TEST_SEED"})
 MASK: Final = "********"
 FILE_NBYTES_MAX: Final = 1 << 20  # of a file with settings, or with a secret
 NUMBER_MAX: Final = 1 << 53  # of any setting
+# Defaults that are at most this share of the memory which the process may use: 8 GB and more have the full defaults.
+MEMORY_SHARES: Final = {
+    "queue_bytes_max": 1 / 32,
+    "head_bytes_max": 1 / 8,
+    "series_bytes_max": 1 / 12,
+    "query_memory_max": 1 / 8,
+    "query_cache_bytes": 1 / 64,
+}
 
 
 def _doc(text: str, **limits: Any) -> Meta:
@@ -186,8 +195,10 @@ def load(
     flags: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     dotenv: Path | None = Path(".env"),
+    memory_nbytes: int | None = None,
 ) -> Loaded:
-    """Read every source. Flags that are None are ignored. Raises ConfigError naming the setting and its origin."""
+    """Read every source. Flags that are None are ignored. ``memory_nbytes`` is what the process may use, by default
+    the system's limit. Raises ConfigError naming the setting and its origin."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -204,7 +215,16 @@ def load(
     for name, value in (flags or {}).items():
         if value is not None:
             values[name], origins[name] = value, f"--{name.replace('_', '-')}"
+    _fit_into_memory(memory_limit_nbytes() if memory_nbytes is None else memory_nbytes, values, origins)
     return Loaded(_settings(values, origins), origins, tuple(warnings))
+
+
+def _fit_into_memory(memory_nbytes: int, values: dict[str, Any], origins: dict[str, str]) -> None:
+    """Set what is not set, and whose default is more than its share of the memory."""
+    for name, share in MEMORY_SHARES.items():
+        nbytes = max(1 << 20, int(memory_nbytes * share))
+        if name not in values and nbytes < FIELDS[name].default:
+            values[name], origins[name] = nbytes, f"default for {memory_nbytes >> 20} MiB of memory"
 
 
 def _from_file(file: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from vantage.core.retention import RetentionRule, parse_rule
 from vantage.ingest.deployments import DeploymentDetector
 from vantage.ingest.receive import Receiver
 from vantage.ingest.self_telemetry import SelfTelemetry
+from vantage.ingest.series_cache import CACHE_NBYTES_MAX
 from vantage.ingest.store_sink import StoreSink
 from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
@@ -109,6 +110,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
             telemetry=telemetry,
             retention_days=settings.retention_days,
             services_max=settings.services_max,
+            cache_nbytes_max=min(CACHE_NBYTES_MAX, settings.series_bytes_max // 2),
         ),
         authenticator=authenticator,
         proxies=proxies,

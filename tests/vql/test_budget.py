@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ import pytest
 
 from tests.support.samples import NOW_MS, a_series
 from vantage.core.arrays import Mask
-from vantage.core.errors import InputError, StoreTimeout, StoreUnavailable
+from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavailable
 from vantage.core.exemplars import encode_exemplars
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.timerange import TimeRange
-from vantage.vql.exec.budget import VALUES_PER_CHECK, QueryBudget
+from vantage.vql.exec.budget import VALUES_PER_CHECK, QueryBudget, QueryMemory
 from vantage.vql.exec.execute import execute
 from vantage.vql.exec.series_table import SeriesColumns
 from vantage.vql.exec.source import ScanEstimate
@@ -138,6 +139,20 @@ def test_a_query_stays_within_its_memory_or_is_refused(name: str) -> None:
             tracemalloc.stop()
         assert peak < 1.5 * nbytes_max, (name, nbytes_max)
     assert refused < 3, "refused although there is memory for it"
+
+
+@pytest.mark.parametrize("name", DEAR)
+def test_queries_together_stay_within_their_memory(name: str) -> None:
+    """What others take is not there; whatever becomes of a query, it gives all of its memory back."""
+    memory = QueryMemory(200 << 20)
+    memory.take(199 << 20)
+    for left, outcome in ((0, pytest.raises(BusyError)), (198 << 20, nullcontext())):
+        memory.give(left)
+        budget = QueryBudget(60, memory=memory)
+        with outcome:
+            run(DEAR[name], budget)
+        budget.close()
+        assert memory.nbytes == (199 << 20) - left
 
 
 def test_vectors_are_forgotten_after_their_last_use() -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,3 +216,17 @@ def test_long_answers_come_in_pieces() -> None:
     empty = Table((TableColumn("n", "int"),), ([],))
     assert list(table_formats.encode_table(empty, table_formats.CSV)) == [b"n\r\n"]
     assert list(table_formats.encode_table(empty, table_formats.NDJSON)) == []
+
+
+def test_json_of_many_rows_is_streamed_and_the_same_as_in_one_piece(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", environ=NO_RATES) as server:
+        for part in range(0, 2500, 500):
+            samples = [{"metric_name": "m", "value": n} for n in range(part, part + 500)]
+            server.send({"service_name": "many", "metrics": samples})
+        query = "SELECT value, metric_name FROM metrics WHERE service_name = 'many'"
+        for rows, streamed in ((1, False), (1000, False), (1001, True), (2500, True)):
+            answer = ask(server, f"{query} ORDER BY value LIMIT {rows}")
+            assert ("transfer-encoding" in answer.headers) == streamed
+            assert answer.json()["rows"] == [[float(n), "m"] for n in range(rows)]
+            assert answer.json()["row_count"] == rows
+        assert ask(server, f"{query} AND value < 0").json()["rows"] == []

@@ -9,7 +9,7 @@ from vantage.core.clock import Clock
 from vantage.core.errors import InputError
 from vantage.core.sample import TIME_MS_MIN, id_problem
 from vantage.ingest.origin_limits import SERVICES_MAX, OriginLimits
-from vantage.ingest.series_cache import SeriesCache
+from vantage.ingest.series_cache import CACHE_NBYTES_MAX, SeriesCache
 from vantage.ingest.wire.decoded import DecodedRequest
 from vantage.ingest.wire.native import NativeFormat
 from vantage.ingest.wire.packed import MEDIA_TYPE as PACKED
@@ -39,7 +39,7 @@ class UnknownMediaType(InputError):
 
 class Receiver:
     """Decodes, checks and publishes. Samples older than ``retention_days`` are rejected; services beyond
-    ``services_max`` are recorded as ``__overflow__``."""
+    ``services_max`` are recorded as ``__overflow__``. ``cache_nbytes_max`` bounds the cache of series."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Receiver:
         steady: SteadyTime | None = None,
         retention_days: int | None = None,
         services_max: int = SERVICES_MAX,
+        cache_nbytes_max: int = CACHE_NBYTES_MAX,
     ) -> None:
         self._sink = sink
         self._clock = clock
@@ -58,7 +59,7 @@ class Receiver:
         self._retention_ms = None if retention_days is None else retention_days * 86_400_000
         self._drop_reasons: set[str] = set()
         limits = OriginLimits(clock=clock, telemetry=telemetry, services_max=services_max)
-        cache = SeriesCache(limits)
+        cache = SeriesCache(limits, nbytes_max=cache_nbytes_max)
         packed, msgpack = PackedFormat(cache, limits), NativeFormat("msgpack", cache)
         self._formats: dict[str, dict[str, WireFormat]] = {
             "metrics": {JSON: NativeFormat("json", cache), PACKED: packed, **dict.fromkeys(MSGPACK, msgpack)},

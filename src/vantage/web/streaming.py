@@ -41,15 +41,16 @@ class Pace:
 
 
 class StreamingResponse(Response[bytes]):
-    """A response of an unknown number of chunks, which browsers save as ``filename``. After an error the connection is
-    closed before the last chunk, so that the client does not mistake a part for the complete response. The server ends
-    the connection of a client that does not read."""
+    """A response of an unknown number of chunks, which browsers save as ``filename`` if it has one. After an error the
+    connection is closed before the last chunk, so that the client does not mistake a part for the complete response.
+    The server ends the connection of a client that does not read."""
 
     def __init__(
-        self, chunks: AsyncGenerator[bytes, None], *, media_type: str, filename: str, pace: Pace | None = None
+        self, chunks: AsyncGenerator[bytes, None], *, media_type: str, filename: str = "", pace: Pace | None = None
     ) -> None:
         super().__init__(b"", media_type=media_type)
-        self.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
+        if filename:
+            self.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
         self._chunks = chunks
         self._pace = pace
 

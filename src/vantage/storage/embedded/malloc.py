@@ -13,18 +13,21 @@ MMAP_THRESHOLD_NBYTES: Final = 1 << 20  # arrays from this size on are mapped, a
 TRIM_THRESHOLD_NBYTES: Final = (
     8 << 20
 )  # of what a thread freed: else every query has its memory mapped and cleared again
+ARENAS_MAX: Final = 2  # each keeps freed memory of its own; glibc makes eight for a core
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 _LIBC: Final[Any] = ctypes.CDLL(None)
 
 
 def map_large_arrays() -> None:
-    """Fix the size from which allocations are mapped, and how much freed memory stays; glibc otherwise raises both on
-    its own."""
+    """Fix the size from which allocations are mapped, how much freed memory stays, and in how many heaps; glibc
+    otherwise raises all three on its own."""
     mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_NBYTES)
         mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_NBYTES)
+        mallopt(_M_ARENA_MAX, ARENAS_MAX)
 
 
 def trim() -> None:

@@ -37,7 +37,7 @@ from vantage.storage.embedded.maintain.worker import JobQueue, MaintenanceWorker
 from vantage.storage.embedded.metrics import register_gauges
 from vantage.storage.embedded.offline.restore import refuse_unfinished
 from vantage.storage.embedded.read.access import DamageLog, SnapshotAccess
-from vantage.storage.embedded.read.chunk_index import ChunkIndexCache
+from vantage.storage.embedded.read.chunk_index import CACHE_NBYTES_MAX, ChunkIndexCache
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.export import export_batches, iterate_in_pool
 from vantage.storage.embedded.read.reader import SnapshotReader
@@ -72,7 +72,7 @@ from vantage.storage.service_edges import PARENT_REACH_MS, service_edges
 from vantage.storage.steady_time import JUMP_MS_MIN, SteadyTime
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
-from vantage.vql.exec.budget import QUERY_NBYTES_MAX, QueryBudget
+from vantage.vql.exec.budget import QUERY_NBYTES_MAX, QueryBudget, QueryMemory
 from vantage.vql.exec.execute import QUERY_SAMPLES_MAX, execute, explain
 from vantage.vql.table import Table
 
@@ -117,11 +117,12 @@ class EmbeddedStore:
         self._head_nbytes_max = head_nbytes_max
         self._query_samples_max = query_samples_max
         self._query_nbytes_max = query_nbytes_max
+        self._query_memory = QueryMemory(query_nbytes_max * 5 // 4)  # a dear query leaves a fifth for small ones
         self._catalogue = Catalogue(SeriesLimit(series_max=series_max, nbytes_max=series_nbytes_max))
         self._head = Head()
         self._snapshots = Snapshots(self._head)
         self._pool = ConnectionPool()
-        self._indexes = ChunkIndexCache()
+        self._indexes = ChunkIndexCache(nbytes_max=min(CACHE_NBYTES_MAX, query_nbytes_max // 2))
         self._batch_ids = RecentBatchIds(clock)
         self._steady = steady or SteadyTime(clock)
         self._codecs: list[ChunkCodec] = []  # those that no query uses now
@@ -377,11 +378,16 @@ class EmbeddedStore:
         return _raw_since_ms(self._snapshots.now)
 
     def _budget(self, seconds: float) -> QueryBudget:
-        return QueryBudget(seconds, nbytes_max=self._query_nbytes_max, stopping=self._threads.stopping.is_set)
+        return QueryBudget(
+            seconds,
+            nbytes_max=self._query_nbytes_max,
+            memory=self._query_memory,
+            stopping=self._threads.stopping.is_set,
+        )
 
     @contextmanager
     def _reader(self, budget: QueryBudget) -> Iterator[SnapshotReader]:
-        """Yield a reader of everything as it is now, for one query in one thread."""
+        """Yield a reader of everything as it is now, for one query in one thread. Closes the budget."""
         try:
             codec = self._codecs.pop()
         except IndexError:  # every codec is in use
@@ -392,6 +398,7 @@ class EmbeddedStore:
                 yield SnapshotReader(access, self._catalogue.columns, histograms=histograms(self._catalogue))
         finally:
             self._codecs.append(codec)
+            budget.close()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if not self._open:

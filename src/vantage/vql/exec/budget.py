@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from vantage.core.arrays import I64, Mask
 from vantage.core.dict_column import TEXT_NBYTES, DictColumn
-from vantage.core.errors import InputError, StoreTimeout, StoreUnavailable
+from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavailable
 
 QUERY_NBYTES_MAX: Final = 1_000_000_000
 VALUES_PER_CHECK: Final = 4096
@@ -27,19 +28,46 @@ def _never() -> bool:
     return False
 
 
+class QueryMemory:
+    """The memory of all queries that run, at most ``nbytes_max`` bytes. Any thread."""
+
+    def __init__(self, nbytes_max: int) -> None:
+        self._nbytes_max = nbytes_max
+        self._lock = threading.Lock()
+        self.nbytes = 0
+
+    def take(self, nbytes: int) -> None:
+        """Count memory of a query. Raises BusyError when other queries leave too little."""
+        with self._lock:
+            if self.nbytes + nbytes > self._nbytes_max:
+                raise BusyError(
+                    f"the query needs {nbytes} bytes of memory more, and the queries that run take {self.nbytes} of "
+                    f"{self._nbytes_max} already: try again later"
+                )
+            self.nbytes += nbytes
+
+    def give(self, nbytes: int) -> None:
+        """Count memory that a query no longer uses."""
+        with self._lock:
+            self.nbytes -= nbytes
+
+
 class QueryBudget:
-    """The time and memory of one query: ``seconds``, and ``nbytes_max`` bytes. ``stopping`` ends it before."""
+    """The time and memory of one query: ``seconds``, and ``nbytes_max`` bytes, which are a part of ``memory`` until
+    ``close``. ``stopping`` ends it before."""
 
     def __init__(
         self,
         seconds: float,
         *,
         nbytes_max: int = QUERY_NBYTES_MAX,
+        memory: QueryMemory | None = None,
         stopping: Callable[[], bool] = _never,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._seconds = seconds
         self._nbytes_max = nbytes_max
+        self._memory = memory
         self._stopping = stopping
         self._monotonic_s = monotonic_s
         self._end_s = monotonic_s() + seconds
@@ -53,18 +81,27 @@ class QueryBudget:
             raise StoreTimeout(f"the query took longer than {self._seconds:g} s: narrow its time range or its filters")
 
     def take(self, nbytes: int) -> None:
-        """Count memory that the query is about to use. Raises InputError, with the figures, when it is too much."""
+        """Count memory that the query is about to use. Raises InputError, with the figures, when it is too much, and
+        BusyError when other queries leave too little."""
         self.check()
         if self._nbytes + nbytes > self._nbytes_max:
             raise InputError(
                 f"the query needs {self._nbytes + nbytes} bytes of memory or more, at most {self._nbytes_max} are "
                 "allowed (query_memory_max): narrow its time range or its filters, or ask for fewer columns"
             )
+        if self._memory is not None:
+            self._memory.take(nbytes)
         self._nbytes += nbytes
 
     def give(self, nbytes: int) -> None:
         """Count memory that the query no longer uses."""
         self._nbytes -= nbytes
+        if self._memory is not None:
+            self._memory.give(nbytes)
+
+    def close(self) -> None:
+        """Give back what the query has not, as it failed or kept it for its answer."""
+        self.give(self._nbytes)
 
     @contextmanager
     def working(self, nbytes: int) -> Iterator[None]:

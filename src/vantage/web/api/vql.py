@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
+from itertools import islice
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -16,7 +17,14 @@ from litestar.response import Response
 from vantage.core.errors import InputError
 from vantage.query import completion
 from vantage.query.context import QueryContext
-from vantage.query.table_formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, encode_table, has_parquet
+from vantage.query.table_formats import (
+    MEDIA_TYPES,
+    PARQUET,
+    PARQUET_MISSING,
+    ROWS_PER_CHUNK,
+    encode_table,
+    has_parquet,
+)
 from vantage.query.vql import VqlResult, run_vql
 from vantage.vql.text.parse import TEXT_NBYTES_MAX
 from vantage.web.api.params import problems
@@ -92,7 +100,10 @@ async def execute(
         raise NotAcceptable(PARQUET_MISSING)
     result = await run_vql(context, data.query, data.params)
     if kind == JSON:
-        return Response(await asyncio.to_thread(_json, result), media_type="application/json")
+        if len(result.table) <= ROWS_PER_CHUNK:
+            body = await asyncio.to_thread(lambda: b"".join(_json(result)))
+            return Response(body, media_type="application/json")
+        return StreamingResponse(_stream(_json(result)), media_type="application/json")
     streamed = StreamingResponse(
         _stream(encode_table(result.table, kind)), media_type=MEDIA_TYPES[kind], filename=f"query.{kind}"
     )
@@ -146,20 +157,25 @@ def _format(requested: str, accept: str) -> str:
     return next((kinds[name] for name in accepted if name in kinds), JSON)
 
 
-def _json(result: VqlResult) -> bytes:
+def _json(result: VqlResult) -> Iterator[bytes]:
+    """Yield ``VqlOut`` as JSON, ``ROWS_PER_CHUNK`` rows at a time: a complete answer may take 32 MiB."""
     table = result.table
-    return msgspec.json.encode(
-        VqlOut(
-            columns=[ColumnOut(column.name, column.type) for column in table.columns],
-            rows=[list(row) for row in table.rows()],
-            row_count=len(table),
-            truncated=table.truncated,
-            range=RangeOut(result.time_range.start_ms, result.time_range.end_ms),
-            warnings=list(result.warnings),
-            elapsed_ms=result.elapsed_ms,
-            cached=result.cached,
-        )
+    frame = VqlOut(
+        columns=[ColumnOut(column.name, column.type) for column in table.columns],
+        rows=[],
+        row_count=len(table),
+        truncated=table.truncated,
+        range=RangeOut(result.time_range.start_ms, result.time_range.end_ms),
+        warnings=list(result.warnings),
+        elapsed_ms=result.elapsed_ms,
+        cached=result.cached,
     )
+    before, empty, after = msgspec.json.encode(frame).partition(b'"rows":[]')  # quotes inside texts are escaped
+    start, rows = before + empty[:-1], table.rows()
+    while chunk := list(islice(rows, ROWS_PER_CHUNK)):
+        yield start + msgspec.json.encode(chunk)[1:-1]
+        start = b","
+    yield (start if not len(table) else b"") + b"]" + after
 
 
 def _result_out(result: VqlResult) -> dict[str, str]:

@@ -26,7 +26,7 @@ from vantage.storage.embedded.write.head import overlapping, spans_of_traces
 from vantage.storage.trace_summary import count_by_service
 from vantage.vql.exec.source import ScanEstimate
 
-BLOCKS_NBYTES_MAX: Final = 64 << 20  # of decoded blocks that one query may look at again
+BLOCKS_NBYTES_MAX: Final = 32 << 20  # of decoded blocks that one query may look at again
 NO_SPANS: Final = build_span_table(())
 _ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
 _BLOCKS: Final = "SELECT id, first_ms, last_ms, duration_ns_max, services, spans FROM span_block WHERE part_id=?"
