@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,8 @@ from vantage.storage.ports import EdgeKind, ServiceEdge
 from vantage.storage.trace_summary import first_copies
 
 PARENT_REACH_MS: Final = 600_000  # how long before the range a parent may start
-SPANS_MAX: Final = 2_000_000  # about 110 bytes and a microsecond each
+SPANS_MAX: Final = 2_000_000  # about a microsecond each
+COPIES: Final = 3  # of the columns in memory: those of each table, all together, and what sorting them takes
 # Attributes of a caller's span that name a peer without spans; the first one present is used. The names are those of
 # OpenTelemetry's semantic conventions; ``db.system`` was the name of ``db.system.name`` until 2025.
 PEER_ATTRIBUTES: Final = ("peer.service", "db.system.name", "db.system", "messaging.system", "server.address")
@@ -45,15 +46,26 @@ class _SpanColumns:
     def __len__(self) -> int:
         return len(self.service)
 
+    @property
+    def nbytes(self) -> int:
+        """Return the memory of the columns, in bytes, without the values of texts, which tables share."""
+        ids = self.trace_id.nbytes + self.span_id.nbytes + self.parent_span_id.nbytes
+        texts = sum(column.codes.nbytes for column in (self.service, self.kind, self.status, self.peer))
+        return ids + texts + self.start_ns.nbytes + self.duration_ns.nbytes + self.counted.nbytes
+
 
 def service_edges(
-    tables: Iterable[SpanTable], time_range: TimeRange, *, spans_max: int = SPANS_MAX
+    tables: Iterable[SpanTable],
+    time_range: TimeRange,
+    *,
+    spans_max: int = SPANS_MAX,
+    take: Callable[[int], None] = lambda _: None,
 ) -> list[ServiceEdge]:
     """Return the edges of the spans that start in the range.
 
     The tables contain every span that starts in it or up to PARENT_REACH_MS before, and perhaps others. A span without
     its parent in them makes no edge; a peer without spans in them is external. A table is released before the next one
-    is read. Raises InputError beyond ``spans_max`` spans.
+    is read. ``take`` is called with bytes of memory about to be used. Raises InputError beyond ``spans_max`` spans.
     """
     parts: list[_SpanColumns] = []
     total = 0
@@ -62,7 +74,9 @@ def service_edges(
         if total > spans_max:
             raise InputError(f"the range has more than {spans_max} spans: narrow it")
         if len(table):
-            parts.append(_columns(table, time_range))
+            part = _columns(table, time_range)
+            take(COPIES * part.nbytes)
+            parts.append(part)
     if not parts:
         return []
     spans = _concat(parts)

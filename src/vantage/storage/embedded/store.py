@@ -339,8 +339,9 @@ class EmbeddedStore:
     async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
         def run() -> Sequence[ServiceEdge]:
             wide_range = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
-            with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
-                return service_edges(reader.spans(wide_range), time_range)
+            budget = self._budget(SEARCH_TIMEOUT_S)
+            with self._reader(budget) as reader:
+                return service_edges(reader.spans(wide_range), time_range, take=budget.take)
 
         return await self._in_thread(run)
 

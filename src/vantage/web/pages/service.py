@@ -9,7 +9,7 @@ from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from vantage.core.errors import InputError, NotFoundError, StoreTimeout
+from vantage.core.errors import BusyError, InputError, NotFoundError, StoreTimeout
 from vantage.query import catalogue
 from vantage.query.context import QueryContext
 from vantage.query.deployments import list_deployments
@@ -76,7 +76,7 @@ async def _edges(context: QueryContext, page_range: PageRange, service: str) -> 
             minutes = RECENT_MS // 60_000
             return await recent_service_map(context, service=service), f"the last {minutes} minutes", ""
         return await read_service_map(context, page_range.time_range, service=service), "this range", ""
-    except (InputError, StoreTimeout) as error:
+    except (BusyError, InputError, StoreTimeout) as error:
         return ServiceMap((), 0), "", str(error)
 
 

@@ -46,8 +46,8 @@ def pack_index(packer: ColumnCodec, hashes_in: I64, block_ids: I64, row: I64) ->
     return entries
 
 
-def find(db: sqlite3.Connection, packer: ColumnCodec, *, part: int, trace_hash: int) -> Iterator[tuple[int, int]]:
-    """Yield (block, row) of the entries with a hash in a part; a few may have other ids.
+def find(db: sqlite3.Connection, packer: ColumnCodec, *, part: int, trace_hash: int) -> Iterator[tuple[I64, I64]]:
+    """Yield blocks and rows of the entries with a hash, at most ENTRIES_MAX at once; a few may have other ids.
 
     Raises sqlite3.Error, and ValueError for damage.
     """
@@ -60,6 +60,4 @@ def find(db: sqlite3.Connection, packer: ColumnCodec, *, part: int, trace_hash: 
         hashes = np.cumsum(packer.unpack_ints(differences)) + low
         rows = np.flatnonzero(hashes == trace_hash)
         if rows.size:
-            yield from zip(
-                packer.unpack_ints(block_ids, rows).tolist(), packer.unpack_ints(row, rows).tolist(), strict=True
-            )
+            yield packer.unpack_ints(block_ids, rows), packer.unpack_ints(row, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from cachetools import LRUCache
 
+from vantage.core.arrays import I64
 from vantage.core.idhash import hash_id
 from vantage.core.span_table import SpanTable, build_span_table, concat_span_tables
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
@@ -152,22 +153,21 @@ class SpanReader:
         hashes = {int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0]) for trace_id in trace_ids}
         ids = {trace_id.encode() for trace_id in trace_ids}
         for segment in self._access.pinned.snapshot.samples.values():
-            rows: dict[int, set[int]] = {}
+            found: list[tuple[I64, I64]] = []
             for trace_hash in hashes:
+                for blocks, rows in self._access.read(segment, self._find, segment, trace_hash):
+                    self._access.tick()
+                    room = len(rows) if rows_max is None else max(0, rows_max - selected)
+                    selected += min(room, len(rows))
+                    left_out += max(0, len(rows) - room)
+                    if room:
+                        found.append((blocks[:room], rows[:room]))
+            for block_id, rows in _by_block(found):
                 self._access.tick()
-                for block_id, row in self._access.read(segment, self._find, segment, trace_hash):
-                    rows.setdefault(block_id, set()).add(row)
-            for block_id, block_rows in sorted(rows.items()):
-                self._access.tick()
-                if rows_max is not None and selected >= rows_max:
-                    left_out += len(block_rows)
-                    continue
-                selected += len(block_rows)
                 table = self._block(segment, block_id)
-                if table is None:
-                    continue
-                picked = np.array(sorted(row for row in block_rows if bytes(table.trace_id[row]) in ids), np.int64)
-                tables.append(table.take(picked))
+                if table is not None:
+                    picked = [row for row in rows.tolist() if bytes(table.trace_id[row]) in ids]
+                    tables.append(table.take(np.array(picked, np.int64)))
         if rows_max is not None and selected + len(unsealed) > rows_max:
             unsealed.sort(key=lambda span: span.start_ns)
             left_out += len(unsealed) - max(0, rows_max - selected)
@@ -176,8 +176,8 @@ class SpanReader:
             tables.append(build_span_table(unsealed))
         return (self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS), left_out
 
-    def _find(self, db: sqlite3.Connection, segment: Segment, trace_hash: int) -> Iterator[tuple[int, int]]:
-        """Yield block and row of the spans whose trace id has the hash."""
+    def _find(self, db: sqlite3.Connection, segment: Segment, trace_hash: int) -> Iterator[tuple[I64, I64]]:
+        """Yield blocks and rows of the spans whose trace id has the hash."""
         for part in segment.parts:
             if not part.spans:
                 continue
@@ -185,6 +185,18 @@ class SpanReader:
                 yield from find(db, self._access.codec.packer, part=part.id, trace_hash=trace_hash)
             except ValueError as error:
                 self._access.damage.row(segment, "id_index", error)
+
+
+def _by_block(found: Sequence[tuple[I64, I64]]) -> Iterator[tuple[int, I64]]:
+    """Yield each block that was found with its rows, in ascending order."""
+    if not found:
+        return
+    blocks, rows = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    order = np.lexsort((rows, blocks))
+    blocks, rows = blocks[order], rows[order]
+    starts = np.flatnonzero(np.diff(blocks, prepend=blocks[0] - 1)).tolist()
+    for start, end in zip(starts, [*starts[1:], len(blocks)], strict=True):
+        yield int(blocks[start]), rows[start:end]
 
 
 def _blocks_of(db: sqlite3.Connection, part: int) -> Iterator[tuple[int, int, int, int, str, int]]:

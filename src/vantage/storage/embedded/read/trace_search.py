@@ -13,7 +13,7 @@ from vantage.storage.ports import TraceFilter, TraceSummary
 from vantage.storage.trace_summary import latest_summaries, matching_rows, summarize_traces
 
 TRACES_PER_READ: Final = 64
-LISTED_SPANS_MAX: Final = 300_000  # that the traces of one page are summed up from; of more the first
+LISTED_SPANS_MAX: Final = 100_000  # that the traces of one page are summed up from; of more the first
 
 
 def latest_traces(source: SpanReader, wanted: TraceFilter) -> list[TraceSummary]:
