@@ -127,11 +127,19 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
         live_updates=live,
         telemetry=telemetry,
         health_checks=HealthChecks(
-            __version__, settings.role, {"store": store.ping, "metadata": metadata.ping}, store.warnings
+            __version__,
+            settings.role,
+            {"store": store.ping, "metadata": metadata.ping},
+            warnings=store.warnings,
+            read_only=store.read_only,
         ),
         authorizer=authorizer,
         renderer=Renderer(
-            templates=resources.templates_dir(), static=resources.static_dir(), clock=clock, version=__version__
+            templates=resources.templates_dir(),
+            static=resources.static_dir(),
+            clock=clock,
+            version=__version__,
+            notice=store.read_only,
         ),
         static=resources.static_dir(),
         version=__version__,

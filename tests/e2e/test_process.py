@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import http.client
 import json
-import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -25,6 +23,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from tests.support.certificate import make_certificate
+from tests.support.mounts import tmpfs
 from tests.support.server import Server, serving, vantage
 from tests.support.wait import BUSY_S, wait_until
 from vantage.cli import main
@@ -160,19 +159,7 @@ def test_a_data_folder_below_a_file_is_one_line(tmp_path: Path) -> None:
         assert "file" in refused(*command, "--data", str(tmp_path / "file" / "data"))
 
 
-@contextlib.contextmanager
-def tmpfs(folder: Path, *options: str) -> Iterator[Path]:
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", *(part for option in options for part in ("-o", option)), "tmpfs", str(folder)]
-    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs to mount a tmpfs: run as root, in a container with --cap-add SYS_ADMIN")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_read_only_data_folder_is_one_line(tmp_path: Path) -> None:
+def test_a_read_only_data_folder_without_data_is_one_line(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "data", "ro") as data:
         for command in (["serve", "--port", "0"], ["keys", "list"], ["migrate"]):
             line = refused(*command, "--data", str(data))
@@ -291,6 +278,43 @@ def test_a_full_disk_is_503_until_there_is_room_again(tmp_path: Path) -> None:
         server.kill()
         with serving(data, environ=environ) as again:
             assert again.total("api", "m")[0] == stored + 2000
+
+
+def fill_up(path: Path) -> None:
+    """Take what is left of the disk."""
+    with path.open("ab", buffering=0) as filler:
+        for nbytes in (65_536, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    filler.write(b"\0" * nbytes)
+
+
+def test_a_full_disk_is_started_on_again_and_again(tmp_path: Path) -> None:
+    environ = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_SELF_TELEMETRY": "false"}
+    with tmpfs(tmp_path / "data", "size=8m") as data:
+        key = vantage("keys", "create", "all", "--data", str(data)).stdout.strip()
+        with serving(data, environ=environ) as server:
+            stored = 2000 * sum(server.send(big_batch(n), X_API_Key=key).status == 202 for n in range(20))
+            server.kill()
+        for _ in range(3):
+            fill_up(data / "filler")
+            with serving(data, environ=environ) as server:
+                fill_up(data / "filler")
+                assert server.get("/api/services").status == 401
+                answer = server.send(
+                    {"query": "SELECT count() AS n FROM metrics WHERE service_name = 'api'"},
+                    "/vql/execute",
+                    X_API_Key=key,
+                )
+                assert answer.json()["rows"] == [[stored]]
+                assert server.send(big_batch(99), X_API_Key=key).status == 503
+                assert server.get("/api/deployments", **{"X-API-Key": key}).status == 200
+                assert "Traceback" not in server.output
+        with serving(data, environ=environ) as server:
+            fill_up(data / "filler")
+            (data / "filler").unlink()
+            assert wait_until(lambda: server.send(big_batch(99), X_API_Key=key).status == 202), "without a restart"
+            assert server.get("/health/ready").status == 200
 
 
 # ---- stopping

@@ -30,7 +30,7 @@ from vantage.query import storage_report as query_storage
 from vantage.query import vql as query_vql
 from vantage.storage import ports, query_pool, recent_spans, steady_time
 from vantage.storage import service_edges as storage_edges
-from vantage.storage.embedded import store
+from vantage.storage.embedded import queries, store
 from vantage.storage.embedded.format import chunk, exemplars, part_writer, segment
 from vantage.storage.embedded.maintain import merge, seal_queue, segment_files, worker
 from vantage.storage.embedded.offline import backup
@@ -215,7 +215,7 @@ LIMITS = [
     ("docs/operations.md", f"| services on the overview | {overview.SERVICES_SHOWN_MAX} |"),
     ("docs/operations.md", f"has stayed there for {steady_time.TRUST_AFTER_S / 3600:.0f} hours"),
     ("docs/storage.md", f"| batches in one commit | {commit.COMMIT_BATCHES_MAX} |"),
-    ("docs/storage.md", f"| queries at once | {store.QUERY_THREADS}, and {query_pool.WAITING_MAX} waiting |"),
+    ("docs/storage.md", f"| queries at once | {queries.QUERY_THREADS}, and {query_pool.WAITING_MAX} waiting |"),
     (
         "docs/storage.md",
         (f"{merge.PARTS_MIN} at a time: once nothing was sealed or queried for {worker.CALM_S:.0f} seconds, "

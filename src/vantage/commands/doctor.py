@@ -25,6 +25,7 @@ from vantage.storage.embedded.offline.restore import refuse_unfinished
 from vantage.storage.embedded.offline.verify import verify_segments
 from vantage.storage.open import chdb_folder, is_chdb, store_folder
 from vantage.storage.steady_time import STANDSTILL_MS_MAX
+from vantage.storage.write_access import why_read_only
 
 DISK_FREE_MIN: Final = 500_000_000
 CLOCK_EARLIEST_MS: Final = 1_700_000_000_000  # a clock before this time was never set
@@ -109,6 +110,10 @@ def _check_folder(data: Path) -> str:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
+        if reason := why_read_only((data,)):
+            raise ConfigError(
+                f"{data}: {reason}; `vantage serve` lets it be read, and answers ingest with 503"
+            ) from error
         raise ConfigError(f"{data} cannot be written: {error.strerror}") from error
     return f"{data} can be written"
 

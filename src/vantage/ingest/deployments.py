@@ -82,10 +82,13 @@ class DeploymentDetector:
         """Record detected deployments until cancelled; retry while the database is unavailable."""
         while True:
             deployment = await self._waiting.get()
+            failure = ""
             while True:
                 try:
                     await self._metadata.record_deployment(deployment, actor="system")
                     break
                 except UnavailableError as error:
-                    _log.warning("deployment not recorded yet", reason=str(error))
+                    if str(error) != failure:  # the same again every few seconds says nothing new
+                        failure = str(error)
+                        _log.warning("deployment not recorded yet", reason=failure)
                     await self._clock.sleep(RETRY_S)

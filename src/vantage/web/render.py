@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -51,7 +51,10 @@ async def render(
 class Renderer:
     """Caches templates and the hashes of static files; one object per process."""
 
-    def __init__(self, *, templates: Path, static: Path, clock: Clock, version: str = "") -> None:
+    def __init__(
+        self, *, templates: Path, static: Path, clock: Clock, version: str = "", notice: Callable[[], str] = str
+    ) -> None:
+        """``notice`` returns what every page says above its contents, '' for nothing."""
         self._static = static
         self._clock = clock
         self._hashes: dict[str, tuple[int, str]] = {}
@@ -82,6 +85,7 @@ class Renderer:
             "error_ratio_critical": thresholds.ERROR_RATIO_CRITICAL,
             "is_p95_change_shown": thresholds.is_p95_change_shown,
             "nav": NAV,
+            "notice": notice,
             "sparkline": sparkline,
             "palette": palette,
             "script_limits": msgspec.json.encode(SCRIPT_LIMITS).decode(),

@@ -18,10 +18,11 @@ from tests.support.wait import until
 from vantage.core.batch import Batch
 from vantage.core.errors import FormatTooNew, StoreUnavailable
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded.format.segment import FORMAT, FrozenConnection, SegmentWriter, connect_to_read
+from vantage.storage.embedded.format.segment import FORMAT, SegmentWriter
 from vantage.storage.embedded.maintain import merge
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import TraceFilter
+from vantage.storage.sqlite_reading import FrozenConnection, connect_to_read
 
 DAY_MS = 24 * HOUR_MS
 Open = Callable[..., Any]

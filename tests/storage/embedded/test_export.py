@@ -16,7 +16,8 @@ from tests.support.random_batches import RandomBatches
 from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, count_query
 from tests.support.wait import until
 from vantage.core.errors import BusyError, StoreUnavailable
-from vantage.storage.embedded.store import EXPORTS_MAX, QUERY_THREADS, EmbeddedStore
+from vantage.storage.embedded.queries import EXPORTS_MAX, QUERY_THREADS
+from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import RetentionPolicy, Selector
 from vantage.telemetry import Telemetry
 

@@ -17,7 +17,7 @@ from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span,
 from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch, build_batch
 from vantage.core.errors import BusyError, DataFolderInUse, FormatTooNew, StartupError, StoreUnavailable
 from vantage.core.exemplars import encode_exemplars
-from vantage.storage.embedded import store as store_module
+from vantage.storage.embedded import queries
 from vantage.storage.embedded.offline.folder_reader import ReadOnlyFolder
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.embedded.write.journal import FORMAT, check_journal
@@ -272,7 +272,7 @@ async def test_closing_ends_the_queries_that_run(opened: Open) -> None:
 async def test_a_trace_with_too_many_spans_says_how_many_are_left_out(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "TRACE_SPANS_MAX", 10)
+    monkeypatch.setattr(queries, "TRACE_SPANS_MAX", 10)
     async with opened() as store:
         for start in (0, 8, 16, 24):  # three parts, and the head
             spans = [a_span("t1", f"s{i}", start_ms=NOW_MS - 1000 + i) for i in range(start, start + 8)]

@@ -330,6 +330,10 @@ class ClickHouseStore:
             raise StoreUnavailable(self._writer.failing)
         await self._query(Statement("SELECT 1 AS alive"), deadline_s=SEARCH_TIMEOUT_S)
 
+    def read_only(self) -> str:
+        """Return '': the engine does not start in a folder that it cannot write."""
+        return ""
+
     def warnings(self) -> list[str]:
         """Return what is wrong although data is stored and read: a clock that jumped."""
         if self._steady.offset_s() * 1000 > JUMP_MS_MIN:

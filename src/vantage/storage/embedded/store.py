@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-import numpy as np
 import structlog
 
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
-from vantage.core.timerange import TimeRange
 from vantage.storage.disk_reserve import DiskReserve
-from vantage.storage.embedded import malloc, thread_priority
-from vantage.storage.embedded.format.chunk import ChunkCodec
-from vantage.storage.embedded.format.segment import Segment
-from vantage.storage.embedded.format.week import week_range
+from vantage.storage.embedded import malloc
+from vantage.storage.embedded.format.segment import SEGMENTS, Segment
 from vantage.storage.embedded.maintain.deletion import Deleter
 from vantage.storage.embedded.maintain.merge import Merger
 from vantage.storage.embedded.maintain.retention import Retention
-from vantage.storage.embedded.maintain.seal import Sealer, histograms
+from vantage.storage.embedded.maintain.seal import Sealer
 from vantage.storage.embedded.maintain.seal_queue import (
     GENERATION_NBYTES_MAX,
     GENERATION_SAMPLES_MAX,
@@ -36,56 +31,37 @@ from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.maintain.worker import JobQueue, MaintenanceWorker
 from vantage.storage.embedded.metrics import register_gauges
 from vantage.storage.embedded.offline.restore import refuse_unfinished
-from vantage.storage.embedded.read.access import DamageLog, SnapshotAccess
+from vantage.storage.embedded.queries import Queries
+from vantage.storage.embedded.read.access import DamageLog
 from vantage.storage.embedded.read.chunk_index import CACHE_NBYTES_MAX, ChunkIndexCache
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
-from vantage.storage.embedded.read.export import export_batches, iterate_in_pool
-from vantage.storage.embedded.read.reader import SnapshotReader
 from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
-from vantage.storage.embedded.read.trace_search import latest_traces
-from vantage.storage.embedded.read.usage import file_nbytes, usage_rows
+from vantage.storage.embedded.read.usage import file_nbytes
 from vantage.storage.embedded.recovery import Recovery
-from vantage.storage.embedded.thread_priority import lower_priority
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.embedded.write.commit import CommitThread
 from vantage.storage.embedded.write.head import Head
 from vantage.storage.embedded.write.journal import Journal
-from vantage.storage.lock import FolderLock
 from vantage.storage.ports import (
-    TRACE_SPANS_MAX,
     DeletionResult,
-    ExemplarSample,
     RetentionPolicy,
     Selector,
-    SeriesInfo,
-    ServiceEdge,
-    ServiceSpanStats,
-    Trace,
-    TraceFilter,
-    TraceSummary,
-    Usage,
 )
-from vantage.storage.query_pool import QueryPool
 from vantage.storage.recent_batch_ids import RecentBatchIds
 from vantage.storage.series_overflow import SeriesLimit
-from vantage.storage.service_edges import PARENT_REACH_MS, service_edges
 from vantage.storage.steady_time import JUMP_MS_MIN, SteadyTime
+from vantage.storage.write_access import WriteAccess
 from vantage.telemetry import Telemetry
-from vantage.vql.check import CheckedSelect
-from vantage.vql.exec.budget import QUERY_NBYTES_MAX, QueryBudget, QueryMemory
-from vantage.vql.exec.execute import QUERY_SAMPLES_MAX, execute, explain
-from vantage.vql.table import Table
+from vantage.vql.exec.budget import QUERY_NBYTES_MAX
+from vantage.vql.exec.execute import QUERY_SAMPLES_MAX
 
-QUERY_THREADS: Final = 2
-EXPORTS_MAX: Final = 2
-SEARCH_TIMEOUT_S: Final = 30.0
 WARNED_FILES_MAX: Final = 10
 T = TypeVar("T")
 
 _log = structlog.get_logger("vantage.storage.embedded")
 
 
-class EmbeddedStore:
+class EmbeddedStore(Queries):
     """Stores telemetry in ``folder``, which it locks: one process per folder.
 
     ``queue_nbytes_max`` bounds what waits for a commit, ``head_nbytes_max`` what is committed and not sealed yet:
@@ -110,27 +86,33 @@ class EmbeddedStore:
         page_count_max: int | None = None,
         steady: SteadyTime | None = None,
     ) -> None:
+        head, pool = Head(), ConnectionPool()
+        indexes = ChunkIndexCache(nbytes_max=min(CACHE_NBYTES_MAX, query_nbytes_max // 2))
+        super().__init__(
+            Snapshots(head),
+            Catalogue(SeriesLimit(series_max=series_max, nbytes_max=series_nbytes_max)),
+            pool,
+            indexes,
+            DamageLog(self._quarantine),
+            query_samples_max=query_samples_max,
+            query_nbytes_max=query_nbytes_max,
+        )
         self.folder = folder
         self._clock = clock
         self._telemetry = telemetry
         self._queue_nbytes_max = queue_nbytes_max
         self._head_nbytes_max = head_nbytes_max
-        self._query_samples_max = query_samples_max
-        self._query_nbytes_max = query_nbytes_max
-        self._query_memory = QueryMemory(query_nbytes_max * 5 // 4)  # a dear query leaves a fifth for small ones
-        self._catalogue = Catalogue(SeriesLimit(series_max=series_max, nbytes_max=series_nbytes_max))
-        self._head = Head()
-        self._snapshots = Snapshots(self._head)
-        self._pool = ConnectionPool()
-        self._indexes = ChunkIndexCache(nbytes_max=min(CACHE_NBYTES_MAX, query_nbytes_max // 2))
+        self._head = head
         self._batch_ids = RecentBatchIds(clock)
         self._steady = steady or SteadyTime(clock)
-        self._codecs: list[ChunkCodec] = []  # those that no query uses now
-        self._damage = DamageLog(self._quarantine)
-        self._journal = Journal(folder / "journal.db", synchronous=synchronous, page_count_max=page_count_max)
-        self._files = SegmentFiles(folder, self._snapshots, self._pool, self._indexes)
+        self._access = WriteAccess(folder, names=("journal.db", "journal.db-wal", SEGMENTS))
+        refusal = self._access.refusal
+        self._journal = Journal(
+            folder / "journal.db", synchronous=synchronous, page_count_max=page_count_max, refusal=refusal
+        )
+        self._files = SegmentFiles(folder, self._snapshots, pool, indexes, refusal)
         self._commits = CommitThread(
-            self._journal, self._catalogue, self._head, telemetry, self._batch_ids.now_ms, self._on_commit
+            self._journal, self._catalogue, self._head, telemetry, self._batch_ids.now_ms, self._on_commit, refusal
         )
         stop, jobs = StopFlag(), JobQueue()
         sealer = Sealer(self._files, self._catalogue, stop.check)
@@ -165,6 +147,7 @@ class EmbeddedStore:
             seal_queue=self._seal_queue,
             merger=self._merger,
             deleter=self._deleter,
+            refusal=refusal,
         )
         self._recovery = Recovery(
             self._journal,
@@ -179,19 +162,16 @@ class EmbeddedStore:
         )
         self._queued_nbytes = 0
         self._open = False
-        self._lock = FolderLock(folder)
         self._reserve = DiskReserve(folder / "reserve")
-        self._threads = QueryPool(QUERY_THREADS, initializer=lambda: lower_priority(thread_priority.QUERIES))
-        self._exports = 0
 
     # --- opening and closing ---
 
     async def __aenter__(self) -> Self:
-        """Lock the folder, load the segments, replay the journal.
+        """Lock the folder, load the segments, replay the journal. A folder that cannot be written is only read.
 
         Raises DataFolderInUse, FormatTooNew, StartupError.
         """
-        self._lock.take()
+        self._access.take()
         malloc.map_large_arrays()
         self._reserve.release()
         try:
@@ -199,14 +179,14 @@ class EmbeddedStore:
             await self._commits.start(self._recovery.run)
         except BaseException:
             self._pool.close()
-            self._lock.release()
+            self._access.release()
             raise
         self._threads.start()
         self._maintenance.start()
         self._open = True
         self._reserve.keep()
         self._register_gauges()
-        if self._recovery.has_pending_deletions:
+        if self._recovery.has_pending_deletions and not self._access.refusal():
             await self._run_maintenance(self._deleter.finish_deletions)
         return self
 
@@ -218,13 +198,15 @@ class EmbeddedStore:
         await self._commits.stop()
         await self._threads.stop()
         self._pool.close()
-        self._lock.release()
+        self._access.release()
 
     # --- writing ---
 
     async def write(self, batch: Batch) -> bool:
         if not self._open:
             raise StoreUnavailable("the store is closed")
+        if self._access.latest:
+            self._access.check()
         batch_id = batch.batch_id
         if batch_id and await self._batch_ids.is_duplicate(batch_id):
             return False
@@ -267,149 +249,11 @@ class EmbeddedStore:
         """Merge small parts without waiting for a calm moment. Raises StoreUnavailable."""
         await self._run_maintenance(self._maintenance.merge_waiting)
 
-    # --- reading ---
-
-    async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
-        budget = self._budget(deadline_s)
-
-        def run() -> Table:
-            with self._reader(budget) as reader:
-                return execute(query, reader, budget, samples_max=self._query_samples_max)
-
-        return await self._in_thread(run)
-
-    async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
-        def run() -> Table:
-            with self._reader(self._budget(deadline_s)) as reader:
-                return explain(query, reader)
-
-        return await self._in_thread(run)
-
-    async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
-        known = self._catalogue
-
-        def run() -> list[SeriesInfo]:
-            return [
-                SeriesInfo(series, int(known.samples[slot]), int(known.first_ms[slot]), int(known.last_ms[slot]))
-                for slot in known.find(service_name=service, metric_name=metric)
-                if (series := known.series[slot]) is not None and known.has_data(slot)
-            ]
-
-        return await self._in_thread(run)
-
-    async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
-        return await self._in_thread(self._services_with_spans)
-
-    def _services_with_spans(self) -> list[ServiceSpanStats]:
-        totals: dict[tuple[str, str, str, str], tuple[int, int, int]] = {}
-        with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
-            for stats in reader.span_reader.service_counts():
-                for key, (count, first_ms, last_ms) in stats.items():
-                    total = totals.get(key, (0, first_ms, last_ms))
-                    totals[key] = (total[0] + count, min(total[1], first_ms), max(total[2], last_ms))
-        return [ServiceSpanStats(*key, *total) for key, total in totals.items()]
-
-    async def trace(self, trace_id: str) -> Trace:
-        def run() -> Trace:
-            with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
-                table, left_out = reader.span_reader.spans_of_traces([trace_id], rows_max=TRACE_SPANS_MAX)
-                order = np.lexsort((table.span_id, table.start_ns))
-                spans = table.spans(order[:TRACE_SPANS_MAX])
-                left_out += len(order) - len(spans)
-                samples = [
-                    ExemplarSample(series, time_ms, value, trace_id, span_id)
-                    for series, time_ms, value, span_id in reader.sample_reader.exemplars_of(trace_id)
-                ]
-            return Trace(
-                trace_id,
-                tuple(spans),
-                tuple(sorted(samples, key=lambda sample: sample.time_ms)),
-                left_out=left_out,
-            )
-
-        return await self._in_thread(run)
-
-    async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
-        def run() -> list[TraceSummary]:
-            with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
-                return latest_traces(reader.span_reader, wanted)
-
-        return await self._in_thread(run)
-
-    async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
-        def run() -> Sequence[ServiceEdge]:
-            wide_range = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
-            budget = self._budget(SEARCH_TIMEOUT_S)
-            with self._reader(budget) as reader:
-                return service_edges(reader.spans(wide_range), time_range, take=budget.take)
-
-        return await self._in_thread(run)
-
-    async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
-        if not self._open:
-            raise StoreUnavailable("the store is closed")
-        if self._exports >= EXPORTS_MAX:
-            raise BusyError("other exports are under way", retry_after_s=60.0)
-        self._exports += 1
-        try:
-            # Pinned until the end: meanwhile parts may be merged, and are deleted later.
-            with self._reader(self._budget(float("inf"))) as reader:
-                async with aclosing(
-                    iterate_in_pool(export_batches(reader, selector, time_range), self._threads.pool)
-                ) as batches:
-                    async for batch in batches:
-                        yield batch
-        finally:
-            self._exports -= 1
-
-    async def usage(self) -> Usage:
-        def run() -> Usage:
-            with self._snapshots.pinned() as pinned:
-                return Usage(
-                    tuple(usage_rows(pinned.snapshot, self._catalogue.columns, self._pool)),
-                    file_nbytes(self.folder, pinned.snapshot),
-                    self.unsealed_nbytes,
-                    _raw_since_ms(pinned.snapshot),
-                    tuple(self._files.quarantined),
-                )
-
-        return await self._in_thread(run)
-
-    async def raw_since_ms(self) -> int:
-        return _raw_since_ms(self._snapshots.now)
-
-    def _budget(self, seconds: float) -> QueryBudget:
-        return QueryBudget(
-            seconds,
-            nbytes_max=self._query_nbytes_max,
-            memory=self._query_memory,
-            stopping=self._threads.stopping.is_set,
-        )
-
-    @contextmanager
-    def _reader(self, budget: QueryBudget) -> Iterator[SnapshotReader]:
-        """Yield a reader of everything as it is now, for one query in one thread. Closes the budget."""
-        try:
-            codec = self._codecs.pop()
-        except IndexError:  # every codec is in use
-            codec = ChunkCodec()
-        try:
-            with self._snapshots.pinned() as pinned:
-                access = SnapshotAccess(pinned, codec, self._pool, self._indexes, self._damage, budget.check)
-                yield SnapshotReader(access, self._catalogue.columns, histograms=histograms(self._catalogue))
-        finally:
-            self._codecs.append(codec)
-            budget.close()
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        if not self._open:
-            raise StoreUnavailable("the store is closed")
-        self._maintenance.note_query()
-        return await self._threads.run(work)
-
     # --- expiring and deleting ---
 
     async def expire(self, policy: RetentionPolicy) -> DeletionResult:
+        if self._access.refusal():
+            return DeletionResult()  # nothing expires in a folder that is only read
         self._reserve.keep()
         result = await self._run_maintenance(lambda: self._deleter.expire(policy, self._steady.now_ms()))
         self._count_expired(result.samples, result.spans)
@@ -436,6 +280,7 @@ class EmbeddedStore:
     async def _run_maintenance(self, job: Callable[[], T]) -> T:
         if not self._open:
             raise StoreUnavailable("the store is closed")
+        self._access.check()
         return await asyncio.wrap_future(self._maintenance.submit(job))
 
     # --- state ---
@@ -443,12 +288,17 @@ class EmbeddedStore:
     async def ping(self) -> None:
         if not self._open:
             raise StoreUnavailable("the store is closed")
-        if self._commits.failing:
+        if self._commits.failing and not self._access.refusal():
             raise StoreUnavailable(self._commits.failing)
+
+    def read_only(self) -> str:
+        """Return why the data folder cannot be written although it is read, '' when it can."""
+        return self._access.refusal() if self._open else ""
 
     def warnings(self) -> list[str]:
         """Return what is wrong although data is stored and read: failing maintenance, damage, a clock that jumped."""
-        warnings = [self._seal_queue.failing, self._maintenance.failing]
+        refusal = self._access.refusal()
+        warnings = [refusal] if refusal else [self._seal_queue.failing, self._maintenance.failing]
         if self._files.quarantined:
             warnings.append(f"segments that cannot be read: {', '.join(self._files.quarantined[:WARNED_FILES_MAX])}")
         if self._steady.offset_s() * 1000 > JUMP_MS_MIN:
@@ -488,10 +338,13 @@ class EmbeddedStore:
         )
 
     def _file_nbytes(self, kind: str) -> int:
-        return file_nbytes(self.folder, self._snapshots.now)[kind]
+        return self._file_nbytes_of(self._snapshots.now)[kind]
 
+    def _file_nbytes_of(self, snapshot: Snapshot) -> dict[str, int]:
+        return file_nbytes(self.folder, snapshot)
 
-def _raw_since_ms(snapshot: Snapshot) -> int:
-    """Return the end of the last week that has rollups but no samples: those have expired by size."""
-    lost = [week for week, segment in snapshot.rollups.items() if week not in snapshot.samples and segment.parts]
-    return week_range(max(lost)).end_ms if lost else 0
+    def _damaged_files(self) -> Sequence[str]:
+        return self._files.quarantined
+
+    def _note_query(self) -> None:
+        self._maintenance.note_query()

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
 
-from vantage.core.errors import ConfigError, FormatTooNew
+from vantage.core.errors import ConfigError, FormatTooNew, StoreUnavailable
 from vantage.resources import migrations_dir
 from vantage.storage.metadata import sqlite
 from vantage.storage.metadata.errors import driver_errors
+from vantage.storage.write_access import why_read_only
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -54,6 +55,8 @@ def upgrade(url: str) -> list[str]:
     if not pending(url):
         return []
     path = sqlite.path_of(url)
+    if reason := why_read_only((path.parent, path)):
+        raise StoreUnavailable(f"{reason}, and {path} must be created or migrated")
     with driver_errors():
         sqlite.create_file(path)
         engine = sqlite.writing_engine(path)

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import aiosqlite
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from vantage.core.errors import ConfigError
+from vantage.storage.sqlite_reading import connect_beside, connect_frozen
 
 BUSY_TIMEOUT_MS: Final = 5000
+_ROWS_AT_ONCE: Final = 64
 WRITE: Final[Mapping[str, Any]] = {"vantage_write": True}  # execution options of transactions that write
 
 _PRAGMAS: Final = (
@@ -72,9 +77,24 @@ def reading_engine(path: Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Eng
     """Return a blocking engine that cannot change the file, not even its journal mode. Dispose of it after use."""
 
     def connect() -> sqlite3.Connection:
-        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=busy_timeout_ms / 1000)
+        return connect_beside(path, timeout_s=busy_timeout_ms / 1000)
 
     return create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+
+def frozen_engine(path: Path) -> AsyncEngine:
+    """Return an engine that reads where SQLite cannot write beside the file; each connection is for one read."""
+
+    def connect(*_arguments: object, **_options: object) -> aiosqlite.Connection:
+        connection = aiosqlite.Connection(lambda: connect_frozen(path), iter_chunk_size=_ROWS_AT_ONCE)
+        # As SQLAlchemy does for its own: the thread does not keep the process from ending.
+        thread = connection if isinstance(connection, threading.Thread) else connection._thread  # noqa: SLF001
+        thread.daemon = True
+        return connection
+
+    engine = create_async_engine("sqlite+aiosqlite://", async_creator=connect, poolclass=NullPool)
+    event.listen(engine.sync_engine, "begin", _begin)
+    return engine
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from vantage.core.api_key import ApiKey
@@ -21,6 +23,8 @@ from vantage.storage.disk_reserve import DiskReserve
 from vantage.storage.metadata import audit, audit_entries, deployments, keys, migrate, sqlite
 from vantage.storage.metadata.errors import driver_errors
 from vantage.storage.ports import Selector
+from vantage.storage.sqlite_reading import is_write_failure
+from vantage.storage.write_access import why_read_only
 
 # One connection may write and wait for another process; the second can still read.
 _CONNECTIONS: Final = 2
@@ -34,7 +38,8 @@ _WAIT_S: Final = 10.0  # for a connection, and for the changes before this one
 class SqlMetadataStore:
     """Implements ``MetadataStore``. Any number of these, in any number of processes, may have one file open.
 
-    The store keeps working after any error: a failed change is rolled back.
+    The store keeps working after any error: a failed change is rolled back. On a full disk, and in a folder that is
+    read-only, what is stored is read and changes raise StoreUnavailable, until they are possible again.
     """
 
     def __init__(self, url: str, clock: Clock, *, busy_timeout_ms: int = sqlite.BUSY_TIMEOUT_MS) -> None:
@@ -45,6 +50,8 @@ class SqlMetadataStore:
         self._clock = clock
         self._busy_timeout_ms = busy_timeout_ms
         self._engine: AsyncEngine | None = None
+        self._frozen: AsyncEngine | None = None  # for reads where SQLite cannot write
+        self._is_read_only = False  # when it was last read
         self._writer = asyncio.Lock()
         self._detected = 0  # deployments recorded since the start
         self._reserve = DiskReserve(self._path.with_name(self._path.name + ".reserve"), nbytes=RESERVE_NBYTES)
@@ -62,6 +69,7 @@ class SqlMetadataStore:
             connect_args=sqlite.connect_args(self._busy_timeout_ms),
         )
         sqlite.prepare(self._engine.sync_engine)
+        self._frozen = sqlite.frozen_engine(self._path)
         try:
             await self.ping()
         except BaseException:
@@ -161,8 +169,29 @@ class SqlMetadataStore:
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[AsyncConnection]:
         with driver_errors():
-            async with self._opened().connect() as connection:
+            connection = await self._connected()
+            try:
                 yield connection
+            finally:
+                await asyncio.shield(connection.close())
+
+    async def _connected(self) -> AsyncConnection:
+        engine = self._opened()
+        if self._frozen is not None and self._why_read_only():
+            if not self._is_read_only:
+                # A connection that was opened without the right to write never gets it, and one that is opened beside
+                # others without locks makes them lose theirs.
+                self._is_read_only = True
+                await engine.dispose()
+            return await self._frozen.connect()
+        self._is_read_only = False
+        try:
+            return await engine.connect()
+        except (DBAPIError, sqlite3.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            if self._frozen is None or cause is None or not is_write_failure(cause):
+                raise
+        return await self._frozen.connect()
 
     @asynccontextmanager
     async def _write(self) -> AsyncIterator[AsyncConnection]:
@@ -171,6 +200,8 @@ class SqlMetadataStore:
         Changes queue on a lock of this store first, because SQLite's waiting writers poll, and would use every
         connection that readers need.
         """
+        if reason := self._why_read_only():
+            raise StoreUnavailable(reason)
         with driver_errors():
             async with asyncio.timeout(_WAIT_S):
                 await self._writer.acquire()
@@ -179,6 +210,9 @@ class SqlMetadataStore:
                     yield connection
             finally:
                 self._writer.release()
+
+    def _why_read_only(self) -> str:
+        return why_read_only((self._path.parent, self._path))
 
     def _opened(self) -> AsyncEngine:
         if self._engine is None:
@@ -190,3 +224,5 @@ class SqlMetadataStore:
         if engine is not None:
             async with self._writer:
                 await engine.dispose()
+        if self._frozen is not None:
+            await self._frozen.dispose()

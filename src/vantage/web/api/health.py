@@ -28,8 +28,8 @@ class DependencyOut(msgspec.Struct):
 
 
 class HealthOut(msgspec.Struct):
-    """``status`` is ``up``, ``down`` (a dependency is) or ``draining`` (about to stop). ``warnings`` tell what fails
-    although data is stored and read, such as sealing on a full disk."""
+    """``status`` is ``up``, ``read_only`` (data is read, and nothing can be written), ``down`` (a dependency is) or
+    ``draining`` (about to stop). ``warnings`` tell what fails although data is read, such as sealing on a full disk."""
 
     status: str
     version: str
@@ -44,18 +44,21 @@ class LiveOut(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
-    """Checks health with one ping per dependency; ``warnings`` returns what is wrong without being down."""
+    """Checks health with one ping per dependency; ``warnings`` returns what is wrong without being down, and
+    ``read_only`` why nothing can be written although data is read, '' when it can."""
 
     version: str
     role: str
     pings: dict[str, Callable[[], Awaitable[None]]]
     warnings: Callable[[], Sequence[str]] = tuple
+    read_only: Callable[[], str] = str
 
     async def check(self, *, draining: bool) -> HealthOut:
         names = list(self.pings)
         results = await asyncio.gather(*(_ping(self.pings[name]) for name in names))
         down = any(result.status == "down" for result in results)
-        status = "draining" if draining else "down" if down else "up"
+        usual = "read_only" if self.read_only() else "up"
+        status = "draining" if draining else "down" if down else usual
         return HealthOut(status, self.version, self.role, dict(zip(names, results, strict=True)), list(self.warnings()))
 
 
@@ -92,9 +95,10 @@ async def live() -> LiveOut:
 
 @get("/health/ready", summary="May requests be sent here?", responses=_UNHEALTHY, tags=["operations"])
 async def ready(request: Request[Any, Any, Any], health_checks: NamedDependency[HealthChecks]) -> Response[HealthOut]:
-    """Return 200 when every dependency is up; 503 before that, and once the process has been signalled to stop."""
+    """Return 200 when every dependency is up, also where data can only be read; 503 before that, and once the process
+    has been signalled to stop."""
     report = await health_checks.check(draining=request.app.state.authorizer.draining)
-    return Response(report, status_code=200 if report.status == "up" else 503)
+    return Response(report, status_code=200 if report.status in ("up", "read_only") else 503)
 
 
 @get("/metrics", summary="Vantage's own metrics", media_type="text/plain", tags=["operations"])

@@ -166,41 +166,6 @@ def check_header(path: Path) -> int:
     return version
 
 
-class FrozenConnection(sqlite3.Connection):
-    """A connection that does without locks and shared memory: for one read, and what it cannot read proves nothing."""
-
-
-def connect_to_read(path: Path) -> sqlite3.Connection:
-    """Return a connection that never creates a database. Raises sqlite3.Error.
-
-    SQLite shares an index of the write-ahead log in a file beside the database. Where the disk is full or may not be
-    written there is none: then a file without a log is read as one that does not change, and one with a log by a single
-    reader at a time, who has the index in memory (sqlite.org/wal.html, "Use of WAL Without Shared-Memory").
-    """
-    address = path.absolute().as_uri()
-    try:
-        return _connect(f"{address}?mode=rw", sqlite3.Connection)
-    except sqlite3.Error as error:
-        log = path.with_name(path.name + "-wal")
-        if not is_write_failure(error) or not path.is_file():
-            raise
-        if log.exists() and log.stat().st_size:
-            return _connect(f"{address}?mode=rw", FrozenConnection, "PRAGMA locking_mode=EXCLUSIVE")
-        return _connect(f"{address}?mode=ro&immutable=1", FrozenConnection)
-
-
-def _connect(address: str, factory: type[sqlite3.Connection], *pragmas: str) -> sqlite3.Connection:
-    db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False, factory=factory)
-    try:
-        for pragma in (*pragmas, "PRAGMA query_only=ON", "PRAGMA wal_autocheckpoint=0"):
-            db.execute(pragma)
-        db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # opens the log and its index, or fails
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
 def is_damage(error: sqlite3.Error) -> bool:
     """Return whether an error means that a file is damaged, rather than that it is unavailable now.
 
@@ -208,12 +173,6 @@ def is_damage(error: sqlite3.Error) -> bool:
     """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith("no such table")
-
-
-def is_write_failure(error: sqlite3.Error) -> bool:
-    """Return whether an error may come from a disk that is full or must not be written."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
 def read_parts(db: sqlite3.Connection) -> list[Part]:

@@ -29,7 +29,6 @@ from vantage.storage.embedded.format.segment import (
     SegmentWriter,
     check_header,
     is_damage,
-    is_write_failure,
     missing_files,
     named_segments,
     note_files,
@@ -43,6 +42,7 @@ from vantage.storage.embedded.read.chunk_index import ChunkIndexCache
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
 from vantage.storage.lock import MAINTENANCE, FileLock
+from vantage.storage.sqlite_reading import is_write_failure
 
 BACKUP_WAIT_S: Final = 600.0  # a server that starts beside a backup waits so long
 UNPINNED_WAIT_S: Final = 60.0  # longer than any query may run
@@ -53,12 +53,21 @@ _log = structlog.get_logger("vantage.storage.segments")
 class SegmentFiles:
     """Owns the segment files. Methods belong to the maintenance thread unless they say otherwise."""
 
-    def __init__(self, data: Path, snapshots: Snapshots, pool: ConnectionPool, indexes: ChunkIndexCache) -> None:
+    def __init__(
+        self,
+        data: Path,
+        snapshots: Snapshots,
+        pool: ConnectionPool,
+        indexes: ChunkIndexCache,
+        refusal: Callable[[], str] = str,
+    ) -> None:
+        """``refusal`` returns why the folder cannot be written, '' when it can."""
         self._data = data
         self.folder = data / SEGMENTS
         self.snapshots = snapshots
         self.pool = pool
         self.indexes = indexes
+        self._refusal = refusal
         self.codec = ChunkCodec()
         self.quarantined: list[str] = []  # names of files quarantined since start
         self._lock = FileLock(data, MAINTENANCE)
@@ -73,8 +82,12 @@ class SegmentFiles:
         """Load every sound file, without parts of generations beyond ``generation_max`` (None: keep all parts).
 
         Parts of later generations were being written when the process ended, and are still in the journal. Waits for a
-        backup that is copying the files. Raises FormatTooNew, StartupError.
+        backup that is copying the files. In a folder that cannot be written nothing is changed: what would be deleted
+        is left out, and a file of an earlier format is reported as one that cannot be read. Raises FormatTooNew,
+        StartupError.
         """
+        if self._refusal():
+            return self._loaded_unchanged(generation_max)
         self._wait_for_backup()
         (self._data / "upkeep.lock").unlink(missing_ok=True)  # the lock's name in earlier versions
         try:
@@ -97,12 +110,33 @@ class SegmentFiles:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         for unfinished in self.folder.glob(f"*{UNNAMED}*"):
             unfinished.unlink()
+
+        def prepared(path: Path, week: int, tier: str) -> Segment:
+            if check_header(path) < FORMAT:
+                upgrade(path, tier)
+            return self._swept(path, week, tier, generation_max)
+
+        segments = self._sound(prepared)
+        for segment in segments:
+            if not segment.parts:
+                self._remove(segment.path)
+        self._note_files()
+        return [segment for segment in segments if segment.parts]
+
+    def _loaded_unchanged(self, generation_max: int | None) -> list[Segment]:
+        def as_it_is(path: Path, week: int, tier: str) -> Segment:
+            if check_header(path) < FORMAT:
+                raise SegmentDamaged("its format is an earlier one, and it cannot be upgraded here")
+            return self._without_later_parts(path, week, tier, generation_max)
+
+        return [segment for segment in self._sound(as_it_is) if segment.parts]
+
+    def _sound(self, prepare: Callable[[Path, int, str], Segment]) -> list[Segment]:
+        """Return the segments that can be read; the others are quarantined."""
         segments = []
         for path, week, tier in named_segments(self.folder):
             try:
-                if check_header(path) < FORMAT:
-                    upgrade(path, tier)
-                segment = self._swept(path, week, tier, generation_max)
+                segment = prepare(path, week, tier)
                 for part in segment.parts:
                     self.part_stats(segment, part)
             except (SegmentDamaged, sqlite3.DatabaseError, ValueError) as error:
@@ -110,14 +144,10 @@ class SegmentFiles:
                     raise StartupError(f"{path} cannot be opened: {error}") from error
                 self.quarantine(path, str(error))
                 continue
-            if segment.parts:
-                segments.append(segment)
-            else:
-                self._remove(path)
+            segments.append(segment)
         for name in missing_files(self.folder):
             self.quarantined.append(name)
             _log.error("segment is gone; everything else is served", file=name)
-        self._note_files()
         return segments
 
     def _note_files(self) -> None:
@@ -141,14 +171,18 @@ class SegmentFiles:
             if not is_write_failure(error):
                 raise
             _log.warning("segment cannot be written, read only", file=path.name, reason=str(error))
-            with self.pool.reading(path) as db:
-                parts = read_parts(db)
-            sealed = (part for part in parts if generation_max is None or part.generation <= generation_max)
-            return Segment(path, week, tier, tuple(sealed))
+            return self._without_later_parts(path, week, tier, generation_max)
         if deleted:
             _log.info("unfinished rows removed", file=path.name, rows=deleted)
             self._deletable.append((segment, [], 0))  # their space goes back to the disk when there is time
         return segment
+
+    def _without_later_parts(self, path: Path, week: int, tier: str, generation_max: int | None) -> Segment:
+        """Return a segment without the parts of later generations, which stay in the file. Raises sqlite3.Error."""
+        with self.pool.reading(path) as db:
+            parts = read_parts(db)
+        sealed = (part for part in parts if generation_max is None or part.generation <= generation_max)
+        return Segment(path, week, tier, tuple(sealed))
 
     def identities(self, segment: Segment) -> Iterator[tuple[int, bytes]]:
         """Return slots and identities as the file records them."""
@@ -276,12 +310,16 @@ class SegmentFiles:
         self._note_files()
 
     def quarantine(self, path: Path, reason: str) -> None:
-        """Move an unreadable file out of the way; nothing of it is deleted. One that is gone is only reported."""
+        """Move an unreadable file out of the way; nothing of it is deleted. One that is gone is only reported, as is
+        one in a folder that cannot be written."""
         self.quarantined.append(path.name)
         if not os.path.lexists(path):
             self.pool.evict(path)
             self.indexes.evict(path)
             _log.error("segment is gone; everything else is served", file=path.name)
+            return
+        if self._refusal():
+            _log.error("segment unreadable; everything else is served", file=path.name, reason=reason)
             return
         aside = self.folder / DAMAGED
         aside.mkdir(mode=0o700, exist_ok=True)

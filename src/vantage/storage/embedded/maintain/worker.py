@@ -85,7 +85,9 @@ class MaintenanceWorker:
         seal_queue: SealQueue,
         merger: Merger,
         deleter: Deleter,
+        refusal: Callable[[], str] = str,
     ) -> None:
+        """``refusal`` returns why the folder cannot be written, '' when it can."""
         self._files = files
         self._journal = journal
         self._commits = commits
@@ -96,6 +98,7 @@ class MaintenanceWorker:
         self._seal_queue = seal_queue
         self._merger = merger
         self._deleter = deleter
+        self._refusal = refusal
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._queried_s = clock.monotonic_s()  # when the last query began
@@ -151,7 +154,8 @@ class MaintenanceWorker:
 
     def _work(self) -> None:
         while not self._stop.is_set():
-            job = self._jobs.get(0.0 if self._seal_queue.has_sealed_rows else IDLE_S)
+            has_rows = self._seal_queue.has_sealed_rows and not self._refusal()
+            job = self._jobs.get(0.0 if has_rows else IDLE_S)
             if job is None:
                 break
             try:
@@ -172,13 +176,16 @@ class MaintenanceWorker:
                 self._stop.wait(RETRY_S)
 
     def _run_due(self) -> None:
-        """Do one step of everything that is due."""
-        self._seal_queue.close_old()
-        self._seal_queue.seal_due()
+        """Do one step of everything that is due; in a folder that cannot be written only what changes no file."""
         now_s = self._clock.monotonic_s()
         if self._queried_s > self._trimmed_s and now_s - self._trimmed_s >= TRIM_EVERY_S:
             self._trimmed_s = now_s
             malloc.trim()
+        if self._refusal():
+            self._roll_up_blocks()
+            return
+        self._seal_queue.close_old()
+        self._seal_queue.seal_due()
         if self._seal_queue.has_sealed_rows:
             self._seal_queue.has_sealed_rows = self._commits.call(self._journal.delete_sealed)
             return

@@ -41,6 +41,7 @@ from vantage.storage.embedded.offline.manifest import (
 )
 from vantage.storage.embedded.write.journal import refuse_newer
 from vantage.storage.lock import MAINTENANCE, FileLock
+from vantage.storage.sqlite_reading import connect_beside
 
 WAIT_S: Final = 120.0
 PATIENCE_S: Final = 3.0  # before the user reads why it waits
@@ -125,7 +126,7 @@ def locked(folder: Path, *, wait_s: float, on_wait: Callable[[str], None]) -> It
         # Waiting in the kernel, for a server that merges one thing after the other lets go for moments only; in a
         # thread, for that wait has no end of its own.
         try:
-            lock.take(wait=True)
+            lock.take_or_share(wait=True)
         except OSError as error:
             failures.append(error)
         with state:
@@ -189,7 +190,7 @@ class _FileCopier:
         target = self._target / name
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with (
-            closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)) as source,
+            closing(connect_beside(path, timeout_s=30.0)) as source,
             closing(sqlite3.connect(target, isolation_level=None)) as copy,
         ):
             # Until backup.json is there the copy is worth nothing: it is flushed once, at the end.

@@ -26,6 +26,8 @@ from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.lock import FileLock
 from vantage.storage.ports import UsageRow
 from vantage.storage.series_overflow import SeriesLimit
+from vantage.storage.sqlite_reading import connect_beside, connect_frozen, has_log
+from vantage.storage.write_access import why_read_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +58,10 @@ class ReadOnlyFolder:
         """Open a read-only connection. Raises sqlite3.Error.
 
         SQLite creates two files beside a database in WAL mode even to read it. Where no server runs and the log is
-        empty, the file is opened as immutable, and SQLite creates none.
+        empty, or where they cannot be created, the file is opened so that SQLite creates none.
         """
-        wal = path.with_name(path.name + "-wal")
-        still = not self._served and not (wal.exists() and wal.stat().st_size)
-        options = "mode=ro&immutable=1" if still else "mode=ro"
-        return sqlite3.connect(
-            f"{path.absolute().as_uri()}?{options}", uri=True, isolation_level=None, check_same_thread=False
-        )
+        still = not self._served and (not has_log(path) or why_read_only((self._folder, path.parent)))
+        return connect_frozen(path) if still else connect_beside(path)
 
     def segments(self) -> FolderContents:
         """Return the headers and the directory of each part. Raises FormatTooNew."""
@@ -125,7 +123,7 @@ def is_served(folder: Path) -> bool:
         return False
     lock = FileLock(folder, "lock")
     try:
-        free = lock.take(wait=False)
+        free = lock.take_or_share(wait=False)
     except OSError:
         return True  # unknown: be as careful as beside a server
     lock.release()

@@ -13,11 +13,12 @@ import structlog
 from vantage.core.errors import StoreUnavailable
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.format.chunk import ChunkCodec
-from vantage.storage.embedded.format.segment import FrozenConnection, Part, Segment, is_damage
+from vantage.storage.embedded.format.segment import Part, Segment, is_damage
 from vantage.storage.embedded.read.chunk_index import ChunkIndexCache
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.snapshot import PinnedSnapshot
 from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
+from vantage.storage.sqlite_reading import FrozenConnection
 
 T = TypeVar("T")
 

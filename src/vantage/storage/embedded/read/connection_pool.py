@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from vantage.storage.embedded.format.segment import FrozenConnection, connect_to_read
+from vantage.storage.sqlite_reading import FrozenConnection, connect_to_read
 
 IDLE_MAX: Final = 32
 

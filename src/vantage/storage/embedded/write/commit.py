@@ -38,6 +38,7 @@ from vantage.telemetry import Telemetry
 WAL_NBYTES_CHECKPOINT: Final = 4 << 20
 WAL_NBYTES_MAX: Final = 256 << 20
 CHECKPOINT_EVERY_S: Final = 0.25
+CHECKPOINT_RETRY_S: Final = 5.0
 COMMIT_BATCHES_MAX: Final = 512
 
 T = TypeVar("T")
@@ -63,7 +64,7 @@ class CommitThread:
     ``batch_time_ms`` returns the time that batch ids are aged by.
 
     ``write`` and ``run`` are called on the event loop. ``committed`` is called on the commit thread after each commit
-    that is visible, with its number.
+    that is visible, with its number. ``refusal`` returns why the folder cannot be written, '' when it can.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class CommitThread:
         telemetry: Telemetry,
         batch_time_ms: Callable[[], int],
         committed: Callable[[int], None],
+        refusal: Callable[[], str] = str,
     ) -> None:
         self._committed = committed
+        self._refusal = refusal
         self._journal = journal
         self._catalogue = catalogue
         self._head = head
@@ -86,7 +89,8 @@ class CommitThread:
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self.recent_spans = RecentSpans()
-        self.failing = ""  # why the last commit failed; empty when it did not
+        self.failing = ""  # why the last commit failed; empty when it did not, and while the folder is read-only
+        self._logged = ""  # the failure that the log has
 
     def start(self, prepare: Callable[[], None]) -> asyncio.Future[None]:
         """Start the threads and return once ``prepare`` (open, replay) has run on the commit thread."""
@@ -149,12 +153,16 @@ class CommitThread:
                 )
             self._wake([(prepared, None, error)])
             return
+        if self._journal.unwritable:
+            self._logged = self._reason(self._journal.unwritable)
+            self.failing = "" if self._refusal() else self._logged
         self._threads[1].start()
         self._wake([(prepared, None, None)])
         try:
             while self._drain_queue():
                 pass
-            self._passive_checkpoint(self._journal.db)
+            if not self._refusal() and not self._journal.unwritable:
+                self._passive_checkpoint(self._journal.db)
         finally:
             self._journal.close()
 
@@ -185,7 +193,7 @@ class CommitThread:
         try:
             self._wake([(job.done, job.run(), None)])
         except sqlite3.Error as error:
-            self._wake([(job.done, None, StoreUnavailable(f"the journal cannot be written: {error}"))])
+            self._wake([(job.done, None, StoreUnavailable(self._reason(error)))])
         except BaseException as error:  # noqa: BLE001 - re-raised in the caller
             self._wake([(job.done, None, error)])
 
@@ -211,7 +219,7 @@ class CommitThread:
         self._head.append(record)
         self.recent_spans.remember(record.spans)
         self._committed(seq)
-        self.failing = ""
+        self.failing = self._logged = ""
         self._wake([(entry.done, None, None) for entry in writes])
         self._telemetry.write_duration.observe(time.perf_counter() - started)
         self._telemetry.commit_batches.observe(len(writes))
@@ -235,10 +243,11 @@ class CommitThread:
         One batch at a time is tried again when the fault may lie in a single one of them.
         """
         if isinstance(error, sqlite3.Error):
-            reason = f"the journal cannot be written: {error}"
-            if reason != self.failing:
-                _log.error("commit failed", reason=str(error), batches=len(writes))
-            self.failing = reason
+            reason = self._reason(error)
+            if reason != self._logged:
+                _log.error("commit failed", reason=reason, batches=len(writes))
+            self._logged = reason
+            self.failing = "" if self._refusal() else reason
             self._wake([(entry.done, None, StoreUnavailable(reason)) for entry in writes])
         elif len(writes) > 1:
             for entry in writes:
@@ -249,6 +258,9 @@ class CommitThread:
                 error if isinstance(error, VantageError) else StoreUnavailable(f"the batch cannot be kept: {error}")
             )
             self._wake([(writes[0].done, None, wrapped)])
+
+    def _reason(self, error: object) -> str:
+        return self._refusal() or f"the journal cannot be written: {error}"
 
     def _wake(self, results: list[tuple[asyncio.Future[Any] | None, Any, BaseException | None]]) -> None:
         assert self._loop is not None
@@ -264,19 +276,23 @@ class CommitThread:
     def _checkpoint(self) -> None:
         """Copy the write-ahead log into the file, in its own thread and on its own connection."""
         db: sqlite3.Connection | None = None
-        while not self._stop.wait(CHECKPOINT_EVERY_S):
+        failed = False
+        while not self._stop.wait(CHECKPOINT_RETRY_S if failed else CHECKPOINT_EVERY_S):
             size = self._wal_nbytes()
-            if size < WAL_NBYTES_CHECKPOINT:
+            if size < WAL_NBYTES_CHECKPOINT or self._refusal():
                 continue
             try:
                 db = db or connect(self._journal.path, synchronous="NORMAL")
-                self._passive_checkpoint(db)
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                failed = False
                 if size > WAL_NBYTES_MAX:
                     # Commits kept coming while this thread copied. The writer copies the little that is left, and the
                     # next commit begins the log from its start.
                     self._queue.put(_Job(lambda: self._passive_checkpoint(self._journal.db), None))
             except sqlite3.Error as error:
-                _log.warning("checkpoint failed", reason=str(error))
+                if not failed:  # on a full disk each of many attempts fails alike
+                    _log.warning("checkpoint failed, trying again", reason=str(error))
+                failed = True
         if db is not None:
             db.close()
 

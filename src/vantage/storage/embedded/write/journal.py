@@ -20,6 +20,7 @@ import structlog
 
 from vantage.core.errors import FormatTooNew, StartupError
 from vantage.storage.embedded.write.record import Record, decode, encode
+from vantage.storage.sqlite_reading import connect_frozen, is_write_failure
 
 FORMAT: Final = 3  # 2 had ids of exemplars as text, and `forgetting` for `tombstones`; 1 neither that nor `progress`
 APPLICATION_ID: Final = 0x56544731  # "VTG1"
@@ -57,15 +58,29 @@ class Entry:
 
 
 class Journal:
-    """The file. Every method must be called from the thread that called ``open``."""
+    """The file. Every method must be called from the thread that called ``open``.
 
-    def __init__(self, path: Path, *, synchronous: str, page_count_max: int | None = None) -> None:
+    Where it cannot be written, on a full disk or in a read-only folder, it is opened for reading. Each change then
+    tries first to open it for writing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        synchronous: str,
+        page_count_max: int | None = None,
+        refusal: Callable[[], str] = str,
+    ) -> None:
+        """``refusal`` returns why the folder cannot be written, '' when it can."""
         self.path = path
+        self._refusal = refusal
         self._synchronous = synchronous
         self._page_count_max = page_count_max
         self._db: sqlite3.Connection | None = None
         self._next_seq = 1
         self.new = False  # made by ``open``
+        self.unwritable = ""  # why it is open for reading only; empty when it can be written
         self.sealed_seq = 0  # commits up to this one are in segments
         self.sealed_generation = 0
         self.damaged: list[int] = []  # sequence numbers that could not be read
@@ -74,8 +89,41 @@ class Journal:
         """Open or create the file. Raises FormatTooNew (nothing touched) or StartupError."""
         refuse_newer(self.path)
         try:
-            self.path.touch(mode=0o600)
-            db = connect(self.path, synchronous=self._synchronous)
+            db = self._opened()
+            progress = dict(db.execute("SELECT name, value FROM progress"))
+            self.sealed_seq, self.sealed_generation = progress["sealed_seq"], progress["sealed_generation"]
+            (highest,) = db.execute("SELECT max(seq) FROM journal").fetchone()
+        except (sqlite3.Error, OSError, KeyError) as error:
+            raise StartupError(f"{self.path} cannot be opened: {error}") from error
+        self._next_seq = max(highest or 0, self.sealed_seq) + 1
+        self._db = db
+
+    def _opened(self) -> sqlite3.Connection:
+        """Return a connection that writes, or one that reads where that is not possible. Raises StartupError,
+        sqlite3.Error, OSError."""
+        self.unwritable = self._refusal()
+        if not self.unwritable:
+            try:
+                return self._connected_for_writing()
+            except sqlite3.Error as error:
+                if not is_write_failure(error) or not _first_bytes(self.path, 1):
+                    raise
+                self.unwritable = str(error)
+        if not self.path.exists():
+            raise StartupError(f"{self.unwritable}, and it holds no data: {self.path} is missing")
+        db = connect_frozen(self.path)
+        try:
+            if db.execute("PRAGMA user_version").fetchone()[0] < FORMAT:
+                raise StartupError(f"{self.path} has an earlier format and cannot be upgraded: {self.unwritable}")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _connected_for_writing(self) -> sqlite3.Connection:
+        self.path.touch(mode=0o600)
+        db = connect(self.path, synchronous=self._synchronous)
+        try:
             if self._page_count_max is not None:
                 db.execute(f"PRAGMA max_page_count={self._page_count_max}")
             version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -86,13 +134,25 @@ class Journal:
                     f"BEGIN IMMEDIATE; {renames} {_SCHEMA} PRAGMA application_id={APPLICATION_ID};"
                     f"PRAGMA user_version={FORMAT}; COMMIT;"
                 )
-            progress = dict(db.execute("SELECT name, value FROM progress"))
-            self.sealed_seq, self.sealed_generation = progress["sealed_seq"], progress["sealed_generation"]
-            (highest,) = db.execute("SELECT max(seq) FROM journal").fetchone()
-        except (sqlite3.Error, OSError, KeyError) as error:
-            raise StartupError(f"{self.path} cannot be opened: {error}") from error
-        self._next_seq = max(highest or 0, self.sealed_seq) + 1
-        self._db = db
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _write_again(self) -> None:
+        """Open for writing what could only be opened for reading. Raises sqlite3.Error, and then it is still open for
+        reading."""
+        if reason := self._refusal():
+            raise sqlite3.OperationalError(reason)
+        # First: to close a file makes a process lose the locks of its other connections to it.
+        self.db.close()
+        try:
+            self._db = self._connected_for_writing()
+            self.unwritable = ""
+        except BaseException:
+            self._db = connect_frozen(self.path)
+            raise
+        _log.info("journal can be written again", file=str(self.path))
 
     def close(self) -> None:
         if self._db is not None:
@@ -150,6 +210,8 @@ class Journal:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit everything or nothing. Raises sqlite3.Error."""
+        if self.unwritable:
+            self._write_again()
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield self.db

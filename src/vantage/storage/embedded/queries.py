@@ -1,0 +1,239 @@
+"""What the embedded store answers: every query reads one snapshot of head and segments, in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Final, TypeVar
+
+import numpy as np
+
+from vantage.core.batch import Batch
+from vantage.core.errors import BusyError, StoreUnavailable
+from vantage.core.timerange import TimeRange
+from vantage.storage.embedded import thread_priority
+from vantage.storage.embedded.format.chunk import ChunkCodec
+from vantage.storage.embedded.format.week import week_range
+from vantage.storage.embedded.maintain.seal import histograms
+from vantage.storage.embedded.read.access import DamageLog, SnapshotAccess
+from vantage.storage.embedded.read.chunk_index import ChunkIndexCache
+from vantage.storage.embedded.read.connection_pool import ConnectionPool
+from vantage.storage.embedded.read.export import export_batches, iterate_in_pool
+from vantage.storage.embedded.read.reader import SnapshotReader
+from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
+from vantage.storage.embedded.read.trace_search import latest_traces
+from vantage.storage.embedded.read.usage import usage_rows
+from vantage.storage.embedded.thread_priority import lower_priority
+from vantage.storage.embedded.write.catalogue import Catalogue
+from vantage.storage.ports import (
+    TRACE_SPANS_MAX,
+    ExemplarSample,
+    Selector,
+    SeriesInfo,
+    ServiceEdge,
+    ServiceSpanStats,
+    Trace,
+    TraceFilter,
+    TraceSummary,
+    Usage,
+)
+from vantage.storage.query_pool import QueryPool
+from vantage.storage.service_edges import PARENT_REACH_MS, service_edges
+from vantage.vql.check import CheckedSelect
+from vantage.vql.exec.budget import QueryBudget, QueryMemory
+from vantage.vql.exec.execute import execute, explain
+from vantage.vql.table import Table
+
+QUERY_THREADS: Final = 2
+EXPORTS_MAX: Final = 2
+SEARCH_TIMEOUT_S: Final = 30.0
+T = TypeVar("T")
+
+
+class Queries:
+    """The reading half of the store. Subclasses set ``_open`` and say what only they know."""
+
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        catalogue: Catalogue,
+        pool: ConnectionPool,
+        indexes: ChunkIndexCache,
+        damage: DamageLog,
+        *,
+        query_samples_max: int,
+        query_nbytes_max: int,
+    ) -> None:
+        self._snapshots = snapshots
+        self._catalogue = catalogue
+        self._pool = pool
+        self._indexes = indexes
+        self._damage = damage
+        self._query_samples_max = query_samples_max
+        self._query_nbytes_max = query_nbytes_max
+        self._query_memory = QueryMemory(query_nbytes_max * 5 // 4)  # a dear query leaves a fifth for small ones
+        self._codecs: list[ChunkCodec] = []  # those that no query uses now
+        self._threads = QueryPool(QUERY_THREADS, initializer=lambda: lower_priority(thread_priority.QUERIES))
+        self._exports = 0
+        self._open = False
+
+    @property
+    def unsealed_nbytes(self) -> int:
+        """Estimate the memory of what is committed and not sealed, in bytes."""
+        raise NotImplementedError
+
+    def _note_query(self) -> None:
+        """Note that a query begins."""
+        raise NotImplementedError
+
+    def _file_nbytes_of(self, snapshot: Snapshot) -> Mapping[str, int]:
+        """Return the bytes on the disk by kind of file."""
+        raise NotImplementedError
+
+    def _damaged_files(self) -> Sequence[str]:
+        """Return the names of the segments that cannot be read."""
+        raise NotImplementedError
+
+    async def select(self, query: CheckedSelect, *, deadline_s: float) -> Table:
+        budget = self._budget(deadline_s)
+
+        def run() -> Table:
+            with self._reader(budget) as reader:
+                return execute(query, reader, budget, samples_max=self._query_samples_max)
+
+        return await self._in_thread(run)
+
+    async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
+        def run() -> Table:
+            with self._reader(self._budget(deadline_s)) as reader:
+                return explain(query, reader)
+
+        return await self._in_thread(run)
+
+    async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
+        known = self._catalogue
+
+        def run() -> list[SeriesInfo]:
+            return [
+                SeriesInfo(series, int(known.samples[slot]), int(known.first_ms[slot]), int(known.last_ms[slot]))
+                for slot in known.find(service_name=service, metric_name=metric)
+                if (series := known.series[slot]) is not None and known.has_data(slot)
+            ]
+
+        return await self._in_thread(run)
+
+    async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
+        return await self._in_thread(self._services_with_spans)
+
+    def _services_with_spans(self) -> list[ServiceSpanStats]:
+        totals: dict[tuple[str, str, str, str], tuple[int, int, int]] = {}
+        with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
+            for stats in reader.span_reader.service_counts():
+                for key, (count, first_ms, last_ms) in stats.items():
+                    total = totals.get(key, (0, first_ms, last_ms))
+                    totals[key] = (total[0] + count, min(total[1], first_ms), max(total[2], last_ms))
+        return [ServiceSpanStats(*key, *total) for key, total in totals.items()]
+
+    async def trace(self, trace_id: str) -> Trace:
+        def run() -> Trace:
+            with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
+                table, left_out = reader.span_reader.spans_of_traces([trace_id], rows_max=TRACE_SPANS_MAX)
+                order = np.lexsort((table.span_id, table.start_ns))
+                spans = table.spans(order[:TRACE_SPANS_MAX])
+                left_out += len(order) - len(spans)
+                samples = [
+                    ExemplarSample(series, time_ms, value, trace_id, span_id)
+                    for series, time_ms, value, span_id in reader.sample_reader.exemplars_of(trace_id)
+                ]
+            return Trace(
+                trace_id,
+                tuple(spans),
+                tuple(sorted(samples, key=lambda sample: sample.time_ms)),
+                left_out=left_out,
+            )
+
+        return await self._in_thread(run)
+
+    async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
+        def run() -> list[TraceSummary]:
+            with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
+                return latest_traces(reader.span_reader, wanted)
+
+        return await self._in_thread(run)
+
+    async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
+        def run() -> Sequence[ServiceEdge]:
+            wide_range = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
+            budget = self._budget(SEARCH_TIMEOUT_S)
+            with self._reader(budget) as reader:
+                return service_edges(reader.spans(wide_range), time_range, take=budget.take)
+
+        return await self._in_thread(run)
+
+    async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
+        if not self._open:
+            raise StoreUnavailable("the store is closed")
+        if self._exports >= EXPORTS_MAX:
+            raise BusyError("other exports are under way", retry_after_s=60.0)
+        self._exports += 1
+        try:
+            # Pinned until the end: meanwhile parts may be merged, and are deleted later.
+            with self._reader(self._budget(float("inf"))) as reader:
+                async with aclosing(
+                    iterate_in_pool(export_batches(reader, selector, time_range), self._threads.pool)
+                ) as batches:
+                    async for batch in batches:
+                        yield batch
+        finally:
+            self._exports -= 1
+
+    async def usage(self) -> Usage:
+        def run() -> Usage:
+            with self._snapshots.pinned() as pinned:
+                return Usage(
+                    tuple(usage_rows(pinned.snapshot, self._catalogue.columns, self._pool)),
+                    self._file_nbytes_of(pinned.snapshot),
+                    self.unsealed_nbytes,
+                    _raw_since_ms(pinned.snapshot),
+                    tuple(self._damaged_files()),
+                )
+
+        return await self._in_thread(run)
+
+    async def raw_since_ms(self) -> int:
+        return _raw_since_ms(self._snapshots.now)
+
+    def _budget(self, seconds: float) -> QueryBudget:
+        return QueryBudget(
+            seconds,
+            nbytes_max=self._query_nbytes_max,
+            memory=self._query_memory,
+            stopping=self._threads.stopping.is_set,
+        )
+
+    @contextmanager
+    def _reader(self, budget: QueryBudget) -> Iterator[SnapshotReader]:
+        """Yield a reader of everything as it is now, for one query in one thread. Closes the budget."""
+        try:
+            codec = self._codecs.pop()
+        except IndexError:  # every codec is in use
+            codec = ChunkCodec()
+        try:
+            with self._snapshots.pinned() as pinned:
+                access = SnapshotAccess(pinned, codec, self._pool, self._indexes, self._damage, budget.check)
+                yield SnapshotReader(access, self._catalogue.columns, histograms=histograms(self._catalogue))
+        finally:
+            self._codecs.append(codec)
+            budget.close()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if not self._open:
+            raise StoreUnavailable("the store is closed")
+        self._note_query()
+        return await self._threads.run(work)
+
+
+def _raw_since_ms(snapshot: Snapshot) -> int:
+    """Return the end of the last week that has rollups but no samples: those have expired by size."""
+    lost = [week for week, segment in snapshot.rollups.items() if week not in snapshot.samples and segment.parts]
+    return week_range(max(lost)).end_ms if lost else 0
