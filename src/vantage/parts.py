@@ -130,7 +130,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
             __version__,
             settings.role,
             {"store": store.ping, "metadata": metadata.ping},
-            warnings=store.warnings,
+            warnings=lambda: [*store.warnings(), *filter(None, [context.present().warning])],
             read_only=store.read_only,
         ),
         authorizer=authorizer,
@@ -139,7 +139,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
             static=resources.static_dir(),
             clock=clock,
             version=__version__,
-            notice=store.read_only,
+            notice=lambda: _notice(store.read_only(), context.present().warning),
         ),
         static=resources.static_dir(),
         version=__version__,
@@ -156,6 +156,10 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
     )
     chosen_loops = tuple(loops[loop] for loop in sorted(role.loops))
     return Parts(role, clock, (store, metadata), keys, authenticator, authorizer, chosen_loops, asgi, telemetry)
+
+
+def _notice(read_only: str, clock_warning: str) -> str:
+    return f"{read_only}; what is stored can be read" if read_only else clock_warning
 
 
 def _role(settings: Settings) -> Role:

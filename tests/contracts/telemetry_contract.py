@@ -54,6 +54,18 @@ class TelemetryContract:
         table = await store.select(count_query(), deadline_s=5)
         assert list(table.rows()) == [(3, 7.0)]
 
+    async def test_the_time_of_the_newest_data_is_known_until_it_is_deleted(self, store: TelemetryStore) -> None:
+        assert store.newest_ms() == 0
+        await store.write(a_batch(1.0, at_ms=NOW_MS - 5000))
+        assert store.newest_ms() == NOW_MS - 5000
+        await store.write(a_batch(1.0, series=a_series(service="late"), at_ms=NOW_MS + 60_000))
+        await store.write(a_batch(1.0, at_ms=NOW_MS - 9000))
+        assert store.newest_ms() == NOW_MS + 60_000
+        await store.write(Batch(spans=(a_span(service="late", start_ms=NOW_MS + 90_000),)))
+        assert store.newest_ms() == NOW_MS + 90_000
+        await store.delete(Selector(service="late"))
+        assert store.newest_ms() == NOW_MS - 5000
+
     async def test_a_repeated_batch_id_changes_nothing(self, store: TelemetryStore) -> None:
         assert await store.write(a_batch(1.0, batch_id="b1")) is True
         assert await store.write(a_batch(1.0, batch_id="b1")) is False

@@ -49,6 +49,12 @@ class Batch(msgspec.Struct, frozen=True, eq=False, gc=False):
         return len(self.time_ms)
 
     @property
+    def newest_ms(self) -> int:
+        """Return the time of the newest sample or span, 0 where there is none."""
+        times = [int(self.time_ms.max())] if self.samples else [0]
+        return max(times + [span.start_ms for span in self.spans])
+
+    @property
     def nbytes(self) -> int:
         """Estimate the memory of the batch, in bytes: for queue limits."""
         columns = 20 * len(self.time_ms) + self.exemplars.nbytes

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
+from vantage.core.present import Present
 from vantage.query.cache import Cache
 from vantage.storage.ports import MetadataReader, TelemetryReader
 from vantage.telemetry import Telemetry
@@ -39,9 +40,14 @@ class QueryContext:
         if times:
             self.cache.invalidate_from(min(times))
 
+    def present(self) -> Present:
+        """Return the present: the clock's, and that of the data."""
+        return Present(self.clock.now_ms(), self.store.newest_ms())
+
     async def select(self, name: str, query: Select, *, rows_max: int | None = None) -> Table:
         """Check and run a query; ``name`` labels its duration. Raises InputError and what the store raises."""
-        checked = check(query, now_ms=self.clock.now_ms(), rows_max=rows_max or self.rows_max)
+        present = self.present()
+        checked = check(query, now_ms=present.clock_ms, newest_ms=present.newest_ms, rows_max=rows_max or self.rows_max)
         started = time.perf_counter()
         try:
             return await self.store.select(checked, deadline_s=self.timeout_s)

@@ -55,7 +55,7 @@ async def read_service_map(context: QueryContext, time_range: TimeRange, *, serv
 async def recent_service_map(context: QueryContext, *, service: str) -> ServiceMap:
     """Return the edges from or to a service in the last RECENT_MS. They may be RECENT_TTL_S old, since the pages of all
     services share them. Raises InputError for too many spans."""
-    now_ms = context.clock.now_ms() + 1  # a span that starts this millisecond lies before the end
+    now_ms = context.present().now_ms + 1  # a span that starts this millisecond lies before the end
     time_range = TimeRange(now_ms - RECENT_MS, now_ms)
     edges = await context.cache.cached(("edges",), lambda: context.store.edges(time_range), ttl_s=RECENT_TTL_S)
     return await _aggregate_calls(context, edges, time_range, service)

@@ -87,6 +87,9 @@ async def timeseries(context: QueryContext, query: TimeseriesQuery) -> Timeserie
     if tier is None and query.time_range.start_ms < raw_since_ms:
         warnings.append(_expired_warning(raw_since_ms, usable))
     warnings += key_warnings(query, infos)
+    present = context.present()
+    if present.warning and query.time_range.end_ms >= present.now_ms:
+        warnings.append(present.warning)
     if kind is Kind.CUMULATIVE and tier is None and query.agg not in ("rate", "last"):
         warnings.append("the metric is a running total: use agg=rate for its growth")
 
@@ -106,7 +109,7 @@ async def timeseries(context: QueryContext, query: TimeseriesQuery) -> Timeserie
         warnings.append("there are more points than can be returned: narrow the range or group by fewer tags")
     groups = _fill_buckets(query, points, aligned, step_ms, buckets, warnings)
     if query.agg == "rate":
-        _correct_last(groups, aligned, step_ms, context.clock.now_ms())
+        _correct_last(groups, aligned, step_ms, present.now_ms)
     return Timeseries(
         query,
         unit if query.agg not in ("count", "rate") else ("" if query.agg == "count" else "1/s"),

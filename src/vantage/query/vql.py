@@ -36,10 +36,16 @@ class VqlResult:
 async def run_vql(context: QueryContext, text: str, params: Params) -> VqlResult:
     """Compile and run a query. Raises QueryError, and what the store's ``select`` raises."""
     began_s = time.perf_counter()
+    present = context.present()
     try:
         # A hostile text takes milliseconds: compile it in a thread, not on the event loop.
         compiled = await asyncio.to_thread(
-            compile_query, text, now_ms=context.clock.now_ms(), params=params, rows_max=context.rows_max
+            compile_query,
+            text,
+            now_ms=present.clock_ms,
+            newest_ms=present.newest_ms,
+            params=params,
+            rows_max=context.rows_max,
         )
         table, cached = await _run(context, compiled)
     finally:

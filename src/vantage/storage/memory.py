@@ -153,6 +153,9 @@ class MemoryStore:
             [span for span in self._spans if not selected(span.service_name, span.environment)],
         )
 
+    def newest_ms(self) -> int:
+        return max([row[1] for row in self._rows] + [span.start_ms for span in self._spans], default=0)
+
     def _replace(self, rows: list[tuple[Series, int, float, str, str]], spans: list[Span]) -> DeletionResult:
         deleted = {row[0].id for row in self._rows} - {row[0].id for row in rows}
         result = DeletionResult(len(self._rows) - len(rows), len(self._spans) - len(spans), len(deleted), 0)

@@ -228,6 +228,10 @@ class TelemetryReader(Protocol):
         """Return what is stored, and its size."""
         ...
 
+    def newest_ms(self) -> int:
+        """Return the time of the newest sample or span, 0 where there is none. Reads nothing that is stored."""
+        ...
+
     async def raw_since_ms(self) -> int:
         """Return the time before which samples have expired by size, so that only their rollups may be left; 0: none
         have."""

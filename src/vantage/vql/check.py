@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vantage.core.errors import QueryError
+from vantage.core.present import Present
 from vantage.core.timerange import TimeRange
 from vantage.vql.signatures import AGGREGATES, ROLLUP_WIDTHS_MS, TABLES, series_only
 from vantage.vql.table import TableColumn
@@ -48,8 +49,9 @@ class CheckedSelect:
     warnings: tuple[str, ...] = ()
 
 
-def check(select: Select, *, now_ms: int, rows_max: int = ROWS_MAX) -> CheckedSelect:
-    """Check a tree. Raises QueryError naming the unknown or misused part."""
+def check(select: Select, *, now_ms: int, newest_ms: int = 0, rows_max: int = ROWS_MAX) -> CheckedSelect:
+    """Check a tree. Without an upper bound of time it reads up to the clock and to the newest data. Raises QueryError
+    naming the unknown or misused part."""
     types = TABLES[select.table]
     if not select.items:
         raise QueryError("asks for no column")
@@ -65,7 +67,7 @@ def check(select: Select, *, now_ms: int, rows_max: int = ROWS_MAX) -> CheckedSe
     elif select.having is not None:
         raise QueryError("HAVING needs a GROUP BY or an aggregate", at=select.having.at)
     _check_table_rules(select, outputs)
-    time_range, rest, warnings = _time_range(select.where, now_ms)
+    time_range, rest, warnings = _time_range(select.where, Present(now_ms, newest_ms))
     series = [part for part in rest if select.table != "spans" and series_only(part)]
     rows = [part for part in rest if part not in series]
     if rows and select.table in ROLLUP_WIDTHS_MS:
@@ -174,7 +176,7 @@ def _all_of(parts: list[Expr]) -> Expr | None:
     return And(tuple(parts))
 
 
-def _time_range(where: Expr | None, now_ms: int) -> tuple[TimeRange, list[Expr], tuple[str, ...]]:
+def _time_range(where: Expr | None, present: Present) -> tuple[TimeRange, list[Expr], tuple[str, ...]]:
     """Return the range that conditions on ``timestamp`` leave, the other conditions, and notes for the user."""
     start: int | None = None
     end: int | None = None
@@ -189,8 +191,11 @@ def _time_range(where: Expr | None, now_ms: int) -> tuple[TimeRange, list[Expr],
             case _:
                 rest.append(part)
     warnings = () if start is not None else ("no lower time bound was given: the last hour is meant",)
-    end = now_ms + 1 if end is None else end
-    start = end - DEFAULT_RANGE_MS if start is None else start
+    if end is None and present.warning:
+        warnings = (*warnings, present.warning)
+    if start is None:
+        start = (present.now_ms + 1 if end is None else end) - DEFAULT_RANGE_MS
+    end = present.end_ms if end is None else end
     if start >= end:  # the bounds contradict each other: nothing can match
         return TimeRange(start, start + 1), [Literal(False)], warnings
     return TimeRange(start, end), rest, warnings

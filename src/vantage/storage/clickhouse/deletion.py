@@ -198,15 +198,15 @@ class Deleter:
             self._note_raw_since(limit_ms)
         return samples, spans
 
-    def newest_ms(self) -> int | None:
-        """Return the time of the newest sample or span, None where there is none."""
+    def newest_ms(self) -> int:
+        """Return the time of the newest sample or span, 0 where there is none."""
         result = self._engine.run(
             Statement(
                 "SELECT greatest((SELECT toUnixTimestamp64Milli(max(timestamp)) FROM samples), "
                 "(SELECT intDiv(max(start_ns), 1000000) FROM spans)) AS at_ms"
             )
         )
-        return int(result.to_list("at_ms")[0]) or None
+        return int(result.to_list("at_ms")[0])
 
     def raw_since_ms(self) -> int:
         """Return the time before which samples have expired by size."""

@@ -109,6 +109,7 @@ class ClickHouseStore:
         self._threads = QueryPool(QUERY_THREADS)
         self._streams: ThreadPoolExecutor | None = None
         self._raw_since_ms = 0
+        self._newest_ms = 0
         self._exports = 0
         self._open = False
 
@@ -170,8 +171,9 @@ class ClickHouseStore:
         ):
             self._ids.add(batch_id, at_ms)
         self._raw_since_ms = self._deleter.raw_since_ms()
-        if (newest_ms := self._deleter.newest_ms()) is not None:
-            self._steady.start_from(newest_ms)
+        self._newest_ms = self._deleter.newest_ms()
+        if self._newest_ms:
+            self._steady.start_from(self._newest_ms)
         _log.info(
             "store opened",
             engine="chdb",
@@ -186,7 +188,10 @@ class ClickHouseStore:
     async def write(self, batch: Batch) -> bool:
         if not self._open:
             raise StoreUnavailable("the store is closed")
-        return await self._writer.write(batch)
+        is_new = await self._writer.write(batch)
+        if is_new:
+            self._newest_ms = max(self._newest_ms, batch.newest_ms)
+        return is_new
 
     @property
     def queued_nbytes(self) -> int:
@@ -264,6 +269,9 @@ class ClickHouseStore:
     async def usage(self) -> Usage:
         return await self._in_thread(lambda: read_usage(self._engine, raw_since_ms=self._raw_since_ms))
 
+    def newest_ms(self) -> int:
+        return self._newest_ms
+
     async def raw_since_ms(self) -> int:
         return self._raw_since_ms
 
@@ -305,7 +313,9 @@ class ClickHouseStore:
 
         def delete() -> DeletionResult:
             self._writer.recent_spans.clear()
-            return self._deleter.delete(selector)
+            result = self._deleter.delete(selector)
+            self._newest_ms = self._deleter.newest_ms()
+            return result
 
         return await self._between_commits(delete)
 

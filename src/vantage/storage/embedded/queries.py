@@ -200,6 +200,10 @@ class Queries:
 
         return await self._in_thread(run)
 
+    def newest_ms(self) -> int:
+        with self._snapshots.pinned() as pinned:
+            return pinned.newest_ms
+
     async def raw_since_ms(self) -> int:
         return _raw_since_ms(self._snapshots.now)
 

@@ -9,12 +9,10 @@ import numpy as np
 import structlog
 
 from vantage.core.batch import BATCH_ID_MEMORY_MS
-from vantage.storage.embedded.format.segment import TIERS
 from vantage.storage.embedded.maintain.deletion import Deleter
 from vantage.storage.embedded.maintain.seal_queue import SealQueue
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.maintain.series_stats import load_part_stats, rebuild_series_stats
-from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.embedded.write.head import Head
 from vantage.storage.embedded.write.journal import Journal
@@ -53,8 +51,9 @@ class Recovery:
         self._replay()
         with self.files.snapshots.pinned() as pinned:
             rebuild_series_stats(self.catalogue, load_part_stats(self.files), pinned)
+            newest_ms = pinned.newest_ms
         self._load_batch_ids()
-        if (newest_ms := self._newest_ms()) is not None:
+        if newest_ms:
             self.steady.start_from(newest_ms)
         self.has_pending_deletions = self.deleter.hide_deleted()
         snapshot = self.files.snapshots.now
@@ -76,15 +75,6 @@ class Recovery:
         for at_ms, ids in self.journal.batch_ids(newest_ms - BATCH_ID_MEMORY_MS):
             for batch_id in ids:
                 self.batch_ids.add(batch_id, at_ms)
-
-    def _newest_ms(self) -> int | None:
-        """Return the time of the newest data, None where there is none."""
-        snapshot = self.files.snapshots.now
-        blocks: list[SampleBlock | SpanBlock] = [*self.head.samples, *self.head.spans]
-        for generation in snapshot.sealing_generations:
-            blocks += [*generation.samples, *generation.spans]
-        parts = [part for tier in TIERS for segment in snapshot.of_tier(tier).values() for part in segment.parts]
-        return max([block.last_ms for block in blocks] + [part.last_ms for part in parts], default=None)
 
     def _load_segments(self) -> int:
         """Publish the segments and return their highest generation.

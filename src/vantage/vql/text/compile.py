@@ -18,8 +18,11 @@ class CompiledQuery:
     explain: bool
 
 
-def compile_query(text: str, *, now_ms: int, params: Params | None = None, rows_max: int = ROWS_MAX) -> CompiledQuery:
-    """Parse and check a query. ``params`` are the values of ``{name:Type}`` and ``:name``: constants, never text.
+def compile_query(
+    text: str, *, now_ms: int, newest_ms: int = 0, params: Params | None = None, rows_max: int = ROWS_MAX
+) -> CompiledQuery:
+    """Parse and check a query, as ``check`` does. ``params`` are the values of ``{name:Type}`` and ``:name``:
+    constants, never text.
 
     Takes a few milliseconds for the longest text there may be. Raises QueryError with line and column.
     """
@@ -30,7 +33,7 @@ def compile_query(text: str, *, now_ms: int, params: Params | None = None, rows_
     try:
         parsed = parse(text)
         select = lower_select(parsed, now_ms=now_ms, params=params or {})
-        return CompiledQuery(check(select, now_ms=now_ms, rows_max=rows_max), parsed.explain)
+        return CompiledQuery(check(select, now_ms=now_ms, newest_ms=newest_ms, rows_max=rows_max), parsed.explain)
     except QueryError as error:
         error.locate(text)
         raise

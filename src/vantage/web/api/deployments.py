@@ -57,7 +57,7 @@ async def list_deployments(
     limit: Annotated[int, Parameter(description="Maximum number of deployments.", ge=1, le=1000)] = 100,
 ) -> DeploymentsOut:
     """Return the latest deployments, detected in the data or reported."""
-    in_range = time_range(start, end, now_ms=context.clock.now_ms())
+    in_range = time_range(start, end, now_ms=context.present().now_ms)
     latest = await read_deployments(context, service=service, time_range=in_range, limit=limit)
     return DeploymentsOut([_out(deployment) for deployment in latest])
 

@@ -161,7 +161,7 @@ async def get_timeseries(
     query = TimeseriesQuery(
         service=service,
         metric=metric,
-        time_range=time_range(start, end, now_ms=context.clock.now_ms()),
+        time_range=time_range(start, end, now_ms=context.present().now_ms),
         agg=agg,
         step_ms=_step_ms(step),
         group_by=tuple(key for part in group_by or [] for key in part.split(",") if key),

@@ -47,7 +47,7 @@ async def list_edges(
     end: End = "now",
 ) -> ServiceMapOut:
     """Return calls between services and to external callees, computed from spans, the most calls first."""
-    in_range = time_range(start, end, now_ms=context.clock.now_ms())
+    in_range = time_range(start, end, now_ms=context.present().now_ms)
     service_map = await read_service_map(context, in_range, service=service)
     return ServiceMapOut(
         in_range.start_ms,

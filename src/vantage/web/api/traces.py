@@ -120,7 +120,7 @@ async def list_traces(
     summaries = await find_traces(
         context,
         TraceFilter(
-            time_range=time_range(start, end, now_ms=context.clock.now_ms()),
+            time_range=time_range(start, end, now_ms=context.present().now_ms),
             service=service,
             status=status,
             min_duration_ns=_duration_ns(min_duration, "min_duration") or 0,

@@ -34,7 +34,7 @@ DEFAULT_AGGREGATIONS: Final = {"counter": "rate", "cumulative": "rate", "histogr
 async def service(
     request: Request[Any, Any, Any], context: NamedDependency[QueryContext], name: FromPath[str]
 ) -> Response[str]:
-    page_range = parse_range(request, now_ms=context.clock.now_ms())
+    page_range = parse_range(request, now_ms=context.present().now_ms)
     buckets = split_buckets(page_range.time_range, points=POINTS)
     row = await read_service(context, buckets, service=name)
     if row is None:

@@ -51,7 +51,7 @@ async def traces_page(request: Request[Any, Any, Any], context: QueryContext) ->
     params = request.query_params
     if trace_id := params.get("trace_id", ""):
         return Redirect(f"/traces/{segment(trace_id)}")
-    page_range = parse_range(request, now_ms=context.clock.now_ms())
+    page_range = parse_range(request, now_ms=context.present().now_ms)
     status = params.get("status", "")
     search = Search(
         service=params.get("service", ""),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from vantage.storage.embedded.format.segment import ROLLUPS, SAMPLES, Segment
+from vantage.storage.embedded.format.segment import ROLLUPS, SAMPLES, TIERS, Segment
 from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
 from vantage.storage.embedded.write.head import Head
 
@@ -59,6 +59,12 @@ class Snapshot:
                 tiers[segment.tier].pop(segment.week, None)
         return replace(self, samples=tiers[SAMPLES], rollups=tiers[ROLLUPS])
 
+    @property
+    def sealed_newest_ms(self) -> int:
+        """Return the time of the newest sealed data, 0 where there is none."""
+        parts = (part for tier in TIERS for segment in self.of_tier(tier).values() for part in segment.parts)
+        return max((part.last_ms for part in parts), default=0)
+
     def of_tier(self, name: str) -> Mapping[int, Segment]:
         return self.samples if name == SAMPLES else self.rollups
 
@@ -70,6 +76,15 @@ class PinnedSnapshot:
     snapshot: Snapshot
     samples: tuple[SampleBlock, ...]
     spans: tuple[SpanBlock, ...]
+
+    @property
+    def newest_ms(self) -> int:
+        """Return the time of the newest data, 0 where there is none. Looks at blocks and parts, not at what they
+        hold."""
+        blocks: list[SampleBlock | SpanBlock] = [*self.samples, *self.spans]
+        for generation in self.snapshot.sealing_generations:
+            blocks += [*generation.samples, *generation.spans]
+        return max([block.last_ms for block in blocks] + [self.snapshot.sealed_newest_ms])
 
 
 class Snapshots:
