@@ -42,6 +42,7 @@ from vantage.web.api import (
     vql,
 )
 from vantage.web.authorize import Authorizer, require_scope
+from vantage.web.compression import GzipMiddleware
 from vantage.web.render import Renderer
 from vantage.web.streaming import UNCOMPRESSED
 
@@ -146,7 +147,7 @@ def create_litestar(
             render_plugins=[_SchemaPage(renderer), _SchemaDocument()],
         ),
         compression_config=CompressionConfig(
-            backend="gzip", gzip_compress_level=5, minimum_size=1000, exclude_opt_key=UNCOMPRESSED
+            backend="gzip", middleware_class=GzipMiddleware, exclude_opt_key=UNCOMPRESSED
         ),
         request_max_body_size=REQUEST_NBYTES_MAX,
         state=State(

@@ -18,13 +18,13 @@ from vantage.query.context import QueryContext
 from vantage.query.traces import Node, TraceTree, decode_cursor, encode_cursor, find_trace, find_traces, trace_tree
 from vantage.storage.ports import ExemplarSample, Trace, TraceFilter
 from vantage.web.api.params import End, Start, examples, pair, problems, time_range
+from vantage.web.compression import GZIP_LEVEL
 from vantage.web.exception_handlers import wants_page
 from vantage.web.pages.traces import traces_page
 from vantage.web.streaming import UNCOMPRESSED
 
 ATTRIBUTE_FILTERS_MAX = 32
 SPANS_PER_PIECE: Final = 500
-GZIP_LEVEL: Final = 5
 _MS_OF_UNIT = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "min": 6e4}
 
 
