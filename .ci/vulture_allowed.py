@@ -16,6 +16,9 @@ _.NO_PAREN_FUNCTIONS
 _.to_asgi_response
 _.send_body
 
+# Litestar calls it on a middleware.
+_.create_compression_send_wrapper
+
 # jinja2 reads what the environment is given.
 _.filters
 _.globals

@@ -124,7 +124,7 @@ async def test_few_samples_give_exact_quantiles_and_many_those_of_sketches(
     query = TimeseriesQuery("api", "latency", TimeRange(START_MS, START_MS + 24 * HOUR_MS), "p95", HOUR_MS)
     exact = await timeseries.timeseries(context, query)
     assert (exact.source, exact.approximate) == ("raw", False)
-    monkeypatch.setattr(rollups, "QUANTILE_SAMPLES_MAX", 100)
+    monkeypatch.setattr(rollups, "SAMPLES_READ_MAX", 100)
     sketched = await timeseries.timeseries(context, query)
     assert (sketched.source, sketched.approximate) == ("1h", True)
     finer = await timeseries.timeseries(context, TimeseriesQuery("api", "latency", query.time_range, "p95", 300_000))

@@ -134,7 +134,7 @@ async def test_the_answer_is_the_one_without_a_cache(
     if seed % 4 == 2:  # so that groups are omitted, including ties
         monkeypatch.setattr(timeseries, "GROUPS_MAX", 3)
     if seed % 4 == 3:  # so that quantiles come from sketches
-        monkeypatch.setattr(rollups, "QUANTILE_SAMPLES_MAX", 20)
+        monkeypatch.setattr(rollups, "SAMPLES_READ_MAX", 20)
     answers: Counter[str] = Counter()
     async with EmbeddedStore(tmp_path, clock=clock, telemetry=Telemetry()) as store:
         both = Both(store, clock)

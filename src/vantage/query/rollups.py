@@ -27,7 +27,7 @@ from vantage.storage.ports import SeriesInfo
 from vantage.vql.table import Table
 from vantage.vql.tree import Call, Column, Expr, Literal, Order, Select, SelectItem, TableName
 
-QUANTILE_SAMPLES_MAX: Final = 5_000_000  # more are not sorted for a chart: hourly sketches are read instead
+SAMPLES_READ_MAX: Final = 5_000_000  # more are not read for a chart that rollups can show
 TABLES: Final[Mapping[str, TableName]] = {"5m": "rollups_5m", "1h": "rollups_1h"}
 WIDTH_NAMES: Final = {"5m": "5 minutes", "1h": "1 hour"}
 _EXACT: Final = ("avg", "min", "max", "sum", "count")
@@ -54,12 +54,12 @@ def choose_tier(
     if not fitting:
         return None
     exact = len(usable) > 1
-    if exact or time_range.start_ms < raw_since_ms or _count_samples(infos, aligned) > QUANTILE_SAMPLES_MAX:
+    if exact or time_range.start_ms < raw_since_ms or count_samples(infos, aligned) > SAMPLES_READ_MAX:
         return fitting[0]
     return None
 
 
-def _count_samples(infos: Sequence[SeriesInfo], time_range: TimeRange) -> float:
+def count_samples(infos: Sequence[SeriesInfo], time_range: TimeRange) -> float:
     """Estimate the number of samples in a range, as if the samples of each series were spread evenly."""
     total = 0.0
     for info in infos:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -13,7 +13,14 @@ from vantage.core.rollup import WIDTHS_MS
 from vantage.core.sample import Kind
 from vantage.core.timerange import TimeRange, auto_step_ms, step_offset_ms
 from vantage.query.context import QueryContext
-from vantage.query.rollups import WIDTH_NAMES, choose_tier, read_rollups, rollup_tiers
+from vantage.query.rollups import (
+    SAMPLES_READ_MAX,
+    WIDTH_NAMES,
+    choose_tier,
+    count_samples,
+    read_rollups,
+    rollup_tiers,
+)
 from vantage.query.timeseries_cache import PointLoader, cached_points
 from vantage.query.timeseries_query import (
     BUCKETS_MAX,
@@ -88,16 +95,19 @@ async def timeseries(context: QueryContext, query: TimeseriesQuery) -> Timeserie
         warnings.append(_expired_warning(raw_since_ms, usable))
     warnings += key_warnings(query, infos)
     present = context.present()
-    if present.warning and query.time_range.end_ms >= present.now_ms:
-        warnings.append(present.warning)
+    warnings += [present.warning] if present.warning and query.time_range.end_ms >= present.now_ms else []
     if kind is Kind.CUMULATIVE and tier is None and query.agg not in ("rate", "last"):
         warnings.append("the metric is a running total: use agg=rate for its growth")
 
-    def since(start_ms: int) -> Awaitable[PointRows]:
+    async def since(start_ms: int) -> PointRows:
         part = TimeRange(start_ms, aligned.end_ms)
         if tier is None:
-            return _from_samples(context, query, kind, step_ms, part)
-        return read_rollups(context, query, tier, kind, step_ms, part)
+            return await _from_samples(context, query, kind, step_ms, part)
+        rows = await read_rollups(context, query, tier, kind, step_ms, part)
+        are_there = start_ms >= raw_since_ms and count_samples(infos, part) <= SAMPLES_READ_MAX
+        if _has_lost_means(query, rows) and are_there:
+            return await _from_samples(context, query, kind, step_ms, part)
+        return rows
 
     # New series, and history that is sent late, invalidate cached points.
     determines = (kind, raw_since_ms, len(infos), min((info.first_ms for info in infos), default=0))
@@ -120,6 +130,11 @@ async def timeseries(context: QueryContext, query: TimeseriesQuery) -> Timeserie
         points.source,
         points.source != "raw" and query.agg.startswith("p"),
     )
+
+
+def _has_lost_means(query: TimeseriesQuery, rows: PointRows) -> bool:
+    """Return whether the sum of a bucket has no float: its mean has one all the same."""
+    return query.agg == "avg" and any(point.value is None for point in rows.rows)
 
 
 def _correct_last(groups: Sequence[Group], aligned: TimeRange, step_ms: int, now_ms: int) -> None:

@@ -23,6 +23,7 @@ from vantage.vql.tree import Call, Column
 
 _SORT_KEY_NBYTES: Final = 120  # of a text that is sorted with its code
 _RADIX_GROUPS_MAX: Final = 1 << 16
+_SUM_SCALE: Final = 2.0**-40  # more samples than a query may read do not overflow
 # Vectors as long as the frame that an aggregate makes beside its argument; of the others three.
 _WORKING_VECTORS: Final[Mapping[str, int]] = {"quantile": 4, "uniq": 5, "argMax": 6, "increase": 8, "stddevPop": 5}
 
@@ -84,7 +85,12 @@ def _sum(call: Call, frame: Frame, groups: Groups) -> Vector:
 
 def _avg(call: Call, frame: Frame, groups: Groups) -> Vector:
     numbers, left = _values(call, frame, groups)
-    averages: Array = np.bincount(left.ids, weights=numbers, minlength=left.count) / _counts(left)
+    counts = _counts(left)
+    averages: Array = np.bincount(left.ids, weights=numbers, minlength=left.count) / counts
+    if (lost := np.isinf(averages)).any():
+        # Sums that no float holds, though it holds the mean: a power of two scales without rounding.
+        scaled = np.bincount(left.ids, weights=numbers * _SUM_SCALE, minlength=left.count) / counts / _SUM_SCALE
+        averages[lost] = scaled[lost]
     return averages
 
 
@@ -151,7 +157,11 @@ def _quantile(call: Call, frame: Frame, groups: Groups) -> Vector:
     quantiles = np.full(left.count, np.nan)
     present = counts > 0
     below, above = numbers[(starts + low)[present]], numbers[(starts + high)[present]]
-    quantiles[present] = below + (above - below) * (rank - low)[present]
+    share = (rank - low)[present]
+    between = below + (above - below) * share
+    if (lost := ~np.isfinite(between)).any():  # a distance that no float holds
+        between[lost] = below[lost] * (1 - share[lost]) + above[lost] * share[lost]
+    quantiles[present] = between
     return quantiles
 
 
