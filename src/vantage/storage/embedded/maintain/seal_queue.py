@@ -155,9 +155,10 @@ class SealQueue:
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever it is, ingest and queries go on
                     # The journal still has everything; rows written so far are swept by the next attempt.
-                    self.failing = f"generations cannot be sealed: {error}"
+                    before, self.failing = self.failing, f"generations cannot be sealed: {error}"
                     self._retry_at_s = self._clock.monotonic_s() + RETRY_S
-                    _log.error("sealing failed, trying again", reason=str(error), exc_info=_is_bug(error))
+                    if self.failing != before:  # the same every few seconds says nothing new
+                        _log.error("sealing failed, trying again", reason=str(error), exc_info=_is_bug(error))
                     return
                 finally:
                     self._sealing = False
