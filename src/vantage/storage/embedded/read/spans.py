@@ -153,7 +153,7 @@ class SpanReader:
         hashes = {int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0]) for trace_id in trace_ids}
         ids = {trace_id.encode() for trace_id in trace_ids}
         for segment in self._access.pinned.snapshot.samples.values():
-            found: list[tuple[I64, I64]] = []
+            entries: list[tuple[I64, I64]] = []
             for trace_hash in hashes:
                 for blocks, rows in self._access.read(segment, self._find, segment, trace_hash):
                     self._access.tick()
@@ -161,8 +161,8 @@ class SpanReader:
                     selected += min(room, len(rows))
                     left_out += max(0, len(rows) - room)
                     if room:
-                        found.append((blocks[:room], rows[:room]))
-            for block_id, rows in _by_block(found):
+                        entries.append((blocks[:room], rows[:room]))
+            for block_id, rows in _by_block(entries):
                 self._access.tick()
                 table = self._block(segment, block_id)
                 if table is not None:
@@ -187,11 +187,11 @@ class SpanReader:
                 self._access.damage.row(segment, "id_index", error)
 
 
-def _by_block(found: Sequence[tuple[I64, I64]]) -> Iterator[tuple[int, I64]]:
-    """Yield each block that was found with its rows, in ascending order."""
-    if not found:
+def _by_block(entries: Sequence[tuple[I64, I64]]) -> Iterator[tuple[int, I64]]:
+    """Yield each block with its rows, in ascending order."""
+    if not entries:
         return
-    blocks, rows = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    blocks, rows = (np.concatenate(columns) for columns in zip(*entries, strict=True))
     order = np.lexsort((rows, blocks))
     blocks, rows = blocks[order], rows[order]
     starts = np.flatnonzero(np.diff(blocks, prepend=blocks[0] - 1)).tolist()
