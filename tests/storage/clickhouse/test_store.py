@@ -291,7 +291,7 @@ async def test_a_plan_is_at_most_twice_what_is_read(opened: Opened, where: str) 
     ],
 )
 def test_errors_of_the_engine_have_a_meaning(text: str, kind: type[Exception]) -> None:
-    assert type(translate_error(RuntimeError(text), {"max_rows_to_read": 7})) is kind
+    assert type(translate_error(RuntimeError(text), {"max_rows_to_read": 7, "max_memory_usage": 9})) is kind
 
 
 async def test_days_are_dropped_with_their_rollups_and_series(opened: Opened) -> None:

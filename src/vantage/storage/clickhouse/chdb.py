@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vantage.core.errors import ConfigError, StartupError, StoreUnavailable
-from vantage.storage.clickhouse.engine import Column, Insert, Param, QueryResult, Statement, translate_error
+from vantage.storage.clickhouse.engine import (
+    NO_SETTINGS,
+    Column,
+    Insert,
+    Param,
+    QueryResult,
+    Statement,
+    translate_error,
+)
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -40,6 +48,9 @@ def param_text(value: Param) -> str:
 
 class ChdbEngine:
     """Runs statements in this process; ``open`` it before use. ``path`` is the engine's own folder."""
+
+    name = "chdb"
+    shared = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -95,7 +106,13 @@ class ChdbEngine:
             connection.query(f"USE {DATABASE}", "Null")
         return connection
 
-    def run(self, statement: Statement, **settings: float) -> QueryResult:
+    def run(
+        self,
+        statement: Statement,
+        settings: Mapping[str, float] = NO_SETTINGS,
+        *,
+        cancelled: threading.Event | None = None,  # noqa: ARG002 - a statement cannot be ended from outside
+    ) -> QueryResult:
         params = {name: param_text(value) for name, value in statement.params.items()}
         text = _with_settings(statement.text, settings)
         connection = self._thread_connection()
@@ -124,7 +141,7 @@ class ChdbEngine:
         except RuntimeError as error:
             raise StoreUnavailable(f"the ClickHouse engine could not insert: {str(error)[:300]}") from error
 
-    def stream(self, statement: Statement, **settings: float) -> Iterator[QueryResult]:
+    def stream(self, statement: Statement, settings: Mapping[str, float] = NO_SETTINGS) -> Iterator[QueryResult]:
         """Stream on a separate connection: the thread's may run other statements meanwhile."""
         connection = self._connect()
         try:

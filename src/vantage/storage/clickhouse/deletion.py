@@ -268,7 +268,7 @@ class Deleter:
         return rows
 
     def _delete(self, table: str, where: str, params: Params) -> None:
-        self._engine.run(_bound(f"ALTER TABLE {table} DELETE WHERE {where}", params), mutations_sync=1)
+        self._engine.run(_bound(f"ALTER TABLE {table} DELETE WHERE {where}", params), {"mutations_sync": 1})
 
 
 def _in_batches(names: Sequence[T]) -> Iterator[Sequence[T]]:

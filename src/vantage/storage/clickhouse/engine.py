@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -16,6 +17,7 @@ from vantage.core.errors import InputError, StoreTimeout, StoreUnavailable, Vant
 Param = str | int | float
 Column = Array | TextColumn | list[str] | list[dict[str, str]]
 ROWS_MAX: Final = 2_000_000_000  # read by lookups that have no limit of their own
+NO_SETTINGS: Final[Mapping[str, float]] = {}
 LOOKUP_NBYTES_MAX: Final = 2 << 30  # memory of lookups, which have no limit of their own
 
 
@@ -62,8 +64,33 @@ class QueryResult(Protocol):
 class Engine(Protocol):
     """Runs statements. The methods block: call them from a thread. Each thread may run one statement at a time."""
 
-    def run(self, statement: Statement, **settings: float) -> QueryResult:
-        """Run a statement. Raises what ``translate_error`` returns for the engine's error."""
+    @property
+    def name(self) -> str:
+        """Return what the log calls it."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Return whether other processes may use the same tables."""
+        ...
+
+    def open(self) -> None:
+        """Start, or log in. Raises ConfigError when a package is missing, or else StartupError."""
+        ...
+
+    def close(self) -> None:
+        """Close every connection. No statement may be running."""
+        ...
+
+    def run(
+        self,
+        statement: Statement,
+        settings: Mapping[str, float] = NO_SETTINGS,
+        *,
+        cancelled: threading.Event | None = None,
+    ) -> QueryResult:
+        """Run a statement. Once ``cancelled`` is set the statement is ended, if the engine can. Raises what
+        ``translate_error`` returns for the engine's error."""
         ...
 
     def encode(self, table: str, columns: Mapping[str, Column], *, token: str) -> Insert:
@@ -74,7 +101,7 @@ class Engine(Protocol):
         """Insert rows, durable on return. Raises StoreUnavailable; then it is unknown whether anything was stored."""
         ...
 
-    def stream(self, statement: Statement, **settings: float) -> Iterator[QueryResult]:
+    def stream(self, statement: Statement, settings: Mapping[str, float] = NO_SETTINGS) -> Iterator[QueryResult]:
         """Yield a result in chunks of bounded size, as of the first request for one. The caller must close it."""
         ...
 
@@ -97,13 +124,31 @@ _TOO_MANY_ROWS: Final = (158, 396)
 _CURRENT_ROWS: Final = re.compile(r"current rows: ([0-9]+(?:\.[0-9]+)?(?: [a-z]+)?)")
 _TIMEOUT: Final = (159, 160)
 _MEMORY: Final = 241
+_BUSY: Final = {
+    202: "ClickHouse runs as many queries as it may",
+    252: "ClickHouse has too many parts to merge, and takes no inserts until it has caught up",
+}
+_BROKEN: Final = {
+    60: "a table is missing: run `vantage migrate`",
+    81: "the database does not exist: run `vantage migrate`",
+    164: "the ClickHouse account may only read",
+    192: "ClickHouse does not know the user, or the password is wrong",
+    193: "ClickHouse does not know the user, or the password is wrong",
+    242: "the ClickHouse table is read-only",
+    243: "the disk of ClickHouse is full",
+    394: "the query was cancelled on the server",
+    497: "the ClickHouse account lacks a right",
+    516: "ClickHouse does not know the user, or the password is wrong",
+}
+_BUSY_RETRY_AFTER_S: Final = 10.0
+_NOISE: Final = re.compile(r"^Code: \d+\.\s*(?:DB::Exception:\s*)?")
 _SHOWN_MAX: Final = 300
 
 
 def translate_error(error: Exception, settings: Mapping[str, float]) -> VantageError:
     """Translate an engine's error into Vantage's; ``settings`` are those of the statement. The codes are those of
     ClickHouse's ``ErrorCodes.cpp``."""
-    text = str(error)
+    text = str(error).partition("Stack trace:")[0]
     match = _CODE.search(text)
     code = int(match[1]) if match else 0
     if code in _TIMEOUT:
@@ -114,9 +159,16 @@ def translate_error(error: Exception, settings: Mapping[str, float]) -> VantageE
             f"the query would read {rows[1] if rows else 'too many'} rows, at most "
             f"{settings.get('max_rows_to_read')} are allowed: narrow its time range or filters"
         )
-    if code == _MEMORY:
+    if code == _MEMORY and "max_memory_usage" in settings and "(total)" not in text:
         return InputError(
-            f"the query needs more than {settings.get('max_memory_usage')} bytes of memory (query_memory_max): "
+            f"the query needs more than {settings['max_memory_usage']} bytes of memory (query_memory_max): "
             "narrow its time range, its filters or what it groups by"
         )
-    return StoreUnavailable(f"the ClickHouse engine failed: {text[:_SHOWN_MAX]}")
+    detail = " ".join(_NOISE.sub("", text).split())[:_SHOWN_MAX]
+    if code == _MEMORY:
+        return StoreUnavailable(f"ClickHouse has no memory left: {detail}", retry_after_s=_BUSY_RETRY_AFTER_S)
+    if code in _BUSY:
+        return StoreUnavailable(f"{_BUSY[code]} ({detail})", retry_after_s=_BUSY_RETRY_AFTER_S)
+    if code in _BROKEN:
+        return StoreUnavailable(f"{_BROKEN[code]} ({detail})")
+    return StoreUnavailable(f"the ClickHouse engine failed: {detail}")

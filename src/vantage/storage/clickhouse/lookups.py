@@ -41,7 +41,7 @@ class Lookups:
         self._registry = registry
 
     def _query(self, text: str, params: Params | None = None) -> QueryResult:
-        return self._engine.run(Statement(text, params.values if params else {}), **query_limits(TIMEOUT_S))
+        return self._engine.run(Statement(text, params.values if params else {}), query_limits(TIMEOUT_S))
 
     def list_series(self, service: str, metric: str, *, since_ms: int) -> list[SeriesInfo]:
         """Read series from the hourly rollups, which have the first and the last sample: a thousandth of the rows."""

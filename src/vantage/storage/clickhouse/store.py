@@ -287,7 +287,7 @@ class ClickHouseStore:
 
         def run() -> QueryResult:
             return self._engine.run(
-                statement, **query_limits(ends_s - time.monotonic(), rows_max=rows_max, nbytes_max=nbytes_max)
+                statement, query_limits(ends_s - time.monotonic(), rows_max=rows_max, nbytes_max=nbytes_max)
             )
 
         return await self._in_thread(run)

@@ -1,0 +1,89 @@
+"""Columns as numpy arrays, as the driver of the native protocol takes and returns them, and as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from vantage.core.arrays import F64, I64, Array
+from vantage.core.dict_column import DictColumn, TextColumn, concat_dict_columns, dict_encode
+from vantage.storage.clickhouse.engine import Column
+
+
+class _PackedColumn(msgspec.Struct, frozen=True, array_like=True):
+    """A column: numbers with their type; or values, and codes of rows when it is dictionary-encoded."""
+
+    dtype: str = ""
+    numbers: bytes = b""
+    values: list[Any] | None = None
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(list[_PackedColumn]).decode
+
+
+def pack_columns(columns: Mapping[str, Column]) -> bytes:
+    """Return the columns as bytes, without their names."""
+    return _encode([_pack(column) for column in columns.values()])
+
+
+def _pack(column: Column) -> _PackedColumn:
+    if isinstance(column, DictColumn):
+        codes = column.codes.astype(np.uint32, copy=False)
+        return _PackedColumn("<u4", codes.tobytes(), list(column.values))
+    if isinstance(column, np.ndarray):
+        numbers = column.view(np.int64) if column.dtype.kind == "M" else column  # DateTime64(3): milliseconds
+        return _PackedColumn(numbers.dtype.str, numbers.tobytes())
+    return _PackedColumn(values=list(column))
+
+
+def unpack_columns(payload: bytes) -> list[Array]:
+    """Return the columns as the driver takes them: texts and maps as arrays of objects."""
+    return [_unpack(column) for column in _decode(payload)]
+
+
+def _unpack(column: _PackedColumn) -> Array:
+    if column.values is None:
+        return np.frombuffer(column.numbers, column.dtype)
+    values = np.empty(len(column.values), object)
+    values[:] = column.values
+    return values[np.frombuffer(column.numbers, column.dtype)] if column.dtype else values
+
+
+class NumpyResult:
+    """A result: for each column its chunks, which are arrays, pandas' categories, or tuples."""
+
+    def __init__(self, names: Sequence[str], chunks: Sequence[Sequence[Any]]) -> None:
+        self._columns = dict(zip(names, zip(*chunks, strict=True), strict=True)) if chunks else {}
+
+    def __len__(self) -> int:
+        return sum(map(len, next(iter(self._columns.values()), ())))
+
+    def to_list(self, name: str) -> list[Any]:
+        return [value for chunk in self._columns.get(name, ()) for value in _plain(chunk)]
+
+    def ints(self, name: str) -> I64:
+        return self._numbers(name, np.int64)
+
+    def floats(self, name: str) -> F64:
+        return self._numbers(name, np.float64)
+
+    def _numbers(self, name: str, dtype: type[Any]) -> Array:
+        chunks = [np.asarray(chunk, dtype) for chunk in self._columns.get(name, ())]
+        return np.concatenate(chunks) if chunks else np.empty(0, dtype)
+
+    def text_column(self, name: str) -> TextColumn:
+        return concat_dict_columns([_encoded(chunk) for chunk in self._columns.get(name, ())])
+
+
+def _encoded(chunk: Any) -> TextColumn:
+    if hasattr(chunk, "categories"):
+        return DictColumn(np.asarray(chunk.codes, np.int64), tuple(chunk.categories.tolist()))
+    return dict_encode(_plain(chunk))
+
+
+def _plain(chunk: Any) -> list[Any]:
+    return chunk.tolist() if hasattr(chunk, "tolist") else list(chunk)
