@@ -68,3 +68,10 @@ _.set_error
 # In-memory twins of the ports: the contract suites and tests in process use them.
 MemoryMetadataStore
 MemoryStore
+
+# The driver of ClickHouse reads it.
+_.send_receive_timeout
+
+# The store's part of a consumer.
+_.batch_ids_before
+_.write_range

@@ -70,6 +70,8 @@ class Embedded:
             series_nbytes_max=512 << 20,
             query_samples_max=200_000_000,  # for ``day raw`` of a hundred million samples
             query_nbytes_max=16 << 30,
+            server_connections=10,
+            retention_days=None,
         )
         self._series = all_series()
         sys.setswitchinterval(SWITCH_INTERVAL_S)  # as the server: threads switch within half a millisecond
@@ -185,11 +187,11 @@ class OnClickHouse(Embedded):
 
     def _merge(self) -> None:
         for table in ENGINE_TABLES:
-            self._store._engine.run(Statement(f"OPTIMIZE TABLE {table} FINAL"))
+            self._store.engine.run(Statement(f"OPTIMIZE TABLE {table} FINAL"))
 
     def _sizes(self) -> dict[str, int]:
         """Return bytes by purpose. Ids are columns of samples, and again in the table that is sorted by them."""
-        rows = self._store._engine.run(
+        rows = self._store.engine.run(
             Statement(
                 "SELECT table, column, toInt64(sum(column_bytes_on_disk)) AS size FROM system.parts_columns "
                 "WHERE active AND database = currentDatabase() GROUP BY table, column"

@@ -55,9 +55,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         _doc(
             "The telemetry store. Empty: the embedded store in the data folder; or sqlite:///FOLDER; "
-            "or chdb:///FOLDER: ClickHouse's engine inside this process."
+            "or chdb:///FOLDER: ClickHouse's engine inside this process; "
+            "or clickhouse://USER:PASSWORD@HOST:9000/DATABASE: a ClickHouse server. Secret for its password."
         ),
     ] = ""
+    clickhouse_connections: Annotated[
+        int,
+        _doc("Connections to a ClickHouse server: four for exports, one for inserts, others for queries.", ge=6),
+    ] = 10
     metadata_url: Annotated[
         str, _doc("The metadata database. Empty: metadata.db in the data folder; or sqlite:///FILE.")
     ] = ""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.telemetry_contract import TelemetryContract
+from tests.support.clickhouse_stores import chdb_store
 from tests.support.samples import MovedClock
-from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.ports import TelemetryStore
 from vantage.telemetry import Telemetry
 
@@ -24,5 +24,5 @@ def clock() -> MovedClock:
 class TestClickHouseStore(TelemetryContract):
     @pytest.fixture
     async def store(self, clock: MovedClock, tmp_path: Path) -> AsyncIterator[TelemetryStore]:
-        async with ClickHouseStore(tmp_path, clock=clock, telemetry=Telemetry()) as store:
+        async with chdb_store(tmp_path, clock=clock, telemetry=Telemetry()) as store:
             yield store

@@ -27,6 +27,8 @@ def opened(url: str) -> EmbeddedStore | ClickHouseStore:
         series_nbytes_max=1 << 20,
         query_samples_max=10,
         query_nbytes_max=1 << 20,
+        server_connections=10,
+        retention_days=None,
     )
 
 
@@ -39,6 +41,7 @@ def opened(url: str) -> EmbeddedStore | ClickHouseStore:
         ("chdb:///", ClickHouseStore, "data/clickhouse"),
         ("chdb:///elsewhere", ClickHouseStore, "elsewhere"),
         ("chdb:////srv/v", ClickHouseStore, "/srv/v"),
+        ("clickhouse://me:pw@host:9000/db", ClickHouseStore, "data/clickhouse-server"),
     ],
 )
 def test_a_url_names_a_store_and_its_folder(url: str, kind: type[object], folder: str) -> None:
@@ -48,7 +51,7 @@ def test_a_url_names_a_store_and_its_folder(url: str, kind: type[object], folder
 
 
 def test_an_unknown_store_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"sqlite:///FOLDER or chdb:///FOLDER"):
+    with pytest.raises(ConfigError, match=r"sqlite:///FOLDER, chdb:///FOLDER or clickhouse://"):
         opened("mysql://host/db")
 
 

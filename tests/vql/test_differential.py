@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.clickhouse_stores import chdb_store
 from tests.support.samples import NOW_MS, MovedClock, a_series, a_span
 from tests.vql.grammar import DAY_MS, Grammar, Query
 from vantage.core.batch import Batch, build_batch
 from vantage.core.exemplars import NO_EXEMPLARS, encode_exemplars
 from vantage.core.sample import Kind
 from vantage.core.span import SpanStatus
-from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import TelemetryStore
@@ -155,7 +155,7 @@ async def test_both_engines_give_the_same_answers(tmp_path: Path) -> None:
     unstable = 0
     async with (
         EmbeddedStore(tmp_path / "embedded", clock=MovedClock(), telemetry=Telemetry()) as embedded,
-        ClickHouseStore(tmp_path / "chdb", clock=MovedClock(), telemetry=Telemetry()) as clickhouse,
+        chdb_store(tmp_path / "chdb", clock=MovedClock(), telemetry=Telemetry()) as clickhouse,
     ):
         for index, batch in enumerate(stored):
             assert await embedded.write(batch)

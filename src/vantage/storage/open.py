@@ -7,7 +7,11 @@ from pathlib import Path
 from vantage.config import Settings
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError
-from vantage.storage.clickhouse.store import ClickHouseStore
+from vantage.storage.clickhouse.chdb import ChdbEngine
+from vantage.storage.clickhouse.engine import Engine
+from vantage.storage.clickhouse.native import NativeEngine
+from vantage.storage.clickhouse.server_url import is_server_url, parse_server_url
+from vantage.storage.clickhouse.store import OTHER_CONNECTIONS, QUERY_THREADS, ClickHouseStore
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.metadata.store import SqlMetadataStore
 from vantage.storage.steady_time import SteadyTime
@@ -15,6 +19,7 @@ from vantage.telemetry import Telemetry
 
 SQLITE = "sqlite:///"
 CHDB = "chdb:///"
+SERVER_FOLDER = "clickhouse-server"  # in the data folder: commits to a ClickHouse server that are unfinished
 
 
 def open_store(
@@ -30,12 +35,25 @@ def open_store(
     series_nbytes_max: int,
     query_samples_max: int,
     query_nbytes_max: int,
+    server_connections: int,
+    retention_days: int | None,
     steady: SteadyTime | None = None,
 ) -> EmbeddedStore | ClickHouseStore:
-    """Return the telemetry store of a URL, not yet opened; for '' the embedded one in ``data``. Raises ConfigError."""
-    if is_chdb(url):
+    """Return the telemetry store of a URL, not yet opened; for '' the embedded one in ``data``. Raises ConfigError.
+
+    ``server_connections`` are those to a ClickHouse server, whose tables also expire after ``retention_days``.
+    """
+    if is_chdb(url) or is_server_url(url):
+        engine: Engine
+        if is_server_url(url):
+            folder = data / SERVER_FOLDER
+            engine = NativeEngine(parse_server_url(url), connections_max=server_connections)
+        else:
+            folder = chdb_folder(url, data=data)
+            engine = ChdbEngine(folder / "engine")
         return ClickHouseStore(
-            chdb_folder(url, data=data),
+            engine,
+            folder,
             clock=clock,
             telemetry=telemetry,
             synchronous=synchronous,
@@ -44,6 +62,8 @@ def open_store(
             series_nbytes_max=series_nbytes_max,
             query_samples_max=query_samples_max,
             query_nbytes_max=query_nbytes_max,
+            query_threads=server_connections - OTHER_CONNECTIONS if engine.shared else QUERY_THREADS,
+            ttl_days=retention_days,
             steady=steady,
         )
     return EmbeddedStore(
@@ -77,6 +97,8 @@ def open_telemetry_store(
         series_nbytes_max=settings.series_bytes_max,
         query_samples_max=settings.query_samples_max,
         query_nbytes_max=settings.query_memory_max,
+        server_connections=settings.clickhouse_connections,
+        retention_days=settings.retention_days,
         steady=steady,
     )
 
@@ -99,9 +121,14 @@ def store_folder(url: str, *, data: Path) -> Path:
             "this is for the embedded store, and store_url names ClickHouse's engine: "
             f"stop the server and copy the complete folder {chdb_folder(url, data=data)} instead"
         )
+    if is_server_url(url):
+        raise ConfigError(
+            "this is for the embedded store, and store_url names a ClickHouse server: use its own BACKUP instead"
+        )
     if url and not url.startswith(SQLITE):
         raise ConfigError(
-            f"store_url: {url.partition(':')[0]!r} is not a known store; use sqlite:///FOLDER or chdb:///FOLDER"
+            f"store_url: {url.partition(':')[0]!r} is not a known store; use sqlite:///FOLDER, chdb:///FOLDER "
+            "or clickhouse://USER:PASSWORD@HOST:9000/DATABASE"
         )
     return Path(url.removeprefix(SQLITE)) if url else data
 

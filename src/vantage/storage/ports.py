@@ -25,6 +25,16 @@ EdgeKind = Literal["call", "message", "external"]
 
 
 @dataclass(frozen=True, slots=True)
+class StreamBatch:
+    """A batch that came through a broker: partition, offset and time of its message, in milliseconds."""
+
+    batch: Batch
+    partition: int
+    offset: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesInfo:
     """A series, its number of stored samples, and the times of the first and last one."""
 

@@ -21,7 +21,7 @@ class SeriesLimit:
     """Decides which new series a store takes: ``series_max`` of them, and ``nbytes_max`` bytes of memory."""
 
     def __init__(self, *, series_max: int, nbytes_max: int) -> None:
-        self._series_max = series_max
+        self.series_max = series_max
         self._nbytes_max = nbytes_max
         self.overflowed: set[int] = set()  # ids of series beyond the limit, up to OVERFLOWED_COUNTED_MAX
         self.nbytes = 0  # of the series that the store has
@@ -31,12 +31,12 @@ class SeriesLimit:
 
         ``count`` series are known, and ``fresh_nbytes`` bytes of them are not in ``nbytes`` yet.
         """
-        if count < self._series_max and self.nbytes + fresh_nbytes < self._nbytes_max:
+        if count < self.series_max and self.nbytes + fresh_nbytes < self._nbytes_max:
             return series
         if len(self.overflowed) < OVERFLOWED_COUNTED_MAX:
             self.overflowed.add(series.id)
         # Overflow series have room of their own, beyond both limits.
-        number_left = self._series_max + OVERFLOW_SERIES_MAX - count
+        number_left = self.series_max + OVERFLOW_SERIES_MAX - count
         nbytes_left = self._nbytes_max + OVERFLOW_NBYTES_MAX - self.nbytes - fresh_nbytes
         return overflow(series, for_all=number_left <= 0 or nbytes_left <= 0)
 

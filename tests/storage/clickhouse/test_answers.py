@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.storage.clickhouse.queries import queries
+from tests.support.clickhouse_stores import chdb_store
 from tests.support.random_batches import RandomBatches
 from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series
 from vantage.core.sample import Kind
 from vantage.core.sketch import RELATIVE_ERROR
-from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import TelemetryStore
 from vantage.telemetry import Telemetry
@@ -34,7 +34,7 @@ async def stores(tmp_path: Path) -> AsyncIterator[tuple[TelemetryStore, Telemetr
     clock, chance = MovedClock(), RandomBatches(SEED)
     async with (
         MemoryStore(clock=clock) as memory,
-        ClickHouseStore(tmp_path, clock=clock, telemetry=Telemetry(), synchronous="NORMAL") as clickhouse,
+        chdb_store(tmp_path, clock=clock, telemetry=Telemetry(), synchronous="NORMAL") as clickhouse,
     ):
         for _ in range(25):
             batch = chance.batch()
@@ -105,7 +105,7 @@ async def test_explain_estimates_what_is_read_of_the_table(stores: tuple[Telemet
 
 async def test_a_quantile_of_sketches_is_within_their_error(tmp_path: Path) -> None:
     values = np.random.default_rng(SEED).lognormal(3, 1, 5000)
-    async with ClickHouseStore(tmp_path, clock=MovedClock(), telemetry=Telemetry()) as store:
+    async with chdb_store(tmp_path, clock=MovedClock(), telemetry=Telemetry()) as store:
         actual = a_series(metric="m1", kind=Kind.HISTOGRAM)
         for sample in np.split(values, 10):  # in several states, which are merged
             await store.write(a_batch(*sample.tolist(), series=actual))
@@ -129,7 +129,7 @@ async def test_integers_wrap_around_beyond_64_bits(tmp_path: Path, expression: s
     clock = MovedClock()
     async with (
         MemoryStore(clock=clock) as memory,
-        ClickHouseStore(tmp_path, clock=clock, telemetry=Telemetry()) as ours,
+        chdb_store(tmp_path, clock=clock, telemetry=Telemetry()) as ours,
     ):
         for store in (memory, ours):
             await store.write(a_batch(1.0, 2.0))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.clickhouse_stores import chdb_store
 from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
 from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import ConfigError, DataFolderInUse, FormatTooNew, InputError, StoreTimeout, StoreUnavailable
@@ -38,7 +39,7 @@ Opened = Callable[[], ClickHouseStore]
 @pytest.fixture
 def opened(tmp_path: Path) -> Opened:
     """Each call is a store on the same folder, to be entered."""
-    return lambda: ClickHouseStore(tmp_path / "ch", clock=MovedClock(), telemetry=Telemetry())
+    return lambda: chdb_store(tmp_path / "ch", clock=MovedClock(), telemetry=Telemetry())
 
 
 async def counted(store: ClickHouseStore, *, service: str = "api") -> tuple[object, ...]:
@@ -50,7 +51,7 @@ async def rolled(store: ClickHouseStore) -> list[object]:
     results = []
     for table in ("rollups_5m", "rollups_1h"):
         text = f"SELECT toInt64(sum(count)) AS held FROM {table}"
-        results += (await store._in_thread(lambda text=text: store._engine.run(Statement(text)))).to_list("held")
+        results += (await store._in_thread(lambda text=text: store.engine.run(Statement(text)))).to_list("held")
     return results
 
 
@@ -76,7 +77,7 @@ async def test_a_commit_that_was_cut_short_is_finished_once(opened: Opened, inse
     batch = a_batch(1.0, 2.0, batch_id="b1")
     batch = Batch(batch.series, batch.index, batch.time_ms, batch.value, spans=(a_span(),), batch_id="b1")
     async with opened() as store:
-        complete = store._engine.insert
+        complete = store.engine.insert
         left: list[Insert] = []
 
         def dying(insert: Insert) -> None:
@@ -85,25 +86,27 @@ async def test_a_commit_that_was_cut_short_is_finished_once(opened: Opened, inse
                 raise StoreUnavailable("killed")
             complete(insert)
 
-        store._engine.insert = dying  # type: ignore[method-assign]
+        store.engine.insert = dying  # type: ignore[method-assign]
         if inserted == 4:
-            store._intent.remove = lambda: None  # type: ignore[method-assign]
+            store._intent.remove = lambda: None  # type: ignore[method-assign, union-attr]
             await store.write(batch)
         else:
             with pytest.raises(StoreUnavailable):
                 await store.write(batch)
+    assert store.folder is not None
     assert (store.folder / NAME).exists()
     async with opened() as store:
         assert await counted(store) == (2, 3.0)
         assert await rolled(store) == [2, 2]
         assert len((await store.trace("t1")).spans) == 1
         assert await store.write(batch) is False
+        assert store.folder is not None
         assert not (store.folder / NAME).exists()
 
 
 async def test_a_failed_commit_is_finished_before_the_next(opened: Opened) -> None:
     async with opened() as store:
-        complete = store._engine.insert
+        complete = store.engine.insert
         fails = iter([False, True])
 
         def failing(insert: Insert) -> None:
@@ -111,7 +114,7 @@ async def test_a_failed_commit_is_finished_before_the_next(opened: Opened) -> No
                 raise StoreUnavailable("the disk is full")
             complete(insert)
 
-        store._engine.insert = failing  # type: ignore[method-assign]
+        store.engine.insert = failing  # type: ignore[method-assign]
         with pytest.raises(StoreUnavailable, match="disk is full"):
             await store.write(a_batch(1.0, batch_id="b1"))
         with pytest.raises(StoreUnavailable, match="disk is full"):
@@ -128,11 +131,12 @@ import asyncio, sys
 from pathlib import Path
 from tests.support.samples import MovedClock, a_batch
 from vantage.storage.clickhouse.sql import print_select
+from tests.support.clickhouse_stores import chdb_store
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.telemetry import Telemetry
 
 async def main():
-    async with ClickHouseStore(Path(sys.argv[1]), clock=MovedClock(), telemetry=Telemetry()) as store:
+    async with chdb_store(Path(sys.argv[1]), clock=MovedClock(), telemetry=Telemetry()) as store:
         print("ready", flush=True)
         for number in range(10_000):
             await store.write(a_batch(1.0, batch_id=f"b{number}"))
@@ -193,8 +197,8 @@ async def test_tables_of_a_newer_version_are_not_changed(opened: Opened) -> None
     async with opened() as store:
 
         def newer() -> list[str]:
-            assert migrate(store._engine, migrations()) == []
-            return migrate(store._engine, [*migrations(), Migration(9999, "9999_later", "SELECT 1")])
+            assert migrate(store.engine, migrations()) == []
+            return migrate(store.engine, [*migrations(), Migration(9999, "9999_later", "SELECT 1")])
 
         assert await store._in_thread(newer) == ["9999_later"]
     with pytest.raises(FormatTooNew, match="9999"):
@@ -232,7 +236,7 @@ async def test_odd_texts_are_found_as_they_are(opened: Opened, text: str) -> Non
 
 
 async def test_samples_beyond_the_series_limit_are_folded(tmp_path: Path) -> None:
-    async with ClickHouseStore(tmp_path, clock=MovedClock(), telemetry=Telemetry(), series_max=2) as store:
+    async with chdb_store(tmp_path, clock=MovedClock(), telemetry=Telemetry(), series_max=2) as store:
         for number in range(5):
             await store.write(a_batch(1.0, series=a_series(tags={"n": str(number)})))
         assert await counted(store) == (5, 5.0)
@@ -240,7 +244,7 @@ async def test_samples_beyond_the_series_limit_are_folded(tmp_path: Path) -> Non
 
 
 async def test_a_query_that_reads_too_much_is_refused_with_the_figure(tmp_path: Path) -> None:
-    async with ClickHouseStore(tmp_path, clock=MovedClock(), telemetry=Telemetry(), query_samples_max=5) as store:
+    async with chdb_store(tmp_path, clock=MovedClock(), telemetry=Telemetry(), query_samples_max=5) as store:
         await store.write(a_batch(*map(float, range(20))))
         with pytest.raises(InputError, match=r"would read 20\.00 rows, at most 5 are allowed: narrow"):
             await counted(store)
@@ -272,7 +276,8 @@ async def test_a_plan_is_at_most_twice_what_is_read(opened: Opened, where: str) 
         params = {name: chdb.param_text(value) for name, value in statement.params.items()}
 
         def rows_read() -> int:
-            result = store._engine._thread_connection().query(statement.text, "Null", params=params)
+            assert isinstance(store.engine, chdb.ChdbEngine)
+            result = store.engine._thread_connection().query(statement.text, "Null", params=params)
             return int(result.storage_rows_read())
 
         read = await store._in_thread(rows_read)
@@ -373,7 +378,7 @@ async def test_forgetting_reaches_rollups_links_and_times(opened: Opened) -> Non
         await store.delete(Selector(service="gone"))
         for table in ("samples", "series", "exemplars", "rollups_5m", "rollups_1h", "spans", "span_times"):
             text = f"SELECT toInt64(count()) AS held FROM {table}"
-            result = await store._in_thread(lambda text=text: store._engine.run(Statement(text)))
+            result = await store._in_thread(lambda text=text: store.engine.run(Statement(text)))
             assert result.to_list("held") == [0], table
 
 
@@ -389,7 +394,7 @@ async def test_writers_at_once_share_commits(opened: Opened) -> None:
 async def test_the_view_metrics_has_the_columns_that_others_expect(opened: Opened) -> None:
     async with opened() as store:
         await store.write(a_batch(1.5, series=a_series(tags={"k": "v"})))
-        result = await store._in_thread(lambda: store._engine.run(Statement("SELECT * FROM metrics")))
+        result = await store._in_thread(lambda: store.engine.run(Statement("SELECT * FROM metrics")))
         names = (
             "timestamp", "service_name", "environment", "metric_name", "metric_type", "value", "tags", "trace_id",
             "span_id",

@@ -14,7 +14,7 @@ from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.engine import Engine, QueryResult, Statement, query_limits
 from vantage.storage.clickhouse.expressions import Params
 from vantage.storage.clickhouse.rows import SAMPLES_SELECTED, SPANS_SELECTED, read_spans
-from vantage.storage.clickhouse.series_registry import SeriesRegistry
+from vantage.storage.clickhouse.series_table import SeriesTable
 from vantage.storage.clickhouse.sql import bounds
 from vantage.storage.ports import (
     TRACE_SPANS_MAX,
@@ -36,9 +36,9 @@ TIMEOUT_S: Final = 30.0
 class Lookups:
     """Looks up series, spans and traces. Its methods block; any thread may call them."""
 
-    def __init__(self, engine: Engine, registry: SeriesRegistry) -> None:
+    def __init__(self, engine: Engine, series: SeriesTable) -> None:
         self._engine = engine
-        self._registry = registry
+        self._series = series
 
     def _query(self, text: str, params: Params | None = None) -> QueryResult:
         return self._engine.run(Statement(text, params.values if params else {}), query_limits(TIMEOUT_S))
@@ -59,11 +59,12 @@ class Lookups:
             f"FROM rollups_1h {'WHERE ' + ' AND '.join(where) if where else ''} GROUP BY series_id",
             params,
         )
-        columns = (result.to_list(name) for name in ("series_id", "samples", "first_ms", "last_ms"))
+        columns = [result.to_list(name) for name in ("series_id", "samples", "first_ms", "last_ms")]
+        by_id = self._series.known(columns[0])
         return [
             SeriesInfo(series, samples, first_ms, last_ms)
             for series_id, samples, first_ms, last_ms in zip(*columns, strict=True)
-            if (series := self._registry.by_id.get(series_id)) is not None
+            if (series := by_id.get(series_id)) is not None
         ]
 
     def services_with_spans(self) -> list[ServiceSpanStats]:
@@ -84,11 +85,12 @@ class Lookups:
             f"WHERE trace_id = {params.bind(trace_id, 'String')}",
             params,
         )
-        columns = (result.to_list(name) for name in ("time_ms", "series_id", "value", "span_id"))
+        columns = [result.to_list(name) for name in ("time_ms", "series_id", "value", "span_id")]
+        by_id = self._series.known(columns[1])
         return [
             ExemplarSample(series, time_ms, value, trace_id, span_id)
             for time_ms, series_id, value, span_id in sorted(zip(*columns, strict=True))
-            if (series := self._registry.by_id.get(series_id)) is not None
+            if (series := by_id.get(series_id)) is not None
         ]
 
     def spans(self, trace_id: str) -> tuple[list[Span], int]:

@@ -81,7 +81,8 @@ class NumpyResult:
 
 def _encoded(chunk: Any) -> TextColumn:
     if hasattr(chunk, "categories"):
-        return DictColumn(np.asarray(chunk.codes, np.int64), tuple(chunk.categories.tolist()))
+        # A dictionary of the server has a default that no row needs to have.
+        return DictColumn(np.asarray(chunk.codes, np.int64), tuple(chunk.categories.tolist())).compacted()
     return dict_encode(_plain(chunk))
 
 

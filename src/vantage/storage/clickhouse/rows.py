@@ -16,6 +16,7 @@ from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span
 from vantage.core.span_table import SpanTable, build_span_table
+from vantage.storage.clickhouse.batch_id_table import BatchId
 from vantage.storage.clickhouse.engine import Column, QueryResult
 from vantage.vql.check import CheckedSelect
 from vantage.vql.table import ColumnType, Table
@@ -25,6 +26,8 @@ SPAN_COLUMNS: Final = (
     "kind", "status", "start_ns", "duration_ns",
 )  # fmt: skip
 
+SERIES_COLUMNS: Final = ("service_name", "environment", "metric_name", "metric_type", "unit", "tags")
+SERIES_SELECTED: Final = ", ".join(SERIES_COLUMNS)
 SPANS_SELECTED: Final = ", ".join((*SPAN_COLUMNS, "attributes"))
 SAMPLES_SELECTED: Final = "series_id, toUnixTimestamp64Milli(timestamp) AS time_ms, value, trace_id, span_id"
 
@@ -116,15 +119,20 @@ def span_columns(spans: Sequence[Span]) -> dict[str, Column]:
     }
 
 
-def batch_id_columns(ids: Sequence[str], *, now_ms: int) -> dict[str, Column]:
-    """Return the columns of the ids of batches that are stored now."""
-    return {"kept_at": _times(np.full(len(ids), now_ms, np.int64)), "batch_id": list(ids)}
+def batch_id_columns(ids: Sequence[BatchId]) -> dict[str, Column]:
+    """Return the columns of the ids of batches."""
+    return {
+        "kept_at": _times(np.array([item.at_ms for item in ids], np.int64)),
+        "batch_id": [item.batch_id for item in ids],
+        "message_partition": np.array([item.partition for item in ids], np.int32),
+        "message_offset": np.array([item.offset for item in ids], np.int64),
+    }
 
 
 def read_series(result: QueryResult) -> Iterator[Series]:
-    """Yield series from rows of the table of series."""
-    names = ("service_name", "environment", "metric_name", "metric_type", "unit", "tags")
-    for service, environment, metric, kind, unit, tags in zip(*map(result.to_list, names), strict=True):
+    """Yield series from rows of SERIES_SELECTED."""
+    columns = map(result.to_list, SERIES_COLUMNS)
+    for service, environment, metric, kind, unit, tags in zip(*columns, strict=True):
         yield make_series(
             service=service, environment=environment, metric=metric, kind=Kind(kind), unit=unit, tags=tags
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from vantage import resources
 from vantage.core.errors import FormatTooNew
 from vantage.storage.clickhouse.engine import Engine, Statement
+from vantage.storage.clickhouse.migration_lock import migration_lock
 
 _VERSION_TABLE: Final = """CREATE TABLE IF NOT EXISTS schema_migrations
 (
@@ -19,17 +21,6 @@ _VERSION_TABLE: Final = """CREATE TABLE IF NOT EXISTS schema_migrations
 ENGINE = MergeTree
 ORDER BY version
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"""
-# The tables that receive inserts of data, directly or through a view.
-DATA_TABLES: Final = (
-    "samples",
-    "series",
-    "exemplars",
-    "rollups_5m",
-    "rollups_1h",
-    "spans",
-    "span_times",
-    "batch_ids",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +39,16 @@ def migrations(folder: Path | None = None) -> list[Migration]:
     return [Migration(int(file.stem.partition("_")[0]), file.stem, file.read_text(encoding="utf-8")) for file in files]
 
 
-def migrate(engine: Engine, known: list[Migration]) -> list[str]:
-    """Apply the missing migrations and return their names.
-
-    A statement may have run without being recorded, if the process was killed in between: each can be repeated. Raises
-    FormatTooNew before anything is changed.
-    """
-    engine.run(Statement(_VERSION_TABLE))
+def pending(engine: Engine, known: list[Migration]) -> list[Migration]:
+    """Return the missing migrations; changes nothing. Raises FormatTooNew."""
+    exists = engine.run(
+        Statement(
+            "SELECT toInt64(count()) AS tables FROM system.tables "
+            "WHERE database = currentDatabase() AND name = 'schema_migrations'"
+        )
+    )
+    if not exists.to_list("tables")[0]:
+        return known
     recorded = engine.run(Statement("SELECT toInt64(version) AS version FROM schema_migrations"))
     applied = set(recorded.to_list("version"))
     newest = known[-1].version
@@ -62,24 +56,26 @@ def migrate(engine: Engine, known: list[Migration]) -> list[str]:
         raise FormatTooNew(
             f"the tables are at version {max(applied)}, which a newer Vantage made; this one knows version {newest}"
         )
-    missing = [migration for migration in known if migration.version not in applied]
-    for migration in missing:
-        engine.run(Statement(migration.text))
-        engine.run(
-            Statement(
-                "INSERT INTO schema_migrations (version, name) SELECT {version:UInt32}, {name:String}",
-                {"version": migration.version, "name": migration.name},
+    return [migration for migration in known if migration.version not in applied]
+
+
+def migrate(engine: Engine, known: list[Migration]) -> list[str]:
+    """Apply the missing migrations and return their names.
+
+    A statement may have run without being recorded, if the process was killed in between: each can be repeated. Of
+    several processes one migrates, the others wait. Raises FormatTooNew before anything is changed, StartupError.
+    """
+    if not pending(engine, known):
+        return []
+    with migration_lock(engine) if engine.shared else contextlib.nullcontext():
+        engine.run(Statement(_VERSION_TABLE))
+        missing = pending(engine, known)
+        for migration in missing:
+            engine.run(Statement(migration.text))
+            engine.run(
+                Statement(
+                    "INSERT INTO schema_migrations (version, name) SELECT {version:UInt32}, {name:String}",
+                    {"version": migration.version, "name": migration.name},
+                )
             )
-        )
     return [migration.name for migration in missing]
-
-
-def make_durable(engine: Engine, *, fsync: bool) -> None:
-    """Make the engine wait for the disk at each insert, or not: then a power cut may lose the last seconds."""
-    for table in DATA_TABLES:
-        engine.run(
-            Statement(
-                f"ALTER TABLE {table} MODIFY SETTING fsync_after_insert = {int(fsync)}, "
-                f"fsync_part_directory = {int(fsync)}"
-            )
-        )

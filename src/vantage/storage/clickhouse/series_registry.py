@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 from vantage.core.series import Series
@@ -9,11 +10,12 @@ from vantage.storage.series_overflow import SeriesLimit
 
 
 class SeriesRegistry:
-    """Series by id. Only the writer's thread changes it; other threads may read it meanwhile."""
+    """Series by id. Only the writer's thread resolves; other threads may read and add meanwhile."""
 
     def __init__(self, limit: SeriesLimit) -> None:
         self.limit = limit
         self._by_id: dict[int, Series] = {}
+        self._guard = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -44,15 +46,17 @@ class SeriesRegistry:
         return resolved
 
     def add(self, series: Iterable[Series]) -> None:
-        """Add series."""
-        for item in series:
-            self._by_id[item.id] = item
-            self.limit.nbytes += item.nbytes
+        """Add series; those that are known stay as they are."""
+        with self._guard:
+            for item in series:
+                if self._by_id.setdefault(item.id, item) is item:
+                    self.limit.nbytes += item.nbytes
 
     def drop(self, ids: Iterable[int]) -> int:
         """Remove series, and return how many were there."""
-        dropped = [series for series_id in ids if (series := self._by_id.pop(series_id, None)) is not None]
-        self.limit.nbytes -= sum(series.nbytes for series in dropped)
+        with self._guard:
+            dropped = [series for series_id in ids if (series := self._by_id.pop(series_id, None)) is not None]
+            self.limit.nbytes -= sum(series.nbytes for series in dropped)
         return len(dropped)
 
     def names(self) -> set[tuple[str, str]]:

@@ -1,8 +1,9 @@
-"""The telemetry store on ClickHouse's engine, inside this process."""
+"""The telemetry store on ClickHouse: inside this process or on a server."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,19 +14,29 @@ from typing import Any, Final, Self, TypeVar
 import numpy as np
 import structlog
 
-from vantage.core.batch import BATCH_ID_MEMORY_MAX, BATCH_ID_MEMORY_MS, Batch
+from vantage.core.batch import Batch
 from vantage.core.clock import Clock
-from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavailable
+from vantage.core.errors import (
+    BusyError,
+    InputError,
+    StartupError,
+    StoreTimeout,
+    StoreUnavailable,
+    VantageError,
+)
 from vantage.core.timerange import TimeRange
-from vantage.storage.clickhouse.chdb import ChdbEngine
+from vantage.storage.clickhouse.batch_id_table import BatchIdTable
 from vantage.storage.clickhouse.deletion import Deleter
-from vantage.storage.clickhouse.engine import LOOKUP_NBYTES_MAX, ROWS_MAX, QueryResult, Statement, query_limits
+from vantage.storage.clickhouse.engine import LOOKUP_NBYTES_MAX, ROWS_MAX, Engine, QueryResult, Statement, query_limits
 from vantage.storage.clickhouse.intent_log import IntentLog
 from vantage.storage.clickhouse.lookups import Lookups
-from vantage.storage.clickhouse.rows import read_samples, read_series, read_spans, read_table
-from vantage.storage.clickhouse.schema import make_durable, migrate, migrations
+from vantage.storage.clickhouse.range_writer import RangeWriter
+from vantage.storage.clickhouse.rows import read_samples, read_spans, read_table
+from vantage.storage.clickhouse.schema import migrate, migrations
 from vantage.storage.clickhouse.series_registry import SeriesRegistry
+from vantage.storage.clickhouse.series_table import REFRESH_S, SeriesTable
 from vantage.storage.clickhouse.sql import print_estimate, print_select
+from vantage.storage.clickhouse.table_settings import apply_settings, apply_ttl
 from vantage.storage.clickhouse.usage import read_usage
 from vantage.storage.clickhouse.writer import Writer
 from vantage.storage.lock import FolderLock
@@ -36,6 +47,7 @@ from vantage.storage.ports import (
     SeriesInfo,
     ServiceEdge,
     ServiceSpanStats,
+    StreamBatch,
     Trace,
     TraceFilter,
     TraceSummary,
@@ -53,6 +65,7 @@ from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 4
 EXPORTS_MAX: Final = 2
+OTHER_CONNECTIONS: Final = EXPORTS_MAX * 2 + 1  # of a store on a server: two for each export, and that of inserts
 EXPORTED_MAX: Final = 2000  # samples or spans per batch
 SEARCH_TIMEOUT_S: Final = 30.0
 T = TypeVar("T")
@@ -61,19 +74,22 @@ _log = structlog.get_logger("vantage.storage.clickhouse")
 
 
 class ClickHouseStore:
-    """Stores telemetry in ``folder``, which it locks: one process per folder, and one such store per process.
+    """Stores telemetry with ``engine``; ``query_threads`` of its queries run at once.
 
     ``write`` returns once the rows are inserted; with ``synchronous`` FULL they are on disk, with NORMAL the operating
     system has them. The rows of a commit are inserted into several tables one after the other, so that for a few
     milliseconds a query may see its spans but not its samples. If the process is killed in between, the commit is
-    finished when the folder is opened again: see ``intent_log``. ``queue_nbytes_max`` limits the batches that wait for
-    a commit: beyond it ``write`` is busy. ``series_max`` and ``series_nbytes_max`` limit the distinct series,
-    ``query_samples_max`` the samples a query may read (a span counts as ten), ``query_nbytes_max`` its memory.
+    finished when ``folder`` is opened again: see ``intent_log``. The folder is locked, for one process; one that only
+    reads and writes ranges needs none. ``queue_nbytes_max`` limits the batches that wait for a commit: beyond it
+    ``write`` is busy. ``series_max`` and ``series_nbytes_max`` limit the distinct series that this process writes,
+    ``query_samples_max`` the samples a query may read (a span counts as ten), ``query_nbytes_max`` its memory. On a
+    server the tables also expire by themselves after ``ttl_days``, by the server's clock.
     """
 
     def __init__(
         self,
-        folder: Path,
+        engine: Engine,
+        folder: Path | None,
         *,
         clock: Clock,
         telemetry: Telemetry,
@@ -83,30 +99,43 @@ class ClickHouseStore:
         series_nbytes_max: int = 512 << 20,
         query_samples_max: int = QUERY_SAMPLES_MAX,
         query_nbytes_max: int = QUERY_NBYTES_MAX,
+        query_threads: int = QUERY_THREADS,
+        ttl_days: int | None = None,
         steady: SteadyTime | None = None,
     ) -> None:
         self.folder = folder
+        self.engine = engine
         self._telemetry = telemetry
         self._fsync = synchronous == "FULL"
         self._query_samples_max = query_samples_max
         self._query_nbytes_max = query_nbytes_max
-        self._engine = ChdbEngine(folder / "engine")
+        self._ttl_days = ttl_days
+        self._clock = clock
         self._series = SeriesRegistry(SeriesLimit(series_max=series_max, nbytes_max=series_nbytes_max))
+        self._series_table = SeriesTable(engine, self._series)
         self._ids = RecentBatchIds(clock)
+        self._id_table = BatchIdTable(engine)
         self._steady = steady or SteadyTime(clock)
-        self._intent = IntentLog(folder, fsync=self._fsync)
+        self._intent = IntentLog(folder, fsync=self._fsync) if folder is not None else None
         self._writer = Writer(
-            self._engine,
+            engine,
             self._intent,
             self._series,
+            self._series_table,
             self._ids,
+            self._id_table,
             telemetry=telemetry,
             queue_nbytes_max=queue_nbytes_max,
         )
-        self._deleter = Deleter(self._engine, self._series)
-        self._lookups = Lookups(self._engine, self._series)
-        self._lock = FolderLock(folder)
-        self._threads = QueryPool(QUERY_THREADS)
+        self._ranges = RangeWriter(
+            engine, self._series, self._series_table, self._writer.recent_spans, telemetry=telemetry
+        )
+        self._deleter = Deleter(engine, self._series)
+        self._lookups = Lookups(engine, self._series_table)
+        self._lock = FolderLock(folder) if folder is not None else None
+        self._threads = QueryPool(query_threads)
+        self._running: set[threading.Event] = set()  # each ends a query
+        self._refresh: asyncio.Task[None] | None = None
         self._streams: ThreadPoolExecutor | None = None
         self._raw_since_ms = 0
         self._newest_ms = 0
@@ -118,7 +147,8 @@ class ClickHouseStore:
     async def __aenter__(self) -> Self:
         """Lock the folder, start the engine, migrate the tables, and finish the commit of a killed process. Raises
         ConfigError when the engine is not installed, DataFolderInUse, FormatTooNew, StartupError."""
-        self._lock.take()
+        if self._lock is not None:
+            self._lock.take()
         self._threads.start()
         self._streams = ThreadPoolExecutor(EXPORTS_MAX, "vantage-export")
         try:
@@ -128,6 +158,8 @@ class ClickHouseStore:
             raise
         self._writer.start()
         self._open = True
+        if self.engine.shared:
+            self._refresh = asyncio.create_task(self._refresh_series(), name="vantage series of other processes")
         self._register_gauges()
         return self
 
@@ -135,48 +167,51 @@ class ClickHouseStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
+        if self._refresh is not None:
+            self._refresh.cancel()
+            await asyncio.wait([self._refresh])
         await self._writer.stop()
         await self._close()
 
     async def _close(self) -> None:
+        for cancelled in list(self._running):
+            cancelled.set()
         await self._threads.stop()
         if self._streams is not None:
             await asyncio.to_thread(self._streams.shutdown, wait=True, cancel_futures=True)
         self._streams = None
-        await asyncio.to_thread(self._engine.close)
-        self._lock.release()
+        await asyncio.to_thread(self.engine.close)
+        if self._lock is not None:
+            self._lock.release()
 
     def _start(self) -> None:
+        """Prepare the tables. An engine that fails meanwhile fails the start."""
+        try:
+            self._prepare()
+        except (InputError, StoreTimeout, StoreUnavailable) as error:
+            raise StartupError(str(error)) from error
+
+    def _prepare(self) -> None:
         started = time.perf_counter()
-        self._engine.open()
-        applied = migrate(self._engine, migrations())
-        make_durable(self._engine, fsync=self._fsync)
-        unfinished = self._intent.read()
+        self.engine.open()
+        applied = migrate(self.engine, migrations())
+        apply_settings(self.engine, fsync=self._fsync)
+        if self.engine.shared:
+            apply_ttl(self.engine, days=self._ttl_days)
+        unfinished = self._intent.read() if self._intent is not None else []
         for insert in unfinished:
-            self._engine.insert(insert)
-        self._intent.remove()
-        self._series.add(read_series(self._engine.run(Statement("SELECT * FROM series FINAL"))))
-        recent_ids = self._engine.run(
-            Statement(
-                "SELECT batch_id, toUnixTimestamp64Milli(kept_at) AS at_ms FROM batch_ids "
-                "WHERE kept_at >= (SELECT max(kept_at) FROM batch_ids) - toIntervalMillisecond({memory:Int64}) "
-                "ORDER BY kept_at DESC LIMIT {ids_max:UInt64}",
-                {"memory": BATCH_ID_MEMORY_MS, "ids_max": BATCH_ID_MEMORY_MAX},
-            )
-        )
-        if newest := recent_ids.to_list("at_ms")[:1]:
-            self._ids.start_from(newest[0])
-        for batch_id, at_ms in zip(
-            reversed(recent_ids.to_list("batch_id")), reversed(recent_ids.to_list("at_ms")), strict=True
-        ):
-            self._ids.add(batch_id, at_ms)
+            self.engine.insert(insert)
+        if self._intent is not None:
+            self._intent.remove()
+        self._series_table.load()
+        self._id_table.load(self._ids, now_ms=self._clock.now_ms())
         self._raw_since_ms = self._deleter.raw_since_ms()
         self._newest_ms = self._deleter.newest_ms()
         if self._newest_ms:
             self._steady.start_from(self._newest_ms)
         _log.info(
             "store opened",
-            engine="chdb",
+            engine=self.engine.name,
             series=len(self._series),
             migrations=len(applied),
             finished=len(unfinished),
@@ -192,6 +227,31 @@ class ClickHouseStore:
         if is_new:
             self._newest_ms = max(self._newest_ms, batch.newest_ms)
         return is_new
+
+    async def write_range(self, batches: Sequence[StreamBatch], *, token: str) -> None:
+        """Write a range of messages. Written again with the same token, by any process, it is stored once, as long as
+        no table had DEDUPLICATION_WINDOW other inserts in between. Batches are not compared with earlier ones: see
+        ``batch_ids_before``. Raises StoreUnavailable when the outcome is unknown: repeat it with the same messages and
+        token. Raises InputError when it can never be stored."""
+        if not self._open:
+            raise StoreUnavailable("the store is closed")
+        await self._writer.run(lambda: self._ranges.write(batches, token=token))
+
+    async def batch_ids_before(self, ids: Sequence[str], *, partition: int, offset: int, since_ms: int) -> set[str]:
+        """Return those of ``ids`` that are stored, of messages since ``since_ms``, except those of ``partition`` from
+        ``offset`` on: the result is the same before a range that begins there was written, and after. Raises
+        StoreUnavailable."""
+        return await self._in_thread(
+            lambda: self._id_table.before(ids, partition=partition, offset=offset, since_ms=since_ms)
+        )
+
+    async def _refresh_series(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                await self._writer.run(self._series_table.refresh)
+            except VantageError as error:
+                _log.warning("the series of other processes could not be read", error=str(error))
 
     @property
     def queued_nbytes(self) -> int:
@@ -248,14 +308,15 @@ class ClickHouseStore:
             raise BusyError("other exports are running", retry_after_s=60.0)
         self._exports += 1
         loop, threads = asyncio.get_running_loop(), self._streams
-        samples = self._engine.stream(self._lookups.exported_samples(selector, time_range))
-        spans = self._engine.stream(self._lookups.exported_spans(selector, time_range))
+        samples = self.engine.stream(self._lookups.exported_samples(selector, time_range))
+        spans = self.engine.stream(self._lookups.exported_spans(selector, time_range))
         try:
             # Both begin now, and do not see later writes.
             first = await loop.run_in_executor(threads, next, samples, None)
             first_spans = await loop.run_in_executor(threads, next, spans, None)
             while first is not None:
-                for batch in read_samples(first, self._series.by_id, rows_max=EXPORTED_MAX):
+                series = await loop.run_in_executor(threads, self._series_table.known, first.to_list("series_id"))
+                for batch in read_samples(first, series, rows_max=EXPORTED_MAX):
                     yield batch
                 first = await loop.run_in_executor(threads, next, samples, None)
             while first_spans is not None:
@@ -267,7 +328,7 @@ class ClickHouseStore:
             await asyncio.shield(loop.run_in_executor(threads, _close_all, [samples, spans]))
 
     async def usage(self) -> Usage:
-        return await self._in_thread(lambda: read_usage(self._engine, raw_since_ms=self._raw_since_ms))
+        return await self._in_thread(lambda: read_usage(self.engine, raw_since_ms=self._raw_since_ms))
 
     def newest_ms(self) -> int:
         return self._newest_ms
@@ -284,13 +345,20 @@ class ClickHouseStore:
         nbytes_max: int = LOOKUP_NBYTES_MAX,
     ) -> QueryResult:
         ends_s = time.monotonic() + deadline_s
+        cancelled = threading.Event()
 
         def run() -> QueryResult:
-            return self._engine.run(
-                statement, query_limits(ends_s - time.monotonic(), rows_max=rows_max, nbytes_max=nbytes_max)
-            )
+            limits = query_limits(ends_s - time.monotonic(), rows_max=rows_max, nbytes_max=nbytes_max)
+            return self.engine.run(statement, limits, cancelled=cancelled)
 
-        return await self._in_thread(run)
+        self._running.add(cancelled)
+        try:
+            return await self._in_thread(run)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        finally:
+            self._running.discard(cancelled)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if not self._open:

@@ -17,14 +17,15 @@ from typing import Final, TypeVar
 
 import structlog
 
-from vantage.core.batch import Batch
+from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch
 from vantage.core.errors import BusyError, InputError, StoreUnavailable, VantageError
 from vantage.core.series import Series
-from vantage.core.span import Span
-from vantage.storage.clickhouse.engine import Engine, Insert
+from vantage.storage.clickhouse.batch_id_table import BatchId, BatchIdTable
+from vantage.storage.clickhouse.commit import Commit, build_commit
+from vantage.storage.clickhouse.engine import Engine
 from vantage.storage.clickhouse.intent_log import IntentLog
-from vantage.storage.clickhouse.rows import batch_id_columns, sample_columns, series_columns, span_columns
 from vantage.storage.clickhouse.series_registry import SeriesRegistry
+from vantage.storage.clickhouse.series_table import SeriesTable
 from vantage.storage.recent_batch_ids import RecentBatchIds
 from vantage.storage.recent_spans import RecentSpans
 from vantage.telemetry import Telemetry
@@ -44,26 +45,17 @@ class _Write:
     done: asyncio.Future[bool]
 
 
-@dataclass(frozen=True, slots=True)
-class _Commit:
-    """The inserts of one commit, and the series and batch ids that are known after it."""
-
-    inserts: Sequence[Insert]
-    series: Sequence[Series]
-    batch_ids: Sequence[str]
-    at_ms: int
-    spans: Sequence[Span]
-
-
 class Writer:
     """Commits batches. Call ``write`` and ``run`` on the event loop."""
 
     def __init__(
         self,
         engine: Engine,
-        intent: IntentLog,
+        intent: IntentLog | None,
         registry: SeriesRegistry,
+        series: SeriesTable,
         ids: RecentBatchIds,
+        id_table: BatchIdTable,
         *,
         telemetry: Telemetry,
         queue_nbytes_max: int,
@@ -71,13 +63,15 @@ class Writer:
         self._engine = engine
         self._intent = intent
         self._registry = registry
+        self._series = series
         self._ids = ids
+        self._id_table = id_table
         self._telemetry = telemetry
         self._queue_nbytes_max = queue_nbytes_max
         self._queue: asyncio.Queue[_Write] = asyncio.Queue()
         self._thread: ThreadPoolExecutor | None = None
         self._task: asyncio.Task[None] | None = None
-        self._unfinished: _Commit | None = None
+        self._unfinished: Commit | None = None
         self.queued_nbytes = 0
         self.recent_spans = RecentSpans()
         self.failing = ""  # why the last commit failed; empty when it did not
@@ -99,9 +93,11 @@ class Writer:
         self._task = self._thread = None
 
     async def write(self, batch: Batch) -> bool:
-        """Write as the port says. When the engine fails half-way the outcome is unknown: StoreUnavailable is raised,
-        and the commit is finished before the next one, or when the store is opened again. A repeat with the same batch
-        id then counts as a repeat."""
+        """Write as the port says; without an intent log nothing can be written. When the engine fails half-way the
+        outcome is unknown: StoreUnavailable is raised, and the commit is finished before the next one, or when the
+        store is opened again. A repeat with the same batch id then counts as a repeat."""
+        if self._intent is None:
+            raise StoreUnavailable("this process writes what comes from the broker, and nothing else")
         batch_id = batch.batch_id
         if batch_id and await self._ids.is_duplicate(batch_id):
             return False
@@ -173,11 +169,14 @@ class Writer:
     def _commit(self, batches: Sequence[Batch]) -> list[Outcome]:
         self._finish()
         now_ms = self._ids.now_ms()
+        self._series.known(series.id for batch in batches for series in batch.series)
+        stored = self._stored_elsewhere([batch.batch_id for batch in batches if batch.batch_id], now_ms)
         fresh: dict[int, Series] = {}
         accepted: list[tuple[Batch, Sequence[Series]]] = []
         outcomes: list[Outcome] = []
         for batch in batches:
-            if batch.batch_id and self._ids.seen(batch.batch_id):  # an unfinished commit contained it
+            # An unfinished commit may have contained it.
+            if batch.batch_id and (batch.batch_id in stored or self._ids.seen(batch.batch_id)):
                 outcomes.append(False)
                 continue
             try:
@@ -187,35 +186,33 @@ class Writer:
                 continue
             outcomes.append(True)
         if accepted:
-            self._unfinished = self._encode_commit(accepted, list(fresh.values()), now_ms)
-            try:
-                self._intent.write(self._unfinished.inserts)
-            except StoreUnavailable:
-                self._unfinished = None
-                raise
+            commit = self._encode(accepted, list(fresh.values()), now_ms)
+            if self._intent is not None:
+                self._intent.write(commit.inserts)
+            self._unfinished = commit
             self._finish()
         return outcomes
 
-    def _encode_commit(
-        self, accepted: Sequence[tuple[Batch, Sequence[Series]]], fresh: list[Series], now_ms: int
-    ) -> _Commit:
-        """Encode a commit. Series come first, so that no sample lacks its series, and batch ids last."""
-        token = secrets.token_hex(12)
-        ids = [batch.batch_id for batch, _ in accepted if batch.batch_id]
+    def _stored_elsewhere(self, ids: Sequence[str], now_ms: int) -> set[str]:
+        """Return the ids that another process has stored."""
+        unknown = [batch_id for batch_id in ids if not self._ids.seen(batch_id)] if self._engine.shared else []
+        return self._id_table.stored(unknown, since_ms=now_ms - BATCH_ID_MEMORY_MS) if unknown else set()
+
+    def _encode(
+        self, accepted: Sequence[tuple[Batch, Sequence[Series]]], fresh: Sequence[Series], now_ms: int
+    ) -> Commit:
         sent = [span for batch, _ in accepted for span in batch.spans]
         spans = self.recent_spans.unseen(sent)
         self._telemetry.spans_repeated.inc(len(sent) - len(spans))
-        columns = {}
-        if fresh:
-            columns["series"] = series_columns(fresh, now_ms=now_ms)
-        if spans:
-            columns["spans"] = span_columns(spans)
-        if any(batch.samples for batch, _ in accepted):
-            columns["samples"] = sample_columns(accepted)
-        if ids:
-            columns["batch_ids"] = batch_id_columns(ids, now_ms=now_ms)
-        inserts = [self._engine.encode(table, rows, token=token) for table, rows in columns.items()]
-        return _Commit(inserts, fresh, ids, now_ms, spans)
+        return build_commit(
+            self._engine,
+            accepted,
+            fresh=fresh,
+            spans=spans,
+            ids=[BatchId(batch.batch_id, now_ms) for batch, _ in accepted if batch.batch_id],
+            at_ms=now_ms,
+            token=secrets.token_hex(12),
+        )
 
     def _finish(self) -> None:
         """Insert the unfinished commit, if there is one. Raises StoreUnavailable, and then it stays unfinished."""
@@ -225,11 +222,12 @@ class Writer:
         for insert in commit.inserts:
             self._engine.insert(insert)
         self._unfinished = None
-        self._intent.remove()
+        if self._intent is not None:
+            self._intent.remove()
         self._registry.add(commit.series)
         before = self._ids.evicted
-        for batch_id in commit.batch_ids:
-            self._ids.add(batch_id, commit.at_ms)
+        for item in commit.ids:
+            self._ids.add(item.batch_id, item.at_ms)
         self.recent_spans.remember(commit.spans)
         self._telemetry.batch_ids_evicted.inc(self._ids.evicted - before)
 

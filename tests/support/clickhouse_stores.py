@@ -1,0 +1,21 @@
+"""Stores on ClickHouse, inside this process and on a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vantage.storage.clickhouse.chdb import ChdbEngine
+from vantage.storage.clickhouse.native import NativeEngine
+from vantage.storage.clickhouse.server_url import parse_server_url
+from vantage.storage.clickhouse.store import ClickHouseStore
+
+
+def chdb_store(folder: Path, **options: Any) -> ClickHouseStore:
+    """Return a store whose engine is in this process, with all its files in ``folder``."""
+    return ClickHouseStore(ChdbEngine(folder / "engine"), folder, **options)
+
+
+def server_store(url: str, folder: Path | None, **options: Any) -> ClickHouseStore:
+    """Return a store on a server. ``folder`` is for unfinished commits."""
+    return ClickHouseStore(NativeEngine(parse_server_url(url)), folder, **options)
