@@ -128,6 +128,30 @@ def test_the_agent_s_variables_and_other_people_s_are_none_of_our_business(tmp_p
     ).warnings
 
 
+def test_a_password_in_a_url_is_not_shown(tmp_path: Path) -> None:
+    url = "clickhouse://me:geh/e@im@host:9000/db"
+    result = loaded(tmp_path, environ={"VANTAGE_STORE_URL": url})
+    assert result.settings.store_url == url
+    assert "geh" not in repr(result.masked_rows())
+    assert f"clickhouse://me:{MASK}@host:9000/db" in repr(result.masked_rows())
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, environ={"VANTAGE_STORE_URL": url + "\x07"})
+    assert "geh" not in str(caught.value)
+
+
+def test_the_url_of_a_store_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("clickhouse://me:pw@host/db\n")
+    result = loaded(tmp_path, environ={"VANTAGE_STORE_URL_FILE": str(tmp_path / "url")})
+    assert result.settings.store_url == "clickhouse://me:pw@host/db"
+
+
+@pytest.mark.parametrize("variable", ["API_CLICKHOUSE_HOST", "VANTAGE_CLICKHOUSE_HOST"])
+def test_the_host_of_clickhouse_is_short_for_its_url(tmp_path: Path, variable: str) -> None:
+    assert loaded(tmp_path, environ={variable: "clickhouse"}).settings.store_url == "clickhouse://clickhouse"
+    with pytest.raises(ConfigError, match="both name the telemetry store"):
+        loaded(tmp_path, environ={variable: "clickhouse", "VANTAGE_STORE_URL": "chdb:///"})
+
+
 def test_a_secret_may_stand_in_a_file_and_is_never_shown(tmp_path: Path) -> None:
     stored = tmp_path / "key"
     stored.write_text("  s3cret\n")

@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     _serve_options(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _serve_options(commands.add_parser("serve", help="run the server"), inner=True)
-    migrate = commands.add_parser("migrate", help="migrate the metadata database to the current schema")
+    migrate = commands.add_parser("migrate", help="migrate the metadata database and a ClickHouse server")
     migrate.add_argument("--dry-run", action="store_true", help="print the migrations without applying them")
     demo = commands.add_parser("demo", help="send demo traffic to a running server")
     _client_options(demo)

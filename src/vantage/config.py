@@ -10,6 +10,7 @@ import io
 import ipaddress
 import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,6 +59,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "or chdb:///FOLDER: ClickHouse's engine inside this process; "
             "or clickhouse://USER:PASSWORD@HOST:9000/DATABASE: a ClickHouse server. Secret for its password."
         ),
+    ] = ""
+    clickhouse_host: Annotated[
+        str, _doc("The host of a ClickHouse server: short for store_url = clickhouse://HOST:9000/vantage.")
     ] = ""
     clickhouse_connections: Annotated[
         int,
@@ -173,6 +177,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 SECRETS: Final = frozenset({"api_key"})
+URLS: Final = frozenset({"store_url", "metadata_url"})  # may contain a password
+ALIASES: Final = {"API_CLICKHOUSE_HOST": f"{PREFIX}CLICKHOUSE_HOST"}
+_PASSWORD: Final = re.compile(r"(://[^:@/?#]*):.*@")
 FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
 
 
@@ -189,7 +196,7 @@ class Loaded:
         rows = []
         for name in FIELDS:
             value = getattr(self.settings, name)
-            text = MASK if name in SECRETS and value else _text(value)
+            text = _masked(name, value) if value else _text(value)
             rows.append((name, text, self.origins.get(name, "default")))
         return rows
 
@@ -204,7 +211,10 @@ def load(
 ) -> Loaded:
     """Read every source. Flags that are None are ignored. ``memory_nbytes`` is what the process may use, by default
     the system's limit. Raises ConfigError naming the setting and its origin."""
-    environ = os.environ if environ is None else environ
+    environ = dict(os.environ if environ is None else environ)
+    for alias, variable in ALIASES.items():
+        if alias in environ:
+            environ.setdefault(variable, environ[alias])
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     warnings: list[str] = []
@@ -270,7 +280,7 @@ def _read_environment(
         if not variable.startswith(PREFIX) or variable.startswith(AGENT_PREFIX) or variable in TEST_VARIABLES:
             continue
         name = variable.removeprefix(PREFIX).lower()
-        if name.endswith("_file") and name.removesuffix("_file") in SECRETS:
+        if name.endswith("_file") and name.removesuffix("_file") in SECRETS | URLS:
             name = name.removesuffix("_file")
             text = _secret(Path(text), variable)
         elif name not in FIELDS:
@@ -301,12 +311,15 @@ def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
         try:
             converted[name] = msgspec.convert(value, kind, strict=False)
         except msgspec.ValidationError as error:
-            masked = MASK if name in SECRETS else repr(value)
-            raise ConfigError(f"{name} = {masked} (from {origins[name]}): {error}") from error
+            raise ConfigError(f"{name} = {_masked(name, repr(value))} (from {origins[name]}): {error}") from error
         if problem := _beyond_any(converted[name]):
-            masked = MASK if name in SECRETS else repr(value)[:100]
+            masked = _masked(name, repr(value))[:100]
             raise ConfigError(f"{name} = {masked} (from {origins[name]}): {problem}")
     settings = Settings(**converted)
+    if settings.clickhouse_host:
+        if settings.store_url:
+            raise ConfigError("clickhouse_host and store_url both name the telemetry store: give one of them")
+        settings = msgspec.structs.replace(settings, store_url=f"clickhouse://{settings.clickhouse_host}")
     _check(settings)
     return settings
 
@@ -348,6 +361,13 @@ def _check(settings: Settings) -> None:
     for origin in settings.cors_origins:
         if not origin.startswith(("http://", "https://")) or origin.endswith("/"):
             raise ConfigError(f"cors_origins: {origin!r} is not an origin; write it like https://app.example.com")
+
+
+def _masked(name: str, value: Any) -> str:
+    """Return a value as a text without what is secret."""
+    if name in SECRETS:
+        return MASK
+    return _PASSWORD.sub(rf"\1:{MASK}@", _text(value)) if name in URLS else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -19,3 +19,8 @@ def chdb_store(folder: Path, **options: Any) -> ClickHouseStore:
 def server_store(url: str, folder: Path | None, **options: Any) -> ClickHouseStore:
     """Return a store on a server. ``folder`` is for unfinished commits."""
     return ClickHouseStore(NativeEngine(parse_server_url(url)), folder, **options)
+
+
+def store_of(url: str, folder: Path, **options: Any) -> ClickHouseStore:
+    """Return the store of a URL; ``chdb:///`` is in this process."""
+    return chdb_store(folder, **options) if url == "chdb:///" else server_store(url, folder, **options)

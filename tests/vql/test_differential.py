@@ -1,4 +1,4 @@
-"""The same queries on the embedded store and on ClickHouse's engine: random data, random VQL, the same answers."""
+"""The same queries on the embedded store and on ClickHouse: random data, random VQL, the same answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.clickhouse_stores import chdb_store
+from tests.support.clickhouse_server import ClickHouseServer, running_clickhouse
+from tests.support.clickhouse_stores import store_of
 from tests.support.samples import NOW_MS, MovedClock, a_series, a_span
 from tests.vql.grammar import DAY_MS, Grammar, Query
 from vantage.core.batch import Batch, build_batch
@@ -142,8 +143,20 @@ def counted(text: str, seen: Counter[str]) -> None:
         left += children(expr)
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[ClickHouseServer]:
+    with running_clickhouse() as server:
+        yield server
+
+
 @pytest.mark.timeout(4 * 3600 if LONG else 300)
-async def test_both_engines_give_the_same_answers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["chdb", "server"])
+async def test_both_engines_give_the_same_answers(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    url = "chdb:///"
+    if engine == "server":
+        pytest.importorskip("clickhouse_driver", reason="pip install 'vantage[clickhouse]'")
+        server: ClickHouseServer = request.getfixturevalue("server")
+        url = server.new_database()
     seed = int(os.environ.get("VANTAGE_TEST_SEED") or time.time_ns() % 2**32)
     print(f"seed {seed}")
     chance, grammar = random.Random(seed), Grammar(seed)
@@ -155,7 +168,7 @@ async def test_both_engines_give_the_same_answers(tmp_path: Path) -> None:
     unstable = 0
     async with (
         EmbeddedStore(tmp_path / "embedded", clock=MovedClock(), telemetry=Telemetry()) as embedded,
-        chdb_store(tmp_path / "chdb", clock=MovedClock(), telemetry=Telemetry()) as clickhouse,
+        store_of(url, tmp_path / "clickhouse", clock=MovedClock(), telemetry=Telemetry()) as clickhouse,
     ):
         for index, batch in enumerate(stored):
             assert await embedded.write(batch)

@@ -20,10 +20,11 @@ from vantage.core.errors import ConfigError, sentence
 from vantage.core.number_format import duration_ms, size, utc
 from vantage.core.printable import printable
 from vantage.core.sample import FUTURE_MS_MAX
+from vantage.storage.clickhouse.server_url import is_server_url
 from vantage.storage.embedded.offline.folder_reader import FolderContents, ReadOnlyFolder
 from vantage.storage.embedded.offline.restore import refuse_unfinished
 from vantage.storage.embedded.offline.verify import verify_segments
-from vantage.storage.open import chdb_folder, is_chdb, store_folder
+from vantage.storage.open import chdb_folder, is_chdb, pending_on_server, store_folder
 from vantage.storage.steady_time import STANDSTILL_MS_MAX
 from vantage.storage.write_access import why_read_only
 
@@ -72,10 +73,8 @@ def _check_data(report: _Report, settings: Settings, arguments: argparse.Namespa
     """Return a function that prints the disk usage, None when it is unknown."""
     data = Path(settings.data)
     report.check("data folder", lambda: _check_folder(data))
-    if is_chdb(settings.store_url):
-        report.ok(
-            "store", f"ClickHouse's engine in {chdb_folder(settings.store_url, data=data)}, which checks its own files"
-        )
+    if is_chdb(settings.store_url) or is_server_url(settings.store_url):
+        report.check("store", lambda: _check_clickhouse(settings.store_url, data))
         report.check("metadata", lambda: _check_metadata(settings.metadata_url, data))
         report.check("disk", lambda: _check_disk(data))
         return None
@@ -100,6 +99,13 @@ def _check_data(report: _Report, settings: Settings, arguments: argparse.Namespa
     )
     # With --data the usage is read from the folder itself: the server at the configured address may use another.
     return lambda: show_usage(folders[0], contents, server=None if arguments.data else settings)
+
+
+def _check_clickhouse(url: str, data: Path) -> str:
+    if is_chdb(url):
+        return f"ClickHouse's engine in {chdb_folder(url, data=data)}, which checks its own files"
+    steps = pending_on_server(url)
+    return f"ClickHouse answers; {len(steps)} migrations to apply" if steps else "ClickHouse answers; schema is current"
 
 
 def _check_folder(data: Path) -> str:

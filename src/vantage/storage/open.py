@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from vantage.config import Settings
@@ -10,6 +11,7 @@ from vantage.core.errors import ConfigError
 from vantage.storage.clickhouse.chdb import ChdbEngine
 from vantage.storage.clickhouse.engine import Engine
 from vantage.storage.clickhouse.native import NativeEngine
+from vantage.storage.clickhouse.schema import migrate, migrations, pending
 from vantage.storage.clickhouse.server_url import is_server_url, parse_server_url
 from vantage.storage.clickhouse.store import OTHER_CONNECTIONS, QUERY_THREADS, ClickHouseStore
 from vantage.storage.embedded.store import EmbeddedStore
@@ -101,6 +103,26 @@ def open_telemetry_store(
         retention_days=settings.retention_days,
         steady=steady,
     )
+
+
+def migrate_server(url: str) -> list[str]:
+    """Bring the tables of a ClickHouse server to the current schema; return the migrations applied. Raises ConfigError,
+    StartupError, StoreUnavailable."""
+    with _open_engine(url) as engine:
+        engine.open()
+        return migrate(engine, migrations())
+
+
+def pending_on_server(url: str) -> list[str]:
+    """Return the migrations that ``migrate_server`` would apply; changes nothing. Raises as that."""
+    with _open_engine(url) as engine:
+        known = migrations()
+        missing = pending(engine, known) if engine.log_in() else known
+        return [migration.name for migration in missing]
+
+
+def _open_engine(url: str) -> contextlib.closing[NativeEngine]:
+    return contextlib.closing(NativeEngine(parse_server_url(url)))
 
 
 def is_chdb(url: str) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support.clickhouse_stores import chdb_store
+from tests.support.clickhouse_server import ClickHouseServer, running_clickhouse
+from tests.support.clickhouse_stores import chdb_store, store_of
 from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, of_service
 from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import ConfigError, DataFolderInUse, FormatTooNew, InputError, StoreTimeout, StoreUnavailable
@@ -36,9 +37,31 @@ DAY_MS = 24 * HOUR_MS
 Opened = Callable[[], ClickHouseStore]
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[ClickHouseServer]:
+    with running_clickhouse() as server:
+        yield server
+
+
+@pytest.fixture(params=["chdb", "server"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty store: in the process, and on a server."""
+    if request.param == "chdb":
+        return "chdb:///"
+    pytest.importorskip("clickhouse_driver", reason="pip install 'vantage[clickhouse]'")
+    server: ClickHouseServer = request.getfixturevalue("server")
+    return server.new_database()
+
+
 @pytest.fixture
-def opened(tmp_path: Path) -> Opened:
-    """Each call is a store on the same folder, to be entered."""
+def opened(url: str, tmp_path: Path) -> Opened:
+    """Each call is a store on the same folder and database, to be entered."""
+    return lambda: store_of(url, tmp_path / "ch", clock=MovedClock(), telemetry=Telemetry())
+
+
+@pytest.fixture
+def opened_here(tmp_path: Path) -> Opened:
+    """The same, in the process."""
     return lambda: chdb_store(tmp_path / "ch", clock=MovedClock(), telemetry=Telemetry())
 
 
@@ -131,12 +154,12 @@ import asyncio, sys
 from pathlib import Path
 from tests.support.samples import MovedClock, a_batch
 from vantage.storage.clickhouse.sql import print_select
-from tests.support.clickhouse_stores import chdb_store
+from tests.support.clickhouse_stores import store_of
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.telemetry import Telemetry
 
 async def main():
-    async with chdb_store(Path(sys.argv[1]), clock=MovedClock(), telemetry=Telemetry()) as store:
+    async with store_of(sys.argv[1], Path(sys.argv[2]), clock=MovedClock(), telemetry=Telemetry()) as store:
         print("ready", flush=True)
         for number in range(10_000):
             await store.write(a_batch(1.0, batch_id=f"b{number}"))
@@ -146,11 +169,11 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_process_loses_nothing_it_had_acknowledged(opened: Opened, tmp_path: Path) -> None:
+async def test_a_killed_process_loses_nothing_it_had_acknowledged(opened: Opened, url: str, tmp_path: Path) -> None:
     folder = tmp_path / "ch"
     for round_ in range(2):
         with subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", KILLED, str(folder)],
+            [sys.executable, "-W", "ignore", "-c", KILLED, url, str(folder)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -183,13 +206,13 @@ async def test_a_second_process_is_refused_because_the_folder_is_in_use(opened: 
         await store.ping()
 
 
-async def test_without_the_package_the_message_names_it(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_package_the_message_names_it(opened_here: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> object:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr("vantage.storage.clickhouse.chdb.importlib.import_module", missing)
     with pytest.raises(ConfigError, match=r"pip install 'vantage\[server,chdb\]'"):
-        async with opened():
+        async with opened_here():
             pass
 
 
@@ -260,9 +283,9 @@ async def test_a_query_that_reads_too_much_is_refused_with_the_figure(tmp_path: 
         "spans WHERE timestamp >= now() - INTERVAL 30 DAY",
     ],
 )
-async def test_a_plan_is_at_most_twice_what_is_read(opened: Opened, where: str) -> None:
+async def test_a_plan_is_at_most_twice_what_is_read(opened_here: Opened, where: str) -> None:
     series = [a_series(f"s{n % 4}", f"m{n % 2}", tags={"n": str(n)}) for n in range(40)]
-    async with opened() as store:
+    async with opened_here() as store:
         for day in range(20):
             first = NOW_MS - (20 - day) * DAY_MS
             times = range(first, first + DAY_MS, HOUR_MS // 6)

@@ -56,14 +56,43 @@ class NativeEngine:
         self._driver: ModuleType | None = None
         self._refuse_writes = False
 
-    @property
-    def database(self) -> str:
-        """Return the name of the database."""
-        return self.url.database
-
     def open(self) -> None:
         """Log in, and create the database if needed. Raises ConfigError when the driver is not installed, StartupError
         when the server cannot be used."""
+        try:
+            if not self.log_in():
+                self._run_in_system(Statement(f"CREATE DATABASE IF NOT EXISTS {self.url.database} ENGINE = Atomic"))
+            self._put_back(self._connect(self.url.database))
+        except VantageError as error:
+            raise error if isinstance(error, StartupError) else StartupError(str(error)) from error
+
+    def log_in(self) -> bool:
+        """Return whether the database exists; without it no statement can run. Raises as ``open``."""
+        self._load_driver()
+        try:
+            result = self._run_in_system(
+                Statement(
+                    "SELECT version() AS version, toInt64(getSetting('readonly')) AS readonly, "
+                    "toInt64((SELECT count() FROM system.databases WHERE name = {name:String})) AS databases",
+                    {"name": self.url.database},
+                )
+            )
+        except VantageError as error:
+            raise StartupError(str(error)) from error
+        version, readonly, databases = (result.to_list(name)[0] for name in ("version", "readonly", "databases"))
+        if tuple(map(int, version.split(".")[:2])) < VERSION_MIN:
+            raise StartupError(
+                f"ClickHouse at {self.url.where} is version {version}, and {'.'.join(map(str, VERSION_MIN))} is needed"
+            )
+        if readonly == 1:
+            raise StartupError(
+                f"the ClickHouse account {self.url.user!r} has readonly = 1, with which no query can be limited: "
+                "give it readonly = 2 to read, or 0 to write as well"
+            )
+        self._refuse_writes = readonly == 0
+        return bool(databases)
+
+    def _load_driver(self) -> None:
         try:
             self._driver = importlib.import_module("clickhouse_driver")
             importlib.import_module("clickhouse_driver.numpy.result")
@@ -75,42 +104,16 @@ class NativeEngine:
             ) from error
         # Whatever it would log is raised as an error as well.
         logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)
-        try:
-            self._prepare()
-        except VantageError as error:
-            raise StartupError(str(error)) from error
 
-    def _prepare(self) -> None:
+    def _run_in_system(self, statement: Statement) -> QueryResult:
+        """Run a statement without the database, which may be missing."""
         client = self._connect("system")
         try:
-            info = client.connection.server_info
-            version = (info.version_major, info.version_minor)
-            if version < VERSION_MIN:
-                raise StartupError(
-                    f"ClickHouse at {client.connection.get_description()} is version {version[0]}.{version[1]}; "
-                    f"{VERSION_MIN[0]}.{VERSION_MIN[1]} or newer is needed"
-                )
-            row = self._read_all(
-                client,
-                Statement(
-                    "SELECT toInt64(getSetting('readonly')) AS readonly, "
-                    "toInt64((SELECT count() FROM system.databases WHERE name = {name:String})) AS databases",
-                    {"name": self.database},
-                ),
-                {},
-            )
-            readonly = row.to_list("readonly")[0]
-            if readonly == 1:
-                raise StartupError(
-                    f"the ClickHouse account {self.url.user!r} has readonly = 1, with which no query can be limited: "
-                    "give it readonly = 2 to read, or 0 to write as well"
-                )
-            self._refuse_writes = readonly == 0
-            if not row.to_list("databases")[0]:
-                self._read_all(client, Statement(f"CREATE DATABASE IF NOT EXISTS {self.database} ENGINE = Atomic"), {})
+            return self._read_all(client, statement, NO_SETTINGS)
+        except _ConnectionLost as lost:
+            raise StoreUnavailable(str(lost)) from lost
         finally:
             client.disconnect()
-        self._put_back(self._connect(self.database))
 
     def close(self) -> None:
         """Close every connection. No statement may be running."""
@@ -172,7 +175,7 @@ class NativeEngine:
         """Lend a connection. One that failed is closed, which ends what it ran on the server."""
         with self._guard:
             client = self._idle.pop() if self._idle else None
-        client = client or self._connect(self.database)
+        client = client or self._connect(self.url.database)
         try:
             yield client
         except BaseException:
@@ -242,7 +245,7 @@ class NativeEngine:
         self._with_client(send, may_repeat=lambda: True)  # the token makes it one insert
 
     def stream(self, statement: Statement, settings: Mapping[str, float] = NO_SETTINGS) -> Iterator[QueryResult]:
-        client = self._connect(self.database)
+        client = self._connect(self.url.database)
         try:
             for names, columns in self._chunks(client, statement, settings, None):
                 yield NumpyResult(names, [columns])

@@ -63,7 +63,10 @@ def parse_server_url(url: str) -> ServerUrl:
     secure = _flag(options, "secure", default=scheme == "clickhouses")
     database = unquote(database) or "vantage"
     if not _DATABASE.fullmatch(database):
-        raise ConfigError(f"store_url: the database {database!r} must be a name of letters, digits and _")
+        raise ConfigError(
+            "store_url: the database must be a name of letters, digits and _; "
+            "write / and @ in a password as %2F and %40"
+        )
     return ServerUrl(
         hosts=_hosts(hosts, port=TLS_PORT if secure else PORT),
         user=unquote(user) or "default",
@@ -83,13 +86,13 @@ def _hosts(text: str, *, port: int) -> tuple[tuple[str, int], ...]:
         raise ConfigError("store_url: the host is missing; write it like clickhouse://user:password@host:9000/database")
     if len(names) > HOSTS_MAX:
         raise ConfigError(f"store_url: {len(names)} hosts are given, at most {HOSTS_MAX} are used")
-    return tuple(_host(name, port) for name in names)
+    return tuple(_host(name, port, number) for number, name in enumerate(names, 1))
 
 
-def _host(text: str, port: int) -> tuple[str, int]:
+def _host(text: str, port: int, number: int) -> tuple[str, int]:
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@/]+)(?::([0-9]{1,5}))?", text)
     if match is None or (match[2] and not 0 < int(match[2]) <= 65535):
-        raise ConfigError(f"store_url: {text.rpartition('@')[2]!r} is not a host with a port, such as clickhouse:9000")
+        raise ConfigError(f"store_url: host {number} is not a name with a port, such as clickhouse:9000")
     return match[1].strip("[]"), int(match[2] or port)
 
 
@@ -98,8 +101,8 @@ def _options(query: str) -> dict[str, str]:
     for name in options:
         if name not in _OPTIONS:
             near = get_close_matches(name, _OPTIONS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_OPTIONS)}"
-            raise ConfigError(f"store_url: unknown option {name!r}, {hint}")
+            hint = f"{name!r}, did you mean {near[0]!r}?" if near else f"known are {', '.join(_OPTIONS)}"
+            raise ConfigError(f"store_url: unknown option; {hint}")
     return options
 
 

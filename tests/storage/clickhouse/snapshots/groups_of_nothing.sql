@@ -1,6 +1,6 @@
 SELECT k0 AS c0, a0 AS c1
 FROM (
-    SELECT materialize({p0:Int64}) AS k0, toInt64(count()) AS a0
+    SELECT materialize(identity({p0:Int64})) AS k0, toInt64(count()) AS a0
     FROM samples
     WHERE timestamp >= fromUnixTimestamp64Milli({p1:Int64}, 'UTC')
       AND timestamp < fromUnixTimestamp64Milli({p2:Int64}, 'UTC')
