@@ -23,6 +23,10 @@ SPARE: Final = 0.02  # of the budget, freed in addition: otherwise the next samp
 RAW: Final = ("samples", "exemplars", "spans", "span_times")
 ROLLUP_TABLES: Final = ("rollups_5m", "rollups_1h")
 NAMES_MAX: Final = 1000
+# Where other processes write, a series may be new and its first samples under way.
+EMPTY_AGE_MS_MIN: Final = HOUR_MS
+# Batches of a broker have the times of their messages, which a worker may be far behind.
+SHARED_BATCH_ID_MS: Final = DAY_MS
 T = TypeVar("T")
 _IN_NS: Final = ("spans", "span_times")
 
@@ -45,7 +49,7 @@ class Deleter:
         self._registry = registry
 
     def expire(self, policy: RetentionPolicy, now_ms: int, *, batch_now_ms: int) -> DeletionResult:
-        """Delete what has expired by the policy, and batch ids of which an hour has passed until ``batch_now_ms``."""
+        """Delete what has expired by the policy, and batch ids that are too old at ``batch_now_ms``."""
         before = self._partitions()
         samples = spans = 0
         if policy.days is not None:
@@ -67,7 +71,8 @@ class Deleter:
         if before == after:
             return DeletionResult()
         nbytes = _nbytes_of(before) - _nbytes_of(after)
-        return DeletionResult(samples, spans, self._drop_empty_series() if samples or spans else 0, max(0, nbytes))
+        series = self._drop_empty_series(batch_now_ms) if samples or spans else 0
+        return DeletionResult(samples, spans, series, max(0, nbytes))
 
     def delete(self, selector: Selector) -> DeletionResult:
         """Delete all data of a service or an environment."""
@@ -242,19 +247,23 @@ class Deleter:
             Statement(
                 "SELECT DISTINCT _partition_id AS id FROM batch_ids GROUP BY _partition_id "
                 "HAVING toUnixTimestamp64Milli(max(kept_at)) < {limit:Int64}",
-                {"limit": now_ms - BATCH_ID_MEMORY_MS},
+                {"limit": now_ms - (SHARED_BATCH_ID_MS if self._engine.shared else BATCH_ID_MEMORY_MS)},
             )
         )
         for month in result.to_list("id"):
             self._drop(Partition("batch_ids", month, 0, 0))
 
-    def _drop_empty_series(self) -> int:
+    def _drop_empty_series(self, now_ms: int) -> int:
         """Delete series without data. Return their number."""
-        stored = set(self._engine.run(Statement("SELECT DISTINCT series_id FROM rollups_1h")).to_list("series_id"))
-        empty = [series_id for series_id in list(self._registry.by_id) if series_id not in stored]
-        if empty:
-            self._delete("series", "series_id NOT IN (SELECT series_id FROM rollups_1h)", Params())
-        return self._registry.drop(empty)
+        params = Params()
+        where = "series_id NOT IN (SELECT series_id FROM rollups_1h)"
+        if self._engine.shared:
+            where += f" AND {_earlier('first_seen', now_ms - EMPTY_AGE_MS_MIN, params)}"
+        empty = self._engine.run(_bound(f"SELECT DISTINCT series_id FROM series WHERE {where}", params))
+        ids = empty.to_list("series_id")
+        if ids:
+            self._delete("series", where, params)
+        return self._registry.drop(ids)
 
     def _count(self, table: str, where: str, params: Params) -> int:
         result = self._engine.run(_bound(f"SELECT toInt64(count()) AS row_count FROM {table} WHERE {where}", params))
@@ -285,7 +294,11 @@ def _bound(text: str, params: Params) -> Statement:
 def _before(table: str, limit_ms: int, params: Params) -> str:
     if table in _IN_NS:
         return f"start_ns < {params.bind(limit_ms * 1_000_000, 'Int64')}"
-    return f"timestamp < fromUnixTimestamp64Milli({params.bind(max(0, limit_ms), 'Int64')}, 'UTC')"
+    return _earlier("timestamp", limit_ms, params)
+
+
+def _earlier(column: str, limit_ms: int, params: Params) -> str:
+    return f"{column} < fromUnixTimestamp64Milli({params.bind(max(0, limit_ms), 'Int64')}, 'UTC')"
 
 
 def _time_ms(table: str) -> str:
