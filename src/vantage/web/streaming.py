@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 import structlog
 from litestar.response import Response
@@ -15,6 +15,8 @@ from litestar.types import Receive, Send
 from vantage.core.errors import VantageError
 
 SEND_NBYTES: Final = 256 << 10  # handed over at once: what the client has taken is known to this
+CLIENT_GONE: Final = 499  # for the log: there is nobody to read it
+T = TypeVar("T")
 UNCOMPRESSED: Final = "streamed"  # in `opt` of a handler: compressing would be done on the event loop
 
 _log = structlog.get_logger("vantage.web")
@@ -105,6 +107,24 @@ class _StreamingASGI(ASGIResponse):
     async def _wait_for_end(self, pace: Pace) -> None:
         await pace.ended.wait()
         _log.warning("response aborted", reason=f"the client read {pace.bytes_per_s():.0f} bytes a second")
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return the result of ``work``; cancel it when the client disconnects, and return None. The request's body must
+    have been read."""
+    working = asyncio.create_task(work)
+    watch = asyncio.create_task(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait((working, watch), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+    finally:
+        watch.cancel()
+        working.cancel()
+    await asyncio.wait([working])
+    if not working.cancelled():
+        working.exception()  # retrieved, although nobody waits for it
+    return None
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

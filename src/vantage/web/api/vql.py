@@ -29,7 +29,7 @@ from vantage.query.vql import VqlResult, run_vql
 from vantage.vql.text.parse import TEXT_NBYTES_MAX
 from vantage.web.api.params import problems
 from vantage.web.problems import NotAcceptable
-from vantage.web.streaming import UNCOMPRESSED, StreamingResponse
+from vantage.web.streaming import CLIENT_GONE, UNCOMPRESSED, StreamingResponse, while_connected
 
 PARAMS_MAX: Final = 100
 JSON: Final = "json"
@@ -98,7 +98,9 @@ async def execute(
     kind = _format(data.format, request.headers.get("accept", ""))
     if kind == PARQUET and not has_parquet():
         raise NotAcceptable(PARQUET_MISSING)
-    result = await run_vql(context, data.query, data.params)
+    result = await while_connected(request.receive, run_vql(context, data.query, data.params))
+    if result is None:
+        return Response(b"", status_code=CLIENT_GONE)
     if kind == JSON:
         if len(result.table) <= ROWS_PER_CHUNK:
             body = await asyncio.to_thread(lambda: b"".join(_json(result)))
