@@ -21,10 +21,10 @@ class Client:
     """The ``receive`` of a request whose body was read."""
 
     def __init__(self) -> None:
-        self.gone = asyncio.Event()
+        self.disconnected = asyncio.Event()
 
     async def __call__(self) -> Any:
-        await self.gone.wait()
+        await self.disconnected.wait()
         return {"type": "http.disconnect"}
 
 
@@ -77,7 +77,7 @@ async def test_the_query_of_a_client_that_disconnects_is_cancelled(
     async with app.opened():
         request = asyncio.create_task(app.asgi(scope, receive, send))
         await until(started.is_set)
-        client.gone.set()
+        client.disconnected.set()
         await request
     assert cancelled.is_set()
     assert sent[0]["status"] == 499
