@@ -71,6 +71,7 @@ class Embedded:
             query_samples_max=200_000_000,  # for ``day raw`` of a hundred million samples
             query_nbytes_max=16 << 30,
             server_connections=10,
+            server_cluster="",
             retention_days=None,
         )
         self._series = all_series()

@@ -67,6 +67,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         _doc("Connections to a ClickHouse server: four for exports, one for inserts, others for queries.", ge=6),
     ] = 10
+    clickhouse_cluster: Annotated[
+        str,
+        _doc("The cluster of the ClickHouse server: tables are on each of its nodes, replicated, and are read as one."),
+    ] = ""
     metadata_url: Annotated[
         str, _doc("The metadata database. Empty: metadata.db in the data folder; or sqlite:///FILE.")
     ] = ""

@@ -28,6 +28,7 @@ def opened(url: str) -> EmbeddedStore | ClickHouseStore:
         query_samples_max=10,
         query_nbytes_max=1 << 20,
         server_connections=10,
+        server_cluster="",
         retention_days=None,
     )
 

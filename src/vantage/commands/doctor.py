@@ -74,7 +74,7 @@ def _check_data(report: _Report, settings: Settings, arguments: argparse.Namespa
     data = Path(settings.data)
     report.check("data folder", lambda: _check_folder(data))
     if is_chdb(settings.store_url) or is_server_url(settings.store_url):
-        report.check("store", lambda: _check_clickhouse(settings.store_url, data))
+        report.check("store", lambda: _check_clickhouse(settings, data))
         report.check("metadata", lambda: _check_metadata(settings.metadata_url, data))
         report.check("disk", lambda: _check_disk(data))
         return None
@@ -101,10 +101,11 @@ def _check_data(report: _Report, settings: Settings, arguments: argparse.Namespa
     return lambda: show_usage(folders[0], contents, server=None if arguments.data else settings)
 
 
-def _check_clickhouse(url: str, data: Path) -> str:
+def _check_clickhouse(settings: Settings, data: Path) -> str:
+    url = settings.store_url
     if is_chdb(url):
         return f"ClickHouse's engine in {chdb_folder(url, data=data)}, which checks its own files"
-    steps = pending_on_server(url)
+    steps = pending_on_server(url, cluster=settings.clickhouse_cluster)
     return f"ClickHouse answers; {len(steps)} migrations to apply" if steps else "ClickHouse answers; schema is current"
 
 

@@ -21,7 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
     url = metadata_url(settings.metadata_url, data=Path(settings.data))
     steps = {"metadata": migrate.pending(url) if arguments.dry_run else migrate.upgrade(url)}
     if is_server_url(settings.store_url):
-        steps["ClickHouse"] = (pending_on_server if arguments.dry_run else migrate_server)(settings.store_url)
+        server_steps = pending_on_server if arguments.dry_run else migrate_server
+        steps["ClickHouse"] = server_steps(settings.store_url, cluster=settings.clickhouse_cluster)
     verb = "would be applied" if arguments.dry_run else "applied"
     for name, applied in steps.items():
         for step in applied:

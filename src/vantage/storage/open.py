@@ -9,6 +9,7 @@ from vantage.config import Settings
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError
 from vantage.storage.clickhouse.chdb import ChdbEngine
+from vantage.storage.clickhouse.cluster import ClusterEngine
 from vantage.storage.clickhouse.engine import Engine
 from vantage.storage.clickhouse.native import NativeEngine
 from vantage.storage.clickhouse.schema import migrate, migrations, pending
@@ -38,18 +39,20 @@ def open_store(
     query_samples_max: int,
     query_nbytes_max: int,
     server_connections: int,
+    server_cluster: str,
     retention_days: int | None,
     steady: SteadyTime | None = None,
 ) -> EmbeddedStore | ClickHouseStore:
     """Return the telemetry store of a URL, not yet opened; for '' the embedded one in ``data``. Raises ConfigError.
 
-    ``server_connections`` are those to a ClickHouse server, whose tables also expire after ``retention_days``.
+    ``server_connections`` are those to a ClickHouse server, which may belong to a ``server_cluster``, and whose tables
+    also expire after ``retention_days``.
     """
     if is_chdb(url) or is_server_url(url):
         engine: Engine
         if is_server_url(url):
             folder = data / SERVER_FOLDER
-            engine = NativeEngine(parse_server_url(url), connections_max=server_connections)
+            engine = _server_engine(url, server_cluster, connections_max=server_connections)
         else:
             folder = chdb_folder(url, data=data)
             engine = ChdbEngine(folder / "engine")
@@ -100,29 +103,32 @@ def open_telemetry_store(
         query_samples_max=settings.query_samples_max,
         query_nbytes_max=settings.query_memory_max,
         server_connections=settings.clickhouse_connections,
+        server_cluster=settings.clickhouse_cluster,
         retention_days=settings.retention_days,
         steady=steady,
     )
 
 
-def migrate_server(url: str) -> list[str]:
+def migrate_server(url: str, *, cluster: str) -> list[str]:
     """Bring the tables of a ClickHouse server to the current schema; return the migrations applied. Raises ConfigError,
     StartupError, StoreUnavailable."""
-    with _open_engine(url) as engine:
+    with contextlib.closing(_server_engine(url, cluster)) as engine:
         engine.open()
         return migrate(engine, migrations())
 
 
-def pending_on_server(url: str) -> list[str]:
+def pending_on_server(url: str, *, cluster: str) -> list[str]:
     """Return the migrations that ``migrate_server`` would apply; changes nothing. Raises as that."""
-    with _open_engine(url) as engine:
+    with contextlib.closing(_server_engine(url, cluster)) as engine:
         known = migrations()
         missing = pending(engine, known) if engine.log_in() else known
         return [migration.name for migration in missing]
 
 
-def _open_engine(url: str) -> contextlib.closing[NativeEngine]:
-    return contextlib.closing(NativeEngine(parse_server_url(url)))
+def _server_engine(url: str, cluster: str, *, connections_max: int = 1) -> NativeEngine:
+    if cluster:
+        return ClusterEngine(parse_server_url(url), cluster=cluster, connections_max=connections_max)
+    return NativeEngine(parse_server_url(url), connections_max=connections_max)
 
 
 def is_chdb(url: str) -> bool:

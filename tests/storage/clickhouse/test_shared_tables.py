@@ -18,13 +18,13 @@ from vantage.core.clock import SystemClock
 from vantage.core.errors import FormatTooNew, StartupError
 from vantage.core.sample import Kind
 from vantage.storage.clickhouse import table_settings
-from vantage.storage.clickhouse.engine import QueryResult, Statement
+from vantage.storage.clickhouse.engine import DEDUPLICATION_WINDOW, QueryResult, Statement
 from vantage.storage.clickhouse.migration_lock import migration_lock
 from vantage.storage.clickhouse.native import NativeEngine
 from vantage.storage.clickhouse.schema import Migration, migrate, migrations, pending
 from vantage.storage.clickhouse.server_url import parse_server_url
 from vantage.storage.clickhouse.store import ClickHouseStore
-from vantage.storage.clickhouse.table_settings import DATA_TABLES, DEDUPLICATION_WINDOW, apply_settings, apply_ttl
+from vantage.storage.clickhouse.table_settings import DATA_TABLES, apply_settings, apply_ttl
 from vantage.storage.open import migrate_server, pending_on_server
 from vantage.storage.ports import StreamBatch
 from vantage.telemetry import Telemetry
@@ -62,10 +62,10 @@ def opened(url: str, **options: Any) -> ClickHouseStore:
 
 def test_a_dry_run_lists_the_migrations_and_creates_nothing(server: ClickHouseServer, url: str) -> None:
     names = [migration.name for migration in migrations()]
-    assert pending_on_server(url) == names
+    assert pending_on_server(url, cluster="") == names
     assert url.rpartition("/")[2] not in server.query("SHOW DATABASES")
-    assert migrate_server(url) == names
-    assert migrate_server(url) == pending_on_server(url) == []
+    assert migrate_server(url, cluster="") == names
+    assert migrate_server(url, cluster="") == pending_on_server(url, cluster="") == []
 
 
 async def test_processes_that_start_at_once_migrate_once(server: ClickHouseServer, url: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vantage.core.errors import ConfigError, StartupError, StoreUnavailable
 from vantage.storage.clickhouse.engine import (
     NO_SETTINGS,
+    WINDOW,
     Column,
     Insert,
     Param,
@@ -51,6 +52,7 @@ class ChdbEngine:
 
     name = "chdb"
     shared = False
+    deduplication = WINDOW
 
     def __init__(self, path: Path) -> None:
         self._path = path

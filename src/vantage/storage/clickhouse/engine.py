@@ -61,6 +61,15 @@ class QueryResult(Protocol):
         ...
 
 
+# Each table recognises a repeated insert among so many. With twenty inserts a second, each of a month, it is an hour.
+DEDUPLICATION_WINDOW: Final = 100_000
+WINDOW: Final[Mapping[str, int]] = {"non_replicated_deduplication_window": DEDUPLICATION_WINDOW}
+REPLICATED_WINDOW: Final[Mapping[str, int]] = {
+    "replicated_deduplication_window": DEDUPLICATION_WINDOW,
+    "replicated_deduplication_window_seconds": 7 * 24 * 3600,
+}
+
+
 class Engine(Protocol):
     """Runs statements. The methods block: call them from a thread. Each thread may run one statement at a time."""
 
@@ -72,6 +81,11 @@ class Engine(Protocol):
     @property
     def shared(self) -> bool:
         """Return whether other processes may use the same tables."""
+        ...
+
+    @property
+    def deduplication(self) -> Mapping[str, int]:
+        """Return the settings by which a table recognises repeated inserts, and the least value of each."""
         ...
 
     def open(self) -> None:

@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vantage.core.errors import ConfigError, StartupError, StoreTimeout, StoreUnavailable, VantageError
-from vantage.storage.clickhouse.engine import NO_SETTINGS, Column, Insert, QueryResult, Statement, translate_error
+from vantage.storage.clickhouse.engine import (
+    NO_SETTINGS,
+    WINDOW,
+    Column,
+    Insert,
+    QueryResult,
+    Statement,
+    translate_error,
+)
 from vantage.storage.clickhouse.numpy_columns import NumpyResult, pack_columns, unpack_columns
 from vantage.storage.clickhouse.server_url import ServerUrl
 
@@ -46,6 +54,7 @@ class NativeEngine:
 
     name = "server"
     shared = True
+    deduplication: Mapping[str, int] = WINDOW
 
     def __init__(self, url: ServerUrl, *, connections_max: int = 10) -> None:
         self.url = url

@@ -20,9 +20,6 @@ DATA_TABLES: Final = (
     "span_times",
     "batch_ids",
 )
-# Each table recognises a repeated insert among so many. With twenty inserts a second, each of a month, it is an hour.
-DEDUPLICATION_WINDOW: Final = 100_000
-_WINDOW: Final = "non_replicated_deduplication_window"
 _SETTING: Final = re.compile(r"(\w+) = ([^,\s]+)")
 # When a row of a table is as old as its data.
 _TIMES: Final = {
@@ -39,7 +36,7 @@ _TTL: Final = re.compile(r"\bTTL (.*?)(?= SETTINGS |$)")
 def apply_settings(engine: Engine, *, fsync: bool) -> None:
     """Make the tables recognise repeated inserts, and wait for the disk at each insert, or not: then a power cut may
     lose the last seconds. Raises StartupError when a table does not have the settings afterwards."""
-    wanted = {"fsync_after_insert": int(fsync), "fsync_part_directory": int(fsync), _WINDOW: DEDUPLICATION_WINDOW}
+    wanted = {"fsync_after_insert": int(fsync), "fsync_part_directory": int(fsync), **engine.deduplication}
     changed = False
     for table, settings in _settings(engine).items():
         changes = [f"{name} = {value}" for name, value in wanted.items() if not _has(settings, name, value)]
@@ -59,7 +56,7 @@ def apply_settings(engine: Engine, *, fsync: bool) -> None:
 
 def _has(settings: Mapping[str, str], name: str, value: int) -> bool:
     text = settings.get(name, "")
-    return text.isdigit() and (int(text) >= value if name == _WINDOW else int(text) == value)
+    return text.isdigit() and (int(text) >= value if "deduplication" in name else int(text) == value)
 
 
 def _settings(engine: Engine) -> dict[str, dict[str, str]]:

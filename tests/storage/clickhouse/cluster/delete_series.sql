@@ -1,0 +1,1 @@
+ALTER TABLE series ON CLUSTER 'main' DELETE WHERE series_id GLOBAL NOT IN (SELECT series_id FROM rollups_1h_all)
