@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support.certificate import make_certificate
 from tests.support.clickhouse_server import ClickHouseServer, running_clickhouse
 from tests.support.wait import wait_until
 from vantage.core.dict_column import dict_encode
@@ -174,6 +180,76 @@ def test_another_host_takes_over(server: ClickHouseServer) -> None:
         engine.open()
         assert engine.run(Statement("SELECT 1 AS one")).to_list("one") == [1]
         engine.close()
+
+
+def test_a_host_that_dies_is_replaced_between_two_queries_and_between_two_inserts(server: ClickHouseServer) -> None:
+    with running_clickhouse() as other:
+        first = server.new_database()
+        database = first.rpartition("/")[2]
+        other.query(f"CREATE DATABASE {database} ENGINE = Atomic")
+        other.query(f"CREATE TABLE {database}.t (id UInt64) ENGINE = MergeTree ORDER BY id")
+        engine = NativeEngine(parse_server_url(first.replace("@", f"@127.0.0.1:{other.port},")))
+        engine.open()
+        insert = engine.encode("t", {"id": np.arange(3, dtype=np.uint64)}, token="t1")
+        engine.insert(insert)
+        assert engine.run(Statement("SELECT count() AS n FROM t")).to_list("n") == [3]
+        engine.run(Statement("SELECT 1"))
+        server.query(f"CREATE DATABASE IF NOT EXISTS {database} ENGINE = Atomic")
+        server.query(f"CREATE TABLE {database}.t (id UInt64) ENGINE = MergeTree ORDER BY id")
+        other.kill()
+        assert engine.run(Statement("SELECT count() AS n FROM t")).to_list("n") == [0]
+        engine.insert(insert)
+        assert engine.run(Statement("SELECT count() AS n FROM t")).to_list("n") == [3]
+        engine.close()
+        other.start()
+
+
+@pytest.fixture
+def tls_proxy(server: ClickHouseServer, tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """A port that speaks TLS and passes everything on to the server, and the certificate to trust."""
+    certificate, key = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), TlsProxy) as proxy:
+        proxy.daemon_threads = True
+        proxy.context, proxy.target = context, server.port  # type: ignore[attr-defined]
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        yield proxy.server_address[1], certificate
+        proxy.shutdown()
+        thread.join()
+
+
+class TlsProxy(socketserver.BaseRequestHandler):
+    server: Any
+
+    def handle(self) -> None:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.server.target)) as target,
+            self.server.context.wrap_socket(self.request, server_side=True) as client,
+        ):
+            threading.Thread(target=self.copy, args=(target, client), daemon=True).start()
+            self.copy(client, target)
+
+    def copy(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+def test_tls_is_spoken_and_the_certificate_checked(server: ClickHouseServer, tls_proxy: tuple[int, Path]) -> None:
+    port, certificate = tls_proxy
+    url = server.new_database().replace(f"127.0.0.1:{server.port}", f"localhost:{port}")
+    for trusted in (f"?secure=true&ca_certs={certificate}", "?secure=true&verify=false"):
+        engine = NativeEngine(parse_server_url(url + trusted))
+        engine.open()
+        assert engine.run(Statement("SELECT 1 AS one")).to_list("one") == [1]
+        engine.close()
+    engine = NativeEngine(parse_server_url(url.replace("clickhouse://", "clickhouses://")))
+    with pytest.raises(StartupError, match=f"cannot be reached at localhost:{port}: .*[Cc]ertificate"):
+        engine.open()
 
 
 def test_an_unreachable_server_is_named_without_the_password() -> None:
