@@ -19,7 +19,7 @@ from tests.support.clickhouse_server import ClickHouseServer, running_clickhouse
 from tests.support.wait import wait_until
 from vantage.core.dict_column import dict_encode
 from vantage.core.errors import InputError, StartupError, StoreTimeout, StoreUnavailable
-from vantage.storage.clickhouse.engine import LOOKUP_NBYTES_MAX, Statement, query_limits
+from vantage.storage.clickhouse.engine import LOOKUP_NBYTES_MAX, Statement, query_limits, translate_error
 from vantage.storage.clickhouse.native import NativeEngine
 from vantage.storage.clickhouse.server_url import parse_server_url
 
@@ -250,6 +250,29 @@ def test_tls_is_spoken_and_the_certificate_checked(server: ClickHouseServer, tls
     engine = NativeEngine(parse_server_url(url.replace("clickhouse://", "clickhouses://")))
     with pytest.raises(StartupError, match=f"cannot be reached at localhost:{port}: .*[Cc]ertificate"):
         engine.open()
+
+
+def test_an_older_server_is_refused(server: ClickHouseServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vantage.storage.clickhouse.native.VERSION_MIN", (99, 1))
+    with pytest.raises(StartupError, match=r"127\.0\.0\.1:\d+ is version 26\.7\.[\d.]+, and 99\.1 is needed"):
+        NativeEngine(parse_server_url(server.new_database())).open()
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (60, "a table is missing: run `vantage migrate` (Unknown table t.)"),
+        (164, "the ClickHouse account may only read (Unknown table t.)"),
+        (242, "the ClickHouse table is read-only (Unknown table t.)"),
+        (243, "the disk of ClickHouse is full (Unknown table t.)"),
+        (252, "ClickHouse has too many parts to merge, and takes no inserts until it has caught up (Unknown table t.)"),
+        (516, "ClickHouse does not know the user, or the password is wrong (Unknown table t.)"),
+        (9999, "the ClickHouse engine failed: Unknown table t."),
+    ],
+)
+def test_an_error_of_the_server_is_one_line_by_its_code(code: int, text: str) -> None:
+    error = RuntimeError(f"Code: {code}.\nDB::Exception: Unknown table\nt. Stack trace:\n\n0. ? @ 0x1")
+    assert str(translate_error(error, {})) == text
 
 
 def test_an_unreachable_server_is_named_without_the_password() -> None:

@@ -314,7 +314,9 @@ async def test_a_plan_is_at_most_twice_what_is_read(opened_here: Opened, where: 
         ("Code: 159. DB::Exception: Timeout exceeded", StoreTimeout),
         ("Code: 158. DB::Exception: Limit for rows", InputError),
         ("Code: 241. DB::Exception: Memory limit exceeded", InputError),
+        ("Code: 241. DB::Exception: Memory limit (total) exceeded", StoreUnavailable),
         ("Code: 243. DB::Exception: Cannot reserve 1 MiB, not enough space", StoreUnavailable),
+        ("Code: 252. DB::Exception: Too many parts (300)", StoreUnavailable),
         ("the library went away", StoreUnavailable),
     ],
 )
