@@ -93,7 +93,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ClickHouse
     with ExitStack() as stack:
         for server in servers:
             server.start()
-            stack.callback(server.stop)
+            stack.callback(server.kill)
             engine = NativeEngine(parse_server_url(f"clickhouse://127.0.0.1:{server.port}/vantage"))
             engine.open()
             migrate(engine, migrations())

@@ -325,7 +325,7 @@ def test_errors_of_the_engine_have_a_meaning(text: str, kind: type[Exception]) -
 
 
 async def test_days_are_dropped_with_their_rollups_and_series(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vantage.storage.clickhouse.deletion.EMPTY_AGE_MS_MIN", 0)
+    monkeypatch.setattr("vantage.storage.clickhouse.deletion.EMPTY_AGE_MS_MIN", -1)
     old, new = a_series(metric="old"), a_series(metric="new")
     async with opened() as store:
         await store.write(build_batch([(old, NOW_MS - 400 * DAY_MS, 1.0), (old, NOW_MS - 10 * DAY_MS, 2.0)]))

@@ -42,7 +42,8 @@ class Partition:
 
 
 class Deleter:
-    """Deletes data. Its methods block, and must not run beside a commit."""
+    """Deletes data, one thread at a time. Its methods block. Where the tables are not shared they must not run beside a
+    commit."""
 
     def __init__(self, engine: Engine, registry: SeriesRegistry) -> None:
         self._engine = engine

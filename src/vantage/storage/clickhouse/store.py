@@ -136,6 +136,7 @@ class ClickHouseStore:
         self._threads = QueryPool(query_threads)
         self._running: set[threading.Event] = set()  # each ends a query
         self._refresh: asyncio.Task[None] | None = None
+        self._deleting = asyncio.Lock()
         self._streams: ThreadPoolExecutor | None = None
         self._raw_since_ms = 0
         self._newest_ms = 0
@@ -368,7 +369,7 @@ class ClickHouseStore:
     # --- deletion ---
 
     async def expire(self, policy: RetentionPolicy) -> DeletionResult:
-        result = await self._between_commits(
+        result = await self._run_deletion(
             lambda: self._deleter.expire(policy, self._steady.now_ms(), batch_now_ms=self._ids.now_ms())
         )
         self._telemetry.store_expired.inc(result.samples)
@@ -385,9 +386,11 @@ class ClickHouseStore:
             self._newest_ms = self._deleter.newest_ms()
             return result
 
-        return await self._between_commits(delete)
+        return await self._run_deletion(delete)
 
-    async def _between_commits(self, job: Callable[[], DeletionResult]) -> DeletionResult:
+    async def _run_deletion(self, job: Callable[[], DeletionResult]) -> DeletionResult:
+        """Run a deletion between two commits; on a server beside them, since it may take minutes and other processes
+        commit in any case."""
         if not self._open:
             raise StoreUnavailable("the store is closed")
 
@@ -399,7 +402,10 @@ class ClickHouseStore:
             finally:
                 self._raw_since_ms = self._deleter.raw_since_ms()
 
-        return await self._writer.run(run)
+        if not self.engine.shared:
+            return await self._writer.run(run)
+        async with self._deleting:
+            return await self._in_thread(run)
 
     # --- health ---
 
