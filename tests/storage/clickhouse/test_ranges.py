@@ -98,6 +98,15 @@ async def test_a_range_does_not_take_its_own_batches_for_repeats(opened: Opened)
         assert await store.batch_ids_before(ids, partition=1, offset=0, since_ms=NOW_MS + 4) == {"b4", "b5"}
 
 
+async def test_ids_of_any_text_are_found(opened: Opened) -> None:
+    ids = ["it's", "a,b", "a\nb", "ü🙂", "\\x41", *(f"{number:064d}" for number in range(2500))]
+    async with opened() as store:
+        messages = [StreamBatch(a_batch(1.0, batch_id=name), 4, number, NOW_MS) for number, name in enumerate(ids)]
+        await store.write_range(messages, token="t1")
+        stored = await store.batch_ids_before([*ids, "a", "b", "A"], partition=4, offset=9999, since_ms=0)
+        assert stored == set(ids)
+
+
 async def test_a_series_of_another_process_is_found_and_not_written_again(opened: Opened) -> None:
     async with opened() as store, opened() as reader:
         await store.write_range(a_range(), token="t1")
