@@ -32,6 +32,7 @@ VERSION_MIN: Final = (23, 10)  # what the tests run the tables and queries on
 GRACE_S: Final = 1.0  # a server has so long after a query's deadline to end it by itself
 ALTER_TIMEOUT_S: Final = 600.0  # the server answers a deletion when it is done, and says nothing before
 PING_TIMEOUT_S: Final = 5.0
+RETRY_AFTER_S: Final = 5.0
 _READS: Final = ("SELECT", "EXPLAIN")
 # What an account's profile may set otherwise, and would change results.
 _PINNED: Final = {"join_use_nulls": 0, "group_by_use_nulls": 0, "transform_null_in": 0, "final": 0, "extremes": 0}
@@ -211,7 +212,10 @@ class NativeEngine:
         ends_s = time.monotonic() + settings.get("max_execution_time", float("inf"))
 
         def read(client: Any) -> QueryResult:
-            return self._read_all(client, statement, settings, cancelled)
+            left = dict(settings)
+            if "max_execution_time" in left:
+                left["max_execution_time"] = max(0.001, ends_s - time.monotonic())
+            return self._read_all(client, statement, left, cancelled)
 
         return self._with_client(
             read, may_repeat=lambda: statement.text.startswith(_READS) and time.monotonic() < ends_s
@@ -249,7 +253,10 @@ class NativeEngine:
                 reason = self._failure(client, error, {})
                 if _is_lost(error):
                     raise _ConnectionLost(str(reason)) from error
-                raise StoreUnavailable(f"ClickHouse could not insert into {insert.table}: {reason}") from error
+                raise StoreUnavailable(
+                    f"ClickHouse could not insert into {insert.table}: {reason}",
+                    retry_after_s=reason.retry_after_s if isinstance(reason, StoreUnavailable) else RETRY_AFTER_S,
+                ) from error
 
         self._with_client(send, may_repeat=lambda: True)  # the token makes it one insert
 

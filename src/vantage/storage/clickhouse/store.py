@@ -160,7 +160,7 @@ class ClickHouseStore:
         self._writer.start()
         self._open = True
         if self.engine.shared:
-            self._refresh = asyncio.create_task(self._refresh_series(), name="vantage series of other processes")
+            self._refresh = asyncio.create_task(self._refresh_shared(), name="vantage refresh")
         self._register_gauges()
         return self
 
@@ -246,13 +246,19 @@ class ClickHouseStore:
             lambda: self._id_table.before(ids, partition=partition, offset=offset, since_ms=since_ms)
         )
 
-    async def _refresh_series(self) -> None:
+    async def _refresh_shared(self) -> None:
+        """Learn what other processes wrote and deleted, again and again."""
+
+        def refresh() -> None:
+            self._series_table.refresh()
+            self._raw_since_ms = self._deleter.raw_since_ms()
+
         while True:
             await asyncio.sleep(REFRESH_S)
             try:
-                await self._writer.run(self._series_table.refresh)
+                await self._writer.run(refresh)
             except VantageError as error:
-                _log.warning("the series of other processes could not be read", error=str(error))
+                _log.warning("what other processes wrote could not be read", error=str(error))
 
     @property
     def queued_nbytes(self) -> int:
