@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vantage.core.deployment import Deployment
+from vantage.core.errors import BusyError, InputError, StoreTimeout
 from vantage.core.sample import TAG_VERSION
 from vantage.query.context import QueryContext
-from vantage.query.http_semconv import QUANTILES_ALL, Buckets
+from vantage.query.http_semconv import QUANTILES_ALL, QUANTILES_OVERVIEW, Buckets
 from vantage.query.red import BucketValues, RedStats, read_red
 from vantage.query.thresholds import ERROR_RATIO_HIGH
 from vantage.storage.ports import SeriesInfo, ServiceSpanStats
@@ -30,6 +31,7 @@ class ServiceRow:
     first_seen_ms: int
     last_seen_ms: int
     red: RedStats | None
+    problem: str = ""  # why there are no figures although there may be data
 
     @property
     def is_self(self) -> bool:
@@ -67,6 +69,7 @@ class Overview:
     totals: Totals
     deployments: tuple[Deployment, ...]
     left_out: int = 0
+    problem: str = ""  # why there are no figures although there may be data
 
     @property
     def only_self(self) -> bool:
@@ -95,13 +98,13 @@ class _ServiceFacts:
 async def read_overview(context: QueryContext, buckets: Buckets) -> Overview:
     """Read the overview: services with errors first, then those with traffic, then by name; Vantage itself last."""
     facts = await _known_services(context)
-    red = await read_red(context, buckets, services=tuple(facts))
+    red, problem = await _read_figures(context, buckets, tuple(facts), QUANTILES_OVERVIEW)
     deployments = await context.metadata.deployments(limit=DEPLOYMENTS_MAX)
 
     def build() -> Overview:
         rows = sorted((_row(name, facts[name], red.get(name)) for name in facts), key=_sort_key)
         shown = tuple(rows[:SERVICES_SHOWN_MAX])
-        return Overview(buckets, shown, _totals(rows, buckets), tuple(deployments), len(rows) - len(shown))
+        return Overview(buckets, shown, _totals(rows, buckets), tuple(deployments), len(rows) - len(shown), problem)
 
     return await asyncio.to_thread(build)
 
@@ -111,8 +114,18 @@ async def read_service(context: QueryContext, buckets: Buckets, *, service: str)
     facts = (await _known_services(context, service=service)).get(service)
     if facts is None:
         return None
-    red = await read_red(context, buckets, services=(service,), quantiles=QUANTILES_ALL)
-    return _row(service, facts, red.get(service))
+    red, problem = await _read_figures(context, buckets, (service,), QUANTILES_ALL)
+    return replace(_row(service, facts, red.get(service)), problem=problem)
+
+
+async def _read_figures(
+    context: QueryContext, buckets: Buckets, services: Sequence[str], quantiles: Sequence[float]
+) -> tuple[dict[str, RedStats], str]:
+    """Return the figures, or why they cannot be read: a page is of use without them."""
+    try:
+        return await read_red(context, buckets, services=services, quantiles=quantiles), ""
+    except (BusyError, InputError, StoreTimeout) as error:
+        return {}, str(error)
 
 
 async def _known_services(context: QueryContext, *, service: str = "") -> dict[str, _ServiceFacts]:

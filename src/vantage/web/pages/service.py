@@ -40,9 +40,12 @@ async def service(
     if row is None:
         raise NotFoundError(f"no service {name[:80]!r} has sent anything", field="name")
     deployments = await list_deployments(context, service=name, time_range=page_range.time_range)
-    endpoints = []
+    endpoints, endpoints_problem = [], ""
     if row.red is not None and row.has_traffic:
-        endpoints = await read_endpoints(context, buckets, service=name, source=row.red.source)
+        try:
+            endpoints = await read_endpoints(context, buckets, service=name, source=row.red.source)
+        except (BusyError, InputError, StoreTimeout) as error:
+            endpoints_problem = str(error)
     edges, edges_of, edges_problem = await _edges(context, page_range, name)
     metrics = await catalogue.metrics(context, name)
     return await render(
@@ -54,6 +57,7 @@ async def service(
         red=row.red,
         charts=red_charts(row.red, buckets, deployments) if row.red is not None else [],
         endpoints=endpoints,
+        endpoints_problem=endpoints_problem,
         callers=edges.callers_of(name),
         callees=edges.callees_of(name),
         neighbours_max=NEIGHBOURS_MAX,

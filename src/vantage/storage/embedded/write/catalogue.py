@@ -151,10 +151,12 @@ class Catalogue:
 
     def find(self, **names: str) -> list[int]:
         """Return the slots of series by names of columns, such as ``service_name``; '' means any."""
-        hit = self.present().copy()
+        hit = self.present()
         for name, text in names.items():
             if text:
-                hit &= self.columns.column(name).mask(lambda value, text=text: value == text)  # type: ignore[misc]
+                matches = self.columns.column(name).mask(lambda value, text=text: value == text)  # type: ignore[misc]
+                size = min(len(hit), len(matches))  # a commit may have added series in between
+                hit = hit[:size] & matches[:size]
         return [slot for slot in np.flatnonzero(hit).tolist() if slot < len(self.samples)]
 
     def drop(self, slots: Sequence[int]) -> None:
