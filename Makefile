@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo check test test-long coverage bench lint format lock
+.PHONY: help setup run demo check test test-long coverage bench lint format lock image image-check
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -60,14 +60,26 @@ format: setup $(STAMPS)/dev node_modules/.package-lock.json ## rewrites files as
 	$(BIN)/ruff format
 	node_modules/.bin/biome lint --write
 
+image: ## the container image, with docker or buildah, and what it installs by size
+	@.ci/image build
+	@.ci/image sizes
+
+image-check: ## runs the image, and waits until it is healthy
+	@.ci/image check
+
 # Server first: the others are held to its versions, since all share one environment. uv resolves for every Python and platform at once.
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+# What the roles need of the image. Litestar requires polyfactory for examples in its schema, which are switched off;
+# polyfactory requires faker, 22 MB of names and addresses.
+IMAGE_EXTRAS = --extra server --extra clickhouse --extra kafka --extra postgres --extra redis \
+	--no-emit-package polyfactory --no-emit-package faker
 lock: $(STAMPS)/venv ## resolves all dependencies again, to their newest versions
 	$(PIP) install "uv>=0.9"
 	$(COMPILE) pyproject.toml --extra server --output-file requirements/server.txt
 	$(COMPILE) pyproject.toml --extra server --group dev --constraints requirements/server.txt --output-file requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra server --group bench --constraints requirements/dev.txt --output-file requirements/bench.txt
+	$(COMPILE) pyproject.toml $(IMAGE_EXTRAS) --constraints requirements/dev.txt --output-file requirements/image.txt
 	$(COMPILE) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
 	npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 
