@@ -4,8 +4,7 @@ WORKDIR /build
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci --omit=dev --ignore-scripts
 
-# The wheel, and an environment of hash-pinned dependencies with the wheel in it. The lock file lists all of them, so pip
-# adds none by itself.
+# The wheel, and an environment of hash-pinned dependencies with the wheel in it: the lock file lists all, pip adds none.
 FROM python:3.13-slim-trixie AS build
 WORKDIR /build
 # hadolint ignore=DL3008
@@ -16,7 +15,8 @@ COPY requirements/build.txt requirements/image.txt requirements/
 RUN python -m venv /opt/build \
     && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
     && python -m venv --without-pip /opt/vantage \
-    && /opt/build/bin/pip --python /opt/vantage/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes -r requirements/image.txt
+    && /opt/build/bin/pip --python /opt/vantage/bin/python install --no-cache-dir --no-compile --no-deps \
+        --require-hashes -r requirements/image.txt
 COPY --from=assets /build/node_modules node_modules
 COPY LICENSE README.md pyproject.toml package.json package-lock.json hatch_build.py ./
 COPY migrations migrations
@@ -25,7 +25,8 @@ COPY templates templates
 COPY src src
 RUN /opt/build/bin/python hatch_build.py --installed \
     && /opt/build/bin/python -m build --wheel --no-isolation \
-    && /opt/build/bin/pip --python /opt/vantage/bin/python install --no-cache-dir --no-compile --no-deps --no-index dist/*.whl
+    && /opt/build/bin/pip --python /opt/vantage/bin/python install --no-cache-dir --no-compile --no-deps \
+        --no-index dist/*.whl
 # Tests, sources of extension modules and their debugging symbols are a third of the dependencies. Libraries in *.libs
 # are left as they are: they were edited after they were linked, which strip may break.
 RUN find /opt/vantage -depth -type d \( -name test -o -name tests -o -name __pycache__ \) -exec rm -rf {} + \
@@ -36,7 +37,7 @@ RUN find /opt/vantage -depth -type d \( -name test -o -name tests -o -name __pyc
 RUN PYTHONPYCACHEPREFIX=/opt/vantage/bytecode /opt/vantage/bin/python -c "import importlib, pkgutil, vantage; \
     modules = [module.name for module in pkgutil.walk_packages(vantage.__path__, 'vantage.')]; \
     modules += ['vantage_agent', 'asyncpg', 'clickhouse_driver.numpy.result', 'clickhouse_driver.compression.lz4', \
-        'confluent_kafka.admin', 'redis.asyncio', 'sqlalchemy.dialects.postgresql.asyncpg', 'uvloop']; \
+        'confluent_kafka.admin', 'sqlalchemy.dialects.postgresql.asyncpg', 'uvloop']; \
     [importlib.import_module(name) for name in modules if not name.endswith(('.__main__', '.arrow', '.chdb'))]"
 
 FROM python:3.13-slim-trixie

@@ -307,14 +307,27 @@ def is_run_by_the_backup(command: str, checkout: Path, server: Server) -> None:
     assert command.endswith("--data ./restored")
 
 
-def compose_up(command: str, checkout: Path, server: Server) -> None:
+def compose_up_lite(command: str, checkout: Path, server: Server) -> None:
     """Containers are not started by tests: ``tests/rules/test_container.py`` holds the files against their schemas, and
     here the command is held against the file it reads."""
-    assert command == "docker compose --profile lite up"
-    services = yaml.safe_load((checkout / "compose.yaml").read_text())["services"]
-    (process,) = [service for service in services.values() if "lite" in service["profiles"]]
+    assert command == "docker compose --profile lite up vantage"
+    process = compose_services(checkout)["vantage"]
+    assert process["profiles"] == ["lite"]
     assert process["ports"] == ["127.0.0.1:8000:8000"]
     assert (checkout / process["build"] / "Dockerfile").is_file()
+
+
+def compose_up(command: str, checkout: Path, server: Server) -> None:
+    assert command == "docker compose up"
+    services = compose_services(checkout)
+    started = {name: service for name, service in services.items() if not service.get("profiles")}
+    rows = re.findall(r"^\| `([\w-]+)` \|([\d, ]*)\|", (checkout / "README.md").read_text(), re.MULTILINE)
+    ports = {name: {port.split(":")[1] for port in service.get("ports", [])} for name, service in started.items()}
+    assert {name: set(re.findall(r"\d+", text)) for name, text in rows} == ports
+
+
+def compose_services(checkout: Path) -> dict[str, Any]:
+    return yaml.safe_load((checkout / "compose.yaml").read_text())["services"]
 
 
 COMMANDS: dict[str, Callable[[str, Path, Server], None]] = {
@@ -334,7 +347,8 @@ COMMANDS: dict[str, Callable[[str, Path, Server], None]] = {
     ".venv/bin/vantage backup": back_up_and_restore,
     ".venv/bin/vantage restore": is_run_by_the_backup,
     "make run ARGS=": make_run_with_options,
-    "docker compose": compose_up,
+    "docker compose --profile lite": compose_up_lite,
+    "docker compose up": compose_up,
 }
 
 

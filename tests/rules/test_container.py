@@ -3,12 +3,17 @@
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.support.server import Server
+from vantage.config import FIELDS, PREFIX
+from vantage.roles import ROLES
 
 ROOT = Path(__file__).resolve().parents[2]
 # Installed beside the Python that runs the tests (requirements/dev.txt).
@@ -81,7 +86,7 @@ def test_a_wrong_copy_is_noticed(tmp_path: Path, line: str, complaint: str) -> N
 
 def test_the_requirement_files_the_image_installs_are_hash_checked() -> None:
     installs = [rest for name, rest in instructions((ROOT / "Dockerfile").read_text()) if name == "RUN"]
-    commands = [item for rest in installs for item in rest.split("&&") if "pip install" in item]
+    commands = [item for rest in installs for item in rest.split("&&") if re.search(r"/pip\b.* install ", item)]
     assert len(commands) == 3
     for command in commands:
         assert "--require-hashes" in command or ("--no-index" in command and "--no-deps" in command), command
@@ -140,10 +145,111 @@ def test_every_path_and_volume_compose_names_exists() -> None:
             assert (ROOT / source).exists() if source.startswith(".") else source in document["volumes"], source
 
 
-def test_the_profile_lite_is_one_hardened_container_on_loopback() -> None:
-    lite = [service for service in compose()["services"].values() if "lite" in service.get("profiles", [])]
-    assert len(lite) == 1
-    assert all(port.startswith("127.0.0.1:") for port in lite[0]["ports"])
-    assert lite[0]["read_only"] is True
-    assert "no-new-privileges:true" in lite[0]["security_opt"]
-    assert lite[0]["healthcheck"]["test"] == ["CMD", "vantage", "healthcheck"]
+OWN = {"migrate", "collector", "worker", "api", "dashboard", "vantage"}  # services that run the image of this project
+AWAITED = {"VANTAGE_BROKER_URL"}  # what the roles need beyond the settings of this version
+PORTS = {
+    "clickhouse": {"8123", "9000"},
+    "redpanda": {"9095", "8082", "9644"},
+    "redpanda-console": {"8080"},
+    "collector": {"8000"},
+    "worker": {"9091"},
+    "api": {"5000"},
+    "dashboard": {"3000"},
+}
+
+
+def services() -> dict[str, dict[str, Any]]:
+    return compose()["services"]
+
+
+def test_the_profile_lite_is_one_container() -> None:
+    lite = [name for name, service in services().items() if "lite" in service.get("profiles", [])]
+    assert lite == ["vantage"]
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_a_container_of_the_image_is_hardened(name: str) -> None:
+    service = services()[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert name == "migrate" or service["healthcheck"]["test"] == ["CMD", "vantage", "healthcheck"]
+
+
+def test_the_services_that_run_the_image_are_those_listed() -> None:
+    assert {name for name, service in services().items() if "build" in service} == OWN
+
+
+def test_every_port_is_published_on_loopback_alone() -> None:
+    ports = {name: service["ports"] for name, service in services().items() if "ports" in service}
+    assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published)
+    for name, wanted in PORTS.items():
+        assert {port.split(":")[1] for port in ports[name]} == wanted, name
+
+
+def test_every_service_is_limited_in_memory_and_restarts() -> None:
+    for name, service in services().items():
+        assert "mem_limit" in service, name
+        assert service["restart"] in {"unless-stopped", "on-failure:5"}, name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert service["networks"] == ["vantage-network"], name
+
+
+def test_a_service_waits_for_those_that_are_healthy() -> None:
+    for name, service in services().items():
+        for needed, wait in service.get("depends_on", {}).items():
+            assert needed in services(), f"{name} waits for {needed}"
+            if wait["condition"] == "service_healthy":
+                assert "test" in services()[needed]["healthcheck"], f"{name} waits for {needed}, which has no check"
+
+
+def test_a_container_serves_the_port_that_is_published() -> None:
+    for name in OWN - {"migrate", "vantage"}:
+        service = services()[name]
+        assert [service["environment"]["VANTAGE_PORT"]] == [port.split(":")[2] for port in service["ports"]], name
+
+
+def test_every_variable_of_vantage_in_compose_is_a_setting() -> None:
+    names = {f"{PREFIX}{name.upper()}" for name in FIELDS} | AWAITED
+    for name in OWN:
+        assert set(services()[name]["environment"]) <= names, name
+
+
+def test_compose_gives_every_role_what_it_needs() -> None:
+    roles = {
+        word.partition("=")[2]: name for name in OWN for word in services()[name].get("command", []) if "role" in word
+    }
+    assert set(roles) == set(ROLES) - {"all"}
+    for role in roles:
+        environment = services()[roles[role]]["environment"]
+        assert environment["VANTAGE_STORE_URL"].startswith("clickhouse://vantage:")
+        assert environment["VANTAGE_METADATA_URL"].startswith("postgresql://vantage:")
+        assert environment["VANTAGE_BROKER_URL"] == "kafka://redpanda:9092"
+
+
+def test_passwords_can_be_set() -> None:
+    """Nothing but a default that says it is one is written in the file."""
+    for name, service in services().items():
+        for variable, value in service.get("environment", {}).items():
+            for secret in re.findall(r"://\w+:([^@]*)@", value or "") + [value] * variable.endswith("PASSWORD"):
+                assert re.fullmatch(r"\$\{\w+_PASSWORD:-vantage\}", secret), f"{name}: {variable}"
+
+
+def test_the_image_can_be_served_without_the_packages_it_leaves_out() -> None:
+    """Litestar requires them for examples in its schema, which are switched off."""
+    locked = {re.split(r"[=\[]", line)[0] for line in (ROOT / "requirements/image.txt").read_text().splitlines()}
+    left_out = {"polyfactory", "faker"}
+    assert not locked & left_out
+    program = (
+        "import runpy, sys\n"
+        f"for name in {sorted(left_out)}: sys.modules[name] = None\n"
+        "sys.argv[0] = 'vantage'\n"
+        "runpy.run_module('vantage', run_name='__main__')\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        running = Server(Path(folder) / "data", program=("-c", program)).wait_ready()
+        try:
+            assert running.get("/schema/openapi.json").status == 200
+            assert running.get("/").status == 200
+        finally:
+            running.stop()
