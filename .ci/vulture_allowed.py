@@ -71,7 +71,3 @@ MemoryStore
 
 # The driver of ClickHouse reads it.
 _.send_receive_timeout
-
-# The store's part of a consumer.
-_.batch_ids_before
-_.write_range

@@ -50,7 +50,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     role: Annotated[Literal["all", "ingest", "worker", "api"], _doc("What this process does.")] = "all"
     host: Annotated[str, _doc("The address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, _doc("The port to listen on; 0 takes any free one and prints it.", ge=0, le=65535)] = 8000
+    port: Annotated[
+        int,
+        _doc(
+            "The port to listen on; 0 takes any free one and prints it. Of a worker 9091, of an api 5000.",
+            ge=0,
+            le=65535,
+        ),
+    ] = 8000
     data: Annotated[str, _doc("The data folder.")] = "./data"
     store_url: Annotated[
         str,
@@ -71,6 +78,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         _doc("The cluster of the ClickHouse server: tables are on each of its nodes, replicated, and are read as one."),
     ] = ""
+    broker_url: Annotated[
+        str,
+        _doc(
+            "A Kafka-compatible broker between ingest and the store: kafka://HOST:9092, several hosts separated by "
+            "commas, user:password@ before them; ?tls=true, ca=FILE and sasl=SCRAM-SHA-512 after them. Empty: none."
+        ),
+    ] = ""
+    kafka_acks: Annotated[
+        Literal["all", "1"],
+        _doc("Acknowledgement before a 202. all: of every replica in sync. 1: of the leader, which may lose it."),
+    ] = "all"
+    kafka_compression: Annotated[
+        Literal["lz4", "zstd", "snappy", "gzip", "none"], _doc("How messages are compressed.")
+    ] = "lz4"
+    kafka_partitions: Annotated[
+        int, _doc("Partitions of the topic metrics-raw when it is created: at most as many workers share it.", ge=1)
+    ] = 6
+    kafka_replicas: Annotated[int, _doc("Replicas of topics when they are created.", ge=1)] = 1
+    batch_rows: Annotated[int, _doc("Samples and spans that a worker writes at once.", ge=1, le=1_000_000)] = 10_000
+    batch_wait_s: Annotated[float, _doc("Seconds after which it writes fewer.", gt=0, le=60)] = 1.0
     metadata_url: Annotated[
         str, _doc("The metadata database. Empty: metadata.db in the data folder; or sqlite:///FILE.")
     ] = ""
@@ -181,8 +208,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 SECRETS: Final = frozenset({"api_key"})
-URLS: Final = frozenset({"store_url", "metadata_url"})  # may contain a password
-ALIASES: Final = {"API_CLICKHOUSE_HOST": f"{PREFIX}CLICKHOUSE_HOST"}
+ROLE_PORTS: Final = {"worker": 9091, "api": 5000}
+URLS: Final = frozenset({"store_url", "metadata_url", "broker_url"})  # may contain a password
+ALIASES: Final = {
+    "API_CLICKHOUSE_HOST": f"{PREFIX}CLICKHOUSE_HOST",
+    f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS": f"{PREFIX}BROKER_URL",
+}
 _PASSWORD: Final = re.compile(r"(://[^:@/?#]*):.*@")
 FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
 
@@ -218,7 +249,7 @@ def load(
     environ = dict(os.environ if environ is None else environ)
     for alias, variable in ALIASES.items():
         if alias in environ:
-            environ.setdefault(variable, environ[alias])
+            environ.setdefault(variable, environ.pop(alias))
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     warnings: list[str] = []
@@ -234,6 +265,9 @@ def load(
     for name, value in (flags or {}).items():
         if value is not None:
             values[name], origins[name] = value, f"--{name.replace('_', '-')}"
+    role = values.get("role", "all")
+    if "port" not in values and role in ROLE_PORTS:
+        values["port"], origins["port"] = ROLE_PORTS[role], f"default of the role {role}"
     _fit_into_memory(memory_limit_nbytes() if memory_nbytes is None else memory_nbytes, values, origins)
     return Loaded(_settings(values, origins), origins, tuple(warnings))
 

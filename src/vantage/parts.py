@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Any, Final, Protocol
 
 from vantage import __version__, resources
 from vantage.config import Settings
+from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError, InputError
 from vantage.core.retention import RetentionRule, parse_rule
+from vantage.ingest.consume import BatchByBatch, Consumer
 from vantage.ingest.deployments import DeploymentDetector
 from vantage.ingest.receive import Receiver
 from vantage.ingest.self_telemetry import SelfTelemetry
@@ -21,11 +25,16 @@ from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
 from vantage.query.live import LiveUpdates
-from vantage.roles import ROLES, Loop, Role, Routes
+from vantage.roles import ROLES, Loop, Need, Role, Routes
+from vantage.storage.clickhouse.server_url import is_server_url
+from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.open import open_metadata, open_telemetry_store
-from vantage.storage.ports import MetadataStore, RetentionPolicy, TelemetryStore
+from vantage.storage.ports import RetentionPolicy
 from vantage.storage.retention_loop import RetentionLoop
 from vantage.storage.steady_time import SteadyTime
+from vantage.stream.kafka.sink import KafkaSink
+from vantage.stream.open import open_sink, open_source
+from vantage.stream.ports import Sink
 from vantage.supervisor import BackgroundLoop
 from vantage.telemetry import Telemetry
 from vantage.web.api import live as live_api
@@ -44,13 +53,23 @@ LOGINS_PER_MINUTE: Final = 30
 SESSION_RATE_FACTOR: Final = 10  # a signed-in page refetches itself as often as once a second
 
 
+class Opened(Protocol):
+    """What is opened before the process serves, and closed after it."""
+
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The objects of one role. ``stores`` are opened in order, before ``keys`` is refreshed and ``loops`` run."""
 
     role: Role
     clock: Clock
-    stores: tuple[TelemetryStore | MetadataStore, ...]
+    stores: tuple[Opened, ...]
     keys: KeyRefreshLoop
     authenticator: Authenticator
     authorizer: Authorizer
@@ -62,12 +81,25 @@ class Parts:
 def build_parts(settings: Settings, *, clock: Clock) -> Parts:
     """Build and wire what the role needs. Does no I/O. Raises ConfigError."""
     role = _role(settings)
-    policy = RetentionPolicy(settings.retention_days, settings.disk_budget_bytes, _rules(settings))
     telemetry = Telemetry()
     requests = RequestMetrics(telemetry)
     steady = SteadyTime(clock)
-    store = open_telemetry_store(settings, clock=clock, telemetry=telemetry, steady=steady)
     metadata = open_metadata(settings.metadata_url, data=Path(settings.data), clock=clock)
+    broker = open_sink(settings) if settings.broker_url else None
+    consumes = broker is not None and (Loop.CONSUMER in role.loops or settings.role == "all")
+    reads = Routes.API in role.routes or Loop.CONSUMER in role.loops
+    # An ingest process has no store: what it needs of one is the broker.
+    store = (
+        open_telemetry_store(
+            settings,
+            clock=clock,
+            telemetry=telemetry,
+            batches_come_from_broker=broker is not None or settings.role != "all",
+            steady=steady,
+        )
+        if reads
+        else None
+    )
     authenticator = Authenticator(clock=clock, auth=settings.auth, api_key=settings.api_key)
     proxies = TrustedProxies(settings.trusted_proxies)
     authorizer = Authorizer(
@@ -78,60 +110,99 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
         TokenBuckets(LOGINS_PER_MINUTE),
         clock,
     )
-    context = QueryContext(
-        store, metadata, clock, telemetry, settings.query_timeout_s, cache_nbytes_max=settings.query_cache_bytes
-    )
     live = LiveUpdates(clock=clock, telemetry=telemetry)
     detector = DeploymentDetector(metadata, clock=clock, telemetry=telemetry)
-    sink = StoreSink(store, (live.publish, detector.observe, context.on_written))
     keys = KeyRefreshLoop(metadata, authenticator, clock=clock)
-    self_telemetry = SelfTelemetry(
-        sink,
-        clock=clock,
-        telemetry=telemetry,
-        requests=requests.drain,
-        queued_nbytes=lambda: store.queued_nbytes,
-        role=settings.role,
-        version=__version__,
-        instance=socket.gethostname(),
-    )
-    loops: dict[Loop, BackgroundLoop] = {
-        Loop.RETENTION: RetentionLoop(store, policy, clock=clock, on_expired=context.cache.clear),
-        Loop.KEYS: keys,
-        Loop.LIVE: live,
-        Loop.DEPLOYMENTS: detector,
-        Loop.SELF_TELEMETRY: self_telemetry if settings.self_telemetry else RequestMetricsLoop(requests, clock),
-    }
-    ingest = IngestApp(
-        Receiver(
+    stores: list[Opened] = [metadata]
+    loops: dict[Loop, BackgroundLoop] = {Loop.KEYS: keys, Loop.LIVE: live, Loop.DEPLOYMENTS: detector}
+    pings: dict[str, Callable[[], Awaitable[None]]] = {}
+    watchers: list[Callable[[Batch], None]] = [live.publish, detector.observe]
+    context = deletion = None
+    if store is not None:
+        policy = RetentionPolicy(settings.retention_days, settings.disk_budget_bytes, _rules(settings))
+        context = QueryContext(
+            store, metadata, clock, telemetry, settings.query_timeout_s, cache_nbytes_max=settings.query_cache_bytes
+        )
+        watchers.append(context.on_written)
+        deletion = Deletion(store, metadata, clock, before_answer=context.cache.clear, on_deleted=detector.clear)
+        loops[Loop.RETENTION] = RetentionLoop(store, policy, clock=clock, on_expired=context.cache.clear)
+        stores.insert(0, store)
+        pings["store"] = store.ping
+    pings["metadata"] = metadata.ping
+    sink: Sink | None = broker
+    if broker is not None:
+        stores.append(broker)
+        pings["broker"] = broker.ping
+    elif settings.role == "all" and store is not None:
+        sink = StoreSink(store, watchers)
+    if consumes and store is not None:
+        source = open_source(settings, metadata, on_rebalance=telemetry.rebalances.inc)
+        consumer = Consumer(
+            source,
+            store if isinstance(store, ClickHouseStore) else BatchByBatch(store),
+            telemetry=telemetry,
+            watchers=watchers,
+            rows_max=settings.batch_rows,
+            wait_s=settings.batch_wait_s,
+        )
+        stores.append(source)
+        loops[Loop.CONSUMER] = consumer
+        pings["consumer"] = consumer.ping
+    if sink is not None and settings.self_telemetry:
+        loops[Loop.SELF_TELEMETRY] = SelfTelemetry(
             sink,
             clock=clock,
-            steady=steady,
             telemetry=telemetry,
-            retention_days=settings.retention_days,
-            services_max=settings.services_max,
-            cache_nbytes_max=min(CACHE_NBYTES_MAX, settings.series_bytes_max // 2),
-        ),
-        authenticator=authenticator,
-        proxies=proxies,
-        rate_per_minute=settings.ingest_rate_limit,
-        telemetry=telemetry,
-        requests=requests,
-        clock=clock,
-    )
+            requests=requests.drain,
+            queued_nbytes=lambda: store.queued_nbytes if broker is None and store is not None else _queued(broker),
+            role=settings.role,
+            version=__version__,
+            instance=socket.gethostname(),
+        )
+    else:
+        loops[Loop.SELF_TELEMETRY] = RequestMetricsLoop(requests, clock)
+    ingest = None
+    if sink is not None and Routes.INGEST in role.routes:
+        ingest = IngestApp(
+            Receiver(
+                sink,
+                clock=clock,
+                steady=steady,
+                telemetry=telemetry,
+                retention_days=settings.retention_days,
+                services_max=settings.services_max,
+                cache_nbytes_max=min(CACHE_NBYTES_MAX, settings.series_bytes_max // 2),
+            ),
+            authenticator=authenticator,
+            proxies=proxies,
+            rate_per_minute=settings.ingest_rate_limit,
+            telemetry=telemetry,
+            requests=requests,
+            clock=clock,
+        )
+
+    def clock_warning() -> str:
+        return context.present().warning if context is not None else ""
+
+    def read_only() -> str:
+        return store.read_only() if store is not None else ""
+
     site = create_litestar(
         routes=role.routes,
         context=context,
-        deletion=Deletion(store, metadata, clock, before_answer=context.cache.clear, on_deleted=detector.clear),
+        deletion=deletion,
         deployment_reports=DeploymentReports(metadata),
         live_updates=live,
         telemetry=telemetry,
         health_checks=HealthChecks(
             __version__,
             settings.role,
-            {"store": store.ping, "metadata": metadata.ping},
-            warnings=lambda: [*store.warnings(), *filter(None, [context.present().warning])],
-            read_only=store.read_only,
+            pings,
+            warnings=lambda: [
+                *(store.warnings() if store is not None else ()),
+                *filter(None, [clock_warning()]),
+            ],
+            read_only=read_only,
         ),
         authorizer=authorizer,
         renderer=Renderer(
@@ -139,14 +210,14 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
             static=resources.static_dir(),
             clock=clock,
             version=__version__,
-            notice=lambda: _notice(store.read_only(), context.present().warning),
+            notice=lambda: _notice(read_only(), clock_warning()),
         ),
         static=resources.static_dir(),
         version=__version__,
         websockets_max=settings.websockets_max,
     )
     asgi = EdgeMiddleware(
-        ingest=ingest if Routes.INGEST in role.routes else None,
+        ingest=ingest,
         site=site,
         sockets=live_api.PATHS if Routes.API in role.routes else (),
         hosts=HostGuard(listen_host=settings.host, allowed=settings.allowed_hosts),
@@ -154,8 +225,12 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
         requests=requests,
         log_requests=settings.debug,
     )
-    chosen_loops = tuple(loops[loop] for loop in sorted(role.loops))
-    return Parts(role, clock, (store, metadata), keys, authenticator, authorizer, chosen_loops, asgi, telemetry)
+    chosen_loops = tuple(loops[loop] for loop in sorted(role.loops) if loop in loops)
+    return Parts(role, clock, tuple(stores), keys, authenticator, authorizer, chosen_loops, asgi, telemetry)
+
+
+def _queued(broker: KafkaSink | None) -> int:
+    return broker.queued_nbytes if broker is not None else 0
 
 
 def _notice(read_only: str, clock_warning: str) -> str:
@@ -163,12 +238,16 @@ def _notice(read_only: str, clock_warning: str) -> str:
 
 
 def _role(settings: Settings) -> Role:
+    """Return the role. Raises ConfigError that names the settings it lacks."""
     role = ROLES[settings.role]
-    if role.needs:
-        needed = " and ".join(sorted(role.needs))
-        raise ConfigError(
-            f"role {settings.role!r} needs {needed}, which this version cannot connect to: use --role=all"
-        )
+    present = {
+        Need.BROKER: bool(settings.broker_url),
+        Need.SHARED_STORE: is_server_url(settings.store_url) or bool(settings.clickhouse_host),
+        Need.SHARED_METADATA: bool(settings.metadata_url),
+    }
+    lacking = [need for need in Need if need in role.needs and not present[need]]
+    if lacking:
+        raise ConfigError(f"role {settings.role!r} needs {' and '.join(lacking)}")
     return role
 
 

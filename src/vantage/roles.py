@@ -25,13 +25,15 @@ class Loop(StrEnum):
     KEYS = "keys"
     DEPLOYMENTS = "deployments"
     LIVE = "live"
+    CONSUMER = "consumer"
 
 
 class Need(StrEnum):
-    """Components that a role requires."""
+    """Components that a role requires, as the setting that names each."""
 
-    BROKER = "a Kafka-compatible broker"
-    SHARED_STORE = "ClickHouse as its store"
+    BROKER = "broker_url (kafka://HOST:9092)"
+    SHARED_STORE = "store_url (clickhouse://HOST:9000/DATABASE)"
+    SHARED_METADATA = "metadata_url (a database that all processes share)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +48,16 @@ ROLES: Final[Mapping[str, Role]] = {
     "ingest": Role(
         frozenset({Routes.INGEST, Routes.OPERATIONS}),
         frozenset({Loop.SELF_TELEMETRY, Loop.KEYS}),
-        frozenset({Need.BROKER}),
+        frozenset({Need.BROKER, Need.SHARED_METADATA}),
     ),
     "worker": Role(
         frozenset({Routes.OPERATIONS}),
-        frozenset({Loop.RETENTION, Loop.SELF_TELEMETRY, Loop.DEPLOYMENTS}),
-        frozenset({Need.BROKER, Need.SHARED_STORE}),
+        frozenset({Loop.CONSUMER, Loop.RETENTION, Loop.SELF_TELEMETRY, Loop.DEPLOYMENTS}),
+        frozenset(Need),
     ),
     "api": Role(
         frozenset({Routes.API, Routes.PAGES, Routes.OPERATIONS}),
         frozenset({Loop.SELF_TELEMETRY, Loop.KEYS, Loop.LIVE}),
-        frozenset({Need.BROKER, Need.SHARED_STORE}),
+        frozenset({Need.SHARED_STORE, Need.SHARED_METADATA}),
     ),
 }

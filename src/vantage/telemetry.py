@@ -64,7 +64,13 @@ class Telemetry:
         self.batch_ids_evicted = Counter(
             "vantage_store_batch_ids_evicted", "Batch ids evicted early because there were too many.", registry=r
         )
-        self.kafka_lag = Gauge("vantage_worker_kafka_lag", "Messages waiting in the broker.", registry=r)
+        self.kafka_lag = Gauge(
+            "vantage_worker_kafka_lag", "Messages waiting in the broker, by partition.", ["partition"], registry=r
+        )
+        self.dead_letters = Counter(
+            "vantage_worker_dead_letters", "Messages that went to the dead letters.", registry=r
+        )
+        self.rebalances = Counter("vantage_worker_rebalances", "Changes of the partitions of this worker.", registry=r)
         self.query_duration = Histogram(
             "vantage_api_query_duration_seconds", "Time of one query.", ["query"], buckets=_FAST, registry=r
         )

@@ -64,6 +64,26 @@ class MetadataContract:
 
     # --- keys
 
+    async def test_a_partition_has_one_owner_and_the_next_one_finds_its_claim(self, store: AnyStore) -> None:
+        first = await store.take_partition("topic", 3)
+        assert (first.next_offset, first.claimed_last) == (None, None)
+        assert await store.move_partition("topic", 3, replace(first, next_offset=100, claimed_last=149))
+        second = await store.take_partition("topic", 3)
+        assert second.epoch > first.epoch
+        assert (second.next_offset, second.claimed_last) == (100, 149)
+        assert not await store.move_partition("topic", 3, replace(first, next_offset=150))
+        assert await store.move_partition("topic", 3, replace(second, next_offset=150, claimed_last=None))
+        third = await store.take_partition("topic", 3)
+        assert (third.next_offset, third.claimed_last) == (150, None)
+        for topic, partition in (("topic", 4), ("other", 3)):
+            assert (await store.take_partition(topic, partition)).next_offset is None
+
+    async def test_of_workers_that_take_a_partition_at_once_one_is_its_owner(self, store: AnyStore) -> None:
+        taken = await asyncio.gather(*(store.take_partition("topic", 0) for _ in range(8)))
+        assert len({position.epoch for position in taken}) == 8
+        moved = [await store.move_partition("topic", 0, replace(position, next_offset=1)) for position in taken]
+        assert sum(moved) == 1
+
     async def test_a_created_key_is_listed_as_it_was_given(self, store: AnyStore) -> None:
         key = a_key(expires_ms=NOW_MS + 1000)
         await store.create_key(key, actor="cli")

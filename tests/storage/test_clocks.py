@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clickhouse_stores import chdb_store
 from tests.support.samples import NOW_MS, a_batch, a_series, count_query
 from vantage.core.batch import Batch
 from vantage.storage.clickhouse.store import ClickHouseStore
@@ -45,7 +46,7 @@ Store = EmbeddedStore | ClickHouseStore
 Opened = Callable[[TwoClocks], AbstractAsyncContextManager[Store]]
 
 
-@pytest.fixture(params=[EmbeddedStore, ClickHouseStore])
+@pytest.fixture(params=[EmbeddedStore, chdb_store])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
     return lambda clock: request.param(tmp_path, clock=clock, telemetry=Telemetry())
 

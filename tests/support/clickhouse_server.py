@@ -34,7 +34,8 @@ class Result(ctypes.Structure):
                 ("error", ctypes.c_char_p)]
 run = ctypes.CDLL(sys.argv[1]).query_stable_v2
 run.restype = ctypes.POINTER(Result)
-query = ("SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP; "
+# It first loads its tables: a login to a database that is not loaded yet would end the process.
+query = ("SELECT count() FROM system.tables FORMAT Null; SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP; "
          "SELECT 1 FROM file('/dev/stdin', LineAsString) FORMAT Null")
 argv = [text.encode() for text in ("clickhouse", *sys.argv[2:], "--query", query)]
 result = run(len(argv), (ctypes.c_char_p * len(argv))(*argv))
@@ -115,6 +116,11 @@ class ClickHouseServer:
                 return answer.read() == b"Ok.\n"
         except OSError:
             return False
+
+    def revive(self) -> None:
+        """Start it again if it ended by itself: this build aborts when a client dies in the middle of an insert."""
+        if self._process is not None and self._process.poll() is not None:
+            self.start()
 
     def stop(self) -> None:
         """End it in order."""

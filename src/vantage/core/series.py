@@ -11,6 +11,7 @@ import msgspec
 from vantage.core.sample import TAG_INSTANCE, TAG_VERSION, Kind
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(tuple[str, str, str, Kind, str, tuple[tuple[str, str], ...]]).decode
 # Memory of a series without tags, its slot and statistics in the catalogue included, and of a tag's pair: measured.
 _SERIES_NBYTES: Final = 500
 _TAG_NBYTES: Final = 64
@@ -53,6 +54,12 @@ def canonical(
 ) -> bytes:
     """Return the canonical form of an identity. ``tags`` must be sorted by key."""
     return _encode([service, environment, metric, kind.value, unit, tags])
+
+
+def series_of(identity: bytes) -> Series:
+    """Return the series of a canonical identity. Raises ValueError."""
+    service, environment, metric, kind, unit, tags = _decode(identity)
+    return make_series(service=service, environment=environment, metric=metric, kind=kind, unit=unit, tags=dict(tags))
 
 
 def make_series(

@@ -41,6 +41,7 @@ def open_store(
     server_connections: int,
     server_cluster: str,
     retention_days: int | None,
+    batches_come_from_broker: bool = False,
     steady: SteadyTime | None = None,
 ) -> EmbeddedStore | ClickHouseStore:
     """Return the telemetry store of a URL, not yet opened; for '' the embedded one in ``data``. Raises ConfigError.
@@ -50,12 +51,13 @@ def open_store(
     """
     if is_chdb(url) or is_server_url(url):
         engine: Engine
+        folder: Path | None
         if is_server_url(url):
-            folder = data / SERVER_FOLDER
+            folder = None if batches_come_from_broker else data / SERVER_FOLDER
             engine = _server_engine(url, server_cluster, connections_max=server_connections)
         else:
             folder = chdb_folder(url, data=data)
-            engine = ChdbEngine(folder / "engine")
+            engine = ChdbEngine(chdb_folder(url, data=data) / "engine")
         return ClickHouseStore(
             engine,
             folder,
@@ -87,9 +89,15 @@ def open_store(
 
 
 def open_telemetry_store(
-    settings: Settings, *, clock: Clock, telemetry: Telemetry, steady: SteadyTime | None = None
+    settings: Settings,
+    *,
+    clock: Clock,
+    telemetry: Telemetry,
+    batches_come_from_broker: bool = False,
+    steady: SteadyTime | None = None,
 ) -> EmbeddedStore | ClickHouseStore:
-    """Return the telemetry store of the settings, not yet opened. Raises ConfigError."""
+    """Return the telemetry store of the settings, not yet opened. One on a server to which batches come from a broker
+    keeps nothing in the data folder. Raises ConfigError."""
     return open_store(
         settings.store_url,
         data=Path(settings.data),
@@ -105,6 +113,7 @@ def open_telemetry_store(
         server_connections=settings.clickhouse_connections,
         server_cluster=settings.clickhouse_cluster,
         retention_days=settings.retention_days,
+        batches_come_from_broker=batches_come_from_broker,
         steady=steady,
     )
 

@@ -17,6 +17,7 @@ from vantage.core.deployment import Deployment
 from vantage.core.retention import RetentionRule
 from vantage.core.series import Series
 from vantage.core.span import Span
+from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.vql.check import CheckedSelect
 from vantage.vql.table import Table
@@ -248,6 +249,21 @@ class TelemetryReader(Protocol):
         ...
 
 
+class RangeStore(Protocol):
+    """Stores ranges of a broker's messages, each once."""
+
+    async def write_range(self, batches: Sequence[StreamBatch], *, token: str, until_s: float) -> None:
+        """Write a range, and nothing after ``until_s`` of the monotonic clock. Under the same token it is stored once,
+        however often and by whichever process it is written. Raises StoreUnavailable when the outcome is unknown:
+        repeat it with the same messages and token; InputError when it can never be stored, and nothing of it is."""
+        ...
+
+    async def batch_ids_before(self, ids: Sequence[str], *, partition: int, offset: int, since_ms: int) -> set[str]:
+        """Return those of ``ids`` that are stored, of messages since ``since_ms``, except those of ``partition`` from
+        ``offset`` on: the same before a range that begins there was written, and after. Raises StoreUnavailable."""
+        ...
+
+
 class TelemetryStore(TelemetryReader, Protocol):
     """Stores samples and spans. It is open between ``__aenter__`` and ``__aexit__``."""
 
@@ -322,6 +338,15 @@ class MetadataStore(MetadataReader, Protocol):
     async def remove_deployments(self, selector: Selector, *, actor: str) -> int:
         """Remove those of a deleted service or environment, and return their number. Raises InputError for an empty
         selector."""
+        ...
+
+    async def take_partition(self, topic: str, partition: int) -> StreamPosition:
+        """Become the owner of a partition: the one before can move it no more. Raises StoreUnavailable."""
+        ...
+
+    async def move_partition(self, topic: str, partition: int, position: StreamPosition) -> bool:
+        """Set the position, durably. False: the epoch is no longer that of the owner, and nothing is changed. Raises
+        StoreUnavailable."""
         ...
 
     async def record_audit(self, entry: AuditEntry) -> None:

@@ -87,8 +87,8 @@ def _only_known(static: Path) -> Guard:
 def create_litestar(
     *,
     routes: frozenset[Routes],
-    context: QueryContext,
-    deletion: Deletion,
+    context: QueryContext | None,
+    deletion: Deletion | None,
     deployment_reports: DeploymentReports,
     live_updates: LiveUpdates,
     telemetry: Telemetry,
@@ -99,7 +99,8 @@ def create_litestar(
     version: str,
     websockets_max: int,
 ) -> Litestar:
-    """Wire handlers, guards, errors and the OpenAPI document. Reads nothing but the names of static files."""
+    """Wire handlers, guards, errors and the OpenAPI document. Reads nothing but the names of static files. Without the
+    API ``context`` and ``deletion`` are None."""
     guarded: list[Any] = []
     unguarded: list[Any] = [*health.handlers]
     if Routes.API in routes:

@@ -49,11 +49,11 @@ def a_message(offset: int) -> list[StreamBatch]:
 async def test_an_account_that_may_only_read_reads(server: ClickHouseServer) -> None:
     url = server.new_database()
     async with opened(url) as store:
-        await store.write_range(a_message(0), token="t0")
+        await store.write_range(a_message(0), token="t0", until_s=float("inf"))
     async with opened(url, "reader:geheim") as store:
         assert list((await store.select(count_query(), deadline_s=30)).rows()) == [(1, 1.0)]
         with pytest.raises(StoreUnavailable, match="the ClickHouse account may only read"):
-            await store.write_range(a_message(1), token="t1")
+            await store.write_range(a_message(1), token="t1", until_s=float("inf"))
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,9 @@ async def test_both_shards_are_read_as_one(opened: Callable[[int], ClickHouseSto
             spans = (a_span("t1", span_id=f"s{number}", service=f"service{number}"),)
             batch = Batch(batch.series, batch.index, batch.time_ms, batch.value, spans=spans, batch_id=batch.batch_id)
             for _ in range(2):
-                await store.write_range([StreamBatch(batch, number, 0, NOW_MS)], token=f"t{number}")
+                await store.write_range(
+                    [StreamBatch(batch, number, 0, NOW_MS)], token=f"t{number}", until_s=float("inf")
+                )
         for store in (first, second):
             assert list((await store.select(count_query(), deadline_s=30)).rows()) == [(4, 6.0)]
             grouped = await store.select(count_query(group_by=(TagValue("shard"),)), deadline_s=30)

@@ -58,9 +58,9 @@ async def counts(store: ClickHouseStore) -> list[int]:
 async def test_a_range_written_again_is_stored_once(opened: Opened) -> None:
     async with opened() as store, opened() as other:
         for writer in (store, store, other):
-            await writer.write_range(a_range(), token="topic/4/0-2")
+            await writer.write_range(a_range(), token="topic/4/0-2", until_s=float("inf"))
         assert await counts(store) == [6, 3, 6, 3]
-        await other.write_range(a_range(3), token="topic/4/3-5")
+        await other.write_range(a_range(3), token="topic/4/3-5", until_s=float("inf"))
         assert await counts(store) == [12, 6, 12, 6]
 
 
@@ -77,8 +77,8 @@ async def test_a_range_that_was_cut_short_is_completed_by_another_process(opened
 
         store.engine.insert = failing  # type: ignore[method-assign]
         with pytest.raises(StoreUnavailable):
-            await store.write_range(a_range(), token="topic/4/0-2")
-        await other.write_range(a_range(), token="topic/4/0-2")
+            await store.write_range(a_range(), token="topic/4/0-2", until_s=float("inf"))
+        await other.write_range(a_range(), token="topic/4/0-2", until_s=float("inf"))
         assert await counts(other) == [6, 3, 6, 3]
 
 
@@ -90,8 +90,8 @@ async def test_a_range_does_not_take_its_own_batches_for_repeats(opened: Opened)
             return await store.batch_ids_before(ids, **position, since_ms=NOW_MS - HOUR_MS)
 
         assert await before(partition=4, offset=3) == set()
-        await store.write_range(a_range(0), token="topic/4/0-2")
-        await store.write_range(a_range(3), token="topic/4/3-5")
+        await store.write_range(a_range(0), token="topic/4/0-2", until_s=float("inf"))
+        await store.write_range(a_range(3), token="topic/4/3-5", until_s=float("inf"))
         assert await before(partition=4, offset=3) == {"b0", "b1", "b2"}
         assert await before(partition=4, offset=0) == set()
         assert await before(partition=1, offset=0) == set(ids)
@@ -102,14 +102,14 @@ async def test_ids_of_any_text_are_found(opened: Opened) -> None:
     ids = ["it's", "a,b", "a\nb", "ü🙂", "\\x41", *(f"{number:064d}" for number in range(2500))]
     async with opened() as store:
         messages = [StreamBatch(a_batch(1.0, batch_id=name), 4, number, NOW_MS) for number, name in enumerate(ids)]
-        await store.write_range(messages, token="t1")
+        await store.write_range(messages, token="t1", until_s=float("inf"))
         stored = await store.batch_ids_before([*ids, "a", "b", "A"], partition=4, offset=9999, since_ms=0)
         assert stored == set(ids)
 
 
 async def test_a_series_of_another_process_is_found_and_not_written_again(opened: Opened) -> None:
     async with opened() as store, opened() as reader:
-        await store.write_range(a_range(), token="t1")
+        await store.write_range(a_range(), token="t1", until_s=float("inf"))
         assert [info.series.tags for info in await reader.list_series()] != []
         written: list[str] = []
         complete = reader.engine.insert
@@ -120,17 +120,17 @@ async def test_a_series_of_another_process_is_found_and_not_written_again(opened
 
         reader.engine.insert = recorded  # type: ignore[method-assign]
         batch = a_batch(1.0, series=a_series(tags={"n": "0"}), batch_id="b9")
-        await reader.write_range([StreamBatch(batch, 4, 9, NOW_MS)], token="t2")
+        await reader.write_range([StreamBatch(batch, 4, 9, NOW_MS)], token="t2", until_s=float("inf"))
         assert written == ["samples", "batch_ids"]
 
 
 async def test_a_series_that_another_process_deleted_is_written_again(opened: Opened) -> None:
     batch = a_batch(1.0, series=a_series("gone", tags={"k": "v"}))
     async with opened() as store, opened() as other:
-        await store.write_range([StreamBatch(batch, 0, 0, NOW_MS)], token="t1")
+        await store.write_range([StreamBatch(batch, 0, 0, NOW_MS)], token="t1", until_s=float("inf"))
         await other.delete(Selector(service="gone"))
         await store._writer.run(store._series_table.refresh)
-        await store.write_range([StreamBatch(batch, 0, 1, NOW_MS)], token="t2")
+        await store.write_range([StreamBatch(batch, 0, 1, NOW_MS)], token="t2", until_s=float("inf"))
         assert [info.series.tags for info in await other.list_series()] == [(("k", "v"),)]
 
 

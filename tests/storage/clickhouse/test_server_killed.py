@@ -112,7 +112,9 @@ async def test_every_batch_is_stored_once(server: ClickHouseServer, tmp_path: Pa
 
             def write(batch: Batch = batch, number: int = number) -> Awaitable[object]:
                 if kind == "range":
-                    return store.write_range([StreamBatch(batch, 0, number, NOW_MS)], token=f"t/0/{number}")
+                    return store.write_range(
+                        [StreamBatch(batch, 0, number, NOW_MS)], token=f"t/0/{number}", until_s=float("inf")
+                    )
                 return store.write(batch)
 
             await repeat_until_stored(write, killer)

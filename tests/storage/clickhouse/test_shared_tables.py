@@ -198,7 +198,7 @@ async def test_rows_expire_on_the_server_without_any_process(server: ClickHouseS
         batch = build_batch([(a_series(), old_ms, 1.0), (a_series(), new_ms, 2.0)])
         spans = (a_span("old", start_ms=old_ms), a_span("new", start_ms=new_ms))
         batch = Batch(batch.series, batch.index, batch.time_ms, batch.value, spans=spans)
-        await store.write_range([StreamBatch(batch, 0, 0, new_ms)], token="t")
+        await store.write_range([StreamBatch(batch, 0, 0, new_ms)], token="t", until_s=float("inf"))
     async with opened(url, clock=clock, ttl_days=30):
         pass
     database = url.rpartition("/")[2]
@@ -216,7 +216,7 @@ async def test_the_seeds_queries_run_over_a_native_connection(url: str) -> None:
     now_ms = clock.now_ms()
     async with opened(url, clock=clock) as store:
         batch = build_batch([(series, now_ms - n * 1000, 40.0 + n) for n in range(5)])
-        await store.write_range([StreamBatch(batch, 0, 0, now_ms)], token="t")
+        await store.write_range([StreamBatch(batch, 0, 0, now_ms)], token="t", until_s=float("inf"))
         client = clickhouse_driver.Client.from_url(url)
         columns = [(name, kind) for name, kind, *_ in client.execute("DESCRIBE TABLE metrics")]
         wanted = [

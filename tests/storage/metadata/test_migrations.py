@@ -271,6 +271,7 @@ async def test_sources_of_deployments_take_their_present_names(url: str, path: P
         "CREATE UNIQUE INDEX uq_deployment_seen ON deployment (service, environment, version) WHERE source = 'seen'",
         "INSERT INTO deployment (service, environment, version, at_ms, source, description) VALUES "
         "('api', 'e', '1', 1, 'seen', ''), ('api', 'e', '2', 2, 'told', 'new cart')",
+        "DROP TABLE stream_position",
         "UPDATE alembic_version SET version_num = '0001'",
     )
     async with SqlMetadataStore(url, SystemClock()) as store:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from vantage.core.errors import InputError
+from vantage.core.errors import InputError, StoreUnavailable
 from vantage.core.series import Series
 from vantage.storage.clickhouse.batch_id_table import BatchId
 from vantage.storage.clickhouse.commit import build_commit
@@ -39,7 +39,7 @@ class RangeWriter:
         self._recent_spans = recent_spans
         self._telemetry = telemetry
 
-    def write(self, batches: Sequence[StreamBatch], *, token: str) -> None:
+    def write(self, batches: Sequence[StreamBatch], *, token: str, until_s: float) -> None:
         """Insert a range; the rows depend on the messages alone, since under a used token others would be dropped."""
         if not _TOKEN.fullmatch(token):
             raise ValueError(f"{token!r} cannot be a token")
@@ -66,6 +66,8 @@ class RangeWriter:
             token=token,
         )
         for insert in commit.inserts:
+            if time.monotonic() > until_s:  # another worker may have the range, and the table may not know its token
+                raise StoreUnavailable("the range took too long: it is claimed and written again")
             self._engine.insert(insert)
         self._registry.add(commit.series)
         self._recent_spans.remember(commit.spans)

@@ -229,14 +229,12 @@ class ClickHouseStore:
             self._newest_ms = max(self._newest_ms, batch.newest_ms)
         return is_new
 
-    async def write_range(self, batches: Sequence[StreamBatch], *, token: str) -> None:
-        """Write a range of messages. Written again with the same token, by any process, it is stored once, as long as
-        no table had DEDUPLICATION_WINDOW other inserts in between. Batches are not compared with earlier ones: see
-        ``batch_ids_before``. Raises StoreUnavailable when the outcome is unknown: repeat it with the same messages and
-        token. Raises InputError when it can never be stored."""
+    async def write_range(self, batches: Sequence[StreamBatch], *, token: str, until_s: float) -> None:
+        """Write as the port says, as long as no table had DEDUPLICATION_WINDOW other inserts in between. Batches are
+        not compared with earlier ones: see ``batch_ids_before``."""
         if not self._open:
             raise StoreUnavailable("the store is closed")
-        await self._writer.run(lambda: self._ranges.write(batches, token=token))
+        await self._writer.run(lambda: self._ranges.write(batches, token=token, until_s=until_s))
 
     async def batch_ids_before(self, ids: Sequence[str], *, partition: int, offset: int, since_ms: int) -> set[str]:
         """Return those of ``ids`` that are stored, of messages since ``since_ms``, except those of ``partition`` from

@@ -12,6 +12,7 @@ from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
 from vantage.core.deployment import DETECTED, Deployment
 from vantage.core.errors import ConflictError, NotFoundError, StoreUnavailable
+from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.storage.metadata import audit_entries
 from vantage.storage.ports import Selector
@@ -27,6 +28,7 @@ class MemoryMetadataStore:
         self._deployments: list[Deployment] = []
         self._deployments_ever = 0
         self._audit: list[AuditEntry] = []
+        self._positions: dict[tuple[str, int], StreamPosition] = {}
 
     async def __aenter__(self) -> Self:
         self._open = True
@@ -36,6 +38,21 @@ class MemoryMetadataStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
+
+    async def take_partition(self, topic: str, partition: int) -> StreamPosition:
+        """Become the owner of a partition, and return its position."""
+        await self.ping()
+        position = self._positions.get((topic, partition), StreamPosition(0))
+        self._positions[topic, partition] = replace(position, epoch=position.epoch + 1)
+        return self._positions[topic, partition]
+
+    async def move_partition(self, topic: str, partition: int, position: StreamPosition) -> bool:
+        """Set the position. False: the partition has another owner."""
+        await self.ping()
+        if self._positions[topic, partition].epoch != position.epoch:
+            return False
+        self._positions[topic, partition] = position
+        return True
 
     async def create_key(self, key: ApiKey, *, actor: str) -> None:
         """Store a key. Raises ConflictError when its id, its name (among active keys) or its hash is in use."""

@@ -53,6 +53,17 @@ deployment: Final = Table(
     sqlite_autoincrement=True,  # an id is never reused, not even after a removal
 )
 
+# ``next_offset`` is null until a range was claimed; ``claimed_last`` is null when none is.
+stream_position: Final = Table(
+    "stream_position",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("next_offset", BigInteger),
+    Column("claimed_last", BigInteger),
+)
+
 # Append-only: the migration adds triggers that refuse every UPDATE and DELETE.
 audit: Final = Table(
     "audit",

@@ -18,9 +18,10 @@ from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
 from vantage.core.deployment import DETECTED, Deployment
 from vantage.core.errors import StoreUnavailable
+from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.storage.disk_reserve import DiskReserve
-from vantage.storage.metadata import audit, audit_entries, deployments, keys, migrate, sqlite
+from vantage.storage.metadata import audit, audit_entries, deployments, keys, migrate, positions, sqlite
 from vantage.storage.metadata.errors import driver_errors
 from vantage.storage.ports import Selector
 from vantage.storage.sqlite_reading import is_write_failure
@@ -142,6 +143,16 @@ class SqlMetadataStore:
                 entry = audit_entries.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
                 await audit.append(connection, entry)
             return removed
+
+    async def take_partition(self, topic: str, partition: int) -> StreamPosition:
+        """Become the owner of a partition, and return its position. Raises StoreUnavailable."""
+        async with self._write() as connection:
+            return await positions.take(connection, topic, partition)
+
+    async def move_partition(self, topic: str, partition: int, position: StreamPosition) -> bool:
+        """Set the position, durably. False: the partition has another owner. Raises StoreUnavailable."""
+        async with self._write() as connection:
+            return await positions.move(connection, topic, partition, position)
 
     async def record_audit(self, entry: AuditEntry) -> None:
         """Append an entry, durable on return, with its ``at_ms``; its ``id`` is ignored. A repeat appends it again.

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 
 from vantage.core.arrays import I64, U32, Mask
 from vantage.core.rollup import HOUR_MS
-from vantage.core.sample import Kind
-from vantage.core.series import Series, make_series
+from vantage.core.series import Series, series_of
 from vantage.storage.series_overflow import SeriesLimit, with_present_name
 from vantage.vql.exec.series_table import SeriesColumns
 
-_decode = msgspec.msgpack.Decoder(tuple[str, str, str, Kind, str, tuple[tuple[str, str], ...]]).decode
 _NEVER_FIRST = np.iinfo(np.int64).max
 _NEVER_LAST = np.iinfo(np.int64).min
 
 
 def read_identity(identity: bytes) -> Series:
-    """Return the series of a canonical identity. Raises ValueError."""
-    service, environment, metric, kind, unit, tags = _decode(identity)
-    series = make_series(service=service, environment=environment, metric=metric, kind=kind, unit=unit, tags=dict(tags))
-    return with_present_name(series)
+    """Return the series of a canonical identity, under its present name. Raises ValueError."""
+    return with_present_name(series_of(identity))
 
 
 class Catalogue:

@@ -23,13 +23,13 @@ import structlog
 
 from vantage.core.batch import Batch
 from vantage.core.errors import StartupError, StoreUnavailable, VantageError
+from vantage.core.record import Record
 from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.series import Series
 from vantage.core.span import spans_nbytes
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.embedded.write.head import Head
 from vantage.storage.embedded.write.journal import Journal, connect
-from vantage.storage.embedded.write.record import Record
 from vantage.storage.recent_spans import RecentSpans
 from vantage.telemetry import Telemetry
 

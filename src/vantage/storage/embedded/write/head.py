@@ -13,11 +13,11 @@ import numpy as np
 
 from vantage.core.arrays import Mask
 from vantage.core.idhash import hash_id
+from vantage.core.record import Record
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.write.block import SampleBlock, SpanBlock, process_hashes, sample_block, span_block
-from vantage.storage.embedded.write.record import Record
 
 BLOCK_SAMPLES_MAX: Final = 65_536
 BLOCK_SPANS_MAX: Final = 16_384

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from vantage.core.errors import FormatTooNew, StartupError
-from vantage.storage.embedded.write.record import Record, decode, encode
+from vantage.core.record import Record, decode, encode
 from vantage.storage.sqlite_reading import connect_frozen, is_write_failure
 
 FORMAT: Final = 3  # 2 had ids of exemplars as text, and `forgetting` for `tombstones`; 1 neither that nor `progress`

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.support.samples import a_span
 from tests.support.spans import ID_ALPHABET
 from vantage.core.exemplars import encode_exemplars
+from vantage.core.record import Record, decode, encode
 from vantage.core.sample_columns import SampleColumns
-from vantage.storage.embedded.write.record import Record, decode, encode
 
 rows = st.lists(
     st.tuples(

@@ -1,0 +1,1 @@
+"""Kafka and brokers that speak its protocol, through librdkafka."""

@@ -1,0 +1,258 @@
+"""What producers and consumers share: the settings of a URL, the topics, and errors as sentences.
+
+librdkafka's settings: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import structlog
+
+from vantage.core.errors import ConfigError, UnavailableError
+
+SCHEME: Final = "kafka"
+TOPIC: Final = "metrics-raw"
+DEAD_LETTERS: Final = "vantage-dead-letters"
+GROUP: Final = "vantage-workers"
+MESSAGE_NBYTES_MAX: Final = 16 << 20  # a body of 8 MB becomes a message of about as much
+RETENTION_MS: Final = 7 * 86_400_000
+REQUEST_TIMEOUT_S: Final = 10.0
+PING_TIMEOUT_S: Final = 1.5
+_SASL: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_log = structlog.get_logger("vantage.stream.kafka")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUrl:
+    """Where the brokers are, as ``host:port,…``, and librdkafka's settings to connect to them."""
+
+    hosts: str
+    settings: Mapping[str, str]
+
+
+def parse_url(url: str) -> BrokerUrl:
+    """Parse ``kafka://[user:password@]host[:port][,host…][?tls=true&ca=FILE&sasl=SCRAM-SHA-512]``; a list of hosts
+    alone is one as well. Raises ConfigError, which never shows the password."""
+    parts = urlsplit(url if "://" in url else f"{SCHEME}://{url}")
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    if parts.scheme != SCHEME or not hosts or parts.path not in ("", "/") or parts.fragment:
+        raise ConfigError("broker_url is not of the form kafka://host:9092,host:9092")
+    names = []
+    for host in hosts.split(","):
+        match = _HOST.fullmatch(host.strip())
+        if match is None or not 0 < int((match[2] or ":9092")[1:]) < 65_536:
+            raise ConfigError(f"broker_url: {host.strip()[:80]!r} is not a host and port")
+        names.append(match[0] if match[2] else f"{match[0]}:9092")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := set(options) - {"tls", "ca", "sasl"}:
+        raise ConfigError(f"broker_url: unknown option {min(unknown)[:40]!r}; there are tls, ca and sasl")
+    tls = options.get("tls", "true" if "ca" in options else "false")
+    if tls not in ("true", "false"):
+        raise ConfigError("broker_url: tls is true or false")
+    settings = {"bootstrap.servers": ",".join(names)}
+    user, _, password = credentials.partition(":")
+    sasl = options.get("sasl", "PLAIN" if user else "")
+    if sasl and (sasl not in _SASL or not user):
+        raise ConfigError(f"broker_url: sasl is one of {', '.join(_SASL)}, and needs user:password@ before the host")
+    if sasl:
+        settings |= {
+            "sasl.mechanism": sasl,
+            "sasl.username": unquote(user),
+            "sasl.password": unquote(password),
+        }
+    if "ca" in options:
+        settings["ssl.ca.location"] = options["ca"]
+    protocol = ("SASL_" if sasl else "") + ("SSL" if tls == "true" else "PLAINTEXT")
+    if protocol != "PLAINTEXT":
+        settings["security.protocol"] = protocol
+    return BrokerUrl(",".join(names), settings)
+
+
+def library() -> Any:
+    """Return confluent_kafka. Raises ConfigError when it is not installed."""
+    try:
+        return importlib.import_module("confluent_kafka")
+    except ImportError as error:
+        raise ConfigError(
+            f"broker_url names Kafka, whose client is not installed ({error}): pip install 'vantage[server,kafka]'"
+        ) from error
+
+
+class Failures:
+    """What librdkafka reports beside the answers: logged once for each reason, and kept until the next success."""
+
+    def __init__(self, hosts: str) -> None:
+        self._hosts = hosts
+        self._logged = ""
+        self.latest = ""
+        self.fatal = False
+
+    def on_error(self, error: Any) -> None:
+        """Take an error from ``error_cb``."""
+        self.fatal = self.fatal or error.fatal()
+        self.latest = describe(error, self._hosts)
+        if self.latest != self._logged:
+            self._logged = self.latest
+            _log.warning("broker", reason=self.latest)
+
+    def clear(self) -> None:
+        """Forget the last one: a request succeeded."""
+        self.latest = self._logged = ""
+
+
+def describe(error: Any, hosts: str) -> str:
+    """Return a KafkaError as a sentence."""
+    name = error.name()
+    if name == "_AUTHENTICATION":
+        return f"the broker at {hosts} refuses the login: check user and password of broker_url"
+    if name == "_RESOLVE":
+        return f"the broker's name cannot be resolved: {hosts}"
+    if name in ("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_MSG_TIMED_OUT"):
+        return f"the broker at {hosts} does not answer"
+    if name == "_SSL":
+        return f"TLS to the broker at {hosts} fails: {error.str()[:200]}"
+    return f"the broker at {hosts}: {error.str()[:200]} ({name})"
+
+
+def unavailable(error: Exception, hosts: str) -> UnavailableError:
+    """Return what a KafkaException means for the caller."""
+    cause = error.args[0] if error.args else None
+    return UnavailableError(describe(cause, hosts) if hasattr(cause, "name") else f"the broker at {hosts}: {error}")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSettings:
+    """How topics are created."""
+
+    name: str = TOPIC
+    partitions: int = 6
+    replicas: int = 1
+
+
+class Topics:
+    """Creates the topics that are missing, and checks those that are there. Its methods block; any thread."""
+
+    def __init__(self, url: BrokerUrl, wanted: TopicSettings) -> None:
+        self._url = url
+        self._wanted = wanted
+        self._kafka = library()
+        self._lock = threading.Lock()
+        self._admin: Any = None
+        self._id = ""
+        self._failures = Failures(url.hosts)
+
+    def topic_id(self) -> str:
+        """Return the id of the topic: a topic that was deleted and created again has another. Creates and checks the
+        topics at the first call. Raises UnavailableError."""
+        with self._lock:
+            if not self._id:
+                self._id = self._prepare()
+            return self._id
+
+    def ping(self) -> None:
+        """Ask the broker for the topic. Raises UnavailableError."""
+        try:
+            self._client().list_topics(self._wanted.name, timeout=PING_TIMEOUT_S)
+        except self._kafka.KafkaException as error:
+            raise UnavailableError(self._failures.latest or str(unavailable(error, self._url.hosts))) from error
+        self._failures.clear()
+
+    def _client(self) -> Any:
+        if self._admin is None:
+            admin = importlib.import_module("confluent_kafka.admin")
+            settings = {**self._url.settings, "error_cb": self._failures.on_error, "logger": _quiet()}
+            self._admin = admin.AdminClient(settings)
+        return self._admin
+
+    def _prepare(self) -> str:
+        admin = importlib.import_module("confluent_kafka.admin")
+        client = self._client()
+        known = self._describe(client)
+        missing = [name for name in (self._wanted.name, DEAD_LETTERS) if name not in known]
+        new = [
+            admin.NewTopic(
+                name,
+                self._wanted.partitions if name == self._wanted.name else 1,
+                self._wanted.replicas,
+                config={"retention.ms": str(RETENTION_MS), "max.message.bytes": str(MESSAGE_NBYTES_MAX)},
+            )
+            for name in missing
+        ]
+        for name, future in (client.create_topics(new, request_timeout=REQUEST_TIMEOUT_S) if new else {}).items():
+            try:
+                future.result()
+                _log.info("topic created", topic=name)
+            except self._kafka.KafkaException as error:
+                if error.args[0].name() != "TOPIC_ALREADY_EXISTS":  # another process was faster
+                    raise unavailable(error, self._url.hosts) from error
+        end_s = time.monotonic() + REQUEST_TIMEOUT_S
+        while self._wanted.name not in known:
+            known = self._describe(client)
+            if time.monotonic() > end_s:
+                raise UnavailableError(f"the topic {self._wanted.name} was created, and is not there yet")
+        self._check(admin, client, known[self._wanted.name])
+        return str(known[self._wanted.name].topic_id)
+
+    def _describe(self, client: Any) -> dict[str, Any]:
+        names = self._kafka.TopicCollection([self._wanted.name, DEAD_LETTERS])
+        known = {}
+        for name, future in client.describe_topics(names, request_timeout=REQUEST_TIMEOUT_S).items():
+            try:
+                known[name] = future.result()
+            except self._kafka.KafkaException as error:
+                if error.args[0].name() != "UNKNOWN_TOPIC_OR_PART":
+                    raise UnavailableError(self._failures.latest or str(unavailable(error, self._url.hosts))) from error
+        return known
+
+    def _check(self, admin: Any, client: Any, topic: Any) -> None:
+        """Warn about settings of an existing topic that differ from those it would be created with."""
+        name = self._wanted.name
+        resource = admin.ConfigResource(admin.ResourceType.TOPIC, name)
+        (future,) = client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S).values()
+        try:
+            settings = {key: entry.value for key, entry in future.result().items()}
+        except self._kafka.KafkaException as error:
+            _log.warning("the topic's settings cannot be read", topic=name, reason=str(error))
+            return
+        if len(topic.partitions) != self._wanted.partitions:
+            _log.warning(
+                "the topic has another number of partitions",
+                topic=name,
+                partitions=len(topic.partitions),
+                kafka_partitions=self._wanted.partitions,
+            )
+        if 0 <= int(settings.get("retention.ms", -1)) < RETENTION_MS:
+            _log.warning("the topic keeps messages for less than 7 days", topic=name, ms=settings["retention.ms"])
+        if int(settings.get("max.message.bytes", MESSAGE_NBYTES_MAX)) < MESSAGE_NBYTES_MAX:
+            _log.warning(
+                "the topic refuses messages of large requests: set max.message.bytes",
+                topic=name,
+                max_message_bytes=settings["max.message.bytes"],
+                wanted=MESSAGE_NBYTES_MAX,
+            )
+        if settings.get("cleanup.policy") not in (None, "delete"):
+            _log.warning("the topic deletes messages by key: set cleanup.policy to delete", topic=name)
+
+
+def _quiet() -> Any:
+    """Return a logger for librdkafka's own lines, which repeat what ``Failures`` logs once."""
+    import logging
+
+    logger = logging.getLogger("vantage.stream.librdkafka")
+    logger.setLevel(logging.CRITICAL)
+    return logger
+
+
+def client_settings(url: BrokerUrl, failures: Failures) -> dict[str, Any]:
+    """Return the settings of any client."""
+    on_error: Callable[[Any], None] = failures.on_error
+    return {**url.settings, "client.id": "vantage", "error_cb": on_error, "logger": _quiet()}

@@ -1,0 +1,175 @@
+"""A real Kafka broker: one node that is also its own controller, on loopback, for as long as the test runs."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.support.environments import CACHE, alone, cannot
+from tests.support.programs import STOP_TIMEOUT_S, free_port
+from tests.support.wait import wait_until
+
+VERSION: Final = "4.4.0"
+LOGGER: Final = "1.7.36"
+PLUGIN: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+FETCH_TIMEOUT_S: Final = 400
+START_TIMEOUT_S: Final = 90.0
+CLUSTER_ID: Final = "dmFudGFnZS10ZXN0cy0wMQ"  # 16 bytes in base64
+POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>vantage</groupId><artifactId>broker</artifactId><version>1</version><packaging>pom</packaging>
+<dependencies>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
+<dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>{LOGGER}</version></dependency>
+</dependencies></project>"""
+# One node replicates nothing, and a restart or a consumer that dies is noticed within seconds.
+SETTINGS: Final = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "1",
+    "min.insync.replicas": "1",
+    "auto.create.topics.enable": "false",
+    "group.initial.rebalance.delay.ms": "0",
+    "num.network.threads": "2",
+    "num.io.threads": "2",
+    "log.cleaner.dedupe.buffer.size": "2097152",
+    "controlled.shutdown.enable": "false",
+    "broker.session.timeout.ms": "1000",
+    "broker.heartbeat.interval.ms": "250",
+    "group.min.session.timeout.ms": "1000",
+    "group.consumer.min.session.timeout.ms": "1000",
+    "group.consumer.session.timeout.ms": "6000",
+    "group.consumer.min.heartbeat.interval.ms": "300",
+    "group.consumer.heartbeat.interval.ms": "500",
+}
+
+
+def jars() -> Path:
+    """Return the folder of the broker's jars, fetched by Maven on first use. If that fails the test is skipped; in CI
+    it fails."""
+    folder = CACHE / f"kafka-{VERSION}"
+    maven, java = shutil.which("mvn"), shutil.which("java")
+    if maven is None or java is None:
+        cannot("a Kafka broker needs Java 17 and Maven, which fetches it: apt-get install default-jre-headless maven")
+    with alone("kafka"):
+        if not (folder / "fetched").exists():
+            folder.mkdir(exist_ok=True)
+            (folder / "pom.xml").write_text(POM)
+            command = [maven, "-q", "-B", "-f", str(folder / "pom.xml"), PLUGIN, "-DincludeScope=runtime"]
+            command.append(f"-DoutputDirectory={folder}")
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                cannot(f"Kafka cannot be fetched within {FETCH_TIMEOUT_S} s by Maven")
+            if done.returncode:
+                cannot(f"Kafka cannot be fetched by Maven: {done.stdout.strip()[-500:]}")
+            (folder / "fetched").touch()
+    return folder
+
+
+class KafkaBroker:
+    """A broker on a data folder, which keeps its ports."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self._jars = jars()
+        self._folder = folder
+        self._settings = {**SETTINGS, **settings}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port, self._controller_port = free_port(), free_port()
+
+    @property
+    def url(self) -> str:
+        return f"kafka://127.0.0.1:{self.port}"
+
+    def _java(self, heap: str, *arguments: str) -> list[str]:
+        options = [f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
+        options.append("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+        return ["java", *options, "-cp", f"{self._jars}/*", *arguments]
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        config, data = self._folder / "server.properties", self._folder / "log"
+        listeners = f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}"
+        settings = self._settings | {
+            "listeners": listeners,
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
+            "log.dirs": str(data),
+        }
+        config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        with (self._folder / "broker.log").open("ab") as log:
+            if not (data / "meta.properties").exists():
+                form = self._java("64m", "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(config))
+                subprocess.run(form, check=True, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                self._java("256m", "kafka.Kafka", str(config)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+            )
+        wait_until(self._answers, START_TIMEOUT_S, 0.1)
+
+    def _answers(self) -> bool:
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
+
+        assert self._process is not None
+        assert self._process.poll() is None, f"Kafka ended:\n{self.log()}"
+        client = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "log_level": 0})
+        with contextlib.suppress(KafkaException):
+            return bool(client.list_topics(timeout=2).brokers)
+        return False
+
+    def stop(self) -> None:
+        """End it in order."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def pause(self) -> None:
+        """Let it hang."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def log(self) -> str:
+        """Return the end of the broker's log."""
+        return (self._folder / "broker.log").read_text(errors="replace")[-4000:]
+
+
+@contextlib.contextmanager
+def running_kafka(**settings: str) -> Iterator[KafkaBroker]:
+    """Run a broker on an empty folder."""
+    with tempfile.TemporaryDirectory() as name:
+        broker = KafkaBroker(Path(name), **settings)
+        broker.start()
+        try:
+            yield broker
+        finally:
+            broker.kill()  # its data is deleted: nothing needs to be closed in order
