@@ -17,7 +17,7 @@ SIDE_BY_SIDE = --numprocesses $(WORKERS) --no-loadscope-reorder
 PYTEST = $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMPS)/project ## .venv with the locked dependencies, and the front-end files
 	@$(BIN)/python hatch_build.py
