@@ -21,7 +21,7 @@ from tests.contracts.metadata_contract import (
     a_key,
 )
 from vantage.core.errors import ConfigError, ConflictError, StoreUnavailable
-from vantage.storage.metadata import store as store_module
+from vantage.storage.metadata import sqlite_database
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.metadata.store import SqlMetadataStore
 from vantage.storage.ports import MetadataStore
@@ -153,7 +153,7 @@ asyncio.run(main())
     async def test_waiting_for_a_connection_or_for_other_changes_ends(
         self, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store_module, "_WAIT_S", 0.05)
+        monkeypatch.setattr(sqlite_database, "WAIT_S", 0.05)
         async with open_store() as store:
             assert isinstance(store, SqlMetadataStore)
             async with store._read(), store._read():
@@ -187,7 +187,7 @@ asyncio.run(main())
                 pass
 
     @pytest.mark.parametrize(
-        "url", ["", "nonsense", "postgresql://host/db", "sqlite://", "sqlite:///:memory:", "sqlite:///a.db?timeout=1"]
+        "url", ["", "nonsense", "mysql://host/db", "sqlite://", "sqlite:///:memory:", "sqlite:///a.db?timeout=1"]
     )
     def test_a_url_that_names_no_file_is_a_wrong_setting(self, url: str, clock: MovedClock) -> None:
         with pytest.raises(ConfigError):

@@ -15,6 +15,7 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 HOMES = {
     "aiosqlite": ["vantage.storage.metadata"],
     "alembic": ["vantage.storage.metadata"],
+    "asyncpg": ["vantage.storage.metadata.postgres"],
     "sqlalchemy": ["vantage.storage.metadata"],
     "chdb": ["vantage.storage.clickhouse.chdb"],
     "pyarrow": ["vantage.query.table_formats", "vantage.storage.clickhouse.arrow"],

@@ -5,23 +5,110 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import psycopg
 
 from tests.support.environments import cannot
-from tests.support.programs import START_TIMEOUT_S, free_port, listening
+from tests.support.programs import STOP_TIMEOUT_S, free_port
+from tests.support.wait import wait_until
+
+
+class DatabaseServer:
+    """A program that listens on a port of its own, with its children; it can be killed, paused and started again."""
+
+    def __init__(self, command: Sequence[str], port: int, *, folder: Path, user: str | None = None) -> None:
+        self._command, self._folder, self._user = command, folder, user
+        self.port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and wait until the port is open."""
+        self._process = subprocess.Popen(self._command, cwd=self._folder, user=self._user)
+        wait_until(self._listens)
+
+    def _listens(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"{self._command[0]} ended"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait(STOP_TIMEOUT_S)
+
+    def pause(self) -> None:
+        """Stop it in a state in which connections are accepted and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after ``pause``."""
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it in order, whatever state it is in."""
+        if self._process is not None and self._process.poll() is None:
+            self.resume()
+            # SIGTERM would make PostgreSQL wait for connections that a failing test has not closed.
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(STOP_TIMEOUT_S)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        for process in (server, *server.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+
+class PostgresServer(DatabaseServer):
+    """PostgreSQL. The user is ``vantage`` without a password."""
+
+    def start(self) -> None:
+        """Start, and wait until it accepts queries: it listens before."""
+        super().start()
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url("postgres")).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def url(self, database: str) -> str:
+        return f"postgresql://vantage@127.0.0.1:{self.port}/{database}"
+
+    def run(self, *statements: str, database: str = "postgres") -> list[tuple[object, ...]]:
+        """Run statements, each committed at once; return the rows of the last."""
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            rows: list[tuple[object, ...]] = []
+            for statement in statements:
+                cursor = connection.execute(statement.encode())
+                rows = cursor.fetchall() if cursor.description else []
+            return rows
+
+    def new_database(self) -> str:
+        """Create an empty database; return its name."""
+        name = f"test_{secrets.token_hex(4)}"
+        self.run(f"CREATE DATABASE {name}")
+        return name
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[int]:
-    """Run PostgreSQL; yield its port. The user is ``vantage`` without a password, the database ``postgres``."""
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run PostgreSQL on an empty folder."""
     # Debian does not add its programs to the path.
     folders = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     path = os.pathsep.join((*folders, os.environ["PATH"]))
@@ -42,30 +129,43 @@ def running_postgres() -> Iterator[int]:
         settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}"]
         settings += ["fsync=off", "log_min_messages=panic"]
         command = [program, "-D", str(folder / "data"), *(part for setting in settings for part in ("-c", setting))]
-        # SIGTERM would wait for connections that a failing test has not closed.
-        with listening(command, port, folder=folder, environ={}, user=user, stop=signal.SIGINT):
-            # It listens before it accepts queries.
-            end_s = time.monotonic() + START_TIMEOUT_S
-            while True:
-                try:
-                    psycopg.connect(f"postgresql://vantage@127.0.0.1:{port}/postgres").close()
-                    break
-                except psycopg.OperationalError:
-                    assert time.monotonic() < end_s, "PostgreSQL does not answer"
-                    time.sleep(0.05)
-            yield port
+        server = PostgresServer(command, port, folder=folder, user=user)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def running_postgres() -> Iterator[int]:
+    """Run PostgreSQL; yield its port. The user is ``vantage`` without a password, the database ``postgres``."""
+    with postgres_server() as server:
+        yield server.port
+
+
+@contextlib.contextmanager
+def redis_server(*options: str) -> Iterator[DatabaseServer]:
+    """Run Redis, which stores nothing on disk."""
+    program = shutil.which("redis-server")
+    if program is None:
+        cannot("redis-server is not installed")
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning", *options]
+    with tempfile.TemporaryDirectory() as name:
+        server = DatabaseServer(command, port, folder=Path(name))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 @contextlib.contextmanager
 def running_redis() -> Iterator[int]:
     """Run Redis, which stores nothing on disk; yield its port."""
-    program = shutil.which("redis-server")
-    if program is None:
-        cannot("redis-server is not installed")
-    port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"]
-    with tempfile.TemporaryDirectory() as name, listening(command, port, folder=Path(name), environ={}):
-        yield port
+    with redis_server() as server:
+        yield server.port
 
 
 def _ordinary_user() -> str | None:

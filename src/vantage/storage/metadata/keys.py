@@ -38,8 +38,8 @@ async def create(connection: AsyncConnection, key: ApiKey, *, now_ms: int) -> No
 
 async def all_keys(connection: AsyncConnection) -> list[ApiKey]:
     """Return all keys, oldest first, ties by id."""
-    rows = await connection.execute(select(api_key).order_by(api_key.c.created_ms, api_key.c.id))
-    return [_key(row) for row in rows]
+    keys = [_key(row) for row in await connection.execute(select(api_key))]
+    return sorted(keys, key=lambda key: (key.created_ms, key.id))  # databases have orders of text of their own
 
 
 async def find(connection: AsyncConnection, id_or_name: str, *, now_ms: int) -> ApiKey:

@@ -7,6 +7,7 @@ every server.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from vantage.core.errors import ConfigError, FormatTooNew, StoreUnavailable
 from vantage.resources import migrations_dir
 from vantage.storage.metadata import sqlite
 from vantage.storage.metadata.errors import driver_errors
+from vantage.storage.metadata.postgres import PostgresUrl, is_postgres, parse_url, run_in_transaction
 from vantage.storage.write_access import why_read_only
 
 if TYPE_CHECKING:
@@ -32,8 +34,10 @@ def known() -> list[str]:
 def pending(url: str) -> list[str]:
     """Return the names of the migrations that the database lacks, oldest first. Changes and creates nothing.
 
-    Raises FormatTooNew, ConfigError when the database is not Vantage's, StoreUnavailable.
+    Raises FormatTooNew, ConfigError when the database is not Vantage's or refuses the login, StoreUnavailable.
     """
+    if is_postgres(url):
+        return _pending_on_server(parse_url(url))
     path = sqlite.path_of(url)
     with driver_errors():
         if not path.exists():
@@ -41,7 +45,7 @@ def pending(url: str) -> list[str]:
         engine = sqlite.reading_engine(path)
         try:
             with engine.connect() as connection:
-                return _missing(connection, path)
+                return _missing(connection, str(path))
         finally:
             engine.dispose()
 
@@ -54,6 +58,8 @@ def upgrade(url: str) -> list[str]:
     """
     if not pending(url):
         return []
+    if is_postgres(url):
+        return _upgrade_server(parse_url(url))
     path = sqlite.path_of(url)
     if reason := why_read_only((path.parent, path)):
         raise StoreUnavailable(f"{reason}, and {path} must be created or migrated")
@@ -63,20 +69,33 @@ def upgrade(url: str) -> list[str]:
         try:
             with engine.begin() as connection:
                 # Check again under the write lock: another process may have been faster.
-                missing = _missing(connection, path)
-                if missing:
-                    _run(connection)
-                return missing
+                return _run_missing(connection, str(path))
         finally:
             engine.dispose()
 
 
-def _missing(connection: Connection, path: Path) -> list[str]:
+def _pending_on_server(url: PostgresUrl) -> list[str]:
+    return asyncio.run(run_in_transaction(url, lambda connection: _missing(connection, url.where), locked=False))
+
+
+def _upgrade_server(url: PostgresUrl) -> list[str]:
+    return asyncio.run(run_in_transaction(url, lambda connection: _run_missing(connection, url.where), locked=True))
+
+
+def _run_missing(connection: Connection, name: str) -> list[str]:
+    missing = _missing(connection, name)
+    if missing:
+        _run(connection)
+    return missing
+
+
+def _missing(connection: Connection, name: str) -> list[str]:
+    """Return the migrations that the database called ``name`` lacks."""
     names = known()
     tables = inspect(connection).get_table_names()
     if _VERSION_TABLE not in tables:
         if tables:
-            raise ConfigError(f"{path} is a database of something else: the metadata URL must name a file of its own")
+            raise ConfigError(f"{name} is a database of something else: the metadata URL must name one of its own")
         return names
     at = sorted(connection.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalars())  # noqa: S608 - constant
     if not at:
@@ -84,7 +103,7 @@ def _missing(connection: Connection, path: Path) -> list[str]:
     revisions = [name[:4] for name in names]
     if len(at) != 1 or at[0] not in revisions:
         raise FormatTooNew(
-            f"{path} is at revision {', '.join(at)}, which this version of Vantage does not know: run the version that "
+            f"{name} is at revision {', '.join(at)}, which this version of Vantage does not know: run the version that "
             "wrote it, or a newer one; nothing was touched"
         )
     return names[revisions.index(at[0]) + 1 :]

@@ -43,7 +43,7 @@ def path_of(url: str) -> Path:
         raise ConfigError("the metadata URL is invalid: use one like sqlite:///data/metadata.db") from None
     backend = parsed.get_backend_name()
     if backend != "sqlite":
-        raise ConfigError(f"the metadata URL names {backend!r}: this version supports only sqlite:///")
+        raise ConfigError(f"the metadata URL names {backend!r}: use sqlite:///FILE or postgresql://HOST/DATABASE")
     if parsed.query or not parsed.database or parsed.database.startswith((":memory:", "file:")):
         raise ConfigError("the metadata URL must name a file and no options, like sqlite:///data/metadata.db")
     return Path(parsed.database)

@@ -1,90 +1,61 @@
-"""The MetadataStore on SQLAlchemy: SQLite through aiosqlite."""
+"""The MetadataStore on SQLAlchemy: its statements are the same on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Final, Self
 
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
 from vantage.core.deployment import DETECTED, Deployment
-from vantage.core.errors import StoreUnavailable
 from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
-from vantage.storage.disk_reserve import DiskReserve
-from vantage.storage.metadata import audit, audit_entries, deployments, keys, migrate, positions, sqlite
-from vantage.storage.metadata.errors import driver_errors
+from vantage.storage.metadata import audit, audit_entries, deployments, keys, positions, postgres, sqlite
+from vantage.storage.metadata.database import Database, check_answers
+from vantage.storage.metadata.postgres_database import PostgresDatabase
+from vantage.storage.metadata.sqlite_database import SqliteDatabase
 from vantage.storage.ports import Selector
-from vantage.storage.sqlite_reading import is_write_failure
-from vantage.storage.write_access import why_read_only
 
-# One connection may write and wait for another process; the second can still read.
-_CONNECTIONS: Final = 2
 DETECTED_MAX: Final = 20_000  # detected deployments
 DETECTED_AUDITED_MAX: Final = 1000  # those that have an entry in the audit log, since the start
 PRUNE_EVERY: Final = 100
-RESERVE_NBYTES: Final = 64 << 10
-_WAIT_S: Final = 10.0  # for a connection, and for the changes before this one
 
 
 class SqlMetadataStore:
-    """Implements ``MetadataStore``. Any number of these, in any number of processes, may have one file open.
+    """Implements ``MetadataStore``. Any number of these, in any number of processes, may have one database open.
 
-    The store keeps working after any error: a failed change is rolled back. On a full disk, and in a folder that is
-    read-only, what is stored is read and changes raise StoreUnavailable, until they are possible again.
+    The store keeps working after any error: a failed change is rolled back.
     """
 
     def __init__(self, url: str, clock: Clock, *, busy_timeout_ms: int = sqlite.BUSY_TIMEOUT_MS) -> None:
-        """``url`` is ``sqlite:///…``; ``busy_timeout_ms`` is how long a change waits for another process's. Opens
-        nothing. Raises ConfigError for an invalid URL."""
-        self._path = sqlite.path_of(url)
-        self._url = url
+        """``url`` is ``sqlite:///…`` or ``postgresql://…``; ``busy_timeout_ms`` is how long a change waits for another
+        process's. Opens nothing. Raises ConfigError for an invalid URL."""
         self._clock = clock
-        self._busy_timeout_ms = busy_timeout_ms
-        self._engine: AsyncEngine | None = None
-        self._frozen: AsyncEngine | None = None  # for reads where SQLite cannot write
-        self._is_read_only = False  # when it was last read
-        self._writer = asyncio.Lock()
+        self._database: Database
+        if postgres.is_postgres(url):
+            self._database = PostgresDatabase(url, clock, busy_timeout_ms=busy_timeout_ms)
+        else:
+            self._database = SqliteDatabase(url, busy_timeout_ms=busy_timeout_ms)
         self._detected = 0  # deployments recorded since the start
-        self._reserve = DiskReserve(self._path.with_name(self._path.name + ".reserve"), nbytes=RESERVE_NBYTES)
 
     async def __aenter__(self) -> Self:
-        """Open. On return the file exists, has the newest schema and answers. Raises FormatTooNew when a newer version
-        wrote it (nothing was changed), ConfigError when it is another program's, StoreUnavailable."""
-        self._reserve.release()
-        await asyncio.to_thread(migrate.upgrade, self._url)
-        self._engine = create_async_engine(
-            f"sqlite+aiosqlite:///{self._path}",
-            pool_size=_CONNECTIONS,
-            max_overflow=0,
-            pool_timeout=_WAIT_S,
-            connect_args=sqlite.connect_args(self._busy_timeout_ms),
-        )
-        sqlite.prepare(self._engine.sync_engine)
-        self._frozen = sqlite.frozen_engine(self._path)
-        try:
-            await self.ping()
-        except BaseException:
-            await self._close()
-            raise
-        self._reserve.keep()
+        """Open. On return the database has the newest schema and answers; a PostgreSQL server that cannot be reached is
+        opened later, and until then every other method raises StoreUnavailable. Raises FormatTooNew when a newer
+        version wrote it (nothing was changed), ConfigError when it is another program's or refuses the login,
+        StoreUnavailable."""
+        await self._database.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close, after the current change. Later calls raise StoreUnavailable."""
-        await self._close()
-        self._reserve.keep(spare_nbytes=0)  # of what closing gave back to a full disk
+        await self._database.close()
 
     async def create_key(self, key: ApiKey, *, actor: str) -> None:
         """Store a key. On return the key is durable and every process sees it. Raises ConflictError when its id, its
@@ -174,66 +145,10 @@ class SqlMetadataStore:
     async def ping(self) -> None:
         """Return if the database answers; raise StoreUnavailable if not."""
         async with self._read() as connection:
-            # Read from the file: SELECT 1 would not even open it.
-            await connection.execute(text("SELECT version_num FROM alembic_version"))
+            await check_answers(connection)
 
-    @asynccontextmanager
-    async def _read(self) -> AsyncIterator[AsyncConnection]:
-        with driver_errors():
-            connection = await self._connected()
-            try:
-                yield connection
-            finally:
-                await asyncio.shield(connection.close())
+    def _read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._database.read()
 
-    async def _connected(self) -> AsyncConnection:
-        engine = self._opened()
-        if self._frozen is not None and self._why_read_only():
-            if not self._is_read_only:
-                # A connection that was opened without the right to write never gets it, and one that is opened beside
-                # others without locks makes them lose theirs.
-                self._is_read_only = True
-                await engine.dispose()
-            return await self._frozen.connect()
-        self._is_read_only = False
-        try:
-            return await engine.connect()
-        except (DBAPIError, sqlite3.Error) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
-            if self._frozen is None or cause is None or not is_write_failure(cause):
-                raise
-        return await self._frozen.connect()
-
-    @asynccontextmanager
-    async def _write(self) -> AsyncIterator[AsyncConnection]:
-        """Begin a transaction, isolated from other changes, that commits at the end or rolls back on an error.
-
-        Changes queue on a lock of this store first, because SQLite's waiting writers poll, and would use every
-        connection that readers need.
-        """
-        if reason := self._why_read_only():
-            raise StoreUnavailable(reason)
-        with driver_errors():
-            async with asyncio.timeout(_WAIT_S):
-                await self._writer.acquire()
-            try:
-                async with self._opened().execution_options(**sqlite.WRITE).begin() as connection:
-                    yield connection
-            finally:
-                self._writer.release()
-
-    def _why_read_only(self) -> str:
-        return why_read_only((self._path.parent, self._path))
-
-    def _opened(self) -> AsyncEngine:
-        if self._engine is None:
-            raise StoreUnavailable("the metadata store is not open")
-        return self._engine
-
-    async def _close(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            async with self._writer:
-                await engine.dispose()
-        if self._frozen is not None:
-            await self._frozen.dispose()
+    def _write(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._database.write()
