@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +12,7 @@ import structlog
 
 from vantage.config import Settings
 from vantage.core.clock import Clock, SystemClock
+from vantage.core.errors import UnavailableError
 from vantage.parts import Parts, build_parts
 from vantage.supervisor import running
 from vantage.telemetry import Telemetry
@@ -51,7 +52,8 @@ async def _opened(parts: Parts, settings: Settings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         for store in parts.stores:
             await stack.enter_async_context(store)
-        await parts.keys.refresh()
+        with suppress(UnavailableError):  # a shared database that is away: its loop reads them once it is back
+            await parts.keys.refresh()
         _warn(settings, parts.authenticator)
         await stack.enter_async_context(running(parts.loops, parts.clock))
         yield

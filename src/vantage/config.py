@@ -99,7 +99,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     batch_rows: Annotated[int, _doc("Samples and spans that a worker writes at once.", ge=1, le=1_000_000)] = 10_000
     batch_wait_s: Annotated[float, _doc("Seconds after which it writes fewer.", gt=0, le=60)] = 1.0
     metadata_url: Annotated[
-        str, _doc("The metadata database. Empty: metadata.db in the data folder; or sqlite:///FILE.")
+        str,
+        _doc(
+            "The metadata database. Empty: metadata.db in the data folder; or sqlite:///FILE; "
+            "or postgresql://USER:PASSWORD@HOST:5432/DATABASE, which several servers may share. "
+            "Secret for its password."
+        ),
     ] = ""
     api_key: Annotated[str, _doc("A key with all scopes, besides those made with `vantage keys`. Secret.")] = ""
     auth: Annotated[

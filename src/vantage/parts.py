@@ -203,6 +203,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
                 *filter(None, [clock_warning()]),
             ],
             read_only=read_only,
+            spared=lambda: {"metadata"} if authenticator.known else (),
         ),
         authorizer=authorizer,
         renderer=Renderer(
@@ -210,7 +211,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
             static=resources.static_dir(),
             clock=clock,
             version=__version__,
-            notice=lambda: _notice(read_only(), clock_warning()),
+            notice=lambda: _notice(read_only(), keys.failure, clock_warning()),
         ),
         static=resources.static_dir(),
         version=__version__,
@@ -233,8 +234,10 @@ def _queued(broker: KafkaSink | None) -> int:
     return broker.queued_nbytes if broker is not None else 0
 
 
-def _notice(read_only: str, clock_warning: str) -> str:
-    return f"{read_only}; what is stored can be read" if read_only else clock_warning
+def _notice(read_only: str, metadata_failure: str, clock_warning: str) -> str:
+    if read_only:
+        return f"{read_only}; what is stored can be read"
+    return f"Deployments are not shown: {metadata_failure}" if metadata_failure else clock_warning
 
 
 def _role(settings: Settings) -> Role:

@@ -40,7 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
             on_wait=notice,
         )
     if own_metadata(settings) is None:
-        notice(f"not copied: the metadata database, which is elsewhere by metadata_url ({settings.metadata_url})")
+        notice(
+            f"not copied: the metadata database, which is elsewhere by metadata_url ({_where(settings.metadata_url)})"
+        )
     if backup.quarantined:
         notice(f"not copied: {backup.quarantined} quarantined files in segments/damaged")
     print(
@@ -50,6 +52,15 @@ def run(arguments: argparse.Namespace) -> int:
     if backup.omitted:
         raise StartupError(f"the backup lacks files that cannot be read: {'; '.join(backup.omitted)}")
     return 0
+
+
+def _where(metadata_url: str) -> str:
+    """Return what metadata_url names and how it is copied, without its password."""
+    from vantage.storage.metadata.postgres import is_postgres, parse_url
+
+    if is_postgres(metadata_url):
+        return f"PostgreSQL at {parse_url(metadata_url).where}: copy it with pg_dump"
+    return metadata_url
 
 
 def _refuse_inside(target: Path, folders: Sequence[Path]) -> None:

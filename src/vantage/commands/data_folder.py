@@ -19,8 +19,11 @@ def make_folder(data: Path) -> None:
 
 def own_metadata(settings: Settings) -> Path | None:
     """Return the metadata database when it is the one in the data folder."""
+    from vantage.storage.metadata.postgres import is_postgres
     from vantage.storage.metadata.sqlite import path_of
 
+    if is_postgres(settings.metadata_url):
+        return None
     own = Path(settings.data) / "metadata.db"
     named = path_of(metadata_url(settings.metadata_url, data=Path(settings.data)))
     return own if named.absolute() == own.absolute() else None

@@ -11,6 +11,7 @@ from vantage.core.deployment import Deployment
 from vantage.core.errors import BusyError, InputError, StoreTimeout
 from vantage.core.sample import TAG_VERSION
 from vantage.query.context import QueryContext
+from vantage.query.deployments import deployments_if_known
 from vantage.query.http_semconv import QUANTILES_ALL, QUANTILES_OVERVIEW, Buckets
 from vantage.query.red import BucketValues, RedStats, read_red
 from vantage.query.thresholds import ERROR_RATIO_HIGH
@@ -99,7 +100,7 @@ async def read_overview(context: QueryContext, buckets: Buckets) -> Overview:
     """Read the overview: services with errors first, then those with traffic, then by name; Vantage itself last."""
     facts = await _known_services(context)
     red, problem = await _read_figures(context, buckets, tuple(facts), QUANTILES_OVERVIEW)
-    deployments = await context.metadata.deployments(limit=DEPLOYMENTS_MAX)
+    deployments = await deployments_if_known(context, limit=DEPLOYMENTS_MAX)
 
     def build() -> Overview:
         rows = sorted((_row(name, facts[name], red.get(name)) for name in facts), key=_sort_key)

@@ -11,7 +11,7 @@ from typing import Final
 
 from vantage.core.api_key import ALL_SCOPES, ApiKey, Scope, hash_secret
 from vantage.core.clock import Clock
-from vantage.core.errors import ForbiddenError, UnauthorizedError
+from vantage.core.errors import ForbiddenError, UnauthorizedError, UnavailableError
 
 SESSION_COOKIE: Final = "vantage_session"
 SESSION_MS: Final = 30 * 86_400_000
@@ -35,7 +35,11 @@ LOCAL: Final = Principal("local", ALL_SCOPES)
 
 
 class Authenticator:
-    """The keys in use, in memory; ``refresh`` replaces them with those of the metadata store."""
+    """The keys in use, in memory; ``refresh`` replaces them with those of the metadata store.
+
+    Until they have been read once, a secret that is not in the settings cannot be checked, and raises UnavailableError:
+    a server without its metadata database is never open to everybody.
+    """
 
     def __init__(self, *, clock: Clock, auth: str, api_key: str) -> None:
         self._clock = clock
@@ -45,14 +49,19 @@ class Authenticator:
         # Only of secrets in use: an unknown one raises, and what raises is not cached.
         self._by_secret = lru_cache(SECRETS_CACHED_MAX)(lambda secret: self._by_hash[hash_secret(secret)])
         self._fixed: list[ApiKey] = []
+        self.known = auth == "off"  # whether keys can be checked
         if api_key:
             self._fixed.append(
                 ApiKey(ENVIRONMENT_KEY_ID, "VANTAGE_API_KEY", ALL_SCOPES, hash_secret(api_key), clock.now_ms())
             )
-        self.refresh(())
+        self._use(())
 
     def refresh(self, keys: Sequence[ApiKey]) -> None:
         """Use the keys of the metadata store."""
+        self._use(keys)
+        self.known = True
+
+    def _use(self, keys: Sequence[ApiKey]) -> None:
         all_keys = [*self._fixed, *keys]
         self._by_hash = {key.secret_hash: (key, Principal(key.id, key.scopes)) for key in all_keys}
         self._by_id = {key.id: key for key in all_keys}
@@ -62,11 +71,12 @@ class Authenticator:
     def required(self) -> bool:
         """Whether a request without a key is refused."""
         if self._auth == "auto":
-            return bool(self._by_hash)
+            return bool(self._by_hash) or not self.known
         return self._auth == "required"
 
     def principal(self, secret: str, session: str = "") -> Principal:
-        """Return the owner of a secret or a session. Raises UnauthorizedError."""
+        """Return the owner of a secret or a session. Raises UnauthorizedError, and UnavailableError while keys cannot
+        be checked."""
         if secret:
             try:
                 key, principal = self._by_secret(secret)
@@ -76,13 +86,19 @@ class Authenticator:
                 if key.is_active(self._clock.now_ms()):
                     return principal
             if self.required:
+                self._require_known()
                 raise UnauthorizedError("the API key is unknown, expired or revoked")
             return LOCAL
         if not self.required:
             return LOCAL
         if session and (signed_by := self._session_key(session)) is not None:
             return Principal(signed_by.id, signed_by.scopes, by_session=True)
+        self._require_known()
         raise UnauthorizedError("an API key is required: send it in the header X-API-Key")
+
+    def _require_known(self) -> None:
+        if not self.known:
+            raise UnavailableError("keys cannot be checked: the metadata database has not answered yet")
 
     def start_session(self, secret: str) -> str:
         """Return the value of a session cookie for a secret. Raises UnauthorizedError and ForbiddenError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -28,8 +28,9 @@ class DependencyOut(msgspec.Struct):
 
 
 class HealthOut(msgspec.Struct):
-    """``status`` is ``up``, ``read_only`` (data is read, and nothing can be written), ``down`` (a dependency is) or
-    ``draining`` (about to stop). ``warnings`` tell what fails although data is read, such as sealing on a full disk."""
+    """``status`` is ``up``, ``read_only`` (data is read, and nothing can be written), ``degraded`` (a dependency is
+    down without which most requests are answered), ``down`` (a dependency is) or ``draining`` (about to stop).
+    ``warnings`` tell what fails although data is read, such as sealing on a full disk."""
 
     status: str
     version: str
@@ -44,21 +45,24 @@ class LiveOut(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
-    """Checks health with one ping per dependency; ``warnings`` returns what is wrong without being down, and
-    ``read_only`` why nothing can be written although data is read, '' when it can."""
+    """Checks health with one ping per dependency; ``warnings`` returns what is wrong without being down, ``read_only``
+    why nothing can be written although data is read, '' when it can, and ``spared`` the dependencies without which
+    requests are answered now."""
 
     version: str
     role: str
     pings: dict[str, Callable[[], Awaitable[None]]]
     warnings: Callable[[], Sequence[str]] = tuple
     read_only: Callable[[], str] = str
+    spared: Callable[[], Collection[str]] = tuple
 
     async def check(self, *, draining: bool) -> HealthOut:
         names = list(self.pings)
         results = await asyncio.gather(*(_ping(self.pings[name]) for name in names))
-        down = any(result.status == "down" for result in results)
+        down = {name for name, result in zip(names, results, strict=True) if result.status == "down"}
         usual = "read_only" if self.read_only() else "up"
-        status = "draining" if draining else "down" if down else usual
+        failing = "degraded" if down.issubset(self.spared()) else "down"
+        status = "draining" if draining else failing if down else usual
         return HealthOut(status, self.version, self.role, dict(zip(names, results, strict=True)), list(self.warnings()))
 
 
@@ -84,7 +88,7 @@ _UNHEALTHY = {
 async def health(request: Request[Any, Any, Any], health_checks: NamedDependency[HealthChecks]) -> Response[HealthOut]:
     """Return every dependency with its status and latency; 503 when one is down."""
     report = await health_checks.check(draining=request.app.state.authorizer.draining)
-    return Response(report, status_code=503 if report.status == "down" else 200)
+    return Response(report, status_code=503 if report.status in ("down", "degraded") else 200)
 
 
 @get("/health/live", summary="Is the process alive?", tags=["operations"])
@@ -95,10 +99,10 @@ async def live() -> LiveOut:
 
 @get("/health/ready", summary="May requests be sent here?", responses=_UNHEALTHY, tags=["operations"])
 async def ready(request: Request[Any, Any, Any], health_checks: NamedDependency[HealthChecks]) -> Response[HealthOut]:
-    """Return 200 when every dependency is up, also where data can only be read; 503 before that, and once the process
-    has been signalled to stop."""
+    """Return 200 when every dependency is up that requests need, also where data can only be read; 503 before that, and
+    once the process has been signalled to stop. Known keys need no metadata database."""
     report = await health_checks.check(draining=request.app.state.authorizer.draining)
-    return Response(report, status_code=200 if report.status in ("up", "read_only") else 503)
+    return Response(report, status_code=200 if report.status in ("up", "read_only", "degraded") else 503)
 
 
 @get("/metrics", summary="Vantage's own metrics", media_type="text/plain", tags=["operations"])

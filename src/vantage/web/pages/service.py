@@ -12,7 +12,7 @@ from litestar.params import FromPath
 from vantage.core.errors import BusyError, InputError, NotFoundError, StoreTimeout
 from vantage.query import catalogue
 from vantage.query.context import QueryContext
-from vantage.query.deployments import list_deployments
+from vantage.query.deployments import deployments_if_known
 from vantage.query.endpoints import read_endpoints
 from vantage.query.http_semconv import split_buckets
 from vantage.query.overview import read_service
@@ -39,7 +39,7 @@ async def service(
     row = await read_service(context, buckets, service=name)
     if row is None:
         raise NotFoundError(f"no service {name[:80]!r} has sent anything", field="name")
-    deployments = await list_deployments(context, service=name, time_range=page_range.time_range)
+    deployments = await deployments_if_known(context, service=name, time_range=page_range.time_range)
     endpoints, endpoints_problem = [], ""
     if row.red is not None and row.has_traffic:
         try:
