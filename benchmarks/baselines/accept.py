@@ -17,7 +17,7 @@ from vantage.ingest.receive import Receiver
 from vantage.telemetry import Telemetry
 from vantage.web.api.ingest import IngestApp
 from vantage.web.auth import Authenticator
-from vantage.web.limits import TrustedProxies
+from vantage.web.limits import TokenBuckets, TrustedProxies
 from vantage.web.middleware import EdgeMiddleware, HostGuard
 from vantage.web.request_metrics import RequestMetrics
 
@@ -41,7 +41,7 @@ def main() -> None:
         Receiver(NullSink(), clock=clock, telemetry=telemetry),
         authenticator=Authenticator(clock=clock, auth="auto", api_key=KEY),
         proxies=TrustedProxies(()),
-        rate_per_minute=settings.ingest_rate_limit,
+        rates=TokenBuckets(settings.ingest_rate_limit),
         telemetry=telemetry,
         requests=requests,
         clock=clock,

@@ -117,6 +117,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     api_rate_limit: Annotated[
         int, _doc("API requests a minute for each key, session or address; 0 is no limit.", ge=0)
     ] = 500
+    rate_limit_url: Annotated[
+        str,
+        _doc(
+            "The Redis in which servers share their rates, as redis://USER:PASSWORD@HOST:6379/0, or rediss:// for TLS. "
+            "Empty: every server counts by itself. Secret for its password."
+        ),
+    ] = ""
     trusted_proxies: Annotated[
         tuple[str, ...], _doc("Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are trusted.")
     ] = ()
@@ -214,7 +221,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 SECRETS: Final = frozenset({"api_key"})
 ROLE_PORTS: Final = {"worker": 9091, "api": 5000}
-URLS: Final = frozenset({"store_url", "metadata_url", "broker_url"})  # may contain a password
+URLS: Final = frozenset({"store_url", "metadata_url", "broker_url", "rate_limit_url"})  # may contain a password
 ALIASES: Final = {
     "API_CLICKHOUSE_HOST": f"{PREFIX}CLICKHOUSE_HOST",
     f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS": f"{PREFIX}BROKER_URL",

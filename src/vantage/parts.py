@@ -43,11 +43,12 @@ from vantage.web.api.ingest import IngestApp
 from vantage.web.auth import Authenticator
 from vantage.web.authorize import Authorizer
 from vantage.web.key_refresh import KeyRefreshLoop
-from vantage.web.limits import TokenBuckets, TrustedProxies
+from vantage.web.limits import Rates, TokenBuckets, TrustedProxies
 from vantage.web.litestar_app import create_litestar
 from vantage.web.middleware import EdgeMiddleware, HostGuard
 from vantage.web.render import Renderer
 from vantage.web.request_metrics import RequestMetrics, RequestMetricsLoop
+from vantage.web.shared_rates import SharedRates
 
 LOGINS_PER_MINUTE: Final = 30
 SESSION_RATE_FACTOR: Final = 10  # a signed-in page refetches itself as often as once a second
@@ -65,7 +66,8 @@ class Opened(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The objects of one role. ``stores`` are opened in order, before ``keys`` is refreshed and ``loops`` run."""
+    """The objects of one role. ``stores``, and rates that are shared, are opened in order, before ``keys`` is refreshed
+    and ``loops`` run."""
 
     role: Role
     clock: Clock
@@ -102,12 +104,17 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
     )
     authenticator = Authenticator(clock=clock, auth=settings.auth, api_key=settings.api_key)
     proxies = TrustedProxies(settings.trusted_proxies)
+    shared = SharedRates(settings.rate_limit_url, clock=clock, telemetry=telemetry) if settings.rate_limit_url else None
+
+    def rates(name: str, per_minute: int) -> Rates:
+        return TokenBuckets(per_minute) if shared is None else shared.buckets(name, per_minute)
+
     authorizer = Authorizer(
         authenticator,
         proxies,
-        TokenBuckets(settings.api_rate_limit),
-        TokenBuckets(settings.api_rate_limit * SESSION_RATE_FACTOR),
-        TokenBuckets(LOGINS_PER_MINUTE),
+        rates("api", settings.api_rate_limit),
+        rates("session", settings.api_rate_limit * SESSION_RATE_FACTOR),
+        rates("login", LOGINS_PER_MINUTE),
         clock,
     )
     live = LiveUpdates(clock=clock, telemetry=telemetry)
@@ -175,7 +182,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
             ),
             authenticator=authenticator,
             proxies=proxies,
-            rate_per_minute=settings.ingest_rate_limit,
+            rates=rates("ingest", settings.ingest_rate_limit),
             telemetry=telemetry,
             requests=requests,
             clock=clock,
@@ -200,7 +207,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
             pings,
             warnings=lambda: [
                 *(store.warnings() if store is not None else ()),
-                *filter(None, [clock_warning()]),
+                *filter(None, [clock_warning(), shared.warning() if shared else ""]),
             ],
             read_only=read_only,
             spared=lambda: {"metadata"} if authenticator.known else (),
@@ -226,6 +233,8 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
         requests=requests,
         log_requests=settings.debug,
     )
+    if shared is not None:
+        stores.append(shared)
     chosen_loops = tuple(loops[loop] for loop in sorted(role.loops) if loop in loops)
     return Parts(role, clock, tuple(stores), keys, authenticator, authorizer, chosen_loops, asgi, telemetry)
 

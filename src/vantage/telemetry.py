@@ -83,6 +83,11 @@ class Telemetry:
         self.http_requests = Counter(
             "vantage_http_requests", "Requests by route template.", ["route", "method", "status"], registry=r
         )
+        self.rate_limit_fallbacks = Counter(
+            "vantage_rate_limit_fallbacks",
+            "Requests whose rate this process counted by itself, as Redis did not answer.",
+            registry=r,
+        )
         self.connections_ended = Counter(
             "vantage_http_connections_ended",
             "Connections ended for exceeding a limit, by reason.",

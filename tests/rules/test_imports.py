@@ -16,6 +16,7 @@ HOMES = {
     "aiosqlite": ["vantage.storage.metadata"],
     "alembic": ["vantage.storage.metadata"],
     "asyncpg": ["vantage.storage.metadata.postgres"],
+    "redis": ["vantage.web.shared_rates"],
     "sqlalchemy": ["vantage.storage.metadata"],
     "chdb": ["vantage.storage.clickhouse.chdb"],
     "pyarrow": ["vantage.query.table_formats", "vantage.storage.clickhouse.arrow"],

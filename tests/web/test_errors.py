@@ -132,7 +132,7 @@ async def test_ingest_without_memory_is_503_and_says_when_to_try_again(monkeypat
     from vantage.telemetry import Telemetry
     from vantage.web.api.ingest import IngestApp
     from vantage.web.auth import Authenticator
-    from vantage.web.limits import TrustedProxies
+    from vantage.web.limits import TokenBuckets, TrustedProxies
     from vantage.web.request_metrics import RequestMetrics
 
     telemetry, clock = Telemetry(), SystemClock()
@@ -140,7 +140,7 @@ async def test_ingest_without_memory_is_503_and_says_when_to_try_again(monkeypat
         OutOfMemory(),  # type: ignore[arg-type]
         authenticator=Authenticator(clock=clock, auth="off", api_key=""),
         proxies=TrustedProxies(()),
-        rate_per_minute=0,
+        rates=TokenBuckets(0),
         telemetry=telemetry,
         requests=RequestMetrics(telemetry),
         clock=clock,

@@ -12,7 +12,7 @@ from vantage.core.api_key import Scope
 from vantage.core.clock import Clock
 from vantage.core.errors import ForbiddenError
 from vantage.web.auth import Authenticator, Principal, secret_of, session_of
-from vantage.web.limits import TokenBuckets, TrustedProxies
+from vantage.web.limits import Rates, TrustedProxies
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -23,16 +23,16 @@ class Authorizer:
 
     authenticator: Authenticator
     proxies: TrustedProxies
-    buckets: TokenBuckets
-    sessions: TokenBuckets
-    logins: TokenBuckets
+    buckets: Rates
+    sessions: Rates
+    logins: Rates
     clock: Clock
     draining: bool = False
 
-    def authorize(self, connection: Connection, scope: Scope) -> Principal:
+    async def authorize(self, connection: Connection, scope: Scope) -> Principal:
         """Return the sender of a request that is allowed. Signed-in pages have a rate of their own.
 
-        Raises UnauthorizedError, RateLimited or ForbiddenError.
+        Raises UnauthorizedError, RateLimited, ForbiddenError, or UnavailableError while keys cannot be checked.
         """
         headers = connection.scope["header_map"]  # type: ignore[typeddict-item]  # set by EdgeMiddleware
         peer = connection.client.host if connection.client else ""
@@ -41,15 +41,24 @@ class Authorizer:
         try:
             principal = self.authenticator.principal(secret_of(headers), session_of(headers))
         except ForbiddenError:
-            self.buckets.take(address, now_s)
+            await self._take(self.buckets, address, now_s)
             raise
         if principal.by_session:
-            self.sessions.take(principal.id, now_s)
+            await self._take(self.sessions, principal.id, now_s)
         else:
-            self.buckets.take(address if principal.id == "local" else principal.id, now_s)
+            await self._take(self.buckets, address if principal.id == "local" else principal.id, now_s)
         if not principal.allows(scope):
             raise ForbiddenError(f"this key lacks the scope {scope.value!r}")
         return principal
+
+    async def take_login(self, address: str) -> None:
+        """Take a token for an attempt to sign in. Raises RateLimited."""
+        await self._take(self.logins, address, self.clock.monotonic_s())
+
+    async def _take(self, rates: Rates, owner: str, now_s: float) -> None:
+        pending = rates.take(owner, now_s)
+        if pending is not None:
+            await pending
 
     def check_again(self, connection: Connection, scope: Scope) -> None:
         """Raise as ``authorize`` if an open connection may no longer stay: its key may have been revoked."""
@@ -64,4 +73,4 @@ async def require_scope(connection: Connection, handler: BaseRouteHandler) -> No
     Stores the principal in the connection's state. Raises as ``Authorizer.authorize``.
     """
     authorizer: Authorizer = connection.app.state.authorizer
-    connection.state.principal = authorizer.authorize(connection, handler.opt.get("scope", Scope.READ))
+    connection.state.principal = await authorizer.authorize(connection, handler.opt.get("scope", Scope.READ))

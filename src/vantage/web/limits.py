@@ -1,12 +1,12 @@
-"""Rate limits: one token bucket for each key, session or address."""
+"""Rate limits: one token bucket for each key, session or address, in this process."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 from vantage.core.errors import BusyError
 
@@ -15,6 +15,19 @@ BUCKETS_MAX: Final = 20_000
 
 class RateLimited(BusyError):
     """Too many requests from one key, session or address."""
+
+
+class Rates(Protocol):
+    """The rates of one kind of request: those of this process (``TokenBuckets``), or shared ones."""
+
+    def take(self, owner: str, now_s: float) -> Awaitable[None] | None:
+        """Take one token: on return, or when what is returned has been awaited. Raises RateLimited."""
+        ...
+
+
+def too_many(per_minute: float, retry_after_s: float) -> RateLimited:
+    """Return the error of an owner who has no token left."""
+    return RateLimited(f"more than {per_minute:.0f} requests a minute", retry_after_s=retry_after_s)
 
 
 @dataclass(slots=True)
@@ -42,10 +55,7 @@ class TokenBuckets:
         bucket.tokens = min(self._capacity, bucket.tokens + (now_s - bucket.at_s) * self._per_second)
         bucket.at_s = now_s
         if bucket.tokens < 1.0:
-            raise RateLimited(
-                f"more than {self._capacity:.0f} requests a minute",
-                retry_after_s=(1.0 - bucket.tokens) / self._per_second,
-            )
+            raise too_many(self._capacity, (1.0 - bucket.tokens) / self._per_second)
         bucket.tokens -= 1.0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable
 from typing import Final
 
 import msgspec
@@ -21,7 +22,7 @@ from vantage.ingest.receive import Receiver
 from vantage.ingest.wire.decoded import DecodedRequest
 from vantage.telemetry import Telemetry
 from vantage.web.auth import Authenticator, secret_of
-from vantage.web.limits import TokenBuckets, TrustedProxies
+from vantage.web.limits import Rates, TrustedProxies
 from vantage.web.middleware import Receive, Send, respond
 from vantage.web.middleware import Scope as ASGIScope
 from vantage.web.problems import MEDIA_TYPE, MethodNotAllowed, problem_of, reason_of
@@ -91,7 +92,7 @@ class IngestApp:
         *,
         authenticator: Authenticator,
         proxies: TrustedProxies,
-        rate_per_minute: int,
+        rates: Rates,
         telemetry: Telemetry,
         requests: RequestMetrics,
         clock: Clock,
@@ -99,7 +100,7 @@ class IngestApp:
         self._receiver = receiver
         self._authenticator = authenticator
         self._proxies = proxies
-        self._buckets = TokenBuckets(rate_per_minute)
+        self._rates = rates
         self._telemetry = telemetry
         self._requests = requests
         self._monotonic_s = clock.monotonic_s
@@ -147,7 +148,9 @@ class IngestApp:
         if scope["method"] != "POST":
             raise MethodNotAllowed("POST")
         headers = scope["header_map"]
-        self._admit(scope, headers)
+        admission = self._admit(scope, headers)
+        if admission is not None:
+            await admission
         body = await request_body.read(headers.get(b"content-length", b""))
         encoding = headers.get(b"content-encoding", b"").decode("latin-1")
         media_type = headers.get(b"content-type", b"").decode("latin-1")
@@ -169,16 +172,29 @@ class IngestApp:
         ]
         return msgspec.json.encode({"accepted": received.accepted, "rejected": received.rejected, "errors": errors})
 
-    def _admit(self, scope: ASGIScope, headers: dict[bytes, bytes]) -> None:
-        """Check key, scope and rate. An unknown key counts against the address of the client."""
+    def _admit(self, scope: ASGIScope, headers: dict[bytes, bytes]) -> Awaitable[None] | None:
+        """Check key, scope and rate; return what is to be awaited for the rate, None where it is not shared. An unknown
+        key counts against the address of the client."""
         peer = scope["client"][0] if scope.get("client") else ""
         address = self._proxies.client(peer, headers)
         now_s = self._monotonic_s()
         try:
             principal = self._authenticator.principal(secret_of(headers))
-        except ForbiddenError:
-            self._buckets.take(address, now_s)
-            raise
-        self._buckets.take(address if principal.id == "local" else principal.id, now_s)
+        except ForbiddenError as error:
+            return _refuse(self._rates.take(address, now_s), error)
+        pending = self._rates.take(address if principal.id == "local" else principal.id, now_s)
         if not principal.allows(Scope.INGEST):
-            raise ForbiddenError("this key may not ingest")
+            return _refuse(pending, ForbiddenError("this key may not ingest"))
+        return pending
+
+
+def _refuse(pending: Awaitable[None] | None, error: ForbiddenError) -> Awaitable[None]:
+    """Raise an error, now or once the token has been taken."""
+    if pending is None:
+        raise error
+
+    async def refuse() -> None:
+        await pending
+        raise error
+
+    return refuse()

@@ -54,7 +54,7 @@ async def _serve(socket: Socket, subscription: AbstractContextManager[Subscriber
     """Open the socket, if it is allowed to, and serve it. One that is refused is never open."""
     authorizer: Authorizer = socket.app.state.authorizer
     try:
-        authorizer.authorize(socket, Scope.READ)
+        await authorizer.authorize(socket, Scope.READ)
         if telemetry.value("vantage_api_websocket_connections") >= socket.app.state.websockets_max:
             raise BusyError("too many WebSockets are open", retry_after_s=RETRY_AFTER_S)
     except VantageError as error:

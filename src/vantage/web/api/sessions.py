@@ -28,7 +28,7 @@ async def login(request: AnyRequest) -> Response[Any]:
     authorizer: Authorizer = request.app.state.authorizer
     peer = request.client.host if request.client else ""
     address = authorizer.proxies.client(peer, request.scope["header_map"])  # type: ignore[typeddict-item]
-    authorizer.logins.take(address, authorizer.clock.monotonic_s())  # first: a form takes time to read
+    await authorizer.take_login(address)  # first: a form takes time to read
     form = await request.form()
     target = _local(str(form.get("next", "/")))
     try:
