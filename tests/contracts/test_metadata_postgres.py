@@ -6,10 +6,11 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, text
 
 from tests.contracts.metadata_contract import (
     AnyStore,
@@ -19,6 +20,7 @@ from tests.contracts.metadata_contract import (
     a_deployment,
     a_key,
 )
+from tests.support.certificate import make_certificate
 from tests.support.databases import PostgresServer, postgres_server
 from tests.support.wait import until
 from vantage.core.audit import AuditEntry
@@ -129,8 +131,9 @@ class TestPostgres(MetadataContract):
             with pytest.raises(StoreUnavailable):
                 async with frozen._write() as connection:
                     await connection.exec_driver_sql("DELETE FROM deployment")
-                    await other.create_key(a_key(), actor="cli")
+                    outcomes = await asyncio.gather(other.create_key(a_key(), actor="cli"), return_exceptions=True)
                     await connection.exec_driver_sql("DELETE FROM deployment")
+            assert outcomes[0] is None
             await until(lambda: works(frozen))
 
     async def test_cancelled_changes_are_complete_or_absent(self, store: AnyStore) -> None:
@@ -153,12 +156,12 @@ class TestPostgres(MetadataContract):
                 await connection.exec_driver_sql(change)
         assert [entry.actor for entry in await store.audit()] == ["system"]
 
-    @pytest.mark.parametrize("text", ["\0", "a\0b", "\ud800"])
-    async def test_a_text_that_postgresql_cannot_store_is_wrong_input(self, store: AnyStore, text: str) -> None:
+    @pytest.mark.parametrize("name", ["\0", "a\0b", "\ud800"])
+    async def test_a_text_that_postgresql_cannot_store_is_wrong_input(self, store: AnyStore, name: str) -> None:
         with pytest.raises(InputError):
-            await store.record_deployment(a_deployment(source="reported", description=text), actor="ci")
+            await store.record_deployment(a_deployment(source="reported", description=name), actor="ci")
         with pytest.raises(InputError):
-            await store.deployments(service=text)
+            await store.deployments(service=name)
         assert list(await store.deployments()) == []
 
     async def test_no_more_connections_are_opened_than_the_limit(
@@ -260,7 +263,7 @@ def test_a_failed_migration_is_rolled_back(url: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("text", "where"),
+    ("address", "where"),
     [
         ("postgresql://me:pw@host/db", "host:5432/db"),
         ("postgres://me@host:5433/db", "host:5433/db"),
@@ -269,9 +272,9 @@ def test_a_failed_migration_is_rolled_back(url: str, monkeypatch: pytest.MonkeyP
         ("postgresql:///db?host=/run/postgresql", "/run/postgresql:5432/db"),
     ],
 )
-def test_a_url_names_hosts_and_a_database(text: str, where: str) -> None:
-    assert postgres.parse_url(text).where == where
-    assert repr(postgres.parse_url(text)) == f"PostgresUrl({where})"
+def test_a_url_names_hosts_and_a_database(address: str, where: str) -> None:
+    assert postgres.parse_url(address).where == where
+    assert repr(postgres.parse_url(address)) == f"PostgresUrl({where})"
 
 
 def test_login_and_password_are_decoded() -> None:
@@ -280,7 +283,7 @@ def test_login_and_password_are_decoded() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    "address",
     [
         "postgresql://",
         "postgresql://me:geheim@host",
@@ -296,9 +299,9 @@ def test_login_and_password_are_decoded() -> None:
         "postgresql://" + ",".join(f"h{n}" for n in range(17)) + "/db",
     ],
 )
-def test_a_wrong_url_is_refused_without_the_password(text: str, clock: MovedClock) -> None:
+def test_a_wrong_url_is_refused_without_the_password(address: str, clock: MovedClock) -> None:
     with pytest.raises(ConfigError) as refused:
-        SqlMetadataStore(text, clock)
+        SqlMetadataStore(address, clock)
     assert "geheim" not in str(refused.value)
 
 
@@ -327,7 +330,77 @@ def test_a_missing_certificate_is_a_wrong_setting(clock: MovedClock) -> None:
         postgres.create_engine(url)
 
 
+async def test_tls_checks_the_certificate_of_the_server(tmp_path: Path) -> None:
+    pem, key = make_certificate(tmp_path)
+    with postgres_server(certificate=(pem, key)) as server:
+        url = server.url(server.new_database())
+        for options in ("sslmode=require", f"sslmode=verify-full&sslrootcert={pem}", f"sslrootcert={pem}"):
+            async with SqlMetadataStore(f"{url}?{options}", SystemClock()) as store, store._read() as connection:
+                encrypted = text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+                assert (await connection.execute(encrypted)).scalar_one() is True
+        async with SqlMetadataStore(f"{url}?sslmode=verify-full", SystemClock()) as store:
+            with pytest.raises(StoreUnavailable, match="certificate"):
+                await store.ping()
+
+
 # --- outages
+
+
+async def test_a_restart_between_two_uses_is_not_noticed() -> None:
+    with postgres_server() as server:
+        async with SqlMetadataStore(server.url(server.new_database()), SystemClock()) as store:
+            await asyncio.gather(*(store.keys() for _ in range(10)))  # every connection is open
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            assert list(await store.keys()) == []
+            await store.create_key(a_key(), actor="cli")
+
+
+async def test_changes_that_were_acknowledged_survive_kills_and_each_has_its_entry() -> None:
+    with postgres_server() as server:
+        url = server.url(server.new_database())
+        acknowledged: set[str] = set()
+        async with SqlMetadataStore(url, SystemClock()) as first, SqlMetadataStore(url, SystemClock()) as second:
+            stopped = False
+
+            async def create(store: SqlMetadataStore, prefix: str) -> None:
+                number = 0
+                while not stopped:
+                    number += 1
+                    key = a_key(f"{prefix}-{number}")
+                    try:
+                        await store.create_key(key, actor="cli")
+                        acknowledged.add(key.name)
+                    except StoreUnavailable:
+                        await asyncio.sleep(0.05)
+
+            writers = [asyncio.create_task(create(store, name)) for store, name in ((first, "a"), (second, "b"))]
+            for _ in range(3):
+                before = len(acknowledged)
+                await until(lambda before=before: len(acknowledged) > before + 20)
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.start)
+            before = len(acknowledged)
+            await until(lambda: len(acknowledged) > before + 20)
+            stopped = True
+            await asyncio.gather(*writers)
+            stored = {key.name for key in await first.keys()}
+            entries = [entry.detail["name"] for entry in await second.audit(limit=100_000)]
+            assert acknowledged <= stored
+            assert sorted(entries) == sorted(stored)
+            # What was not acknowledged may have been stored: one change of each writer for each kill.
+            assert len(stored - acknowledged) <= 6
+
+
+async def test_connections_to_a_server_that_became_a_standby_are_not_used_again(url: str) -> None:
+    async with SqlMetadataStore(url, SystemClock()) as store:
+        await store.create_key(a_key(), actor="cli")
+        async with store._read() as connection:  # what such a connection does
+            await connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+            await connection.commit()
+        with pytest.raises(StoreUnavailable, match="read-only"):
+            await store.revoke_key("shop", actor="cli")
+        await store.revoke_key("shop", actor="cli")
 
 
 async def test_a_store_opens_while_the_server_is_away_and_works_once_it_is_back() -> None:

@@ -29,8 +29,8 @@ def environ(database_server: PostgresServer) -> dict[str, str]:
     return {"VANTAGE_METADATA_URL": url, "VANTAGE_SELF_TELEMETRY": "no"}
 
 
-def create_key(data: Path, environ: dict[str, str], name: str) -> str:
-    done = vantage("keys", "create", name, "--data", str(data), environ=environ)
+def create_key(data: Path, environ: dict[str, str], name: str, *options: str) -> str:
+    done = vantage("keys", "create", name, *options, "--data", str(data), environ=environ)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1, "the secret alone is printed on standard output"
     return done.stdout.strip()
@@ -146,6 +146,8 @@ def test_known_keys_work_while_the_database_is_away_and_changes_are_refused(tmp_
         secret = create_key(tmp_path / "data", environ, "shop")
         with serving(tmp_path / "data", environ=environ) as server:
             cookie = log_in(server, secret)
+            admin = create_key(tmp_path / "data", environ, "admin", "--scope", "admin")
+            wait_until(lambda: server.get("/api/services", **{"X-API-Key": admin}).status == 200)
             for end, again in ((database.kill, database.start), (database.pause, database.resume)):
                 end()
                 assert server.send(BATCH, x_api_key=secret).status == 202
@@ -157,6 +159,8 @@ def test_known_keys_work_while_the_database_is_away_and_changes_are_refused(tmp_
                     assert server.get(page, Cookie=cookie).status == 200, page
                 wait_until(lambda: b"Deployments are not shown" in server.get("/", Cookie=cookie).body)
                 assert server.send(REPORT, "/api/deployments", x_api_key=secret).status == 503
+                assert server.request("DELETE", "/api/data?service=api", None, {"X-API-Key": admin}).status == 503
+                assert server.get("/api/metrics?service=api", Cookie=cookie).json()["metrics"], "nothing is deleted"
                 again()
                 wait_until(lambda: server.get("/health").status == 200)
                 wait_until(lambda: server.send(REPORT, "/api/deployments", x_api_key=secret).status == 201)

@@ -55,6 +55,12 @@ def test_two_servers_share_their_rates_and_go_on_without_redis(tmp_path: Path) -
             wait_until(lambda: not first.get("/health").json()["warnings"])
             assert first.output.count("rates are not shared") == 1
             assert "geheim" not in first.output
+        assert "rates: Redis answers" in vantage("doctor", "--data", str(tmp_path / "a"), environ=environ).stdout
+        redis.kill()
+        checked = vantage("doctor", "--data", str(tmp_path / "a"), environ=environ)
+        assert checked.returncode == 1
+        assert "rates: Redis at 127.0.0.1" in checked.stdout
+        assert "geheim" not in checked.stdout + checked.stderr
         shown = vantage("config", "--data", str(tmp_path), environ=environ).stdout
         assert "redis://:********@127.0.0.1" in shown
         assert "geheim" not in shown

@@ -107,8 +107,8 @@ class PostgresServer(DatabaseServer):
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """Run PostgreSQL on an empty folder."""
+def postgres_server(*, certificate: tuple[Path, Path] | None = None) -> Iterator[PostgresServer]:
+    """Run PostgreSQL on an empty folder. ``certificate`` are the files of one and of its key, for TLS."""
     # Debian does not add its programs to the path.
     folders = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     path = os.pathsep.join((*folders, os.environ["PATH"]))
@@ -128,6 +128,15 @@ def postgres_server() -> Iterator[PostgresServer]:
         port = free_port()
         settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}"]
         settings += ["fsync=off", "log_min_messages=panic"]
+        if certificate is not None:
+            for source, setting in zip(certificate, ("ssl_cert_file", "ssl_key_file"), strict=True):
+                copy = folder / source.name
+                shutil.copyfile(source, copy)
+                copy.chmod(0o600)
+                if user is not None:
+                    shutil.chown(copy, user)
+                settings.append(f"{setting}={copy}")
+            settings.append("ssl=on")
         command = [program, "-D", str(folder / "data"), *(part for setting in settings for part in ("-c", setting))]
         server = PostgresServer(command, port, folder=folder, user=user)
         server.start()

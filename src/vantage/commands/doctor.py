@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import secrets
 import shutil
 import sys
@@ -64,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     report.check("configuration", configuration)
     show = _check_data(report, loaded[0].settings, arguments) if loaded else None
     report.check("clock", _check_clock)
+    if loaded and loaded[0].settings.rate_limit_url:
+        report.check("rates", lambda: _check_rates(loaded[0].settings.rate_limit_url))
     if show is not None:
         show()
     return 1 if report.failed else 0
@@ -197,6 +200,22 @@ def _check_disk(data: Path) -> str:
     if free < DISK_FREE_MIN:
         raise ConfigError(f"{size(free)} free on {existing}, at least {size(DISK_FREE_MIN)} are needed")
     return f"{size(free)} free"
+
+
+def _check_rates(url: str) -> str:
+    from vantage import log
+    from vantage.telemetry import Telemetry
+    from vantage.web.shared_rates import SharedRates
+
+    log.configure(log_format="console", log_level="error")
+
+    async def why_away() -> str:
+        async with SharedRates(url, clock=SystemClock(), telemetry=Telemetry()) as rates:
+            return rates.away
+
+    if reason := asyncio.run(why_away()):
+        raise ConfigError(reason)
+    return "Redis answers"
 
 
 def _check_newest(times_ms: list[int]) -> str:

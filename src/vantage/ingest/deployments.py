@@ -11,7 +11,7 @@ import structlog
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.deployment import Deployment
-from vantage.core.errors import UnavailableError
+from vantage.core.errors import InputError, UnavailableError
 from vantage.core.sample import OVERFLOW, TAG_VERSION
 from vantage.storage.ports import MetadataStore
 from vantage.telemetry import Telemetry
@@ -86,6 +86,9 @@ class DeploymentDetector:
             while True:
                 try:
                     await self._metadata.record_deployment(deployment, actor="system")
+                    break
+                except InputError:  # a version that PostgreSQL cannot store
+                    self._telemetry.lost.labels("deployment_refused").inc()
                     break
                 except UnavailableError as error:
                     if str(error) != failure:  # the same again every few seconds says nothing new

@@ -44,6 +44,7 @@ class Deletion:
         if not service and not environment:
             raise InputError("is missing: name a service, an environment, or both", field="service")
         selector = Selector(service, environment)
+        await self.metadata.ping()  # nothing is deleted that the audit log could not record
         try:
             result = await self.store.delete(selector)
         finally:  # after an error it is unknown what is deleted

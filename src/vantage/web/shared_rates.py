@@ -120,7 +120,6 @@ class SharedRates:
         self._url = parse_redis_url(url)
         try:
             self._redis = importlib.import_module("redis.asyncio")
-            self._errors: tuple[type[Exception], ...] = (self._redis.RedisError, OSError, TimeoutError)
         except ImportError as error:
             raise StartupError(
                 "rate_limit_url names Redis, whose driver is not installed: pip install 'vantage[server,redis]'"
@@ -179,20 +178,20 @@ class SharedRates:
         """Send requests until none waits."""
         while self._waiting:
             batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
-            waits_s: list[float | None]
+            waits_s: list[float | None] = [None] * len(batch)
             try:
                 waits_s = [*await self._send(batch, timeout_s=TIMEOUT_S)]
                 self._slow = 0
-            except self._errors as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, requests wait for their answer
                 self._fail(error)
-                waits_s = [None] * len(batch)
                 self._answer_waiting()
-            for request, wait_s in zip(batch, waits_s, strict=True):
-                if not request.wait_s.done():  # its client has not disconnected
-                    request.wait_s.set_result(wait_s)
+            finally:  # cancelled too
+                for request, wait_s in zip(batch, waits_s, strict=True):
+                    if not request.wait_s.done():  # its client has not disconnected
+                        request.wait_s.set_result(wait_s)
 
     async def _send(self, batch: Sequence[_Request], *, timeout_s: float) -> list[float]:
-        """Take a token for each request; return the seconds until there is one. Raises what ``_errors`` lists."""
+        """Take a token for each request; return the seconds until there is one. Raises what the driver raises."""
         keys, rates = [request.key for request in batch], [request.per_minute for request in batch]
         async with asyncio.timeout(timeout_s):
             waits_ms = await self._script(keys=keys, args=rates)
@@ -232,7 +231,7 @@ class SharedRates:
         probe = _Request(f"{PREFIX}probe", 60, asyncio.get_running_loop().create_future())
         try:
             await self._send([probe], timeout_s=CONNECT_S)
-        except self._errors as error:
+        except Exception as error:  # noqa: BLE001 - as for any request
             return self._reason(error)
         return ""
 

@@ -90,18 +90,30 @@ class PostgresDatabase:
 
         A lock of the server makes the changes of all processes take turns. It is released after the commit is visible.
         """
-        with self._used():
-            await self._make_current()
-            await self._wait_for_turn()
-            try:
-                async with self._opened().begin() as connection:
-                    limits = "SELECT set_config('lock_timeout', :wait, true), set_config(:idle_name, :idle, true)"
-                    values = {"idle_name": "idle_in_transaction_session_timeout", "idle": f"{IDLE_S}s"}
-                    await connection.execute(text(limits), {"wait": f"{self._busy_timeout_ms}ms", **values})
-                    await connection.execute(text(f"SELECT pg_advisory_xact_lock({CHANGE_LOCK})"))
-                    yield connection
-            finally:
-                self._writer.release()
+        try:
+            with self._used():
+                await self._make_current()
+                await self._wait_for_turn()
+                try:
+                    async with self._opened().begin() as connection:
+                        await self._lock(connection)
+                        yield connection
+                finally:
+                    self._writer.release()
+        except StoreUnavailable as error:
+            if is_standby(error) and self._engine is not None:
+                await self._engine.dispose()  # connections made from now on lead to the host that can be written
+            raise
+
+    async def _lock(self, connection: AsyncConnection) -> None:
+        """Wait until no other process changes anything, and let none wait for this one if it stands still."""
+        limits = {
+            "lock_timeout": f"{self._busy_timeout_ms}ms",
+            "idle_in_transaction_session_timeout": f"{IDLE_S}s",
+        }
+        for name, value in limits.items():
+            await connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({CHANGE_LOCK})"))
 
     async def _wait_for_turn(self) -> None:
         try:
@@ -130,11 +142,6 @@ class PostgresDatabase:
                 yield
         except StartupError as error:
             raise StoreUnavailable(str(error)) from error
-        except StoreUnavailable as error:
-            if is_standby(error) and self._engine is not None:
-                # The server became a standby: connections made from now on lead to the one that can be written.
-                self._engine.sync_engine.pool = self._engine.sync_engine.pool.recreate()
-            raise
 
     @contextmanager
     def _attempt(self) -> Iterator[None]:
