@@ -270,6 +270,7 @@ def test_a_failed_migration_is_rolled_back(url: str, monkeypatch: pytest.MonkeyP
         ("postgresql://host,other:5433/db?sslmode=require", "host:5432,other:5433/db"),
         ("postgresql://me:p%40w%2F@[::1]:5433/db", "::1:5433/db"),
         ("postgresql:///db?host=/run/postgresql", "/run/postgresql:5432/db"),
+        ("postgresql://me@/db?host=/run/postgresql&port=5433", "/run/postgresql:5433/db"),
     ],
 )
 def test_a_url_names_hosts_and_a_database(address: str, where: str) -> None:
@@ -289,6 +290,9 @@ def test_login_and_password_are_decoded() -> None:
         "postgresql://me:geheim@host",
         "postgresql://me:geheim@host/",
         "postgresql://me:geheim@/db",
+        "postgresql://me:geheim@/db?host=localhost",
+        "postgresql://me:geheim@/db?host=/run&port=high",
+        "mysql://me:geheim/x@host/db",
         "postgresql://me:geheim/x@host/db",
         "postgresql://me:geheim@host:port/db",
         "postgresql://me:geheim@host:0/db",
@@ -321,6 +325,12 @@ async def test_an_account_that_may_not_create_tables_is_refused(
     with pytest.raises(ConfigError, match="permission denied"):
         async with SqlMetadataStore(url.replace("vantage@", "reader@"), clock):
             pass
+
+
+async def test_a_unix_socket_is_found_by_its_folder(server: PostgresServer, database: str) -> None:
+    url = f"postgresql://vantage@/{database}?host={server.folder}&port={server.port}"
+    async with SqlMetadataStore(url, SystemClock()) as store:
+        await store.ping()
 
 
 def test_a_missing_certificate_is_a_wrong_setting(clock: MovedClock) -> None:

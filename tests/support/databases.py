@@ -26,13 +26,13 @@ class DatabaseServer:
     """A program that listens on a port of its own, with its children; it can be killed, paused and started again."""
 
     def __init__(self, command: Sequence[str], port: int, *, folder: Path, user: str | None = None) -> None:
-        self._command, self._folder, self._user = command, folder, user
-        self.port = port
+        self._command, self._user = command, user
+        self.folder, self.port = folder, port
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start, and wait until the port is open."""
-        self._process = subprocess.Popen(self._command, cwd=self._folder, user=self._user)
+        self._process = subprocess.Popen(self._command, cwd=self.folder, user=self._user)
         wait_until(self._listens)
 
     def _listens(self) -> bool:
@@ -43,10 +43,13 @@ class DatabaseServer:
         return False
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End it as a power cut would: on return none of its processes is left."""
+        self._signal(signal.SIGSTOP)  # so that it starts no other
+        children = self._children()
         self._signal(signal.SIGKILL)
         assert self._process is not None
         self._process.wait(STOP_TIMEOUT_S)
+        wait_until(lambda: not any(_is_alive(child) for child in children))
 
     def pause(self) -> None:
         """Stop it in a state in which connections are accepted and nothing is answered."""
@@ -66,10 +69,22 @@ class DatabaseServer:
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        server = psutil.Process(self._process.pid)
-        for process in (server, *server.children(recursive=True)):
+        children = self._children()
+        self._process.send_signal(number)
+        for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+                child.send_signal(number)
+
+    def _children(self) -> list[psutil.Process]:
+        assert self._process is not None
+        return psutil.Process(self._process.pid).children(recursive=True)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # which nobody may collect
+    except psutil.NoSuchProcess:
+        return False
 
 
 class PostgresServer(DatabaseServer):

@@ -34,7 +34,7 @@ CHANGE_LOCK: Final = 0x7661_6E74_0002
 MIGRATION_LOCK_S: Final = 60
 IDLE_S: Final = 10  # in a transaction: one of a process that is frozen must not stop the others for good
 _EXAMPLE: Final = "postgresql://user:password@host:5432/database"
-_OPTIONS: Final = ("host", "sslmode", "sslrootcert")
+_OPTIONS: Final = ("host", "port", "sslmode", "sslrootcert")
 _MODES: Final = ("disable", "prefer", "require", "verify-ca", "verify-full")
 # Login and rights: trying again does not help. https://www.postgresql.org/docs/current/errcodes-appendix.html
 _REFUSALS: Final = ("28", "3D000", "42501")
@@ -88,7 +88,7 @@ def parse_url(url: str) -> PostgresUrl:
     if mode not in _MODES:
         raise ConfigError(f"metadata_url: sslmode must be one of {', '.join(_MODES)}, not {mode!r}")
     return PostgresUrl(
-        hosts=_hosts(hosts or options.get("host", "")),
+        hosts=_hosts(hosts) if hosts else _socket(options),
         user=unquote(user),
         password=unquote(password),
         database=database,
@@ -98,12 +98,17 @@ def parse_url(url: str) -> PostgresUrl:
 
 
 def _hosts(names: str) -> tuple[tuple[str, int], ...]:
-    if names.startswith("/"):
-        return ((names, PORT),)
     hosts = [name.strip() for name in names.split(",") if name.strip()]
     if not hosts or len(hosts) > HOSTS_MAX:
         raise ConfigError(f"metadata_url: 1 to {HOSTS_MAX} hosts must be given, like {_EXAMPLE}")
     return tuple(_host(name, number) for number, name in enumerate(hosts, 1))
+
+
+def _socket(options: dict[str, str]) -> tuple[tuple[str, int], ...]:
+    folder, port = options.get("host", ""), options.get("port", str(PORT))
+    if not folder.startswith("/") or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) <= 65535:
+        raise ConfigError(f"metadata_url: a host must be given, like {_EXAMPLE}, or ?host=/FOLDER of a Unix socket")
+    return ((folder, int(port)),)
 
 
 def _host(name: str, number: int) -> tuple[str, int]:

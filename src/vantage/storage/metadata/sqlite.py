@@ -39,7 +39,7 @@ def path_of(url: str) -> Path:
     """Return the file of a ``sqlite:///`` URL. Raises ConfigError for anything else."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: of its port, which may be a part of a password
         raise ConfigError("the metadata URL is invalid: use one like sqlite:///data/metadata.db") from None
     backend = parsed.get_backend_name()
     if backend != "sqlite":
