@@ -169,13 +169,19 @@ def running_postgres() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def redis_server(*options: str) -> Iterator[DatabaseServer]:
-    """Run Redis, which stores nothing on disk."""
+def redis_server(*options: str, certificate: tuple[Path, Path] | None = None) -> Iterator[DatabaseServer]:
+    """Run Redis, which stores nothing on disk. ``certificate`` are the files of one and of its key: TLS alone."""
     program = shutil.which("redis-server")
     if program is None:
         cannot("redis-server is not installed")
     port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning", *options]
+    command = [program, "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning", *options]
+    if certificate is None:
+        command += ["--port", str(port)]
+    else:
+        pem, key = map(str, certificate)
+        command += ["--port", "0", "--tls-port", str(port), "--tls-cert-file", pem, "--tls-key-file", key]
+        command += ["--tls-auth-clients", "no"]
     with tempfile.TemporaryDirectory() as name:
         server = DatabaseServer(command, port, folder=Path(name))
         server.start()

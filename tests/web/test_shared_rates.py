@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support.certificate import make_certificate
 from tests.support.databases import DatabaseServer, redis_server
 from tests.support.wait import until
 from vantage.core.clock import SystemClock
@@ -183,6 +185,17 @@ async def test_a_wrong_password_is_reported_without_it() -> None:
         url = f"redis://:right@127.0.0.1:{server.port}"
         async with SharedRates(url, clock=SystemClock(), telemetry=Telemetry()) as shared:
             assert shared.warning() == ""
+
+
+async def test_tls_checks_the_certificate_of_redis(tmp_path: Path) -> None:
+    pem, key = make_certificate(tmp_path)
+    with redis_server(certificate=(pem, key)) as server:
+        url = f"rediss://127.0.0.1:{server.port}"
+        async with SharedRates(f"{url}?ssl_ca_certs={pem}", clock=SystemClock(), telemetry=Telemetry()) as shared:
+            assert shared.warning() == ""
+            assert await takes(shared.buckets("ingest", 1), 2) == [True, False]
+        async with SharedRates(url, clock=SystemClock(), telemetry=Telemetry()) as shared:
+            assert "certificate" in shared.warning().lower()
 
 
 async def test_a_script_that_redis_has_dropped_is_sent_again(server: DatabaseServer) -> None:
