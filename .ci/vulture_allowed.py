@@ -50,7 +50,6 @@ _.raw_since
 _.request_rate
 
 # Registered where it is made: the metrics endpoint reads it.
-_.kafka_lag
 
 # A value of the wire format: spans arrive with it.
 _.OK

@@ -79,9 +79,9 @@ class MetadataContract:
             assert (await store.take_partition(topic, partition)).next_offset is None
 
     async def test_of_workers_that_take_a_partition_at_once_one_is_its_owner(self, store: AnyStore) -> None:
-        taken = await asyncio.gather(*(store.take_partition("topic", 0) for _ in range(8)))
-        assert len({position.epoch for position in taken}) == 8
-        moved = [await store.move_partition("topic", 0, replace(position, next_offset=1)) for position in taken]
+        positions = await asyncio.gather(*(store.take_partition("topic", 0) for _ in range(8)))
+        assert len({position.epoch for position in positions}) == 8
+        moved = [await store.move_partition("topic", 0, replace(position, next_offset=1)) for position in positions]
         assert sum(moved) == 1
 
     async def test_a_created_key_is_listed_as_it_was_given(self, store: AnyStore) -> None:

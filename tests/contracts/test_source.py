@@ -16,7 +16,7 @@ from tests.support.samples import a_series
 from tests.support.wait import until, wait_until
 from vantage.core.batch import Batch, build_batch
 from vantage.core.clock import SystemClock
-from vantage.core.errors import InputError, StoreUnavailable
+from vantage.core.errors import InputError, StoreUnavailable, UnavailableError
 from vantage.ingest.consume import POISON_MAX, Consumer
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.ports import StreamBatch
@@ -134,8 +134,8 @@ class Kafka:
 
         def ends() -> tuple[int, int] | None:
             with contextlib.suppress(KafkaException):  # a topic that was just created has no leader yet
-                found: tuple[int, int] = self._client.get_watermark_offsets(partition, timeout=10)
-                return found
+                offsets: tuple[int, int] = self._client.get_watermark_offsets(partition, timeout=10)
+                return offsets
             return None
 
         end: int = wait_until(ends)[1]
@@ -271,12 +271,13 @@ async def test_too_many_poison_messages_stop_the_worker() -> None:
     broker, store = Memory(), RecordingStore()
     for _ in range(POISON_MAX + 1):
         await broker.send(b"")
-    async with broker.source() as source:
-        consumer = Consumer(source, store, telemetry=Telemetry(), wait_s=0.01)
-        with pytest.raises(Exception, match=f"{POISON_MAX} messages in a row"):
-            await asyncio.wait_for(consumer.run(), 30)
-        with pytest.raises(Exception, match="dead letters"):
+    async with broker.source() as source, consuming(source, store, rows_max=1) as consumer:
+        await until(lambda: consumer.stopped)
+        with pytest.raises(UnavailableError, match=f"{POISON_MAX} messages in a row went to the dead letters"):
             await consumer.ping()
+        await broker.send(encode_batch(a_batch("b0")))
+        await asyncio.sleep(0.2)
+        assert store.stored() == []
 
 
 async def test_a_batch_survives_its_message() -> None:

@@ -35,10 +35,6 @@ POISON_MAX: Final = 100  # dead letters in a row, then something is wrong with m
 _log = structlog.get_logger("vantage.ingest.consume")
 
 
-class TooManyDeadLetters(VantageError):
-    """Nearly every message is refused."""
-
-
 @dataclass(slots=True)
 class _Partition:
     """What was fetched and is not stored yet."""
@@ -118,7 +114,8 @@ class Consumer:
                     self._begin(part)
                 self._limit_memory()
                 self._measure_lag()
-            raise TooManyDeadLetters(self.failing)
+            await self._source.rewind()  # others may have the partitions
+            await asyncio.Event().wait()  # a person has to look, and start this worker again
         finally:
             await self._on_revoked(list(self._partitions))
 
@@ -208,7 +205,8 @@ class Consumer:
                 self._note(str(error))
                 await asyncio.sleep(pause_s)
             else:
-                self.failing = ""
+                if not self.stopped:
+                    self.failing = ""
                 return
             pause_s = min(RETRY_S[1], 2 * pause_s)
 
