@@ -150,6 +150,11 @@ class Topics:
         self._id = ""
         self._failures = Failures(url.hosts)
 
+    @property
+    def ready(self) -> bool:
+        """Return whether the topics were created and checked."""
+        return bool(self._id)
+
     def topic_id(self) -> str:
         """Return the id of the topic: a topic that was deleted and created again has another. Creates and checks the
         topics at the first call. Raises UnavailableError."""

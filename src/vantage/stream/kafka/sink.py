@@ -99,7 +99,8 @@ class KafkaSink:
             raise BusyError("the queue of batches waiting for the broker is full")
         self.queued_nbytes += batch.nbytes
         try:
-            await asyncio.to_thread(self._topics.topic_id)
+            if not self._topics.ready:
+                await asyncio.to_thread(self._topics.topic_id)
             value = encode_batch(batch)
             if len(value) > MESSAGE_NBYTES_MAX:
                 raise InputError(f"takes {len(value)} bytes as a message, more than {MESSAGE_NBYTES_MAX}")
