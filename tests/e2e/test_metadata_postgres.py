@@ -76,7 +76,7 @@ def test_commands_work_on_postgresql_and_never_show_the_password(environ: dict[s
         return outputs[-1]
 
     assert "metadata: 0001_keys_deployments_audit would be applied" in run("migrate", "--dry-run", *data)
-    assert "metadata: 2 migrations to apply" in run("doctor", *data)
+    assert "metadata: 3 migrations to apply" in run("doctor", *data)
     assert "metadata: 0001_keys_deployments_audit applied" in run("migrate", *data)
     assert "metadata: nothing to do" in run("migrate", *data)
     assert "metadata: schema is current" in run("doctor", *data)
@@ -148,7 +148,8 @@ def test_known_keys_work_while_the_database_is_away_and_changes_are_refused(tmp_
             cookie = log_in(server, secret)
             admin = create_key(tmp_path / "data", environ, "admin", "--scope", "admin")
             wait_until(lambda: server.get("/api/services", **{"X-API-Key": admin}).status == 200)
-            for end, again in ((database.kill, database.start), (database.pause, database.resume)):
+            outages = ((database.kill, database.start), (database.pause, database.resume))
+            for end, again in outages:
                 end()
                 assert server.send(BATCH, x_api_key=secret).status == 202
                 assert server.send(BATCH).status == 401
@@ -165,5 +166,6 @@ def test_known_keys_work_while_the_database_is_away_and_changes_are_refused(tmp_
                 wait_until(lambda: server.get("/health").status == 200)
                 wait_until(lambda: server.send(REPORT, "/api/deployments", x_api_key=secret).status == 201)
                 create_key(tmp_path / "data", environ, f"made after {end.__name__}")
-            assert server.output.count("API keys cannot be read") == 2, server.output
+            # Once for each outage that lasts until keys are read again, which is every 2 s.
+            assert 1 <= server.output.count("API keys cannot be read") <= len(outages), server.output
             assert "Traceback" not in server.output

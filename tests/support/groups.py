@@ -27,6 +27,8 @@ SINGLY = (
     "tests/e2e/test_import_export.py",
     "tests/storage/embedded/",
 )
+# Each of these starts a broker, ClickHouse and several servers: one at a time is enough for two cores.
+TOGETHER = ("tests/chaos/test_pipeline_kills.py",)
 # Long tests start first: otherwise one worker still runs them when the others have finished.
 LONGEST_FIRST = (
     "tests/agent/peers/",
@@ -51,7 +53,7 @@ class GroupScheduling(LoadScopeScheduling):  # has no types
 
 def group_of(nodeid: str) -> str:
     """Return the name of the group that a test runs in: its own, its file's or that of several files."""
-    if nodeid.startswith(SINGLY):
+    if nodeid.startswith(SINGLY) and not nodeid.startswith(TOGETHER):
         return nodeid
     return "databases" if nodeid.startswith(DATABASES) else nodeid.partition("::")[0]
 
