@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -50,13 +49,10 @@ def test_the_least_limit_of_the_control_groups_counts(groups: str, limits: dict[
 
 
 def test_the_limit_of_the_process_counts() -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (900 * MIB, resource.RLIM_INFINITY))
-
     code = "from vantage.memory_limit import memory_limit_nbytes; print(memory_limit_nbytes())"
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, check=True)
-    assert int(result.stdout) <= 900 * MIB
+    command = ["sh", "-c", f"ulimit -S -v {900 * 1024} && exec {sys.executable} -c '{code}'"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(result.stdout) == 900 * MIB
 
 
 def test_defaults_are_shares_of_a_small_memory_and_say_so(tmp_path: Path) -> None:

@@ -120,6 +120,8 @@ class ClickHouseServer:
     def revive(self) -> None:
         """Start it again if it ended by itself: this build aborts when a client dies in the middle of an insert."""
         if self._process is not None and self._process.poll() is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
             self.start()
 
     def stop(self) -> None:
@@ -152,6 +154,7 @@ class ClickHouseServer:
 
     def new_database(self) -> str:
         """Return the URL of a database of a new name, which does not exist yet."""
+        self.revive()
         return f"clickhouse://default@127.0.0.1:{self.port}/test_{secrets.token_hex(4)}"
 
     def log(self) -> str:

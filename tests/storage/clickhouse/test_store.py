@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -169,7 +170,9 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_process_loses_nothing_it_had_acknowledged(opened: Opened, url: str, tmp_path: Path) -> None:
+async def test_a_killed_process_loses_nothing_it_had_acknowledged(
+    opened: Opened, url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     folder = tmp_path / "ch"
     for round_ in range(2):
         with subprocess.Popen(
@@ -190,6 +193,9 @@ async def test_a_killed_process_loses_nothing_it_had_acknowledged(opened: Opened
             for line in process.stdout:
                 if line.strip().isdigit():
                     recorded = int(line)
+        if url != "chdb:///":
+            time.sleep(0.5)
+            request.getfixturevalue("server").revive()
         async with opened() as store:
             stored, total = await counted(store)
             assert total == stored
