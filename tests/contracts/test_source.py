@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -230,6 +231,31 @@ async def test_a_worker_that_lost_its_partition_can_claim_nothing(broker: Memory
         await until(lambda: second.fetch(0.1))
         assert second.claimed(0) == (0, 0)
         assert (await second.claim(0, 0, 0)).token == claim.token
+
+
+async def test_the_client_of_the_broker_is_used_in_one_thread(
+    kafka: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its calls wait for one another, and in one of them partitions change, which waits for the event loop."""
+    import confluent_kafka
+
+    broker, store, threads = Kafka(kafka), RecordingStore(), set[str]()
+
+    class Watched(confluent_kafka.Consumer):
+        def __getattribute__(self, name: str) -> Any:
+            threads.add(threading.current_thread().name)
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(confluent_kafka, "Consumer", Watched)
+    await broker.send(encode_batch(a_batch("b0")))
+    async with broker.source() as source, consuming(source, store):
+        await until(lambda: list(source.lag().values()) == [0])
+        source.pause([0])
+        await broker.send(encode_batch(a_batch("b1")))
+        source.pause([])
+        await until(lambda: len(store.stored()) == 2)
+    assert len(threads) == 1
+    assert threading.current_thread().name not in threads
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,10 @@ class KafkaSource:
         self._claims: dict[int, tuple[int, int]] = {}
         self._owned: dict[int, int] = {}  # the epoch of each partition of this worker
         self._next: dict[int, int] = {}  # the first offset that is not done
+        self._pause_wanted: frozenset[int] = frozenset()
         self._paused: frozenset[int] = frozenset()
+        self._stored: dict[int, int] = {}  # offsets that the broker's tools do not show yet
+        self._lags: dict[int, int] = {}
         self._changed: set[int] = set()  # partitions that came or went during the present fetch
 
     async def __aenter__(self) -> Self:
@@ -96,7 +99,8 @@ class KafkaSource:
     def on_revoked(self, release: Callable[[Collection[int]], Awaitable[None]]) -> None:
         self._release = release
 
-    # --- reading, in the consumer's thread ---
+    # --- reading: librdkafka's consumer is used in one thread alone. Its calls wait for each other, and a change of the
+    # partitions waits for the event loop.
 
     async def fetch(self, timeout_s: float) -> Sequence[Message]:
         fetched: Sequence[Message] = await self._in_thread(self._fetch, timeout_s)
@@ -112,6 +116,8 @@ class KafkaSource:
         if self._consumer is None:
             self._consumer = self._subscribed()
         self._changed.clear()
+        self._apply_pause()
+        self._show_stored()
         try:
             records = self._consumer.consume(FETCH_MAX, timeout_s)
         except self._kafka.KafkaException as error:
@@ -138,6 +144,7 @@ class KafkaSource:
         self._start_again(early)
         if messages:
             self._failures.clear()
+        self._measure_lags()
         return messages
 
     def _start_again(self, partitions: Collection[int]) -> None:
@@ -186,10 +193,12 @@ class KafkaSource:
 
     def _begin_again(self) -> None:
         """Leave the group; the next fetch joins it again."""
-        consumer, self._consumer = self._consumer, None
-        self._give_up(list(self._owned))
-        if consumer is not None:
-            consumer.close()
+        try:
+            self._give_up(list(self._owned))
+        finally:
+            consumer, self._consumer = self._consumer, None
+            if consumer is not None:
+                consumer.close()
 
     def _close(self) -> None:
         self._begin_again()
@@ -242,12 +251,14 @@ class KafkaSource:
                 ended.result(RELEASE_TIMEOUT_S)
             except FutureTimeout:
                 ended.cancel()
+        self._show_stored()
         with self._lock:
             self._changed.update(partitions)
             for number in partitions:
                 self._owned.pop(number, None)
                 self._next.pop(number, None)
                 self._claims.pop(number, None)
+                self._lags.pop(number, None)
 
     def _message(self, record: Any) -> Message:
         value = record.value() or b""
@@ -260,17 +271,18 @@ class KafkaSource:
         return Message(record.partition(), record.offset(), record.timestamp()[1], len(value), batch, problem, value)
 
     def pause(self, partitions: Collection[int]) -> None:
-        wanted = frozenset(partitions)
+        self._pause_wanted = frozenset(partitions)
+
+    def _apply_pause(self) -> None:
+        wanted = self._pause_wanted
         with self._lock:
             assigned = frozenset(self._owned)
-        if self._consumer is None:
-            return
         stop, resume = (wanted - self._paused) & assigned, (self._paused - wanted) & assigned
         if stop:
             self._consumer.pause([self._kafka.TopicPartition(self._topic, number) for number in sorted(stop)])
         if resume:
             self._consumer.resume([self._kafka.TopicPartition(self._topic, number) for number in sorted(resume)])
-        self._paused = wanted
+        self._paused = wanted & assigned
 
     # --- claims ---
 
@@ -300,14 +312,17 @@ class KafkaSource:
         with self._lock:
             if self._owned.get(partition) == epoch:
                 self._next[partition] = first
-        if last is None:
-            self._show(partition, first)
+                if last is None:
+                    self._stored[partition] = first
 
-    def _show(self, partition: int, offset: int) -> None:
-        """Commit the offset for the broker's tools, which show the group's lag; nothing here reads it."""
-        part = self._kafka.TopicPartition(self._topic, partition, offset)
-        with contextlib.suppress(self._kafka.KafkaException, AttributeError, RuntimeError):
-            self._consumer.commit(offsets=[part], asynchronous=True)
+    def _show_stored(self) -> None:
+        """Commit offsets for the broker's tools, which show the group's lag; nothing here reads them."""
+        with self._lock:
+            stored, self._stored = self._stored, {}
+        parts = [self._kafka.TopicPartition(self._topic, number, offset) for number, offset in stored.items()]
+        if parts and self._consumer is not None:
+            with contextlib.suppress(self._kafka.KafkaException, RuntimeError):
+                self._consumer.commit(offsets=parts, asynchronous=True)
 
     # --- dead letters and lag ---
 
@@ -340,18 +355,18 @@ class KafkaSource:
 
     def lag(self) -> Mapping[int, int]:
         with self._lock:
+            return dict(self._lags)
+
+    def _measure_lags(self) -> None:
+        with self._lock:
             done = dict(self._next)
-        lags = {}
         for number, offset in done.items():
-            try:
-                _, end = self._consumer.get_watermark_offsets(
-                    self._kafka.TopicPartition(self._topic, number), cached=True
-                )
-            except (AttributeError, RuntimeError, self._kafka.KafkaException):
-                continue
-            if end >= 0:
-                lags[number] = max(0, end - offset)
-        return lags
+            part = self._kafka.TopicPartition(self._topic, number)
+            with contextlib.suppress(RuntimeError, self._kafka.KafkaException):
+                _, end = self._consumer.get_watermark_offsets(part, cached=True)
+                if end >= 0:
+                    with self._lock:
+                        self._lags[number] = max(0, end - offset)
 
     async def ping(self) -> None:
         """Raise UnavailableError when the broker does not answer."""
