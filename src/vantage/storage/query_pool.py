@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from vantage.core.errors import BusyError, StoreUnavailable
+from vantage.core.errors import BusyError, StoreUnavailable, VantageError
 
 WAITING_MAX: Final = 32
 T = TypeVar("T")
@@ -50,6 +50,16 @@ class QueryPool:
             raise BusyError("too many queries are waiting")
         self._queries += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, work)
+            return await asyncio.get_running_loop().run_in_executor(pool, _without_frames, work)
         finally:
             self._queries -= 1
+
+
+def _without_frames(work: Callable[[], T]) -> T:
+    """Run ``work``. An error lives on until its answer is sent, or, in a cycle, until all garbage is collected: it must
+    not hold what the query had read, as the frames of its traceback do."""
+    try:
+        return work()
+    except (VantageError, MemoryError) as error:
+        error.__context__ = None
+        raise error.with_traceback(None) from None

@@ -45,6 +45,7 @@ from vantage.vql.exec.execute import execute, explain
 from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 2
+SPAN_NBYTES: Final = 400  # of a span as an object, about
 EXPORTS_MAX: Final = 2
 SEARCH_TIMEOUT_S: Final = 30.0
 T = TypeVar("T")
@@ -98,14 +99,14 @@ class Queries:
         budget = self._budget(deadline_s)
 
         def run() -> Table:
-            with self._reader(budget) as reader:
+            with self._reader(budget, **_blocks_of(query)) as reader:
                 return execute(query, reader, budget, samples_max=self._query_samples_max)
 
         return await self._in_thread(run)
 
     async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:
         def run() -> Table:
-            with self._reader(self._budget(deadline_s)) as reader:
+            with self._reader(self._budget(deadline_s), **_blocks_of(query)) as reader:
                 return explain(query, reader)
 
         return await self._in_thread(run)
@@ -127,7 +128,7 @@ class Queries:
 
     def _services_with_spans(self) -> list[ServiceSpanStats]:
         totals: dict[tuple[str, str, str, str], tuple[int, int, int]] = {}
-        with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
+        with self._reader(self._budget(SEARCH_TIMEOUT_S), samples=False) as reader:
             for stats in reader.span_reader.service_counts():
                 for key, (count, first_ms, last_ms) in stats.items():
                     total = totals.get(key, (0, first_ms, last_ms))
@@ -139,6 +140,7 @@ class Queries:
             with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
                 table, left_out = reader.span_reader.spans_of_traces([trace_id], rows_max=TRACE_SPANS_MAX)
                 order = np.lexsort((table.span_id, table.start_ns))
+                reader.budget.take(SPAN_NBYTES * min(len(order), TRACE_SPANS_MAX))
                 spans = table.spans(order[:TRACE_SPANS_MAX])
                 left_out += len(order) - len(spans)
                 samples = [
@@ -156,7 +158,7 @@ class Queries:
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         def run() -> list[TraceSummary]:
-            with self._reader(self._budget(SEARCH_TIMEOUT_S)) as reader:
+            with self._reader(self._budget(SEARCH_TIMEOUT_S), samples=False) as reader:
                 return latest_traces(reader.span_reader, wanted)
 
         return await self._in_thread(run)
@@ -165,7 +167,7 @@ class Queries:
         def run() -> Sequence[ServiceEdge]:
             wide_range = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
             budget = self._budget(SEARCH_TIMEOUT_S)
-            with self._reader(budget) as reader:
+            with self._reader(budget, samples=False) as reader:
                 return service_edges(reader.spans(wide_range), time_range, take=budget.take)
 
         return await self._in_thread(run)
@@ -178,7 +180,7 @@ class Queries:
         self._exports += 1
         try:
             # Pinned until the end: meanwhile parts may be merged, and are deleted later.
-            with self._reader(self._budget(float("inf"))) as reader:
+            with self._reader(self._budget(float("inf")), may_end=False) as reader:
                 async with aclosing(
                     iterate_in_pool(export_batches(reader, selector, time_range), self._threads.pool)
                 ) as batches:
@@ -216,15 +218,19 @@ class Queries:
         )
 
     @contextmanager
-    def _reader(self, budget: QueryBudget) -> Iterator[SnapshotReader]:
-        """Yield a reader of everything as it is now, for one query in one thread. Closes the budget."""
+    def _reader(
+        self, budget: QueryBudget, *, samples: bool = True, spans: bool = True, may_end: bool = True
+    ) -> Iterator[SnapshotReader]:
+        """Yield a reader of everything as it is now, for one query in one thread: of ``samples``, ``spans`` or both.
+        ``may_end``: for the memory it holds. Closes the budget."""
         try:
             codec = self._codecs.pop()
         except IndexError:  # every codec is in use
             codec = ChunkCodec()
         try:
-            with self._snapshots.pinned() as pinned:
-                access = SnapshotAccess(pinned, codec, self._pool, self._indexes, self._damage, budget.check)
+            with self._snapshots.pinned(samples=samples, spans=spans, may_end=may_end) as pinned:
+                budget.check_also(pinned.check)
+                access = SnapshotAccess(pinned, codec, self._pool, self._indexes, self._damage, budget)
                 yield SnapshotReader(access, self._catalogue.columns, histograms=histograms(self._catalogue))
         finally:
             self._codecs.append(codec)
@@ -235,6 +241,11 @@ class Queries:
             raise StoreUnavailable("the store is closed")
         self._note_query()
         return await self._threads.run(work)
+
+
+def _blocks_of(query: CheckedSelect) -> dict[str, bool]:
+    """Return which blocks that are not sealed a query reads."""
+    return {"samples": query.select.table != "spans", "spans": query.select.table == "spans"}
 
 
 def _raw_since_ms(snapshot: Snapshot) -> int:

@@ -28,6 +28,10 @@ def _never() -> bool:
     return False
 
 
+def _nothing() -> None:
+    pass
+
+
 class QueryMemory:
     """The memory of all queries that run, at most ``nbytes_max`` bytes. Any thread."""
 
@@ -66,12 +70,17 @@ class QueryBudget:
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._seconds = seconds
-        self._nbytes_max = nbytes_max
+        self.nbytes_max = nbytes_max
         self._memory = memory
         self._stopping = stopping
         self._monotonic_s = monotonic_s
         self._end_s = monotonic_s() + seconds
         self._nbytes = 0
+        self._check_also: Callable[[], None] = _nothing
+
+    def check_also(self, check: Callable[[], None]) -> None:
+        """Call ``check`` as well at each look at the time. It may raise a VantageError."""
+        self._check_also = check
 
     def check(self) -> None:
         """Raise StoreTimeout once the time has passed, StoreUnavailable when the store closes."""
@@ -79,14 +88,15 @@ class QueryBudget:
             raise StoreUnavailable("the server is stopping")
         if self._monotonic_s() > self._end_s:
             raise StoreTimeout(f"the query took longer than {self._seconds:g} s: narrow its time range or its filters")
+        self._check_also()
 
     def take(self, nbytes: int) -> None:
         """Count memory that the query is about to use. Raises InputError, with the figures, when it is too much, and
         BusyError when other queries leave too little."""
         self.check()
-        if self._nbytes + nbytes > self._nbytes_max:
+        if self._nbytes + nbytes > self.nbytes_max:
             raise InputError(
-                f"the query needs {self._nbytes + nbytes} bytes of memory or more, at most {self._nbytes_max} are "
+                f"the query needs {self._nbytes + nbytes} bytes of memory or more, at most {self.nbytes_max} are "
                 "allowed (query_memory_max): narrow its time range or its filters, or ask for fewer columns"
             )
         if self._memory is not None:
@@ -102,6 +112,7 @@ class QueryBudget:
     def close(self) -> None:
         """Give back what the query has not, as it failed or kept it for its answer."""
         self.give(self._nbytes)
+        self._check_also = _nothing  # it holds what the query had pinned
 
     @contextmanager
     def working(self, nbytes: int) -> Iterator[None]:

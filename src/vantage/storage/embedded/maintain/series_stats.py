@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 from vantage.storage.embedded.format.part_stats import PartStats
 from vantage.storage.embedded.format.segment import TIERS
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.read.snapshot import PinnedSnapshot
-from vantage.storage.embedded.write.block import SampleBlock
 from vantage.storage.embedded.write.catalogue import Catalogue
 
 
@@ -30,10 +28,7 @@ def rebuild_series_stats(catalogue: Catalogue, stats: Sequence[PartStats], pinne
     catalogue.reset_counts()
     highest = max((int(part.series.slot[-1]) for part in stats if len(part.series.slot)), default=-1)
     catalogue.reserve(highest + 1)  # series that the journal does not know
-    blocks: Iterable[SampleBlock] = chain(
-        pinned.samples, *(generation.samples for generation in pinned.snapshot.sealing_generations)
-    )
-    for block in blocks:
+    for block in pinned.samples:
         catalogue.count(block.samples.slot, block.samples.time_ms)
     for part in stats:
         if part.part.samples:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import TypeVar
 
 import structlog
@@ -19,6 +18,7 @@ from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.snapshot import PinnedSnapshot
 from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
 from vantage.storage.sqlite_reading import FrozenConnection
+from vantage.vql.exec.budget import QueryBudget
 
 T = TypeVar("T")
 
@@ -46,14 +46,19 @@ class DamageLog:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotAccess:
-    """One query's access to a pinned snapshot. One thread at a time; ``tick`` is called between reads."""
+    """One query's access to a pinned snapshot. One thread at a time; ``tick`` is called between reads, and what readers
+    keep is counted in ``budget``."""
 
     pinned: PinnedSnapshot
     codec: ChunkCodec
     pool: ConnectionPool
     indexes: ChunkIndexCache
     damage: DamageLog
-    tick: Callable[[], None]
+    budget: QueryBudget
+
+    def tick(self) -> None:
+        """Look at the time. Raises what the budget raises."""
+        self.budget.check()
 
     def clamp_to_floor(self, time_range: TimeRange) -> TimeRange:
         """Return the range without the times whose data has expired."""
@@ -64,13 +69,11 @@ class SnapshotAccess:
 
     def sample_blocks(self) -> Iterator[SampleBlock]:
         """Yield the blocks that are not sealed."""
-        sealing = chain.from_iterable(generation.samples for generation in self.pinned.snapshot.sealing_generations)
-        return chain(sealing, self.pinned.samples)
+        return iter(self.pinned.samples)
 
     def span_blocks(self) -> Iterator[SpanBlock]:
         """Yield the blocks that are not sealed."""
-        sealing = chain.from_iterable(generation.spans for generation in self.pinned.snapshot.sealing_generations)
-        return chain(sealing, self.pinned.spans)
+        return iter(self.pinned.spans)
 
     @staticmethod
     def parts(segments: Collection[Segment], time_range: TimeRange) -> Iterator[tuple[Segment, Part]]:

@@ -26,6 +26,7 @@ class SnapshotReader:
 
     def __init__(self, access: SnapshotAccess, series: SeriesColumns, *, histograms: Mask) -> None:
         self._access = access
+        self.budget = access.budget
         self._series = series
         self.sample_reader = SampleReader(access, series, histograms=histograms)
         self.span_reader = SpanReader(access)

@@ -7,16 +7,16 @@ query pins the snapshot it started with, so that nothing it may still read is de
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
+from vantage.core.errors import BusyError
 from vantage.storage.embedded.format.segment import ROLLUPS, SAMPLES, TIERS, Segment
 from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
-from vantage.storage.embedded.write.head import Head
+from vantage.storage.embedded.write.head import Head, totals
 
 _NOTHING: Final[Mapping[int, Segment]] = MappingProxyType({})
 
@@ -71,53 +71,105 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class PinnedSnapshot:
-    """A pinned snapshot with the head's blocks of the same moment."""
+    """A pinned snapshot with the blocks that were not sealed at that moment, of the kinds that are wanted."""
 
     snapshot: Snapshot
     samples: tuple[SampleBlock, ...]
     spans: tuple[SpanBlock, ...]
+    check: Callable[[], None]  # raises BusyError when what is pinned takes too much memory
 
     @property
     def newest_ms(self) -> int:
         """Return the time of the newest data, 0 where there is none. Looks at blocks and parts, not at what they
         hold."""
         blocks: list[SampleBlock | SpanBlock] = [*self.samples, *self.spans]
-        for generation in self.snapshot.sealing_generations:
-            blocks += [*generation.samples, *generation.spans]
         return max([block.last_ms for block in blocks] + [self.snapshot.sealed_newest_ms])
 
 
-class Snapshots:
-    """The current snapshot, and which older ones are pinned. Any thread."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pin:
+    """``blocks`` that were not sealed, by generation; the head's is the generation that it becomes."""
 
-    def __init__(self, head: Head) -> None:
+    snapshot: Snapshot
+    blocks: Sequence[tuple[int, tuple[SampleBlock, ...], tuple[SpanBlock, ...]]]
+    may_end: bool
+
+    def retained_nbytes(self, last_sealed: int) -> int:
+        """Return the bytes of what is sealed by now."""
+        return sum(totals(samples, spans)[2] for number, samples, spans in self.blocks if number <= last_sealed)
+
+
+class Snapshots:
+    """The current snapshot, and which older ones are pinned. Any thread.
+
+    ``retained_nbytes_max`` bounds the memory of generations that are sealed, and which only pins still hold: beyond it
+    the query that holds most ends.
+    """
+
+    def __init__(self, head: Head, *, retained_nbytes_max: int = 1 << 29) -> None:
         self._head = head
+        self._retained_nbytes_max = retained_nbytes_max
         self._lock = threading.Lock()
-        self._pins: Counter[int] = Counter()
+        self._pins: set[_Pin] = set()
         self._freed = threading.Condition(self._lock)
+        self._last_closed = 0
+        self._last_sealed = 0
         self.now = Snapshot()
 
     @contextmanager
-    def pinned(self) -> Iterator[PinnedSnapshot]:
-        """Pin everything as it is now until the context ends."""
-        with self._lock:
-            pinned = PinnedSnapshot(self.now, self._head.samples, self._head.spans)
-            self._pins[pinned.snapshot.version] += 1
+    def pinned(self, *, samples: bool = True, spans: bool = True, may_end: bool = True) -> Iterator[PinnedSnapshot]:
+        """Pin everything as it is now until the context ends, but blocks only of the wanted kinds: generations are
+        sealed meanwhile, and their memory is free if nothing holds them. ``may_end``: ``check`` may raise."""
+        pin = self._pin(samples=samples, spans=spans, may_end=may_end)
         try:
-            yield pinned
+            yield PinnedSnapshot(
+                pin.snapshot,
+                tuple(block for _, blocks, _ in pin.blocks for block in blocks),
+                tuple(block for _, _, blocks in pin.blocks for block in blocks),
+                lambda: self._check(pin),
+            )
         finally:
             with self._lock:
-                self._pins[pinned.snapshot.version] -= 1
-                self._pins += Counter()
+                self._pins.remove(pin)
                 self._freed.notify_all()
+
+    def _pin(self, *, samples: bool, spans: bool, may_end: bool) -> _Pin:
+        with self._lock:
+            now, head = self.now, self._head
+            waiting = [(item.number, item.samples, item.spans) for item in now.sealing_generations]
+            waiting.append((self._last_closed + 1, head.samples, head.spans))
+            wanted = [
+                (number, of_samples if samples else (), of_spans if spans else ())
+                for number, of_samples, of_spans in waiting
+            ]
+            pin = _Pin(replace(now, sealing_generations=()), wanted, may_end)
+            self._pins.add(pin)
+            return pin
+
+    def _check(self, pin: _Pin) -> None:
+        own = pin.retained_nbytes(self._last_sealed) if pin.may_end else 0
+        if not own:
+            return
+        with self._lock:
+            retained = [other.retained_nbytes(self._last_sealed) for other in self._pins if other.may_end]
+        nbytes = sum(retained)
+        if nbytes > self._retained_nbytes_max and own >= max(retained):
+            raise BusyError(
+                f"queries keep {nbytes} bytes in memory of what was sent and has been sealed meanwhile, more than "
+                f"{self._retained_nbytes_max} (half of head_bytes_max): try again later, or ask for less"
+            )
 
     def publish(self, change: Callable[[Snapshot], Snapshot]) -> Snapshot:
         """Publish a changed snapshot. ``change`` runs under the lock, and may move blocks out of the head."""
         with self._lock:
+            waiting = {generation.number for generation in self.now.sealing_generations}
             self.now = replace(change(self.now), version=self.now.version + 1)
+            still = {generation.number for generation in self.now.sealing_generations}
+            self._last_closed = max(still, default=self._last_closed)
+            self._last_sealed = max(waiting - still, default=self._last_sealed)
             return self.now
 
     def wait_unpinned(self, version: int, timeout_s: float) -> bool:
         """Wait until no snapshot older than ``version`` is pinned; False after ``timeout_s``."""
         with self._lock:
-            return self._freed.wait_for(lambda: all(pinned >= version for pinned in self._pins), timeout_s)
+            return self._freed.wait_for(lambda: all(pin.snapshot.version >= version for pin in self._pins), timeout_s)

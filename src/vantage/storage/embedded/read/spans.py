@@ -25,6 +25,7 @@ from vantage.storage.embedded.read.selector import selected_rows
 from vantage.storage.embedded.write.block import SpanBlock
 from vantage.storage.embedded.write.head import overlapping, spans_of_traces
 from vantage.storage.trace_summary import count_by_service
+from vantage.vql.exec.budget import QueryBudget
 from vantage.vql.exec.source import ScanEstimate
 
 BLOCKS_NBYTES_MAX: Final = 32 << 20  # of decoded blocks that one query may look at again
@@ -33,14 +34,36 @@ _ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
 _BLOCKS: Final = "SELECT id, first_ms, last_ms, duration_ns_max, services, spans FROM span_block WHERE part_id=?"
 
 
+class _DecodedBlocks(LRUCache[tuple[Path, int], SpanTable]):
+    """Blocks that the query may look at again, by file and id, as a part of its memory."""
+
+    def __init__(self, budget: QueryBudget) -> None:
+        self._budget = budget
+        nbytes_max = min(BLOCKS_NBYTES_MAX, budget.nbytes_max // 4)
+
+        def nbytes(table: SpanTable) -> int:  # not a method: a cycle would keep the blocks
+            return min(table.nbytes, nbytes_max)
+
+        self._nbytes = nbytes
+        super().__init__(nbytes_max, getsizeof=nbytes)
+
+    def keep(self, key: tuple[Path, int], table: SpanTable) -> None:
+        """Keep a block. Raises what the budget raises."""
+        self._budget.take(self._nbytes(table))
+        self[key] = table
+
+    def popitem(self) -> tuple[tuple[Path, int], SpanTable]:
+        key, table = super().popitem()
+        self._budget.give(self._nbytes(table))
+        return key, table
+
+
 class SpanReader:
     """Reads spans: by time, by trace id, and counted by service."""
 
     def __init__(self, access: SnapshotAccess) -> None:
         self._access = access
-        self._blocks: LRUCache[tuple[Path, int], SpanTable] = LRUCache(
-            BLOCKS_NBYTES_MAX, getsizeof=lambda table: min(table.nbytes, BLOCKS_NBYTES_MAX)
-        )
+        self._blocks = _DecodedBlocks(access.budget)
 
     def plan(self, time_range: TimeRange) -> list[ScanEstimate]:
         """Return what reading the spans of a range takes."""
@@ -57,17 +80,18 @@ class SpanReader:
         return [ScanEstimate("sealed", chunks, rows), ScanEstimate("head", len(blocks), head_rows)]
 
     def spans(self, time_range: TimeRange, *, service: str = "", min_duration_ns: int = 0) -> Iterator[SpanTable]:
-        """Yield blocks, the latest first, without those that cannot match."""
-        for block in self.span_blocks(time_range, service=service, min_duration_ns=min_duration_ns):
+        """Yield blocks, the latest first, without those that cannot match. The caller counts what it keeps."""
+        blocks = self.span_blocks(time_range, service=service, min_duration_ns=min_duration_ns, again=False)
+        for block in blocks:
             self._access.tick()
             if (table := block[1]()) is not None:
                 yield table
 
     def span_blocks(
-        self, time_range: TimeRange, *, service: str = "", min_duration_ns: int = 0
+        self, time_range: TimeRange, *, service: str = "", min_duration_ns: int = 0, again: bool = True
     ) -> list[tuple[int, Callable[[], SpanTable | None]]]:
         """Return blocks that may have such spans, as the time of their last start and a function that reads them; the
-        latest first."""
+        latest first. ``again``: they are likely to be read again."""
         time_range = self._access.clamp_to_floor(time_range)
         blocks: list[tuple[int, Callable[[], SpanTable | None]]] = [
             (block.last_ms, partial(self._read_head_block, block))
@@ -81,18 +105,18 @@ class SpanReader:
                     continue
                 if service and service not in json.loads(services):
                     continue
-                blocks.append((last_ms, partial(self._read_sealed_block, segment, block_id)))
+                blocks.append((last_ms, partial(self._read_sealed_block, segment, block_id, again=again)))
         blocks.sort(key=lambda entry: -entry[0])
         return blocks
 
     def _read_head_block(self, block: SpanBlock) -> SpanTable:
         return self._drop_hidden(block.table)
 
-    def _read_sealed_block(self, segment: Segment, block_id: int) -> SpanTable | None:
-        table = self._block(segment, block_id)
+    def _read_sealed_block(self, segment: Segment, block_id: int, *, again: bool) -> SpanTable | None:
+        table = self._block(segment, block_id, again=again)
         return None if table is None else self._drop_hidden(table)
 
-    def _block(self, segment: Segment, block_id: int) -> SpanTable | None:
+    def _block(self, segment: Segment, block_id: int, *, again: bool) -> SpanTable | None:
         def read(db: sqlite3.Connection) -> Iterator[SpanTable]:
             row = db.execute("SELECT body FROM span_block WHERE id=?", (block_id,)).fetchone()
             if row is not None:
@@ -103,8 +127,8 @@ class SpanReader:
 
         key = (segment.path, block_id)
         table = self._blocks.get(key)
-        if table is None and (table := next(self._access.read(segment, read), None)) is not None:
-            self._blocks[key] = table
+        if table is None and (table := next(self._access.read(segment, read), None)) is not None and again:
+            self._blocks.keep(key, table)
         return table
 
     def _drop_hidden(self, table: SpanTable) -> SpanTable:
@@ -132,7 +156,7 @@ class SpanReader:
     def _count_blocks(self, segment: Segment, part: Part) -> Iterator[ServiceStats]:
         for block_id, *_ in self._access.read(segment, _blocks_of, part.id):
             self._access.tick()
-            if (table := self._block(segment, block_id)) is not None:
+            if (table := self._block(segment, block_id, again=False)) is not None:
                 yield count_by_service(table)
 
     def _counts(self, db: sqlite3.Connection, part: Part) -> Iterator[PartStats | None]:
@@ -164,10 +188,12 @@ class SpanReader:
                         entries.append((blocks[:room], rows[:room]))
             for block_id, rows in _by_block(entries):
                 self._access.tick()
-                table = self._block(segment, block_id)
+                table = self._block(segment, block_id, again=True)
                 if table is not None:
                     picked = [row for row in rows.tolist() if bytes(table.trace_id[row]) in ids]
-                    tables.append(table.take(np.array(picked, np.int64)))
+                    if picked:
+                        self._access.budget.take(table.nbytes * len(picked) // len(table))
+                        tables.append(table.take(np.array(picked, np.int64)))
         if rows_max is not None and selected + len(unsealed) > rows_max:
             unsealed.sort(key=lambda span: span.start_ns)
             left_out += len(unsealed) - max(0, rows_max - selected)
