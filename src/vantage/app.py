@@ -18,6 +18,7 @@ from vantage.supervisor import running
 from vantage.telemetry import Telemetry
 from vantage.web.auth import Authenticator
 from vantage.web.middleware import EdgeMiddleware
+from vantage.web.process_metrics import Siblings
 
 SWITCH_INTERVAL_S: Final = 0.0005
 _log = structlog.get_logger("vantage.app")
@@ -34,9 +35,10 @@ class App:
     telemetry: Telemetry
 
 
-def create_app(settings: Settings, *, clock: Clock | None = None) -> App:
-    """Wire one process. Does no I/O: the application's ``opened`` does. Raises ConfigError."""
-    parts = build_parts(settings, clock=clock or SystemClock())
+def create_app(settings: Settings, *, clock: Clock | None = None, siblings: Siblings | None = None) -> App:
+    """Wire one process; ``siblings`` are those that share its port. Does no I/O: the application's ``opened`` does.
+    Raises ConfigError."""
+    parts = build_parts(settings, clock=clock or SystemClock(), siblings=siblings)
 
     def drain() -> None:
         parts.authorizer.draining = True

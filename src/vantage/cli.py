@@ -148,7 +148,9 @@ def _serve_options(parser: argparse.ArgumentParser, *, inner: bool = False) -> N
     parser.add_argument("--role", choices=["all", "ingest", "worker", "api"], default=absent)
     parser.add_argument("--host", default=absent, help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=absent, help="port to listen on (8000); 0: any free one")
-    parser.add_argument("--workers", type=int, default=absent, help="always 1: the embedded store has one writer")
+    parser.add_argument(
+        "--workers", type=int, default=absent, help="processes that serve the port (1); not on the embedded store"
+    )
     parser.add_argument(
         "--demo", action="store_true", default=argparse.SUPPRESS if inner else False, help="also send demo traffic"
     )

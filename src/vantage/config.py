@@ -134,6 +134,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cors_origins: Annotated[
         tuple[str, ...], _doc("Web origins that may call the API from a browser, such as https://app.example.com.")
     ] = ()
+    workers: Annotated[
+        int,
+        _doc(
+            "Processes that serve the port, of the roles ingest and api. Memory is shared out among them.", ge=1, le=64
+        ),
+    ] = 1
     tls_certificate: Annotated[str, _doc("PEM file with the certificate chain; turns HTTPS on.")] = ""
     tls_key: Annotated[str, _doc("PEM file with the private key of the certificate.")] = ""
     drain_delay_s: Annotated[
@@ -280,8 +286,15 @@ def load(
     role = values.get("role", "all")
     if "port" not in values and role in ROLE_PORTS:
         values["port"], origins["port"] = ROLE_PORTS[role], f"default of the role {role}"
-    _fit_into_memory(memory_limit_nbytes() if memory_nbytes is None else memory_nbytes, values, origins)
+    memory_nbytes = memory_limit_nbytes() if memory_nbytes is None else memory_nbytes
+    _fit_into_memory(memory_nbytes // _processes(values), values, origins)
     return Loaded(_settings(values, origins), origins, tuple(warnings))
+
+
+def _processes(values: Mapping[str, Any]) -> int:
+    """Return among how many processes the memory is shared out; what is no number is refused later."""
+    workers = str(values.get("workers", 1))
+    return max(1, int(workers)) if workers.isascii() and workers.isdigit() else 1
 
 
 def _fit_into_memory(memory_nbytes: int, values: dict[str, Any], origins: dict[str, str]) -> None:

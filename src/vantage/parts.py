@@ -46,6 +46,7 @@ from vantage.web.key_refresh import KeyRefreshLoop
 from vantage.web.limits import Rates, TokenBuckets, TrustedProxies
 from vantage.web.litestar_app import create_litestar
 from vantage.web.middleware import EdgeMiddleware, HostGuard
+from vantage.web.process_metrics import ProcessMetrics, Siblings
 from vantage.web.render import Renderer
 from vantage.web.request_metrics import RequestMetrics, RequestMetricsLoop
 from vantage.web.shared_rates import SharedRates
@@ -80,8 +81,9 @@ class Parts:
     telemetry: Telemetry
 
 
-def build_parts(settings: Settings, *, clock: Clock) -> Parts:
-    """Build and wire what the role needs. Does no I/O. Raises ConfigError."""
+def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None = None) -> Parts:
+    """Build and wire what the role needs; ``siblings`` are the processes that share its port. Does no I/O. Raises
+    ConfigError."""
     role = _role(settings)
     telemetry = Telemetry()
     requests = RequestMetrics(telemetry)
@@ -120,7 +122,8 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
     live = LiveUpdates(clock=clock, telemetry=telemetry)
     detector = DeploymentDetector(metadata, clock=clock, telemetry=telemetry)
     keys = KeyRefreshLoop(metadata, authenticator, clock=clock)
-    stores: list[Opened] = [metadata]
+    process_metrics = ProcessMetrics(telemetry, siblings)
+    stores: list[Opened] = [metadata, process_metrics]
     loops: dict[Loop, BackgroundLoop] = {Loop.KEYS: keys, Loop.LIVE: live, Loop.DEPLOYMENTS: detector}
     pings: dict[str, Callable[[], Awaitable[None]]] = {}
     watchers: list[Callable[[Batch], None]] = [live.publish, detector.observe]
@@ -164,7 +167,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
             queued_nbytes=lambda: store.queued_nbytes if broker is None and store is not None else _queued(broker),
             role=settings.role,
             version=__version__,
-            instance=socket.gethostname(),
+            instance=socket.gethostname() + (f"-{siblings.number}" if siblings is not None else ""),
         )
     else:
         loops[Loop.SELF_TELEMETRY] = RequestMetricsLoop(requests, clock)
@@ -201,6 +204,7 @@ def build_parts(settings: Settings, *, clock: Clock) -> Parts:
         deployment_reports=DeploymentReports(metadata),
         live_updates=live,
         telemetry=telemetry,
+        process_metrics=process_metrics,
         health_checks=HealthChecks(
             __version__,
             settings.role,

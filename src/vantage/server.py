@@ -71,9 +71,11 @@ def url_of(settings: Settings, listening: socket.socket) -> str:
     return f"{'https' if settings.tls_certificate else 'http'}://{name}:{port}"
 
 
-def serve(app: App, settings: Settings, listening: socket.socket, ready: Callable[[str], None]) -> int:
+def serve(
+    app: App, settings: Settings, listening: socket.socket, ready: Callable[[str], None], *, same_stop_s: float = 0.0
+) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit status. ``ready`` is called with the URL once requests are
-    served.
+    served. Signals within ``same_stop_s`` are one.
 
     Raises VantageError when the application cannot be opened.
     """
@@ -110,7 +112,7 @@ def serve(app: App, settings: Settings, listening: socket.socket, ready: Callabl
         config.load()
     except (OSError, ssl.SSLError, ValueError) as error:
         raise ConfigError(f"tls_certificate or tls_key cannot be used: {error}") from error
-    server = _Server(config, app, settings, limits, unread, lambda: ready(url_of(settings, listening)))
+    server = _Server(config, app, settings, limits, unread, lambda: ready(url_of(settings, listening)), same_stop_s)
     server.run(sockets=[listening])
     return 0 if server.started else 1
 
@@ -127,6 +129,7 @@ class _Server(uvicorn.Server):
         limits: ConnectionLimits,
         unread: UnreadAnswers,
         ready: Callable[[], None],
+        same_stop_s: float,
     ) -> None:
         super().__init__(config)
         self._app = app
@@ -135,6 +138,8 @@ class _Server(uvicorn.Server):
         self._shutdown_timeout_s = settings.shutdown_timeout_s
         self._ready = ready
         self._draining = False
+        self._stopped_s = 0.0
+        self._same_stop_s = same_stop_s
         self._unread = unread
         unread.connections = self.server_state.connections
         if config.ssl is not None:
@@ -148,7 +153,8 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
 
         def stop(_number: int, _frame: FrameType | None) -> None:
-            self._exit_later(1.0 if self._draining else self._drain_delay_s + self._shutdown_timeout_s)
+            again = self._draining and time.monotonic() - self._stopped_s > self._same_stop_s
+            self._exit_later(1.0 if again else self._drain_delay_s + self._shutdown_timeout_s)
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 loop.call_soon_threadsafe(self._stop, loop)
 
@@ -195,9 +201,11 @@ class _Server(uvicorn.Server):
 
     def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._draining:
-            self.should_exit = self.force_exit = True
+            if time.monotonic() - self._stopped_s > self._same_stop_s:
+                self.should_exit = self.force_exit = True
             return
         self._draining = True
+        self._stopped_s = time.monotonic()
         self._app.drain()
         _log.info("stopping", drain_delay_s=self._drain_delay_s)
         loop.call_later(self._drain_delay_s, self._exit, loop)

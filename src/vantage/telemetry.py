@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -118,6 +119,28 @@ class Telemetry:
     def exposition(self) -> bytes:
         """Return the metrics in the text format, version 0.0.4."""
         return generate_latest(self.registry)
+
+
+def merge_expositions(texts: Mapping[int, str]) -> bytes:
+    """Return one exposition of those of several processes, each sample with the label ``process``: a count that begins
+    at 0 again when its process does would else make the sum fall, which Prometheus takes for a restart of all."""
+    families: dict[tuple[str, str], Metric] = {}
+    for number, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            merged = families.setdefault(
+                (family.name, family.type), Metric(family.name, family.documentation, family.type)
+            )
+            for sample in family.samples:
+                merged.add_sample(sample.name, {**sample.labels, "process": str(number)}, sample.value)
+    return generate_latest(_Merged(families.values()))
+
+
+class _Merged(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class _Messages(Collector):

@@ -111,7 +111,7 @@ def difference(ours: Rows, rows: Rows, query: Query) -> str:
                 and isinstance(a, (int, float)) and isinstance(b, (int, float)) and math.isclose(a, b, rel_tol=1e-9)
             )  # fmt: skip
             if b is None and isinstance(a, float) and abs(a) >= SUMS_OVERFLOW_FROM and not query.exact[column]:
-                continue  # the sum of a mean overflowed: docs/vql.md tells of it
+                continue  # the sum of a mean overflowed: docs/vql.md says so
             if not same or (type(a) is not type(b) and not {type(a), type(b)} <= {int, float}):
                 return f"row {index}, column {column}: {a!r} and {b!r}"
     return ""

@@ -10,7 +10,7 @@ from vantage import config
 from vantage.commands.console import notice, print_table
 from vantage.config import Loaded
 
-_FLAGS: Final = ("role", "host", "port", "data")
+_FLAGS: Final = ("role", "host", "port", "data", "workers")
 
 
 def load(arguments: argparse.Namespace) -> Loaded:

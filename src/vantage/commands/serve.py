@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
+from typing import Final
 
 from vantage import __version__
 from vantage.commands.config import load
 from vantage.commands.data_folder import make_folder
+from vantage.config import Settings
 from vantage.core.errors import ConfigError
+
+SAME_STOP_S: Final = 0.3  # supervisors signal every process of a group, and the first hands its signal on
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -20,18 +26,18 @@ def run(arguments: argparse.Namespace) -> int:
     from vantage.app import create_app
 
     settings = load(arguments).settings
-    if (arguments.workers or 1) != 1:
-        raise ConfigError("--workers above 1 is not possible on the embedded store: it has one writer")
     if sys.platform == "win32":
         raise ConfigError("the server runs on Linux and macOS")
     log.configure(log_format=settings.log_format, log_level="debug" if settings.debug else settings.log_level)
+    if settings.workers > 1:
+        return _serve_with_processes(settings, with_demo=arguments.demo)
     app = create_app(settings)
     make_folder(Path(settings.data))  # for keys and deployments, wherever the telemetry is
     listening = server.listen(settings)
     demo: list[Callable[[], None]] = []
 
     def ready(url: str) -> None:
-        print(f"Vantage {__version__} is ready: {url}  (data in {settings.data}, API at {url}/schema)", flush=True)
+        _say_ready(url, settings)
         if arguments.demo:
             demo.append(_demo_beside(url, settings.api_key))
 
@@ -41,6 +47,50 @@ def run(arguments: argparse.Namespace) -> int:
         listening.close()
         for stop in demo:
             stop()
+
+
+def _say_ready(url: str, settings: Settings) -> None:
+    print(f"Vantage {__version__} is ready: {url}  (data in {settings.data}, API at {url}/schema)", flush=True)
+
+
+def _serve_with_processes(settings: Settings, *, with_demo: bool) -> int:
+    """Serve the port with several processes."""
+    from vantage import server
+    from vantage.app import create_app
+    from vantage.processes import serve_with
+    from vantage.web.process_metrics import Siblings
+
+    _check_processes(settings, with_demo=with_demo)
+    make_folder(Path(settings.data))
+    listening = server.listen(settings)
+    sockets = Path(mkdtemp(prefix="vantage-"))
+    first = os.getpid()
+
+    def serve(number: int, ready: Callable[[], None]) -> int:
+        app = create_app(settings, siblings=Siblings(number, settings.workers, sockets))
+        return server.serve(app, settings, listening, lambda _url: ready(), same_stop_s=SAME_STOP_S)
+
+    try:
+        return serve_with(settings.workers, serve, lambda: _say_ready(server.url_of(settings, listening), settings))
+    finally:
+        if os.getpid() == first:
+            shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _check_processes(settings: Settings, *, with_demo: bool) -> None:
+    """Raise ConfigError when several processes cannot serve."""
+    from vantage.storage.clickhouse.server_url import is_server_url
+
+    if with_demo:
+        raise ConfigError("--demo is for one process: leave --workers away")
+    if settings.role == "worker":
+        raise ConfigError("--workers is for the roles ingest and api; of the role worker start any number")
+    shared = settings.broker_url and settings.metadata_url and is_server_url(settings.store_url)
+    if settings.role == "all" and not shared:
+        raise ConfigError(
+            "--workers above 1 is not possible on the embedded store, which has one writer: it needs broker_url, "
+            "a ClickHouse server as store_url, and metadata_url"
+        )
 
 
 def _demo_beside(url: str, api_key: str) -> Callable[[], None]:

@@ -43,6 +43,7 @@ from vantage.web.api import (
 )
 from vantage.web.authorize import Authorizer, require_scope
 from vantage.web.compression import GzipMiddleware
+from vantage.web.process_metrics import ProcessMetrics
 from vantage.web.render import Renderer
 from vantage.web.streaming import UNCOMPRESSED
 
@@ -92,6 +93,7 @@ def create_litestar(
     deployment_reports: DeploymentReports,
     live_updates: LiveUpdates,
     telemetry: Telemetry,
+    process_metrics: ProcessMetrics,
     health_checks: health.HealthChecks,
     authorizer: Authorizer,
     renderer: Renderer,
@@ -129,6 +131,7 @@ def create_litestar(
             "context": provide(context),
             "live": provide(live_updates),
             "telemetry": provide(telemetry),
+            "process_metrics": provide(process_metrics),
             "health_checks": provide(health_checks),
             "renderer": provide(renderer),
             "deletion": provide(deletion),

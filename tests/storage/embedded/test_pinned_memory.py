@@ -103,11 +103,11 @@ async def test_a_failed_query_keeps_nothing_of_what_it_had_read(error: Exception
     class Vector:
         pass
 
-    kept: list[weakref.ref[Vector]] = []
+    read_vectors: list[weakref.ref[Vector]] = []
 
     def query() -> None:
         vector = Vector()
-        kept.append(weakref.ref(vector))
+        read_vectors.append(weakref.ref(vector))
 
         def evaluate() -> Callable[[], Vector]:
             raise error
@@ -121,7 +121,7 @@ async def test_a_failed_query_keeps_nothing_of_what_it_had_read(error: Exception
         with pytest.raises(type(error)) as raised:
             await pool.run(query)
         assert raised.value is error
-        assert kept[0]() is None
+        assert read_vectors[0]() is None
     finally:
         gc.enable()
         await pool.stop()

@@ -14,7 +14,8 @@ from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 
 from vantage.core.errors import VantageError
-from vantage.telemetry import CONTENT_TYPE, Telemetry
+from vantage.telemetry import CONTENT_TYPE
+from vantage.web.process_metrics import ProcessMetrics
 
 CHECK_TIMEOUT_S = 2.0
 
@@ -106,9 +107,9 @@ async def ready(request: Request[Any, Any, Any], health_checks: NamedDependency[
 
 
 @get("/metrics", summary="Vantage's own metrics", media_type="text/plain", tags=["operations"])
-async def metrics(telemetry: NamedDependency[Telemetry]) -> Response[bytes]:
+async def metrics(process_metrics: NamedDependency[ProcessMetrics]) -> Response[bytes]:
     """Return Vantage's own metrics in the Prometheus text format, version 0.0.4."""
-    return Response(telemetry.exposition(), headers={"content-type": CONTENT_TYPE})
+    return Response(await process_metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
 
 handlers = [health, live, ready, metrics]
