@@ -17,6 +17,7 @@ from vantage.core.errors import ConfigError, InputError
 from vantage.core.retention import RetentionRule, parse_rule
 from vantage.ingest.consume import BatchByBatch, Consumer
 from vantage.ingest.deployments import DeploymentDetector
+from vantage.ingest.live_publisher import LivePublisher
 from vantage.ingest.receive import Receiver
 from vantage.ingest.self_telemetry import SelfTelemetry
 from vantage.ingest.series_cache import CACHE_NBYTES_MAX
@@ -24,7 +25,7 @@ from vantage.ingest.store_sink import StoreSink
 from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
-from vantage.query.live import LiveUpdates
+from vantage.query.live import LiveFollower, LiveUpdates
 from vantage.roles import ROLES, Loop, Need, Role, Routes
 from vantage.storage.clickhouse.server_url import is_server_url
 from vantage.storage.clickhouse.store import ClickHouseStore
@@ -33,7 +34,7 @@ from vantage.storage.ports import RetentionPolicy
 from vantage.storage.retention_loop import RetentionLoop
 from vantage.storage.steady_time import SteadyTime
 from vantage.stream.kafka.sink import KafkaSink
-from vantage.stream.open import open_sink, open_source
+from vantage.stream.open import open_live_reader, open_live_writer, open_sink, open_source
 from vantage.stream.ports import Sink
 from vantage.supervisor import BackgroundLoop
 from vantage.telemetry import Telemetry
@@ -126,7 +127,7 @@ def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None =
     stores: list[Opened] = [metadata, process_metrics]
     loops: dict[Loop, BackgroundLoop] = {Loop.KEYS: keys, Loop.LIVE: live, Loop.DEPLOYMENTS: detector}
     pings: dict[str, Callable[[], Awaitable[None]]] = {}
-    watchers: list[Callable[[Batch], None]] = [live.publish, detector.observe]
+    watchers: list[Callable[[Batch], None]] = [detector.observe]
     context = deletion = None
     if store is not None:
         policy = RetentionPolicy(settings.retention_days, settings.disk_budget_bytes, _rules(settings))
@@ -141,10 +142,16 @@ def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None =
     pings["metadata"] = metadata.ping
     sink: Sink | None = broker
     if broker is not None:
-        stores.append(broker)
+        # The process that stores a batch need not be the one whose pages show it.
+        publisher = LivePublisher(open_live_writer(settings), clock=clock, telemetry=telemetry)
+        reader = open_live_reader(settings)
+        watchers.append(publisher.observe)
+        loops[Loop.LIVE_PUBLISHER] = publisher
+        loops[Loop.LIVE_FOLLOWER] = LiveFollower(reader, live, clock=clock)
+        stores += [broker, reader]
         pings["broker"] = broker.ping
     elif settings.role == "all" and store is not None:
-        sink = StoreSink(store, watchers)
+        sink = StoreSink(store, [*watchers, live.publish])
     if consumes and store is not None:
         source = open_source(settings, metadata, on_rebalance=telemetry.rebalances.inc)
         consumer = Consumer(

@@ -25,6 +25,8 @@ class Loop(StrEnum):
     KEYS = "keys"
     DEPLOYMENTS = "deployments"
     LIVE = "live"
+    LIVE_PUBLISHER = "live publisher"
+    LIVE_FOLLOWER = "live follower"
     CONSUMER = "consumer"
 
 
@@ -52,12 +54,12 @@ ROLES: Final[Mapping[str, Role]] = {
     ),
     "worker": Role(
         frozenset({Routes.OPERATIONS}),
-        frozenset({Loop.CONSUMER, Loop.RETENTION, Loop.SELF_TELEMETRY, Loop.DEPLOYMENTS}),
+        frozenset({Loop.CONSUMER, Loop.RETENTION, Loop.SELF_TELEMETRY, Loop.DEPLOYMENTS, Loop.LIVE_PUBLISHER}),
         frozenset(Need),
     ),
     "api": Role(
         frozenset({Routes.API, Routes.PAGES, Routes.OPERATIONS}),
-        frozenset({Loop.SELF_TELEMETRY, Loop.KEYS, Loop.LIVE}),
+        frozenset({Loop.SELF_TELEMETRY, Loop.KEYS, Loop.LIVE, Loop.LIVE_FOLLOWER}),
         frozenset({Need.SHARED_STORE, Need.SHARED_METADATA}),
     ),
 }

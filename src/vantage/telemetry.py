@@ -99,7 +99,7 @@ class Telemetry:
             "vantage_api_websocket_connections", "Open WebSocket connections.", registry=r
         )
         self.live_dropped = Counter(
-            "vantage_live_dropped_updates", "Live updates dropped for slow readers.", registry=r
+            "vantage_live_dropped_updates", "Live updates dropped for slow readers, or for a slow broker.", registry=r
         )
         self._messages = _Messages()
         r.register(self._messages)

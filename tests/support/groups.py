@@ -28,7 +28,7 @@ SINGLY = (
     "tests/storage/embedded/",
 )
 # Each of these starts a broker, ClickHouse and several servers: one at a time is enough for two cores.
-TOGETHER = ("tests/chaos/test_pipeline_kills.py",)
+TOGETHER = ("tests/chaos/test_pipeline_kills.py", "tests/e2e/test_live_pipeline.py")
 # Long tests start first: otherwise one worker still runs them when the others have finished.
 LONGEST_FIRST = (
     "tests/agent/peers/",

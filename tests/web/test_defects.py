@@ -26,6 +26,7 @@ from tests.support.wait import BUSY_S, wait_until
 from vantage.core.batch import Batch, build_batch
 from vantage.core.clock import SystemClock
 from vantage.core.errors import InputError
+from vantage.core.live_update import updates_of
 from vantage.core.sample import Kind
 from vantage.core.series import make_series
 from vantage.ingest.body import unpack
@@ -190,8 +191,8 @@ def test_a_network_of_ipv6_has_one_rate() -> None:
 
 def test_a_batch_is_summed_once_for_all_who_listen(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Batch] = []
-    summed = live._updates
-    monkeypatch.setattr(live, "_updates", lambda batch: (calls.append(batch), summed(batch))[1])
+    summed = updates_of
+    monkeypatch.setattr(live, "updates_of", lambda batches: (calls.extend(batches), summed(batches))[1])
     updates = live.LiveUpdates(clock=SystemClock(), telemetry=Telemetry())
     sample = make_series(service="s", environment="e", metric="m", kind=Kind.GAUGE)
     with contextlib.ExitStack() as stack:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
+
+import structlog
 
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
+from vantage.core.errors import VantageError
+from vantage.core.live_update import Update, decode_updates, services_of, updates_of
 from vantage.core.series import Series
 from vantage.telemetry import Telemetry
 
@@ -18,28 +23,9 @@ SERIES_MAX: Final = 200  # per subscriber
 PENDING_MAX: Final = 600  # updates that may wait for a slow subscriber; the oldest are dropped
 TICK_S: Final = 1.0
 FOLLOWED_TICKS: Final = 300
-
-
-@dataclass(slots=True)
-class Update:
-    """One second of a series: count, sum, extremes and the latest sample."""
-
-    series: Series
-    count: int
-    total: float
-    low: float
-    high: float
-    last: float
-    last_ms: int
-    encoded: bytes = b""  # what the web sends of it, made once for all subscribers
-
-    def merge(self, later: Update) -> None:
-        """Merge a later update into this one."""
-        self.count += later.count
-        self.total += later.total
-        self.low, self.high = min(self.low, later.low), max(self.high, later.high)
-        if later.last_ms >= self.last_ms:
-            self.last, self.last_ms = later.last, later.last_ms
+FOLLOW_S: Final = 0.5
+FOLLOW_AGAIN_S: Final = 2.0
+_log = structlog.get_logger("vantage.query.live")
 
 
 @dataclass(slots=True, eq=False)
@@ -55,9 +41,13 @@ class Feed:
     ticks: int = 0
     series_skipped: set[int] = field(default_factory=set)
 
+    def wants(self, series: Series) -> bool:
+        """Return whether the feed selects a series."""
+        return self.service in ("", series.service) and self.metric in ("", series.metric)
+
     def matches(self, series: Series) -> bool:
         """Return whether the feed follows a series, and start to follow it while the limit allows."""
-        if self.service not in ("", series.service) or self.metric not in ("", series.metric):
+        if not self.wants(series):
             return False
         if series.id in self.followed:
             self.followed[series.id] = self.ticks
@@ -152,20 +142,25 @@ class LiveUpdates:
     def publish(self, batch: Batch) -> None:
         """Add a batch that was just committed."""
         if self._pages:
-            services = {series.service for series in batch.series} | {span.service_name for span in batch.spans}
-            for page in self._pages:
-                page.services |= services
-        updates: list[Update | None] | None = None  # computed once for all feeds
+            self._note_services(services_of([batch]))
+        if any(feed.wants(series) for feed in self._feeds.values() for series in batch.series):
+            self.add(updates_of([batch]))
+
+    def add(self, updates: Sequence[Update], services: AbstractSet[str] = frozenset()) -> None:
+        """Add what came of series, and names of services with new data."""
+        if services:
+            self._note_services(services)
         for feed in self._feeds.values():
-            for index, series in enumerate(batch.series):
-                if feed.matches(series):
-                    updates = _updates(batch) if updates is None else updates
-                    if (update := updates[index]) is None:
-                        continue
-                    if current := feed.current.get(series.id):
+            for update in updates:
+                if feed.matches(update.series):
+                    if current := feed.current.get(update.series.id):
                         current.merge(update)
                     else:
-                        feed.current[series.id] = replace(update)
+                        feed.current[update.series.id] = replace(update)
+
+    def _note_services(self, services: AbstractSet[str]) -> None:
+        for page in self._pages:
+            page.services |= services
 
     def tick(self) -> None:
         """Queue the updates of this second for all subscribers."""
@@ -182,6 +177,45 @@ class LiveUpdates:
             self.tick()
 
 
+class LiveSource(Protocol):
+    """Where other processes tell what they stored."""
+
+    async def read(self, timeout_s: float) -> Sequence[bytes]:
+        """Return the next messages, none after ``timeout_s``. Raises UnavailableError."""
+        ...
+
+
+class LiveFollower:
+    """Hands what other processes stored to the subscribers of this one."""
+
+    name = "live follower"
+
+    def __init__(self, source: LiveSource, live: LiveUpdates, *, clock: Clock) -> None:
+        self._source = source
+        self._live = live
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Follow until cancelled. While the broker is away there are no live updates."""
+        failing = ""
+        while True:
+            try:
+                values = await self._source.read(FOLLOW_S)
+            except VantageError as error:
+                if str(error) != failing:
+                    failing = str(error)
+                    _log.warning("no live updates", reason=failing)
+                await self._clock.sleep(FOLLOW_AGAIN_S)
+                continue
+            failing = ""
+            for value in values:
+                try:
+                    self._live.add(*decode_updates(value))
+                except ValueError as error:
+                    _log.warning("a live update cannot be read", reason=str(error))
+                await asyncio.sleep(0)
+
+
 async def messages(subscriber: Subscriber, *, heartbeat_s: float) -> AsyncIterator[tuple[list[Update], set[str], int]]:
     """Yield the next message whenever there is one, an empty one after ``heartbeat_s`` seconds of silence."""
     while True:
@@ -191,22 +225,3 @@ async def messages(subscriber: Subscriber, *, heartbeat_s: float) -> AsyncIterat
         except TimeoutError:
             pass
         yield subscriber.drain()
-
-
-def _updates(batch: Batch) -> list[Update | None]:
-    """Return the update of each series of a batch; None for a series without a sample."""
-    updates: list[Update | None] = [None] * len(batch.series)
-    for index, time_ms, value in zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True):
-        update = updates[index]
-        if update is None:
-            updates[index] = Update(batch.series[index], 1, value, value, value, value, time_ms)
-            continue
-        update.count += 1
-        update.total += value
-        if value < update.low:
-            update.low = value
-        elif value > update.high:
-            update.high = value
-        if time_ms >= update.last_ms:
-            update.last, update.last_ms = value, time_ms
-    return updates

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from vantage.config import Settings
 from vantage.stream.kafka.client import TopicSettings, parse_url
+from vantage.stream.kafka.live import LiveReader, LiveWriter
 from vantage.stream.kafka.sink import KafkaSink
 from vantage.stream.kafka.source import KafkaSource
 from vantage.stream.ports import StreamPositions
@@ -25,6 +26,16 @@ def open_sink(settings: Settings) -> KafkaSink:
 def open_source(settings: Settings, positions: StreamPositions, *, on_rebalance: Callable[[], None]) -> KafkaSource:
     """Return the source of the settings, not yet opened. Raises ConfigError."""
     return KafkaSource(parse_url(settings.broker_url), _topics(settings), positions, on_rebalance=on_rebalance)
+
+
+def open_live_writer(settings: Settings) -> LiveWriter:
+    """Return the writer of live updates. Raises ConfigError."""
+    return LiveWriter(parse_url(settings.broker_url), _topics(settings))
+
+
+def open_live_reader(settings: Settings) -> LiveReader:
+    """Return a reader of live updates, not yet opened. Raises ConfigError."""
+    return LiveReader(parse_url(settings.broker_url), _topics(settings))
 
 
 def _topics(settings: Settings) -> TopicSettings:

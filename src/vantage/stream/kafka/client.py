@@ -21,9 +21,11 @@ from vantage.core.errors import ConfigError, UnavailableError
 SCHEME: Final = "kafka"
 TOPIC: Final = "metrics-raw"
 DEAD_LETTERS: Final = "vantage-dead-letters"
+LIVE: Final = "vantage-live"
 GROUP: Final = "vantage-workers"
 MESSAGE_NBYTES_MAX: Final = 16 << 20  # a body of 8 MB becomes a message of about as much
 RETENTION_MS: Final = 7 * 86_400_000
+LIVE_RETENTION_MS: Final = 300_000
 REQUEST_TIMEOUT_S: Final = 10.0
 PING_TIMEOUT_S: Final = 1.5
 _SASL: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -182,13 +184,16 @@ class Topics:
         admin = importlib.import_module("confluent_kafka.admin")
         client = self._client()
         known = self._describe(client)
-        missing = [name for name in (self._wanted.name, DEAD_LETTERS) if name not in known]
+        missing = [name for name in (self._wanted.name, DEAD_LETTERS, LIVE) if name not in known]
         new = [
             admin.NewTopic(
                 name,
                 self._wanted.partitions if name == self._wanted.name else 1,
                 self._wanted.replicas,
-                config={"retention.ms": str(RETENTION_MS), "max.message.bytes": str(MESSAGE_NBYTES_MAX)},
+                config={
+                    "retention.ms": str(LIVE_RETENTION_MS if name == LIVE else RETENTION_MS),
+                    "max.message.bytes": str(MESSAGE_NBYTES_MAX),
+                },
             )
             for name in missing
         ]
@@ -208,7 +213,7 @@ class Topics:
         return str(known[self._wanted.name].topic_id)
 
     def _describe(self, client: Any) -> dict[str, Any]:
-        names = self._kafka.TopicCollection([self._wanted.name, DEAD_LETTERS])
+        names = self._kafka.TopicCollection([self._wanted.name, DEAD_LETTERS, LIVE])
         known = {}
         for name, future in client.describe_topics(names, request_timeout=REQUEST_TIMEOUT_S).items():
             try:

@@ -16,7 +16,8 @@ from litestar.exceptions import WebSocketDisconnect
 
 from vantage.core.api_key import Scope
 from vantage.core.errors import BusyError, VantageError
-from vantage.query.live import SERIES_MAX, LiveUpdates, Subscriber, Update, messages
+from vantage.core.live_update import Update
+from vantage.query.live import SERIES_MAX, LiveUpdates, Subscriber, messages
 from vantage.telemetry import Telemetry
 from vantage.web.authorize import Authorizer
 from vantage.web.middleware import refuse_websocket
