@@ -34,7 +34,7 @@ NUMBER_MAX: Final = 1 << 53  # of any setting
 # Defaults that are at most this share of the memory which the process may use: 10 GB and more have the full defaults.
 MEMORY_SHARES: Final = {
     "queue_bytes_max": 1 / 32,
-    "head_bytes_max": 1 / 8,
+    "head_bytes_max": 1 / 10,
     "series_bytes_max": 1 / 16,
     "query_memory_max": 1 / 10,
     "query_cache_bytes": 1 / 64,

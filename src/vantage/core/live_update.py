@@ -44,10 +44,10 @@ class Update:
 
 def updates_of(batches: Sequence[Batch]) -> list[Update]:
     """Return one update for each series that has a sample in the batches."""
-    series = list({one.id: one for batch in batches for one in batch.series}.values())
-    number = {one.id: position for position, one in enumerate(series)}
-    numbers = [np.array([number[one.id] for one in batch.series], np.int64)[batch.index] for batch in batches]
-    which = np.concatenate([*numbers, np.empty(0, np.int64)])
+    distinct = {series.id: series for batch in batches for series in batch.series}
+    place = {series_id: index for index, series_id in enumerate(distinct)}
+    places = [np.array([place[series.id] for series in batch.series], np.int64)[batch.index] for batch in batches]
+    which = np.concatenate([*places, np.empty(0, np.int64)])
     if not len(which):
         return []
     time_ms = np.concatenate([batch.time_ms for batch in batches])
@@ -56,10 +56,11 @@ def updates_of(batches: Sequence[Batch]) -> list[Update]:
     value = np.concatenate([batch.value for batch in batches])[order]
     starts = np.flatnonzero(np.diff(which, prepend=-1))
     ends = np.append(starts[1:], len(which)) - 1
+    known = list(distinct.values())
     return list(
         map(
             Update,
-            [series[position] for position in which[starts].tolist()],
+            [known[index] for index in which[starts].tolist()],
             (ends - starts + 1).tolist(),
             np.add.reduceat(value, starts).tolist(),
             np.minimum.reduceat(value, starts).tolist(),
