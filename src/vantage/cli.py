@@ -138,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     _query_command(commands)
     _transfer_commands(commands)
     _delete_command(commands)
+    _dead_letters_commands(commands)
     _keys_commands(keys)
     return parser
 
@@ -205,6 +206,24 @@ def _delete_command(commands: Any) -> None:
     _client_options(delete)
     delete.add_argument("--data", metavar="DIR", default=None, help="a data folder that no server uses")
     delete.add_argument("--config", metavar="FILE", default=None, help="TOML file with settings")
+
+
+def _dead_letters_commands(commands: Any) -> None:
+    letters = commands.add_parser("dead-letters", help="messages of the broker that workers could not store")
+    actions = letters.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="list them, the latest first, and count them by reason")
+    listing.add_argument("--limit", metavar="N", type=int, default=50, help="at most so many (50)")
+    listing.add_argument("--format", choices=["table", "json"], default="table")
+    show = actions.add_parser("show", help="show what one says, and why it was rejected")
+    show.add_argument("id", metavar="ID", help="such as 0-12")
+    replay = actions.add_parser("replay", help="send some to the workers again")
+    replay.add_argument("ids", metavar="ID", nargs="*", help="such as 0-12")
+    replay.add_argument("--reason", metavar="TEXT", default="", help="all whose reason contains the text")
+    replay.add_argument("--all", action="store_true", help="all that were not sent again yet")
+    replay.add_argument("--again", action="store_true", help="also those that were")
+    replay.add_argument("--yes", action="store_true", help="do not wait for a confirmation")
+    for action in (letters, listing, show, replay):
+        _folder_options(action)
 
 
 def _keys_commands(keys: argparse.ArgumentParser) -> None:

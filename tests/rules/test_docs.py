@@ -123,9 +123,10 @@ def test_metrics_of_a_running_server_are_in_the_table(tmp_path: Path) -> None:
 def test_every_command_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     parser = cli._parser()
     below: Any = next(action for action in parser._actions if hasattr(action, "choices") and action.dest == "command")
-    keys: Any = next(action for action in below.choices["keys"]._actions if action.dest == "action")
-    commands = {f"vantage {name}" for name in below.choices if name != "keys"}
-    commands |= {f"vantage keys {name}" for name in keys.choices}
+    commands = set()
+    for name, command in below.choices.items():
+        actions: Any = [action for action in command._actions if action.dest == "action"]
+        commands |= {f"vantage {name} {choice}" for choice in actions[0].choices} if actions else {f"vantage {name}"}
     table = rows(section("docs/operations.md", "Commands"))
     written = {re.sub(r" [A-Z]+$", "", code) for cells in table for code in codes(cells[0])}
     assert written == commands | {"vantage"}

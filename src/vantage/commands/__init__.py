@@ -21,5 +21,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"vantage {__version__}")
         return 0
     name = arguments.command or "serve"
-    module = import_module(f"{__name__}.{name}{'_data' if name in _SUFFIXED else ''}")
+    module = import_module(f"{__name__}.{name.replace('-', '_')}{'_data' if name in _SUFFIXED else ''}")
     return cast(Callable[[argparse.Namespace], int], module.run)(arguments)

@@ -45,9 +45,9 @@ class Update:
 def updates_of(batches: Sequence[Batch]) -> list[Update]:
     """Return one update for each series that has a sample in the batches."""
     distinct = {series.id: series for batch in batches for series in batch.series}
-    place = {series_id: index for index, series_id in enumerate(distinct)}
-    places = [np.array([place[series.id] for series in batch.series], np.int64)[batch.index] for batch in batches]
-    which = np.concatenate([*places, np.empty(0, np.int64)])
+    index_of = {series_id: index for index, series_id in enumerate(distinct)}
+    indexes = [np.array([index_of[series.id] for series in batch.series], np.int64)[batch.index] for batch in batches]
+    which = np.concatenate([*indexes, np.empty(0, np.int64)])
     if not len(which):
         return []
     time_ms = np.concatenate([batch.time_ms for batch in batches])

@@ -110,7 +110,9 @@ class MemorySource:
                 batch = self._decoder.decode(value, version)
             except ValueError as error:
                 problem = str(error)
-            fetched.append(Message(number, offset, at_ms, len(value), batch, problem, value))
+            fetched.append(
+                Message(number, offset, at_ms, len(value), batch, problem, b"", str(version).encode(), value)
+            )
         self.position[number] = start + len(fetched)
         return fetched
 

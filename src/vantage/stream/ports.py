@@ -29,7 +29,8 @@ class ClaimLost(UnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message: where it is, when it was sent (epoch milliseconds), and its batch, or else why it has none."""
+    """A message: where it is, when it was sent (epoch milliseconds), and its batch, or else why it has none. ``key``,
+    ``format`` and ``value`` are those it was sent with."""
 
     partition: int
     offset: int
@@ -37,6 +38,8 @@ class Message:
     nbytes: int
     batch: Batch | None
     problem: str
+    key: bytes
+    format: bytes
     value: bytes
 
 

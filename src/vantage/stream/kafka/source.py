@@ -34,6 +34,7 @@ from vantage.stream.kafka.client import (
     library,
     unavailable,
 )
+from vantage.stream.kafka.dead_letters import KEY
 from vantage.stream.message import FORMAT_HEADER, BatchDecoder
 from vantage.stream.ports import Claim, ClaimLost, Message, StreamPositions
 
@@ -263,12 +264,22 @@ class KafkaSource:
     def _message(self, record: Any) -> Message:
         value = record.value() or b""
         batch, problem = None, ""
+        version = dict(record.headers() or ()).get(FORMAT_HEADER) or b"0"
         try:
-            headers = dict(record.headers() or ())
-            batch = self._decoder.decode(value, int(headers.get(FORMAT_HEADER) or b"0"))
+            batch = self._decoder.decode(value, int(version))
         except ValueError as error:
             problem = str(error)
-        return Message(record.partition(), record.offset(), record.timestamp()[1], len(value), batch, problem, value)
+        return Message(
+            record.partition(),
+            record.offset(),
+            record.timestamp()[1],
+            len(value),
+            batch,
+            problem,
+            record.key() or b"",
+            version,
+            value,
+        )
 
     def pause(self, partitions: Collection[int]) -> None:
         self._pause_wanted = frozenset(partitions)
@@ -344,7 +355,12 @@ class KafkaSource:
             DEAD_LETTERS,
             value=message.value,
             key=f"{self._topic}/{message.partition}/{message.offset}".encode(),
-            headers={"reason": reason[:1000].encode(), "sent-at": str(message.at_ms).encode()},
+            headers={
+                "reason": reason[:1000].encode(),
+                "sent-at": str(message.at_ms).encode(),
+                KEY: message.key,
+                FORMAT_HEADER: message.format,
+            },
             on_delivery=lambda error, _: outcome.append(error),
         )
         self._producer.flush(REQUEST_TIMEOUT_S + 1)

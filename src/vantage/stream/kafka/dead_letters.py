@@ -1,0 +1,217 @@
+"""Messages that workers could not store: list them, look at one, and send them again.
+
+A letter is known by its place in the topic, as ``PARTITION-OFFSET``. That it was sent again is a message of the same
+topic too, with the header ``replayed`` and no value: it lives longer than the letter does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from uuid import uuid4
+
+from vantage.core.errors import InputError, NotFoundError, UnavailableError
+from vantage.stream.kafka.client import (
+    DEAD_LETTERS,
+    MESSAGE_NBYTES_MAX,
+    REQUEST_TIMEOUT_S,
+    TOPIC,
+    BrokerUrl,
+    Failures,
+    client_settings,
+    describe,
+    library,
+    unavailable,
+)
+from vantage.stream.message import FORMAT, FORMAT_HEADER
+
+READ_MAX: Final = 100_000  # messages of the topic that are looked at, the latest
+REPLAYED: Final = "replayed"  # header of a mark: the letter's id
+KEY: Final = "key"  # header of a letter: the key of the message it was
+_POLL_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message that could not be stored. Times are epoch milliseconds; ``source`` is where it was, as
+    ``topic/partition/offset``; ``replayed_at_ms`` is None until it is sent again."""
+
+    id: str
+    at_ms: int
+    sent_at_ms: int
+    source: str
+    reason: str
+    format: int
+    nbytes: int
+    key: bytes
+    value: bytes
+    replayed_at_ms: int | None = None
+
+
+class DeadLetters:
+    """The topic of dead letters. Its methods block, and raise UnavailableError when the broker does not answer."""
+
+    def __init__(self, url: BrokerUrl) -> None:
+        self._url = url
+        self._kafka = library()
+        self._failures = Failures(url.hosts)
+
+    def latest(self) -> tuple[list[Letter], int]:
+        """Return the letters of the last READ_MAX messages without their values, the latest first, and how many
+        messages before them were not looked at."""
+        pile = _Pile()
+        skipped = 0
+        with self._consumer() as consumer:
+            for partition, low, high in self._ends(consumer):
+                start = max(low, high - READ_MAX)
+                skipped += start - low
+                for record in self._read(consumer, partition, start, high):
+                    pile.add(record, with_value=False)
+        return sorted(pile.letters(), key=lambda letter: (-letter.at_ms, letter.id)), skipped
+
+    def letter(self, letter_id: str) -> Letter:
+        """Return a letter. Raises InputError when the id has another form, NotFoundError when there is none."""
+        partition, offset = _position(letter_id)
+        pile = _Pile()
+        with self._consumer() as consumer:
+            for number, low, high in self._ends(consumer):
+                first = offset if number == partition else high - READ_MAX  # marks are anywhere
+                for record in self._read(consumer, number, max(low, first), high):
+                    pile.add(record, with_value=number == partition and record.offset() == offset)
+        for letter in pile.letters():
+            if letter.id == letter_id:
+                return letter
+        raise NotFoundError(f"there is no dead letter {letter_id}: they are deleted after 7 days")
+
+    def replay(self, letter_ids: Sequence[str], on_sent: Callable[[str], None]) -> None:
+        """Send messages again as they were, then mark them; ``on_sent`` is called after each. One that is interrupted
+        between the two is sent again next time: its batch id lets it be stored once. Raises as ``letter``."""
+        producer = self._kafka.Producer(
+            {
+                **client_settings(self._url, self._failures),
+                "acks": "all",
+                "enable.idempotence": True,
+                "message.max.bytes": 2 * MESSAGE_NBYTES_MAX,
+                "message.timeout.ms": int(REQUEST_TIMEOUT_S * 1000),
+            }
+        )
+        for letter_id in letter_ids:
+            letter = self.letter(letter_id)
+            headers = {FORMAT_HEADER: str(letter.format).encode()}
+            self._publish(producer, letter.source.split("/")[0] or TOPIC, letter.key, letter.value, headers)
+            self._publish(producer, DEAD_LETTERS, b"", None, {REPLAYED: letter_id.encode()})
+            on_sent(letter_id)
+
+    def _publish(self, producer: Any, topic: str, key: bytes, value: bytes | None, headers: dict[str, bytes]) -> None:
+        outcome: list[Any] = []
+        try:
+            producer.produce(
+                topic, key=key, value=value, headers=headers, on_delivery=lambda error, _: outcome.append(error)
+            )
+        except self._kafka.KafkaException as error:
+            raise unavailable(error, self._url.hosts) from error
+        producer.flush(REQUEST_TIMEOUT_S + 1)
+        if outcome != [None]:
+            raise UnavailableError(
+                describe(outcome[0], self._url.hosts) if outcome else f"the broker at {self._url.hosts} does not answer"
+            )
+
+    @contextlib.contextmanager
+    def _consumer(self) -> Iterator[Any]:
+        consumer = self._kafka.Consumer(
+            {
+                **client_settings(self._url, self._failures),
+                "group.id": f"{DEAD_LETTERS}-{uuid4().hex}",  # the client wants one; nothing is committed in it
+                "enable.auto.commit": False,
+                "fetch.message.max.bytes": 2 * MESSAGE_NBYTES_MAX,
+                "receive.message.max.bytes": 4 * MESSAGE_NBYTES_MAX,
+            }
+        )
+        try:
+            yield consumer
+        except self._kafka.KafkaException as error:
+            raise UnavailableError(self._failures.latest or str(unavailable(error, self._url.hosts))) from error
+        finally:
+            consumer.close()
+
+    def _ends(self, consumer: Any) -> list[tuple[int, int, int]]:
+        """Return each partition with its first offset and the one after its last; none when there is no topic."""
+        topic = consumer.list_topics(DEAD_LETTERS, timeout=REQUEST_TIMEOUT_S).topics[DEAD_LETTERS]
+        return [
+            (
+                number,
+                *consumer.get_watermark_offsets(
+                    self._kafka.TopicPartition(DEAD_LETTERS, number), timeout=REQUEST_TIMEOUT_S
+                ),
+            )
+            for number in sorted(topic.partitions)
+        ]
+
+    def _read(self, consumer: Any, partition: int, start: int, end: int) -> Iterator[Any]:
+        """Yield the messages from ``start`` on that were there at the beginning."""
+        if start >= end:
+            return
+        consumer.assign([self._kafka.TopicPartition(DEAD_LETTERS, partition, start)])
+        silent_s = 0.0
+        while True:
+            record = consumer.poll(_POLL_S)
+            if record is None:
+                silent_s += _POLL_S
+                if silent_s >= REQUEST_TIMEOUT_S:
+                    raise UnavailableError(self._failures.latest or f"the broker at {self._url.hosts} does not answer")
+                continue
+            silent_s = 0.0
+            if record.error() is not None:
+                raise UnavailableError(describe(record.error(), self._url.hosts))
+            yield record
+            if record.offset() >= end - 1:
+                return
+
+
+class _Pile:
+    """Letters, and marks of those that were sent again."""
+
+    def __init__(self) -> None:
+        self._letters: dict[str, Letter] = {}
+        self._replayed_ms: dict[str, int] = {}
+
+    def add(self, record: Any, *, with_value: bool) -> None:
+        """Add a message of the topic."""
+        headers = dict(record.headers() or ())
+        if (replayed := headers.get(REPLAYED)) is not None:
+            self._replayed_ms[replayed.decode("utf-8", "replace")] = record.timestamp()[1]
+            return
+        value = record.value() or b""
+        letter_id = f"{record.partition()}-{record.offset()}"
+        self._letters[letter_id] = Letter(
+            id=letter_id,
+            at_ms=record.timestamp()[1],
+            sent_at_ms=_number(headers.get("sent-at"), 0),
+            source=(record.key() or b"").decode("utf-8", "replace"),
+            reason=(headers.get("reason") or b"").decode("utf-8", "replace"),
+            format=_number(headers.get(FORMAT_HEADER), FORMAT),
+            nbytes=len(value),
+            key=headers.get(KEY) or b"",
+            value=value if with_value else b"",
+        )
+
+    def letters(self) -> Iterator[Letter]:
+        """Yield the letters, each with what the marks say of it."""
+        for letter in self._letters.values():
+            yield replace(letter, replayed_at_ms=self._replayed_ms.get(letter.id))
+
+
+def _position(letter_id: str) -> tuple[int, int]:
+    partition, dash, offset = letter_id.partition("-")
+    if not dash or not (partition + offset).isascii() or not partition.isdigit() or not offset.isdigit():
+        raise InputError(f"{letter_id[:40]!r} is not the id of a dead letter, such as 0-12")
+    return int(partition), int(offset)
+
+
+def _number(text: bytes | None, otherwise: int) -> int:
+    try:
+        return int(text) if text is not None else otherwise
+    except ValueError:
+        return otherwise
