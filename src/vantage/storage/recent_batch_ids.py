@@ -44,6 +44,12 @@ class RecentBatchIds:
             self._at_ms.popitem(last=False)
             self.evicted += 1
 
+    def ages_ms(self) -> list[tuple[str, int]]:
+        """Return each id of the last 60 minutes with its age."""
+        now_ms = self.now_ms()
+        ages = ((batch_id, now_ms - at_ms) for batch_id, at_ms in self._at_ms.items())
+        return [(batch_id, age_ms) for batch_id, age_ms in ages if age_ms <= BATCH_ID_MEMORY_MS]
+
     def seen(self, batch_id: str) -> bool:
         """Return whether the id was committed within the last 60 minutes."""
         oldest_ms = self.now_ms() - BATCH_ID_MEMORY_MS

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from vantage.core.batch import BATCH_ID_MEMORY_MS
 from vantage.core.rollup import HOUR_MS
+from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.engine import Engine, Param, Statement
 from vantage.storage.clickhouse.expressions import Params
 from vantage.storage.clickhouse.series_registry import SeriesRegistry
@@ -98,6 +99,14 @@ class Deleter:
         ]
         after = _nbytes_of(self._partitions())
         return DeletionResult(counts["samples"], counts["spans"], self._registry.drop(ids), max(0, before - after))
+
+    def delete_range(self, time_range: TimeRange) -> None:
+        """Delete samples and spans of whole hours, and what is derived from them. The times of traces stay: they are
+        where a trace is looked for, and its spans may be written again."""
+        for table in ("samples", "exemplars", *ROLLUP_TABLES, "spans"):
+            params = Params()
+            before = (_before(table, at_ms, params) for at_ms in (time_range.start_ms, time_range.end_ms))
+            self._delete_if_any(table, "NOT ({}) AND {}".format(*before), params)
 
     # --- by age ---
 

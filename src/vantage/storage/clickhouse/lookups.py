@@ -67,6 +67,19 @@ class Lookups:
             if (series := by_id.get(series_id)) is not None
         ]
 
+    def rolled_up(self, time_range: TimeRange) -> tuple[int, int]:
+        """Return how many samples of a range are in rollups of 5 minutes and of hours."""
+        where = "timestamp >= fromUnixTimestamp64Milli({start:Int64}, 'UTC') AND "
+        where += "timestamp < fromUnixTimestamp64Milli({end:Int64}, 'UTC')"
+        result = self._engine.run(
+            Statement(
+                f"SELECT (SELECT toInt64(sum(count)) FROM rollups_5m WHERE {where}) AS five_minutes, "
+                f"(SELECT toInt64(sum(count)) FROM rollups_1h WHERE {where}) AS hours",
+                {"start": time_range.start_ms, "end": time_range.end_ms},
+            )
+        )
+        return int(result.to_list("five_minutes")[0]), int(result.to_list("hours")[0])
+
     def services_with_spans(self) -> list[ServiceSpanStats]:
         names = ("service_name", "environment", "service_version", "instance")
         result = self._query(

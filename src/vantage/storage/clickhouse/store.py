@@ -392,6 +392,20 @@ class ClickHouseStore:
 
         return await self._run_deletion(delete)
 
+    async def delete_range(self, time_range: TimeRange) -> None:
+        """Delete whole hours, with their rollups. May be repeated. Raises StoreUnavailable."""
+
+        def delete() -> DeletionResult:
+            self._writer.recent_spans.clear()
+            self._deleter.delete_range(time_range)
+            return DeletionResult()
+
+        await self._run_deletion(delete)
+
+    async def rolled_up(self, time_range: TimeRange) -> tuple[int, int]:
+        """Return how many samples of whole hours are in rollups of 5 minutes and of hours."""
+        return await self._in_thread(lambda: self._lookups.rolled_up(time_range))
+
     async def _run_deletion(self, job: Callable[[], DeletionResult]) -> DeletionResult:
         """Run a deletion between two commits; on a server beside them, since it may take minutes and other processes
         commit in any case."""

@@ -249,6 +249,10 @@ class EmbeddedStore(Queries):
         """Merge small parts without waiting for a calm moment. Raises StoreUnavailable."""
         await self._run_maintenance(self._maintenance.merge_waiting)
 
+    def recent_batch_ids(self) -> list[tuple[str, int]]:
+        """Return the ids of the batches of the last 60 minutes, with their ages in milliseconds."""
+        return self._batch_ids.ages_ms()
+
     # --- expiring and deleting ---
 
     async def expire(self, policy: RetentionPolicy) -> DeletionResult:

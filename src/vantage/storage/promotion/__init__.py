@@ -1,0 +1,1 @@
+"""Copying an embedded store to a ClickHouse server, hour by hour."""
