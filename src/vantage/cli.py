@@ -133,7 +133,14 @@ def _parser() -> argparse.ArgumentParser:
     restore = commands.add_parser("restore", help="restore a backup into an empty data folder")
     restore.add_argument("source", metavar="SOURCE", help="folder that `vantage backup` wrote")
     keys = commands.add_parser("keys", help="create, list and revoke API keys")
-    for folder in (migrate, config, doctor, backup, restore, keys):
+    promote = commands.add_parser("promote", help="copy the data folder of a stopped server to a ClickHouse server")
+    steps = promote.add_mutually_exclusive_group()
+    steps.add_argument("--to", metavar="URL", default="", help="clickhouse://USER:PASSWORD@HOST:9000/DATABASE")
+    steps.add_argument("--back", action="store_true", help="return to the data folder, with what came since")
+    steps.add_argument("--status", action="store_true", help="print how far it is")
+    steps.add_argument("--abandon", action="store_true", help="delete on the server what is copied, and end it")
+    promote.add_argument("--leave-rollups", action="store_true", help="copy although rollups without samples stay here")
+    for folder in (migrate, config, doctor, backup, restore, keys, promote):
         _folder_options(folder)
     _query_command(commands)
     _transfer_commands(commands)
