@@ -39,7 +39,6 @@ _.services_failing
 
 # Fields of answers: clients of the API read them.
 _.call_rate
-_.dependencies
 _.duration_max
 _.duration_mean
 _.first_seen

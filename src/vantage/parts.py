@@ -129,6 +129,7 @@ def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None =
     pings: dict[str, Callable[[], Awaitable[None]]] = {}
     watchers: list[Callable[[Batch], None]] = [detector.observe]
     context = deletion = None
+    failing: Callable[[], str] | None = None
     if store is not None:
         policy = RetentionPolicy(settings.retention_days, settings.disk_budget_bytes, _rules(settings))
         context = QueryContext(
@@ -164,6 +165,7 @@ def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None =
         )
         stores.append(source)
         loops[Loop.CONSUMER] = consumer
+        failing = consumer.problem
         pings["consumer"] = consumer.ping
     if sink is not None and settings.self_telemetry:
         loops[Loop.SELF_TELEMETRY] = SelfTelemetry(
@@ -172,6 +174,8 @@ def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None =
             telemetry=telemetry,
             requests=requests.drain,
             queued_nbytes=lambda: store.queued_nbytes if broker is None and store is not None else _queued(broker),
+            broker=broker is not None,
+            failing=failing,
             role=settings.role,
             version=__version__,
             instance=socket.gethostname() + (f"-{siblings.number}" if siblings is not None else ""),
@@ -230,6 +234,7 @@ def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None =
             clock=clock,
             version=__version__,
             notice=lambda: _notice(read_only(), keys.failure, clock_warning()),
+            has_broker=broker is not None,
         ),
         static=resources.static_dir(),
         version=__version__,

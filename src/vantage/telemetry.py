@@ -69,7 +69,13 @@ class Telemetry:
             "vantage_worker_kafka_lag", "Messages waiting in the broker, by partition.", ["partition"], registry=r
         )
         self.dead_letters = Counter(
-            "vantage_worker_dead_letters", "Messages that went to the dead letters.", registry=r
+            "vantage_worker_dead_letters", "Messages that went to the dead letters, by reason.", ["reason"], registry=r
+        )
+        self.range_rows = Histogram(
+            "vantage_worker_batch_rows",
+            "Samples and spans that were written together.",
+            buckets=(1, 10, 100, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000),
+            registry=r,
         )
         self.rebalances = Counter("vantage_worker_rebalances", "Changes of the partitions of this worker.", registry=r)
         self.query_duration = Histogram(
@@ -115,6 +121,15 @@ class Telemetry:
     def value(self, sample: str) -> float:
         """Return the current value of an unlabelled sample, such as ``…_total`` or ``…_sum``."""
         return self.registry.get_sample_value(sample) or 0.0
+
+    def values(self, sample: str, label: str) -> dict[str, float]:
+        """Return the current values of a sample by a label."""
+        return {
+            item.labels[label]: item.value
+            for family in self.registry.collect()
+            for item in family.samples
+            if item.name == sample
+        }
 
     def exposition(self) -> bytes:
         """Return the metrics in the text format, version 0.0.4."""

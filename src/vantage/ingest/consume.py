@@ -32,6 +32,8 @@ BUFFERED_NBYTES_MAX: Final = 64 << 20  # of all partitions
 RETRY_S: Final = (0.2, 10.0)  # between attempts: at first, at most
 RELEASE_S: Final = 5.0
 POISON_MAX: Final = 100  # dead letters in a row, then something is wrong with more than a message
+UNREADABLE: Final = "unreadable"  # kinds of reasons for dead letters
+REFUSED: Final = "refused_by_store"
 _log = structlog.get_logger("vantage.ingest.consume")
 
 
@@ -118,6 +120,10 @@ class Consumer:
             await asyncio.Event().wait()  # a person has to look, and start this worker again
         finally:
             await self._on_revoked(list(self._partitions))
+
+    def problem(self) -> str:
+        """Return why messages are not moved now; empty when they are."""
+        return self.failing
 
     async def ping(self) -> None:
         """Raise UnavailableError when messages are not moved."""
@@ -217,9 +223,10 @@ class Consumer:
         if batches:
             await self._store.write_range(batches, token=claim.token, until_s=claim.until_s)
             self._telemetry.message_processed(len(batches))
+            self._telemetry.range_rows.observe(sum(item.batch.samples + len(item.batch.spans) for item in batches))
         for message in messages:
             if message.batch is None:
-                await self._reject(message, message.problem)
+                await self._reject(message, message.problem, UNREADABLE)
             else:
                 self._poison = 0
         with contextlib.suppress(ClaimLost):  # it is stored: who owns the partition now finds the claim
@@ -254,7 +261,7 @@ class Consumer:
         while not part.revoked:
             try:
                 claim = await self._source.claim(part.number, message.offset, message.offset)
-                await self._reject(message, reason)
+                await self._reject(message, reason, REFUSED)
                 await self._source.done(claim)
             except VantageError as error:
                 self._note(str(error))
@@ -262,9 +269,9 @@ class Consumer:
             else:
                 return
 
-    async def _reject(self, message: Message, reason: str) -> None:
+    async def _reject(self, message: Message, reason: str, kind: str) -> None:
         await self._source.reject(message, reason)
-        self._telemetry.dead_letters.inc()
+        self._telemetry.dead_letters.labels(kind).inc()
         self._poison += 1
         _log.warning(
             "message refused", partition=message.partition, offset=message.offset, bytes=message.nbytes, reason=reason

@@ -37,7 +37,7 @@ class RouteCounts(Protocol):
 
 class SelfTelemetry:
     """Publishes CPU, memory, event-loop lag, commit latency, ingest rate, queue depth and requests by route, every 15
-    seconds."""
+    seconds; with a ``broker`` also what it publishes, and for a worker, which has ``failing``, what it consumes."""
 
     name = "self telemetry"
 
@@ -49,6 +49,8 @@ class SelfTelemetry:
         telemetry: Telemetry,
         requests: Callable[[], Mapping[tuple[str, str, int], RouteCounts]],
         queued_nbytes: Callable[[], int],
+        broker: bool,
+        failing: Callable[[], str] | None,
         role: str,
         version: str,
         instance: str,
@@ -58,6 +60,8 @@ class SelfTelemetry:
         self._telemetry = telemetry
         self._requests = requests
         self._queued_nbytes = queued_nbytes
+        self._broker = broker
+        self._failing = failing
         self._names = {"environment": role, "service_version": version, "instance": instance}
         self._series: dict[tuple[str, ...], Series] = {}
         self._process = psutil.Process(os.getpid())
@@ -90,7 +94,7 @@ class SelfTelemetry:
             self._lag_ms_max = max(self._lag_ms_max, (time.monotonic() - slept_from_s - _LAG_PROBE_S) * 1000)
 
     def measure(self) -> list[tuple[Series, int, float]]:
-        """Return one round of samples, the most important first."""
+        """Return one round of samples, the most important first. Counts are of the round."""
         now_ms = self._clock.now_ms()
         now_s = self._clock.monotonic_s()
         took_s, self._measured_s = max(now_s - self._measured_s, 1e-3), now_s
@@ -120,7 +124,31 @@ class SelfTelemetry:
             seconds = counts["commit_s"] - before["commit_s"]
             rows.append((self._own_series("store.commit.duration", Kind.GAUGE, "ms"), now_ms, seconds / commits * 1000))
         self._lag_ms_max = 0.0
-        return rows + self._request_rows(now_ms)
+        changes = {name: count - before.get(name, 0.0) for name, count in counts.items()}
+        return rows + self._pipeline_rows(now_ms, changes) + self._request_rows(now_ms)
+
+    def _pipeline_rows(self, now_ms: int, changes: Mapping[str, float]) -> list[tuple[Series, int, float]]:
+        """Return what this process publishes to the broker, and what it consumes if it is a worker."""
+        rows = []
+        if self._broker and changes["publishes"]:
+            mean_ms = changes["publish_s"] / changes["publishes"] * 1000
+            rows.append((self._own_series("pipeline.publish.duration", Kind.GAUGE, "ms"), now_ms, mean_ms))
+        if self._failing is None:
+            return rows
+        rows.append((self._own_series("pipeline.failing", Kind.GAUGE, ""), now_ms, float(bool(self._failing()))))
+        rows += [
+            (self._own_series(f"pipeline.{name}", Kind.COUNTER, ""), now_ms, changes[name])
+            for name in ("messages", "rows", "ranges", "rebalances")
+        ]
+        for name, change in changes.items():
+            kind, _, reason = name.partition("/")
+            if kind == "dead_letters":
+                series = self._own_series("pipeline.dead_letters", Kind.COUNTER, "", {"reason": reason})
+                rows.append((series, now_ms, change))
+        for partition, lag in self._telemetry.values("vantage_worker_kafka_lag", "partition").items():
+            series = self._own_series("pipeline.lag", Kind.GAUGE, "", {"partition": partition})
+            rows.append((series, now_ms, lag))
+        return rows
 
     def _request_rows(self, now_ms: int) -> list[tuple[Series, int, float]]:
         counters, durations = [], []
@@ -139,6 +167,16 @@ class SelfTelemetry:
             "spans": of("vantage_ingest_spans_accepted_total"),
             "commits": of("vantage_worker_db_write_duration_seconds_count"),
             "commit_s": of("vantage_worker_db_write_duration_seconds_sum"),
+            "publishes": of("vantage_collector_kafka_publish_duration_seconds_count"),
+            "publish_s": of("vantage_collector_kafka_publish_duration_seconds_sum"),
+            "messages": of("vantage_worker_messages_processed_total"),
+            "rows": of("vantage_worker_batch_rows_sum"),
+            "ranges": of("vantage_worker_batch_rows_count"),
+            "rebalances": of("vantage_worker_rebalances_total"),
+            **{
+                f"dead_letters/{reason}": count
+                for reason, count in self._telemetry.values("vantage_worker_dead_letters_total", "reason").items()
+            },
         }
 
     def _open_files(self) -> int:

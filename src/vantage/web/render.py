@@ -29,6 +29,7 @@ from vantage.web.sparkline import sparkline
 
 AnyRequest = Request[Any, Any, Any]
 NAV: Final = (("/", "Overview", "overview"), ("/traces", "Traces", "traces"), ("/schema", "API", "api"))
+NAV_WITH_BROKER: Final = (*NAV[:2], ("/pipeline", "Pipeline", "pipeline"), *NAV[2:])
 COLOURS: Final = 10  # classes c0 … c9 of the style sheet
 # Values that Python defines for scripts, in an attribute of <body>.
 SCRIPT_LIMITS: Final = {
@@ -52,9 +53,17 @@ class Renderer:
     """Caches templates and the hashes of static files; one object per process."""
 
     def __init__(
-        self, *, templates: Path, static: Path, clock: Clock, version: str = "", notice: Callable[[], str] = str
+        self,
+        *,
+        templates: Path,
+        static: Path,
+        clock: Clock,
+        version: str = "",
+        notice: Callable[[], str] = str,
+        has_broker: bool = False,
     ) -> None:
-        """``notice`` returns what every page says above its contents, '' for nothing."""
+        """``notice`` returns what every page says above its contents, '' for nothing. With a broker, the navigation has
+        the page of the pipeline."""
         self._static = static
         self._clock = clock
         self._hashes: dict[str, tuple[int, str]] = {}
@@ -84,7 +93,8 @@ class Renderer:
             "asset": self.asset,
             "error_ratio_critical": thresholds.ERROR_RATIO_CRITICAL,
             "is_p95_change_shown": thresholds.is_p95_change_shown,
-            "nav": NAV,
+            "has_broker": has_broker,
+            "nav": NAV_WITH_BROKER if has_broker else NAV,
             "notice": notice,
             "sparkline": sparkline,
             "palette": palette,

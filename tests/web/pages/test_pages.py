@@ -26,6 +26,7 @@ from vantage.resources import static_dir, templates_dir
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
+from vantage.web.api.health import HealthChecks
 from vantage.web.pages import handlers
 from vantage.web.pages.traces import traces_page
 from vantage.web.render import Renderer, render
@@ -82,7 +83,10 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
     renderer = Renderer(templates=templates_dir(), static=static_dir(), clock=FixedClock())
     app = Litestar(
         [*handlers, traces, login, schema],
-        dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
+        dependencies={
+            "context": Provide(lambda: context, sync_to_thread=False),
+            "health_checks": Provide(lambda: HealthChecks("", "all", {}), sync_to_thread=False),
+        },
         state=State({"renderer": renderer}),
         exception_handlers={VantageError: on_error},
         openapi_config=None,
@@ -458,3 +462,43 @@ async def test_the_sign_in_page_preserves_the_target_and_shows_the_error(client:
     assert 'name="next" value="/?range=6h"' in page
     assert 'role="alert">nobody knows this key' in page
     assert "live.js" not in page
+
+
+async def test_the_pipeline_page_says_what_to_do_without_a_broker_and_without_workers(client: Client) -> None:
+    text = text_of((await client.get("/pipeline")).text)
+    assert "This process has no broker" in text
+    assert "Pipeline" not in text_of((await client.get("/")).text)
+    client.app.state.renderer = Renderer(
+        templates=templates_dir(), static=static_dir(), clock=FixedClock(), has_broker=True
+    )
+    assert "No worker has reported in this range" in text_of((await client.get("/pipeline")).text)
+    assert 'href="/pipeline"' in (await client.get("/")).text
+
+
+async def test_the_pipeline_page_shows_workers_partitions_and_dead_letters(
+    client: Client, context: QueryContext
+) -> None:
+    def own(metric: str, kind: Kind, **tags: str) -> Series:
+        names = {"service": "vantage", "environment": "worker", "instance": HOSTILE_NAME}
+        return make_series(metric=metric, kind=kind, tags=tags, **names)
+
+    at_ms = NOW_MS - 1000
+    await write_batch(
+        context,
+        build_batch(
+            [
+                (own("pipeline.messages", Kind.COUNTER), at_ms, 30.0),
+                (own("pipeline.rows", Kind.COUNTER), at_ms, 4500.0),
+                (own("pipeline.failing", Kind.GAUGE), at_ms, 1.0),
+                (own("pipeline.lag", Kind.GAUGE, partition="3"), at_ms, 41.0),
+                (own("pipeline.dead_letters", Kind.COUNTER, reason="unreadable"), at_ms, 2.0),
+            ]
+        ),
+    )
+    html = (await client.get("/pipeline?range=15m")).text
+    assert HOSTILE_NAME not in html
+    text = text_of(html)
+    assert "Lag 41 messages in 1 partition" in text
+    assert "300/s" in text
+    assert "cannot store" in text
+    assert "2 cannot be read" in text

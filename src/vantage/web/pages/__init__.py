@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from vantage.web.pages import overview, service, trace
+from vantage.web.pages import overview, pipeline, service, trace
 
-handlers = [*overview.handlers, *service.handlers, *trace.handlers]
+handlers = [*overview.handlers, *service.handlers, *pipeline.handlers, *trace.handlers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -22,27 +22,40 @@ class Chart:
     points: str
 
 
+def chart(
+    buckets: Buckets,
+    title: str,
+    note: str,
+    unit: str,
+    lines: Mapping[str, tuple[str, BucketValues]],
+    *,
+    deployments: Sequence[Deployment] = (),
+) -> Chart:
+    """Return a chart of lines by their label, each with its colour and values; deployments are marked."""
+    options = {
+        "unit": unit,
+        "start": buckets.start_ms / 1000,
+        "end": buckets.end_ms / 1000,
+        "lines": [{"label": label, "colour": colour} for label, (colour, _) in lines.items()],
+        "marks": [[deployment.at_ms / 1000, deployment.version] for deployment in deployments],
+    }
+    times = [at_ms / 1000 for at_ms in buckets.starts_ms()]
+    return Chart(title, note, _json(options), _json([times, *(points for _, points in lines.values())]))
+
+
 def red_charts(red: RedStats, buckets: Buckets, deployments: Sequence[Deployment]) -> list[Chart]:
     """Return charts of a service's rate, errors and durations; only the rate if it sends neither requests nor spans."""
 
-    def chart(title: str, note: str, unit: str, lines: dict[str, tuple[str, BucketValues]]) -> Chart:
-        options = {
-            "unit": unit,
-            "start": buckets.start_ms / 1000,
-            "end": buckets.end_ms / 1000,
-            "lines": [{"label": label, "colour": colour} for label, (colour, _) in lines.items()],
-            "marks": [[deployment.at_ms / 1000, deployment.version] for deployment in deployments],
-        }
-        times = [at_ms / 1000 for at_ms in buckets.starts_ms()]
-        return Chart(title, note, _json(options), _json([times, *(points for _, points in lines.values())]))
+    def marked(title: str, note: str, unit: str, lines: Mapping[str, tuple[str, BucketValues]]) -> Chart:
+        return chart(buckets, title, note, unit, lines, deployments=deployments)
 
     if red.source == "samples":
-        return [chart("Samples", "per second", "/s", {"samples": ("quiet", red.rates_per_s)})]
+        return [marked("Samples", "per second", "/s", {"samples": ("quiet", red.rates_per_s)})]
     percents = tuple(None if ratio is None else ratio * 100 for ratio in red.error_ratios)
     return [
-        chart("Requests", "per second", "/s", {"requests": ("rate", red.rates_per_s)}),
-        chart("Errors", "of all requests", "%", {"errors": ("errors", percents)}),
-        chart(
+        marked("Requests", "per second", "/s", {"requests": ("rate", red.rates_per_s)}),
+        marked("Errors", "of all requests", "%", {"errors": ("errors", percents)}),
+        marked(
             "Duration",
             "p50, p95, p99",
             "ms",
