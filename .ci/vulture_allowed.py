@@ -69,3 +69,7 @@ MemoryStore
 
 # The driver of ClickHouse reads it.
 _.send_receive_timeout
+
+# The template of the pipeline reads them.
+_.is_failing
+_.is_silent

@@ -83,7 +83,7 @@ async def test_each_process_is_shown_with_what_it_did(context: QueryContext) -> 
     assert (first.instance, first.role, first.is_worker, first.received_per_s) == ("a", "ingest", False, 100.0)
     assert first.publish_ms == pytest.approx(250)
     assert (second.instance, second.role, second.is_worker, second.received_per_s) == ("b", "worker", True, None)
-    assert (second.stored_per_s, second.messages_per_s, second.range_rows) == (80.0, 0.2, 600.0)
+    assert (second.stored_per_s, second.range_rows) == (80.0, 600.0)
     assert (second.write_ms, second.rebalances, second.dead_letters) == (500.0, 1, 2)
     assert pipeline.dead_letters == {"unreadable": 2}
     assert pipeline.lag == 12

@@ -46,7 +46,6 @@ class ProcessRow:
     is_worker: bool
     is_failing: bool
     received_per_s: float | None
-    messages_per_s: float | None
     stored_per_s: float | None
     range_rows: float | None
     publish_ms: float | None
@@ -202,7 +201,6 @@ def _row(key: tuple[str, str], process: _Measured, buckets: Buckets) -> ProcessR
         is_worker=MESSAGES in process.sums,
         is_failing=bool(process.latest.get(FAILING)),
         received_per_s=None if key[1] in ("worker", "api") else per_s(*RECEIVED),
-        messages_per_s=per_s(MESSAGES),
         stored_per_s=per_s(STORED),
         range_rows=process.sums[STORED] / ranges if ranges else None,
         publish_ms=process.means.get(PUBLISH),
