@@ -165,7 +165,7 @@ def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None =
         )
         stores.append(source)
         loops[Loop.CONSUMER] = consumer
-        failing = consumer.problem
+        failing = lambda: consumer.failing  # noqa: E731
         pings["consumer"] = consumer.ping
     if sink is not None and settings.self_telemetry:
         loops[Loop.SELF_TELEMETRY] = SelfTelemetry(

@@ -93,6 +93,8 @@ class Consumer:
         self._broken: BaseException | None = None
         self.failing = ""  # why messages are not moved now; empty when they are
         self.stopped = False
+        for kind in (UNREADABLE, REFUSED):  # from 0 on: else the first one is no increase
+            telemetry.dead_letters.labels(kind)
         source.on_revoked(self._on_revoked)
 
     async def run(self) -> None:
@@ -120,10 +122,6 @@ class Consumer:
             await asyncio.Event().wait()  # a person has to look, and start this worker again
         finally:
             await self._on_revoked(list(self._partitions))
-
-    def problem(self) -> str:
-        """Return why messages are not moved now; empty when they are."""
-        return self.failing
 
     async def ping(self) -> None:
         """Raise UnavailableError when messages are not moved."""
@@ -222,7 +220,6 @@ class Consumer:
         batches = await self._new_batches(part, messages)
         if batches:
             await self._store.write_range(batches, token=claim.token, until_s=claim.until_s)
-            self._telemetry.message_processed(len(batches))
             self._telemetry.range_rows.observe(sum(item.batch.samples + len(item.batch.spans) for item in batches))
         for message in messages:
             if message.batch is None:

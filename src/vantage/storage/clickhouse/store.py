@@ -235,6 +235,7 @@ class ClickHouseStore:
         if not self._open:
             raise StoreUnavailable("the store is closed")
         await self._writer.run(lambda: self._ranges.write(batches, token=token, until_s=until_s))
+        self._telemetry.message_processed(len(batches))
 
     async def batch_ids_before(self, ids: Sequence[str], *, partition: int, offset: int, since_ms: int) -> set[str]:
         """Return those of ``ids`` that are stored, of messages since ``since_ms``, except those of ``partition`` from
