@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
 from collections.abc import Callable
@@ -13,10 +14,13 @@ import pytest
 
 from tests.support.samples import MovedClock
 from tests.support.spans import many_spans
+from tests.support.wait import until
 from vantage.core.batch import Batch
 from vantage.core.errors import BusyError, InputError
 from vantage.core.record import Record
 from vantage.core.sample_columns import concat_samples
+from vantage.storage.embedded import malloc
+from vantage.storage.embedded.maintain.worker import TRIM_EVERY_S
 from vantage.storage.embedded.read.snapshot import Generation, PinnedSnapshot, Snapshot, Snapshots
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.embedded.write.head import Head
@@ -141,3 +145,35 @@ async def test_the_memory_of_a_trace_is_counted(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="query_memory_max"):
         await trace(1 << 20)
     assert len((await trace(1 << 24)).spans) == len(spans)
+
+
+async def test_memory_is_given_back_after_a_query_has_ended_and_after_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, trims = MovedClock(), list[float]()
+    monkeypatch.setattr(malloc, "trim", lambda: trims.append(clock.monotonic_s()))
+
+    async def trimmed_after(moment_s: float) -> None:
+        def trimmed() -> bool:
+            clock.now += int(1000 * TRIM_EVERY_S)
+            return any(at_s > moment_s for at_s in trims)
+
+        await until(trimmed)
+
+    async with EmbeddedStore(tmp_path, clock=clock, telemetry=Telemetry()) as store:
+        await store.write(Batch(spans=SPANS, batch_id="b"))
+        await trimmed_after(clock.monotonic_s())
+        run, began, may_end = store._threads.run, asyncio.Event(), asyncio.Event()
+
+        async def long(work: Callable[[], Trace]) -> Trace:
+            began.set()
+            await may_end.wait()
+            return await run(work)
+
+        monkeypatch.setattr(store._threads, "run", long)
+        query = asyncio.create_task(store.trace("one"))
+        await began.wait()
+        await trimmed_after(clock.monotonic_s())  # while it runs
+        may_end.set()
+        await query
+        await trimmed_after(clock.monotonic_s())

@@ -84,7 +84,7 @@ class Queries:
         raise NotImplementedError
 
     def _note_query(self) -> None:
-        """Note that a query begins."""
+        """Note that a query begins or ends."""
         raise NotImplementedError
 
     def _file_nbytes_of(self, snapshot: Snapshot) -> Mapping[str, int]:
@@ -188,6 +188,7 @@ class Queries:
                         yield batch
         finally:
             self._exports -= 1
+            self._note_query()
 
     async def usage(self) -> Usage:
         def run() -> Usage:
@@ -240,7 +241,10 @@ class Queries:
         if not self._open:
             raise StoreUnavailable("the store is closed")
         self._note_query()
-        return await self._threads.run(work)
+        try:
+            return await self._threads.run(work)
+        finally:
+            self._note_query()
 
 
 def _blocks_of(query: CheckedSelect) -> dict[str, bool]:

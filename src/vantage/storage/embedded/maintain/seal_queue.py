@@ -92,6 +92,7 @@ class SealQueue:
         self._last_number = 0
         self._sealing = False
         self._retry_at_s = 0.0
+        self.committed_s = clock.monotonic_s()  # when the last commit was
         self.sealed_s = clock.monotonic_s()  # when the last seal ended
         self.has_sealed_rows = False  # the journal has rows that segments hold too
         self.failing = ""  # why the last seal failed; empty when it did not
@@ -105,8 +106,9 @@ class SealQueue:
     def on_commit(self, seq: int) -> None:
         """Note a commit that is in the head, and close the generation when it is large enough."""
         self._last_seq = seq
+        self.committed_s = self._clock.monotonic_s()
         if self._opened_s is None:
-            self._opened_s = self._clock.monotonic_s()
+            self._opened_s = self.committed_s
         if self._head.sample_count >= self._samples_max or self._head.nbytes >= self._nbytes_max:
             self.close_generation()
 

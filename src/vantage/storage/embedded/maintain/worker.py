@@ -30,7 +30,7 @@ from vantage.storage.embedded.write.head import BLOCK_SAMPLES_MAX, Head
 from vantage.storage.embedded.write.journal import Journal
 
 IDLE_S: Final = 0.5
-TRIM_EVERY_S: Final = 10.0  # between returns of the memory of queries to the system
+TRIM_EVERY_S: Final = 10.0  # between returns of the memory of queries and requests to the system
 CALM_S: Final = 20.0  # the store is calm this long after it was opened, sealed or queried
 T = TypeVar("T")
 
@@ -101,8 +101,8 @@ class MaintenanceWorker:
         self._refusal = refusal
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._queried_s = clock.monotonic_s()  # when the last query began
-        self._trimmed_s = clock.monotonic_s()  # when the memory of queries was last given back
+        self._queried_s = clock.monotonic_s()  # when the last query began or ended
+        self._trimmed_s = clock.monotonic_s()  # when memory was last given back
         self.failing = ""  # why the last round of maintenance failed; empty when it did not
 
     # --- from other threads ---
@@ -178,7 +178,8 @@ class MaintenanceWorker:
     def _run_due(self) -> None:
         """Do one step of everything that is due; in a folder that cannot be written only what changes no file."""
         now_s = self._clock.monotonic_s()
-        if self._queried_s > self._trimmed_s and now_s - self._trimmed_s >= TRIM_EVERY_S:
+        used_s = max(self._queried_s, self._seal_queue.committed_s)
+        if used_s > self._trimmed_s and now_s - self._trimmed_s >= TRIM_EVERY_S:
             self._trimmed_s = now_s
             malloc.trim()
         if self._refusal():
