@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -91,7 +92,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _without_values(message: str) -> str:
-    """Return the message without what follows an option that does not exist: it may be a key."""
+    """Return the message without what follows an option that does not exist, which may be a key, and without passwords
+    of URLs."""
+    message = re.sub(r"(://[^:@/?#\s]*):\S*@", r"\1:********@", message)
     start, unrecognized, rest = message.partition("unrecognized arguments: ")
     names = []
     for argument in rest.split(" "):

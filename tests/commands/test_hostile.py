@@ -389,3 +389,15 @@ def test_an_export_into_a_device_writes_to_it_and_never_replaces_it(
     assert status == 0, err
     assert (folder / "device").is_char_device()
     assert sorted(path.name for path in folder.glob("*.part")) == []
+
+
+@pytest.mark.parametrize("before", [(), ("promote",), ("keys",), ("dead-letters", "list")])
+def test_a_url_in_the_wrong_place_shows_no_password(
+    before: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main([*before, "clickhouse://writer:s3cr3t@host:9000/db"])
+    assert raised.value.code == 2
+    shown = capsys.readouterr().err
+    assert "clickhouse://writer:" in shown
+    assert "s3cr3t" not in shown
