@@ -253,6 +253,22 @@ class Topics:
             _log.warning("the topic deletes messages by key: set cleanup.policy to delete", topic=name)
 
 
+def deliver(
+    producer: Any, topic: str, *, key: bytes, value: bytes | None, headers: Mapping[str, bytes], hosts: str
+) -> None:
+    """Publish a message and wait until the brokers have it. Raises UnavailableError."""
+    outcome: list[Any] = []
+    try:
+        producer.produce(
+            topic, key=key, value=value, headers=dict(headers), on_delivery=lambda error, _: outcome.append(error)
+        )
+    except library().KafkaException as error:
+        raise unavailable(error, hosts) from error
+    producer.flush(REQUEST_TIMEOUT_S + 1)
+    if outcome != [None]:
+        raise UnavailableError(describe(outcome[0], hosts) if outcome else f"the broker at {hosts} does not answer")
+
+
 def _quiet() -> Any:
     """Return a logger for librdkafka's own lines, which repeat what ``Failures`` logs once."""
     import logging

@@ -21,6 +21,7 @@ from vantage.stream.kafka.client import (
     BrokerUrl,
     Failures,
     client_settings,
+    deliver,
     describe,
     library,
     unavailable,
@@ -100,23 +101,10 @@ class DeadLetters:
         for letter_id in letter_ids:
             letter = self.letter(letter_id)
             headers = {FORMAT_HEADER: str(letter.format).encode()}
-            self._publish(producer, letter.source.split("/")[0] or TOPIC, letter.key, letter.value, headers)
-            self._publish(producer, DEAD_LETTERS, b"", None, {REPLAYED: letter_id.encode()})
+            topic, mark, hosts = letter.source.split("/")[0] or TOPIC, {REPLAYED: letter_id.encode()}, self._url.hosts
+            deliver(producer, topic, key=letter.key, value=letter.value, headers=headers, hosts=hosts)
+            deliver(producer, DEAD_LETTERS, key=b"", value=None, headers=mark, hosts=hosts)
             on_sent(letter_id)
-
-    def _publish(self, producer: Any, topic: str, key: bytes, value: bytes | None, headers: dict[str, bytes]) -> None:
-        outcome: list[Any] = []
-        try:
-            producer.produce(
-                topic, key=key, value=value, headers=headers, on_delivery=lambda error, _: outcome.append(error)
-            )
-        except self._kafka.KafkaException as error:
-            raise unavailable(error, self._url.hosts) from error
-        producer.flush(REQUEST_TIMEOUT_S + 1)
-        if outcome != [None]:
-            raise UnavailableError(
-                describe(outcome[0], self._url.hosts) if outcome else f"the broker at {self._url.hosts} does not answer"
-            )
 
     @contextlib.contextmanager
     def _consumer(self) -> Iterator[Any]:

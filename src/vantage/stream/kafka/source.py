@@ -30,7 +30,7 @@ from vantage.stream.kafka.client import (
     Topics,
     TopicSettings,
     client_settings,
-    describe,
+    deliver,
     library,
     unavailable,
 )
@@ -350,24 +350,19 @@ class KafkaSource:
                     "message.timeout.ms": int(REQUEST_TIMEOUT_S * 1000),
                 }
             )
-        outcome: list[Any] = []
-        self._producer.produce(
+        deliver(
+            self._producer,
             DEAD_LETTERS,
-            value=message.value,
             key=f"{self._topic}/{message.partition}/{message.offset}".encode(),
+            value=message.value,
             headers={
                 "reason": reason[:1000].encode(),
                 "sent-at": str(message.at_ms).encode(),
                 KEY: message.key,
                 FORMAT_HEADER: message.format,
             },
-            on_delivery=lambda error, _: outcome.append(error),
+            hosts=self._url.hosts,
         )
-        self._producer.flush(REQUEST_TIMEOUT_S + 1)
-        if outcome != [None]:
-            raise UnavailableError(
-                describe(outcome[0], self._url.hosts) if outcome else f"the broker at {self._url.hosts} does not answer"
-            )
 
     def lag(self) -> Mapping[int, int]:
         with self._lock:
