@@ -179,7 +179,23 @@ def test_a_flood_of_frames_ends_the_socket_while_others_are_served(server: Serve
             while True:
                 connection.sendall(FLOODS[name])
         assert server.get("/health/live").status == 200
-    wait_until(lambda: ended(server, "too_many_frames") > before)
+    wait_until(lambda: ended(server, "too_many_frames") == before + 1)
+
+
+@pytest.mark.parametrize(
+    "frames", [*FLOODS.values(), b"\xff" * 2000, frame(1, b"x")[:1]], ids=[*FLOODS, "noise", "half"]
+)
+def test_frames_before_the_answer_to_the_handshake_leave_no_error_in_the_log(server: Server, frames: bytes) -> None:
+    before = ended(server, "too_many_frames")
+    for _ in range(5):
+        with server.connect() as connection, contextlib.suppress(OSError):
+            connection.settimeout(HEADER_TIMEOUT_S * 2)
+            connection.sendall(upgrade() + frames)
+            while connection.recv(4096):
+                pass
+    assert server.get("/health/live").status == 200
+    assert ended(server, "too_many_frames") <= before + 3
+    assert "Traceback" not in server.output, server.output[-3000:]
 
 
 def test_fragments_of_one_message_are_bounded_however_slowly_they_come(server: Server) -> None:

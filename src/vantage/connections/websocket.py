@@ -46,6 +46,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         for start in range(0, len(data), FEED_NBYTES):
             self.conn.receive_data(data[start : start + FEED_NBYTES])
             if self.conn.parser_exc is not None:
+                if self.conn.close_sent is None:  # uvicorn expects the frame of an open connection
+                    self._end(EndReason.BAD_UPGRADE)
+                    return
                 self.handle_parser_exception()
                 self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
                 return
@@ -116,9 +119,10 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         return self._frame_count > FRAMES_PER_S_MAX
 
     def _handshake_late(self) -> None:
-        if not self.handshake_complete and not self.transport.is_closing():
+        if not self.handshake_complete:
             self._end(EndReason.SLOW_HEADERS)
 
     def _end(self, reason: EndReason) -> None:
-        self.limits.count_end(reason)
-        self.transport.abort()
+        if not self.transport.is_closing():
+            self.limits.count_end(reason)
+            self.transport.abort()
