@@ -182,12 +182,10 @@ def test_a_flood_of_frames_ends_the_socket_while_others_are_served(server: Serve
     wait_until(lambda: ended(server, "too_many_frames") == before + 1)
 
 
-@pytest.mark.parametrize(
-    "frames", [*FLOODS.values(), b"\xff" * 2000, frame(1, b"x")[:1]], ids=[*FLOODS, "noise", "half"]
-)
+@pytest.mark.parametrize("frames", [*FLOODS.values(), b"\xff" * 2000], ids=[*FLOODS, "noise"])
 def test_frames_before_the_answer_to_the_handshake_leave_no_error_in_the_log(server: Server, frames: bytes) -> None:
     before = ended(server, "too_many_frames")
-    for _ in range(5):
+    for _ in range(3):
         with server.connect() as connection, contextlib.suppress(OSError):
             connection.settimeout(HEADER_TIMEOUT_S * 2)
             connection.sendall(upgrade() + frames)
