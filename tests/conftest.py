@@ -5,10 +5,13 @@ from collections.abc import Generator
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
 
 from tests.support.groups import GroupScheduling, rank_of
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+settings.register_profile("vantage", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("vantage")
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
 
