@@ -59,13 +59,13 @@ def test_defaults_are_shares_of_a_small_memory_and_say_so(tmp_path: Path) -> Non
     loaded = load(environ={"VANTAGE_HEAD_BYTES_MAX": "50000000"}, dotenv=None, memory_nbytes=600 * MIB)
     assert loaded.settings.head_bytes_max == 50_000_000
     assert loaded.settings.query_memory_max == 60 * MIB
-    assert loaded.settings.series_bytes_max == 600 * MIB // 16
+    assert loaded.settings.series_bytes_max == 600 * MIB // 24
     assert loaded.origins["query_memory_max"] == "default for 600 MiB of memory"
     chosen = sum(getattr(loaded.settings, name) for name in MEMORY_SHARES)
     assert chosen < 300 * MIB
 
 
-def test_with_10_gb_the_defaults_are_the_documented_ones() -> None:
-    loaded = load(environ={}, dotenv=None, memory_nbytes=10 << 30)
+def test_with_12_gb_the_defaults_are_the_documented_ones() -> None:
+    loaded = load(environ={}, dotenv=None, memory_nbytes=12 << 30)
     assert loaded.origins == {}
     assert all(getattr(loaded.settings, name) == FIELDS[name].default for name in MEMORY_SHARES)

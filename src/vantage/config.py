@@ -31,11 +31,11 @@ TEST_VARIABLES: Final = frozenset({"VANTAGE_TEST_LONG", "VANTAGE_TEST_SEED"})
 MASK: Final = "********"
 FILE_NBYTES_MAX: Final = 1 << 20  # of a file with settings, or with a secret
 NUMBER_MAX: Final = 1 << 53  # of any setting
-# Defaults that are at most this share of the memory which the process may use: 10 GB and more have the full defaults.
+# Defaults that are at most this share of the memory which the process may use: 12 GB and more have the full defaults.
 MEMORY_SHARES: Final = {
     "queue_bytes_max": 1 / 32,
-    "head_bytes_max": 1 / 10,
-    "series_bytes_max": 1 / 16,
+    "head_bytes_max": 1 / 12,
+    "series_bytes_max": 1 / 24,
     "query_memory_max": 1 / 10,
     "query_cache_bytes": 1 / 64,
 }

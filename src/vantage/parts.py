@@ -192,7 +192,7 @@ def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None =
                 telemetry=telemetry,
                 retention_days=settings.retention_days,
                 services_max=settings.services_max,
-                cache_nbytes_max=min(CACHE_NBYTES_MAX, settings.series_bytes_max // 2),
+                cache_nbytes_max=min(CACHE_NBYTES_MAX, settings.series_bytes_max // 3),
             ),
             authenticator=authenticator,
             proxies=proxies,

@@ -17,7 +17,7 @@ from vantage.storage.ports import MetadataStore
 from vantage.telemetry import Telemetry
 
 WAITING_MAX: Final = 1000
-KNOWN_MAX: Final = 200_000
+KNOWN_MAX: Final = 20_000  # series, and versions, that are remembered: then from the start
 EARLIER_BY_MS: Final = 60_000  # how much older data must be to move a deployment back
 RETRY_S: Final = 5.0
 _log = structlog.get_logger("vantage.ingest.deployments")

@@ -13,7 +13,7 @@ from vantage.core.series import Series, make_series
 
 OVERFLOW_SERIES_MAX: Final = 10_000
 OVERFLOW_NBYTES_MAX: Final = 16 << 20
-OVERFLOWED_COUNTED_MAX: Final = 100_000
+OVERFLOWED_COUNTED_MAX: Final = 20_000
 _EARLIER: Final = "__other__"  # what OVERFLOW was called before 0.1.0
 
 

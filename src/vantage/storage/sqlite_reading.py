@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 _EXCLUSIVE = "PRAGMA locking_mode=EXCLUSIVE"
+_SMALL_CACHE = "PRAGMA cache_size=-256"  # in KiB: blocks are read once, and the system caches the file; default 2 MB
 
 
 class FrozenConnection(sqlite3.Connection):
@@ -79,7 +80,7 @@ def is_write_failure(error: BaseException) -> bool:
 def _connect(address: str, factory: type[sqlite3.Connection], *pragmas: str) -> sqlite3.Connection:
     db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False, factory=factory)
     try:
-        for pragma in (*pragmas, "PRAGMA query_only=ON", "PRAGMA wal_autocheckpoint=0"):
+        for pragma in (*pragmas, _SMALL_CACHE, "PRAGMA query_only=ON", "PRAGMA wal_autocheckpoint=0"):
             db.execute(pragma)
         db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # opens the log and its index, or fails
     except BaseException:

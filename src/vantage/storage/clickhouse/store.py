@@ -448,7 +448,7 @@ class ClickHouseStore:
             ("series", "Series in the catalogue.", lambda: len(self._series)),
             (
                 "series_overflowed",
-                "Series beyond series_max or series_bytes_max, stored as __overflow__ (counted up to 100000).",
+                "Series beyond series_max or series_bytes_max, stored as __overflow__ (counted up to 20000).",
                 lambda: len(self._series.limit.overflowed),
             ),
             ("series_bytes", "Memory of the catalogue, estimated.", lambda: self._series.limit.nbytes),

@@ -28,7 +28,7 @@ def register_gauges(
         ("series", "Series in the catalogue.", series),
         (
             "series_overflowed",
-            "Series beyond series_max or series_bytes_max, stored as __overflow__ (counted up to 100000).",
+            "Series beyond series_max or series_bytes_max, stored as __overflow__ (counted up to 20000).",
             series_overflowed,
         ),
         ("series_bytes", "Memory of the catalogue, estimated.", series_nbytes),

@@ -87,7 +87,7 @@ class EmbeddedStore(Queries):
         steady: SteadyTime | None = None,
     ) -> None:
         head, pool = Head(), ConnectionPool()
-        indexes = ChunkIndexCache(nbytes_max=min(CACHE_NBYTES_MAX, query_nbytes_max // 4))
+        indexes = ChunkIndexCache(nbytes_max=min(CACHE_NBYTES_MAX, query_nbytes_max // 8))
         super().__init__(
             Snapshots(head, retained_nbytes_max=head_nbytes_max // 2),
             Catalogue(SeriesLimit(series_max=series_max, nbytes_max=series_nbytes_max)),
