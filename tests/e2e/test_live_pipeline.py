@@ -15,7 +15,7 @@ from tests.support.wait import TIMEOUT_S, wait_until
 @pytest.mark.timeout(300)
 def test_an_api_hears_of_what_a_worker_stored(tmp_path: Path) -> None:
     pytest.importorskip("confluent_kafka", reason="pip install 'vantage[kafka]'")
-    with running_pipeline(tmp_path, "worker1", "ingest1", "api1", VANTAGE_BATCH_WAIT_S="0.2") as pipeline:
+    with running_pipeline(tmp_path, "worker1", "ingest1", "api1", environ={"VANTAGE_BATCH_WAIT_S": "0.2"}) as pipeline:
         api, ingest = pipeline.servers["api1"], pipeline.servers["ingest1"]
         url = api.url.replace("http", "ws")
         with connect(url + "/ws/metrics?service=live") as series, connect(url + "/ws/pages") as pages:

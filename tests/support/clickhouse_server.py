@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -142,6 +143,16 @@ class ClickHouseServer:
         self._process.wait()
         self._process.stdin.close()
 
+    def pause(self) -> None:
+        """Let it hang."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def query(self, text: str) -> str:
         """Run a statement over HTTP, beside any client under test; return its result as tab-separated text."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}/", data=text.encode())
@@ -163,9 +174,9 @@ class ClickHouseServer:
 
 
 @contextlib.contextmanager
-def running_clickhouse(*, config: Path | None = None) -> Iterator[ClickHouseServer]:
-    """Run a server on an empty folder."""
-    with tempfile.TemporaryDirectory() as name:
+def running_clickhouse(*, config: Path | None = None, within: Path | None = None) -> Iterator[ClickHouseServer]:
+    """Run a server on an empty folder, ``within`` another if that is given."""
+    with tempfile.TemporaryDirectory(dir=within) as name:
         server = ClickHouseServer(Path(name), config=config)
         server.start()
         try:

@@ -164,9 +164,9 @@ class KafkaBroker:
 
 
 @contextlib.contextmanager
-def running_kafka(**settings: str) -> Iterator[KafkaBroker]:
-    """Run a broker on an empty folder."""
-    with tempfile.TemporaryDirectory() as name:
+def running_kafka(*, within: Path | None = None, **settings: str) -> Iterator[KafkaBroker]:
+    """Run a broker on an empty folder, ``within`` another if that is given."""
+    with tempfile.TemporaryDirectory(dir=within) as name:
         broker = KafkaBroker(Path(name), **settings)
         broker.start()
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,8 +35,13 @@ class Pipeline:
             folder.mkdir(exist_ok=True)
             options = ("--role", name.rstrip("0123456789"))
             started[name] = Server(folder / "data", *options, environ=self.environ)
-        for name, server in started.items():
-            self.servers[name] = server.wait_ready()
+        try:
+            for name, server in started.items():
+                self.servers[name] = server.wait_ready()
+        except BaseException:
+            for server in started.values():
+                server.stop()
+            raise
 
     def restart(self, name: str) -> None:
         """Start a server again that has ended; as a supervisor would, again if ClickHouse ends meanwhile."""
@@ -64,9 +69,19 @@ class Pipeline:
 
 
 @contextlib.contextmanager
-def running_pipeline(folder: Path, *names: str, partitions: int = 4, **environ: str) -> Iterator[Pipeline]:
-    """Run the broker, ClickHouse and the named servers."""
-    with running_kafka() as broker, running_clickhouse() as clickhouse:
+def running_pipeline(
+    folder: Path,
+    *names: str,
+    partitions: int = 4,
+    disks: Mapping[str, Path] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Pipeline]:
+    """Run the broker, ClickHouse and the named servers. ``disks`` are folders for the data of broker and ClickHouse."""
+    within = disks or {}
+    with (
+        running_kafka(within=within.get("broker")) as broker,
+        running_clickhouse(within=within.get("clickhouse")) as clickhouse,
+    ):
         url = clickhouse.new_database()
         settings = {
             **NO_RATES,
@@ -76,7 +91,7 @@ def running_pipeline(folder: Path, *names: str, partitions: int = 4, **environ: 
             "VANTAGE_KAFKA_PARTITIONS": str(partitions),
             "VANTAGE_SELF_TELEMETRY": "false",
             "VANTAGE_SYNCHRONOUS": "NORMAL",  # the kernel survives: what it has need not be on the disk
-            **environ,
+            **(environ or {}),
         }
         pipeline = Pipeline(broker, clickhouse, folder, settings, url.rpartition("/")[2])
         try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 90.0  # several at once on a busy machine
 _READY = re.compile(r"is ready: (https?://\S+)")
 
 
@@ -152,7 +152,7 @@ def serving(data: Path, *options: str, environ: dict[str, str] | None = None) ->
 
 
 def vantage(
-    *arguments: str, environ: dict[str, str] | None = None, cwd: Path | None = None
+    *arguments: str, environ: dict[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the command line to its end."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("VANTAGE_")}
@@ -162,5 +162,5 @@ def vantage(
         text=True,
         env={**inherited, **(environ or {})},
         cwd=cwd,
-        timeout=60,
+        timeout=timeout_s,
     )
