@@ -29,6 +29,14 @@ class HourSummary:
         """Return whether the hour has no data."""
         return not self.samples and not self.spans
 
+    def with_more(self, more: HourSummary) -> HourSummary:
+        """Return the summary of the hour after other samples and other spans were added."""
+        digest = (int(self.digest, 16) + int(more.digest, 16)) & _MASK
+        return HourSummary(self.samples + more.samples, self.spans + more.spans, f"{digest:016x}")
+
+
+EMPTY: Final = HourSummary(0, 0, f"{0:016x}")
+
 
 class HourSummer:
     """Adds up batches in any order. A sample counts as often as it is stored, a span once: 8 bytes of memory each."""
@@ -42,9 +50,9 @@ class HourSummer:
         """Add the samples with their trace ids, and the spans with their attributes."""
         if batch.samples:
             self._samples += batch.samples
-            self._sum = (self._sum + int(_sample_hashes(batch).sum(dtype=np.uint64))) & _MASK
+            self._sum = (self._sum + int(hash_samples(batch).sum(dtype=np.uint64))) & _MASK
         if batch.spans:
-            hashes = (_hash(_encode(span)) for span in batch.spans)
+            hashes = (hash_of(span) for span in batch.spans)
             self._spans.append(np.fromiter(hashes, np.uint64, len(batch.spans)))
 
     def summary(self) -> HourSummary:
@@ -54,7 +62,8 @@ class HourSummer:
         return HourSummary(self._samples, len(spans), f"{digest:016x}")
 
 
-def _sample_hashes(batch: Batch) -> Array:
+def hash_samples(batch: Batch) -> Array:
+    """Return a 64-bit hash of each sample, of its series, time, value and ids."""
     series = np.array([series.id for series in batch.series], np.uint64)[batch.index]
     times = np.ascontiguousarray(batch.time_ms).view(np.uint64)
     values = np.ascontiguousarray(batch.value).view(np.uint64)
@@ -76,6 +85,11 @@ def _mix(numbers: Array) -> Array:
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: Array = numbers ^ (numbers >> np.uint64(31))
     return mixed
+
+
+def hash_of(value: object) -> int:
+    """Return a 64-bit hash of a value that MessagePack can encode, the same in every process."""
+    return _hash(_encode(value))
 
 
 def _hash(text: bytes) -> int:

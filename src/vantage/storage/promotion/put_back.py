@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import numpy as np
-
-from vantage.core.batch import Batch
 from vantage.core.errors import StartupError
 from vantage.core.rollup import HOUR_MS
 from vantage.core.timerange import TimeRange
 from vantage.storage.ports import Selector, TelemetryReader, TelemetryStore
 from vantage.storage.promotion.copy import hours_with_data, summarise
 from vantage.storage.promotion.record import PromotionRecord
-from vantage.storage.recent_spans import identity
+from vantage.storage.promotion.row_counts import RowCounts
 
-HOUR_ROWS_MAX: Final = 5_000_000  # samples and spans of an hour that are compared row by row, in memory
+HOUR_ROWS_MAX: Final = 20_000_000  # samples and spans of an hour that are compared row by row, in memory
 
 
 async def put_back(
@@ -48,55 +45,16 @@ async def put_back(
                 f"the hour from {time_range.start_ms} ms has {rows} samples and spans, and "
                 f"only {HOUR_ROWS_MAX} can be compared row by row: keep the server, or export and import that hour"
             )
-        surplus = await _rows(folder, time_range)
-        missing = [_missing(batch, surplus) async for batch in server.export(Selector(), time_range)]
-        extra += sum(surplus.values())
-        for batch in missing:
-            written += batch.samples + len(batch.spans)
-            await folder.write(batch)
+        counts = RowCounts()
+        async for batch in folder.export(Selector(), time_range):
+            await asyncio.to_thread(counts.add, batch)
+        async for batch in server.export(Selector(), time_range):
+            missing = await asyncio.to_thread(counts.take, batch)
+            written += missing.samples + len(missing.spans)
+            await folder.write(missing)
+        extra += counts.left
         in_folder = await summarise(folder, time_range)
-        if in_folder.samples + in_folder.spans - sum(surplus.values()) != rows:
+        if in_folder.samples + in_folder.spans - counts.left != rows:
             raise StartupError(f"the hour from {time_range.start_ms} ms differs, and nothing is switched")
     on_progress(len(hours), len(hours))
     return written, extra
-
-
-async def _rows(store: TelemetryReader, time_range: TimeRange) -> Counter[object]:
-    rows: Counter[object] = Counter()
-    async for batch in store.export(Selector(), time_range):
-        rows.update(_sample_keys(batch))
-        for span in batch.spans:
-            rows[identity(span)] = 1
-    return rows
-
-
-def _missing(batch: Batch, surplus: Counter[object]) -> Batch:
-    """Return the rows of the batch that ``surplus`` lacks, and take the others out of it."""
-    lacking = [row for row, key in enumerate(_sample_keys(batch)) if not _take(surplus, key)]
-    rows = np.array(lacking, np.int64)
-    return Batch(
-        series=batch.series,
-        index=batch.index[rows],
-        time_ms=batch.time_ms[rows],
-        value=batch.value[rows],
-        exemplars=batch.exemplars.take(rows, batch.samples),
-        spans=tuple(span for span in batch.spans if not _take(surplus, identity(span))),
-    )
-
-
-def _take(surplus: Counter[object], key: object) -> bool:
-    if key not in surplus:
-        return False
-    surplus[key] -= 1
-    if not surplus[key]:
-        del surplus[key]
-    return True
-
-
-def _sample_keys(batch: Batch) -> list[object]:
-    ids = {row: (trace_id, span_id) for row, trace_id, span_id in batch.exemplars.rows()}
-    columns = zip(batch.index.tolist(), batch.time_ms.tolist(), batch.value.tolist(), strict=True)
-    return [
-        (batch.series[index].id, time_ms, value, *ids.get(row, ("", "")))
-        for row, (index, time_ms, value) in enumerate(columns)
-    ]
