@@ -56,7 +56,7 @@ def main() -> None:
         log_requests=False,
     )
     listening: socket.socket = server.listen(settings)
-    app = App(edge, contextlib.nullcontext, lambda: None, telemetry)
+    app = App(edge, contextlib.nullcontext, lambda: None, telemetry, lambda: False)
     server.serve(app, settings, listening, print)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -27,23 +28,25 @@ _log = structlog.get_logger("vantage.app")
 @dataclass(frozen=True, slots=True)
 class App:
     """What the server runs: the ASGI application, the context in which it may serve, a switch that makes
-    ``/health/ready`` answer 503, and the metrics of the process."""
+    ``/health/ready`` answer 503, the metrics of the process, and whether the process is to start again."""
 
     asgi: EdgeMiddleware
     opened: Callable[[], AbstractAsyncContextManager[None]]
     drain: Callable[[], None]
     telemetry: Telemetry
+    restart_wanted: Callable[[], bool]
 
 
 def create_app(settings: Settings, *, clock: Clock | None = None, siblings: Siblings | None = None) -> App:
     """Wire one process; ``siblings`` are those that share its port. Does no I/O: the application's ``opened`` does.
     Raises ConfigError."""
-    parts = build_parts(settings, clock=clock or SystemClock(), siblings=siblings)
+    restart = threading.Event()
+    parts = build_parts(settings, clock=clock or SystemClock(), siblings=siblings, restart=restart.set)
 
     def drain() -> None:
         parts.authorizer.draining = True
 
-    return App(parts.asgi, lambda: _opened(parts, settings), drain, parts.telemetry)
+    return App(parts.asgi, lambda: _opened(parts, settings), drain, parts.telemetry, restart.is_set)
 
 
 @asynccontextmanager

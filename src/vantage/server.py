@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import structlog
 import uvicorn
@@ -39,16 +39,48 @@ LOG_S: Final = 0.1
 TICK_S: Final = 0.1  # of uvicorn
 TCP_NOTSENT_LOWAT: Final = 25  # of Linux; the socket module names it from Python 3.12 on
 UNSENT_NBYTES_MAX: Final = 128 << 10  # that the kernel takes for one connection; the rest waits where it is counted
+LISTEN_FD: Final = 3  # the first that systemd hands over
+RESTART_HANG_UP_S: Final = 3.0  # until connections are aborted for a new start
 GARBAGE_FIRST: Final = 20_000  # new objects between two collections of the youngest generation
 _log = structlog.get_logger("vantage.server")
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Return a listening socket. Raises StartupError when the address cannot be used."""
+    """Return a listening socket: the one that was handed over, or else a new one. Raises StartupError when the address
+    cannot be used."""
+    listening = _handed_over() or _new_socket(settings)
+    listening.set_inheritable(False)
+    if sys.platform == "linux":  # connections inherit it
+        listening.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_NBYTES_MAX)
+    return listening
+
+
+def _handed_over() -> socket.socket | None:
+    """Return the socket that this process inherited by the protocol of systemd, see sd_listen_fds(3); None without."""
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    if pid != str(os.getpid()) or count != "1":
+        return None
+    with contextlib.suppress(OSError):
+        listening = socket.socket(fileno=LISTEN_FD)
+        if listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return listening
+    raise StartupError(f"file {LISTEN_FD}, named by LISTEN_FDS, is no listening socket")
+
+
+def start_again(listening: socket.socket) -> NoReturn:
+    """Replace this process by a new start of its program, which takes over the socket: connections that come meanwhile
+    wait. The number of the process stays."""
+    os.dup2(listening.fileno(), LISTEN_FD)
+    os.set_inheritable(LISTEN_FD, True)  # which dup2 does not do where it is that file already
+    os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - the very program that runs
+
+
+def _new_socket(settings: Settings) -> socket.socket:
     host = settings.host.strip("[]")
     try:
         family = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        listening = socket.create_server((host, settings.port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, settings.port), family=family, backlog=BACKLOG)
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError: what cannot be the name of a host
         reason = error.strerror if isinstance(error, socket.gaierror) else "it is not a host name"
         raise StartupError(f"host {settings.host[:100]!r} is not an address of this machine: {reason}") from error
@@ -58,10 +90,6 @@ def listen(settings: Settings) -> socket.socket:
                 f"port {settings.port} on {settings.host} is in use: stop the other program, or choose --port"
             ) from error
         raise StartupError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
-    listening.set_inheritable(False)
-    if sys.platform == "linux":  # connections inherit it
-        listening.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_NBYTES_MAX)
-    return listening
 
 
 def url_of(settings: Settings, listening: socket.socket) -> str:
@@ -73,9 +101,10 @@ def url_of(settings: Settings, listening: socket.socket) -> str:
 
 def serve(
     app: App, settings: Settings, listening: socket.socket, ready: Callable[[str], None], *, same_stop_s: float = 0.0
-) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit status. ``ready`` is called with the URL once requests are
-    served. Signals within ``same_stop_s`` are one.
+) -> int | None:
+    """Serve until SIGTERM or SIGINT, and return the exit status; None when the application wants the process to start
+    again, see ``start_again``. ``ready`` is called with the URL once requests are served. Signals within
+    ``same_stop_s`` are one.
 
     Raises VantageError when the application cannot be opened.
     """
@@ -112,8 +141,10 @@ def serve(
         config.load()
     except (OSError, ssl.SSLError, ValueError) as error:
         raise ConfigError(f"tls_certificate or tls_key cannot be used: {error}") from error
-    server = _Server(config, app, settings, limits, unread, lambda: ready(url_of(settings, listening)), same_stop_s)
-    server.run(sockets=[listening])
+    server = _Server(config, app, settings, limits, unread, listening, ready, same_stop_s)
+    server.run(sockets=[listening.dup()])  # which it closes
+    if app.restart_wanted() and not server.stop_wanted:
+        return None
     return 0 if server.started else 1
 
 
@@ -128,10 +159,14 @@ class _Server(uvicorn.Server):
         settings: Settings,
         limits: ConnectionLimits,
         unread: UnreadAnswers,
-        ready: Callable[[], None],
+        listening: socket.socket,
+        ready: Callable[[str], None],
         same_stop_s: float,
     ) -> None:
         super().__init__(config)
+        self.stop_wanted = False  # by a signal
+        self._listening = listening
+        self._url = url_of(settings, listening)
         self._app = app
         self._limits = limits
         self._drain_delay_s = settings.drain_delay_s
@@ -154,7 +189,8 @@ class _Server(uvicorn.Server):
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             again = self._draining and time.monotonic() - self._stopped_s > self._same_stop_s
-            self._exit_later(1.0 if again else self._drain_delay_s + self._shutdown_timeout_s)
+            self.stop_wanted = True
+            self._exit_later(1.0 if again else self._drain_delay_s + self._shutdown_timeout_s, _exit_now)
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 loop.call_soon_threadsafe(self._stop, loop)
 
@@ -178,11 +214,16 @@ class _Server(uvicorn.Server):
             gc.collect()
             gc.freeze()
             gc.set_threshold(GARBAGE_FIRST)
-            self._ready()
+            self._ready(self._url)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % round(CHECK_EVERY_S / TICK_S) == 0:
             self._unread.check()
+        if self._app.restart_wanted() and not self._draining:
+            self._draining = self.should_exit = True
+            _log.info("starting again")
+            asyncio.get_running_loop().call_later(RESTART_HANG_UP_S, self._hang_up)
+            self._exit_later(self._shutdown_timeout_s, self._start_again)
         return await super().on_tick(counter)
 
     def _handshakes(self, http: Any, context: ssl.SSLContext) -> Any:
@@ -220,10 +261,14 @@ class _Server(uvicorn.Server):
             if connection.transport is not None:
                 connection.transport.abort()
 
-    def _exit_later(self, after_s: float) -> None:
-        """Exit the process after so many seconds and a little more, even if the event loop or a thread is occupied
+    def _start_again(self) -> None:
+        if not self.stop_wanted:
+            start_again(self._listening)
+
+    def _exit_later(self, after_s: float, leave: Callable[[], None]) -> None:
+        """Leave the process after so many seconds and a little more, even if the event loop or a thread is occupied
         until then. What was answered 202 is durable already."""
-        timer = threading.Timer(after_s + EXIT_AFTER_S, _exit_now)
+        timer = threading.Timer(after_s + EXIT_AFTER_S, leave)
         timer.daemon = True
         timer.start()
 

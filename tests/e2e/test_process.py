@@ -610,3 +610,25 @@ def test_tracebacks_on_a_terminal_show_no_local_variables() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "ValueError: as meant" in done.stderr
     assert "abcdefgh12345678" not in done.stderr
+
+
+HANDED_OVER = """
+import os, socket, sys
+handed = socket.create_server(("127.0.0.1", 0)) if {is_socket} else open(os.devnull)
+os.dup2(handed.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ |= {{"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}}
+os.execv(sys.executable, [sys.executable, "-m", "vantage", *sys.argv[1:]])
+"""
+
+
+def test_a_socket_that_systemd_hands_over_is_served(tmp_path: Path) -> None:
+    server = Server(tmp_path / "data", program=("-c", HANDED_OVER.format(is_socket=True))).wait_ready()
+    assert server.get("/health/ready").status == 200
+    assert server.stop() == 0
+
+
+def test_what_is_handed_over_and_no_socket_is_one_clear_line(tmp_path: Path) -> None:
+    server = Server(tmp_path / "data", program=("-c", HANDED_OVER.format(is_socket=False)))
+    assert server.wait_exit() == 1
+    assert server.output == "vantage: file 3, named by LISTEN_FDS, is no listening socket\n"

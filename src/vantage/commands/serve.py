@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
@@ -41,12 +42,15 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.demo:
             demo.append(_demo_beside(url, settings.api_key))
 
-    try:
-        return server.serve(app, settings, listening, ready)
-    finally:
-        listening.close()
-        for stop in demo:
-            stop()
+    with closing(listening):
+        try:
+            status = server.serve(app, settings, listening, ready)
+        finally:
+            for stop in demo:
+                stop()
+        if status is None:
+            server.start_again(listening)
+    return status
 
 
 def _say_ready(url: str, settings: Settings) -> None:
@@ -68,7 +72,8 @@ def _serve_with_processes(settings: Settings, *, with_demo: bool) -> int:
 
     def serve(number: int, ready: Callable[[], None]) -> int:
         app = create_app(settings, siblings=Siblings(number, settings.workers, sockets))
-        return server.serve(app, settings, listening, lambda _url: ready(), same_stop_s=SAME_STOP_S)
+        status = server.serve(app, settings, listening, lambda _url: ready(), same_stop_s=SAME_STOP_S)
+        return status or 0  # None only where a promotion ends, which is of one process
 
     try:
         return serve_with(settings.workers, serve, lambda: _say_ready(server.url_of(settings, listening), settings))
