@@ -136,13 +136,16 @@ def _parser() -> argparse.ArgumentParser:
     restore = commands.add_parser("restore", help="restore a backup into an empty data folder")
     restore.add_argument("source", metavar="SOURCE", help="folder that `vantage backup` wrote")
     keys = commands.add_parser("keys", help="create, list and revoke API keys")
-    promote = commands.add_parser("promote", help="copy the data folder of a stopped server to a ClickHouse server")
+    promote = commands.add_parser(
+        "promote", help="copy an embedded store to a ClickHouse server, and use it from there"
+    )
     steps = promote.add_mutually_exclusive_group()
     steps.add_argument("--to", metavar="URL", default="", help="clickhouse://USER:PASSWORD@HOST:9000/DATABASE")
     steps.add_argument("--back", action="store_true", help="return to the data folder, with what came since")
     steps.add_argument("--status", action="store_true", help="print how far it is")
     steps.add_argument("--abandon", action="store_true", help="delete on the server what is copied, and end it")
     promote.add_argument("--leave-rollups", action="store_true", help="copy although rollups without samples stay here")
+    _client_options(promote, url="a running server, which serves meanwhile; without it the folder of a stopped one")
     for folder in (migrate, config, doctor, backup, restore, keys, promote):
         _folder_options(folder)
     _query_command(commands)
@@ -174,8 +177,10 @@ def _folder_options(parser: argparse.ArgumentParser, *, inner: bool = True) -> N
     parser.add_argument("--config", metavar="FILE", default=absent, help="TOML file with settings")
 
 
-def _client_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", default=None, help=f"the server (the one of the settings, by default {DEFAULT_URL})")
+def _client_options(
+    parser: argparse.ArgumentParser, *, url: str = f"the server (the one of the settings, by default {DEFAULT_URL})"
+) -> None:
+    parser.add_argument("--url", default=None, help=url)
     parser.add_argument("--api-key", default=None, help="API key (or VANTAGE_API_KEY)")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol
 
+from msgspec import structs
+
 from vantage import __version__, resources
 from vantage.config import Settings
 from vantage.core.batch import Batch
@@ -26,11 +28,14 @@ from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
 from vantage.query.live import LiveFollower, LiveUpdates
+from vantage.query.promotion import Promotion
 from vantage.roles import ROLES, Loop, Need, Role, Routes
 from vantage.storage.clickhouse.server_url import is_server_url
 from vantage.storage.clickhouse.store import ClickHouseStore
+from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.open import open_metadata, open_telemetry_store
 from vantage.storage.ports import RetentionPolicy
+from vantage.storage.promotion.serving import ServingPromotion
 from vantage.storage.retention_loop import RetentionLoop
 from vantage.storage.steady_time import SteadyTime
 from vantage.stream.kafka.sink import KafkaSink
@@ -82,9 +87,15 @@ class Parts:
     telemetry: Telemetry
 
 
-def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None = None) -> Parts:
-    """Build and wire what the role needs; ``siblings`` are the processes that share its port. Does no I/O. Raises
-    ConfigError."""
+def build_parts(
+    settings: Settings,
+    *,
+    clock: Clock,
+    siblings: Siblings | None = None,
+    restart: Callable[[], None] = lambda: None,
+) -> Parts:
+    """Build and wire what the role needs; ``siblings`` are the processes that share its port, ``restart`` requests that
+    this one starts again. Does no I/O. Raises ConfigError."""
     role = _role(settings)
     telemetry = Telemetry()
     requests = RequestMetrics(telemetry)
@@ -140,6 +151,18 @@ def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None =
         loops[Loop.RETENTION] = RetentionLoop(store, policy, clock=clock, on_expired=context.cache.clear)
         stores.insert(0, store)
         pings["store"] = store.ping
+    promotion = None
+    if store is not None and settings.role == "all" and broker is None:
+        work = ServingPromotion(
+            store if isinstance(store, EmbeddedStore) else None,
+            Path(settings.data),
+            open_target=lambda url: _open_target(settings, url, clock),
+            clock=clock,
+            retention_days=settings.retention_days,
+            restart=restart,
+        )
+        loops[Loop.PROMOTION] = work
+        promotion = Promotion(work, metadata, clock, serving=is_server_url(settings.store_url))
     pings["metadata"] = metadata.ping
     sink: Sink | None = broker
     if broker is not None:
@@ -212,6 +235,7 @@ def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None =
         routes=role.routes,
         context=context,
         deletion=deletion,
+        promotion=promotion,
         deployment_reports=DeploymentReports(metadata),
         live_updates=live,
         telemetry=telemetry,
@@ -253,6 +277,14 @@ def build_parts(settings: Settings, *, clock: Clock, siblings: Siblings | None =
         stores.append(shared)
     chosen_loops = tuple(loops[loop] for loop in sorted(role.loops) if loop in loops)
     return Parts(role, clock, tuple(stores), keys, authenticator, authorizer, chosen_loops, asgi, telemetry)
+
+
+def _open_target(settings: Settings, url: str, clock: Clock) -> ClickHouseStore:
+    """Return the store on a ClickHouse server that the data moves to, not yet opened. Raises ConfigError."""
+    target = structs.replace(settings, store_url=url)
+    store = open_telemetry_store(target, clock=clock, telemetry=Telemetry())
+    assert isinstance(store, ClickHouseStore)
+    return store
 
 
 def _queued(broker: KafkaSink | None) -> int:

@@ -28,6 +28,7 @@ class Loop(StrEnum):
     LIVE_PUBLISHER = "live publisher"
     LIVE_FOLLOWER = "live follower"
     CONSUMER = "consumer"
+    PROMOTION = "promotion"
 
 
 class Need(StrEnum):

@@ -78,7 +78,7 @@ def test_a_folder_goes_to_clickhouse_is_served_from_there_and_returns(
         assert len(after) == len(before) + 4
         busy = vantage("promote", "--back", "--data", str(data))
         assert busy.returncode == 1
-        assert "stopped" in busy.stderr
+        assert "stop that one" in busy.stderr
     done = vantage("promote", "--back", "--data", str(data))
     assert done.returncode == 0, done.stderr
     assert "with 4 samples and spans that came since" in done.stdout

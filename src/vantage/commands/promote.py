@@ -1,38 +1,45 @@
-"""``vantage promote``: copy the data folder of a stopped server to a ClickHouse server, and return from there."""
+"""``vantage promote``: copy an embedded store to a ClickHouse server while it is served or of a stopped server, and
+return from there."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from vantage.commands.config import load
 from vantage.commands.console import Progress, notice
+from vantage.commands.promote_on_server import promote_on_server
 from vantage.config import Settings
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ConfigError, ConflictError, DataFolderInUse, InputError, StartupError
 from vantage.core.number_format import duration_s
 from vantage.core.printable import printable
-from vantage.core.rollup import HOUR_MS
-from vantage.storage.clickhouse.server_url import is_server_url, parse_server_url
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.open import open_telemetry_store
-from vantage.storage.promotion.record import NAME, PromotionRecord, read_record, remove_record, write_record
+from vantage.storage.promotion.record import (
+    PromotionRecord,
+    host_of,
+    is_begun,
+    read_record,
+    record_for,
+    remove_record,
+    retained_since_ms,
+    write_record,
+)
 from vantage.telemetry import Telemetry
-
-DAY_MS: Final = 24 * HOUR_MS
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Copy, compare and switch; or return, print the state, or end it. Raises InputError, what the stores raise, and
     StartupError for a difference."""
+    if arguments.url:
+        return promote_on_server(arguments)
     settings = _settings(arguments)
     data = Path(settings.data)
     record = read_record(data)
@@ -42,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not data.is_dir():
         raise StartupError(f"{settings.data} is no folder")
     if not arguments.back and not arguments.abandon:
-        record = _record_of(arguments.to, record, data)
+        record = record_for(arguments.to, record, data)
         return _run(_promote(settings, record, leave_rollups=arguments.leave_rollups))
     if record is None:
         raise InputError(f"{data} is not promoted: there is nothing to return from or to end")
@@ -58,23 +65,6 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return msgspec.structs.replace(settings, store_url="")
 
 
-def _record_of(url: str, record: PromotionRecord | None, data: Path) -> PromotionRecord:
-    """Return the state to continue from, or a new one. Raises InputError, ConflictError, ConfigError."""
-    if record is None:
-        if not is_server_url(url):
-            raise InputError("give --to clickhouse://USER:PASSWORD@HOST:9000/DATABASE")
-        parse_server_url(url)
-        return PromotionRecord(url, secrets.token_hex(8))
-    if record.phase == "switched":
-        raise ConflictError(f"{data} is promoted already, to {_where(record)}: return with `vantage promote --back`")
-    if url:
-        new, known = parse_server_url(url), parse_server_url(record.url)
-        if (new.hosts, new.database) != (known.hosts, known.database):
-            raise ConflictError(f"a promotion to {_where(record)} is unfinished: continue it, or end it with --abandon")
-        record.url = url  # the password may be another
-    return record
-
-
 def _run(work: Coroutine[None, None, str]) -> int:
     """Run a step to its end and print its sentence. Raises DataFolderInUse with what to do."""
     from vantage import log
@@ -83,7 +73,7 @@ def _run(work: Coroutine[None, None, str]) -> int:
     try:
         print(printable(asyncio.run(work)))
     except DataFolderInUse as error:
-        raise DataFolderInUse(f"{error}; a promotion needs the server to be stopped") from error
+        raise DataFolderInUse(f"{error}; with --url it is promoted while it serves") from error
     return 0
 
 
@@ -98,9 +88,11 @@ async def _promote(settings: Settings, record: PromotionRecord, *, leave_rollups
                 "samples have expired by size and only their rollups are left, which cannot be copied: with "
                 "--leave-rollups they stay in the data folder"
             )
-        if not (data / NAME).exists():
+        if not is_begun(data):
             if await target.list_series() or await target.services_with_spans():
-                raise ConflictError(f"{_where(record)} has other data: name a database that is empty or does not exist")
+                raise ConflictError(
+                    f"{host_of(record)} has other data: name a database that is empty or does not exist"
+                )
             write_record(data, record)
         with Progress() as progress:
             copier = Copier(
@@ -109,7 +101,7 @@ async def _promote(settings: Settings, record: PromotionRecord, *, leave_rollups
                 data,
                 record,
                 clock=SystemClock(),
-                oldest_ms=_oldest_ms(settings),
+                oldest_ms=retained_since_ms(SystemClock().now_ms(), settings.retention_days),
                 on_progress=_shown(progress, "compared"),
                 on_wait=lambda reason: notice(f"waiting for ClickHouse: {reason}"),
             )
@@ -119,8 +111,8 @@ async def _promote(settings: Settings, record: PromotionRecord, *, leave_rollups
     samples = sum(hour.samples for hour in record.hours.values())
     spans = sum(hour.spans for hour in record.hours.values())
     return (
-        f"promoted to {_where(record)}: {samples} samples and {spans} spans of {len(record.hours)} hours, compared, in "
-        f"{duration_s(time.monotonic() - began_s)}; start the server, which now uses it"
+        f"promoted to {host_of(record)}: {samples} samples and {spans} spans of {len(record.hours)} hours, compared, "
+        f"in {duration_s(time.monotonic() - began_s)}; start the server, which now uses it"
     )
 
 
@@ -129,12 +121,16 @@ async def _return(settings: Settings, record: PromotionRecord) -> str:
 
     data = Path(settings.data)
     if record.phase != "switched":
-        raise ConflictError(f"the promotion to {_where(record)} is unfinished: end it with --abandon")
+        raise ConflictError(f"the promotion to {host_of(record)} is unfinished: end it with --abandon")
     folder, server = _stores(settings, record)
     async with folder, server:
         with Progress() as progress:
             written, extra = await put_back(
-                server, folder, record, oldest_ms=_oldest_ms(settings), on_progress=_shown(progress, "compared")
+                server,
+                folder,
+                record,
+                oldest_ms=retained_since_ms(SystemClock().now_ms(), settings.retention_days),
+                on_progress=_shown(progress, "compared"),
             )
         # The copy stays until it is ended. A new promotion compares all of it: the server may have deleted some.
         record.phase, record.hours = "copying", {}
@@ -142,7 +138,7 @@ async def _return(settings: Settings, record: PromotionRecord) -> str:
     if extra:
         notice(f"{extra} samples and spans that were deleted on the server are in the folder: delete them again")
     return (
-        f"returned from {_where(record)} to {data}, with {written} samples and spans that came since; the copy on the "
+        f"returned from {host_of(record)} to {data}, with {written} samples and spans that came since; the copy on the "
         "server stays until `vantage promote --abandon`"
     )
 
@@ -151,12 +147,12 @@ async def _abandon(settings: Settings, record: PromotionRecord) -> str:
     from vantage.storage.promotion.copy import clear_all
 
     if record.phase == "switched":
-        raise ConflictError(f"{settings.data} is promoted to {_where(record)}: return with --back first")
+        raise ConflictError(f"{settings.data} is promoted to {host_of(record)}: return with --back first")
     folder, server = _stores(settings, record)
     async with folder, server:
         await clear_all(server)
         remove_record(Path(settings.data))
-    return f"the copy on {_where(record)} is deleted; the data folder is as it was"
+    return f"the copy on {host_of(record)} is deleted; the data folder is as it was"
 
 
 def _stores(settings: Settings, record: PromotionRecord) -> tuple[EmbeddedStore, ClickHouseStore]:
@@ -168,13 +164,6 @@ def _stores(settings: Settings, record: PromotionRecord) -> tuple[EmbeddedStore,
     assert isinstance(folder, EmbeddedStore)
     assert isinstance(server, ClickHouseStore)
     return folder, server
-
-
-def _oldest_ms(settings: Settings) -> int:
-    """Return the start of the day before which data expires on the server."""
-    if settings.retention_days is None:
-        return 0
-    return SystemClock().now_ms() // DAY_MS * DAY_MS - settings.retention_days * DAY_MS
 
 
 def _shown(progress: Progress, verb: str) -> Callable[[int, int], None]:
@@ -193,11 +182,5 @@ def _status(record: PromotionRecord | None) -> str:
     if record is None:
         return "not promoted: the data is in the data folder"
     if record.phase == "switched":
-        return f"promoted to {_where(record)}: the server uses it"
-    return f"copying to {_where(record)}: {len(record.hours)} of {record.hours_total} hours are there; run it again"
-
-
-def _where(record: PromotionRecord) -> str:
-    """Return the server and the database, without user and password."""
-    url = parse_server_url(record.url)
-    return f"{url.where}/{url.database}"
+        return f"promoted to {host_of(record)}: the server uses it"
+    return f"copying to {host_of(record)}: {len(record.hours)} of {record.hours_total} hours are there; run it again"

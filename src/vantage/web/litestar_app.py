@@ -23,6 +23,7 @@ from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
 from vantage.query.live import LiveUpdates
+from vantage.query.promotion import Promotion
 from vantage.roles import Routes
 from vantage.telemetry import Telemetry
 from vantage.web import exception_handlers, pages
@@ -41,6 +42,7 @@ from vantage.web.api import (
     traces,
     vql,
 )
+from vantage.web.api import promotion as promotion_api
 from vantage.web.authorize import Authorizer, require_scope
 from vantage.web.compression import GzipMiddleware
 from vantage.web.process_metrics import ProcessMetrics
@@ -90,6 +92,7 @@ def create_litestar(
     routes: frozenset[Routes],
     context: QueryContext | None,
     deletion: Deletion | None,
+    promotion: Promotion | None,
     deployment_reports: DeploymentReports,
     live_updates: LiveUpdates,
     telemetry: Telemetry,
@@ -102,12 +105,14 @@ def create_litestar(
     websockets_max: int,
 ) -> Litestar:
     """Wire handlers, guards, errors and the OpenAPI document. Reads nothing but the names of static files. Without the
-    API ``context`` and ``deletion`` are None."""
+    API ``context`` and ``deletion`` are None, and ``promotion`` where the store is never moved."""
     guarded: list[Any] = []
     unguarded: list[Any] = [*health.handlers]
     if Routes.API in routes:
         for resource in (services, metrics, traces, service_map, deployments, storage, deletion_api, export, vql):
             guarded += resource.handlers
+        if promotion is not None:
+            guarded += promotion_api.handlers
         unguarded += live.handlers
     if Routes.PAGES in routes:
         guarded += pages.handlers
@@ -135,6 +140,7 @@ def create_litestar(
             "health_checks": provide(health_checks),
             "renderer": provide(renderer),
             "deletion": provide(deletion),
+            "promotion": provide(promotion),
             "deployment_reports": provide(deployment_reports),
         },
         exception_handlers={

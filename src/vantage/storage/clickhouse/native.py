@@ -73,8 +73,10 @@ class NativeEngine:
             if not self.log_in():
                 self._run_in_system(Statement(f"CREATE DATABASE IF NOT EXISTS {self.url.database} ENGINE = Atomic"))
             self._put_back(self._connect(self.url.database))
+        except StartupError:
+            raise
         except VantageError as error:
-            raise error if isinstance(error, StartupError) else StartupError(str(error)) from error
+            raise StartupError(str(error)) from error
 
     def log_in(self) -> bool:
         """Return whether the database exists; without it no statement can run. Raises as ``open``."""

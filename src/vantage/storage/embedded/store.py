@@ -42,6 +42,7 @@ from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.embedded.write.commit import CommitThread
 from vantage.storage.embedded.write.head import Head
 from vantage.storage.embedded.write.journal import Journal
+from vantage.storage.embedded.write.touched import TouchedMinutes
 from vantage.storage.ports import (
     DeletionResult,
     RetentionPolicy,
@@ -56,6 +57,7 @@ from vantage.vql.exec.budget import QUERY_NBYTES_MAX
 from vantage.vql.exec.execute import QUERY_SAMPLES_MAX
 
 WARNED_FILES_MAX: Final = 10
+PAUSED_RETRY_S: Final = 2.0
 T = TypeVar("T")
 
 _log = structlog.get_logger("vantage.storage.embedded")
@@ -161,6 +163,7 @@ class EmbeddedStore(Queries):
             self._commits.recent_spans,
         )
         self._queued_nbytes = 0
+        self._paused = ""  # why nothing is written for now
         self._open = False
         self._reserve = DiskReserve(folder / "reserve")
 
@@ -219,6 +222,8 @@ class EmbeddedStore(Queries):
             raise BusyError(
                 self._seal_queue.failing or "sealing has not caught up with what was sent", retry_after_s=5.0
             )
+        if self._paused:
+            raise BusyError(self._paused, retry_after_s=PAUSED_RETRY_S)
         self._queued_nbytes += nbytes
         done = self._commits.write(batch)
         if batch_id:
@@ -238,6 +243,20 @@ class EmbeddedStore(Queries):
     def _on_commit(self, seq: int) -> None:
         self._seal_queue.on_commit(seq)
 
+    @property
+    def touched(self) -> TouchedMinutes:
+        """The minutes that are written to."""
+        return self._commits.touched
+
+    async def pause_writes(self, reason: str) -> None:
+        """Be busy with ``reason`` for writes and deletions until ``resume_writes``. On return none is running."""
+        self._paused = reason
+        await self._commits.run(lambda: None)
+
+    def resume_writes(self) -> None:
+        """End what ``pause_writes`` began."""
+        self._paused = ""
+
     async def seal(self) -> None:
         """Seal everything committed so far, without waiting for the generation to fill. Raises StoreUnavailable."""
         await self._commits.run(self._seal_queue.close_generation)
@@ -256,7 +275,7 @@ class EmbeddedStore(Queries):
     # --- expiring and deleting ---
 
     async def expire(self, policy: RetentionPolicy) -> DeletionResult:
-        if self._access.refusal():
+        if self._paused or self._access.refusal():
             return DeletionResult()  # nothing expires in a folder that is only read
         self._reserve.keep()
         result = await self._run_maintenance(lambda: self._deleter.expire(policy, self._steady.now_ms()))
@@ -270,8 +289,13 @@ class EmbeddedStore(Queries):
     async def delete(self, selector: Selector) -> DeletionResult:
         if not selector.service and not selector.environment:
             raise ValueError("refusing to delete everything: name a service or an environment")
+        if self._paused:
+            raise BusyError(self._paused, retry_after_s=PAUSED_RETRY_S)
         service, environment = selector.service, selector.environment
-        return await self._run_maintenance(lambda: self._deleter.delete(service, environment, self._clock.now_ms()))
+        try:
+            return await self._run_maintenance(lambda: self._deleter.delete(service, environment, self._clock.now_ms()))
+        finally:
+            self._commits.touched.add_any()
 
     def _quarantine(self, segment: Segment, reason: str) -> None:
         """Quarantine a damaged file that a query read: no later query reads it. Any thread."""

@@ -30,6 +30,7 @@ from vantage.core.span import spans_nbytes
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.embedded.write.head import Head
 from vantage.storage.embedded.write.journal import Journal, connect
+from vantage.storage.embedded.write.touched import TouchedMinutes
 from vantage.storage.recent_spans import RecentSpans
 from vantage.telemetry import Telemetry
 
@@ -89,6 +90,7 @@ class CommitThread:
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self.recent_spans = RecentSpans()
+        self.touched = TouchedMinutes()
         self.failing = ""  # why the last commit failed; empty when it did not, and while the folder is read-only
         self._logged = ""  # the failure that the log has
 
@@ -217,6 +219,7 @@ class CommitThread:
         self._catalogue.add(list(fresh.values()))
         self._catalogue.count(record.samples.slot, record.samples.time_ms)
         self._head.append(record)
+        self.touched.add(record)
         self.recent_spans.remember(record.spans)
         self._committed(seq)
         self.failing = self._logged = ""
