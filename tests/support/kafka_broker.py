@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from tests.support.environments import CACHE, alone, cannot
 from tests.support.programs import STOP_TIMEOUT_S, free_port
@@ -21,6 +22,10 @@ PLUGIN: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dep
 FETCH_TIMEOUT_S: Final = 400
 START_TIMEOUT_S: Final = 90.0
 CLUSTER_ID: Final = "dmFudGFnZS10ZXN0cy0wMQ"  # 16 bytes in base64
+USER: Final = "vantage"
+PASSWORD: Final = "p4ss/w0rd@"  # characters that a URL encodes
+MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+SECURED: Final = ("SASL_PLAINTEXT", "SASL_SSL", "SSL")  # listeners of a broker with a certificate
 POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>vantage</groupId><artifactId>broker</artifactId><version>1</version><packaging>pom</packaging>
 <dependencies>
@@ -32,7 +37,6 @@ SETTINGS: Final = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "4",
     "transaction.state.log.replication.factor": "1",
@@ -78,19 +82,44 @@ def jars() -> Path:
     return folder
 
 
-class KafkaBroker:
-    """A broker on a data folder, which keeps its ports."""
+def secured(certificate: tuple[Path, Path]) -> dict[str, str]:
+    """Return the settings of the listeners SECURED: a certificate and its key, and one user by each mechanism."""
+    pem, key = certificate
+    keystore = pem.with_name("keystore.pem")
+    keystore.write_text(key.read_text() + pem.read_text())
+    modules = "org.apache.kafka.common.security"
+    plain = f'{modules}.plain.PlainLoginModule required username="{USER}" user_{USER}="{PASSWORD}";'
+    settings = {
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(keystore),
+        "sasl.enabled.mechanisms": ",".join(MECHANISMS),
+    }
+    for listener in ("sasl_plaintext", "sasl_ssl"):
+        for mechanism in MECHANISMS:
+            login = plain if mechanism == "PLAIN" else f"{modules}.scram.ScramLoginModule required;"
+            settings[f"listener.name.{listener}.{mechanism.lower()}.sasl.jaas.config"] = login
+    return settings
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+
+class KafkaBroker:
+    """A broker on a data folder, which keeps its ports. With a ``certificate`` it has the listeners SECURED too."""
+
+    def __init__(self, folder: Path, *, certificate: tuple[Path, Path] | None = None, **settings: str) -> None:
         self._jars = jars()
         self._folder = folder
-        self._settings = {**SETTINGS, **settings}
+        self._settings = {**SETTINGS, **(secured(certificate) if certificate else {}), **settings}
         self._process: subprocess.Popen[bytes] | None = None
         self.port, self._controller_port = free_port(), free_port()
+        self.ports = {"PLAINTEXT": self.port, **{name: free_port() for name in SECURED if certificate}}
 
     @property
     def url(self) -> str:
         return f"kafka://127.0.0.1:{self.port}"
+
+    def secured_url(self, listener: str, options: str = "", password: str = PASSWORD) -> str:
+        """Return the URL of a listener, with the user of those that have one."""
+        login = f"{USER}:{quote(password, safe='')}@" if listener.startswith("SASL") else ""
+        return f"kafka://{login}127.0.0.1:{self.ports[listener]}{options}"
 
     def _java(self, heap: str, *arguments: str) -> list[str]:
         options = [f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
@@ -100,10 +129,13 @@ class KafkaBroker:
     def start(self) -> None:
         """Start, and wait until it answers."""
         config, data = self._folder / "server.properties", self._folder / "log"
-        listeners = f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}"
+        listeners = ",".join(f"{name}://127.0.0.1:{port}" for name, port in self.ports.items())
         settings = self._settings | {
-            "listeners": listeners,
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "listeners": f"{listeners},CONTROLLER://127.0.0.1:{self._controller_port}",
+            "advertised.listeners": listeners,
+            "listener.security.protocol.map": ",".join(
+                ["CONTROLLER:PLAINTEXT", *(f"{name}:{name}" for name in self.ports)]
+            ),
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
             "log.dirs": str(data),
         }
@@ -111,6 +143,8 @@ class KafkaBroker:
         with (self._folder / "broker.log").open("ab") as log:
             if not (data / "meta.properties").exists():
                 form = self._java("64m", "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(config))
+                for mechanism in MECHANISMS[1:] if len(self.ports) > 1 else ():
+                    form += ["--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]"]
                 subprocess.run(form, check=True, stdout=log, stderr=log)
             self._process = subprocess.Popen(
                 self._java("256m", "kafka.Kafka", str(config)),
@@ -164,10 +198,12 @@ class KafkaBroker:
 
 
 @contextlib.contextmanager
-def running_kafka(*, within: Path | None = None, **settings: str) -> Iterator[KafkaBroker]:
+def running_kafka(
+    *, within: Path | None = None, certificate: tuple[Path, Path] | None = None, **settings: str
+) -> Iterator[KafkaBroker]:
     """Run a broker on an empty folder, ``within`` another if that is given."""
     with tempfile.TemporaryDirectory(dir=within) as name:
-        broker = KafkaBroker(Path(name), **settings)
+        broker = KafkaBroker(Path(name), certificate=certificate, **settings)
         broker.start()
         try:
             yield broker

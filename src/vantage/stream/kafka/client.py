@@ -9,14 +9,17 @@ import importlib
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import structlog
 
 from vantage.core.errors import ConfigError, UnavailableError
+from vantage.stream.kafka.failures import Failures
+from vantage.stream.kafka.probe import explain
 
 SCHEME: Final = "kafka"
 TOPIC: Final = "metrics-raw"
@@ -27,7 +30,8 @@ MESSAGE_NBYTES_MAX: Final = 16 << 20  # a body of 8 MB becomes a message of abou
 RETENTION_MS: Final = 7 * 86_400_000
 LIVE_RETENTION_MS: Final = 300_000
 REQUEST_TIMEOUT_S: Final = 10.0
-PING_TIMEOUT_S: Final = 1.5
+CONNECT_TIMEOUT_S: Final = 3.0  # with TLS and a login
+PING_TIMEOUT_S: Final = 1.0
 _SASL: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _log = structlog.get_logger("vantage.stream.kafka")
@@ -89,46 +93,31 @@ def library() -> Any:
         ) from error
 
 
-class Failures:
-    """What librdkafka reports beside the answers: logged once for each reason, and kept until the next success."""
-
-    def __init__(self, hosts: str) -> None:
-        self._hosts = hosts
-        self._logged = ""
-        self.latest = ""
-        self.fatal = False
-
-    def on_error(self, error: Any) -> None:
-        """Take an error from ``error_cb``."""
-        self.fatal = self.fatal or error.fatal()
-        self.latest = describe(error, self._hosts)
-        if self.latest != self._logged:
-            self._logged = self.latest
-            _log.warning("broker", reason=self.latest)
-
-    def clear(self) -> None:
-        """Forget the last one: a request succeeded."""
-        self.latest = self._logged = ""
+def failures_of(url: BrokerUrl) -> Failures:
+    """Return the failures of one client."""
+    protocol = url.settings.get("security.protocol", "")
+    return Failures(
+        url.hosts, lambda: explain(url.hosts, tls=protocol.endswith("SSL"), login=protocol.startswith("SASL"))
+    )
 
 
-def describe(error: Any, hosts: str) -> str:
-    """Return a KafkaError as a sentence."""
-    name = error.name()
-    if name == "_AUTHENTICATION":
-        return f"the broker at {hosts} refuses the login: check user and password of broker_url"
-    if name == "_RESOLVE":
-        return f"the broker's name cannot be resolved: {hosts}"
-    if name in ("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_MSG_TIMED_OUT"):
-        return f"the broker at {hosts} does not answer"
-    if name == "_SSL":
-        return f"TLS to the broker at {hosts} fails: {error.str()[:200]}"
-    return f"the broker at {hosts}: {error.str()[:200]} ({name})"
-
-
-def unavailable(error: Exception, hosts: str) -> UnavailableError:
-    """Return what a KafkaException means for the caller."""
-    cause = error.args[0] if error.args else None
-    return UnavailableError(describe(cause, hosts) if hasattr(cause, "name") else f"the broker at {hosts}: {error}")
+def make(kind: str, url: BrokerUrl, failures: Failures, settings: Mapping[str, Any]) -> Any:
+    """Return a client, such as a Producer. Raises ConfigError when librdkafka cannot use the settings of the URL."""
+    kafka = importlib.import_module("confluent_kafka.admin") if kind == "AdminClient" else library()
+    ca = url.settings.get("ssl.ca.location")
+    if ca is not None:
+        try:
+            Path(ca).read_bytes()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"broker_url: ca={ca} cannot be read: {getattr(error, 'strerror', error)}") from error
+    shared = {**url.settings, "client.id": "vantage", "error_cb": failures.on_error, "logger": _quiet()}
+    try:
+        return getattr(kafka, kind)({**shared, **settings})
+    except library().KafkaException as error:
+        text = error.args[0].str()
+        if "ssl.ca.location" in text:
+            raise ConfigError(f"broker_url: ca={ca} contains no certificate in the form PEM") from error
+        raise ConfigError(f"broker_url: {text[:200]}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +139,7 @@ class Topics:
         self._lock = threading.Lock()
         self._admin: Any = None
         self._id = ""
-        self._failures = Failures(url.hosts)
+        self._failures = failures_of(url)
 
     @property
     def ready(self) -> bool:
@@ -170,19 +159,25 @@ class Topics:
         try:
             self._client().list_topics(self._wanted.name, timeout=PING_TIMEOUT_S)
         except self._kafka.KafkaException as error:
-            raise UnavailableError(self._failures.latest or str(unavailable(error, self._url.hosts))) from error
+            raise self._unavailable(error) from error
         self._failures.clear()
 
     def _client(self) -> Any:
         if self._admin is None:
-            admin = importlib.import_module("confluent_kafka.admin")
-            settings = {**self._url.settings, "error_cb": self._failures.on_error, "logger": _quiet()}
-            self._admin = admin.AdminClient(settings)
+            self._admin = make("AdminClient", self._url, self._failures, {})
         return self._admin
+
+    def _unavailable(self, error: Exception) -> UnavailableError:
+        self._client().poll(0)  # calls back with what was reported meanwhile
+        return self._failures.unavailable(error)
 
     def _prepare(self) -> str:
         admin = importlib.import_module("confluent_kafka.admin")
         client = self._client()
+        try:  # describe_topics waits for its timeout where nothing can be connected to
+            client.list_topics(self._wanted.name, timeout=CONNECT_TIMEOUT_S)
+        except self._kafka.KafkaException as error:
+            raise self._unavailable(error) from error
         known = self._describe(client)
         missing = [name for name in (self._wanted.name, DEAD_LETTERS, LIVE) if name not in known]
         new = [
@@ -203,7 +198,7 @@ class Topics:
                 _log.info("topic created", topic=name)
             except self._kafka.KafkaException as error:
                 if error.args[0].name() != "TOPIC_ALREADY_EXISTS":  # another process was faster
-                    raise unavailable(error, self._url.hosts) from error
+                    raise self._unavailable(error) from error
         end_s = time.monotonic() + REQUEST_TIMEOUT_S
         while self._wanted.name not in known:
             known = self._describe(client)
@@ -220,7 +215,7 @@ class Topics:
                 known[name] = future.result()
             except self._kafka.KafkaException as error:
                 if error.args[0].name() != "UNKNOWN_TOPIC_OR_PART":
-                    raise UnavailableError(self._failures.latest or str(unavailable(error, self._url.hosts))) from error
+                    raise self._unavailable(error) from error
         return known
 
     def _check(self, admin: Any, client: Any, topic: Any) -> None:
@@ -254,7 +249,7 @@ class Topics:
 
 
 def deliver(
-    producer: Any, topic: str, *, key: bytes, value: bytes | None, headers: Mapping[str, bytes], hosts: str
+    producer: Any, topic: str, *, key: bytes, value: bytes | None, headers: Mapping[str, bytes], failures: Failures
 ) -> None:
     """Publish a message and wait until the brokers have it. Raises UnavailableError."""
     outcome: list[Any] = []
@@ -263,10 +258,12 @@ def deliver(
             topic, key=key, value=value, headers=dict(headers), on_delivery=lambda error, _: outcome.append(error)
         )
     except library().KafkaException as error:
-        raise unavailable(error, hosts) from error
+        raise failures.unavailable(error) from error
     producer.flush(REQUEST_TIMEOUT_S + 1)
     if outcome != [None]:
-        raise UnavailableError(describe(outcome[0], hosts) if outcome else f"the broker at {hosts} does not answer")
+        failures.note_silence()
+        raise UnavailableError(failures.reason(outcome[0]) if outcome else failures.latest)
+    failures.clear()
 
 
 def _quiet() -> Any:
@@ -276,9 +273,3 @@ def _quiet() -> Any:
     logger = logging.getLogger("vantage.stream.librdkafka")
     logger.setLevel(logging.CRITICAL)
     return logger
-
-
-def client_settings(url: BrokerUrl, failures: Failures) -> dict[str, Any]:
-    """Return the settings of any client."""
-    on_error: Callable[[Any], None] = failures.on_error
-    return {**url.settings, "client.id": "vantage", "error_cb": on_error, "logger": _quiet()}

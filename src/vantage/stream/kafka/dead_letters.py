@@ -19,12 +19,10 @@ from vantage.stream.kafka.client import (
     REQUEST_TIMEOUT_S,
     TOPIC,
     BrokerUrl,
-    Failures,
-    client_settings,
     deliver,
-    describe,
+    failures_of,
     library,
-    unavailable,
+    make,
 )
 from vantage.stream.message import FORMAT, FORMAT_HEADER
 
@@ -57,7 +55,7 @@ class DeadLetters:
     def __init__(self, url: BrokerUrl) -> None:
         self._url = url
         self._kafka = library()
-        self._failures = Failures(url.hosts)
+        self._failures = failures_of(url)
 
     def latest(self) -> tuple[list[Letter], int]:
         """Return the letters of the last READ_MAX messages without their values, the latest first, and how many
@@ -89,38 +87,42 @@ class DeadLetters:
     def replay(self, letter_ids: Sequence[str], on_sent: Callable[[str], None]) -> None:
         """Send messages again as they were, then mark them; ``on_sent`` is called after each. One that is interrupted
         between the two is sent again next time: its batch id lets it be stored once. Raises as ``letter``."""
-        producer = self._kafka.Producer(
+        producer = make(
+            "Producer",
+            self._url,
+            self._failures,
             {
-                **client_settings(self._url, self._failures),
                 "acks": "all",
                 "enable.idempotence": True,
                 "message.max.bytes": 2 * MESSAGE_NBYTES_MAX,
                 "message.timeout.ms": int(REQUEST_TIMEOUT_S * 1000),
-            }
+            },
         )
         for letter_id in letter_ids:
             letter = self.letter(letter_id)
             headers = {FORMAT_HEADER: str(letter.format).encode()}
-            topic, mark, hosts = letter.source.split("/")[0] or TOPIC, {REPLAYED: letter_id.encode()}, self._url.hosts
-            deliver(producer, topic, key=letter.key, value=letter.value, headers=headers, hosts=hosts)
-            deliver(producer, DEAD_LETTERS, key=b"", value=None, headers=mark, hosts=hosts)
+            topic, mark, failures = letter.source.split("/")[0] or TOPIC, {REPLAYED: letter_id.encode()}, self._failures
+            deliver(producer, topic, key=letter.key, value=letter.value, headers=headers, failures=failures)
+            deliver(producer, DEAD_LETTERS, key=b"", value=None, headers=mark, failures=failures)
             on_sent(letter_id)
 
     @contextlib.contextmanager
     def _consumer(self) -> Iterator[Any]:
-        consumer = self._kafka.Consumer(
+        consumer = make(
+            "Consumer",
+            self._url,
+            self._failures,
             {
-                **client_settings(self._url, self._failures),
                 "group.id": f"{DEAD_LETTERS}-{uuid4().hex}",  # the client wants one; nothing is committed in it
                 "enable.auto.commit": False,
                 "fetch.message.max.bytes": 2 * MESSAGE_NBYTES_MAX,
                 "receive.message.max.bytes": 4 * MESSAGE_NBYTES_MAX,
-            }
+            },
         )
         try:
             yield consumer
         except self._kafka.KafkaException as error:
-            raise UnavailableError(self._failures.latest or str(unavailable(error, self._url.hosts))) from error
+            raise self._failures.unavailable(error) from error
         finally:
             consumer.close()
 
@@ -148,11 +150,12 @@ class DeadLetters:
             if record is None:
                 silent_s += _POLL_S
                 if silent_s >= REQUEST_TIMEOUT_S:
-                    raise UnavailableError(self._failures.latest or f"the broker at {self._url.hosts} does not answer")
+                    self._failures.note_silence()
+                    raise UnavailableError(self._failures.latest)
                 continue
             silent_s = 0.0
             if record.error() is not None:
-                raise UnavailableError(describe(record.error(), self._url.hosts))
+                raise UnavailableError(self._failures.reason(record.error()))
             yield record
             if record.offset() >= end - 1:
                 return

@@ -15,12 +15,11 @@ from vantage.core.errors import UnavailableError
 from vantage.stream.kafka.client import (
     LIVE,
     BrokerUrl,
-    Failures,
     Topics,
     TopicSettings,
-    client_settings,
+    failures_of,
     library,
-    unavailable,
+    make,
 )
 
 READ_MAX: Final = 200  # messages at once
@@ -34,7 +33,7 @@ class LiveWriter:
         self._url = url
         self._topics = Topics(url, topics)
         self._kafka = library()
-        self._failures = Failures(url.hosts)
+        self._failures = failures_of(url)
         self._producer: Any = None
 
     async def send(self, messages: list[bytes]) -> None:
@@ -44,14 +43,16 @@ class LiveWriter:
     def _send(self, messages: list[bytes]) -> None:
         self._topics.topic_id()
         if self._producer is None:
-            self._producer = self._kafka.Producer(
+            self._producer = make(
+                "Producer",
+                self._url,
+                self._failures,
                 {
-                    **client_settings(self._url, self._failures),
                     "acks": "1",
                     "compression.type": "lz4",
                     "message.timeout.ms": 2000,
                     "queue.buffering.max.kbytes": QUEUE_KBYTES,
-                }
+                },
             )
         try:
             for message in messages:
@@ -59,7 +60,7 @@ class LiveWriter:
         except BufferError as error:
             raise UnavailableError("the queue of live updates for the broker is full") from error
         except self._kafka.KafkaException as error:
-            raise unavailable(error, self._url.hosts) from error
+            raise self._failures.unavailable(error) from error
         finally:
             self._producer.poll(0)
 
@@ -71,7 +72,7 @@ class LiveReader:
         self._url = url
         self._topics = Topics(url, topics)
         self._kafka = library()
-        self._failures = Failures(url.hosts)
+        self._failures = failures_of(url)
         self._thread: ThreadPoolExecutor | None = None
         self._consumer: Any = None
 
@@ -96,20 +97,22 @@ class LiveReader:
     def _read(self, timeout_s: float) -> list[bytes]:
         self._topics.topic_id()
         if self._consumer is None:
-            consumer = self._kafka.Consumer(
+            consumer = make(
+                "Consumer",
+                self._url,
+                self._failures,
                 {
-                    **client_settings(self._url, self._failures),
                     "group.id": f"{LIVE}-{uuid4().hex}",  # the client wants one; nothing is committed in it
                     "enable.auto.commit": False,
                     "queued.max.messages.kbytes": QUEUE_KBYTES,
-                }
+                },
             )
             consumer.assign([self._kafka.TopicPartition(LIVE, 0, self._kafka.OFFSET_END)])
             self._consumer = consumer
         try:
             records = self._consumer.consume(READ_MAX, timeout_s)
         except self._kafka.KafkaException as error:
-            raise unavailable(error, self._url.hosts) from error
+            raise self._failures.unavailable(error) from error
         for record in records:
             if record.error() is not None:
                 self._failures.on_error(record.error())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from types import TracebackType
 from typing import Any, Final, Self
@@ -11,16 +12,15 @@ from uuid import uuid4
 import msgspec
 
 from vantage.core.batch import Batch
-from vantage.core.errors import BusyError, InputError, UnavailableError
+from vantage.core.errors import BusyError, ConfigError, InputError, UnavailableError
 from vantage.stream.kafka.client import (
     MESSAGE_NBYTES_MAX,
     BrokerUrl,
-    Failures,
     Topics,
     TopicSettings,
-    client_settings,
-    describe,
+    failures_of,
     library,
+    make,
 )
 from vantage.stream.message import FORMAT, FORMAT_HEADER, encode_batch
 
@@ -45,10 +45,11 @@ class KafkaSink:
         self._compression = compression
         self._nbytes_max = nbytes_max
         self._kafka = library()
-        self._failures = Failures(url.hosts)
+        self._failures = failures_of(url)
         self._producer: Any = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._preparing: asyncio.Task[str] | None = None
         self.queued_nbytes = 0
 
     async def __aenter__(self) -> Self:
@@ -68,10 +69,11 @@ class KafkaSink:
             await asyncio.to_thread(self._thread.join)
 
     def _make_producer(self) -> Any:
-        self._failures.fatal = False
-        return self._kafka.Producer(
+        producer = make(
+            "Producer",
+            self._url,
+            self._failures,
             {
-                **client_settings(self._url, self._failures),
                 "acks": self._acks,
                 "enable.idempotence": self._acks == "all",
                 "compression.type": self._compression,
@@ -79,17 +81,20 @@ class KafkaSink:
                 "message.max.bytes": MESSAGE_NBYTES_MAX,
                 "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
                 "queue.buffering.max.kbytes": max(1024, 2 * self._nbytes_max >> 10),
-            }
+            },
         )
+        self._failures.fatal = False
+        return producer
 
     def _poll(self) -> None:
         while not self._stop.is_set():
             producer = self._producer
             producer.poll(_POLL_S)
             if self._failures.fatal:  # an idempotent producer that lost its place cannot go on: a new one can
-                self._producer = self._make_producer()
-                producer.purge()
-                producer.poll(0)
+                with contextlib.suppress(ConfigError):  # its file of certificates is away now: try again
+                    self._producer = self._make_producer()
+                    producer.purge()
+                    producer.poll(0)
 
     async def publish(self, batch: Batch) -> None:
         batch = batch if batch.batch_id else msgspec.structs.replace(batch, batch_id=uuid4().hex)
@@ -99,14 +104,23 @@ class KafkaSink:
             raise BusyError("the queue of batches waiting for the broker is full")
         self.queued_nbytes += batch.nbytes
         try:
-            if not self._topics.ready:
-                await asyncio.to_thread(self._topics.topic_id)
+            await self._until_prepared()
             value = encode_batch(batch)
             if len(value) > MESSAGE_NBYTES_MAX:
                 raise InputError(f"takes {len(value)} bytes as a message, more than {MESSAGE_NBYTES_MAX}")
             await self._deliver(batch.batch_id, value)
         finally:
             self.queued_nbytes -= batch.nbytes
+
+    async def _until_prepared(self) -> None:
+        """Create and check the topics once. Batches that come while a broker does not answer wait for one attempt
+        together, not each for its own in a thread that the health check needs as well."""
+        if self._topics.ready:
+            return
+        if self._preparing is None or self._preparing.done():
+            self._preparing = asyncio.create_task(asyncio.to_thread(self._topics.topic_id))
+            self._preparing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._preparing)
 
     async def _deliver(self, key: str, value: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -118,7 +132,7 @@ class KafkaSink:
             if error is None:
                 delivered.set_result(None)
             else:
-                delivered.set_exception(UnavailableError(self._failures.latest or describe(error, self._url.hosts)))
+                delivered.set_exception(UnavailableError(self._failures.reason(error)))
 
         def on_delivery(error: Any, _message: Any) -> None:
             loop.call_soon_threadsafe(settle, error)
@@ -134,7 +148,7 @@ class KafkaSink:
         except BufferError as error:
             raise BusyError("the queue of batches waiting for the broker is full") from error
         except self._kafka.KafkaException as error:
-            raise UnavailableError(describe(error.args[0], self._url.hosts)) from error
+            raise self._failures.unavailable(error) from error
         await delivered
         self._failures.clear()
 

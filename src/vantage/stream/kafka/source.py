@@ -26,13 +26,12 @@ from vantage.stream.kafka.client import (
     GROUP,
     MESSAGE_NBYTES_MAX,
     BrokerUrl,
-    Failures,
     Topics,
     TopicSettings,
-    client_settings,
     deliver,
+    failures_of,
     library,
-    unavailable,
+    make,
 )
 from vantage.stream.kafka.dead_letters import KEY
 from vantage.stream.message import FORMAT_HEADER, BatchDecoder
@@ -66,7 +65,7 @@ class KafkaSource:
         self._group = group
         self._on_rebalance = on_rebalance
         self._kafka = library()
-        self._failures = Failures(url.hosts)
+        self._failures = failures_of(url)
         self._decoder = BatchDecoder()
         self._thread: ThreadPoolExecutor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,7 +122,7 @@ class KafkaSource:
             records = self._consumer.consume(FETCH_MAX, timeout_s)
         except self._kafka.KafkaException as error:
             self._begin_again()
-            raise unavailable(error, self._url.hosts) from error
+            raise self._failures.unavailable(error) from error
         except (UnavailableError, FutureTimeout) as error:  # a partition could not be taken: it is not assigned
             self._begin_again()
             raise UnavailableError(f"the partitions cannot be taken: {error}") from error
@@ -168,9 +167,11 @@ class KafkaSource:
             if self._consumer_protocol
             else {"partition.assignment.strategy": "cooperative-sticky", "session.timeout.ms": SESSION_MS}
         )
-        consumer = self._kafka.Consumer(
+        consumer = make(
+            "Consumer",
+            self._url,
+            self._failures,
             {
-                **client_settings(self._url, self._failures),
                 **protocol,
                 "group.id": self._group,
                 "enable.auto.commit": False,
@@ -178,7 +179,7 @@ class KafkaSource:
                 "fetch.message.max.bytes": MESSAGE_NBYTES_MAX,
                 "receive.message.max.bytes": 4 * MESSAGE_NBYTES_MAX,
                 "queued.max.messages.kbytes": BUFFERED_KBYTES_MAX,
-            }
+            },
         )
         consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
         return consumer
@@ -342,13 +343,15 @@ class KafkaSource:
 
     def _reject(self, message: Message, reason: str) -> None:
         if self._producer is None:
-            self._producer = self._kafka.Producer(
+            self._producer = make(
+                "Producer",
+                self._url,
+                self._failures,
                 {
-                    **client_settings(self._url, self._failures),
                     "enable.idempotence": True,
                     "message.max.bytes": 2 * MESSAGE_NBYTES_MAX,
                     "message.timeout.ms": int(REQUEST_TIMEOUT_S * 1000),
-                }
+                },
             )
         deliver(
             self._producer,
@@ -361,7 +364,7 @@ class KafkaSource:
                 KEY: message.key,
                 FORMAT_HEADER: message.format,
             },
-            hosts=self._url.hosts,
+            failures=self._failures,
         )
 
     def lag(self) -> Mapping[int, int]:
