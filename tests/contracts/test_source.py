@@ -73,11 +73,11 @@ class RecordingStore:
 class Memory:
     """The broker in memory."""
 
-    def __init__(self) -> None:
-        self.broker = MemoryBroker(clock=SystemClock())
+    def __init__(self, partitions: int = 1) -> None:
+        self.broker = MemoryBroker(partitions=partitions, clock=SystemClock())
 
-    async def send(self, value: bytes, version: int = FORMAT) -> None:
-        self.broker.append(0, value, version)
+    async def send(self, value: bytes, version: int = FORMAT, partition: int = 0) -> None:
+        self.broker.append(partition, value, version)
 
     @asynccontextmanager
     async def source(self) -> AsyncIterator[Source]:
@@ -97,22 +97,24 @@ class Kafka:
 
     names = iter(range(1000))
 
-    def __init__(self, broker: KafkaBroker) -> None:
+    def __init__(self, broker: KafkaBroker, partitions: int = 1) -> None:
         from confluent_kafka import Producer
 
         from vantage.stream.kafka.client import Topics, TopicSettings, parse_url
 
         self._url = parse_url(broker.url)
-        self._topic = TopicSettings(name=f"topic-{next(self.names)}", partitions=1)
+        self._topic = TopicSettings(name=f"topic-{next(self.names)}", partitions=partitions)
         self._topics = Topics(self._url, self._topic)
         self._producer: Any = Producer(dict(self._url.settings))
         self._positions = MemoryMetadataStore(SystemClock())
+        self._sources = 0
         self._bootstrap = broker.url.removeprefix("kafka://")
         self._seen = self._end_of_dead_letters()
 
-    async def send(self, value: bytes, version: int = FORMAT) -> None:
+    async def send(self, value: bytes, version: int = FORMAT, partition: int = 0) -> None:
         await asyncio.to_thread(self._topics.topic_id)
-        self._producer.produce(self._topic.name, value, headers={"vantage-format": str(version)})
+        headers = {"vantage-format": str(version)}
+        self._producer.produce(self._topic.name, value, headers=headers, partition=partition)
         await asyncio.to_thread(self._producer.flush)
 
     @asynccontextmanager
@@ -120,10 +122,16 @@ class Kafka:
         from vantage.stream.kafka.source import KafkaSource
 
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._positions)
+            if not self._sources:
+                await stack.enter_async_context(self._positions)  # the first closes it: it ends last
+            self._sources += 1
+            stack.callback(self._leave)
             yield await stack.enter_async_context(
                 KafkaSource(self._url, self._topic, self._positions, group=f"group-{self._topic.name}")
             )
+
+    def _leave(self) -> None:
+        self._sources -= 1
 
     def _end_of_dead_letters(self) -> int:
         from confluent_kafka import Consumer as Client
@@ -158,9 +166,33 @@ def kafka() -> Iterator[KafkaBroker]:
         yield broker
 
 
-@pytest.fixture(params=["memory", "kafka"])
+@pytest.fixture(scope="module")
+def kafka_before_kip_848() -> Iterator[KafkaBroker]:
+    """A broker without the new protocol of groups, as all were before Kafka 4."""
+    pytest.importorskip("confluent_kafka", reason="pip install 'vantage[kafka]'")
+    settings = {"group.coordinator.rebalance.protocols": "classic"}
+    with running_kafka(certificate=None, **settings) as broker:
+        yield broker
+
+
+BROKERS = ("memory", "kafka", "kafka_before_kip_848")
+
+
+def a_broker(request: pytest.FixtureRequest, partitions: int = 1) -> Memory | Kafka:
+    """Return a topic of its own on the broker that the test has as its parameter."""
+    if request.param == "memory":
+        return Memory(partitions)
+    return Kafka(request.getfixturevalue(request.param), partitions)
+
+
+@pytest.fixture(params=BROKERS)
 def broker(request: pytest.FixtureRequest) -> Memory | Kafka:
-    return Memory() if request.param == "memory" else Kafka(request.getfixturevalue("kafka"))
+    return a_broker(request)
+
+
+@pytest.fixture(params=BROKERS)
+def broker_of_four(request: pytest.FixtureRequest) -> Memory | Kafka:
+    return a_broker(request, partitions=4)
 
 
 @asynccontextmanager
@@ -215,6 +247,32 @@ async def test_the_next_worker_writes_a_claim_again_as_it_was(broker: Memory | K
         await until(lambda: len(store.stored()) == 6)
     assert store.attempts[0] == store.attempts[1] != store.attempts[2]
     assert [len(items) for items in store.ranges.values()] == [3, 3]
+
+
+async def test_workers_that_come_and_go_lose_nothing_and_store_nothing_twice(broker_of_four: Memory | Kafka) -> None:
+    store, sent = RecordingStore(), 0
+    rebalanced = asyncio.Event()
+
+    async def send() -> None:
+        nonlocal sent
+        while not rebalanced.is_set():
+            await broker_of_four.send(encode_batch(a_batch(f"b{sent:04}")), partition=sent % 4)
+            sent += 1
+            await asyncio.sleep(0.005)
+
+    sending = asyncio.create_task(send())
+    async with broker_of_four.source() as first, consuming(first, store):
+        await until(lambda: set(first.lag()) == {0, 1, 2, 3})
+        async with broker_of_four.source() as second, consuming(second, store):
+            await until(lambda: len(first.lag()) == len(second.lag()) == 2)
+            assert set(first.lag()) | set(second.lag()) == {0, 1, 2, 3}
+        await until(lambda: set(first.lag()) == {0, 1, 2, 3})
+        async with broker_of_four.source() as third, consuming(third, store):
+            await until(lambda: len(first.lag()) == len(third.lag()) == 2)
+            rebalanced.set()
+            await sending
+            await until(lambda: len(set(store.stored())) == sent)
+    assert store.stored() == [f"b{number:04}" for number in range(sent)]
 
 
 async def test_a_worker_that_lost_its_partition_can_claim_nothing(broker: Memory | Kafka) -> None:

@@ -271,5 +271,5 @@ def _quiet() -> Any:
     import logging
 
     logger = logging.getLogger("vantage.stream.librdkafka")
-    logger.setLevel(logging.CRITICAL)
+    logger.setLevel(logging.CRITICAL + 1)
     return logger

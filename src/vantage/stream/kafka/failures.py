@@ -35,11 +35,14 @@ class Failures:
         self._cause_until_s = 0.0
         self._explain_after_s = 0.0
         self.latest = ""
-        self.fatal = False
+        self.fatal = ""  # the text of an error after which the client can do nothing
 
     def on_error(self, error: Any) -> None:
         """Take an error from ``error_cb``."""
-        self.fatal = self.fatal or error.fatal()
+        if error.fatal() or error.name() == "_FATAL":  # of a message it is not marked
+            self.fatal = self.fatal or error.str()
+            if lacks_kip_848(error.str()):
+                return
         reason = describe(error, self._hosts)
         if reason == silence(self._hosts):
             self.note_silence()
@@ -92,6 +95,13 @@ class Failures:
         if reason != self._logged:
             self._logged = reason
             _log.warning("broker", reason=reason)
+
+
+def lacks_kip_848(text: str) -> bool:
+    """Return whether a consumer failed because its broker has only the classic protocol of groups. It is fatal, and its
+    code is that of any fatal error: https://github.com/confluentinc/librdkafka/blob/v2.16.0/src/rdkafka_cgrp.c"""
+    reasons = ("API version not supported", "Required feature not supported by broker")
+    return "ConsumerGroupHeartbeat" in text and any(reason in text for reason in reasons)
 
 
 def silence(hosts: str) -> str:

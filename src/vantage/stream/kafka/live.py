@@ -122,6 +122,6 @@ class LiveReader:
 
     def _close(self) -> None:
         consumer, self._consumer = self._consumer, None
-        self._failures.fatal = False
+        self._failures.fatal = ""
         if consumer is not None:
             consumer.close()

@@ -83,7 +83,7 @@ class KafkaSink:
                 "queue.buffering.max.kbytes": max(1024, 2 * self._nbytes_max >> 10),
             },
         )
-        self._failures.fatal = False
+        self._failures.fatal = ""
         return producer
 
     def _poll(self) -> None:

@@ -34,6 +34,7 @@ from vantage.stream.kafka.client import (
     make,
 )
 from vantage.stream.kafka.dead_letters import KEY
+from vantage.stream.kafka.failures import lacks_kip_848
 from vantage.stream.message import FORMAT_HEADER, BatchDecoder
 from vantage.stream.ports import Claim, ClaimLost, Message, StreamPositions
 
@@ -133,13 +134,10 @@ class KafkaSource:
                 early.add(record.partition())
             elif problem is None:
                 messages.append(self._message(record))
-            elif problem.fatal() or problem.name() in ("UNSUPPORTED_VERSION", "_UNSUPPORTED_FEATURE"):
-                self._restart_after(problem)
             elif problem.name() != "_PARTITION_EOF":
                 self._failures.on_error(problem)
         if self._failures.fatal:
-            self._restart_after(None)
-        if self._consumer is None:
+            self._restart_after(self._failures.fatal)
             return []  # what was fetched is fetched again
         self._start_again(early)
         if messages:
@@ -161,7 +159,7 @@ class KafkaSource:
             self._consumer.incremental_assign(parts)
 
     def _subscribed(self) -> Any:
-        self._failures.fatal = False
+        self._failures.fatal = ""
         protocol = (
             {"group.protocol": "consumer"}
             if self._consumer_protocol
@@ -187,10 +185,11 @@ class KafkaSource:
     async def rewind(self) -> None:
         await self._in_thread(self._close)
 
-    def _restart_after(self, error: Any) -> None:
+    def _restart_after(self, problem: str) -> None:
         """Begin again with a new consumer; without KIP-848 where the broker does not know it."""
-        if error is not None and error.name() in ("UNSUPPORTED_VERSION", "_UNSUPPORTED_FEATURE"):
+        if lacks_kip_848(problem):
             self._consumer_protocol = False
+            _log.info("the broker has the classic protocol of groups alone, so that is used", group=self._group)
         self._begin_again()
 
     def _begin_again(self) -> None:
