@@ -246,6 +246,7 @@ def build_parts(
             pings,
             warnings=lambda: [
                 *(store.warnings() if store is not None else ()),
+                *(broker.warnings() if broker is not None else ()),
                 *filter(None, [clock_warning(), shared.warning() if shared else ""]),
             ],
             read_only=read_only,

@@ -100,7 +100,8 @@ class Kafka:
     def __init__(self, broker: KafkaBroker, partitions: int = 1) -> None:
         from confluent_kafka import Producer
 
-        from vantage.stream.kafka.client import Topics, TopicSettings, parse_url
+        from vantage.stream.kafka.client import Topics, parse_url
+        from vantage.stream.kafka.topic_settings import TopicSettings
 
         self._url = parse_url(broker.url)
         self._topic = TopicSettings(name=f"topic-{next(self.names)}", partitions=partitions)

@@ -15,8 +15,9 @@ from tests.support.server import vantage
 from tests.support.wait import until
 from vantage.core.clock import SystemClock
 from vantage.storage.metadata.memory import MemoryMetadataStore
-from vantage.stream.kafka.client import TOPIC, Topics, TopicSettings, parse_url
+from vantage.stream.kafka.client import Topics, parse_url
 from vantage.stream.kafka.source import KafkaSource
+from vantage.stream.kafka.topic_settings import TOPIC, TopicSettings
 from vantage.stream.message import FORMAT, encode_batch
 from vantage.stream.ports import Message, Source
 

@@ -7,7 +7,8 @@ import pytest
 from tests.support.wait import BUSY_S
 from vantage.core.batch import build_batch
 from vantage.core.errors import ConfigError, UnavailableError
-from vantage.stream.kafka.client import TopicSettings, parse_url
+from vantage.stream.kafka.client import parse_url
+from vantage.stream.kafka.topic_settings import TopicSettings
 
 SECRET = "p4ssw0rd"
 

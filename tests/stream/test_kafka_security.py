@@ -22,9 +22,10 @@ from tests.support.wait import until, wait_until
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ConfigError, UnavailableError
 from vantage.storage.metadata.memory import MemoryMetadataStore
-from vantage.stream.kafka.client import Topics, TopicSettings, parse_url
+from vantage.stream.kafka.client import Topics, parse_url
 from vantage.stream.kafka.sink import KafkaSink
 from vantage.stream.kafka.source import KafkaSource
+from vantage.stream.kafka.topic_settings import TopicSettings
 from vantage.stream.ports import Message
 
 WRONG = "wr0ng-p4ssw0rd"

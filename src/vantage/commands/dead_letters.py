@@ -97,6 +97,9 @@ def _show(letter: Letter) -> int:
         ],
     )
     print()
+    if letter.is_empty:
+        print("the message is not here: it was too large for the topic of dead letters")
+        return 0
     try:
         print(json.dumps(_content(letter), indent=2, ensure_ascii=False))
     except ValueError as error:
@@ -172,7 +175,9 @@ def _chosen(letters: DeadLetters, arguments: argparse.Namespace) -> Sequence[str
     if before and not arguments.again:
         notice(f"{len(before)} of them were sent again before, and are left out: --again sends them once more")
         chosen = [letter for letter in chosen if letter.replayed_at_ms is None]
-    return [letter.id for letter in chosen]
+    if empty := [letter for letter in chosen if letter.is_empty]:
+        notice(f"{len(empty)} of them are without their message, which was too large, and are left out")
+    return [letter.id for letter in chosen if not letter.is_empty]
 
 
 def _confirm(count: int) -> bool:

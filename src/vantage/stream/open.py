@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vantage.config import Settings
-from vantage.stream.kafka.client import TopicSettings, parse_url
+from vantage.stream.kafka.client import parse_url
 from vantage.stream.kafka.live import LiveReader, LiveWriter
 from vantage.stream.kafka.sink import KafkaSink
 from vantage.stream.kafka.source import KafkaSource
+from vantage.stream.kafka.topic_settings import TopicSettings
 from vantage.stream.ports import StreamPositions
 
 

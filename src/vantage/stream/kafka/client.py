@@ -20,15 +20,10 @@ import structlog
 from vantage.core.errors import ConfigError, UnavailableError
 from vantage.stream.kafka.failures import Failures
 from vantage.stream.kafka.probe import explain
+from vantage.stream.kafka.topic_settings import DEAD_LETTERS, LIVE, TopicSettings, differences
 
 SCHEME: Final = "kafka"
-TOPIC: Final = "metrics-raw"
-DEAD_LETTERS: Final = "vantage-dead-letters"
-LIVE: Final = "vantage-live"
 GROUP: Final = "vantage-workers"
-MESSAGE_NBYTES_MAX: Final = 16 << 20  # a body of 8 MB becomes a message of about as much
-RETENTION_MS: Final = 7 * 86_400_000
-LIVE_RETENTION_MS: Final = 300_000
 REQUEST_TIMEOUT_S: Final = 10.0
 CONNECT_TIMEOUT_S: Final = 3.0  # with TLS and a login
 PING_TIMEOUT_S: Final = 1.0
@@ -120,17 +115,9 @@ def make(kind: str, url: BrokerUrl, failures: Failures, settings: Mapping[str, A
         raise ConfigError(f"broker_url: {text[:200]}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class TopicSettings:
-    """How topics are created."""
-
-    name: str = TOPIC
-    partitions: int = 6
-    replicas: int = 1
-
-
 class Topics:
-    """Creates the topics that are missing, and checks those that are there. Its methods block; any thread."""
+    """Creates the topics that are missing, and checks those that are there. Its methods block; any thread. ``warnings``
+    are what is wrong with topics that were there."""
 
     def __init__(self, url: BrokerUrl, wanted: TopicSettings) -> None:
         self._url = url
@@ -139,6 +126,7 @@ class Topics:
         self._lock = threading.Lock()
         self._admin: Any = None
         self._id = ""
+        self.warnings: tuple[str, ...] = ()
         self._failures = failures_of(url)
 
     @property
@@ -185,10 +173,7 @@ class Topics:
                 name,
                 self._wanted.partitions if name == self._wanted.name else 1,
                 self._wanted.replicas,
-                config={
-                    "retention.ms": str(LIVE_RETENTION_MS if name == LIVE else RETENTION_MS),
-                    "max.message.bytes": str(MESSAGE_NBYTES_MAX),
-                },
+                config=self._wanted.config(name),
             )
             for name in missing
         ]
@@ -204,7 +189,12 @@ class Topics:
             known = self._describe(client)
             if time.monotonic() > end_s:
                 raise UnavailableError(f"the topic {self._wanted.name} was created, and is not there yet")
-        self._check(admin, client, known[self._wanted.name])
+        self.warnings = tuple(
+            sentence
+            for name in (self._wanted.name, DEAD_LETTERS)
+            if name not in missing
+            for sentence in self._differences(name, known[name])
+        )
         return str(known[self._wanted.name].topic_id)
 
     def _describe(self, client: Any) -> dict[str, Any]:
@@ -218,51 +208,35 @@ class Topics:
                     raise self._unavailable(error) from error
         return known
 
-    def _check(self, admin: Any, client: Any, topic: Any) -> None:
-        """Warn about settings of an existing topic that differ from those it would be created with."""
-        name = self._wanted.name
+    def _differences(self, name: str, topic: Any) -> list[str]:
+        """Return in what an existing topic differs from how it would be created."""
+        admin = importlib.import_module("confluent_kafka.admin")
         resource = admin.ConfigResource(admin.ResourceType.TOPIC, name)
-        (future,) = client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S).values()
+        (future,) = self._client().describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S).values()
         try:
-            settings = {key: entry.value for key, entry in future.result().items()}
+            config = {key: entry.value for key, entry in future.result().items() if entry.value is not None}
         except self._kafka.KafkaException as error:
-            _log.warning("the topic's settings cannot be read", topic=name, reason=str(error))
-            return
-        if len(topic.partitions) != self._wanted.partitions:
-            _log.warning(
-                "the topic has another number of partitions",
-                topic=name,
-                partitions=len(topic.partitions),
-                kafka_partitions=self._wanted.partitions,
-            )
-        if 0 <= int(settings.get("retention.ms", -1)) < RETENTION_MS:
-            _log.warning("the topic keeps messages for less than 7 days", topic=name, ms=settings["retention.ms"])
-        if int(settings.get("max.message.bytes", MESSAGE_NBYTES_MAX)) < MESSAGE_NBYTES_MAX:
-            _log.warning(
-                "the topic refuses messages of large requests: set max.message.bytes",
-                topic=name,
-                max_message_bytes=settings["max.message.bytes"],
-                wanted=MESSAGE_NBYTES_MAX,
-            )
-        if settings.get("cleanup.policy") not in (None, "delete"):
-            _log.warning("the topic deletes messages by key: set cleanup.policy to delete", topic=name)
+            _log.info("the topic's settings cannot be read", topic=name, reason=str(error))
+            return []
+        return differences(name, len(topic.partitions), config, self._wanted)
 
 
 def deliver(
     producer: Any, topic: str, *, key: bytes, value: bytes | None, headers: Mapping[str, bytes], failures: Failures
 ) -> None:
-    """Publish a message and wait until the brokers have it. Raises UnavailableError."""
-    outcome: list[Any] = []
+    """Publish a message and wait until the brokers have it. Raises UnavailableError, and InputError when it is too
+    large for them."""
+    outcome: list[Any] = []  # empty until the brokers have answered
     try:
         producer.produce(
             topic, key=key, value=value, headers=dict(headers), on_delivery=lambda error, _: outcome.append(error)
         )
     except library().KafkaException as error:
-        raise failures.unavailable(error) from error
+        raise failures.refused(error.args[0]) from error
     producer.flush(REQUEST_TIMEOUT_S + 1)
-    if outcome != [None]:
+    if not outcome or outcome[0] is not None:  # a KafkaError cannot be compared with None: that is a SystemError
         failures.note_silence()
-        raise UnavailableError(failures.reason(outcome[0]) if outcome else failures.latest)
+        raise failures.refused(outcome[0]) if outcome else UnavailableError(failures.latest)
     failures.clear()
 
 

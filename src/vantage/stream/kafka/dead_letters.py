@@ -13,29 +13,22 @@ from typing import Any, Final
 from uuid import uuid4
 
 from vantage.core.errors import InputError, NotFoundError, UnavailableError
-from vantage.stream.kafka.client import (
-    DEAD_LETTERS,
-    MESSAGE_NBYTES_MAX,
-    REQUEST_TIMEOUT_S,
-    TOPIC,
-    BrokerUrl,
-    deliver,
-    failures_of,
-    library,
-    make,
-)
+from vantage.stream.kafka.client import REQUEST_TIMEOUT_S, BrokerUrl, deliver, failures_of, library, make
+from vantage.stream.kafka.topic_settings import DEAD_LETTERS, LETTER_NBYTES_MAX, RECEIVE_NBYTES_MAX, TOPIC
 from vantage.stream.message import FORMAT, FORMAT_HEADER
 
 READ_MAX: Final = 100_000  # messages of the topic that are looked at, the latest
 REPLAYED: Final = "replayed"  # header of a mark: the letter's id
 KEY: Final = "key"  # header of a letter: the key of the message it was
+LEFT_OUT: Final = "left-out"  # header of a letter without its message: how many bytes that had
 _POLL_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
     """A message that could not be stored. Times are epoch milliseconds; ``source`` is where it was, as
-    ``topic/partition/offset``; ``replayed_at_ms`` is None until it is sent again."""
+    ``topic/partition/offset``; ``replayed_at_ms`` is None until it is sent again. One that ``is_empty`` is without its
+    message, which was too large for the topic."""
 
     id: str
     at_ms: int
@@ -46,6 +39,7 @@ class Letter:
     nbytes: int
     key: bytes
     value: bytes
+    is_empty: bool = False
     replayed_at_ms: int | None = None
 
 
@@ -94,7 +88,8 @@ class DeadLetters:
             {
                 "acks": "all",
                 "enable.idempotence": True,
-                "message.max.bytes": 2 * MESSAGE_NBYTES_MAX,
+                "compression.type": "zstd",
+                "message.max.bytes": RECEIVE_NBYTES_MAX,
                 "message.timeout.ms": int(REQUEST_TIMEOUT_S * 1000),
             },
         )
@@ -115,8 +110,8 @@ class DeadLetters:
             {
                 "group.id": f"{DEAD_LETTERS}-{uuid4().hex}",  # the client wants one; nothing is committed in it
                 "enable.auto.commit": False,
-                "fetch.message.max.bytes": 2 * MESSAGE_NBYTES_MAX,
-                "receive.message.max.bytes": 4 * MESSAGE_NBYTES_MAX,
+                "fetch.message.max.bytes": LETTER_NBYTES_MAX,
+                "receive.message.max.bytes": RECEIVE_NBYTES_MAX,
             },
         )
         try:
@@ -183,9 +178,10 @@ class _Pile:
             source=(record.key() or b"").decode("utf-8", "replace"),
             reason=(headers.get("reason") or b"").decode("utf-8", "replace"),
             format=_number(headers.get(FORMAT_HEADER), FORMAT),
-            nbytes=len(value),
+            nbytes=_number(headers.get(LEFT_OUT), len(value)),
             key=headers.get(KEY) or b"",
             value=value if with_value else b"",
+            is_empty=LEFT_OUT in headers,
         )
 
     def letters(self) -> Iterator[Letter]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from vantage.core.errors import UnavailableError
+from vantage.core.errors import InputError, UnavailableError, VantageError
 
 SILENT: Final = frozenset({"_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_TIMED_OUT_QUEUE", "_MSG_TIMED_OUT"})
 EXPLAIN_EVERY_S: Final = 10.0
@@ -84,6 +84,12 @@ class Failures:
     def _see(self) -> None:
         if explained := self._explain():
             self.note_cause(explained)
+
+    def refused(self, error: Any) -> VantageError:
+        """Return what a KafkaError of one message means: UnavailableError, or InputError when it is too large."""
+        if error.name() in ("MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE"):
+            return InputError("is larger than the broker takes: max.message.bytes of the topic limits it")
+        return UnavailableError(self.reason(error))
 
     def reason(self, error: Any) -> str:
         """Return a KafkaError as a sentence: when it is silence, the cause of that as far as it is known."""

@@ -12,15 +12,8 @@ from typing import Any, Final, Self
 from uuid import uuid4
 
 from vantage.core.errors import UnavailableError
-from vantage.stream.kafka.client import (
-    LIVE,
-    BrokerUrl,
-    Topics,
-    TopicSettings,
-    failures_of,
-    library,
-    make,
-)
+from vantage.stream.kafka.client import BrokerUrl, Topics, failures_of, library, make
+from vantage.stream.kafka.topic_settings import LIVE, TopicSettings
 
 READ_MAX: Final = 200  # messages at once
 QUEUE_KBYTES: Final = 8192  # that wait to be sent, or to be read

@@ -5,28 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 from uuid import uuid4
 
 import msgspec
+import structlog
 
 from vantage.core.batch import Batch
-from vantage.core.errors import BusyError, ConfigError, InputError, UnavailableError
-from vantage.stream.kafka.client import (
-    MESSAGE_NBYTES_MAX,
-    BrokerUrl,
-    Topics,
-    TopicSettings,
-    failures_of,
-    library,
-    make,
-)
+from vantage.core.errors import BusyError, ConfigError, InputError
+from vantage.stream.kafka.client import BrokerUrl, Topics, failures_of, library, make
+from vantage.stream.kafka.topic_settings import MESSAGE_NBYTES_MAX, VALUE_NBYTES_MAX, TopicSettings
 from vantage.stream.message import FORMAT, FORMAT_HEADER, encode_batch
 
 DELIVERY_TIMEOUT_S: Final = 15.0  # then a batch is refused; the client sends it again
 LINGER_MS: Final = 5
 FLUSH_TIMEOUT_S: Final = 8.0
+_log = structlog.get_logger("vantage.stream.kafka")
 _POLL_S: Final = 0.1
 
 
@@ -58,7 +54,12 @@ class KafkaSink:
         self._stop.clear()
         self._thread = threading.Thread(target=self._poll, name="vantage-producer", daemon=True)
         self._thread.start()
+        self._prepare()
         return self
+
+    def warnings(self) -> Sequence[str]:
+        """Return what is wrong with topics that were not created here."""
+        return self._topics.warnings
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -106,8 +107,8 @@ class KafkaSink:
         try:
             await self._until_prepared()
             value = encode_batch(batch)
-            if len(value) > MESSAGE_NBYTES_MAX:
-                raise InputError(f"takes {len(value)} bytes as a message, more than {MESSAGE_NBYTES_MAX}")
+            if len(value) > VALUE_NBYTES_MAX:
+                raise InputError(f"takes {len(value)} bytes as a message, more than {VALUE_NBYTES_MAX}")
             await self._deliver(batch.batch_id, value)
         finally:
             self.queued_nbytes -= batch.nbytes
@@ -115,12 +116,19 @@ class KafkaSink:
     async def _until_prepared(self) -> None:
         """Create and check the topics once. Batches that come while a broker does not answer wait for one attempt
         together, not each for its own in a thread that the health check needs as well."""
-        if self._topics.ready:
-            return
+        if not self._topics.ready:
+            await asyncio.shield(self._prepare())
+
+    def _prepare(self) -> asyncio.Task[str]:
         if self._preparing is None or self._preparing.done():
             self._preparing = asyncio.create_task(asyncio.to_thread(self._topics.topic_id))
-            self._preparing.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(self._preparing)
+            self._preparing.add_done_callback(self._on_prepared)
+        return self._preparing
+
+    def _on_prepared(self, task: asyncio.Task[str]) -> None:
+        if not task.cancelled() and task.exception() is None:  # who waits for it has the exception
+            for sentence in self._topics.warnings:
+                _log.warning("topic", reason=sentence)
 
     async def _deliver(self, key: str, value: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -132,7 +140,7 @@ class KafkaSink:
             if error is None:
                 delivered.set_result(None)
             else:
-                delivered.set_exception(UnavailableError(self._failures.reason(error)))
+                delivered.set_exception(self._failures.refused(error))
 
         def on_delivery(error: Any, _message: Any) -> None:
             loop.call_soon_threadsafe(settle, error)
@@ -148,7 +156,7 @@ class KafkaSink:
         except BufferError as error:
             raise BusyError("the queue of batches waiting for the broker is full") from error
         except self._kafka.KafkaException as error:
-            raise self._failures.unavailable(error) from error
+            raise self._failures.refused(error.args[0]) from error
         await delivered
         self._failures.clear()
 

@@ -19,22 +19,12 @@ from typing import Any, Final, Self
 
 import structlog
 
-from vantage.core.errors import UnavailableError
+from vantage.core.errors import InputError, UnavailableError
 from vantage.core.stream_position import StreamPosition
-from vantage.stream.kafka.client import (
-    DEAD_LETTERS,
-    GROUP,
-    MESSAGE_NBYTES_MAX,
-    BrokerUrl,
-    Topics,
-    TopicSettings,
-    deliver,
-    failures_of,
-    library,
-    make,
-)
-from vantage.stream.kafka.dead_letters import KEY
+from vantage.stream.kafka.client import GROUP, BrokerUrl, Topics, deliver, failures_of, library, make
+from vantage.stream.kafka.dead_letters import KEY, LEFT_OUT
 from vantage.stream.kafka.failures import lacks_kip_848
+from vantage.stream.kafka.topic_settings import DEAD_LETTERS, MESSAGE_NBYTES_MAX, RECEIVE_NBYTES_MAX, TopicSettings
 from vantage.stream.message import FORMAT_HEADER, BatchDecoder
 from vantage.stream.ports import Claim, ClaimLost, Message, StreamPositions
 
@@ -44,6 +34,8 @@ BUFFERED_KBYTES_MAX: Final = 16_384  # fetched and not asked for yet
 SESSION_MS: Final = 30_000
 RELEASE_TIMEOUT_S: Final = 15.0
 REQUEST_TIMEOUT_S: Final = 10.0
+REASON_LENGTH_MAX: Final = 1000
+KEY_NBYTES_MAX: Final = 4096
 _log = structlog.get_logger("vantage.stream.kafka")
 
 
@@ -175,7 +167,7 @@ class KafkaSource:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "fetch.message.max.bytes": MESSAGE_NBYTES_MAX,
-                "receive.message.max.bytes": 4 * MESSAGE_NBYTES_MAX,
+                "receive.message.max.bytes": RECEIVE_NBYTES_MAX,
                 "queued.max.messages.kbytes": BUFFERED_KBYTES_MAX,
             },
         )
@@ -348,23 +340,26 @@ class KafkaSource:
                 self._failures,
                 {
                     "enable.idempotence": True,
-                    "message.max.bytes": 2 * MESSAGE_NBYTES_MAX,
+                    "compression.type": "zstd",
+                    "message.max.bytes": RECEIVE_NBYTES_MAX,  # before compression; the topic's limit is after it
                     "message.timeout.ms": int(REQUEST_TIMEOUT_S * 1000),
                 },
             )
-        deliver(
-            self._producer,
-            DEAD_LETTERS,
-            key=f"{self._topic}/{message.partition}/{message.offset}".encode(),
-            value=message.value,
-            headers={
-                "reason": reason[:1000].encode(),
-                "sent-at": str(message.at_ms).encode(),
-                KEY: message.key,
-                FORMAT_HEADER: message.format,
-            },
-            failures=self._failures,
-        )
+        key = f"{self._topic}/{message.partition}/{message.offset}".encode()
+        headers = {
+            "reason": reason[:REASON_LENGTH_MAX].encode(),
+            "sent-at": str(message.at_ms).encode(),
+            KEY: message.key[:KEY_NBYTES_MAX],
+            FORMAT_HEADER: message.format[:KEY_NBYTES_MAX],
+        }
+        try:
+            deliver(
+                self._producer, DEAD_LETTERS, key=key, value=message.value, headers=headers, failures=self._failures
+            )
+        except InputError:  # the partition must go on, and the letter says what it lacks
+            _log.error("a dead letter is without its message, which is too large", source=key.decode())
+            headers[LEFT_OUT] = str(message.nbytes).encode()
+            deliver(self._producer, DEAD_LETTERS, key=key, value=b"", headers=headers, failures=self._failures)
 
     def lag(self) -> Mapping[int, int]:
         with self._lock:
