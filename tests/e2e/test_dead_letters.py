@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ from tests.support.wait import until
 from vantage.core.clock import SystemClock
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.stream.kafka.client import Topics, parse_url
+from vantage.stream.kafka.dead_letters import CLAIM, CLAIM_MS, DeadLetters
 from vantage.stream.kafka.source import KafkaSource
-from vantage.stream.kafka.topic_settings import TOPIC, TopicSettings
+from vantage.stream.kafka.topic_settings import DEAD_LETTERS, TOPIC, TopicSettings
 from vantage.stream.message import FORMAT, encode_batch
 from vantage.stream.ports import Message, Source
 
@@ -96,6 +98,40 @@ async def test_letters_are_listed_shown_and_sent_again_once(broker: KafkaBroker,
             (b"good", b"1", good),
         ]
         assert [message.batch and message.batch.batch_id for message in again] == ["good", None, None, "good"]
+
+
+async def test_commands_at_the_same_time_send_each_letter_once(broker: KafkaBroker) -> None:
+    url, topic = parse_url(broker.url), TopicSettings(name="metrics-twice", partitions=1)
+    await asyncio.to_thread(Topics(url, topic).topic_id)
+    producer = Producer(dict(url.settings))
+    for number in range(6):
+        producer.produce(topic.name, encode_batch(a_batch(1.0, batch_id="")), headers={"vantage-format": str(number)})
+    producer.flush()
+    async with (
+        MemoryMetadataStore(SystemClock()) as positions,
+        KafkaSource(url, topic, positions, group="twice") as source,
+    ):
+        await rejected(source, 6, "refused")
+        letters = [letter for letter in DeadLetters(url).latest()[0] if letter.source.startswith(f"{topic.name}/")]
+        ids = [letter.id for letter in letters]
+        for again in (False, True):
+            sent: list[str] = []
+            commands = [asyncio.to_thread(DeadLetters(url).replay, ids, sent.append, again=again) for _ in range(3)]
+            await asyncio.gather(*commands)
+            assert sorted(sent) == sorted(ids) if not again else set(sent) == set(ids)
+            messages = await rejected(source, len(sent), "refused again")
+            assert len(messages) == len(sent)
+            assert await source.fetch(1.0) == []
+        # One that died with a claim keeps nobody from the letter for more than a minute.
+        late, other = [letter.id for letter in DeadLetters(url).latest()[0] if letter.reason == "refused again"][:2]
+        now_ms = SystemClock().now_ms()
+        for letter_id, at_ms in ((late, now_ms - CLAIM_MS - 1000), (other, now_ms)):
+            claim = f"{letter_id} somebody-else"
+            producer.produce(DEAD_LETTERS, None, "", headers={CLAIM: claim}, timestamp=at_ms)
+        producer.flush()
+        sent = []
+        await asyncio.to_thread(DeadLetters(url).replay, [late, other], sent.append)
+        assert sent == [late]
 
 
 @pytest.mark.parametrize(

@@ -157,9 +157,11 @@ def _replay(letters: DeadLetters, arguments: argparse.Namespace) -> int:
         return 1
     sent: list[str] = []
     try:
-        letters.replay(chosen, sent.append)
+        letters.replay(chosen, sent.append, again=arguments.again)
     finally:
         print(f"sent {len(sent)} of {len(chosen)} again")
+        if len(sent) < len(chosen):
+            notice("the others were not sent, or another command sends them now")
     return 0
 
 

@@ -222,14 +222,26 @@ class Topics:
 
 
 def deliver(
-    producer: Any, topic: str, *, key: bytes, value: bytes | None, headers: Mapping[str, bytes], failures: Failures
+    producer: Any,
+    topic: str,
+    *,
+    key: bytes,
+    value: bytes | None,
+    headers: Mapping[str, bytes],
+    failures: Failures,
+    partition: int = -1,
 ) -> None:
-    """Publish a message and wait until the brokers have it. Raises UnavailableError, and InputError when it is too
-    large for them."""
+    """Publish a message and wait until the brokers have it; without a ``partition`` its key says which it goes to.
+    Raises UnavailableError, and InputError when it is too large for them."""
     outcome: list[Any] = []  # empty until the brokers have answered
     try:
         producer.produce(
-            topic, key=key, value=value, headers=dict(headers), on_delivery=lambda error, _: outcome.append(error)
+            topic,
+            key=key,
+            value=value,
+            headers=dict(headers),
+            partition=partition,
+            on_delivery=lambda error, _: outcome.append(error),
         )
     except library().KafkaException as error:
         raise failures.refused(error.args[0]) from error

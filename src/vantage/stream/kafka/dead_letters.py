@@ -2,12 +2,16 @@
 
 A letter is known by its place in the topic, as ``PARTITION-OFFSET``. That it was sent again is a message of the same
 topic too, with the header ``replayed`` and no value: it lives longer than the letter does.
+
+Before a letter is sent again, it is claimed by such a message with the header ``claim``, in the letter's partition. Of
+those who claim it at the same time, the first in the partition sends it: its order is the same for all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import uuid4
@@ -19,6 +23,10 @@ from vantage.stream.message import FORMAT, FORMAT_HEADER
 
 READ_MAX: Final = 100_000  # messages of the topic that are looked at, the latest
 REPLAYED: Final = "replayed"  # header of a mark: the letter's id
+CLAIM: Final = "claim"  # header of a claim: the letter's id, and who claims it
+RELEASE: Final = "release"  # header of a message that ends the claims before it: the letter's id
+CLAIM_MS: Final = 60_000  # then it lapses: who claimed the letter has died, and cannot send it any more
+SEND_S: Final = 20.0  # after its claim a letter is sent within this time, or claimed again
 KEY: Final = "key"  # header of a letter: the key of the message it was
 LEFT_OUT: Final = "left-out"  # header of a letter without its message: how many bytes that had
 _POLL_S: Final = 0.5
@@ -28,7 +36,7 @@ _POLL_S: Final = 0.5
 class Letter:
     """A message that could not be stored. Times are epoch milliseconds; ``source`` is where it was, as
     ``topic/partition/offset``; ``replayed_at_ms`` is None until it is sent again. One that ``is_empty`` is without its
-    message, which was too large for the topic."""
+    message, which was too large for the topic. ``claimed_by`` is who sends it again now."""
 
     id: str
     at_ms: int
@@ -41,6 +49,7 @@ class Letter:
     value: bytes
     is_empty: bool = False
     replayed_at_ms: int | None = None
+    claimed_by: str = ""
 
 
 class DeadLetters:
@@ -78,9 +87,11 @@ class DeadLetters:
                 return letter
         raise NotFoundError(f"there is no dead letter {letter_id}: they are deleted after 7 days")
 
-    def replay(self, letter_ids: Sequence[str], on_sent: Callable[[str], None]) -> None:
-        """Send messages again as they were, then mark them; ``on_sent`` is called after each. One that is interrupted
-        between the two is sent again next time: its batch id lets it be stored once. Raises as ``letter``."""
+    def replay(self, letter_ids: Sequence[str], on_sent: Callable[[str], None], *, again: bool = False) -> None:
+        """Send messages again as they were, then mark them; ``on_sent`` is called after each. Those that somebody else
+        sends at the same time are left out, and without ``again`` those that were sent before. One that is interrupted
+        between sending and marking is sent again next time: its batch id lets it be stored once. Raises as
+        ``letter``."""
         producer = make(
             "Producer",
             self._url,
@@ -94,12 +105,41 @@ class DeadLetters:
             },
         )
         for letter_id in letter_ids:
-            letter = self.letter(letter_id)
+            letter = self._claimed(producer, letter_id)
+            if letter is None:
+                continue
+            if letter.is_empty or (letter.replayed_at_ms is not None and not again):
+                self._note(producer, letter_id, {RELEASE: letter_id.encode()})
+                continue
             headers = {FORMAT_HEADER: str(letter.format).encode()}
-            topic, mark, failures = letter.source.split("/")[0] or TOPIC, {REPLAYED: letter_id.encode()}, self._failures
+            topic, failures = letter.source.split("/")[0] or TOPIC, self._failures
             deliver(producer, topic, key=letter.key, value=letter.value, headers=headers, failures=failures)
-            deliver(producer, DEAD_LETTERS, key=b"", value=None, headers=mark, failures=failures)
+            self._note(producer, letter_id, {REPLAYED: letter_id.encode()})
             on_sent(letter_id)
+
+    def _claimed(self, producer: Any, letter_id: str) -> Letter | None:
+        """Return a letter that nobody else sends for SEND_S; None when another one has claimed it."""
+        while True:
+            token, began_s = uuid4().hex, time.monotonic()
+            self._note(producer, letter_id, {CLAIM: f"{letter_id} {token}".encode()})
+            letter = self.letter(letter_id)
+            if letter.claimed_by != token:
+                return None
+            if time.monotonic() < began_s + SEND_S:
+                return letter
+
+    def _note(self, producer: Any, letter_id: str, headers: Mapping[str, bytes]) -> None:
+        """Publish a claim or a mark behind the letter."""
+        partition, _ = _position(letter_id)
+        deliver(
+            producer,
+            DEAD_LETTERS,
+            key=b"",
+            value=None,
+            headers=headers,
+            failures=self._failures,
+            partition=partition,
+        )
 
     @contextlib.contextmanager
     def _consumer(self) -> Iterator[Any]:
@@ -162,12 +202,22 @@ class _Pile:
     def __init__(self) -> None:
         self._letters: dict[str, Letter] = {}
         self._replayed_ms: dict[str, int] = {}
+        self._claims: dict[str, list[tuple[int, str]]] = {}  # since the last mark or release: time, and who
 
     def add(self, record: Any, *, with_value: bool) -> None:
         """Add a message of the topic."""
         headers = dict(record.headers() or ())
         if (replayed := headers.get(REPLAYED)) is not None:
-            self._replayed_ms[replayed.decode("utf-8", "replace")] = record.timestamp()[1]
+            letter_id = replayed.decode("utf-8", "replace")
+            self._replayed_ms[letter_id] = record.timestamp()[1]
+            self._claims.pop(letter_id, None)
+            return
+        if (released := headers.get(RELEASE)) is not None:
+            self._claims.pop(released.decode("utf-8", "replace"), None)
+            return
+        if (claim := headers.get(CLAIM)) is not None:
+            letter_id, _, token = claim.decode("utf-8", "replace").partition(" ")
+            self._claims.setdefault(letter_id, []).append((record.timestamp()[1], token))
             return
         value = record.value() or b""
         letter_id = f"{record.partition()}-{record.offset()}"
@@ -187,7 +237,14 @@ class _Pile:
     def letters(self) -> Iterator[Letter]:
         """Yield the letters, each with what the marks say of it."""
         for letter in self._letters.values():
-            yield replace(letter, replayed_at_ms=self._replayed_ms.get(letter.id))
+            yield replace(
+                letter, replayed_at_ms=self._replayed_ms.get(letter.id), claimed_by=self._claimed_by(letter.id)
+            )
+
+    def _claimed_by(self, letter_id: str) -> str:
+        claims = self._claims.get(letter_id, [])
+        latest_ms = claims[-1][0] if claims else 0
+        return next((token for at_ms, token in claims if at_ms > latest_ms - CLAIM_MS), "")
 
 
 def _position(letter_id: str) -> tuple[int, int]:
