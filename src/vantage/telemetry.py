@@ -11,6 +11,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from vantage.recent_errors import RecentErrors
+
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -20,6 +22,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.errors = RecentErrors()
         r = self.registry
         self.collector_requests = Counter(
             "vantage_collector_requests", "Requests to the ingest endpoints.", ["endpoint", "status"], registry=r

@@ -12,7 +12,8 @@ from vantage.core.timerange import TimeRange
 from vantage.ingest.self_telemetry import SelfTelemetry
 from vantage.query.context import QueryContext
 from vantage.query.http_semconv import split_buckets
-from vantage.query.pipeline import Pipeline, read_pipeline
+from vantage.query.pipeline import ErrorRow, Pipeline, read_pipeline
+from vantage.recent_errors import TEXTS_MAX, RecentErrors
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
@@ -113,6 +114,39 @@ async def test_a_worker_that_cannot_store_says_so(context: QueryContext) -> None
     await context.clock.sleep(15)
     await worker.report()
     assert not (await read(context)).workers[0].is_failing
+
+
+async def test_the_latest_errors_of_all_processes_are_shown_with_their_text(context: QueryContext) -> None:
+    worker, now_ms = Process(context, "worker", "b"), context.clock.now_ms()
+    worker.telemetry.errors = RecentErrors(context.clock.now_ms)
+    context.telemetry.errors = RecentErrors(context.clock.now_ms)
+    for _ in range(3):
+        worker.telemetry.errors.note("consumer", "the store\ndoes not answer")
+    await worker.report()
+    await worker.report()
+    await context.clock.sleep(10)
+    worker.telemetry.errors.note("dead letters", "the message is damaged")
+    context.telemetry.errors.note("self telemetry", "the broker does not answer")
+    await worker.report()
+    assert set((await read(context)).errors) == {
+        ErrorRow("b", "worker", "dead letters", "the message is damaged", 1, now_ms + 10_000),
+        ErrorRow("this process", "", "self telemetry", "the broker does not answer", 1, now_ms + 10_000),
+        ErrorRow("b", "worker", "consumer", "the store does not answer", 3, now_ms),
+    }
+    assert (await read(context)).errors[-1].part == "consumer"
+
+
+def test_errors_have_a_limit_and_what_could_not_be_reported_is_reported_later() -> None:
+    errors = RecentErrors(lambda: 1)
+    for number in range(TEXTS_MAX + 10):
+        errors.note("part", f"{number} {'x' * 1000}")
+    assert len(errors.latest()) == TEXTS_MAX
+    unreported = errors.take_unreported()
+    assert [len(error.text) for error in unreported] == [200] * TEXTS_MAX
+    assert errors.take_unreported() == []
+    errors.give_back(unreported)
+    errors.note("part", unreported[0].text)
+    assert sum(error.count for error in errors.take_unreported()) == TEXTS_MAX + 1
 
 
 async def test_without_reports_there_is_nothing(context: QueryContext) -> None:

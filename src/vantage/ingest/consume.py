@@ -269,6 +269,7 @@ class Consumer:
     async def _reject(self, message: Message, reason: str, kind: str) -> None:
         await self._source.reject(message, reason)
         self._telemetry.dead_letters.labels(kind).inc()
+        self._telemetry.errors.note("dead letters", reason)
         self._poison += 1
         _log.warning(
             "message refused", partition=message.partition, offset=message.offset, bytes=message.nbytes, reason=reason
@@ -278,6 +279,7 @@ class Consumer:
             self._note(f"{self._poison} messages in a row went to the dead letters: {reason}")
 
     def _note(self, problem: str) -> None:
+        self._telemetry.errors.note("consumer", problem)
         if problem != self.failing:
             self.failing = problem
             _log.warning("messages are not moved to the store", reason=problem)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import psutil
@@ -17,6 +17,7 @@ from vantage.core.clock import Clock
 from vantage.core.errors import VantageError
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
+from vantage.recent_errors import RecentError
 from vantage.stream.ports import Sink
 from vantage.telemetry import Telemetry
 
@@ -24,6 +25,7 @@ SERVICE: Final = "vantage"
 INTERVAL_S: Final = 15.0
 FIRST_AFTER_S: Final = 1.0
 SAMPLES_MAX: Final = 200
+TEXTS_MAX: Final = 100  # of errors, each of which is a series
 _LAG_PROBE_S: Final = 0.5
 _log = structlog.get_logger("vantage.self")
 
@@ -65,6 +67,8 @@ class SelfTelemetry:
         self._names = {"environment": role, "service_version": version, "instance": instance}
         self._series: dict[tuple[str, ...], Series] = {}
         self._process = psutil.Process(os.getpid())
+        self._errors: Sequence[RecentError] = ()  # of the last round
+        self._texts: set[str] = set()
         self._lag_ms_max = 0.0
         self._before = self._counts()
         self._measured_s = clock.monotonic_s()
@@ -83,6 +87,8 @@ class SelfTelemetry:
                 self._telemetry.lost.labels("self_telemetry_capped").inc(max(0, len(rows) - SAMPLES_MAX))
             except VantageError as error:
                 self._telemetry.lost.labels("self_telemetry_refused").inc(len(rows))
+                self._telemetry.errors.give_back(self._errors)
+                self._telemetry.errors.note("self telemetry", str(error))
                 _log.debug("self telemetry dropped", reason=str(error))
             await self._clock.sleep(INTERVAL_S)
 
@@ -125,7 +131,18 @@ class SelfTelemetry:
             rows.append((self._own_series("store.commit.duration", Kind.GAUGE, "ms"), now_ms, seconds / commits * 1000))
         self._lag_ms_max = 0.0
         changes = {name: count - before.get(name, 0.0) for name, count in counts.items()}
-        return rows + self._pipeline_rows(now_ms, changes) + self._request_rows(now_ms)
+        return rows + self._pipeline_rows(now_ms, changes) + self._error_rows() + self._request_rows(now_ms)
+
+    def _error_rows(self) -> list[tuple[Series, int, float]]:
+        """Return the errors of the round. Beyond TEXTS_MAX texts of a process they are counted together."""
+        self._errors = self._telemetry.errors.take_unreported()
+        rows = []
+        for error in self._errors:
+            self._texts |= {error.text} if len(self._texts) < TEXTS_MAX else set()
+            tags = {"part": error.part, "text": error.text if error.text in self._texts else "other errors"}
+            series = self._own_series("pipeline.errors", Kind.COUNTER, "", tags)
+            rows.append((series, error.at_ms, float(error.count)))
+        return rows
 
     def _pipeline_rows(self, now_ms: int, changes: Mapping[str, float]) -> list[tuple[Series, int, float]]:
         """Return what this process publishes to the broker, and what it consumes if it is a worker."""

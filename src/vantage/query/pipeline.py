@@ -30,6 +30,8 @@ REBALANCES: Final = "pipeline.rebalances"
 FAILING: Final = "pipeline.failing"
 PUBLISH: Final = "pipeline.publish.duration"
 WRITE: Final = "store.commit.duration"
+ERRORS: Final = "pipeline.errors"
+ERRORS_MAX: Final = 20  # that are shown
 RECEIVED: Final = ("ingest.samples", "ingest.spans")
 _NAMES: Final = (LAG, MESSAGES, STORED, RANGES, DEAD_LETTERS, REBALANCES, FAILING, PUBLISH, WRITE, *RECEIVED)
 
@@ -65,12 +67,26 @@ class PartitionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorRow:
+    """An error of a part of a process: its text, how often it occurred in the range, and when last."""
+
+    instance: str
+    role: str
+    part: str
+    text: str
+    count: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
-    """``dead_letters`` is by reason. The tuples have one value per bucket, None without data."""
+    """``dead_letters`` is by the kind of reason; ``errors`` are the latest. The tuples of numbers have one value per
+    bucket, None without data."""
 
     processes: tuple[ProcessRow, ...]
     partitions: tuple[PartitionRow, ...]
     dead_letters: Mapping[str, int]
+    errors: tuple[ErrorRow, ...]
     received_per_s: BucketValues
     stored_per_s: BucketValues
     lags: BucketValues
@@ -146,6 +162,7 @@ async def read_pipeline(context: QueryContext, buckets: Buckets) -> Pipeline:
         ),
         rows_max=ROWS_MAX,
     )
+    errors = await _read_errors(context, buckets)
     measured: dict[tuple[str, str], _Measured] = defaultdict(_Measured)
     newest_lags: dict[int, tuple[int, int, str]] = {}
     reasons: Counter[str] = Counter()
@@ -177,12 +194,39 @@ async def read_pipeline(context: QueryContext, buckets: Buckets) -> Pipeline:
             PartitionRow(number, lag, instance, at_ms) for number, (at_ms, lag, instance) in sorted(newest_lags.items())
         ),
         dead_letters=dict(reasons.most_common()),
+        errors=errors,
         received_per_s=_rates([sums[name] for name in RECEIVED], buckets),
         stored_per_s=_rates([sums[STORED]], buckets),
         lags=_total_lags(list(lags.values()), starts),
         write_ms=tuple(means[WRITE].get(start) for start in starts),
         publish_ms=tuple(means[PUBLISH].get(start) for start in starts),
     )
+
+
+async def _read_errors(context: QueryContext, buckets: Buckets) -> tuple[ErrorRow, ...]:
+    """Return the latest errors that processes reported, and those of this process that it could not report."""
+    value, at = Column("value"), Column("timestamp")
+    tags = (TagValue(TAG_INSTANCE), Column("environment"), TagValue("part"), TagValue("text"))
+    reported = await context.select(
+        "pipeline_errors",
+        Select(
+            "metrics",
+            select_items((*tags, Call("sum", (value,)), Call("max", (at,)))),
+            where=And((equals("metric_name", ERRORS), equals("service_name", SELF), *time_filter(buckets))),
+            group_by=tags,
+        ),
+        rows_max=ROWS_MAX,
+    )
+    rows = [
+        ErrorRow(instance, role, part, text, int(total), at_ms)
+        for instance, role, part, text, total, at_ms in reported.rows()
+    ]
+    rows += [
+        ErrorRow("this process", "", error.part, error.text, error.count, error.at_ms)
+        for error in context.telemetry.errors.latest()
+        if error.at_ms >= buckets.start_ms and not any((row.part, row.text) == (error.part, error.text) for row in rows)
+    ]
+    return tuple(sorted(rows, key=lambda row: -row.at_ms)[:ERRORS_MAX])
 
 
 def _row(key: tuple[str, str], process: _Measured, buckets: Buckets) -> ProcessRow:
