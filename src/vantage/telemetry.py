@@ -68,6 +68,12 @@ class Telemetry:
         self.batch_ids_evicted = Counter(
             "vantage_store_batch_ids_evicted", "Batch ids evicted early because there were too many.", registry=r
         )
+        self.clickhouse_parts = Gauge(
+            "vantage_clickhouse_parts",
+            "Active parts of ClickHouse's tables, read once a minute, by table.",
+            ["table"],
+            registry=r,
+        )
         self.kafka_lag = Gauge(
             "vantage_worker_kafka_lag", "Messages waiting in the broker, by partition.", ["partition"], registry=r
         )

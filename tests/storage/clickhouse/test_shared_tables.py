@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ from vantage.storage.clickhouse.server_url import parse_server_url
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.clickhouse.table_settings import DATA_TABLES, apply_settings, apply_ttl
 from vantage.storage.open import migrate_server, pending_on_server
-from vantage.storage.ports import StreamBatch
+from vantage.storage.ports import RetentionPolicy, StreamBatch
 from vantage.telemetry import Telemetry
 
 clickhouse_driver = pytest.importorskip("clickhouse_driver", reason="pip install 'vantage[clickhouse]'")
@@ -189,6 +190,23 @@ def test_expiry_is_changed_only_when_it_differs_and_read_back(engine: NativeEngi
         changes.clear()
         apply_ttl(engine, days=days)
         assert len(changes) == expected, days
+
+
+async def test_active_parts_are_counted_by_table(server: ClickHouseServer, url: str) -> None:
+    store = opened(url, clock=SystemClock())
+    async with store:
+        now_ms = SystemClock().now_ms()
+        batch = StreamBatch(build_batch([(a_series(), now_ms, 1.0)], batch_id="b"), 0, 0, now_ms)
+        await store.write_range([batch], token="t", until_s=time.monotonic() + 60)
+        await store.expire(RetentionPolicy())
+        reported = store._telemetry.values("vantage_clickhouse_parts", "table")
+    rows = server.query(
+        f"SELECT table, count() FROM system.parts WHERE database = '{url.rpartition('/')[2]}' AND active GROUP BY table"
+    )
+    counted = {table: int(parts) for table, parts in (row.split("\t") for row in rows.splitlines())}
+    assert reported["samples"] >= 1
+    assert set(reported) <= set(counted)
+    assert reported["samples"] == counted["samples"]
 
 
 async def test_rows_expire_on_the_server_without_any_process(server: ClickHouseServer, url: str) -> None:

@@ -6,8 +6,9 @@ days of UTC, so that a month is rewritten once a day at most.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -40,6 +41,7 @@ class Partition:
     month: str
     rows: int
     nbytes: int
+    parts: int = field(default=0, compare=False)  # merges change it at any time
 
 
 class Deleter:
@@ -49,10 +51,12 @@ class Deleter:
     def __init__(self, engine: Engine, registry: SeriesRegistry) -> None:
         self._engine = engine
         self._registry = registry
+        self.parts: dict[str, int] = {}  # active ones by table, when data expired last
 
     def expire(self, policy: RetentionPolicy, now_ms: int, *, batch_now_ms: int) -> DeletionResult:
         """Delete what has expired by the policy, and batch ids that are too old at ``batch_now_ms``."""
         before = self._partitions()
+        self.parts = _parts_by_table(before)
         samples = spans = 0
         if policy.days is not None:
             deleted = self._older_than(_day(now_ms) - policy.days * DAY_MS)
@@ -240,12 +244,12 @@ class Deleter:
     def _partitions(self) -> list[Partition]:
         result = self._engine.run(
             Statement(
-                "SELECT table, partition_id, toInt64(sum(rows)) AS row_count, toInt64(sum(bytes_on_disk)) AS nbytes "
-                "FROM system.parts WHERE database = currentDatabase() AND active "
+                "SELECT table, partition_id, toInt64(sum(rows)) AS row_count, toInt64(sum(bytes_on_disk)) AS nbytes, "
+                "toInt64(count()) AS part_count FROM system.parts WHERE database = currentDatabase() AND active "
                 "GROUP BY table, partition_id ORDER BY partition_id, table"
             )
         )
-        columns = (result.to_list(name) for name in ("table", "partition_id", "row_count", "nbytes"))
+        columns = (result.to_list(name) for name in ("table", "partition_id", "row_count", "nbytes", "part_count"))
         return [Partition(*row) for row in zip(*columns, strict=True)]
 
     def _drop(self, partition: Partition) -> None:
@@ -313,6 +317,13 @@ def _earlier(column: str, limit_ms: int, params: Params) -> str:
 
 def _time_ms(table: str) -> str:
     return "intDiv(start_ns, 1000000)" if table in _IN_NS else "toUnixTimestamp64Milli(timestamp)"
+
+
+def _parts_by_table(partitions: Sequence[Partition]) -> dict[str, int]:
+    parts = Counter[str]()
+    for partition in partitions:
+        parts[partition.table] += partition.parts
+    return dict(parts)
 
 
 def _rows_of(partitions: Sequence[Partition], table: str) -> int:

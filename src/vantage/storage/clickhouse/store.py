@@ -374,9 +374,13 @@ class ClickHouseStore:
     # --- deletion ---
 
     async def expire(self, policy: RetentionPolicy) -> DeletionResult:
-        result = await self._run_deletion(
-            lambda: self._deleter.expire(policy, self._steady.now_ms(), batch_now_ms=self._ids.now_ms())
-        )
+        try:
+            result = await self._run_deletion(
+                lambda: self._deleter.expire(policy, self._steady.now_ms(), batch_now_ms=self._ids.now_ms())
+            )
+        finally:
+            for table, parts in self._deleter.parts.items():
+                self._telemetry.clickhouse_parts.labels(table).set(parts)
         self._telemetry.store_expired.inc(result.samples)
         self._telemetry.store_expired_spans.inc(result.spans)
         return result
