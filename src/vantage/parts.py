@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from vantage.ingest.consume import BatchByBatch, Consumer
 from vantage.ingest.deployments import DeploymentDetector
 from vantage.ingest.live_publisher import LivePublisher
 from vantage.ingest.receive import Receiver
-from vantage.ingest.self_telemetry import SelfTelemetry
+from vantage.ingest.self_telemetry import SelfTelemetry, instance_name
 from vantage.ingest.series_cache import CACHE_NBYTES_MAX
 from vantage.ingest.store_sink import StoreSink
 from vantage.query.context import QueryContext
@@ -201,7 +200,7 @@ def build_parts(
             failing=failing,
             role=settings.role,
             version=__version__,
-            instance=socket.gethostname() + (f"-{siblings.number}" if siblings is not None else ""),
+            instance=instance_name(settings.port, sibling=siblings.number if siblings is not None else None),
         )
     else:
         loops[Loop.SELF_TELEMETRY] = RequestMetricsLoop(requests, clock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
@@ -28,6 +29,14 @@ SAMPLES_MAX: Final = 200
 TEXTS_MAX: Final = 100  # of errors, each of which is a series
 _LAG_PROBE_S: Final = 0.5
 _log = structlog.get_logger("vantage.self")
+
+
+def instance_name(port: int, *, sibling: int | None = None) -> str:
+    """Return the name of this process among all that report: no two have it at a time, and it survives a restart. Where
+    the port is any free one, it is only known later, and another one next time: the process id takes its place.
+    ``sibling`` is the number of one of several processes that share the port."""
+    name = f"{socket.gethostname()}:{port}" if port else f"{socket.gethostname()}-{os.getpid()}"
+    return name if sibling is None else f"{name}-{sibling}"
 
 
 class RouteCounts(Protocol):
