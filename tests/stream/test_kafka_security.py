@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import pytest
 from structlog.testing import capture_logs
@@ -62,6 +63,18 @@ def an_http_server() -> Iterator[int]:
         server.server_close()
 
 
+@contextmanager
+def a_closing_server() -> Iterator[int]:
+    """Run a server that closes each connection; yield its port."""
+    server = ThreadingTCPServer(("127.0.0.1", 0), BaseRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.mark.parametrize(
     ("listener", "mechanism"),
     [("SSL", ""), ("SASL_PLAINTEXT", "SCRAM-SHA-512"), *(("SASL_SSL", mechanism) for mechanism in MECHANISMS)],
@@ -100,6 +113,7 @@ async def test_a_batch_is_published_and_consumed(
         ("a port for TLS with a login", r"speaks TLS: add \?tls=true to broker_url"),
         ("a port without TLS", "does not speak TLS: leave tls and ca out of broker_url"),
         ("an HTTP server", "is an HTTP server and not a Kafka broker: check the hosts of broker_url"),
+        ("a load balancer without brokers", "does not answer$"),
         ("a name that is not known", "cannot be resolved: check the hosts of broker_url"),
     ],
 )
@@ -108,7 +122,7 @@ def test_what_is_wrong_is_one_line_that_names_the_setting(
 ) -> None:
     ca = f"?ca={certificate[0]}"
     ports = broker.ports
-    with an_http_server() as http_port, capture_logs() as logs:
+    with an_http_server() as http_port, a_closing_server() as closing_port, capture_logs() as logs:
         url = {
             "a wrong password": broker.secured_url("SASL_SSL", ca, WRONG),
             "a wrong password for SCRAM": broker.secured_url("SASL_PLAINTEXT", "?sasl=SCRAM-SHA-256", WRONG),
@@ -118,6 +132,7 @@ def test_what_is_wrong_is_one_line_that_names_the_setting(
             "a port for TLS with a login": f"kafka://user:{WRONG}@127.0.0.1:{ports['SASL_SSL']}",
             "a port without TLS": f"kafka://127.0.0.1:{ports['PLAINTEXT']}{ca}",
             "an HTTP server": f"kafka://127.0.0.1:{http_port}",
+            "a load balancer without brokers": f"kafka://127.0.0.1:{closing_port}",
             "a name that is not known": "kafka://no-host.invalid",
         }.get(name) or broker.secured_url("SSL", f"?ca={make_certificate(tmp_path)[0]}")
         topics = Topics(parse_url(url), TopicSettings())

@@ -23,7 +23,7 @@ class _Speaks(Enum):
     KAFKA = auto()
     KAFKA_WITH_LOGIN = auto()  # requests are refused without one
     HTTP = auto()
-    NOTHING = auto()  # the connection is open, and silent
+    NOTHING = auto()  # the connection is silent, or closed
     OTHER = auto()
 
 
@@ -57,15 +57,19 @@ def _speaks(address: tuple[str, int], *, tls: bool) -> _Speaks:
                 return _answers(opened)
             with _any_certificate().wrap_socket(opened) as secured:
                 return _answers(secured)
-        except TimeoutError:
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError):
             return _Speaks.NOTHING
-        except OSError:
+        except ssl.SSLError:
             return _Speaks.OTHER
+        except OSError:
+            return _Speaks.NOTHING
 
 
 def _answers(connection: socket.socket) -> _Speaks:
     connection.sendall(_API_VERSIONS)
     answer = connection.recv(8)
+    if not answer:  # a broker that stops, or a load balancer without one
+        return _Speaks.NOTHING
     if len(answer) < 8 or answer[4:] != _API_VERSIONS[8:12]:
         return _Speaks.HTTP if answer.startswith(_HTTP) else _Speaks.OTHER
     connection.recv(1 << 16)
