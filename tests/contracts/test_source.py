@@ -172,7 +172,7 @@ def kafka_before_kip_848() -> Iterator[KafkaBroker]:
     """A broker without the new protocol of groups, as all were before Kafka 4."""
     pytest.importorskip("confluent_kafka", reason="pip install 'vantage[kafka]'")
     settings = {"group.coordinator.rebalance.protocols": "classic"}
-    with running_kafka(certificate=None, **settings) as broker:
+    with running_kafka(within=None, certificate=None, **settings) as broker:
         yield broker
 
 
