@@ -112,6 +112,19 @@ def test_null_and_no_rows(engine: NativeEngine) -> None:
     assert nothing.text_column("b").to_list() == []
 
 
+@pytest.mark.parametrize(("rows", "distinct"), [(1, 1), (1000, 2), (1000, 1000), (70_000, 300), (70_000, 70_000)])
+def test_a_dictionary_of_any_size_comes_back(engine: NativeEngine, rows: int, distinct: int) -> None:
+    engine.run(
+        Statement("CREATE TABLE t (id UInt64, low LowCardinality(String), text String) ENGINE = MergeTree ORDER BY id")
+    )
+    texts = [f"text {row % distinct}" for row in range(rows)]
+    ids, column = np.arange(rows, dtype=np.uint64), dict_encode(texts)
+    engine.insert(engine.encode("t", {"id": ids, "low": column, "text": column}, token="t1"))
+    result = engine.run(Statement("SELECT low, text FROM t ORDER BY id"))
+    assert result.to_list("low") == texts
+    assert result.to_list("text") == texts
+
+
 def test_an_insert_is_repeated_with_its_token_and_stored_once(engine: NativeEngine) -> None:
     engine.run(
         Statement(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -40,17 +42,40 @@ def _pack(column: Column) -> _PackedColumn:
     return _PackedColumn(values=list(column))
 
 
-def unpack_columns(payload: bytes) -> list[Array]:
-    """Return the columns as the driver takes them: texts and maps as arrays of objects."""
+def unpack_columns(payload: bytes) -> list[Any]:
+    """Return the columns as the driver takes them: arrays, and pandas' categories where they are dictionary-encoded."""
     return [_unpack(column) for column in _decode(payload)]
 
 
-def _unpack(column: _PackedColumn) -> Array:
+def _unpack(column: _PackedColumn) -> Any:
     if column.values is None:
         return np.frombuffer(column.numbers, column.dtype)
     values = np.empty(len(column.values), object)
     values[:] = column.values
-    return values[np.frombuffer(column.numbers, column.dtype)] if column.dtype else values
+    if not column.dtype:
+        return values
+    codes = np.frombuffer(column.numbers, column.dtype)
+    categorical, categories = _pandas()
+    return categorical.from_codes(codes, dtype=categories(values))
+
+
+@cache
+def _pandas() -> tuple[Any, Any]:
+    """Return pandas' class of columns that are dictionary-encoded, and the type of such a column by its values.
+
+    Of an array of objects the driver would look up the distinct values row by row, which was half of a worker's time;
+    those of a categorical column are sent as they are. It wants them as an array of the column's own type, and numpy
+    takes from any object the attribute ``dtype``.
+    """
+    pandas = importlib.import_module("pandas")
+
+    class Categories(pandas.CategoricalDtype):  # type: ignore[misc,name-defined]
+        dtype = np.dtype(object)
+
+        def __init__(self, values: Array) -> None:
+            super().__init__(pandas.Index(values, dtype=object))
+
+    return pandas.Categorical, Categories
 
 
 class NumpyResult:
