@@ -1,4 +1,4 @@
-"""``make bench``: accepting, storing, queries as text, the embedded store, idle servers, and agents.
+"""``make bench``: accepting, storing, queries as text, the embedded store, the split roles, idle servers, and agents.
 
 ``ARGS=--quick`` for a short run. Rate limits are raised on every server that has any, to measure the work.
 """
@@ -12,6 +12,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,9 @@ from benchmarks.storage.load_footprint import bench_footprint
 from benchmarks.storage.run import bench_embedded
 from vantage.vql.text.compile import compile_query
 
-PARTS = ("accepting", "storing", "vql", "embedded", "footprint", "idle", "agent")
+PARTS = ("accepting", "storing", "vql", "embedded", "footprint", "pipeline", "idle", "agent")
+PIPELINE_PACKAGES = ("chdb", "clickhouse_driver", "confluent_kafka", "pytest")
+PIPELINE_PROGRAMS = ("java", "mvn", "npm")
 SEED_QUERY = """-- Get average response time for an endpoint over last hour
 SELECT
     avg(value) as avg_response_time,
@@ -121,6 +124,23 @@ def bench_idle(seconds: float, work: Path) -> None:
     print(f"{resident / 1e6:.0f} MB resident, {share:.2%} of a core")
 
 
+def bench_pipeline(rounds: int, seconds: float, work: Path, *, quick: bool) -> None:
+    """Measure the split roles, with the servers that the tests run. Their imports wait: other parts need none of it."""
+    missing = [f"the package {name}" for name in PIPELINE_PACKAGES if find_spec(name) is None]
+    missing += [f"the program {name}" for name in PIPELINE_PROGRAMS if shutil.which(name) is None]
+    if missing:
+        print(f"\nNot measured: the pipeline needs {', '.join(missing)}")
+        return
+    import pytest
+
+    from benchmarks.pipeline.run import bench_all
+
+    try:
+        bench_all(rounds, seconds, work, quick=quick)
+    except pytest.skip.Exception as reason:  # a server that could not be fetched
+        print(f"\nNot measured: {reason}")
+
+
 def bench_vql(rounds: int) -> None:
     """Measure parsing and checking alone."""
     took_ms = []
@@ -159,6 +179,8 @@ def main() -> None:
             bench_embedded(arguments.samples, work, quick=arguments.quick)
         if "footprint" in parts:
             bench_footprint(work, quick=arguments.quick)
+        if "pipeline" in parts:
+            bench_pipeline(rounds, seconds, work, quick=arguments.quick)
         if "agent" in parts:
             bench_agent(quick=arguments.quick)
         if "idle" in parts:

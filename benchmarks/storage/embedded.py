@@ -7,6 +7,7 @@ have no name in VQL.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import sys
 from contextlib import closing
@@ -33,6 +34,7 @@ from vantage.vql.tree import And, Arithmetic, Call, Column, Compare, Literal, Se
 SEAL_SAMPLES: Final = 2_000_000  # at the end as well
 ROWS_MAX: Final = 200_000
 ENGINE_TABLES: Final = ("samples", "exemplars", "rollups_5m", "rollups_1h", "series")
+SERVER_URL: Final = "BENCHMARK_CLICKHOUSE_URL"
 _TIME: Final = Column("timestamp")
 _SERVICE: Final = Column("service_name")
 _TEXTS: Final = {
@@ -205,6 +207,14 @@ class OnClickHouse(Embedded):
             by_purpose["total"] += size
             by_purpose[part] += size
         return by_purpose
+
+
+class OnServer(OnClickHouse):
+    """The same on a ClickHouse server, whose URL is in the environment."""
+
+    @staticmethod
+    def url_of(folder: Path) -> str:
+        return os.environ[SERVER_URL]
 
 
 def sizes(folder: Path) -> dict[str, int]:

@@ -33,6 +33,12 @@ def _on_clickhouse(folder: Path) -> Store:
     return OnClickHouse(folder)
 
 
+def _on_server(folder: Path) -> Store:
+    from benchmarks.storage.embedded import OnServer
+
+    return OnServer(folder)
+
+
 def _rows(folder: Path) -> Store:
     from benchmarks.storage.row_sqlite import RowTable
 
@@ -66,6 +72,7 @@ def _prometheus(folder: Path) -> Store:
 STORES: Final[dict[str, Callable[[Path], Store]]] = {
     "vantage": _vantage,
     "vantage-chdb": _on_clickhouse,
+    "vantage-server": _on_server,
     "rows": _rows,
     "clickhouse": _common,
     "clickhouse-lean": _lean,

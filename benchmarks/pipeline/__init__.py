@@ -1,0 +1,1 @@
+"""``--only pipeline``: the split roles against a real broker and a real ClickHouse server."""
