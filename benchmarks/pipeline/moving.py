@@ -22,6 +22,7 @@ from vantage.storage.clickhouse.server_url import parse_server_url
 LOOK_S: Final = 0.1
 TIMEOUT_S: Final = 600.0
 ROWS: Final = 10_000  # of a bare insert: what a worker writes at once by default
+_WRITES: Final = "vantage_worker_db_write_duration_seconds"
 _BARE: Final = """
 CREATE TABLE {database}.bare (
     service_name LowCardinality(String), metric_name LowCardinality(String), series_id UInt64,
@@ -42,7 +43,8 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What was stored between two looks, and the time and CPU time that it took. Bytes are those of a sample."""
+    """What was stored between two looks, and the time and CPU time that it took. Bytes are those of a sample;
+    ``write_s`` is the mean time of writing a range."""
 
     samples: int
     wall_s: float
@@ -51,6 +53,7 @@ class Moved:
     broker_cpu_s: float = 0.0
     broker_nbytes: float = 0.0
     clickhouse_nbytes: float = 0.0
+    write_s: float = 0.0
 
     @property
     def per_s(self) -> float:
@@ -90,10 +93,14 @@ def move(work: Path, clickhouse: ClickHouseServer, topic: Topic, plan: Plan) -> 
                 )
 
             moved = _watch(look, plan.samples, [worker.wait_ready for worker in workers])
+            counts = [worker.counts() for worker in workers]
         sizes = stage.stored_nbytes()
         clickhouse.query(f"DROP DATABASE {stage.database} SYNC")
     return replace(
-        moved, broker_nbytes=broker_nbytes / plan.samples, clickhouse_nbytes=sum(sizes.values()) / plan.samples
+        moved,
+        broker_nbytes=broker_nbytes / plan.samples,
+        clickhouse_nbytes=sum(sizes.values()) / plan.samples,
+        write_s=sum(each[f"{_WRITES}_sum"] for each in counts) / sum(each[f"{_WRITES}_count"] for each in counts),
     )
 
 

@@ -74,7 +74,7 @@ def bench_moving(clickhouse: ClickHouseServer, plan: Plan, work: Path, *, rounds
             f"\n{name}: {_median([item.broker_nbytes for item in runs]):.1f} bytes/sample in the broker, "
             f"{_median([item.clickhouse_nbytes for item in runs]):.2f} in ClickHouse, merged; "
             f"{_median([item.samples / item.broker_cpu_s for item in runs]) / 1e6:.1f} million samples/s "
-            "a core of the broker, read"
+            f"a core of the broker, read; a range written in {_median([item.write_s for item in runs]):.2f} s"
         )
 
 
