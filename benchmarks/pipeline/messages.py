@@ -13,8 +13,9 @@ from vantage.core.arrays import I64
 from vantage.core.batch import Batch
 from vantage.core.exemplars import encode_exemplars
 from vantage.core.series import Series
-from vantage.stream.kafka.client import TopicSettings, parse_url
+from vantage.stream.kafka.client import parse_url
 from vantage.stream.kafka.sink import KafkaSink
+from vantage.stream.kafka.topic_settings import TopicSettings
 
 AT_ONCE: Final = 200  # messages that wait for the broker together
 _PER_SERVICE: Final = SERIES // SERVICES
