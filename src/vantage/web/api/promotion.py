@@ -18,9 +18,7 @@ class PromotionIn(msgspec.Struct):
     """``to`` is the URL of the server; empty continues the promotion that is unfinished. ``leave_rollups``: although
     rollups whose samples have expired by size stay in the data folder."""
 
-    to: Annotated[
-        str, msgspec.Meta(max_length=2000, examples=["clickhouse://vantage:secret@clickhouse:9000/vantage"])
-    ] = ""
+    to: Annotated[str, msgspec.Meta(max_length=2000, examples=["clickhouse://vantage@clickhouse:9000/vantage"])]
     leave_rollups: bool = False
 
 
