@@ -183,13 +183,15 @@ def test_clickhouse_bounds_its_own_logs(tmp_path: Path) -> None:
             "SELECT name, engine_full FROM system.tables WHERE database = 'system' AND name LIKE '%_log'"
         )
         settings = server.query("SELECT name FROM system.server_settings").splitlines()
+        free = server.query("SELECT keep_free_space FROM system.disks WHERE name = 'default'")
     finally:
         server.stop()
+    assert int(free) == 1 << 30
     logs = dict(line.split("\t", 1) for line in tables.splitlines())
     assert "query_log" in logs
     assert set(logs) <= {"query_log", "part_log", "error_log"}
     assert all("TTL" in engine for engine in logs.values())
-    given = {change.tag for change in changes if not change.tag.endswith("_log")} - {"logger"}
+    given = {change.tag for change in changes if not change.tag.endswith("_log")} - {"logger", "storage_configuration"}
     assert given <= set(settings)
 
 

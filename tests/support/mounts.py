@@ -26,12 +26,12 @@ def tmpfs(folder: Path, *options: str) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def fill(folder: Path) -> Path:
-    """Take all the space that is left on the file system of a folder; return the file, whose deletion returns it."""
+def fill(folder: Path, *, leave_nbytes: int = 0) -> Path:
+    """Take the space that is left on the file system of a folder; return the file, whose deletion returns it."""
     path = folder / "filler"
     with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(1 << 16)):
-            pass
+        while shutil.disk_usage(folder).free > leave_nbytes:
+            file.write(bytes(1 << 16))
     return path
 
 

@@ -74,13 +74,14 @@ def running_pipeline(
     *names: str,
     partitions: int = 4,
     disks: Mapping[str, Path] | None = None,
+    clickhouse_config: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[Pipeline]:
     """Run the broker, ClickHouse and the named servers. ``disks`` are folders for the data of broker and ClickHouse."""
     within = disks or {}
     with (
         running_kafka(within=within.get("broker")) as broker,
-        running_clickhouse(within=within.get("clickhouse")) as clickhouse,
+        running_clickhouse(config=clickhouse_config, within=within.get("clickhouse")) as clickhouse,
     ):
         url = clickhouse.new_database()
         settings = {
