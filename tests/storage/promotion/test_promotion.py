@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from tests.support.clickhouse_server import ClickHouseServer, running_clickhouse
 from tests.support.clickhouse_stores import server_store
 from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span
+from tests.support.wait import until
 from vantage.core.batch import Batch
-from vantage.core.errors import StartupError, StoreUnavailable
+from vantage.core.clock import SystemClock
+from vantage.core.errors import BusyError, StartupError, StoreUnavailable
 from vantage.core.exemplars import encode_exemplars
 from vantage.core.rollup import HOUR_MS
 from vantage.core.sample import Kind
@@ -21,10 +24,10 @@ from vantage.storage.clickhouse.engine import Statement
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.ports import Selector
+from vantage.storage.promotion import serving
 from vantage.storage.promotion.copy import Copier, hours_with_data, summarise
 from vantage.storage.promotion.put_back import put_back
 from vantage.storage.promotion.record import PromotionRecord, read_record, write_record
-from vantage.storage.promotion.serving import ranges_of
 from vantage.telemetry import Telemetry
 
 pytest.importorskip("clickhouse_driver", reason="pip install 'vantage[clickhouse]'")
@@ -240,7 +243,7 @@ async def test_what_is_written_meanwhile_is_appended(pair: Pair) -> None:
             await source.write(batch)
             minutes = source.touched.take()
             assert minutes
-            for time_range in ranges_of(minutes):
+            for time_range in serving.ranges_of(minutes):
                 await copier.append(time_range)
                 await copier.append(time_range)  # finds nothing more
         await copier.check_rollups()
@@ -278,6 +281,58 @@ async def test_a_kill_while_it_appends_lets_the_hour_be_copied_again(pair: Pair)
             await copier.append(TimeRange((NOW_MS - 1) // HOUR_MS * HOUR_MS, NOW_MS + HOUR_MS))
     assert len(pair.record().hours) == 4
     await pair.promote()
+    await pair.assert_same()
+
+
+async def test_writes_do_not_wait_for_a_server_that_is_away_at_the_switch(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pair.write(*history())
+    monkeypatch.setattr(serving, "PAUSED_S_MAX", 0.3)
+    monkeypatch.setattr(serving, "RETRY_S", 2.0)
+    is_away, restarts = True, 0
+
+    def restart() -> None:
+        nonlocal restarts
+        restarts += 1
+
+    async with pair.embedded() as source:
+
+        def fail_while_paused(insert: Any, rows: Any) -> None:
+            if is_away and source._paused:
+                raise StoreUnavailable("ClickHouse does not answer")
+            insert(rows)
+
+        def open_target(_url: str) -> ClickHouseStore:
+            target = pair.clickhouse()
+            call_instead(target, fail_while_paused)
+            return target
+
+        promotion = serving.ServingPromotion(
+            source,
+            pair.folder,
+            open_target=open_target,
+            clock=SystemClock(),
+            retention_days=None,
+            restart=restart,
+        )
+        running = asyncio.create_task(promotion.run())
+        try:
+            await promotion.start(pair.url)
+            await until(lambda: "last minutes" in promotion.progress().problem)
+            await until(lambda: not source._paused)
+            is_away = False
+            await source.write(a_batch(5, at_ms=NOW_MS, batch_id="later"))
+            await until(lambda: restarts)
+        finally:
+            running.cancel()
+        assert restarts == 1
+        assert promotion.progress().phase == "switched"
+        with pytest.raises(BusyError):
+            await source.write(a_batch(6))
+    record = read_record(pair.folder)
+    assert record is not None
+    assert record.phase == "switched"
     await pair.assert_same()
 
 

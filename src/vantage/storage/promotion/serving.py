@@ -58,6 +58,7 @@ ROUND_PAUSE_S: Final = 0.5
 RUNS_MAX: Final = 5  # of minutes in an hour; beyond that the complete hour is compared
 COMPARED_BEFORE_MS: Final = 2 * MINUTE_MS  # answers are compared up to so long ago
 COMPARISONS: Final = 3  # of answers, as late data may arrive between the two
+PAUSED_S_MAX: Final = 30.0  # that writes wait for the last minutes; then all begins again
 RETRY_S: Final = 10.0
 PAUSE_SHARE: Final = 1.0  # copying takes half of the time of one thread: the rest is for those who are served
 MINUTES_PER_HOUR: Final = HOUR_MS // MINUTE_MS
@@ -229,10 +230,14 @@ class ServingPromotion:
         await self._follow(source, copier)
         progress.phase = "switching"
         began_s = time.monotonic()
-        await source.pause_writes(MOVING)
-        await self._append_touched(source, copier)
-        await copier.check_rollups()
-        await copier.copy_batch_ids(younger_than_ms=(self._clock.monotonic_s() - ids_at_s) * 1000 + MINUTE_MS)
+        try:
+            async with asyncio.timeout(PAUSED_S_MAX):
+                await source.pause_writes(MOVING)
+                await self._append_touched(source, copier)
+                await copier.check_rollups()
+                await copier.copy_batch_ids(younger_than_ms=(self._clock.monotonic_s() - ids_at_s) * 1000 + MINUTE_MS)
+        except TimeoutError as error:
+            raise StoreUnavailable(f"ClickHouse did not take the last minutes within {PAUSED_S_MAX:g} s") from error
         copier.finish()
         progress.phase = "switched"
         _log.info("promoted", to=progress.to, hours=len(record.hours), paused_s=round(time.monotonic() - began_s, 1))
