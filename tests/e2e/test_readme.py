@@ -16,8 +16,9 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.clickhouse_server import running_clickhouse
+from tests.support.kafka_broker import running_kafka
 from tests.support.server import Server, serving
 from tests.support.wait import wait_until
 
@@ -285,6 +288,36 @@ def serve_beyond_loopback(command: str, checkout: Path, server: Server) -> None:
         assert "ANYONE WHO CAN REACH THIS ADDRESS" in process.output
 
 
+def install_the_drivers(command: str, checkout: Path, server: Server) -> None:
+    """They are installed here: the command is held against the extras that it names."""
+    match = re.fullmatch(r"\.venv/bin/pip install -e '\.\[([a-z,]+)\]'", command)
+    assert match
+    extras = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(match[1].split(",")) <= set(extras)
+
+
+def serve_in_roles(command: str, checkout: Path, server: Server) -> None:
+    """All three, with the settings as they are written, but for where the broker and ClickHouse are."""
+    (written,) = blocks("README.md", "ini")
+    commands = [line for line in blocks("README.md", "sh") if "--role=" in line]
+    assert len(commands) == 3
+    with running_kafka() as broker, running_clickhouse() as clickhouse, ExitStack() as stack:
+        text = written.replace("kafka://127.0.0.1:9092", broker.url)
+        text = text.replace("127.0.0.1:9000", f"127.0.0.1:{clickhouse.port}")
+        (checkout / ".env").write_text(text)
+        stack.callback((checkout / ".env").unlink)
+        ingest, worker, api = (stack.enter_context(started(on_a_free_port(line), checkout)) for line in commands)
+        assert [line.rpartition("=")[2] for line in commands] == ["ingest", "worker", "api"]
+        sample = {"service_name": "split", "metrics": [{"metric_name": "m", "value": 1}]}
+        assert httpx.post(f"{ingest.url}/v1/metrics", json=sample).status_code == 202
+        wait_until(lambda: "split" in api.services())
+        assert worker.url
+
+
+def is_run_with_the_other_roles(command: str, checkout: Path, server: Server) -> None:
+    assert command.startswith(".venv/bin/vantage serve --role=")
+
+
 def print_the_settings(command: str, checkout: Path, server: Server) -> None:
     done = run(command, checkout, PYTHONPATH=str(checkout / "src"), VANTAGE_PORT="9000")
     assert re.search(r"^port +9000 +environment \(VANTAGE_PORT\)$", done.stdout, re.MULTILINE)
@@ -343,6 +376,9 @@ COMMANDS: dict[str, Callable[[str, Path, Server], None]] = {
     ".venv/bin/vantage demo --remove": is_run_by_make_demo,
     ".venv/bin/vantage keys create": make_a_key,
     ".venv/bin/vantage serve --host": serve_beyond_loopback,
+    ".venv/bin/pip install -e": install_the_drivers,
+    ".venv/bin/vantage serve --role=ingest": serve_in_roles,
+    ".venv/bin/vantage serve --role=": is_run_with_the_other_roles,
     ".venv/bin/vantage config": print_the_settings,
     ".venv/bin/vantage backup": back_up_and_restore,
     ".venv/bin/vantage restore": is_run_by_the_backup,
