@@ -25,6 +25,7 @@ HOST = socket.gethostname()
         (8000, 1, f"{HOST}:8000-1"),
         (0, None, f"{HOST}-{os.getpid()}"),
     ],
+    ids=["worker", "second worker", "one of two", "two of two", "any port"],  # the same in every process of a run
 )
 def test_processes_of_one_host_have_names_of_their_own(port: int, sibling: int | None, name: str) -> None:
     assert instance_name(port, sibling=sibling) == name
