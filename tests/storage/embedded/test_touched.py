@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +65,29 @@ async def test_nothing_is_written_or_deleted_while_writes_are_paused(tmp_path: P
         assert not (await store.expire(RetentionPolicy(days=1))).samples
         store.resume_writes()
         assert await store.write(a_batch(2))
+
+
+async def test_a_deletion_that_runs_has_ended_when_writes_are_paused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as store:
+        await store.write(a_batch(1))
+        store.touched.follow()
+        store.touched.take()
+        begun, delete = threading.Event(), store._deleter.delete
+
+        def slow(*arguments: Any) -> Any:
+            begun.set()
+            time.sleep(0.3)
+            return delete(*arguments)
+
+        monkeypatch.setattr(store._deleter, "delete", slow)
+        deleting = asyncio.create_task(store.delete(Selector(service="api")))
+        await asyncio.to_thread(begun.wait)
+        await store.pause_writes("the data is being moved")
+        assert deleting.done()
+        assert store.touched.take() is None
+        await deleting
 
 
 def test_minutes_become_ranges_within_their_hours() -> None:

@@ -251,6 +251,7 @@ class EmbeddedStore(Queries):
     async def pause_writes(self, reason: str) -> None:
         """Be busy with ``reason`` for writes and deletions until ``resume_writes``. On return none is running."""
         self._paused = reason
+        await self._run_maintenance(lambda: None)  # a deletion that runs would be missed by who copies
         await self._commits.run(lambda: None)
 
     def resume_writes(self) -> None:
