@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +57,21 @@ def engine(url: str) -> Iterator[NativeEngine]:
 
 def opened(url: str, **options: Any) -> ClickHouseStore:
     return server_store(url, None, clock=options.pop("clock", MovedClock()), telemetry=Telemetry(), **options)
+
+
+async def test_a_store_is_closed_though_its_closing_is_cancelled(url: str, tmp_path: Path) -> None:
+    async def write() -> None:
+        async with server_store(url, tmp_path, clock=MovedClock(), telemetry=Telemetry()):
+            closing.set()
+
+    closing = asyncio.Event()
+    task = asyncio.create_task(write())
+    await closing.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with server_store(url, tmp_path, clock=MovedClock(), telemetry=Telemetry()):
+        pass  # its folder is free again
 
 
 # --- migrations ---

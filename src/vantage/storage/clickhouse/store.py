@@ -39,6 +39,7 @@ from vantage.storage.clickhouse.sql import print_estimate, print_select
 from vantage.storage.clickhouse.table_settings import apply_settings, apply_ttl
 from vantage.storage.clickhouse.usage import read_usage
 from vantage.storage.clickhouse.writer import Writer
+from vantage.storage.closing import to_its_end
 from vantage.storage.lock import FolderLock
 from vantage.storage.ports import (
     DeletionResult,
@@ -155,7 +156,7 @@ class ClickHouseStore:
         try:
             await self._threads.run(self._start)
         except BaseException:
-            await self._close()
+            await to_its_end(self._close())
             raise
         self._writer.start()
         self._open = True
@@ -167,6 +168,9 @@ class ClickHouseStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await to_its_end(self._stop())
+
+    async def _stop(self) -> None:
         self._open = False
         if self._refresh is not None:
             self._refresh.cancel()

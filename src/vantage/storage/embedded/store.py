@@ -14,6 +14,7 @@ import structlog
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
+from vantage.storage.closing import to_its_end
 from vantage.storage.disk_reserve import DiskReserve
 from vantage.storage.embedded import malloc
 from vantage.storage.embedded.format.segment import SEGMENTS, Segment
@@ -196,6 +197,9 @@ class EmbeddedStore(Queries):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await to_its_end(self._stop())
+
+    async def _stop(self) -> None:
         self._open = False
         await asyncio.to_thread(self._maintenance.stop)
         await self._commits.stop()

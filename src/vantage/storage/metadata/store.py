@@ -15,6 +15,7 @@ from vantage.core.clock import Clock
 from vantage.core.deployment import DETECTED, Deployment
 from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
+from vantage.storage.closing import to_its_end
 from vantage.storage.metadata import audit, audit_entries, deployments, keys, positions, postgres, sqlite
 from vantage.storage.metadata.database import Database, check_answers
 from vantage.storage.metadata.postgres_database import PostgresDatabase
@@ -55,7 +56,7 @@ class SqlMetadataStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close, after the current change. Later calls raise StoreUnavailable."""
-        await self._database.close()
+        await to_its_end(self._database.close())
 
     async def create_key(self, key: ApiKey, *, actor: str) -> None:
         """Store a key. On return the key is durable and every process sees it. Raises ConflictError when its id, its
