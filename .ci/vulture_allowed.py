@@ -25,7 +25,6 @@ _.globals
 
 # Templates read them.
 _.area
-_.first_seen_ms
 _.height
 _.is_narrow
 _.last_seen_ms

@@ -176,7 +176,7 @@ async def test_the_overview_tells_true_rates_errors_and_durations_over_every_ran
         context = QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
         for item in received:
             await write_batch(context, item.batch)
-        buckets = split_buckets(TimeRange(START_MS - hours * HOUR_MS, START_MS), points=60)
+        buckets = split_buckets(TimeRange(START_MS - hours * HOUR_MS, START_MS), points=60, now_ms=START_MS)
         overview = await read_overview(context, buckets)
     told_hours = min(hours, 6)
     expected = np.mean([world.rate(START_MS - minute * MINUTE_MS) for minute in range(told_hours * 60)])

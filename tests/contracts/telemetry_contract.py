@@ -18,6 +18,9 @@ from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span,
 from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import StoreTimeout
 from vantage.core.exemplars import encode_exemplars
+from vantage.core.red_table import RedGroup, RedQuery
+from vantage.core.sample import Kind
+from vantage.core.sketch import RELATIVE_ERROR
 from vantage.core.span import SpanStatus
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.ports import RetentionPolicy, Selector, ServiceEdge, TelemetryStore, TraceFilter
@@ -259,6 +262,60 @@ class TelemetryContract:
         await store.write(Batch(spans=(a_span(), a_span("t2", service_version="2"))))
         result = sorted((item.service, item.service_version, item.spans) for item in await store.services_with_spans())
         assert result == [("api", "", 1), ("api", "2", 1)]
+
+    async def test_services_are_summed_up_from_samples_and_spans(self, store: TelemetryStore) -> None:
+        await store.write(a_batch(1.0, 2.0, at_ms=NOW_MS - 9000))
+        await store.write(a_batch(3.0, series=a_series("api", "other"), at_ms=NOW_MS - 5000))
+        await store.write(a_batch(4.0, series=a_series("api", service_version="2")))
+        await store.write(Batch(spans=(a_span(start_ms=NOW_MS - 20_000), a_span("t2", service="spans", instance="i"))))
+        result = {(info.service, info.service_version): info for info in await store.services()}
+        assert {key: (info.samples, info.spans, info.first_ms) for key, info in result.items()} == {
+            ("api", ""): (3, 1, NOW_MS - 20_000),
+            ("api", "2"): (1, 0, NOW_MS - 1000),
+            ("spans", ""): (0, 1, NOW_MS - 1000),
+        }
+        assert result["api", ""].last_ms == NOW_MS - 5000
+        assert {info.environment for info in result.values()} == {"test"}
+        assert [info.service for info in await store.services(service="spans")] == ["spans"]
+        await store.delete(Selector(service="api"))
+        assert [info.service for info in await store.services()] == ["spans"]
+
+    async def test_rollups_of_requests_tell_what_samples_and_spans_tell(self, store: TelemetryStore) -> None:
+        bucket_ms = NOW_MS // 300_000 * 300_000
+        names = {"unit": "s", "tags": {"route": "/a", "method": "GET", "status": "200"}}
+        durations = a_series("api", "http.request.duration", Kind.HISTOGRAM, **names)
+        failed = a_series("api", "http.request.duration", Kind.HISTOGRAM, **{**names, "tags": {"status": "500"}})
+        requests = a_series("counted", "http.requests", Kind.COUNTER, tags={"error": "true"})
+        await store.write(a_batch(0.01, 0.02, 0.03, series=durations, at_ms=bucket_ms - 300_000))
+        await store.write(a_batch(0.04, series=failed, at_ms=bucket_ms))
+        await store.write(a_batch(5.0, 2.0, series=requests, at_ms=bucket_ms))
+        await store.write(a_batch(1.0, 2.0, series=a_series("quiet"), at_ms=bucket_ms))
+        await store.write(Batch(spans=(a_span(service="traced", start_ms=bucket_ms, duration_ms=20),)))
+        query = RedQuery(TimeRange(bucket_ms - 600_000, bucket_ms + 300_000), 300_000, quantiles=(0.5,))
+        table = await store.red(query, deadline_s=5)
+        assert table is not None
+        totals = {table.groups[group]: row for row, group in enumerate(table.totals.group.tolist())}
+        counts = {(group.source, group.service): float(table.totals.requests[row]) for group, row in totals.items()}
+        assert counts == {
+            ("durations", "api"): 4, ("requests", "counted"): 7, ("samples", "quiet"): 2, ("spans", "traced"): 1
+        }  # fmt: skip
+        api = totals[RedGroup("durations", "api")]
+        assert (float(table.totals.errors[api]), int(table.totals.tagged[api])) == (1, 4)
+        assert table.totals.quantiles_ms[0][api] == pytest.approx(25, rel=RELATIVE_ERROR)
+        assert (table.totals.min_ms[api], table.totals.max_ms[api]) == pytest.approx((10, 40))
+        assert float(table.totals.errors[totals[RedGroup("requests", "counted")]]) == 7
+        number = table.groups.index(RedGroup("durations", "api"))
+        of_api = table.buckets.group == number
+        assert table.buckets.time_ms[of_api].tolist() == [bucket_ms - 300_000, bucket_ms]
+        assert table.buckets.requests[of_api].tolist() == [3, 1]
+        endpoints = await store.red(
+            RedQuery(TimeRange(bucket_ms - 300_000, bucket_ms + 300_000), 300_000, level="endpoint",
+                     services=frozenset({"api"})),
+            deadline_s=5,
+        )  # fmt: skip
+        assert endpoints is not None
+        assert [(group.method, group.route) for group in endpoints.groups] == [("GET", "/a")]
+        assert endpoints.totals.requests.tolist() == [3]
 
     async def test_the_growth_of_running_totals_sees_resets(self, store: TelemetryStore) -> None:
         await store.write(a_batch(10.0, 15.0, 3.0, 4.0, series=a_series(tags={"i": "1"})))

@@ -10,13 +10,14 @@ from vantage.core.batch import build_batch
 from vantage.core.deployment import Deployment
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
+from vantage.core.sketch import RELATIVE_ERROR
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
 from vantage.query.endpoints import read_endpoints
-from vantage.query.http_semconv import Buckets, split_buckets
+from vantage.query.http_semconv import QUANTILES_ALL, Buckets, split_buckets
 from vantage.query.overview import Overview, read_overview, read_service
-from vantage.query.red import RedStats
+from vantage.query.red import RedStats, read_red
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
@@ -87,6 +88,11 @@ def red_of(overview: Overview, service: str) -> RedStats:
     return red
 
 
+def approximately(expected: Any) -> Any:
+    """Return what equals quantiles of sketches."""
+    return pytest.approx(expected, rel=RELATIVE_ERROR)
+
+
 async def test_the_counter_is_the_number_of_requests_even_beside_a_histogram(context: QueryContext) -> None:
     await write(
         context, (counter("api", status="200"), 2, 90), (counter("api", status="503"), 2, 30), (durations("api"), 2, 5)
@@ -103,7 +109,7 @@ async def test_without_a_counter_observations_are_the_requests(context: QueryCon
     await write(context, *((durations("api"), 0, float(ms)) for ms in range(1, 102)))
     red = red_of(await read_overview(context, BUCKETS), "api")
     assert red.requests == 101
-    assert red.p95_ms == red.p95s_ms[0] == 96
+    assert red.p95_ms == red.p95s_ms[0] == approximately(96)
     assert red.error_ratio == 0
 
 
@@ -158,7 +164,7 @@ async def test_a_service_without_request_metrics_is_measured_by_its_server_spans
     )
     await write(context, (gauge("api"), 0, 1), spans=spans)
     red = red_of(await read_overview(context, BUCKETS), "api")
-    assert (red.source, red.requests, red.error_ratio, red.p95_ms) == ("spans", 2, 0.5, 29)
+    assert (red.source, red.requests, red.error_ratio, red.p95_ms) == ("spans", 2, 0.5, approximately(29))
     assert red.rates_per_s[0] == 2 / 60
 
 
@@ -254,8 +260,15 @@ async def test_one_service_alone_has_more_quantiles(context: QueryContext) -> No
     row = await read_service(context, BUCKETS, service="api")
     assert row is not None
     assert row.red is not None
-    assert (row.red.p50_ms, row.red.p95_ms, row.red.p99_ms) == (51, 96, 100)
-    assert (row.red.p50s_ms[0], row.red.p99s_ms[0]) == (51, 100)
+    assert row.red.approximate
+    assert (row.red.p50_ms, row.red.p95_ms, row.red.p99_ms) == approximately((51, 96, 100))
+    assert (row.red.p50s_ms[0], row.red.p99s_ms[0]) == approximately((51, 100))
+
+
+async def test_the_exact_figures_can_be_read_as_well(context: QueryContext) -> None:
+    await write(context, *((durations("api"), 0, float(ms)) for ms in range(1, 102)))
+    red = (await read_red(context, BUCKETS, services={"api": START_MS}, quantiles=QUANTILES_ALL, exact=True))["api"]
+    assert (red.approximate, red.p50_ms, red.p95_ms, red.p99_ms) == (False, 51, 96, 100)
 
 
 async def test_an_unknown_service_is_none(context: QueryContext) -> None:
@@ -274,7 +287,7 @@ async def test_endpoints_are_split_by_route_and_method(context: QueryContext) ->
         ("GET", "/a", 2, 0.5),
         ("POST", "/b", 1, 0),
     ]
-    assert result[0].p95_ms == pytest.approx(29)
+    assert result[0].p95_ms == approximately(29)
 
 
 async def test_endpoints_of_a_service_with_only_spans_are_its_operations(context: QueryContext) -> None:
@@ -316,10 +329,18 @@ async def test_endpoints_of_spans_have_their_own_errors_and_durations(context: Q
         ("GET", "/a", 2, 0.5),
         ("POST", "/a", 1, 0),
     ]
-    assert result[0].p95_ms == pytest.approx(29)
+    assert result[0].p95_ms == approximately(29)
 
 
 def test_buckets_start_on_a_multiple_of_the_step_and_end_with_the_range() -> None:
-    buckets = split_buckets(TimeRange(START_MS + 1234, START_MS + 3_600_000), points=60)
+    time_range = TimeRange(START_MS + 1234, START_MS + 3_600_000)
+    buckets = split_buckets(time_range, points=60, now_ms=time_range.end_ms)
     assert (buckets.start_ms, buckets.end_ms, buckets.step_ms) == (START_MS, START_MS + 3_600_000, 60_000)
     assert buckets.count == len(buckets.starts_ms()) == 60
+
+
+def test_the_last_bucket_is_complete_unless_it_is_the_present_one() -> None:
+    end_ms = START_MS + 3_600_000 + 1234
+    before = split_buckets(TimeRange(START_MS, end_ms), points=60, now_ms=end_ms + 3_600_000)
+    assert (before.step_ms, before.end_ms) == (120_000, START_MS + 3_600_000 + 120_000)
+    assert split_buckets(TimeRange(START_MS, end_ms), points=60, now_ms=end_ms - 1).end_ms == end_ms

@@ -62,7 +62,9 @@ async def context() -> AsyncIterator[QueryContext]:
 
 async def read(context: QueryContext) -> Pipeline:
     now_ms = context.clock.now_ms()
-    return await read_pipeline(context, split_buckets(TimeRange(now_ms - 900_000, now_ms + 1), points=60))
+    return await read_pipeline(
+        context, split_buckets(TimeRange(now_ms - 900_000, now_ms + 1), points=60, now_ms=now_ms)
+    )
 
 
 async def test_each_process_is_shown_with_what_it_did(context: QueryContext) -> None:

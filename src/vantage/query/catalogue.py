@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vantage.core.sample import TAG_VERSION
+from vantage.core.red import MINUTE_MS
+from vantage.core.red_table import RedQuery
+from vantage.core.semconv import DURATION, REQUESTS
+from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
-from vantage.storage.ports import SeriesInfo, ServiceSpanStats
+from vantage.storage.ports import SeriesInfo, ServiceInfo
 from vantage.vql.tree import And, Call, Column, Compare, Literal, Select, SelectItem, equals
 
 RATE_WINDOW_MS: Final = 300_000
 TAG_VALUES_MAX: Final = 1000
-REQUESTS: Final = "http.requests"
-DURATION: Final = "http.request.duration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +49,18 @@ class Metric:
 
 async def services(context: QueryContext) -> list[Service]:
     """Return every service that has samples or spans, by name."""
-    infos, span_stats = await context.store.list_series(), await context.store.services_with_spans()
+    infos = await context.store.services()
     rates = await _request_rates(context)
-    return await asyncio.to_thread(_list_services, infos, span_stats, rates)
+    return await asyncio.to_thread(_list_services, infos, rates)
 
 
-def _list_services(
-    infos: Sequence[SeriesInfo], span_stats: Sequence[ServiceSpanStats], rates: Mapping[str, float]
-) -> list[Service]:
+def _list_services(infos: Sequence[ServiceInfo], rates: Mapping[str, float]) -> list[Service]:
     collected: dict[str, _Collected] = {}
     for info in infos:
-        series = info.series
-        totals = collected.setdefault(series.service, _Collected(info.first_ms, info.last_ms))
-        totals.add(series.environment, series.tag(TAG_VERSION), info.first_ms, info.last_ms)
+        totals = collected.setdefault(info.service, _Collected(info.first_ms, info.last_ms))
+        totals.add(info.environment, info.service_version, info.first_ms, info.last_ms)
         totals.samples += info.samples
-    for spans in span_stats:
-        totals = collected.setdefault(spans.service, _Collected(spans.first_ms, spans.last_ms))
-        totals.add(spans.environment, spans.service_version, spans.first_ms, spans.last_ms)
-        totals.spans += spans.spans
+        totals.spans += info.spans
     return [
         Service(
             name,
@@ -98,10 +93,21 @@ class _Collected:
 
 async def _request_rates(context: QueryContext) -> dict[str, float]:
     """Return requests per second by service: of the counter ``http.requests`` where it is sent, else of durations."""
-    since = Compare(">=", Column("timestamp"), Literal(context.clock.now_ms() - RATE_WINDOW_MS))
-    rates: dict[str, float] = {}
+    end_ms = context.clock.now_ms() + 1
+    start_ms = (end_ms - RATE_WINDOW_MS) // MINUTE_MS * MINUTE_MS
+    table = await context.red(RedQuery(TimeRange(start_ms, end_ms), MINUTE_MS))
+    if table is not None:
+        requests = {
+            (table.groups[group].source, table.groups[group].service): count
+            for group, count in zip(table.totals.group.tolist(), table.totals.requests.tolist(), strict=True)
+        }
+        rates = {service: count for (source, service), count in requests.items() if source == "durations"}
+        rates |= {service: count for (source, service), count in requests.items() if source == "requests"}
+        return {service: count * 1000 / (end_ms - start_ms) for service, count in rates.items()}
+    since = Compare(">=", Column("timestamp"), Literal(end_ms - 1 - RATE_WINDOW_MS))
+    rates = {}
     for metric, total in ((DURATION, Call("count")), (REQUESTS, Call("sum", (Column("value"),)))):
-        table = await context.select(
+        rows = await context.select(
             "services",
             Select(
                 "metrics",
@@ -110,7 +116,7 @@ async def _request_rates(context: QueryContext) -> dict[str, float]:
                 group_by=(Column("service_name"),),
             ),
         )
-        rates |= {service: requests * 1000 / RATE_WINDOW_MS for service, requests in table.rows()}
+        rates |= {service: count * 1000 / RATE_WINDOW_MS for service, count in rows.rows()}
     return rates
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.present import Present
+from vantage.core.red_table import RedQuery, RedTable
 from vantage.query.cache import Cache
+from vantage.query.red_cache import read_cached
 from vantage.storage.ports import MetadataReader, TelemetryReader
 from vantage.telemetry import Telemetry
 from vantage.vql.check import check
@@ -43,6 +45,18 @@ class QueryContext:
     def present(self) -> Present:
         """Return the present: the clock's, and that of the data."""
         return Present(self.clock.now_ms(), self.store.newest_ms())
+
+    async def red(self, query: RedQuery) -> RedTable | None:
+        """Read rollups of requests; None where there are none for all of it. Raises what the store raises."""
+
+        async def read(part: RedQuery) -> RedTable | None:
+            return await self.store.red(part, deadline_s=self.timeout_s)
+
+        started = time.perf_counter()
+        try:
+            return await read_cached(read, self.cache, query, now_ms=self.present().now_ms)
+        finally:
+            self.telemetry.query_duration.labels("red_rollups").observe(time.perf_counter() - started)
 
     async def select(self, name: str, query: Select, *, rows_max: int | None = None) -> Table:
         """Check and run a query; ``name`` labels its duration. Raises InputError and what the store raises."""

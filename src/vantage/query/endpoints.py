@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vantage.core.red_table import RedQuery
+from vantage.core.semconv import DURATION, METHOD_ATTRIBUTES, METHOD_TAGS, REQUESTS, ROUTE_ATTRIBUTES, ROUTE_TAGS
+from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
 from vantage.query.http_semconv import (
-    DURATION,
-    REQUESTS,
     Buckets,
     RequestStats,
     metrics_query,
@@ -21,16 +22,13 @@ from vantage.query.http_semconv import (
     pick_metrics,
     rate_per_s,
     spans_query,
+    stats_of_rows,
 )
 from vantage.query.red import ROWS_MAX, RedSource
 from vantage.storage.ports import SeriesInfo
 from vantage.vql.tree import Case, Column, Compare, Expr, TagValue, equals
 from vantage.vql.tree import Literal as Constant
 
-ROUTE_TAGS: Final = ("http.route", "route", "endpoint", "path", "handler")
-METHOD_TAGS: Final = ("http.request.method", "http.method", "method")
-ROUTE_ATTRIBUTES: Final = ("http.route", "url.template")
-METHOD_ATTRIBUTES: Final = ("http.request.method", "http.method")
 ENDPOINTS_MAX: Final = 50
 
 
@@ -46,16 +44,56 @@ class Endpoint:
     p95_ms: float | None
 
 
-async def read_endpoints(context: QueryContext, buckets: Buckets, *, service: str, source: RedSource) -> list[Endpoint]:
-    """Return up to ENDPOINTS_MAX endpoints, the busiest first. Empty when the service does not name its endpoints."""
+async def read_endpoints(
+    context: QueryContext,
+    buckets: Buckets,
+    *,
+    service: str,
+    source: RedSource,
+    first_seen_ms: int = 0,
+    exact: bool = False,
+) -> list[Endpoint]:
+    """Return up to ENDPOINTS_MAX endpoints, the busiest first. Empty when the service does not name its endpoints.
+    ``first_seen_ms`` is the time of the service's first data. ``exact``: from samples and spans."""
     service_filter = (equals("service_name", service),)
-    if source == "spans":
+    endpoints: list[Endpoint] | None = None
+    if not exact:
+        endpoints = await _from_rollups(context, buckets, service, source, first_seen_ms)
+    if endpoints is not None:
+        pass
+    elif source == "spans":
         endpoints = await _from_spans(context, buckets, service_filter)
     else:
         series = await context.store.list_series(service=service)
         endpoints = await _from_metrics(context, buckets, service_filter, series)
     busiest = sorted(endpoints, key=lambda endpoint: (-endpoint.requests, endpoint.route, endpoint.method))
     return busiest[:ENDPOINTS_MAX]
+
+
+async def _from_rollups(
+    context: QueryContext, buckets: Buckets, service: str, source: RedSource, first_seen_ms: int
+) -> list[Endpoint] | None:
+    quantiles = (0.95,)
+    table = await context.red(
+        RedQuery(
+            TimeRange(buckets.start_ms, buckets.end_ms),
+            buckets.step_ms,
+            level="endpoint",
+            services=frozenset({service}),
+            quantiles=quantiles,
+        )
+    )
+    if table is None:
+        return None
+    names = {"requests": REQUESTS, "durations": DURATION, "spans": DURATION}
+    sources = ("spans",) if source == "spans" else ("requests", "durations")
+    merged: dict[tuple[str, str], dict[str, RequestStats]] = {}
+    for row, number in enumerate(table.totals.group.tolist()):
+        group = table.groups[number]
+        if group.source in sources:
+            stats = stats_of_rows(table.totals, row, quantiles, first_seen_ms=first_seen_ms)
+            merged.setdefault((group.method, group.route), {})[names[group.source]] = stats
+    return [_endpoint(*key, by_metric, buckets) for key, by_metric in merged.items()]
 
 
 async def _from_spans(context: QueryContext, buckets: Buckets, service_filter: Sequence[Expr]) -> list[Endpoint]:

@@ -1,19 +1,15 @@
-"""The conventions for requests, errors and durations, as query trees and parsers of their results.
-
-- Requests: the sum of the counter ``http.requests`` where a service sends it, else the number of observations of the
-  histogram ``http.request.duration``.
-- Errors: requests whose tag ``status`` (or ``http.response.status_code``, ``status_code``) is 5xx, or whose tag
-  ``error`` is ``true``. When the counter has none of these tags and the histogram does, the ratio is the histogram's.
-- Durations: the values of the histogram, in ms whatever their unit.
-- A service that sends neither is measured by its server spans.
-"""
+"""The conventions of ``core.semconv`` as query trees, and parsers of their results."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from vantage.core.red import MINUTE_MS
+from vantage.core.red_table import RedRows
+from vantage.core.semconv import DURATION, ERROR_TAG, REQUESTS, STATUS_TAGS
 from vantage.core.timerange import TimeRange, auto_step_ms
 from vantage.vql.table import Table
 from vantage.vql.tree import (
@@ -33,13 +29,12 @@ from vantage.vql.tree import (
 )
 from vantage.vql.tree import Literal as Constant
 
-REQUESTS: Final = "http.requests"
-DURATION: Final = "http.request.duration"
-STATUS_TAGS: Final = ("status", "http.response.status_code", "status_code")
-ERROR_TAG: Final = "error"
 # Each quantile sorts every duration of the range, so the overview computes only one.
 QUANTILES_OVERVIEW: Final = (0.95,)
 QUANTILES_ALL: Final = (0.5, 0.95, 0.99)
+
+
+ROLLUP_RANGE_MS: Final = 1_800_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +58,16 @@ class Buckets:
         return (min(start_ms + self.step_ms, self.end_ms) - start_ms) / 1000
 
 
-def split_buckets(time_range: TimeRange, *, points: int) -> Buckets:
-    """Return up to ``points`` complete buckets of a round step, and the current one."""
+def split_buckets(time_range: TimeRange, *, points: int, now_ms: int) -> Buckets:
+    """Return up to ``points`` complete buckets of a round step, and the last one, which ends with the present at most.
+
+    Of ROLLUP_RANGE_MS and more they last whole minutes, for which rollups are kept.
+    """
     step_ms = auto_step_ms(time_range, points=points)
-    return Buckets(time_range.start_ms // step_ms * step_ms, time_range.end_ms, step_ms)
+    if time_range.length_ms >= ROLLUP_RANGE_MS:
+        step_ms = max(step_ms, MINUTE_MS)
+    end_ms = -(-time_range.end_ms // step_ms) * step_ms
+    return Buckets(time_range.start_ms // step_ms * step_ms, max(time_range.end_ms, min(end_ms, now_ms + 1)), step_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,19 @@ def _parse_metrics_row(metric: str, row: Sequence[Any], quantiles: Sequence[floa
 def _parse_spans_row(_: object, row: Sequence[Any], quantiles: Sequence[float]) -> RequestStats:
     count, errors, first_ms, *values_ms = row
     return RequestStats(count, errors, count, first_ms, dict(zip(quantiles, values_ms, strict=True)))
+
+
+def stats_of_rows(rows: RedRows, row: int, quantiles: Sequence[float], *, first_seen_ms: int = 0) -> RequestStats:
+    """Return a row of rollups; ``first_seen_ms`` is the time of its service's first data: rollups know only the bucket
+    of the first request."""
+    values = (float(column[row]) for column in rows.quantiles_ms)
+    return RequestStats(
+        float(rows.requests[row]),
+        float(rows.errors[row]),
+        int(rows.tagged[row]),
+        max(int(rows.first_ms[row]), first_seen_ms),
+        {p: None if math.isnan(value) else value for p, value in zip(quantiles, values, strict=True)},
+    )
 
 
 def pick_metrics(by_metric: dict[str, RequestStats]) -> tuple[str, str]:

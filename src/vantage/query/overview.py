@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vantage.core.deployment import Deployment
 from vantage.core.errors import BusyError, InputError, StoreTimeout
-from vantage.core.sample import TAG_VERSION
 from vantage.query.context import QueryContext
 from vantage.query.deployments import deployments_if_known
 from vantage.query.http_semconv import QUANTILES_ALL, QUANTILES_OVERVIEW, Buckets
 from vantage.query.red import BucketValues, RedStats, read_red
 from vantage.query.thresholds import ERROR_RATIO_HIGH
-from vantage.storage.ports import SeriesInfo, ServiceSpanStats
 
 SELF: Final = "vantage"  # the service under which Vantage reports itself
 SERVICES_SHOWN_MAX: Final = 500
@@ -73,6 +71,11 @@ class Overview:
     problem: str = ""  # why there are no figures although there may be data
 
     @property
+    def approximate(self) -> bool:
+        """Return whether quantiles are those of sketches."""
+        return any(row.red is not None and row.red.approximate for row in self.services)
+
+    @property
     def only_self(self) -> bool:
         """Whether nobody has sent anything yet."""
         return all(row.is_self for row in self.services)
@@ -96,10 +99,12 @@ class _ServiceFacts:
         self.last_ms = max(self.last_ms, last_ms)
 
 
-async def read_overview(context: QueryContext, buckets: Buckets) -> Overview:
-    """Read the overview: services with errors first, then those with traffic, then by name; Vantage itself last."""
+async def read_overview(context: QueryContext, buckets: Buckets, *, exact: bool = False) -> Overview:
+    """Read the overview: services with errors first, then those with traffic, then by name; Vantage itself last.
+    ``exact``: from samples and spans, which takes as long as there are many."""
     facts = await _known_services(context)
-    red, problem = await _read_figures(context, buckets, tuple(facts), QUANTILES_OVERVIEW)
+    first_ms = {name: known.first_ms for name, known in facts.items()}
+    red, problem = await _read_figures(context, buckets, first_ms, QUANTILES_OVERVIEW, exact=exact)
     deployments = await deployments_if_known(context, limit=DEPLOYMENTS_MAX)
 
     def build() -> Overview:
@@ -110,45 +115,38 @@ async def read_overview(context: QueryContext, buckets: Buckets) -> Overview:
     return await asyncio.to_thread(build)
 
 
-async def read_service(context: QueryContext, buckets: Buckets, *, service: str) -> ServiceRow | None:
+async def read_service(
+    context: QueryContext, buckets: Buckets, *, service: str, exact: bool = False
+) -> ServiceRow | None:
     """Read one service; None when it is unknown."""
     facts = (await _known_services(context, service=service)).get(service)
     if facts is None:
         return None
-    red, problem = await _read_figures(context, buckets, (service,), QUANTILES_ALL)
+    red, problem = await _read_figures(context, buckets, {service: facts.first_ms}, QUANTILES_ALL, exact=exact)
     return replace(_row(service, facts, red.get(service)), problem=problem)
 
 
 async def _read_figures(
-    context: QueryContext, buckets: Buckets, services: Sequence[str], quantiles: Sequence[float]
+    context: QueryContext, buckets: Buckets, services: Mapping[str, int], quantiles: Sequence[float], *, exact: bool
 ) -> tuple[dict[str, RedStats], str]:
     """Return the figures, or why they cannot be read: a page is of use without them."""
     try:
-        return await read_red(context, buckets, services=services, quantiles=quantiles), ""
+        return await read_red(context, buckets, services=services, quantiles=quantiles, exact=exact), ""
     except (BusyError, InputError, StoreTimeout) as error:
         return {}, str(error)
 
 
 async def _known_services(context: QueryContext, *, service: str = "") -> dict[str, _ServiceFacts]:
-    infos, span_stats = await context.store.list_series(service=service), await context.store.services_with_spans()
-    return await asyncio.to_thread(_collect_facts, infos, span_stats, service)
+    infos = await context.store.services(service=service)
 
+    def collect() -> dict[str, _ServiceFacts]:
+        known: dict[str, _ServiceFacts] = {}
+        for info in infos:
+            facts = known.setdefault(info.service, _ServiceFacts())
+            facts.add(info.environment, info.service_version, info.first_ms, info.last_ms)
+        return known
 
-def _collect_facts(
-    infos: Sequence[SeriesInfo], span_stats: Sequence[ServiceSpanStats], service: str
-) -> dict[str, _ServiceFacts]:
-    known: dict[str, _ServiceFacts] = {}
-    for info in infos:
-        series = info.series
-        known.setdefault(series.service, _ServiceFacts()).add(
-            series.environment, series.tag(TAG_VERSION), info.first_ms, info.last_ms
-        )
-    for spans in span_stats:
-        if service in ("", spans.service):
-            known.setdefault(spans.service, _ServiceFacts()).add(
-                spans.environment, spans.service_version, spans.first_ms, spans.last_ms
-            )
-    return known
+    return await asyncio.to_thread(collect)
 
 
 def _row(name: str, facts: _ServiceFacts, red: RedStats | None) -> ServiceRow:

@@ -1,21 +1,27 @@
-"""Requests, errors and durations (RED) of services, by the conventions of ``http_semconv``.
+"""Requests, errors and durations (RED) of services, by the conventions of ``core.semconv``.
 
-A few grouped queries read all services. A service without requests and server spans is measured by the samples it
-sends. A bucket without data is None, never 0.
+Rollups that the store keeps ready answer; where they do not suffice, a few grouped queries read samples and spans. A
+service without requests and server spans is measured by the samples it sends. A bucket without data is None, never 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Literal
 
+import numpy as np
+
+from vantage.core.arrays import F64, I64
+from vantage.core.red_table import RedQuery, RedTable
+from vantage.core.semconv import DURATION, REQUESTS
+from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
 from vantage.query.http_semconv import (
-    DURATION,
     QUANTILES_OVERVIEW,
-    REQUESTS,
     Buckets,
     RequestStats,
     metrics_query,
@@ -24,6 +30,7 @@ from vantage.query.http_semconv import (
     rate_per_s,
     select_items,
     spans_query,
+    stats_of_rows,
     time_filter,
 )
 from vantage.vql.tree import And, Call, Column, Expr, In, Select
@@ -41,7 +48,7 @@ class RedStats:
     ``rate_per_s`` counts from the service's first data in the range, so that a service just started is not diluted.
     With source ``samples`` the rates are those of samples. ``p95_change``: the median of the buckets' p95 in the second
     half of the range against that of the first, 0.2 meaning 20 % slower. p50 and p99 are None unless requested. The
-    tuples have one value per bucket, None without data.
+    tuples have one value per bucket, None without data. ``approximate``: quantiles are within 1 % of the exact ones.
     """
 
     source: RedSource
@@ -57,21 +64,100 @@ class RedStats:
     p50s_ms: BucketValues
     p95s_ms: BucketValues
     p99s_ms: BucketValues
+    approximate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What one source says about a service: the figures of the range, and of each bucket."""
+
+    total: RequestStats
+    requests: BucketValues
+    error_ratios: BucketValues
+    quantiles_ms: Mapping[float, BucketValues]
 
 
 async def read_red(
-    context: QueryContext, buckets: Buckets, *, services: Sequence[str], quantiles: Sequence[float] = QUANTILES_OVERVIEW
+    context: QueryContext,
+    buckets: Buckets,
+    *,
+    services: Mapping[str, int],
+    quantiles: Sequence[float] = QUANTILES_OVERVIEW,
+    exact: bool = False,
 ) -> dict[str, RedStats]:
     """Return the RED stats of each of ``services`` that has data in the range, by name.
 
-    ``quantiles`` is QUANTILES_OVERVIEW or QUANTILES_ALL.
+    ``services`` are names, with the time of each one's first data in ms. ``quantiles`` is QUANTILES_OVERVIEW or
+    QUANTILES_ALL. ``exact``: read samples and spans even where there are rollups.
     """
-    red = await _from_metrics(context, buckets, services, quantiles)
+    if not exact and (red := await _from_rollups(context, buckets, services, quantiles)) is not None:
+        return red
+    red = await _from_metrics(context, buckets, tuple(services), quantiles)
     if remaining := [name for name in services if name not in red]:
         red |= await _from_spans(context, buckets, remaining, quantiles)
     if remaining := [name for name in services if name not in red]:
         red |= await _from_samples(context, buckets, remaining)
     return red
+
+
+async def _from_rollups(
+    context: QueryContext, buckets: Buckets, services: Mapping[str, int], quantiles: Sequence[float]
+) -> dict[str, RedStats] | None:
+    table = await context.red(
+        RedQuery(
+            TimeRange(buckets.start_ms, buckets.end_ms),
+            buckets.step_ms,
+            services=frozenset(services) if len(services) == 1 else None,
+            quantiles=tuple(quantiles),
+        )
+    )
+    return None if table is None else await asyncio.to_thread(_red_of_table, table, buckets, services, quantiles)
+
+
+def _red_of_table(
+    table: RedTable, buckets: Buckets, first_seen_ms: Mapping[str, int], quantiles: Sequence[float]
+) -> dict[str, RedStats]:
+    measured: dict[str, dict[str, _Measured]] = {}
+    starts = np.searchsorted(table.buckets.group, np.arange(len(table.groups) + 1)).tolist()
+    for row, number in enumerate(table.totals.group.tolist()):
+        group = table.groups[number]
+        if group.service not in first_seen_ms:  # it came a moment ago
+            continue
+        rows = slice(starts[number], starts[number + 1])
+        position = (table.buckets.time_ms[rows] - buckets.start_ms) // buckets.step_ms
+        requests, errors = table.buckets.requests[rows], table.buckets.errors[rows]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.where(requests > 0, np.minimum(1.0, errors / requests), np.nan)
+        columns = (requests, ratios, *(column[rows] for column in table.buckets.quantiles_ms))
+        of_requests, error_ratios, *values_ms = (_spread(column, position, buckets.count) for column in columns)
+        measured.setdefault(group.service, {})[group.source] = _Measured(
+            stats_of_rows(table.totals, row, quantiles, first_seen_ms=first_seen_ms[group.service]),
+            of_requests,
+            error_ratios,
+            dict(zip(quantiles, values_ms, strict=True)),
+        )
+    return {service: _red_of_sources(buckets, by_source) for service, by_source in measured.items()}
+
+
+def _spread(values: F64, position: I64, size: int) -> BucketValues:
+    """Return the values at their buckets' positions, None elsewhere and for NaN."""
+    spread: list[float | None] = [None] * size
+    for at, value in zip(position.tolist(), values.tolist(), strict=True):
+        if not math.isnan(value):
+            spread[at] = value
+    return tuple(spread)
+
+
+def _red_of_sources(buckets: Buckets, by_source: Mapping[str, _Measured]) -> RedStats:
+    names = {REQUESTS: "requests", DURATION: "durations"}
+    by_metric = {metric: by_source[source].total for metric, source in names.items() if source in by_source}
+    if by_metric:
+        requests, errors = pick_metrics(by_metric)
+        parts = (by_source[names[requests]], by_source[names[errors]], by_source.get("durations"))
+        return _red(buckets, "metrics", *parts, approximate=True)
+    if (spans := by_source.get("spans")) is not None:
+        return _red(buckets, "spans", spans, spans, spans, approximate=True)
+    return _red(buckets, "samples", by_source["samples"], None, None)
 
 
 def _bucket(buckets: Buckets) -> Expr:
@@ -95,13 +181,12 @@ async def _from_metrics(
     red = {}
     for service in {key[1] for key in totals}:
         by_metric = {metric: stats for metric in (REQUESTS, DURATION) if (stats := totals.get((metric, service)))}
+        measured = {
+            metric: _measured(buckets, stats, parts.get((metric, service), {}), quantiles)
+            for metric, stats in by_metric.items()
+        }
         requests, errors = pick_metrics(by_metric)
-        red[service] = _red(
-            buckets,
-            "metrics",
-            (by_metric[requests], by_metric[errors], by_metric.get(DURATION)),
-            (parts.get((requests, service), {}), parts.get((errors, service), {}), parts.get((DURATION, service), {})),
-        )
+        red[service] = _red(buckets, "metrics", measured[requests], measured[errors], measured.get(DURATION))
     return red
 
 
@@ -115,7 +200,11 @@ async def _from_spans(
         return {}
     query = spans_query(buckets, (*keys, _bucket(buckets)), where=service_filter, quantiles=quantiles)
     parts = _by_service(await _measure(context, "red_buckets", query), keys=1)
-    return {key[0]: _red(buckets, "spans", (stats,) * 3, (parts[key],) * 3) for key, stats in totals.items()}
+    red = {}
+    for key, stats in totals.items():
+        measured = _measured(buckets, stats, parts[key], quantiles)
+        red[key[0]] = _red(buckets, "spans", measured, measured, measured)
+    return red
 
 
 async def _from_samples(context: QueryContext, buckets: Buckets, services: Sequence[str]) -> dict[str, RedStats]:
@@ -128,7 +217,7 @@ async def _from_samples(context: QueryContext, buckets: Buckets, services: Seque
     for key, by_bucket in parts.items():
         stats = by_bucket.values()
         total = RequestStats(sum(s.requests for s in stats), 0, 0, first_ms=min(s.first_ms for s in stats))
-        red[key[0]] = _red(buckets, "samples", (total, None, None), (by_bucket, {}, {}))
+        red[key[0]] = _red(buckets, "samples", _measured(buckets, total, by_bucket, ()), None, None)
     return red
 
 
@@ -152,39 +241,52 @@ def _change(points: BucketValues) -> float | None:
     return median(after) / base - 1
 
 
+def _measured(
+    buckets: Buckets, total: RequestStats, by_bucket: Mapping[int, RequestStats], quantiles: Sequence[float]
+) -> _Measured:
+    def points(get: Callable[[RequestStats], float | None]) -> BucketValues:
+        return tuple(get(stats) if (stats := by_bucket.get(at_ms)) else None for at_ms in buckets.starts_ms())
+
+    return _Measured(
+        total,
+        points(lambda stats: stats.requests),
+        points(lambda stats: stats.error_ratio),
+        {p: points(lambda stats, p=p: stats.quantile_ms(p)) for p in quantiles},  # type: ignore[misc]
+    )
+
+
 def _red(
     buckets: Buckets,
     source: RedSource,
-    totals: tuple[RequestStats, RequestStats | None, RequestStats | None],
-    parts: tuple[dict[int, RequestStats], dict[int, RequestStats], dict[int, RequestStats]],
+    requests: _Measured,
+    errors: _Measured | None,
+    durations: _Measured | None,
+    *,
+    approximate: bool = False,
 ) -> RedStats:
-    requests, errors, durations = totals
-    durations = durations or RequestStats(0, 0, 0)
-
-    def points(which: int, get: Callable[[RequestStats], float | None]) -> BucketValues:
-        by_bucket = parts[which]
-        return tuple(get(stats) if (stats := by_bucket.get(at_ms)) else None for at_ms in buckets.starts_ms())
-
     # A rate over the first moments of a bucket is noise: the newest bucket counts once a quarter of it has passed.
     shortest_s = buckets.step_ms / 4000
-    counts = points(0, lambda stats: stats.requests)
-    p95s_ms = points(2, lambda stats: stats.quantile_ms(0.95))
     rates = (
         None if count is None or (passed_s := buckets.seconds(i)) < shortest_s else count / passed_s
-        for i, count in enumerate(counts)
+        for i, count in enumerate(requests.requests)
     )
+    nothing: BucketValues = (None,) * buckets.count
+    totals_ms = durations.total.quantiles_ms if durations else {}
+    points_ms = durations.quantiles_ms if durations else {}
+    p95s_ms = points_ms.get(0.95, nothing)
     return RedStats(
         source=source,
-        requests=requests.requests,
-        rate_per_s=rate_per_s(requests, buckets),
-        error_ratio=errors.error_ratio if errors else None,
-        p50_ms=durations.quantile_ms(0.5),
-        p95_ms=durations.quantile_ms(0.95),
-        p99_ms=durations.quantile_ms(0.99),
+        requests=requests.total.requests,
+        rate_per_s=rate_per_s(requests.total, buckets),
+        error_ratio=errors.total.error_ratio if errors else None,
+        p50_ms=totals_ms.get(0.5),
+        p95_ms=totals_ms.get(0.95),
+        p99_ms=totals_ms.get(0.99),
         p95_change=_change(p95s_ms),
         rates_per_s=tuple(rates),
-        error_ratios=points(1, lambda stats: stats.error_ratio),
-        p50s_ms=points(2, lambda stats: stats.quantile_ms(0.5)),
+        error_ratios=errors.error_ratios if errors else nothing,
+        p50s_ms=points_ms.get(0.5, nothing),
         p95s_ms=p95s_ms,
-        p99s_ms=points(2, lambda stats: stats.quantile_ms(0.99)),
+        p99s_ms=points_ms.get(0.99, nothing),
+        approximate=approximate,
     )

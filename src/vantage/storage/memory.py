@@ -13,6 +13,8 @@ from vantage.core.arrays import Mask
 from vantage.core.batch import Batch, build_batch
 from vantage.core.clock import Clock
 from vantage.core.exemplars import NO_EXEMPLARS, Exemplars, encode_exemplars
+from vantage.core.red import MINUTE_MS, RedKeys, RedSlots, by_service, of_endpoints, red_of_samples, red_of_spans
+from vantage.core.red_table import RedQuery, RedTable, summarize
 from vantage.core.rollup import Partials, rollup_samples, with_sketches
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.series import Series
@@ -26,6 +28,7 @@ from vantage.storage.ports import (
     Selector,
     SeriesInfo,
     ServiceEdge,
+    ServiceInfo,
     ServiceSpanStats,
     Trace,
     TraceFilter,
@@ -35,6 +38,7 @@ from vantage.storage.ports import (
 )
 from vantage.storage.recent_spans import RecentSpans
 from vantage.storage.service_edges import service_edges
+from vantage.storage.service_infos import sum_up_services
 from vantage.storage.trace_summary import count_by_service, latest_summaries, matching_rows
 from vantage.vql.check import CheckedSelect
 from vantage.vql.exec.budget import QueryBudget
@@ -87,12 +91,33 @@ class MemoryStore:
     async def explain(self, query: CheckedSelect, *, deadline_s: float) -> Table:  # noqa: ARG002 - of the port; this is quick
         return explain(query, _RowSource(self._rows, self._spans))
 
+    async def red(self, query: RedQuery, *, deadline_s: float) -> RedTable | None:  # noqa: ARG002 - of the port; this is quick
+        columns = SeriesColumns()
+        for row in self._rows:
+            columns.append(row[0])
+        slots = RedSlots(RedKeys(), columns.series)
+        samples = SampleColumns(
+            np.arange(len(self._rows), dtype=np.uint32),
+            np.array([row[1] for row in self._rows], np.int64),
+            np.array([row[2] for row in self._rows], np.float64),
+        )
+        minutes = [red_of_samples(samples, slots), red_of_spans(build_span_table(self._spans), slots.keys)]
+        if query.level == "service":
+            parts = [by_service(part, slots.keys) for part in minutes]
+        else:
+            parts = [of_endpoints(part, slots.keys, width_ms=MINUTE_MS) for part in minutes]
+        return summarize(parts, slots.keys.keys, query) if query.step_ms % MINUTE_MS == 0 else None
+
     async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         times: dict[int, tuple[Series, list[int]]] = {}
         for series, time_ms, *_ in self._rows:
             if (not service or series.service == service) and (not metric or series.metric == metric):
                 times.setdefault(series.id, (series, []))[1].append(time_ms)
         return [SeriesInfo(series, len(at_ms), min(at_ms), max(at_ms)) for series, at_ms in times.values()]
+
+    async def services(self, *, service: str = "") -> Sequence[ServiceInfo]:
+        infos = sum_up_services(await self.list_series(), await self.services_with_spans())
+        return [info for info in infos if service in ("", info.service)]
 
     async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
         return [

@@ -14,6 +14,7 @@ from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
 from vantage.core.batch import Batch
 from vantage.core.deployment import Deployment
+from vantage.core.red_table import RedQuery, RedTable
 from vantage.core.retention import RetentionRule
 from vantage.core.series import Series
 from vantage.core.span import Span
@@ -53,6 +54,19 @@ class ServiceSpanStats:
     environment: str
     service_version: str
     instance: str
+    spans: int
+    first_ms: int
+    last_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceInfo:
+    """A service in one environment and version ('' where it has none): numbers and times of its samples and spans."""
+
+    service: str
+    environment: str
+    service_version: str
+    samples: int
     spans: int
     first_ms: int
     last_ms: int
@@ -206,8 +220,19 @@ class TelemetryReader(Protocol):
         ``rows`` (samples or spans, at most twice what is read). Raises what ``select`` raises."""
         ...
 
+    async def red(self, query: RedQuery, *, deadline_s: float) -> RedTable | None:
+        """Return requests, errors and durations from rollups that are kept ready: what is read depends on the range and
+        the number of services, not on that of samples. None: there are no rollups for this step or all of the range;
+        then samples and spans have to be read. Raises what ``select`` raises."""
+        ...
+
     async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         """Return the series with stored samples, '' meaning any service or metric; in no particular order."""
+        ...
+
+    async def services(self, *, service: str = "") -> Sequence[ServiceInfo]:
+        """Return one entry for each service, environment and version with stored samples or spans, in no particular
+        order; '' means any service. Reads no samples and no spans."""
         ...
 
     async def services_with_spans(self) -> Sequence[ServiceSpanStats]:

@@ -258,5 +258,5 @@ async def test_a_reader_counts_the_spans_of_parts_that_were_merged_meanwhile(
         with store._reader(QueryBudget(5)) as reader:
             await store.merge()
             assert all(len(segment.parts) == 1 for segment in store._snapshots.now.samples.values())
-            totals = [total for counts in reader.span_reader.service_counts() for total, _, _ in counts.values()]
+            totals = [total for counts in reader.span_reader.sealed_counts() for total, _, _ in counts.values()]
             assert sum(totals) == 3

@@ -22,7 +22,7 @@ def test_a_page_does_without_figures_that_need_too_much_memory(page: str, tmp_pa
                 for n in range(5000)
             ]
             assert server.send({"service_name": "shop", "metrics": samples}).status == 202
-        answer = server.get(page, Accept="text/html")
+        answer = server.get(f"{page}?range=15m", Accept="text/html")
         assert answer.status == 200
         text = answer.body.decode()
         assert "Rates, errors and durations are not shown" in text

@@ -14,6 +14,7 @@ from vantage.storage.clickhouse.engine import Column
 
 FORMAT: Final = "ArrowStream"
 _MAP: Final = pa.map_(pa.string(), pa.string())
+_COUNTS: Final = pa.map_(pa.int32(), pa.uint64())
 
 
 def encode(columns: Mapping[str, Column]) -> bytes:
@@ -34,7 +35,8 @@ def _array(column: Column) -> Any:
     if isinstance(column, np.ndarray):
         return pa.array(column)
     if column and isinstance(column[0], dict):
-        return pa.array([list(pairs.items()) for pairs in column], _MAP)
+        keys = next((key for pairs in column for key in pairs), "")
+        return pa.array([list(pairs.items()) for pairs in column], _COUNTS if isinstance(keys, int) else _MAP)
     return pa.array(column, pa.string())
 
 

@@ -6,12 +6,35 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from vantage.core.batch import Batch
+from vantage.core.red import (
+    MINUTE_MS,
+    RedKeys,
+    RedLevel,
+    RedSlots,
+    by_service,
+    of_endpoints,
+    red_of_samples,
+    red_of_spans,
+    regroup,
+)
+from vantage.core.rollup import FIVE_MINUTES_MS, Partials, concat_partials
+from vantage.core.sample_columns import SampleColumns
 from vantage.core.series import Series
 from vantage.core.span import Span
+from vantage.core.span_table import build_span_table
 from vantage.storage.clickhouse.batch_id_table import BatchId
 from vantage.storage.clickhouse.engine import Column, Engine, Insert
-from vantage.storage.clickhouse.rows import batch_id_columns, sample_columns, series_columns, span_columns
+from vantage.storage.clickhouse.rows import (
+    batch_id_columns,
+    red_columns,
+    sample_columns,
+    series_columns,
+    span_columns,
+)
+from vantage.storage.clickhouse.table_settings import DAY_MS, RED_MINUTES_DAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +73,31 @@ def build_commit(
         add("spans", span_columns(spans), token=token)
     if any(batch.samples for batch, _ in accepted):
         add("samples", sample_columns(accepted), token=token)
+    for table, rows in _red(accepted, spans, at_ms=at_ms).items():
+        add(table, rows, token=token)
     if ids:
         add("batch_ids", batch_id_columns(ids), token=token)
     return Commit(inserts, fresh, spans, ids)
+
+
+def _red(
+    accepted: Sequence[tuple[Batch, Sequence[Series]]], spans: Sequence[Span], *, at_ms: int
+) -> dict[str, dict[str, Column]]:
+    """Return the rollups of requests by table. Minutes are only kept of the days around ``at_ms``: each is a partition,
+    of which an insert may have few."""
+    keys = RedKeys()
+    parts = [red_of_samples(SampleColumns(batch.index, batch.time_ms, batch.value), RedSlots(keys, series))
+             for batch, series in accepted if batch.samples]  # fmt: skip
+    parts.append(red_of_spans(build_span_table(spans), keys))
+    minutes = regroup(concat_partials([part for part in parts if len(part)]), None, width_ms=MINUTE_MS)
+    if not len(minutes):
+        return {}
+    by_minute = by_service(minutes, keys)
+    recent = by_minute.take(np.flatnonzero(np.abs(by_minute.time_ms - at_ms) < RED_MINUTES_DAYS * DAY_MS))
+    tables = {} if not len(recent) else {"red_1m": red_columns({"service": recent}, keys.keys)}
+    levels: dict[RedLevel, Partials] = {
+        "service": regroup(by_minute, None, width_ms=FIVE_MINUTES_MS),
+        "endpoint": of_endpoints(minutes, keys, width_ms=FIVE_MINUTES_MS),
+    }
+    tables["red_5m"] = red_columns(levels, keys.keys)
+    return tables

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from vantage.core.batch import BATCH_ID_MEMORY_MS
+from vantage.core.red import METRIC_OF
 from vantage.core.rollup import HOUR_MS
 from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.engine import Engine, Param, Statement
@@ -23,7 +24,9 @@ from vantage.storage.ports import DeletionResult, RetentionPolicy, Selector
 DAY_MS: Final = 86_400_000
 SPARE: Final = 0.02  # of the budget, freed in addition: otherwise the next sample would trigger another deletion
 RAW: Final = ("samples", "exemplars", "spans", "span_times")
-ROLLUP_TABLES: Final = ("rollups_5m", "rollups_1h")
+SERIES_ROLLUPS: Final = ("rollups_5m", "rollups_1h")
+RED_TABLES: Final = ("red_5m", "red_1h", "red_1m")
+ROLLUP_TABLES: Final = (*SERIES_ROLLUPS, "red_5m", "red_1h")  # whose partitions are months
 NAMES_MAX: Final = 1000
 # Where other processes write, a series may be new and its first samples under way.
 EMPTY_AGE_MS_MIN: Final = HOUR_MS
@@ -90,7 +93,7 @@ class Deleter:
         )
         counts = {
             table: self._count(table, where, params)
-            for table in ("samples", "exemplars", "spans", "span_times", "rollups_5m", "rollups_1h", "series")
+            for table in ("samples", "exemplars", "spans", "span_times", *SERIES_ROLLUPS, *RED_TABLES, "series")
         }
         before = _nbytes_of(self._partitions())
         for table, rows in counts.items():  # the series last: a deletion that fails can be repeated
@@ -107,7 +110,7 @@ class Deleter:
     def delete_range(self, time_range: TimeRange) -> None:
         """Delete samples and spans of whole hours, and what is derived from them. The times of traces stay: they are
         where a trace is looked for, and its spans may be written again."""
-        for table in ("samples", "exemplars", *ROLLUP_TABLES, "spans"):
+        for table in ("samples", "exemplars", *SERIES_ROLLUPS, *RED_TABLES, "spans"):
             params = Params()
             before = (_before(table, at_ms, params) for at_ms in (time_range.start_ms, time_range.end_ms))
             self._delete_if_any(table, "NOT ({}) AND {}".format(*before), params)
@@ -127,7 +130,9 @@ class Deleter:
         """Delete older rows of ``samples`` or ``spans`` and of derived tables. Return the number of the former."""
         params = Params()
         deleted = 0
-        tables = ("samples", "exemplars", *ROLLUP_TABLES) if table == "samples" else ("spans", "span_times")
+        tables = (
+            ("samples", "exemplars", *SERIES_ROLLUPS, *RED_TABLES) if table == "samples" else ("spans", "span_times")
+        )
         for name in tables:
             rows = self._delete_if_any(name, _before(name, limit_ms, params), params)
             deleted += rows if name == table else 0
@@ -142,11 +147,24 @@ class Deleter:
             pairs = ", ".join(
                 f"({params.bind(service, 'String')}, {params.bind(metric, 'String')})" for service, metric in batch
             )
-            for table in ("samples", "exemplars", *ROLLUP_TABLES):
+            for table in ("samples", "exemplars", *SERIES_ROLLUPS):
                 where = f"(service_name, metric_name) IN ({pairs}) AND {_before(table, limit_ms, params)}"
                 rows = self._delete_if_any(table, where, params)
                 deleted += rows if table == "samples" else 0
+        sources = {metric: source for source, metric in METRIC_OF.items()}
+        self._delete_red([(service, sources[metric]) for service, metric in names if metric in sources], limit_ms)
         return deleted
+
+    def _delete_red(self, names: Sequence[tuple[str, str]], limit_ms: int) -> None:
+        """Delete older rollups of requests of services, each with a source of them."""
+        for batch in _in_batches(names):
+            for table in RED_TABLES:
+                params = Params()
+                pairs = ", ".join(
+                    f"({params.bind(service, 'String')}, {params.bind(source, 'String')})" for service, source in batch
+                )
+                where = f"(service_name, source) IN ({pairs}) AND {_before(table, limit_ms, params)}"
+                self._delete_if_any(table, where, params)
 
     def _span_services(self) -> list[str]:
         return self._engine.run(Statement("SELECT DISTINCT service_name FROM span_times")).to_list("service_name")
@@ -160,6 +178,7 @@ class Deleter:
                 where = f"service_name IN ({bound}) AND {_before(table, limit_ms, params)}"
                 rows = self._delete_if_any(table, where, params)
                 deleted += rows if table == "spans" else 0
+        self._delete_red([(service, "spans") for service in services], limit_ms)
         return deleted
 
     # --- by size ---

@@ -15,7 +15,7 @@ from vantage.core.dict_column import TextColumn
 from vantage.core.errors import InputError, StoreTimeout, StoreUnavailable, VantageError
 
 Param = str | int | float
-Column = Array | TextColumn | list[str] | list[dict[str, str]]
+Column = Array | TextColumn | list[str] | list[dict[str, str]] | list[dict[int, int]]
 ROWS_MAX: Final = 2_000_000_000  # read by lookups that have no limit of their own
 NO_SETTINGS: Final[Mapping[str, float]] = {}
 LOOKUP_NBYTES_MAX: Final = 2 << 30  # memory of lookups, which have no limit of their own

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from vantage.core.errors import InputError
+from vantage.core.red import MINUTE_MS, RedKeys
+from vantage.core.red_table import RedQuery, RedTable, summarize
+from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
 from vantage.core.span import Span
 from vantage.core.span_table import SpanTable, build_span_table
 from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.engine import Engine, QueryResult, Statement, query_limits
 from vantage.storage.clickhouse.expressions import Params
-from vantage.storage.clickhouse.rows import SAMPLES_SELECTED, SPANS_SELECTED, read_spans
+from vantage.storage.clickhouse.rows import (
+    RED_NAMES,
+    RED_SELECTED,
+    SAMPLES_SELECTED,
+    SPANS_SELECTED,
+    read_red,
+    read_spans,
+)
 from vantage.storage.clickhouse.series_table import SeriesTable
 from vantage.storage.clickhouse.sql import bounds
+from vantage.storage.clickhouse.table_settings import DAY_MS, RED_MINUTES_DAYS
 from vantage.storage.ports import (
     TRACE_SPANS_MAX,
     ExemplarSample,
@@ -39,9 +50,55 @@ class Lookups:
     def __init__(self, engine: Engine, series: SeriesTable) -> None:
         self._engine = engine
         self._series = series
+        self._red_since: int | None = None
 
     def _query(self, text: str, params: Params | None = None) -> QueryResult:
         return self._engine.run(Statement(text, params.values if params else {}), query_limits(TIMEOUT_S))
+
+    def red(self, query: RedQuery, *, now_ms: int, limits: Mapping[str, float]) -> RedTable | None:
+        """Read rollups of requests. None where they do not suffice: for a step that is none of their widths, a time
+        whose minutes have expired, or one before which an earlier version wrote."""
+        widths_ms = {"red_1h": HOUR_MS, "red_5m": FIVE_MINUTES_MS}
+        if query.level == "service" and query.time_range.start_ms >= now_ms - RED_MINUTES_DAYS * DAY_MS + HOUR_MS:
+            widths_ms["red_1m"] = MINUTE_MS
+        table = next((name for name, width_ms in widths_ms.items() if query.step_ms % width_ms == 0), None)
+        if table is None or query.time_range.start_ms <= self._red_since_ms():
+            return None
+        params = Params()
+        start, end, step, level = (
+            params.bind(value, kind)
+            for value, kind in (
+                (query.time_range.start_ms, "Int64"),
+                (query.time_range.end_ms, "Int64"),
+                (query.step_ms, "Int64"),
+                (query.level, "String"),
+            )
+        )
+        where = [
+            f"level = {level}",
+            f"timestamp >= fromUnixTimestamp64Milli({start}, 'UTC')",
+            f"timestamp < fromUnixTimestamp64Milli({end}, 'UTC')",
+        ]
+        if query.services is not None:
+            services = ", ".join(params.bind(name, "String") for name in sorted(query.services))
+            where.append(f"service_name IN ({services})")
+        names = ", ".join(RED_NAMES)
+        result = self._engine.run(
+            Statement(
+                f"SELECT {names}, intDiv(toUnixTimestamp64Milli(timestamp), {step}) * {step} AS time_ms, "
+                f"{RED_SELECTED} FROM {table} WHERE {' AND '.join(where)} GROUP BY {names}, time_ms",
+                params.values,
+            ),
+            limits,
+        )
+        keys = RedKeys()
+        return summarize([read_red(result, keys)], keys.keys, query)
+
+    def _red_since_ms(self) -> int:
+        if self._red_since is None:
+            result = self._query("SELECT toInt64(max(newest_ms)) AS newest_ms FROM red_since")
+            self._red_since = int(result.to_list("newest_ms")[0])
+        return self._red_since
 
     def list_series(self, service: str, metric: str, *, since_ms: int) -> list[SeriesInfo]:
         """Read series from the hourly rollups, which have the first and the last sample: a thousandth of the rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,8 @@ from vantage.core.batch import Batch
 from vantage.core.dict_column import DictColumn, TextColumn, dict_encode
 from vantage.core.exemplars import Exemplars, encode_exemplars
 from vantage.core.idhash import encode_ids
+from vantage.core.red import RedKey, RedKeys, RedLevel
+from vantage.core.rollup import Partials, Sketches, concat_partials
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span
@@ -29,6 +32,11 @@ SPAN_COLUMNS: Final = (
 SERIES_COLUMNS: Final = ("service_name", "environment", "metric_name", "metric_type", "unit", "tags")
 SERIES_SELECTED: Final = ", ".join(SERIES_COLUMNS)
 SPANS_SELECTED: Final = ", ".join((*SPAN_COLUMNS, "attributes"))
+RED_NAMES: Final = ("source", "service_name", "environment", "service_version", "outcome", "method", "route")
+RED_SELECTED: Final = (
+    "toInt64(sum(count)) AS rows_in, sum(sum) AS total, min(min) AS low, max(max) AS high, sumMap(sketch) AS cells, "
+    "mapKeys(cells) AS sketch_keys, mapValues(cells) AS sketch_counts"
+)
 SAMPLES_SELECTED: Final = "series_id, toUnixTimestamp64Milli(timestamp) AS time_ms, value, trace_id, span_id"
 
 
@@ -117,6 +125,54 @@ def span_columns(spans: Sequence[Span]) -> dict[str, Column]:
         "duration_ns": table.duration_ns,
         "attributes": [span.attributes for span in spans],
     }
+
+
+def red_columns(levels: Mapping[RedLevel, Partials], keys: Sequence[RedKey]) -> dict[str, Column]:
+    """Return the columns of rollups of requests by level; ``keys`` are by code."""
+    partials = concat_partials(list(levels.values()))
+    named = [keys[code] for code in partials.slot.tolist()]
+    return {
+        "level": dict_encode([level for level, rows in levels.items() for _ in range(len(rows))]),
+        "source": dict_encode([key.source for key in named]),
+        "service_name": dict_encode([key.service for key in named]),
+        "environment": dict_encode([key.environment for key in named]),
+        "service_version": dict_encode([key.version for key in named]),
+        "outcome": dict_encode([key.outcome for key in named]),
+        "method": dict_encode([key.method for key in named]),
+        "route": dict_encode([key.route for key in named]),
+        "timestamp": _times(partials.time_ms),
+        "count": partials.count.astype(np.uint64),
+        "sum": partials.sum,
+        "min": partials.min,
+        "max": partials.max,
+        "sketch": _sketch_maps(partials.sketches, len(partials)),
+    }
+
+
+def _sketch_maps(sketches: Sketches, rows: int) -> list[dict[int, int]]:
+    ends = np.cumsum(np.bincount(sketches.row, minlength=rows)).tolist()
+    keys, counts = sketches.key.tolist(), sketches.count.tolist()
+    return [dict(zip(keys[start:end], counts[start:end], strict=True)) for start, end in pairwise([0, *ends])]
+
+
+def read_red(result: QueryResult, keys: RedKeys) -> Partials:
+    """Return rollups of requests from rows of RED_SELECTED, under the codes of ``keys``."""
+    names = [result.to_list(name) for name in RED_NAMES]
+    codes = [keys.code(RedKey(*row)) for row in zip(*names, strict=True)]
+    sketch_keys, counts = result.to_list("sketch_keys"), result.to_list("sketch_counts")
+    return Partials(
+        np.array(codes, np.uint32),
+        result.ints("time_ms"),
+        result.ints("rows_in"),
+        result.floats("total"),
+        result.floats("low"),
+        result.floats("high"),
+        Sketches(
+            np.repeat(np.arange(len(codes)), [len(row) for row in sketch_keys]),
+            np.fromiter(chain.from_iterable(sketch_keys), np.int32),
+            np.fromiter(chain.from_iterable(counts), np.int64),
+        ),
+    )
 
 
 def batch_id_columns(ids: Sequence[BatchId]) -> dict[str, Column]:

@@ -24,6 +24,7 @@ from vantage.core.errors import (
     StoreUnavailable,
     VantageError,
 )
+from vantage.core.red_table import RedQuery, RedTable
 from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.batch_id_table import BatchIdTable
 from vantage.storage.clickhouse.deletion import Deleter
@@ -47,6 +48,7 @@ from vantage.storage.ports import (
     Selector,
     SeriesInfo,
     ServiceEdge,
+    ServiceInfo,
     ServiceSpanStats,
     StreamBatch,
     Trace,
@@ -57,6 +59,7 @@ from vantage.storage.ports import (
 from vantage.storage.query_pool import QueryPool
 from vantage.storage.recent_batch_ids import RecentBatchIds
 from vantage.storage.series_overflow import SeriesLimit
+from vantage.storage.service_infos import sum_up_services
 from vantage.storage.steady_time import JUMP_MS_MIN, SteadyTime
 from vantage.telemetry import Telemetry
 from vantage.vql.check import CheckedSelect
@@ -291,8 +294,16 @@ class ClickHouseStore:
         marks, rows = (sum(column) for column in zip(*estimates, strict=True)) if estimates else (0, 0)
         return Table(EXPLAIN_COLUMNS, ([table], [int(marks)], [int(rows)]))
 
+    async def red(self, query: RedQuery, *, deadline_s: float) -> RedTable | None:
+        limits = query_limits(deadline_s, nbytes_max=self._query_nbytes_max)
+        return await self._in_thread(lambda: self._lookups.red(query, now_ms=self._steady.now_ms(), limits=limits))
+
     async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         return await self._in_thread(lambda: self._lookups.list_series(service, metric, since_ms=self._raw_since_ms))
+
+    async def services(self, *, service: str = "") -> Sequence[ServiceInfo]:
+        series, spans = await asyncio.gather(self.list_series(service=service), self.services_with_spans())
+        return sum_up_services(series, [stats for stats in spans if service in ("", stats.service)])
 
     async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
         return await self._in_thread(self._lookups.services_with_spans)

@@ -19,7 +19,12 @@ DATA_TABLES: Final = (
     "spans",
     "span_times",
     "batch_ids",
+    "red_1m",
+    "red_5m",
+    "red_1h",
 )
+RED_MINUTES_DAYS: Final = 2  # how long rollups of requests over minutes are kept
+DAY_MS: Final = 86_400_000
 _SETTING: Final = re.compile(r"(\w+) = ([^,\s]+)")
 # When a row of a table is as old as its data.
 _TIMES: Final = {
@@ -27,6 +32,9 @@ _TIMES: Final = {
     "exemplars": "toDateTime(timestamp)",
     "rollups_5m": "toDateTime(timestamp)",
     "rollups_1h": "toDateTime(timestamp)",
+    "red_1m": "toDateTime(timestamp)",
+    "red_5m": "toDateTime(timestamp)",
+    "red_1h": "toDateTime(timestamp)",
     "spans": "toDateTime(intDiv(start_ns, 1000000000))",
     "span_times": "toDateTime(intDiv(last_ns, 1000000000))",
 }
@@ -84,6 +92,8 @@ def apply_ttl(engine: Engine, *, days: int | None) -> None:
 
 
 def _ttl(table: str, days: int | None) -> str:
+    if table == "red_1m":  # minutes are for the present
+        days = min(days or RED_MINUTES_DAYS, RED_MINUTES_DAYS)
     return "" if days is None else f"{_TIMES[table]} + toIntervalDay({days})"
 
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from vantage.core.batch import Batch
 from vantage.core.errors import BusyError, StoreUnavailable
+from vantage.core.red_table import RedQuery, RedTable
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded import thread_priority
 from vantage.storage.embedded.format.chunk import ChunkCodec
+from vantage.storage.embedded.format.part_stats import ServiceStats, add_up_services
 from vantage.storage.embedded.format.week import week_range
 from vantage.storage.embedded.maintain.seal import histograms
 from vantage.storage.embedded.read.access import DamageLog, SnapshotAccess
@@ -31,6 +33,7 @@ from vantage.storage.ports import (
     Selector,
     SeriesInfo,
     ServiceEdge,
+    ServiceInfo,
     ServiceSpanStats,
     Trace,
     TraceFilter,
@@ -39,6 +42,7 @@ from vantage.storage.ports import (
 )
 from vantage.storage.query_pool import QueryPool
 from vantage.storage.service_edges import PARENT_REACH_MS, service_edges
+from vantage.storage.service_infos import merge_services
 from vantage.vql.check import CheckedSelect
 from vantage.vql.exec.budget import QueryBudget, QueryMemory
 from vantage.vql.exec.execute import execute, explain
@@ -77,10 +81,15 @@ class Queries:
         self._threads = QueryPool(QUERY_THREADS, initializer=lambda: lower_priority(thread_priority.QUERIES))
         self._exports = 0
         self._open = False
+        self._sealed_span_counts: tuple[int, ServiceStats] = (-1, {})  # with the version of its snapshot
 
     @property
     def unsealed_nbytes(self) -> int:
         """Estimate the memory of what is committed and not sealed, in bytes."""
+        raise NotImplementedError
+
+    def _now_ms(self) -> int:
+        """Return the time that ages are counted from."""
         raise NotImplementedError
 
     def _note_query(self) -> None:
@@ -111,6 +120,13 @@ class Queries:
 
         return await self._in_thread(run)
 
+    async def red(self, query: RedQuery, *, deadline_s: float) -> RedTable | None:
+        def run() -> RedTable | None:
+            with self._reader(self._budget(deadline_s)) as reader:
+                return reader.red_reader.table(query, now_ms=self._now_ms())
+
+        return await self._in_thread(run)
+
     async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         known = self._catalogue
 
@@ -123,17 +139,32 @@ class Queries:
 
         return await self._in_thread(run)
 
+    async def services(self, *, service: str = "") -> Sequence[ServiceInfo]:
+        def run() -> list[ServiceInfo]:
+            spans = [
+                ServiceInfo(name, environment, version, 0, *totals)
+                for (name, environment, version, _), totals in self._span_counts().items()
+                if service in ("", name)
+            ]
+            return merge_services([*self._catalogue.services(service), *spans])
+
+        return await self._in_thread(run)
+
     async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
         return await self._in_thread(self._services_with_spans)
 
     def _services_with_spans(self) -> list[ServiceSpanStats]:
-        totals: dict[tuple[str, str, str, str], tuple[int, int, int]] = {}
+        return [ServiceSpanStats(*key, *total) for key, total in self._span_counts().items()]
+
+    def _span_counts(self) -> ServiceStats:
+        """Return spans, first and last start by service, environment, version and instance. What is sealed is added up
+        again when it has changed."""
         with self._reader(self._budget(SEARCH_TIMEOUT_S), samples=False) as reader:
-            for stats in reader.span_reader.service_counts():
-                for key, (count, first_ms, last_ms) in stats.items():
-                    total = totals.get(key, (0, first_ms, last_ms))
-                    totals[key] = (total[0] + count, min(total[1], first_ms), max(total[2], last_ms))
-        return [ServiceSpanStats(*key, *total) for key, total in totals.items()]
+            version, counts = self._sealed_span_counts
+            if version != reader.version:
+                counts = add_up_services(reader.span_reader.sealed_counts())
+                self._sealed_span_counts = reader.version, counts
+            return add_up_services([counts, *reader.span_reader.unsealed_counts()])
 
     async def trace(self, trace_id: str) -> Trace:
         def run() -> Trace:
@@ -232,7 +263,9 @@ class Queries:
             with self._snapshots.pinned(samples=samples, spans=spans, may_end=may_end) as pinned:
                 budget.check_also(pinned.check)
                 access = SnapshotAccess(pinned, codec, self._pool, self._indexes, self._damage, budget)
-                yield SnapshotReader(access, self._catalogue.columns, histograms=histograms(self._catalogue))
+                yield SnapshotReader(
+                    access, self._catalogue.columns, histograms=histograms(self._catalogue), red=self._catalogue.red
+                )
         finally:
             self._codecs.append(codec)
             budget.close()

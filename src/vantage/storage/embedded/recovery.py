@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import structlog
@@ -83,7 +83,8 @@ class Recovery:
         """
         journal = self.journal
         segments = self.files.load(generation_max=None if journal.new else journal.sealed_generation)
-        self.files.publish(*segments)
+        without_red = self.files.find_parts_without_red(segments)
+        self.files.publish(*segments, change=lambda snapshot: replace(snapshot, without_red=without_red))
         highest = max((part.generation for segment in segments for part in segment.parts), default=0)
         if journal.new and segments:
             identities = {slot: identity for segment in segments for slot, identity in self.files.identities(segment)}

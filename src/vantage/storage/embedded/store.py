@@ -20,6 +20,7 @@ from vantage.storage.embedded import malloc
 from vantage.storage.embedded.format.segment import SEGMENTS, Segment
 from vantage.storage.embedded.maintain.deletion import Deleter
 from vantage.storage.embedded.maintain.merge import Merger
+from vantage.storage.embedded.maintain.red_rollups import RedFiller
 from vantage.storage.embedded.maintain.retention import Retention
 from vantage.storage.embedded.maintain.seal import Sealer
 from vantage.storage.embedded.maintain.seal_queue import (
@@ -132,8 +133,10 @@ class EmbeddedStore(Queries):
             samples_max=generation_samples_max,
             nbytes_max=min(GENERATION_NBYTES_MAX, max(1, head_nbytes_max // 4)),
         )
+        on_slice = self._seal_queue.yield_to_seal
+        red_filler = RedFiller(self._files, self._catalogue, identities=sealer.identities, on_slice=on_slice)
         self._merger = Merger(
-            self._files, self._catalogue, identities=sealer.identities, on_slice=self._seal_queue.yield_to_seal
+            self._files, self._catalogue, identities=sealer.identities, on_slice=on_slice, fill_red=red_filler.fill
         )
         retention = Retention(self._files, self._catalogue, self._merger)
         self._deleter = Deleter(
@@ -150,6 +153,8 @@ class EmbeddedStore(Queries):
             seal_queue=self._seal_queue,
             merger=self._merger,
             deleter=self._deleter,
+            red_filler=red_filler,
+            age_ms=self._steady.now_ms,
             refusal=refusal,
         )
         self._recovery = Recovery(
@@ -378,6 +383,9 @@ class EmbeddedStore(Queries):
 
     def _damaged_files(self) -> Sequence[str]:
         return self._files.quarantined
+
+    def _now_ms(self) -> int:
+        return self._steady.now_ms()
 
     def _note_query(self) -> None:
         self._maintenance.note_query()

@@ -27,7 +27,7 @@ async def pipeline(
     health_checks: NamedDependency[HealthChecks],
 ) -> Response[str]:
     page_range = parse_range(request, now_ms=context.present().now_ms)
-    buckets = split_buckets(page_range.time_range, points=POINTS)
+    buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
     data = await read_pipeline(context, buckets)
     health = await health_checks.check(draining=False)
     return await render(

@@ -25,6 +25,11 @@ class PageRange:
     state: dict[str, str]  # parameters of the URL, for links to the same range
 
     @property
+    def is_exact(self) -> bool:
+        """Return whether quantiles are to be read from samples and spans rather than from rollups."""
+        return self.state.get("exact") == "1"
+
+    @property
     def is_live(self) -> bool:
         return bool(self.preset)
 
@@ -36,9 +41,12 @@ class PageRange:
 def parse_range(request: Request[Any, Any, Any], *, now_ms: int) -> PageRange:
     """Parse the range in a request's URL. Raises InputError."""
     params = request.query_params
-    return page_range(
+    parsed = page_range(
         preset=params.get("range", ""), start=params.get("start", ""), end=params.get("end", ""), now_ms=now_ms
     )
+    if params.get("exact") == "1":
+        parsed.state["exact"] = "1"
+    return parsed
 
 
 def page_range(*, preset: str, start: str, end: str, now_ms: int) -> PageRange:

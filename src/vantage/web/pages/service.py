@@ -35,15 +35,17 @@ async def service(
     request: Request[Any, Any, Any], context: NamedDependency[QueryContext], name: FromPath[str]
 ) -> Response[str]:
     page_range = parse_range(request, now_ms=context.present().now_ms)
-    buckets = split_buckets(page_range.time_range, points=POINTS)
-    row = await read_service(context, buckets, service=name)
+    buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
+    row = await read_service(context, buckets, service=name, exact=page_range.is_exact)
     if row is None:
         raise NotFoundError(f"no service {name[:80]!r} has sent anything", field="name")
     deployments = await deployments_if_known(context, service=name, time_range=page_range.time_range)
     endpoints, endpoints_problem = [], ""
     if row.red is not None and row.has_traffic:
         try:
-            endpoints = await read_endpoints(context, buckets, service=name, source=row.red.source)
+            endpoints = await read_endpoints(
+                context, buckets, service=name, source=row.red.source, first_seen_ms=row.first_seen_ms
+            )
         except (BusyError, InputError, StoreTimeout) as error:
             endpoints_problem = str(error)
     edges, edges_of, edges_problem = await _edges(context, page_range, name)

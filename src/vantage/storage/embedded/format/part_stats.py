@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,3 +67,13 @@ def read_part_stats(db: sqlite3.Connection, codec: ChunkCodec, part: Part) -> Pa
     if checksum(series, services) != crc:
         raise ValueError(f"part {part.id}: checksum mismatch")
     return PartStats(part, unpack_series_stats(codec, series), unpack_service_stats(services))
+
+
+def add_up_services(parts: Iterable[ServiceStats]) -> ServiceStats:
+    """Add up the spans of services."""
+    totals: ServiceStats = {}
+    for part in parts:
+        for key, (count, first_ms, last_ms) in part.items():
+            total = totals.get(key, (0, first_ms, last_ms))
+            totals[key] = (total[0] + count, min(total[1], first_ms), max(total[2], last_ms))
+    return totals

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +12,7 @@ import numpy as np
 import zstandard
 
 from vantage.core.arrays import I64, U32
+from vantage.core.red import RedKey, RedLevel
 from vantage.core.rollup import Partials
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.span_table import SpanTable
@@ -26,6 +27,7 @@ from vantage.storage.embedded.format.chunk import (
 )
 from vantage.storage.embedded.format.exemplars import exemplar_blocks
 from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, pack_series_stats
+from vantage.storage.embedded.format.red_chunk import pack_red
 from vantage.storage.embedded.format.segment import SAMPLES, Part, SegmentWriter
 from vantage.storage.embedded.format.trace_id_index import pack_index, truncate_hash
 from vantage.storage.trace_summary import count_by_service
@@ -197,8 +199,28 @@ class PartWriter:
             self._grow(chunk.first_ms, chunk.last_ms)
             self._stats.add(self._codec.unpack_runs(chunk.runs), chunk.nbytes)
 
-    def finish(self, *, generation: int, level: int, replaces: Iterable[int] = ()) -> Part:
-        """Write the part's row, and delete those of the parts it replaces, in one transaction."""
+    def red(self, partials: Partials, keys: Sequence[RedKey], *, level: RedLevel, width_ms: int) -> None:
+        """Write rollups of requests; ``keys`` are by code."""
+        for chunk in pack_red(self._codec, partials, keys, level=level, width_ms=width_ms):
+            self._insert(
+                "INSERT INTO red VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._id(), self.part_id, level, width_ms, *chunk.columns),
+                chunk.nbytes,
+            )
+            self._grow(chunk.chunk.first_ms, chunk.chunk.last_ms)
+        codes, index = np.unique(partials.slot, return_inverse=True)
+        first, last = np.full(len(codes), np.iinfo(np.int64).max), np.zeros(len(codes), np.int64)
+        np.minimum.at(first, index, partials.time_ms)
+        np.maximum.at(last, index, partials.time_ms)
+        for code, first_ms, last_ms in zip(codes.tolist(), first.tolist(), last.tolist(), strict=True):
+            key = keys[code]
+            name = (key.service, key.environment, key.version, "")
+            _, earliest, latest = self._services.get(name, (0, first_ms, last_ms))
+            self._services[name] = (0, min(earliest, first_ms), max(latest, last_ms))
+
+    def finish(self, *, generation: int, level: int, replaces: Iterable[int] = (), fills: int | None = None) -> Part:
+        """Write the part's row, and delete those of the parts it replaces, in one transaction. ``fills``: the part of
+        samples whose rollups of requests it has."""
         if self._span_index:
             hashes, block_ids, row = (np.concatenate(columns) for columns in zip(*self._span_index, strict=True))
             for low, high, crc, body in pack_index(self._codec.packer, hashes, block_ids, row):
@@ -214,6 +236,8 @@ class PartWriter:
         values_of_part = (*_fields(part), series, services, checksum(series, services))
         self._waiting.append(("INSERT INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values_of_part))
         self._waiting += [("DELETE FROM part WHERE id=?", (old,)) for old in replaces]
+        if fills is not None:
+            self._waiting.append(("INSERT OR IGNORE INTO red_filled VALUES (?)", (fills,)))
         if body := self._new_identities(counts.slot):
             self._waiting.append(("INSERT INTO series VALUES (NULL, ?, ?)", (checksum(body), body)))
         self._flush()

@@ -20,7 +20,7 @@ from typing import Final
 from vantage.core.errors import FormatTooNew
 from vantage.storage.embedded.format.week import parse_week, week_name
 
-FORMAT: Final = 3  # 2 called the table of exemplars `trace_link`; 1 had them chunk by chunk
+FORMAT: Final = 4  # 3 had no `red`; 2 called the table of exemplars `trace_link`; 1 had them chunk by chunk
 APPLICATION_ID: Final = 0x56545331  # "VTS1"
 PAGE_NBYTES: Final = 2048  # a chunk's last page is half empty on average: small pages waste less
 SEGMENTS: Final = "segments"  # the folder of segment files
@@ -47,6 +47,16 @@ CREATE TABLE exemplar (
     body BLOB NOT NULL);
 CREATE INDEX exemplar_hash ON exemplar (part_id, low, high);
 """
+RED: Final = """
+CREATE TABLE red (
+    id INTEGER PRIMARY KEY, part_id INTEGER NOT NULL, level TEXT NOT NULL, width_ms INTEGER NOT NULL,
+    service TEXT NOT NULL, first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, partials INTEGER NOT NULL,
+    nbytes INTEGER NOT NULL, crc INTEGER NOT NULL, keys BLOB NOT NULL, runs BLOB NOT NULL, times BLOB NOT NULL,
+    counts BLOB NOT NULL, sums BLOB NOT NULL, mins BLOB NOT NULL, maxs BLOB NOT NULL, sketches BLOB);
+CREATE INDEX red_place ON red (part_id, level, width_ms, first_ms);
+CREATE TABLE red_filled (samples_part INTEGER PRIMARY KEY);
+"""
+RED_SINCE: Final = "CREATE TABLE red_since (part_id INTEGER PRIMARY KEY);"
 _SCHEMAS: Final = {
     SAMPLES: f"""{_PART}
 CREATE TABLE chunk (
@@ -63,6 +73,7 @@ CREATE TABLE id_index (
     id INTEGER PRIMARY KEY, part_id INTEGER NOT NULL, kind TEXT NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
     crc INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE INDEX id_index_place ON id_index (part_id, kind, low, high);
+{RED_SINCE}
 """,
     ROLLUPS: f"""{_PART}
 CREATE TABLE rollup (
@@ -71,9 +82,10 @@ CREATE TABLE rollup (
     runs BLOB NOT NULL, times BLOB NOT NULL, counts BLOB NOT NULL, sums BLOB NOT NULL, mins BLOB NOT NULL,
     maxs BLOB NOT NULL, sketches BLOB);
 CREATE INDEX rollup_part ON rollup (part_id, width_ms);
+{RED}
 """,
 }
-ROW_TABLES: Final = {SAMPLES: ("chunk", "exemplar", "span_block", "id_index"), ROLLUPS: ("rollup",)}
+ROW_TABLES: Final = {SAMPLES: ("chunk", "exemplar", "span_block", "id_index"), ROLLUPS: ("rollup", "red")}
 
 
 class SegmentDamaged(Exception):
@@ -240,6 +252,20 @@ class SegmentWriter:
                     (spared,),
                 ).rowcount
         return deleted
+
+    def delete_red_minutes(self, before_ms: int) -> int:
+        """Delete the chunks of rollups of requests over minutes that end before a time. Returns how many."""
+        deleted = 0
+        while True:
+            with self.slice() as db:
+                rows = db.execute(
+                    "DELETE FROM red WHERE id IN (SELECT id FROM red WHERE level='service' AND width_ms=60000"
+                    " AND last_ms < ? LIMIT 32)",
+                    (before_ms,),
+                ).rowcount
+            deleted += rows
+            if rows < 32:
+                return deleted
 
     def checkpoint(self) -> None:
         """Make everything committed durable; it is in the file unless a reader prevents that just now."""

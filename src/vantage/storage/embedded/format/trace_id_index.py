@@ -22,9 +22,8 @@ _SHIFT: Final = 24  # 40 bits of the hash are kept: among a million ids a false 
 HASH_MAX: Final = 1 << 64 - _SHIFT
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
-_FIND: Final = (
-    "SELECT low, high, crc, body FROM id_index WHERE part_id=? AND kind='span' AND low<=? ORDER BY low DESC, high DESC"
-)
+_PLACES: Final = "SELECT DISTINCT low, high FROM id_index WHERE part_id=? AND kind='span' AND low<=? AND high>=?"
+_BLOCKS: Final = "SELECT crc, body FROM id_index WHERE part_id=? AND kind='span' AND low=? AND high=?"
 Entry = tuple[int, int, int, bytes]
 
 
@@ -46,18 +45,16 @@ def pack_index(packer: ColumnCodec, hashes_in: I64, block_ids: I64, row: I64) ->
     return entries
 
 
-def find(db: sqlite3.Connection, packer: ColumnCodec, *, part: int, trace_hash: int) -> Iterator[tuple[I64, I64]]:
-    """Yield blocks and rows of the entries with a hash, at most ENTRIES_MAX at once; a few may have other ids.
-
-    Raises sqlite3.Error, and ValueError for damage.
-    """
-    for low, high, crc, body in db.execute(_FIND, (part, trace_hash)):
-        if high < trace_hash:  # the blocks of a part follow each other: those before end earlier still
-            break
-        if checksum(body) != crc:
-            raise ValueError("checksum mismatch in an index of ids")
-        differences, block_ids, row = _decode(body)
-        hashes = np.cumsum(packer.unpack_ints(differences)) + low
-        rows = np.flatnonzero(hashes == trace_hash)
-        if rows.size:
-            yield packer.unpack_ints(block_ids, rows), packer.unpack_ints(row, rows)
+def find_many(db: sqlite3.Connection, packer: ColumnCodec, *, part: int, hashes: I64) -> Iterator[tuple[I64, I64]]:
+    """Yield blocks and rows of the entries with any of the hashes, which ascend: each block of the index is unpacked
+    once. A few entries may have other ids. Raises sqlite3.Error, and ValueError for damage."""
+    for low, high in db.execute(_PLACES, (part, int(hashes[-1]), int(hashes[0]))).fetchall():
+        if np.searchsorted(hashes, low) == np.searchsorted(hashes, high, side="right"):
+            continue
+        for crc, body in db.execute(_BLOCKS, (part, low, high)):
+            if checksum(body) != crc:
+                raise ValueError("checksum mismatch in an index of ids")
+            differences, block_ids, row = _decode(body)
+            rows = np.flatnonzero(np.isin(np.cumsum(packer.unpack_ints(differences)) + low, hashes))
+            if rows.size:
+                yield packer.unpack_ints(block_ids, rows), packer.unpack_ints(row, rows)

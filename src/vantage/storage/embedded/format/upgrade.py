@@ -2,6 +2,8 @@
 
 Format 1 stored exemplars chunk by chunk (``link``, with their positions in the chunk) and an index of their trace ids.
 Format 2 stored them by trace id, with their samples, in ``trace_link``; format 3 calls that table ``exemplar``.
+Format 4 adds rollups of requests: ``red_since`` notes which parts were written before and lack them, until
+``maintain/red_rollups.py`` has filled them in.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.storage.embedded.format import span_column_codec
 from vantage.storage.embedded.format.chunk import CHUNK_SAMPLES_MAX, ChunkCodec, checksum
 from vantage.storage.embedded.format.exemplars import exemplar_blocks, exemplar_samples, sort_by_trace
-from vantage.storage.embedded.format.segment import EXEMPLAR, FORMAT, SAMPLES
+from vantage.storage.embedded.format.segment import EXEMPLAR, FORMAT, RED, RED_SINCE, SAMPLES
 
 _decode_links: Final = msgspec.msgpack.Decoder(
     tuple[bytes, span_column_codec.PackedIds, span_column_codec.PackedIds]
@@ -53,9 +55,13 @@ def upgrade(path: Path, tier: str) -> None:
         db.execute("BEGIN IMMEDIATE")
         if tier == SAMPLES and version == 1:
             _sort_exemplars(db)
-        elif tier == SAMPLES:
+        elif tier == SAMPLES and version == 2:
             for sql in _RENAMES_FROM_2:
                 db.execute(sql)
+        for sql in filter(str.strip, (RED_SINCE if tier == SAMPLES else RED).split(";")):
+            db.execute(sql)
+        if tier == SAMPLES:
+            db.execute("INSERT INTO red_since SELECT max(id) + 1 FROM part HAVING count(*)")
         db.execute(f"PRAGMA user_version={FORMAT}")
         db.execute("COMMIT")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 
 from vantage.core.arrays import U32
-from vantage.storage.embedded.format.segment import TIERS, Part, Segment
+from vantage.storage.embedded.format.segment import SAMPLES, TIERS, Part, Segment
 from vantage.storage.embedded.maintain.rewrite import CUTOFF_MAX_MS, PartRewriter, RowFilter
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.write.catalogue import Catalogue
@@ -37,7 +37,10 @@ class Merger:
         *,
         identities: Callable[[U32], Mapping[int, bytes]],
         on_slice: Callable[[], None],
+        fill_red: Callable[[int], None],
     ) -> None:
+        """``fill_red`` is called with the week of parts of samples before they are replaced."""
+        self._fill_red = fill_red
         self._files = files
         self._catalogue = catalogue
         self._identities = identities
@@ -82,6 +85,8 @@ class Merger:
 
         Raises PartUnreadable when something in them cannot be read: they then stay as they are.
         """
+        if segment.tier == SAMPLES:
+            self._fill_red(segment.week)
         try:
             with (
                 self._files.open_writer(segment.week, segment.tier) as writer,
@@ -94,6 +99,7 @@ class Merger:
                     group=self._catalogue.columns.group,
                     identities=self._identities,
                     on_slice=self._on_slice,
+                    red_keys=self._catalogue.red.keys,
                 )
                 part = rewriter.rewrite(parts, keep, level=level, part_id=part_id)
         except ValueError as error:

@@ -9,6 +9,7 @@ import numpy as np
 import structlog
 
 from vantage.core.arrays import I64, Mask
+from vantage.core.red import METRIC_OF, RedKey
 from vantage.core.retention import RetentionRule
 from vantage.core.span_table import SpanTable
 from vantage.storage.embedded.format.part_stats import PartStats
@@ -112,7 +113,16 @@ class Retention:
                 keep &= ~(old & table.service_name.mask(rule.names_service))
             return keep
 
-        return RowFilter(cutoff, spans if of_services else None)
+        def red(key: RedKey) -> int:
+            metric = METRIC_OF.get(key.source, "")
+            matching = [
+                rule.days
+                for rule in rules
+                if rule.names_service(key.service) and (not rule.metric or (bool(metric) and rule.names_metric(metric)))
+            ]
+            return now_ms - min(matching) * DAY_MS if matching else -CUTOFF_MAX_MS
+
+        return RowFilter(cutoff, spans if of_services else None, red)
 
     @staticmethod
     def _due(counts: PartStats, keep: RowFilter, rules: Sequence[RetentionRule], now_ms: int) -> bool:
@@ -164,7 +174,12 @@ class Retention:
         deleted = DeletedCounts()
         cutoff: I64 = np.where(self._catalogue.present(), -CUTOFF_MAX_MS, CUTOFF_MAX_MS)
         cutoff[list(slots)] = CUTOFF_MAX_MS
-        keep = RowFilter(cutoff, lambda table: ~selected_rows(table, service, environment))
+
+        def red(key: RedKey) -> int:
+            is_deleted = service in ("", key.service) and environment in ("", key.environment)
+            return CUTOFF_MAX_MS if is_deleted else -CUTOFF_MAX_MS
+
+        keep = RowFilter(cutoff, lambda table: ~selected_rows(table, service, environment), red)
         for tier in TIERS:
             for segment in list(self._files.snapshots.now.of_tier(tier).values()):
                 due = []

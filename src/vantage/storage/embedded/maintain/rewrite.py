@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 
 from vantage.core.arrays import I64, U32, Mask
-from vantage.core.rollup import WIDTHS_MS, Partials
+from vantage.core.red import RedKey, RedKeys, RedLevel, regroup
+from vantage.core.rollup import WIDTHS_MS, Partials, concat_partials
 from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.span_table import SpanTable, concat_span_tables
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
@@ -21,6 +22,7 @@ from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
 from vantage.storage.embedded.format.exemplars import count_exemplars, exemplars_between, sort_by_trace
 from vantage.storage.embedded.format.part_writer import PartWriter
+from vantage.storage.embedded.format.red_chunk import RED_ROW, RED_WIDTHS_MS, WINDOW_BUCKETS, unpack_red
 from vantage.storage.embedded.format.segment import ROW_TABLES, SAMPLES, Part, SegmentWriter
 from vantage.storage.embedded.format.trace_id_index import HASH_MAX
 from vantage.storage.embedded.maintain.sort import in_storage_order, merge_partials
@@ -33,11 +35,12 @@ _COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """Which rows stay: samples of a slot not before ``cutoff_ms[slot]`` (a huge cutoff drops the series), and spans
-    that ``spans`` selects."""
+    """Which rows stay: samples of a slot not before ``cutoff_ms[slot]`` (a huge cutoff drops the series), spans that
+    ``spans`` selects, and rollups of requests not before what ``red`` returns for their key."""
 
     cutoff_ms: I64
     spans: Callable[[SpanTable], Mask] | None = None
+    red: Callable[[RedKey], int] | None = None  # the cutoff of rollups of requests
 
     def rows(self, slot: U32, time_ms: I64) -> Mask:
         mask: Mask = time_ms >= self.cutoff_ms[slot]
@@ -62,8 +65,10 @@ class PartRewriter:
         group: I64,
         identities: Callable[[U32], Mapping[int, bytes]],
         on_slice: Callable[[], None],
+        red_keys: RedKeys,
     ) -> None:
         self._writer = writer
+        self._red_keys = red_keys
         self._db = writer.db
         self._codec = codec
         self._indexes = indexes
@@ -83,6 +88,9 @@ class PartRewriter:
         else:
             for width_ms in WIDTHS_MS.values():
                 self._rollups(parts, keep, target, width_ms)
+            for red_level, widths_ms in RED_WIDTHS_MS.items():
+                for red_width_ms in widths_ms:
+                    self._red(parts, keep, target, red_level, red_width_ms)
         replaced = [part.id for part in parts]
         if target.is_empty:
             with self._writer.slice() as db:
@@ -174,6 +182,32 @@ class PartRewriter:
         # A bucket stays as long as its end does.
         mask = keep.rows(partials.slot, partials.time_ms + width_ms - 1)
         return partials if mask.all() else partials.take(np.flatnonzero(mask))
+
+    def _red(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter, level: RedLevel, width_ms: int) -> None:
+        """Add up the rollups of requests, window by window, as they lie in chunks."""
+        window_ms = width_ms * WINDOW_BUCKETS
+        windows: dict[int, list[int]] = {}
+        for part in parts:
+            for chunk_id, first_ms in self._db.execute(
+                "SELECT id, first_ms FROM red WHERE part_id=? AND level=? AND width_ms=?", (part.id, level, width_ms)
+            ):
+                windows.setdefault(first_ms // window_ms, []).append(chunk_id)
+        keys = self._red_keys
+        for _, chunk_ids in sorted(windows.items()):
+            rows = [self._red_chunk(chunk_id, keep, width_ms) for chunk_id in chunk_ids]
+            target.red(
+                regroup(concat_partials(rows), None, width_ms=width_ms), keys.keys, level=level, width_ms=width_ms
+            )
+            self._on_slice()
+
+    def _red_chunk(self, chunk_id: int, keep: RowFilter, width_ms: int) -> Partials:
+        row = self._db.execute(f"SELECT {RED_ROW} FROM red WHERE id=?", (chunk_id,)).fetchone()  # noqa: S608 - of ours
+        partials = unpack_red(self._codec, self._red_keys, row, width_ms=width_ms)
+        if keep.red is None:
+            return partials
+        codes, index = np.unique(partials.slot, return_inverse=True)
+        cutoffs = np.array([keep.red(self._red_keys.keys[code]) for code in codes.tolist()], np.int64)
+        return partials.take(np.flatnonzero(partials.time_ms + width_ms > cutoffs[index]))
 
     def _spans(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
         blocks = sorted(

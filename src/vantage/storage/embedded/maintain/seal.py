@@ -15,6 +15,7 @@ from vantage.core.sample_columns import SampleColumns
 from vantage.core.span_table import SpanTable
 from vantage.storage.embedded.format.part_writer import PartWriter
 from vantage.storage.embedded.format.segment import ROLLUPS, SAMPLES, Part, Segment, segment_path
+from vantage.storage.embedded.maintain.red_rollups import RedRollups, red_by_week, write_red
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.maintain.sort import (
     exemplars_by_week,
@@ -48,10 +49,16 @@ class Sealer:
         samples = samples_by_week(generation.samples, present=present, floor_ms=floor_ms)
         exemplars = exemplars_by_week(generation.samples, present=present, floor_ms=floor_ms)
         spans = spans_by_week(generation.spans, floor_ms=floor_ms)
+        red = red_by_week([*generation.samples, *generation.spans], self._catalogue.red, floor_ms=floor_ms)
         written = []
         for week in sorted({*samples, *spans}):
             written += self._week(
-                week, generation.number, samples.pop(week, None), exemplars.pop(week, None), spans.pop(week, None)
+                week,
+                generation.number,
+                samples.pop(week, None),
+                exemplars.pop(week, None),
+                spans.pop(week, None),
+                red.pop(week, {}),
             )
         _log.info(
             "generation sealed",
@@ -70,6 +77,7 @@ class Sealer:
         samples: SampleColumns | None,
         exemplars: SampleColumns | None,
         spans: SpanTable | None,
+        red: RedRollups,
     ) -> list[tuple[Segment, Part]]:
         short: list[Partials] = []
         long: list[Partials] = []
@@ -84,12 +92,13 @@ class Sealer:
             if spans is not None:
                 target.spans(spans)
             written = [(self._segment(week, SAMPLES), target.finish(generation=generation, level=0))]
-        if short:
+        if short or red:
             with self._new_part(week, ROLLUPS, generation) as target:
                 for width_ms, parts in ((FIVE_MINUTES_MS, short), (HOUR_MS, long)):
                     target.partials(
                         merge_partials(parts, self._catalogue.columns.group, width_ms=width_ms), width_ms=width_ms
                     )
+                write_red(target, red, self._catalogue.red.keys)
                 written.append((self._segment(week, ROLLUPS), target.finish(generation=generation, level=0)))
         return written
 

@@ -14,12 +14,16 @@ from typing import Final
 import structlog
 
 from vantage.core.errors import StartupError
+from vantage.core.rollup import HOUR_MS
 from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
 from vantage.storage.embedded.format.part_stats import PartStats, read_part_stats
 from vantage.storage.embedded.format.part_writer import read_identities
+from vantage.storage.embedded.format.red_chunk import MINUTES_KEPT_MS
 from vantage.storage.embedded.format.segment import (
     DAMAGED,
     FORMAT,
+    ROLLUPS,
+    SAMPLES,
     SEGMENTS,
     TIERS,
     UNNAMED,
@@ -75,6 +79,8 @@ class SegmentFiles:
         self._unfinished: dict[Path, set[int]] = {}
         self._deletable: list[tuple[Segment, list[int], int]] = []  # parts to delete once nobody reads them
         self._locked = False
+        self.parts_without_red: dict[int, set[int]] = {}  # ids of parts of samples, by week
+        self._red_minutes_since: dict[Path, int] = {}  # before which rollups over minutes are deleted
 
     # --- opening ---
 
@@ -183,6 +189,33 @@ class SegmentFiles:
             parts = read_parts(db)
         sealed = (part for part in parts if generation_max is None or part.generation <= generation_max)
         return Segment(path, week, tier, tuple(sealed))
+
+    def find_parts_without_red(self, segments: Sequence[Segment]) -> frozenset[int]:
+        """Return the weeks with parts of samples that lack their rollups of requests, since an earlier version wrote
+        them. Raises sqlite3.Error."""
+        for segment in segments:
+            if segment.tier == SAMPLES:
+                with self.pool.reading(segment.path) as db:
+                    since = db.execute("SELECT max(part_id) FROM red_since").fetchone()[0] or 0
+                lacking = {part.id for part in segment.parts if part.id < since}
+                lacking -= self._filled(segment.week, segments) if lacking else set()
+                if lacking:
+                    self.parts_without_red[segment.week] = lacking
+        return frozenset(self.parts_without_red)
+
+    def _filled(self, week: int, segments: Sequence[Segment]) -> set[int]:
+        for segment in segments:
+            if segment.tier == ROLLUPS and segment.week == week:
+                with self.pool.reading(segment.path) as db:
+                    return {row[0] for row in db.execute("SELECT samples_part FROM red_filled")}
+        return set()
+
+    def note_red(self, week: int, parts: set[int]) -> None:
+        """Note that parts of samples have their rollups of requests, durably written."""
+        self.parts_without_red[week] = self.parts_without_red.get(week, set()) - parts
+        if not self.parts_without_red[week]:
+            del self.parts_without_red[week]
+            self.publish(change=lambda snapshot: replace(snapshot, without_red=snapshot.without_red - {week}))
 
     def identities(self, segment: Segment) -> Iterator[tuple[int, bytes]]:
         """Return slots and identities as the file records them."""
@@ -294,6 +327,21 @@ class SegmentFiles:
                     delete_parts(writer, parts, on_slice)
                     writer.shrink()
             self._deletable.remove(entry)
+
+    def expire_red_minutes(self, now_ms: int) -> None:
+        """Delete rollups of requests over minutes that are older than MINUTES_KEPT_MS, at most once an hour for each
+        file. Raises sqlite3.Error."""
+        oldest_ms = (now_ms - MINUTES_KEPT_MS) // HOUR_MS * HOUR_MS
+        for segment in list(self.snapshots.now.rollups.values()):
+            done_ms = self._red_minutes_since.get(segment.path, 0)
+            first_ms = min((part.first_ms for part in segment.parts), default=oldest_ms)
+            last_ms = max((part.last_ms for part in segment.parts), default=0)
+            if done_ms >= oldest_ms or max(first_ms, done_ms) >= oldest_ms or done_ms > last_ms:
+                continue
+            with self._opened(segment.path, segment.tier) as writer:
+                if writer.delete_red_minutes(oldest_ms):
+                    writer.shrink()
+            self._red_minutes_since[segment.path] = oldest_ms
 
     def unlink(self, segment: Segment) -> int:
         """Remove a file from the snapshot and the disk; returns its size in bytes."""

@@ -22,6 +22,7 @@ from vantage.storage.embedded import malloc, thread_priority
 from vantage.storage.embedded.maintain import merge
 from vantage.storage.embedded.maintain.deletion import Deleter
 from vantage.storage.embedded.maintain.merge import Merger, PartUnreadable
+from vantage.storage.embedded.maintain.red_rollups import RedFiller
 from vantage.storage.embedded.maintain.seal_queue import RETRY_S, SealQueue, StopFlag, Stopped
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.thread_priority import lower_priority
@@ -85,9 +86,14 @@ class MaintenanceWorker:
         seal_queue: SealQueue,
         merger: Merger,
         deleter: Deleter,
+        red_filler: RedFiller,
+        age_ms: Callable[[], int],
         refusal: Callable[[], str] = str,
     ) -> None:
-        """``refusal`` returns why the folder cannot be written, '' when it can."""
+        """``age_ms`` returns the time that ages are counted from; ``refusal`` why the folder cannot be written, '' when
+        it can."""
+        self._red_filler = red_filler
+        self._age_ms = age_ms
         self._files = files
         self._journal = journal
         self._commits = commits
@@ -195,7 +201,8 @@ class MaintenanceWorker:
             if locked:
                 self._deleter.finish_deletions()
                 self._files.delete_unreferenced(self._seal_queue.yield_to_seal)
-                if self._merge(self._parts_min()):
+                self._files.expire_red_minutes(self._age_ms())
+                if self._red_filler.fill_next() or self._merge(self._parts_min()):
                     self._jobs.wake()  # there may be more
 
     def _merge(self, parts_min: int) -> bool:

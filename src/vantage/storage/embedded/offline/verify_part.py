@@ -11,10 +11,12 @@ import msgspec
 import numpy as np
 
 from vantage.core.arrays import I64, U64
+from vantage.core.red import MINUTE_MS, RedKeys
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
 from vantage.storage.embedded.format.exemplars import UnmatchedExemplars, trace_hashes, unpack_exemplars
 from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, read_part_stats
+from vantage.storage.embedded.format.red_chunk import RED_ROW, unpack_red
 from vantage.storage.embedded.format.segment import SAMPLES, Part
 from vantage.storage.embedded.format.trace_id_index import truncate_hash
 from vantage.storage.trace_summary import count_by_service
@@ -31,6 +33,10 @@ _INDEX: Final = "SELECT id, kind, low, high, crc, body FROM id_index WHERE part_
 _ROLLUPS: Final = (
     "SELECT id, width_ms, first_ms, last_ms, partials, crc, runs, times, counts, sums, mins, maxs, sketches"
     " FROM rollup WHERE part_id=? ORDER BY id"
+)
+_RED: Final = (
+    f"SELECT id, level, width_ms, service, first_ms, last_ms, partials, nbytes, {RED_ROW}"  # noqa: S608 - of ours
+    " FROM red WHERE part_id=? ORDER BY id"
 )
 _COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
 _decode_index: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
@@ -78,6 +84,8 @@ class PartVerifier:
         self._runs: list[ChunkDirectory] = []
         self._services: ServiceStats = {}
         self._times: list[tuple[int, int]] = []
+        self._red_times: list[tuple[int, int]] = []
+        self._has_minutes = False
         self._sound = True  # whether every row could be read: else the totals need not fit
 
     def faults(self) -> Iterator[Report]:
@@ -85,7 +93,7 @@ class PartVerifier:
         steps = (
             (self._exemplars, self._chunks, self._span_blocks, self._index)
             if self._tier == SAMPLES
-            else (self._rollups,)
+            else (self._rollups, self._red)
         )
         for step in steps:
             for fault in step():
@@ -231,20 +239,46 @@ class PartVerifier:
             self._runs.append(runs)
             self._times.append((first_ms, last_ms))
 
+    def _red(self) -> Iterator[Report]:
+        keys = RedKeys()
+        for chunk_id, level, width_ms, service, first_ms, last_ms, partials, nbytes, *row in self._db.execute(
+            _RED, (self._part.id,)
+        ):
+            self._took(sum(len(column or b"") for column in row[1:]))
+            try:
+                unpacked = unpack_red(self._codec, keys, row, width_ms=width_ms)
+                _must(len(unpacked) == partials, "it holds another number of partials")
+                _must(sum(len(column or b"") for column in row[1:]) == nbytes, "it holds another number of bytes")
+                _must(bool((unpacked.count > 0).all()), "a bucket sums up nothing")
+                _must(
+                    (int(unpacked.time_ms.min()), int(unpacked.time_ms.max())) == (first_ms, last_ms),
+                    "its times are not what it says",
+                )
+                names = {keys.keys[code].service for code in np.unique(unpacked.slot).tolist()}
+                _must(not service or names == {service}, "it holds another service's rows")
+            except ValueError as error:
+                yield "red", chunk_id, str(error)
+                continue
+            if level == "service" and width_ms == MINUTE_MS:
+                self._has_minutes = True
+            self._red_times.append((first_ms, last_ms))
+
     def _totals(self, series: SeriesStats, services: ServiceStats) -> Iterator[Report]:
         part = self._part
-        for name, says, holds in (
-            ("samples", part.samples, self._samples),
-            ("spans", part.spans, self._spans),
-            ("bytes", part.nbytes, self._nbytes),
-            ("first time", part.first_ms, min((first for first, _ in self._times), default=0)),
-            ("last time", part.last_ms, max((last for _, last in self._times), default=0)),
-        ):
+        times = self._times + self._red_times
+        facts = [("samples", part.samples, self._samples), ("spans", part.spans, self._spans)]
+        if self._has_minutes or not self._red_times:  # rollups over minutes are deleted after some days
+            facts += [
+                ("bytes", part.nbytes, self._nbytes),
+                ("first time", part.first_ms, min((first for first, _ in times), default=0)),
+                ("last time", part.last_ms, max((last for _, last in times), default=0)),
+            ]
+        for name, says, holds in facts:
             if says != holds:
                 yield "part", part.id, f"it says {says} as its {name}, and its rows hold {holds}"
         if not _same_series(series, self._runs, of_samples=self._tier == SAMPLES):
             yield "part", part.id, "what it says of each series is not what its rows hold"
-        if services != self._services:
+        if self._tier == SAMPLES and services != self._services:
             yield "part", part.id, "what it says of each service's spans is not what its rows hold"
 
 

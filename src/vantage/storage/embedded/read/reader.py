@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vantage.core.arrays import Mask
+from vantage.core.red import RedSlots
 from vantage.core.rollup import Partials
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.span_table import SpanTable
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.read.access import SnapshotAccess
+from vantage.storage.embedded.read.red import RedReader
 from vantage.storage.embedded.read.samples import SampleReader
 from vantage.storage.embedded.read.spans import SpanReader
 from vantage.vql.exec.series_table import SeriesColumns
@@ -24,12 +26,18 @@ class SnapshotReader:
     One thread at a time.
     """
 
-    def __init__(self, access: SnapshotAccess, series: SeriesColumns, *, histograms: Mask) -> None:
+    def __init__(self, access: SnapshotAccess, series: SeriesColumns, *, histograms: Mask, red: RedSlots) -> None:
         self._access = access
         self.budget = access.budget
         self._series = series
         self.sample_reader = SampleReader(access, series, histograms=histograms)
         self.span_reader = SpanReader(access)
+        self.red_reader = RedReader(access, red)
+
+    @property
+    def version(self) -> int:
+        """Return the version of the snapshot, which changes with what is sealed."""
+        return self._access.pinned.snapshot.version
 
     def series(self) -> SeriesColumns:
         return self._series

@@ -39,7 +39,7 @@ class Snapshot:
     """One consistent state, segments by week.
 
     ``hidden`` are services and environments ('' means any) whose sealed spans are being deleted; data before
-    ``floor_ms`` has expired.
+    ``floor_ms`` has expired. Weeks ``without_red`` have parts of an earlier version, without rollups of requests.
     """
 
     version: int = 0
@@ -48,6 +48,7 @@ class Snapshot:
     rollups: Mapping[int, Segment] = field(default_factory=lambda: _NOTHING)
     hidden: tuple[tuple[str, str], ...] = ()
     floor_ms: int = 0
+    without_red: frozenset[int] = frozenset()
 
     def with_segments(self, *changed: Segment) -> Snapshot:
         """Return the snapshot with segments in place of those of their week and tier; one without parts is removed."""

@@ -13,13 +13,13 @@ import numpy as np
 from cachetools import LRUCache
 
 from vantage.core.arrays import I64
-from vantage.core.idhash import hash_id
+from vantage.core.idhash import encode_ids, hash_ids
 from vantage.core.span_table import SpanTable, build_span_table, concat_span_tables
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.part_stats import PartStats, ServiceStats, read_part_stats
 from vantage.storage.embedded.format.segment import Part, Segment
-from vantage.storage.embedded.format.trace_id_index import find, truncate_hash
+from vantage.storage.embedded.format.trace_id_index import find_many, truncate_hash
 from vantage.storage.embedded.read.access import SnapshotAccess
 from vantage.storage.embedded.read.selector import selected_rows
 from vantage.storage.embedded.write.block import SpanBlock
@@ -141,10 +141,13 @@ class SpanReader:
             keep &= ~selected_rows(table, service, environment)
         return table if keep.all() else table.take(np.flatnonzero(keep))
 
-    def service_counts(self) -> Iterator[ServiceStats]:
-        """Yield spans, first and last start by service, environment, version and instance, per block and part."""
+    def unsealed_counts(self) -> Iterator[ServiceStats]:
+        """Yield spans, first and last start by service, environment, version and instance, per block."""
         for block in self._access.span_blocks():
-            yield count_by_service(block.table)
+            yield block.counts
+
+    def sealed_counts(self) -> Iterator[ServiceStats]:
+        """Yield the same per part."""
         for segment, part in self._access.parts(self._access.pinned.snapshot.samples.values(), _ALWAYS):
             if part.spans:
                 for stats in self._access.read(segment, self._counts, part):
@@ -168,24 +171,25 @@ class SpanReader:
             for hidden_service, hidden_environment in self._access.pinned.snapshot.hidden
         )
 
-    def spans_of_traces(self, trace_ids: Collection[str], *, rows_max: int | None = None) -> tuple[SpanTable, int]:
+    def spans_of_traces(
+        self, trace_ids: Collection[str], *, rows_max: int | None = None, near: TimeRange = _ALWAYS
+    ) -> tuple[SpanTable, int]:
         """Return the spans of the given traces, and how many are left out beyond ``rows_max``, which are mostly the
-        latest."""
+        latest. Sealed spans are looked for in parts with spans ``near`` a range alone."""
         unsealed = spans_of_traces(self._access.span_blocks(), trace_ids)
         tables: list[SpanTable] = []
         left_out = selected = 0
-        hashes = {int(truncate_hash(np.array([hash_id(trace_id)], np.uint64))[0]) for trace_id in trace_ids}
+        hashes = np.unique(truncate_hash(hash_ids(encode_ids(list(trace_ids)))))
         ids = {trace_id.encode() for trace_id in trace_ids}
         for segment in self._access.pinned.snapshot.samples.values():
             entries: list[tuple[I64, I64]] = []
-            for trace_hash in hashes:
-                for blocks, rows in self._access.read(segment, self._find, segment, trace_hash):
-                    self._access.tick()
-                    room = len(rows) if rows_max is None else max(0, rows_max - selected)
-                    selected += min(room, len(rows))
-                    left_out += max(0, len(rows) - room)
-                    if room:
-                        entries.append((blocks[:room], rows[:room]))
+            for blocks, rows in self._access.read(segment, self._find, segment, hashes, near):
+                self._access.tick()
+                room = len(rows) if rows_max is None else max(0, rows_max - selected)
+                selected += min(room, len(rows))
+                left_out += max(0, len(rows) - room)
+                if room:
+                    entries.append((blocks[:room], rows[:room]))
             for block_id, rows in _by_block(entries):
                 self._access.tick()
                 table = self._block(segment, block_id, again=True)
@@ -202,13 +206,15 @@ class SpanReader:
             tables.append(build_span_table(unsealed))
         return (self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS), left_out
 
-    def _find(self, db: sqlite3.Connection, segment: Segment, trace_hash: int) -> Iterator[tuple[I64, I64]]:
-        """Yield blocks and rows of the spans whose trace id has the hash."""
+    def _find(
+        self, db: sqlite3.Connection, segment: Segment, hashes: I64, near: TimeRange
+    ) -> Iterator[tuple[I64, I64]]:
+        """Yield blocks and rows of the spans whose trace ids have the hashes."""
         for part in segment.parts:
-            if not part.spans:
+            if not part.spans or part.last_ms < near.start_ms or part.first_ms >= near.end_ms:
                 continue
             try:
-                yield from find(db, self._access.codec.packer, part=part.id, trace_hash=trace_hash)
+                yield from find_many(db, self._access.codec.packer, part=part.id, hashes=hashes)
             except ValueError as error:
                 self._access.damage.row(segment, "id_index", error)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -11,10 +11,12 @@ import numpy as np
 
 from vantage.core.arrays import F64, I64, U32, U64, Mask
 from vantage.core.idhash import hash_ids
+from vantage.core.red import RedKeys, RedLevel, RedSlots, by_service, of_endpoints, red_of_samples, red_of_spans
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, rollup_partials, rollup_samples, with_sketches
 from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.span import Span, spans_nbytes
 from vantage.core.span_table import SpanTable, build_span_table, concat_span_tables
+from vantage.storage.trace_summary import ServiceKey, count_by_service
 
 SAMPLE_NBYTES: Final = 20
 HASH_NBYTES: Final = 8
@@ -93,6 +95,10 @@ class SampleBlock:
             self.__dict__["_hours"] = hours
         return hours
 
+    def red(self, level: RedLevel, slots: RedSlots) -> Partials:
+        """Return the block's requests by service and minute, or by endpoint and 5 minutes; computed on first use."""
+        return _red(self.__dict__, level, slots.keys, lambda: red_of_samples(self.samples, slots))
+
 
 @dataclass(frozen=True, eq=False)
 class SpanBlock:
@@ -111,6 +117,15 @@ class SpanBlock:
     def table(self) -> SpanTable:
         """Return the spans as columns; built on first use."""
         return build_span_table(self.spans)
+
+    def red(self, level: RedLevel, slots: RedSlots) -> Partials:
+        """Return the server spans by service and minute, or by endpoint and 5 minutes; computed on first use."""
+        return _red(self.__dict__, level, slots.keys, lambda: red_of_spans(self.table, slots.keys))
+
+    @cached_property
+    def counts(self) -> dict[ServiceKey, tuple[int, int, int]]:
+        """Return spans, first and last start by service, environment, version and instance."""
+        return count_by_service(self.table)
 
     def concat(self, later: SpanBlock) -> SpanBlock:
         block = SpanBlock(
@@ -134,6 +149,18 @@ class SpanBlock:
         spans = tuple(self.spans[row] for row in rows.tolist())
         starts = [span.start_ms for span in spans]
         return SpanBlock(min(starts), max(starts), spans, self.trace_hash[rows], spans_nbytes(spans))
+
+
+def _red(cache: dict[str, Partials], level: RedLevel, keys: RedKeys, compute: Callable[[], Partials]) -> Partials:
+    """Return a block's rollup of requests. The one that both levels are made of is not kept: it may be as large as the
+    block."""
+    partials = cache.get(f"_red_{level}")
+    if partials is None:
+        minutes = compute()
+        cache["_red_service"] = by_service(minutes, keys)
+        cache["_red_endpoint"] = of_endpoints(minutes, keys, width_ms=FIVE_MINUTES_MS)
+        partials = cache[f"_red_{level}"]
+    return partials
 
 
 def sample_block(samples: SampleColumns) -> SampleBlock:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from vantage.core.arrays import I64, U32, Mask
+from vantage.core.red import RedKeys, RedSlots
 from vantage.core.rollup import HOUR_MS
 from vantage.core.series import Series, series_of
+from vantage.storage.ports import ServiceInfo
 from vantage.storage.series_overflow import SeriesLimit, with_present_name
 from vantage.vql.exec.series_table import SeriesColumns
 
@@ -30,6 +32,7 @@ class Catalogue:
     def __init__(self, limit: SeriesLimit) -> None:
         self.limit = limit
         self.columns = SeriesColumns()
+        self.red = RedSlots(RedKeys(), self.columns.series)
         self._slots: dict[int, int] = {}
         self.samples = np.zeros(0, np.int64)
         self.first_ms = np.zeros(0, np.int64)
@@ -153,6 +156,25 @@ class Catalogue:
                 size = min(len(hit), len(matches))  # a commit may have added series in between
                 hit = hit[:size] & matches[:size]
         return [slot for slot in np.flatnonzero(hit).tolist() if slot < len(self.samples)]
+
+    def services(self, service: str = "") -> list[ServiceInfo]:
+        """Return the samples of each service, environment and version; '' means any service."""
+        size = min(len(self.present()), len(self.last_ms))
+        slots = np.flatnonzero(self.present()[:size] & (self.last_ms[:size] != _NEVER_LAST))
+        if service:
+            named = self.columns.column("service_name", slots).mask(lambda name: name == service)
+            slots = slots[named]
+        codes, owners = self.red.owners(slots)
+        samples = np.bincount(codes, self.samples[slots], len(owners)).astype(np.int64)
+        first_ms, last_ms = np.full(len(owners), _NEVER_FIRST), np.full(len(owners), _NEVER_LAST)
+        np.minimum.at(first_ms, codes, self.first_ms[slots])
+        np.maximum.at(last_ms, codes, self.last_ms[slots])
+        return [
+            ServiceInfo(*owner, count, 0, first, last)
+            for owner, count, first, last in zip(
+                owners, samples.tolist(), first_ms.tolist(), last_ms.tolist(), strict=True
+            )
+        ]
 
     def drop(self, slots: Sequence[int]) -> None:
         """Remove series; their slots are never used again."""

@@ -1,0 +1,235 @@
+"""Rollups of requests in segments: sealed, merged, late, deleted, expired, and filled in after an upgrade."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_series, a_span
+from tests.support.wait import until
+from vantage.core.batch import Batch, build_batch
+from vantage.core.red_table import RedQuery, RedTable
+from vantage.core.retention import parse_rule
+from vantage.core.sample import Kind
+from vantage.core.series import Series
+from vantage.core.span import Span
+from vantage.core.timerange import TimeRange
+from vantage.storage.embedded.maintain import merge, red_rollups
+from vantage.storage.embedded.offline.folder_reader import ReadOnlyFolder
+from vantage.storage.embedded.offline.verify import verify_segments
+from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.memory import MemoryStore
+from vantage.storage.ports import RetentionPolicy, Selector
+
+DAY_MS = 24 * HOUR_MS
+STEPS_MS = (60_000, 300_000, HOUR_MS)
+Open = Callable[..., Any]
+
+
+def requests_of(service: str, route: str, status: str) -> Series:
+    tags = {"route": route, "method": "GET", "status": status}
+    return a_series(service, "http.request.duration", Kind.HISTOGRAM, tags=tags, unit="ms")
+
+
+SERIES = [requests_of(service, route, status) for service in ("api", "shop") for route in ("/a", "/b")
+          for status in ("200", "500")]  # fmt: skip
+
+
+def traffic(seed: int, *, end_ms: int = NOW_MS, hours: float = 3, count: int = 300) -> Batch:
+    rng = np.random.default_rng(seed)
+    times = (end_ms - rng.integers(1, int(hours * HOUR_MS), count)).tolist()
+    values = np.round(rng.lognormal(3, 1, count), 2).tolist()
+    picked = rng.integers(0, len(SERIES), count).tolist()
+    rows = [(SERIES[which], at_ms, value) for which, at_ms, value in zip(picked, times, values, strict=True)]
+    spans: list[Span] = [
+        a_span(f"t{seed}-{n}", f"s{n}", service="traced", start_ms=times[n], duration_ms=values[n]) for n in range(20)
+    ]
+    return build_batch(rows, spans=tuple(spans))
+
+
+def rows_of(table: RedTable | None) -> dict[Any, Any]:
+    assert table is not None
+    rows: dict[Any, Any] = {}
+    for name, part in (("bucket", table.buckets), ("total", table.totals)):
+        columns = zip(
+            part.group.tolist(), part.time_ms.tolist(), part.requests.tolist(), part.errors.tolist(),
+            part.tagged.tolist(), part.min_ms.tolist(), part.max_ms.tolist(), part.quantiles_ms[0].tolist(),
+            strict=True,
+        )  # fmt: skip
+        for group, at_ms, *values in columns:
+            rows[name, table.groups[group], at_ms] = tuple(values)
+    return rows
+
+
+async def assert_same(store: EmbeddedStore, expected: MemoryStore, *, days: int = 3) -> None:
+    for level in ("service", "endpoint"):
+        for step_ms in STEPS_MS:
+            if level == "endpoint" and step_ms < 300_000:
+                continue
+            length_ms = 2 * DAY_MS if step_ms < 300_000 else days * DAY_MS
+            time_range = TimeRange((NOW_MS - length_ms) // step_ms * step_ms + step_ms, NOW_MS + 1)
+            query = RedQuery(time_range, step_ms, level=level, quantiles=(0.95,))
+            ours = rows_of(await store.red(query, deadline_s=10))
+            wanted = rows_of(await expected.red(query, deadline_s=10))
+            assert ours.keys() == wanted.keys()
+            for key, values in wanted.items():
+                assert ours[key] == pytest.approx(values, rel=1e-9), key
+
+
+async def write_both(store: EmbeddedStore, expected: MemoryStore, batch: Batch) -> None:
+    await store.write(batch)
+    await expected.write(batch)
+
+
+async def test_whatever_happens_below_rollups_tell_the_same(
+    opened: Open, clock: MovedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "PARTS_MIN", 2)
+    expected = MemoryStore(clock=clock)
+    async with opened() as store:
+        for seed in range(4):
+            await write_both(store, expected, traffic(seed))
+            await assert_same(store, expected)
+            await store.seal()
+            await assert_same(store, expected)
+        await write_both(store, expected, traffic(10, end_ms=NOW_MS - DAY_MS))  # late
+        await store.seal()
+        await store.merge()
+        await assert_same(store, expected)
+        await write_both(store, expected, traffic(11))
+        for target in (store, expected):
+            await target.delete(Selector(service="shop"))
+        await assert_same(store, expected)
+        await write_both(store, expected, traffic(12))
+        await assert_same(store, expected)
+    async with opened() as store:
+        await assert_same(store, expected)
+        await store.seal()
+        await assert_same(store, expected)
+        folder = ReadOnlyFolder(store.folder)
+    assert list(verify_segments(folder, folder.segments())) == []
+
+
+async def test_minutes_are_kept_for_two_days_and_wider_buckets_with_their_week(opened: Open, clock: MovedClock) -> None:
+    async with opened() as store:
+        await store.write(traffic(1))
+        await store.seal()
+        minutes = TimeRange(NOW_MS // 60_000 * 60_000 - HOUR_MS, NOW_MS)
+        assert rows_of(await store.red(RedQuery(minutes, 60_000, quantiles=(0.5,)), deadline_s=5))
+        await store.write(traffic(2))
+        clock.now += 3 * DAY_MS
+        assert await store.red(RedQuery(minutes, 60_000, quantiles=(0.5,)), deadline_s=5) is None
+        path = next((store.folder / "segments").glob("*.rollups.db"))
+
+        def left() -> dict[int, int]:
+            with closing(sqlite3.connect(path)) as db:
+                return dict(db.execute("SELECT width_ms, count(*) FROM red WHERE level='service' GROUP BY width_ms"))
+
+        await until(lambda: 60_000 not in left())
+        assert left().keys() == {300_000, HOUR_MS}
+        hours = TimeRange(NOW_MS // HOUR_MS * HOUR_MS - 4 * HOUR_MS, NOW_MS)
+        assert rows_of(await store.red(RedQuery(hours, HOUR_MS, quantiles=(0.5,)), deadline_s=5))
+
+
+async def test_a_rule_of_retention_is_one_of_rollups_too(opened: Open) -> None:
+    async with opened() as store:
+        for days in (5, 1):
+            await store.write(traffic(days, end_ms=NOW_MS - days * DAY_MS))
+        await store.seal()
+        policy = RetentionPolicy(rules=(parse_rule("api/*=2"),))
+        await store.expire(policy)
+        query = RedQuery(TimeRange(NOW_MS // HOUR_MS * HOUR_MS - 8 * DAY_MS, NOW_MS), HOUR_MS, quantiles=(0.5,))
+        oldest = {
+            group.service: at_ms for (kind, group, at_ms) in sorted(rows_of(await store.red(query, deadline_s=5)),
+            key=lambda key: -key[2]) if kind == "bucket"
+        }  # fmt: skip
+        assert oldest["api"] >= NOW_MS - 2 * DAY_MS - HOUR_MS
+        assert oldest["shop"] < NOW_MS - 4 * DAY_MS
+        segments = {path: path.stat().st_mtime_ns for path in (store.folder / "segments").glob("*.db")}
+        await store.expire(policy)
+        assert segments == {path: path.stat().st_mtime_ns for path in segments}, "nothing is rewritten again"
+
+
+def forget_rollups(folder: Path) -> None:
+    """Make a folder what an earlier version would have left."""
+    for path in (folder / "segments").glob("*.db"):
+        with closing(sqlite3.connect(path)) as db:
+            if ".samples." in path.name:
+                db.execute("INSERT OR REPLACE INTO red_since SELECT max(id) + 1 FROM part")
+            else:
+                db.execute("DELETE FROM red")
+            db.commit()
+
+
+async def test_what_an_earlier_version_wrote_is_filled_in(
+    opened: Open, clock: MovedClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = MemoryStore(clock=clock)
+    async with opened() as store:
+        for seed in range(3):
+            await write_both(store, expected, traffic(seed))
+            await store.seal()
+    forget_rollups(tmp_path / "data")
+    fill = red_rollups.RedFiller.fill_next
+    monkeypatch.setattr(red_rollups.RedFiller, "fill_next", lambda _: False)
+    query = RedQuery(TimeRange(NOW_MS // HOUR_MS * HOUR_MS - DAY_MS, NOW_MS), HOUR_MS)
+    async with opened() as store:
+        assert await store.red(query, deadline_s=5) is None
+    monkeypatch.setattr(red_rollups.RedFiller, "fill_next", fill)
+    async with opened() as store:
+        await until(lambda: not store._snapshots.now.without_red)
+        await write_both(store, expected, traffic(20))
+        await assert_same(store, expected)
+    async with opened() as store:
+        assert not store._snapshots.now.without_red
+        await assert_same(store, expected)
+
+
+async def test_parts_are_filled_in_before_they_become_others(
+    opened: Open, clock: MovedClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = MemoryStore(clock=clock)
+    async with opened() as store:
+        for seed in range(3):
+            await write_both(store, expected, traffic(seed))
+            await store.seal()
+    forget_rollups(tmp_path / "data")
+    monkeypatch.setattr(red_rollups.RedFiller, "fill_next", lambda _: False)
+    async with opened() as store:
+        for target in (store, expected):
+            await target.delete(Selector(service="shop"))
+        await assert_same(store, expected)
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 2])
+async def test_filling_in_that_is_interrupted_counts_nothing_twice(
+    opened: Open, clock: MovedClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    expected = MemoryStore(clock=clock)
+    async with opened() as store:
+        for seed in range(3):
+            await write_both(store, expected, traffic(seed))
+            await store.seal()
+    forget_rollups(tmp_path / "data")
+    write, written = red_rollups.write_red, 0
+
+    def write_some(*arguments: Any) -> None:
+        nonlocal written
+        write(*arguments)
+        if written == stop_at:
+            raise OSError("the disk is gone")
+        written += 1
+
+    monkeypatch.setattr(red_rollups, "write_red", write_some)
+    async with opened() as store:
+        await until(lambda: bool(store._maintenance.failing))
+    monkeypatch.setattr(red_rollups, "write_red", write)
+    async with opened() as store:
+        await until(lambda: not store._snapshots.now.without_red)
+        await assert_same(store, expected)
