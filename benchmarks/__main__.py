@@ -1,4 +1,4 @@
-"""``make bench``: accepting, storing, queries as text, the embedded store, the split roles, idle servers, and agents.
+"""``make bench``: accepting, storing, queries as text, the embedded store, pages, split roles, idle servers, agents.
 
 ``ARGS=--quick`` for a short run. Rate limits are raised on every server that has any, to measure the work.
 """
@@ -18,13 +18,14 @@ from pathlib import Path
 import psutil
 
 from benchmarks.agents.run import bench_agent
+from benchmarks.pages import bench_pages
 from benchmarks.payloads import PACKED, RATES, packed, payload, request, uvicorn, vantage
 from benchmarks.rounds import CONNECTIONS, PYTHON, Loader, Running, Subject, interleave
 from benchmarks.storage.load_footprint import bench_footprint
 from benchmarks.storage.run import bench_embedded
 from vantage.vql.text.compile import compile_query
 
-PARTS = ("accepting", "storing", "vql", "embedded", "footprint", "pipeline", "idle", "agent")
+PARTS = ("accepting", "storing", "vql", "embedded", "footprint", "pages", "pipeline", "idle", "agent")
 PIPELINE_PACKAGES = ("chdb", "clickhouse_driver", "confluent_kafka", "pytest")
 PIPELINE_PROGRAMS = ("java", "mvn", "npm")
 SEED_QUERY = """-- Get average response time for an endpoint over last hour
@@ -179,6 +180,8 @@ def main() -> None:
             bench_embedded(arguments.samples, work, quick=arguments.quick)
         if "footprint" in parts:
             bench_footprint(work, quick=arguments.quick)
+        if "pages" in parts:
+            bench_pages(work, quick=arguments.quick)
         if "pipeline" in parts:
             bench_pipeline(rounds, seconds, work, quick=arguments.quick)
         if "agent" in parts:
