@@ -91,6 +91,8 @@ def check_exactly_once(pipeline: Pipeline, batches: int) -> None:
         "uniqExact(value) FROM samples": expected,
         "sum(count) FROM rollups_5m": expected,
         "sum(count) FROM rollups_1h": expected,
+        "sum(count) FROM red_5m WHERE level = 'service' AND source != 'spans'": expected,
+        "sum(count) FROM red_1h WHERE level = 'service' AND source != 'spans'": expected,
         "uniqExact(batch_id) FROM batch_ids": batches,
     }.items():
         assert pipeline.query(f"SELECT {text}") == str(count), text

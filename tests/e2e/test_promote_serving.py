@@ -70,6 +70,8 @@ def test_a_server_under_load_is_promoted_and_stores_everything_once(
         count = clickhouse.query(f"SELECT count() FROM {database}.samples")
         assert int(count) == load.next * SAMPLES_PER_BATCH + 5
         assert clickhouse.query(f"SELECT sum(count) FROM {database}.rollups_1h") == count
+        of_requests = f"{database}.red_1h WHERE level = 'service' AND source != 'spans'"
+        assert clickhouse.query(f"SELECT sum(count) FROM {of_requests}") == count
         assert clickhouse.query(f"SELECT count() FROM {database}.spans") == "5"
         assert "not in an embedded store" in promote(server, "--to", url).stderr
     with serving(tmp_path / "data", environ=QUIET) as server:  # and later, too

@@ -35,6 +35,8 @@ EXPECTED = {
     "uniqExact(value) FROM samples": BATCHES * ROWS,
     "sum(count) FROM rollups_5m": BATCHES * ROWS,
     "sum(count) FROM rollups_1h": BATCHES * ROWS,
+    "sum(count) FROM red_5m WHERE level = 'service' AND source != 'spans'": BATCHES * ROWS,
+    "sum(count) FROM red_1h WHERE level = 'service' AND source != 'spans'": BATCHES * ROWS,
     "quantileBFloat16Merge(0.5)(sketch) > 0 FROM rollups_1h": 1,
     "count() FROM spans": BATCHES,
     "uniqExact(trace_id) FROM span_times": BATCHES,

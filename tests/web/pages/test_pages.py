@@ -161,6 +161,21 @@ async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(
     assert "first seen in the data 1 min ago" in page
 
 
+@pytest.mark.parametrize("path", ["/", "/services/api"])
+async def test_a_page_says_how_exact_its_durations_are_and_offers_the_other(
+    client: Client, context: QueryContext, path: str
+) -> None:
+    await write_batch(context, build_batch([(durations("api"), NOW_MS - 3000, ms) for ms in (39.0, 40.0, 50.0)]))
+    page = (await client.get(f"{path}?range=6h")).text
+    assert "Durations are within 1 %." in page
+    assert 'href="?range=6h&amp;exact=1"' in page
+    exact = (await client.get(f"{path}?range=6h&exact=1")).text
+    assert "Durations are exact" in exact
+    assert 'href="?range=6h"' in exact
+    assert "49 ms" in exact  # the p95, interpolated between 40 and 50
+    assert "Durations are" not in (await client.get(f"{path}?range=15m")).text
+
+
 async def test_before_the_first_data_the_overview_explains_how_to_send_it(
     client: Client, context: QueryContext
 ) -> None:

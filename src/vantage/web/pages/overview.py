@@ -20,9 +20,8 @@ POINTS = 60  # of a sparkline
 @get("/", include_in_schema=False)
 async def overview(request: Request[Any, Any, Any], context: NamedDependency[QueryContext]) -> Response[str]:
     page_range = parse_range(request, now_ms=context.present().now_ms)
-    data = await read_overview(
-        context, split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
-    )
+    buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
+    data = await read_overview(context, buckets, exact=page_range.is_exact)
     return await render(
         request,
         "pages/overview.html",

@@ -20,6 +20,7 @@ from vantage.storage.trace_summary import ServiceKey, count_by_service
 
 SAMPLE_NBYTES: Final = 20
 HASH_NBYTES: Final = 8
+CACHED_NBYTES_MIN: Final = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,7 @@ class SampleBlock:
 
     def red(self, level: RedLevel, slots: RedSlots) -> Partials:
         """Return the block's requests by service and minute, or by endpoint and 5 minutes; computed on first use."""
-        return _red(self.__dict__, level, slots.keys, lambda: red_of_samples(self.samples, slots))
+        return _red(self, level, slots.keys, lambda: red_of_samples(self.samples, slots))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,7 @@ class SpanBlock:
 
     def red(self, level: RedLevel, slots: RedSlots) -> Partials:
         """Return the server spans by service and minute, or by endpoint and 5 minutes; computed on first use."""
-        return _red(self.__dict__, level, slots.keys, lambda: red_of_spans(self.table, slots.keys))
+        return _red(self, level, slots.keys, lambda: red_of_spans(self.table, slots.keys))
 
     @cached_property
     def counts(self) -> dict[ServiceKey, tuple[int, int, int]]:
@@ -151,16 +152,20 @@ class SpanBlock:
         return SpanBlock(min(starts), max(starts), spans, self.trace_hash[rows], spans_nbytes(spans))
 
 
-def _red(cache: dict[str, Partials], level: RedLevel, keys: RedKeys, compute: Callable[[], Partials]) -> Partials:
-    """Return a block's rollup of requests. The one that both levels are made of is not kept: it may be as large as the
-    block."""
-    partials = cache.get(f"_red_{level}")
-    if partials is None:
-        minutes = compute()
-        cache["_red_service"] = by_service(minutes, keys)
-        cache["_red_endpoint"] = of_endpoints(minutes, keys, width_ms=FIVE_MINUTES_MS)
-        partials = cache[f"_red_{level}"]
-    return partials
+def _red(block: SampleBlock | SpanBlock, level: RedLevel, keys: RedKeys, compute: Callable[[], Partials]) -> Partials:
+    """Return a block's rollup of requests. It is cached unless it is larger than the block; the one that both levels
+    are made of never is."""
+    cached: Partials | None = block.__dict__.get(f"_red_{level}")
+    if cached is not None:
+        return cached
+    minutes = compute()
+    levels = {
+        "service": by_service(minutes, keys),
+        "endpoint": of_endpoints(minutes, keys, width_ms=FIVE_MINUTES_MS),
+    }
+    if sum(partials.nbytes for partials in levels.values()) <= max(block.nbytes, CACHED_NBYTES_MIN):
+        block.__dict__.update({f"_red_{name}": partials for name, partials in levels.items()})
+    return levels[level]
 
 
 def sample_block(samples: SampleColumns) -> SampleBlock:
