@@ -11,7 +11,6 @@ from tests.support.samples import a_series, a_span
 from vantage.core.red import (
     ENDPOINTS_MAX,
     MINUTE_MS,
-    OTHER,
     RedKey,
     RedKeys,
     RedSlots,
@@ -23,7 +22,7 @@ from vantage.core.red import (
 )
 from vantage.core.red_table import RedQuery, RedTable, joined, summarize
 from vantage.core.rollup import Partials
-from vantage.core.sample import Kind
+from vantage.core.sample import OVERFLOW, Kind
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.series import Series
 from vantage.core.sketch import RELATIVE_ERROR
@@ -199,7 +198,7 @@ def test_endpoints_beyond_the_limit_are_one() -> None:
     keys = RedKeys()
     codes = {keys.code(RedKey("spans", "api", "", "", "ok", "GET", f"/{n}")) for n in range(ENDPOINTS_MAX + 50)}
     assert len(codes) == ENDPOINTS_MAX + 1
-    assert keys.keys[max(codes)].route == OTHER
+    assert keys.keys[max(codes)].route == OVERFLOW
     assert keys.code(RedKey("spans", "api", "", "2", "ok", "GET", "/0")) != keys.code(
         RedKey("spans", "api", "", "2", "ok", "GET", "/1")
     ), "a new version has the known endpoints"

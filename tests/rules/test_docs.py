@@ -20,7 +20,7 @@ from vantage import app, cli, config, parts, server
 from vantage.commands import client, doctor, import_data
 from vantage.config import Settings
 from vantage.connections import limits
-from vantage.core import batch, sample, sketch, span
+from vantage.core import batch, red, sample, sketch, span
 from vantage.core.batch import build_batch
 from vantage.core.exemplars import encode_exemplars
 from vantage.ingest import body, origin_limits
@@ -31,7 +31,7 @@ from vantage.query import vql as query_vql
 from vantage.storage import ports, query_pool, recent_spans, steady_time
 from vantage.storage import service_edges as storage_edges
 from vantage.storage.embedded import queries, store
-from vantage.storage.embedded.format import chunk, exemplars, part_writer, segment
+from vantage.storage.embedded.format import chunk, exemplars, part_writer, red_chunk, segment
 from vantage.storage.embedded.maintain import merge, seal_queue, segment_files, worker
 from vantage.storage.embedded.offline import backup
 from vantage.storage.embedded.read import chunk_index, connection_pool
@@ -209,6 +209,8 @@ LIMITS = [
     ("docs/storage.md", f"From {commit.WAL_NBYTES_MAX >> 20} MiB on the writer"),
     ("docs/operations.md", f"`services_max`, {origin_limits.SERVICES_MAX} sent within a day"),
     ("docs/operations.md", f"{origin_limits.NAMES_PER_SERVICE_MAX} each sent within a day; {origin_limits.NAMES_MAX}"),
+    ("docs/operations.md", f"| endpoints of a service in rollups | {red.ENDPOINTS_MAX} since the start"),
+    ("docs/operations.md", f"| rollups of requests over minutes | {red_chunk.MINUTES_KEPT_MS // 86_400_000} days |"),
     ("docs/operations.md", f"| {recent_spans.SPANS_MAX} | a repeat is stored again; traces"),
     ("docs/operations.md", f"| 10000, and {query_vql.ANSWER_NBYTES_MAX >> 20} MiB | cut"),
     ("docs/api.md", f"more than {ports.TRACE_SPANS_MAX} spans"),

@@ -18,7 +18,7 @@ from vantage.core import semconv
 from vantage.core.arrays import F64, I64, U32, Mask
 from vantage.core.dict_column import DictColumn, TextColumn
 from vantage.core.rollup import NO_PARTIALS, Partials, Sketches
-from vantage.core.sample import TAG_VERSION
+from vantage.core.sample import OVERFLOW, TAG_VERSION
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.series import Series
 from vantage.core.sketch import sketch_keys
@@ -29,8 +29,7 @@ MINUTE_MS: Final = 60_000
 RedSource = Literal["requests", "durations", "spans", "samples"]
 Outcome = Literal["", "ok", "error"]
 RedLevel = Literal["service", "endpoint"]
-ENDPOINTS_MAX: Final = 1000  # of a service; those beyond are one, named OTHER
-OTHER: Final = "__other__"
+ENDPOINTS_MAX: Final = 1000  # of a service; those beyond are one, named OVERFLOW
 METRIC_OF: Final = {"requests": semconv.REQUESTS, "durations": semconv.DURATION}  # the metric of a source
 NONE: Final = -1
 _UNKNOWN: Final = -2
@@ -76,8 +75,8 @@ class RedKeys:
             return code
         if key.route:
             endpoints, endpoint = self._endpoints.setdefault(key.service, set()), (key.method, key.route)
-            if len(endpoints) >= ENDPOINTS_MAX and key.route != OTHER and endpoint not in endpoints:
-                return self._code(key._replace(method="", route=OTHER))
+            if len(endpoints) >= ENDPOINTS_MAX and key.route != OVERFLOW and endpoint not in endpoints:
+                return self._code(key._replace(method="", route=OVERFLOW))
             endpoints.add(endpoint)
         code = self._codes[key] = len(self.keys)
         self.keys.append(key)
@@ -194,7 +193,7 @@ def _span_key(service: str, environment: str, version: str, status: str, method:
     outcome: Outcome = "error" if status == SpanStatus.ERROR else "ok"
     route = route or name
     # An operation is often named after method and route, as in "GET /users".
-    route = (route.removeprefix(f"{method} ") if method else route) or name or OTHER
+    route = (route.removeprefix(f"{method} ") if method else route) or name or OVERFLOW
     return RedKey("spans", service, environment, version, outcome, method, route)
 
 
