@@ -121,7 +121,7 @@ async def test_a_series_of_another_process_is_found_and_not_written_again(opened
         reader.engine.insert = recorded  # type: ignore[method-assign]
         batch = a_batch(1.0, series=a_series(tags={"n": "0"}), batch_id="b9")
         await reader.write_range([StreamBatch(batch, 4, 9, NOW_MS)], token="t2", until_s=float("inf"))
-        assert written == ["samples", "batch_ids"]
+        assert written == ["samples", "red_1m", "red_5m", "batch_ids"]
 
 
 async def test_a_series_that_another_process_deleted_is_written_again(opened: Opened) -> None:
