@@ -64,16 +64,41 @@ def concat_ids(parts: Sequence[Ids]) -> Ids:
 
     numpy's own function copies them one by one and holds the interpreter lock meanwhile.
     """
-    width = max(part.dtype.itemsize for part in parts)
-    letters = np.zeros((sum(map(len, parts)), width), np.uint8)
-    start = 0
-    for part in parts:
-        if len(part):
-            part_letters = np.ascontiguousarray(part).view(np.uint8).reshape(len(part), part.dtype.itemsize)
-            letters[start : start + len(part), : part.dtype.itemsize] = part_letters
-        start += len(part)
-    ids: Ids = letters.view(f"S{width}").reshape(len(letters))
-    return ids
+    column = IdColumn()
+    column.write(0, parts)
+    return column.read(0, sum(map(len, parts)))
+
+
+class IdColumn:
+    """Ids in an array with room at its end, as wide as the widest so far. Ids that were written never change: what
+    ``read`` returned stays as it is while more are written behind it."""
+
+    def __init__(self) -> None:
+        self._letters = np.zeros((0, 1), np.uint8)
+
+    def write(self, start: int, parts: Sequence[Ids]) -> None:
+        """Write ids one after the other from the row ``start`` on; what was there and behind it is gone."""
+        end = start + sum(map(len, parts))
+        room, width_before = self._letters.shape
+        width = max([width_before, *(part.dtype.itemsize for part in parts if len(part))])
+        if end > room or width > width_before:
+            larger = np.zeros((room if end <= room else max(end, 2 * room), width), np.uint8)
+            larger[:start, :width_before] = self._letters[:start]
+            self._letters = larger
+        at = start
+        for part in parts:
+            if len(part):
+                part_width = part.dtype.itemsize
+                rows = self._letters[at : at + len(part)]
+                rows[:, :part_width] = np.ascontiguousarray(part).view(np.uint8).reshape(len(part), part_width)
+                if part_width < width:
+                    rows[:, part_width:] = 0
+                at += len(part)
+
+    def read(self, start: int, end: int) -> Ids:
+        """Return the ids of rows ``start`` to ``end``."""
+        ids: Ids = self._letters[start:end].reshape(-1).view(f"S{self._letters.shape[1]}")
+        return ids
 
 
 def hash_pairs(first: Ids, second: Ids) -> U64:

@@ -31,7 +31,7 @@ class SampleColumns:
     def take(self, rows: Array) -> SampleColumns:
         """Return the given rows in the given order, with their exemplars."""
         exemplars = self.exemplars.take(rows, len(self))
-        return SampleColumns(self.slot[rows], self.time_ms[rows], self.value[rows], exemplars)
+        return SampleColumns(self.slot.take(rows), self.time_ms.take(rows), self.value.take(rows), exemplars)
 
     def filter(self, mask: Mask) -> SampleColumns:
         """Return the rows that ``mask`` selects."""

@@ -15,14 +15,14 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from vantage.core.arrays import F64, I64, U32
+from vantage.core.arrays import F64, I64, U32, U64, Mask
 from vantage.core.exemplars import NO_EXEMPLARS, Exemplars
 from vantage.core.idhash import Ids, hash_ids
 from vantage.core.int_packing import deltas, undelta
 from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.storage.embedded.format import span_column_codec
 from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
-from vantage.storage.embedded.format.trace_id_index import truncate_hash
+from vantage.storage.embedded.format.trace_id_index import HASH_SHIFT, truncate_hash
 
 EXEMPLARS_MAX: Final = 2048  # of a block: to find a trace one is unpacked
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -43,9 +43,40 @@ def exemplar_samples(samples: SampleColumns) -> SampleColumns:
     return samples.take(samples.exemplars.position)
 
 
-def sort_by_trace(samples: SampleColumns) -> SampleColumns:
-    """Return exemplar samples in storage order: by the hash of the trace id, those of one trace as they came."""
-    return samples.take(np.argsort(hash_ids(samples.exemplars.trace_id), kind="stable"))
+@dataclass(frozen=True, slots=True, eq=False)
+class SortedExemplars:
+    """Exemplar samples and their storage order: ``samples`` are in any order, ``rows`` are theirs by ``hashes``, which
+    ascend. Blocks are gathered out of it as they are packed: of a generation there is no second copy.
+    """
+
+    samples: SampleColumns
+    rows: I64
+    hashes: I64  # truncated, of rows[i]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, mask: Mask) -> SortedExemplars:
+        """Return those whose samples ``mask`` selects (by row of ``samples``)."""
+        if mask.all():
+            return self
+        chosen = mask[self.rows]
+        return SortedExemplars(self.samples, self.rows[chosen], self.hashes[chosen])
+
+
+def sort_by_trace(samples: SampleColumns, trace_hash: U64 | None = None) -> SortedExemplars:
+    """Return exemplar samples in storage order: by the hash of the trace id, those of one trace as they came.
+    ``trace_hash`` are the hashes of all their trace ids, where they are known."""
+    hashes = hash_ids(samples.exemplars.trace_id) if trace_hash is None else trace_hash
+    if len(hashes) > 1 << HASH_SHIFT:
+        rows = np.argsort(truncate_hash(hashes), kind="stable")
+        return SortedExemplars(samples, rows, truncate_hash(hashes[rows]))
+    # One number has the bits of the hash that count, and the row in place of the others: a sort of numbers is several
+    # times as fast as one of their positions, and it is stable since no two are equal.
+    low = np.uint64((1 << HASH_SHIFT) - 1)
+    keys = (hashes & ~low) | np.arange(len(hashes), dtype=np.uint64)
+    keys.sort()
+    return SortedExemplars(samples, (keys & low).astype(np.int64), truncate_hash(keys))
 
 
 def trace_hashes(samples: SampleColumns) -> I64:
@@ -78,11 +109,11 @@ class ExemplarBlock:
         return self.low, self.high, self.exemplars, self.ids_crc, self.body_crc, self.ids, self.body
 
 
-def exemplar_blocks(codec: ChunkCodec, samples: SampleColumns) -> Iterator[tuple[SampleColumns, ExemplarBlock]]:
-    """Pack exemplar samples that lie in storage order into blocks. Yields the samples of each block beside it."""
-    hashes = trace_hashes(samples)
-    for start in range(0, len(samples), EXEMPLARS_MAX):
-        block = samples.slice(start, start + EXEMPLARS_MAX)
+def exemplar_blocks(codec: ChunkCodec, exemplars: SortedExemplars) -> Iterator[tuple[SampleColumns, ExemplarBlock]]:
+    """Pack exemplars into blocks. Yields the samples of each block beside it."""
+    hashes = exemplars.hashes
+    for start in range(0, len(exemplars), EXEMPLARS_MAX):
+        block = exemplars.samples.take(exemplars.rows[start : start + EXEMPLARS_MAX])
         yield block, _pack(codec, block, int(hashes[start]), int(hashes[start + len(block) - 1]))
 
 

@@ -25,7 +25,7 @@ from vantage.storage.embedded.format.chunk import (
     checksum,
     chunk_bounds,
 )
-from vantage.storage.embedded.format.exemplars import exemplar_blocks
+from vantage.storage.embedded.format.exemplars import SortedExemplars, exemplar_blocks
 from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, pack_series_stats
 from vantage.storage.embedded.format.red_chunk import pack_red
 from vantage.storage.embedded.format.segment import SAMPLES, Part, SegmentWriter
@@ -154,9 +154,9 @@ class PartWriter:
         self._grow(chunk.first_ms, chunk.last_ms)
         self._stats.add(self._codec.unpack_runs(chunk.runs), nbytes)
 
-    def exemplars(self, samples: SampleColumns) -> None:
-        """Write exemplar samples that lie in storage order, after those written before."""
-        for block_samples, block in exemplar_blocks(self._codec, samples):
+    def exemplars(self, exemplars: SortedExemplars) -> None:
+        """Write exemplars, whose hashes come after those written before."""
+        for block_samples, block in exemplar_blocks(self._codec, exemplars):
             row = (self._id(), self.part_id, *block.columns)
             self._insert("INSERT INTO exemplar VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row, block.nbytes)
             self._stats.add_exemplars(block_samples.slot, block.nbytes)

@@ -18,8 +18,10 @@ from vantage.storage.embedded.format.chunk import checksum
 from vantage.storage.embedded.format.column_codec import ColumnCodec
 
 ENTRIES_MAX: Final = 1024  # to find an id one block is unpacked
-_SHIFT: Final = 24  # 40 bits of the hash are kept: among a million ids a false match comes once in a million look-ups
-HASH_MAX: Final = 1 << 64 - _SHIFT
+HASH_SHIFT: Final = (
+    24  # 40 bits of the hash are kept: among a million ids a false match comes once in a million look-ups
+)
+HASH_MAX: Final = 1 << 64 - HASH_SHIFT
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
 _PLACES: Final = "SELECT DISTINCT low, high FROM id_index WHERE part_id=? AND kind='span' AND low<=? AND high>=?"
@@ -29,7 +31,7 @@ Entry = tuple[int, int, int, bytes]
 
 def truncate_hash(hashes: U64) -> I64:
     """Return the bits of 64-bit hashes that the index stores."""
-    return (hashes >> np.uint64(_SHIFT)).astype(np.int64)
+    return (hashes >> np.uint64(HASH_SHIFT)).astype(np.int64)
 
 
 def pack_index(packer: ColumnCodec, hashes_in: I64, block_ids: I64, row: I64) -> list[Entry]:

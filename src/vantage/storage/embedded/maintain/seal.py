@@ -13,6 +13,7 @@ from vantage.core.arrays import U32, Mask
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, rollup_partials, rollup_samples, with_sketches
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.span_table import SpanTable
+from vantage.storage.embedded.format.exemplars import SortedExemplars
 from vantage.storage.embedded.format.part_writer import PartWriter
 from vantage.storage.embedded.format.segment import ROLLUPS, SAMPLES, Part, Segment, segment_path
 from vantage.storage.embedded.maintain.red_rollups import RedRollups, red_by_week, write_red
@@ -75,7 +76,7 @@ class Sealer:
         week: int,
         generation: int,
         samples: SampleColumns | None,
-        exemplars: SampleColumns | None,
+        exemplars: SortedExemplars | None,
         spans: SpanTable | None,
         red: RedRollups,
     ) -> list[tuple[Segment, Part]]:

@@ -13,7 +13,7 @@ from vantage.core.rollup import NO_SKETCHES, Partials, Sketches, concat_partials
 from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.span_table import SpanTable, concat_span_tables
 from vantage.storage.embedded.format.chunk import CHUNK_SAMPLES_MAX, RUN_SAMPLES
-from vantage.storage.embedded.format.exemplars import exemplar_samples, sort_by_trace
+from vantage.storage.embedded.format.exemplars import SortedExemplars, exemplar_samples, sort_by_trace
 from vantage.storage.embedded.format.week import week_numbers
 from vantage.storage.embedded.write.block import SampleBlock, SpanBlock
 
@@ -57,19 +57,31 @@ def samples_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: i
         samples = replace(block.samples, exemplars=NO_EXEMPLARS)
         parts.append(samples.filter(present[samples.slot] & (samples.time_ms >= floor_ms)))
     samples = concat_samples(parts)
-    weeks = week_numbers(samples.time_ms)
-    return {week: samples.filter(weeks == week) for week in np.unique(weeks).tolist()}
+    return {week: samples.filter(mask) for week, mask in _weeks(samples.time_ms)}
 
 
-def exemplars_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: int) -> dict[int, SampleColumns]:
-    """Return the exemplar samples of blocks by week, in storage order."""
-    parts = [exemplar_samples(block.samples) for block in blocks if len(block.samples.exemplars)]
-    if not parts:
+def exemplars_by_week(blocks: Iterable[SampleBlock], *, present: Mask, floor_ms: int) -> dict[int, SortedExemplars]:
+    """Return the exemplars of blocks by week, in storage order."""
+    carrying = [block for block in blocks if len(block.samples.exemplars)]
+    if not carrying:
         return {}
-    samples = concat_samples(parts)
-    samples = sort_by_trace(samples.filter(present[samples.slot] & (samples.time_ms >= floor_ms)))
-    weeks = week_numbers(samples.time_ms)
-    return {week: samples.filter(weeks == week) for week in np.unique(weeks).tolist()}
+    samples = concat_samples([exemplar_samples(block.samples) for block in carrying])
+    exemplars = sort_by_trace(samples, np.concatenate([block.exemplar_hash for block in carrying]))
+    keep = present[samples.slot] & (samples.time_ms >= floor_ms)
+    return {week: exemplars.select(mask & keep) for week, mask in _weeks(samples.time_ms) if (mask & keep).any()}
+
+
+def _weeks(time_ms: I64) -> Iterator[tuple[int, Mask]]:
+    """Yield each week of the times, and which of them it has."""
+    if not len(time_ms):
+        return
+    first, last = week_numbers(np.array([time_ms.min(), time_ms.max()])).tolist()
+    if first == last:
+        yield first, np.ones(len(time_ms), np.bool_)
+        return
+    weeks = week_numbers(time_ms)
+    for week in np.unique(weeks).tolist():
+        yield week, weeks == week
 
 
 def spans_by_week(blocks: Iterable[SpanBlock], *, floor_ms: int) -> dict[int, SpanTable]:

@@ -9,8 +9,9 @@ from typing import Final
 
 import numpy as np
 
-from vantage.core.arrays import F64, I64, U32, U64, Mask
-from vantage.core.idhash import hash_ids
+from vantage.core.arrays import F64, I64, U32, U64, Array, Mask
+from vantage.core.exemplars import NO_EXEMPLARS, Exemplars
+from vantage.core.idhash import IdColumn, hash_ids
 from vantage.core.red import RedKeys, RedLevel, RedSlots, by_service, of_endpoints, red_of_samples, red_of_spans
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials, rollup_partials, rollup_samples, with_sketches
 from vantage.core.sample_columns import SampleColumns, concat_samples
@@ -38,8 +39,7 @@ class SampleBlock:
     @property
     def nbytes(self) -> int:
         """Estimate the memory of the block, in bytes."""
-        exemplars = self.samples.exemplars
-        return SAMPLE_NBYTES * len(self) + exemplars.nbytes + HASH_NBYTES * len(exemplars)
+        return samples_nbytes(self.samples)
 
     def concat(self, later: SampleBlock) -> SampleBlock:
         """Return one block of both."""
@@ -168,10 +168,96 @@ def _red(block: SampleBlock | SpanBlock, level: RedLevel, keys: RedKeys, compute
     return levels[level]
 
 
-def sample_block(samples: SampleColumns) -> SampleBlock:
-    """Return the block of one commit's samples, of which there is at least one."""
-    first_ms, last_ms = int(samples.time_ms.min()), int(samples.time_ms.max())
-    return SampleBlock(first_ms, last_ms, samples, hash_ids(samples.exemplars.trace_id))
+def samples_nbytes(samples: SampleColumns) -> int:
+    """Estimate the memory of samples in a block, in bytes."""
+    return SAMPLE_NBYTES * len(samples) + samples.exemplars.nbytes + HASH_NBYTES * len(samples.exemplars)
+
+
+class _Columns:
+    """Columns of equal length in arrays with room at their end. Rows that were written never change: a view of the
+    first ones stays as it is while more are written behind it, and when the arrays are replaced by larger ones."""
+
+    def __init__(self, *types: type[np.generic]) -> None:
+        self.arrays: list[Array] = [np.empty(0, kind) for kind in types]
+
+    def make_room(self, used: int, rows: int) -> None:
+        """Leave room for ``rows`` behind the ``used`` first."""
+        room = len(self.arrays[0])
+        if used + rows > room:
+            self.arrays = [_resized(array, used, max(used + rows, 2 * room)) for array in self.arrays]
+
+
+def _resized(array: Array, used: int, rows: int) -> Array:
+    larger = np.empty((rows, *array.shape[1:]), array.dtype)
+    larger[:used] = array[:used]
+    return larger
+
+
+class GrowingBlock:
+    """The block that commits add to. ``stage`` writes a commit's samples behind those that readers see, and ``extend``
+    returns a block that includes them. What was staged and is not wanted any more is written over."""
+
+    def __init__(self) -> None:
+        self._samples = _Columns(np.uint32, np.int64, np.float64)
+        self._exemplars = _Columns(np.int64, np.uint64)
+        self._trace_ids, self._span_ids = IdColumn(), IdColumn()
+        self._length = self._exemplar_count = 0
+        self._first_ms, self._last_ms = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+        self._staged = self._staged_exemplars = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def stage(self, parts: Sequence[SampleColumns]) -> SampleColumns:
+        """Write samples, and return them as the columns of one commit. They are not in a block yet."""
+        start, exemplar_start = self._length, self._exemplar_count
+        self._staged = sum(map(len, parts))
+        self._samples.make_room(start, self._staged)
+        slot, time_ms, value = self._samples.arrays
+        at = start
+        for part in parts:
+            end = at + len(part)
+            slot[at:end], time_ms[at:end], value[at:end] = part.slot, part.time_ms, part.value
+            at = end
+        exemplars = self._stage_exemplars(parts, start, exemplar_start)
+        return SampleColumns(slot[start:at], time_ms[start:at], value[start:at], exemplars)
+
+    def _stage_exemplars(self, parts: Sequence[SampleColumns], start: int, at: int) -> Exemplars:
+        carried = [part.exemplars for part in parts]
+        count = self._staged_exemplars = sum(map(len, carried))
+        if not count:
+            return NO_EXEMPLARS
+        end = at + count
+        self._exemplars.make_room(at, count)
+        position, _ = self._exemplars.arrays
+        row, exemplar_row = start, at
+        for part, exemplars in zip(parts, carried, strict=True):
+            position[exemplar_row : exemplar_row + len(exemplars)] = exemplars.position
+            position[exemplar_row : exemplar_row + len(exemplars)] += row
+            row, exemplar_row = row + len(part), exemplar_row + len(exemplars)
+        self._trace_ids.write(at, [exemplars.trace_id for exemplars in carried])
+        self._span_ids.write(at, [exemplars.span_id for exemplars in carried])
+        return Exemplars(position[at:end] - start, self._trace_ids.read(at, end), self._span_ids.read(at, end))
+
+    def extend(self) -> SampleBlock:
+        """Return the block with what was staged."""
+        before, exemplars_before = self._length, self._exemplar_count
+        self._length, self._exemplar_count = before + self._staged, exemplars_before + self._staged_exemplars
+        slot, time_ms, value = (array[: self._length] for array in self._samples.arrays)
+        position, trace_hash = (array[: self._exemplar_count] for array in self._exemplars.arrays)
+        if self._staged:
+            self._first_ms = min(self._first_ms, int(time_ms[before:].min()))
+            self._last_ms = max(self._last_ms, int(time_ms[before:].max()))
+        if self._staged_exemplars:
+            added = self._trace_ids.read(exemplars_before, self._exemplar_count)
+            trace_hash[exemplars_before:] = hash_ids(added)
+        self._staged = self._staged_exemplars = 0
+        exemplars = NO_EXEMPLARS
+        if self._exemplar_count:
+            ids = self._trace_ids.read(0, self._exemplar_count), self._span_ids.read(0, self._exemplar_count)
+            exemplars = Exemplars(position, *ids)
+        samples = SampleColumns(slot, time_ms, value, exemplars)
+        return SampleBlock(self._first_ms, self._last_ms, samples, trace_hash)
 
 
 def span_block(spans: tuple[Span, ...], nbytes: int) -> SpanBlock:

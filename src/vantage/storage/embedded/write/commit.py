@@ -24,7 +24,7 @@ import structlog
 from vantage.core.batch import Batch
 from vantage.core.errors import StartupError, StoreUnavailable, VantageError
 from vantage.core.record import Record
-from vantage.core.sample_columns import SampleColumns, concat_samples
+from vantage.core.sample_columns import SampleColumns
 from vantage.core.series import Series
 from vantage.core.span import spans_nbytes
 from vantage.storage.embedded.write.catalogue import Catalogue
@@ -238,7 +238,7 @@ class CommitThread:
         spans = self.recent_spans.unseen(sent) if sent else ()
         self._telemetry.spans_repeated.inc(len(sent) - len(spans))
         nbytes = sum(batch.spans_nbytes for batch in batches)
-        return Record(concat_samples(parts), spans, nbytes if len(spans) == len(sent) else spans_nbytes(spans))
+        return Record(self._head.stage(parts), spans, nbytes if len(spans) == len(sent) else spans_nbytes(spans))
 
     def _failed(self, writes: list[_Write], error: BaseException) -> None:
         """Report a failed commit, of which nothing is stored.

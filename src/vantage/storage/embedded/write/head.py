@@ -1,12 +1,13 @@
 """The head: what is committed and not yet sealed, in memory, as immutable column blocks.
 
-The commit thread appends; readers take the tuple of blocks and have a consistent snapshot without a lock. Small blocks
-are merged like a binary counter, so that a sample is copied a handful of times and a reader reads few blocks.
+The commit thread appends; readers take the tuple of blocks and have a consistent snapshot without a lock. Samples of a
+commit go behind those of the commits before, into arrays with room; what a reader has is a view of their first rows.
+Full blocks are merged like a binary counter, so that a sample is copied a handful of times and a reader reads few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 import numpy as np
@@ -17,8 +18,16 @@ from vantage.core.record import Record
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
-from vantage.storage.embedded.write.block import SampleBlock, SpanBlock, process_hashes, sample_block, span_block
+from vantage.storage.embedded.write.block import (
+    GrowingBlock,
+    SampleBlock,
+    SpanBlock,
+    process_hashes,
+    samples_nbytes,
+    span_block,
+)
 
+GROWING_SAMPLES_MAX: Final = 8192  # of the block that commits add to: what is summed up of it is lost with each
 BLOCK_SAMPLES_MAX: Final = 65_536
 BLOCK_SPANS_MAX: Final = 16_384
 B = TypeVar("B", SampleBlock, SpanBlock)
@@ -33,15 +42,31 @@ class Head:
         self.sample_count = 0
         self.span_count = 0
         self.nbytes = 0
+        self._growing: GrowingBlock | None = None  # of which the last block of samples is a view
+        self._staging = GrowingBlock()
+        self._staged: SampleColumns | None = None
+
+    def stage(self, parts: Sequence[SampleColumns]) -> SampleColumns:
+        """Return the samples of a commit as columns, which ``append`` then need not copy. They are not visible yet; the
+        next call takes their memory."""
+        size = sum(map(len, parts))
+        if self._growing is None or len(self._growing) + size > GROWING_SAMPLES_MAX:
+            self._staging = GrowingBlock()
+        else:
+            self._staging = self._growing
+        self._staged = self._staging.stage(parts)
+        return self._staged
 
     def append(self, record: Record) -> None:
         """Append a commit; it is visible on return."""
         if len(record.samples):
-            block, blocks = sample_block(record.samples), self.samples
-            self.sample_count += len(block)
-            self.nbytes += block.nbytes
-            while blocks and len(blocks[-1]) <= len(block) and len(blocks[-1]) + len(block) <= BLOCK_SAMPLES_MAX:
-                blocks, block = blocks[:-1], blocks[-1].concat(block)
+            if record.samples is not self._staged:
+                self.stage([record.samples])
+            block, blocks = self._staging.extend(), self.samples
+            self.sample_count += len(record.samples)
+            self.nbytes += samples_nbytes(record.samples)
+            blocks = blocks[:-1] if self._staging is self._growing else _merged(blocks)
+            self._growing, self._staged = self._staging, None
             self.samples = (*blocks, block)
         if record.spans:
             span_blocks_new, span_blocks = span_block(record.spans, record.spans_nbytes), self.spans
@@ -57,8 +82,19 @@ class Head:
 
     def replace(self, samples: tuple[SampleBlock, ...], spans: tuple[SpanBlock, ...]) -> None:
         """Replace all blocks."""
-        self.samples, self.spans = samples, spans
+        self.samples, self.spans, self._growing = samples, spans, None
         self.sample_count, self.span_count, self.nbytes = totals(samples, spans)
+
+
+def _merged(blocks: tuple[SampleBlock, ...]) -> tuple[SampleBlock, ...]:
+    """Merge the last blocks, which do not grow any more, with those before them that are no larger."""
+    while (
+        len(blocks) > 1
+        and len(blocks[-2]) <= len(blocks[-1])
+        and len(blocks[-2]) + len(blocks[-1]) <= BLOCK_SAMPLES_MAX
+    ):
+        blocks = (*blocks[:-2], blocks[-2].concat(blocks[-1]))
+    return blocks
 
 
 def totals(samples: Iterable[SampleBlock], spans: Iterable[SpanBlock]) -> tuple[int, int, int]:
