@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -102,9 +101,16 @@ NO_IDS: Final = SentIds((), (), ())
 DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
+def distinct_series(resolved: Sequence[Series | Rejection]) -> tuple[list[Series | Rejection], U32]:
+    """Return what the samples were resolved to, each once, and which of it each sample has."""
+    position = {item: i for i, item in enumerate(dict.fromkeys(resolved))}
+    return list(position), np.fromiter(map(position.__getitem__, resolved), np.uint32, len(resolved))
+
+
 def validate_samples(
     received: DecodedRequest,
-    resolved: Sequence[Series | Rejection],
+    series: Sequence[Series | Rejection],
+    index: U32,
     times: Sequence[int],
     values: Sequence[float],
     ids: SentIds,
@@ -116,27 +122,25 @@ def validate_samples(
 ) -> None:
     """Put the samples that pass every check into ``received.batch``, and reject the others one by one.
 
-    ``resolved[i]``, ``times[i]`` and ``values[i]`` belong to sample ``i``; so do the ids whose row is ``i``.
+    Sample ``i`` is of ``series[index[i]]``, or rejected when that is a rejection; no series is there twice, and each
+    has a sample. ``times[i]`` and ``values[i]`` belong to it, and so do the ids whose row is ``i``.
     """
-    time_column, value_column = np.array(times, np.int64), np.array(values, np.float64)
-    distinct = dict.fromkeys(resolved)
+    time_column = np.fromiter(times, np.int64, len(times))
+    value_column = np.fromiter(values, np.float64, len(values))
     exemplars = _encode_valid(ids)
     if (
         exemplars is None
-        or Rejection in set(map(type, distinct))
-        or not _check_values(times, values, now_ms, oldest_ms)
+        or Rejection in set(map(type, series))
+        or not _check_values(time_column, value_column, now_ms, oldest_ms)
     ):
+        resolved = [series[i] for i in index.tolist()]
         keep = _reject_invalid(received, resolved, time_column, value_column, ids, now_ms=now_ms, oldest_ms=oldest_ms)
         rows = np.flatnonzero(keep)
-        resolved = [resolved[row] for row in rows.tolist()]
+        series, index = distinct_series([resolved[row] for row in rows.tolist()])
         time_column, value_column, ids = time_column[rows], value_column[rows], ids.filter(keep)
         exemplars = encode_exemplars(ids.rows, ids.trace_ids, ids.span_ids)
-        distinct = dict.fromkeys(resolved)
-    series: tuple[Series, ...] = tuple(distinct)  # type: ignore[arg-type]  # only series remain
-    position = dict(zip(distinct, range(len(series)), strict=True))
-    index: U32 = np.fromiter(map(position.__getitem__, resolved), np.uint32, len(resolved))
     received.batch = Batch(
-        series,
+        tuple(series),  # type: ignore[arg-type]  # only series remain
         index,
         time_column,
         value_column,
@@ -148,15 +152,13 @@ def validate_samples(
     )
 
 
-def _check_values(times: Sequence[int], values: Sequence[float], now_ms: int, oldest_ms: int) -> bool:
-    """Return whether every sample passes, decided for all at once. False may also mean that each must be checked
-    (values that overflow when summed). On lists of a request's size Python's min, max and sum are faster than
-    numpy's."""
-    if not times:
+def _check_values(times: I64, values: F64, now_ms: int, oldest_ms: int) -> bool:
+    """Return whether every sample passes, decided for all at once."""
+    if not len(times):
         return True
-    if min(times) < max(oldest_ms, TIME_MS_MIN) or max(times) > now_ms + FUTURE_MS_MAX:
+    if times.min() < max(oldest_ms, TIME_MS_MIN) or times.max() > now_ms + FUTURE_MS_MAX:
         return False
-    return isfinite(sum(values))
+    return bool(np.isfinite(values).all())
 
 
 def _encode_valid(sent: SentIds) -> Exemplars | None:

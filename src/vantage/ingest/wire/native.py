@@ -18,6 +18,7 @@ from vantage.ingest.wire.decoded import (
     SentIds,
     decode_body,
     decode_each,
+    distinct_series,
     validate_samples,
 )
 
@@ -137,7 +138,7 @@ class NativeFormat:
         received = DecodedRequest()
         validate_samples(
             received,
-            resolved,  # type: ignore[arg-type]  # no None remains
+            *distinct_series(resolved),  # type: ignore[arg-type]  # no None remains
             times,  # type: ignore[arg-type]
             [sample.value for sample in samples],
             _sent_ids([sample.trace_id for sample in samples], [sample.span_id for sample in samples]),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
+import numpy as np
 from msgspec import Meta, Raw
 
 from vantage.core.batch import BATCH_ID_LENGTH_MAX
@@ -106,7 +107,9 @@ class PackedFormat:
                 entry_series = self._cache.resolve(known, key, resource, parse_msgpack_tags)
                 new_series_nbytes += entry_series.nbytes if isinstance(entry_series, Series) else 0
             series.append(entry_series)
-        resolved: list[Series | Rejection] = []
+        position: dict[Series | Rejection, int] = {}  # of each that a sample has; two entries may be one series
+        positions: list[int] = []
+        counts: list[int] = []
         times: list[int] = []
         values: list[float] = []
         rows: list[int] = []
@@ -126,14 +129,17 @@ class PackedFormat:
                 span_ids.append(link.span_id)
             times += column.times
             values += column.values
-            resolved += [series[column.series]] * len(column.times)
+            if column.times:
+                positions.append(position.setdefault(series[column.series], len(position)))
+                counts.append(len(column.times))
         received = DecodedRequest(dropped=packed.dropped)
         if sent_spans:
             spans = [wire if isinstance(wire, Rejection) else to_span(wire, resource) for wire in sent_spans]
             add_spans(received, spans, self._limits, now_ms=now_ms, oldest_ms=oldest_ms, batch_id=batch_id)
         validate_samples(
             received,
-            resolved,
+            list(position),
+            np.repeat(np.array(positions, np.uint32), counts),
             times,
             values,
             SentIds(rows, trace_ids, span_ids),
