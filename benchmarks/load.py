@@ -1,7 +1,7 @@
 """The load: prepared requests over persistent connections, from one process on a core of its own.
 
-``python -m benchmarks.load`` reads a JSON line from standard input (host, port, request as hex, connections, seconds,
-and a rate or null) and prints the result as a JSON line.
+``python -m benchmarks.load`` reads a JSON line from standard input (host, port, requests as hex, connections, seconds,
+and a rate or null), sends the requests in turn, and prints the result as a JSON line.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def disconnect(started: float, connections: list[Connection]) -> dict[str, Any]:
 
 async def run(order: dict[str, Any]) -> dict[str, Any]:
     """Load a server, and return the result."""
-    request = bytes.fromhex(order["request"])
-    started, connections = await connect(order, itertools.repeat(request).__next__)
+    requests = itertools.cycle([bytes.fromhex(request) for request in order["requests"]])
+    started, connections = await connect(order, requests.__next__)
     await asyncio.sleep(order["seconds"])
     return disconnect(started, connections)
 

@@ -22,11 +22,11 @@ PYTHON = sys.executable
 
 @dataclass
 class Subject:
-    """A server to load. ``command`` starts it on a port; ``request`` is sent repeatedly."""
+    """A server to load. ``command`` starts it on a port; ``request`` is sent repeatedly, or each of several in turn."""
 
     name: str
     command: Callable[[int], Sequence[str]]
-    request: Callable[[str, int], bytes]
+    request: Callable[[str, int], bytes | Sequence[bytes]]
     samples: int
     environ: Mapping[str, str] = field(default_factory=dict)
     results: list[dict[str, float]] = field(default_factory=list)
@@ -91,10 +91,11 @@ class Loader:
 
     def load(self, running: Running, seconds: float, rate: float | None = None) -> dict[str, float]:
         request = running.subject.request("127.0.0.1", running.port)
+        requests = [request] if isinstance(request, bytes) else request
         order: dict[str, Any] = {
             "host": "127.0.0.1",
             "port": running.port,
-            "request": request.hex(),
+            "requests": [request.hex() for request in requests],
             "connections": CONNECTIONS,
             "seconds": seconds,
             "rate": rate,
