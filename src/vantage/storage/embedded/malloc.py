@@ -9,10 +9,10 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Final
 
-MMAP_THRESHOLD_NBYTES: Final = 1 << 20  # arrays from this size on are mapped, and given back when they are freed
-TRIM_THRESHOLD_NBYTES: Final = (
-    8 << 20
-)  # of what a thread freed: else every query has its memory mapped and cleared again
+# Arrays from this size on are mapped, and given back when they are freed. The columns of a seal are smaller: mapped
+# each time they would be cleared page by page, which was half of the faults of a seal.
+MMAP_THRESHOLD_NBYTES: Final = 8 << 20
+TRIM_THRESHOLD_NBYTES: Final = 32 << 20  # of what a thread freed; after a seal or a merge all of it goes back
 ARENAS_MAX: Final = 2  # each keeps freed memory of its own; glibc makes eight for a core
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
