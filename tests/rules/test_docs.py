@@ -35,7 +35,7 @@ from vantage.storage.embedded.format import chunk, exemplars, part_writer, red_c
 from vantage.storage.embedded.maintain import merge, seal_queue, segment_files, worker
 from vantage.storage.embedded.offline import backup
 from vantage.storage.embedded.read import chunk_index, connection_pool
-from vantage.storage.embedded.write import block, commit, head
+from vantage.storage.embedded.write import block, commit, head, journal
 from vantage.telemetry import Telemetry
 from vantage.web.api import export, sessions
 from vantage_agent import _batch_maker, _config, _exporter
@@ -206,6 +206,11 @@ LIMITS = [
     ("docs/storage.md", f"up to {head.BLOCK_SAMPLES_MAX} samples or {head.BLOCK_SPANS_MAX} spans a block"),
     ("docs/storage.md", f"in blocks of up to {exemplars.EXEMPLARS_MAX}"),
     ("docs/storage.md", f"once the log has {commit.WAL_NBYTES_CHECKPOINT >> 20} MiB"),
+    ("docs/storage.md", f"beyond {journal.WAL_NBYTES_KEPT >> 20} MiB is cut to that"),
+    ("docs/storage.md", f"the pages beyond {journal.FREE_PAGES_KEPT * 4 >> 10} MiB go back to the disk"),
+    ("docs/storage.md", f"{journal.GIVE_BACK_PAGES * 4} KiB every half second"),
+    ("docs/storage.md", f"when at most {journal.REWRITTEN_PAGES_MAX * 4 >> 10} MiB are in it"),
+    ("docs/storage.md", f"in arrays with room for {head.GROWING_SAMPLES_MAX}"),
     ("docs/storage.md", f"From {commit.WAL_NBYTES_MAX >> 20} MiB on the writer"),
     ("docs/operations.md", f"`services_max`, {origin_limits.SERVICES_MAX} sent within a day"),
     ("docs/operations.md", f"{origin_limits.NAMES_PER_SERVICE_MAX} each sent within a day; {origin_limits.NAMES_MAX}"),

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vantage.core.arrays import U64, Array
+from vantage.core.arrays import U64
 from vantage.core.sample import ID_LENGTH_MAX, ID_LETTERS
 
 Ids = NDArray[np.bytes_]
@@ -52,11 +52,10 @@ def hash_id(text: str) -> int:
 def hash_ids(ids: Ids) -> U64:
     """Return the hashes of ids in an array of fixed width, up to ID_LENGTH_MAX bytes, padded with NUL."""
     words = max(1, -(-ids.dtype.itemsize // _WORD))
-    padded = np.ascontiguousarray(ids, f"S{words * _WORD}")
-    total = np.zeros(len(ids), np.uint64)
-    for index, word in enumerate(padded.view("<u8").reshape(len(ids), words).T):
-        total += _mix_array(word * _MULTIPLIER_ARRAY[index])
-    return _mix_array(total)
+    padded = np.ascontiguousarray(ids, f"S{words * _WORD}").view("<u8").reshape(len(ids), words)
+    # A row for each word, so that every step is one pass over memory.
+    mixed = _mix_in_place(np.multiply(padded.T, _MULTIPLIER_ARRAY[:words, None], order="C"))
+    return _mix_in_place(np.add.reduce(mixed, axis=0))
 
 
 def concat_ids(parts: Sequence[Ids]) -> Ids:
@@ -73,44 +72,45 @@ class IdColumn:
     """Ids in an array with room at its end, as wide as the widest so far. Ids that were written never change: what
     ``read`` returned stays as it is while more are written behind it."""
 
-    def __init__(self) -> None:
-        self._letters = np.zeros((0, 1), np.uint8)
+    def __init__(self, room: int = 0) -> None:
+        """``room``: for how many there is room once the first were written."""
+        self._ids: Ids = np.empty(0, "S1")
+        self._room = room
 
     def write(self, start: int, parts: Sequence[Ids]) -> None:
         """Write ids one after the other from the row ``start`` on; what was there and behind it is gone."""
         end = start + sum(map(len, parts))
-        room, width_before = self._letters.shape
-        width = max([width_before, *(part.dtype.itemsize for part in parts if len(part))])
-        if end > room or width > width_before:
-            larger = np.zeros((room if end <= room else max(end, 2 * room), width), np.uint8)
-            larger[:start, :width_before] = self._letters[:start]
-            self._letters = larger
+        width = max([self._ids.dtype.itemsize, *(part.dtype.itemsize for part in parts if len(part))])
+        if end > len(self._ids) or width > self._ids.dtype.itemsize:
+            larger = np.empty(max(end, self._room, len(self._ids)), f"S{width}")
+            larger[:start] = self._ids[:start]
+            self._ids = larger
         at = start
         for part in parts:
             if len(part):
-                part_width = part.dtype.itemsize
-                rows = self._letters[at : at + len(part)]
-                rows[:, :part_width] = np.ascontiguousarray(part).view(np.uint8).reshape(len(part), part_width)
-                if part_width < width:
-                    rows[:, part_width:] = 0
+                self._ids[at : at + len(part)] = part
                 at += len(part)
 
     def read(self, start: int, end: int) -> Ids:
         """Return the ids of rows ``start`` to ``end``."""
-        ids: Ids = self._letters[start:end].reshape(-1).view(f"S{self._letters.shape[1]}")
-        return ids
+        return self._ids[start:end]
 
 
 def hash_pairs(first: Ids, second: Ids) -> U64:
     """Return one hash per pair of ids, such as a trace's and a span's; their order counts."""
-    return _mix_array(hash_ids(first) * _MULTIPLIER_ARRAY[0] + hash_ids(second))
+    return _mix_in_place(hash_ids(first) * _MULTIPLIER_ARRAY[0] + hash_ids(second))
 
 
-def _mix_array(numbers: Array) -> U64:
-    mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(_FIRST)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
-    hashes: U64 = mixed ^ (mixed >> np.uint64(31))
-    return hashes
+def _mix_in_place(numbers: U64) -> U64:
+    shifted = numbers >> np.uint64(30)
+    numbers ^= shifted
+    numbers *= np.uint64(_FIRST)
+    np.right_shift(numbers, np.uint64(27), out=shifted)
+    numbers ^= shifted
+    numbers *= np.uint64(_SECOND)
+    np.right_shift(numbers, np.uint64(31), out=shifted)
+    numbers ^= shifted
+    return numbers
 
 
 ENCODE_AT_ONCE: Final = 4096  # ids that are turned into bytes in one go, which holds the interpreter lock

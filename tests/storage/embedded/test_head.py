@@ -46,14 +46,14 @@ def add(head: Head, *parts: list[Row]) -> None:
 
 def test_commits_are_seen_in_order_and_what_a_reader_has_stays_as_it_is() -> None:
     head, expected = Head(), []
-    taken = []
+    snapshots = []
     for number in range(60):
         parts = [rows(number * 500 + 100 * i, 1 + 90 * i, width=8 + number % 3) for i in range(3)]
         add(head, *parts)
         expected += [row for part in parts for row in part]
-        taken.append((head.samples, len(expected)))
+        snapshots.append((head.samples, len(expected)))
     assert seen(head) == expected
-    for blocks, count in taken:
+    for blocks, count in snapshots:
         assert [row for block in blocks for row in listed(block.samples)] == expected[:count]
 
 

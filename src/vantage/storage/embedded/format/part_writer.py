@@ -131,6 +131,7 @@ class PartWriter:
         with self._writer.slice() as db:
             for sql, row in self._waiting:
                 db.execute(sql, row)
+        self._writer.sync_written(self._waiting_nbytes)
         self._waiting, self._waiting_nbytes = [], 0
 
     def _grow(self, first_ms: int, last_ms: int) -> None:

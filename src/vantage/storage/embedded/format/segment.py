@@ -23,6 +23,7 @@ from vantage.storage.embedded.format.week import parse_week, week_name
 FORMAT: Final = 4  # 3 had no `red`; 2 called the table of exemplars `trace_link`; 1 had them chunk by chunk
 APPLICATION_ID: Final = 0x56545331  # "VTS1"
 PAGE_NBYTES: Final = 2048  # a chunk's last page is half empty on average: small pages waste less
+SYNC_NBYTES: Final = 1 << 20  # written at most before the disk takes it: a few milliseconds of its time
 SEGMENTS: Final = "segments"  # the folder of segment files
 DAMAGED: Final = "damaged"  # its folder of quarantined ones
 SAMPLES: Final = "samples"
@@ -199,6 +200,7 @@ class SegmentWriter:
     def __init__(self, path: Path, tier: str) -> None:
         self.path = path
         self.tier = tier
+        self._unsynced_nbytes = 0
         self._new = not path.exists()
         if self._new:
             _make(path, tier)
@@ -224,6 +226,14 @@ class SegmentWriter:
             with suppress(sqlite3.Error):
                 self.db.execute("ROLLBACK")
             raise
+
+    def sync_written(self, nbytes: int) -> None:
+        """Note that so much was written, and make it durable once it is SYNC_NBYTES: the disk would have all of it in
+        one go at the end, and requests wait for it with their commits."""
+        self._unsynced_nbytes += nbytes
+        if self._unsynced_nbytes >= SYNC_NBYTES:
+            self._unsynced_nbytes = 0
+            self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def parts(self) -> list[Part]:
         return read_parts(self.db)

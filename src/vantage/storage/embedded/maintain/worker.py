@@ -109,6 +109,7 @@ class MaintenanceWorker:
         self._thread: threading.Thread | None = None
         self._queried_s = clock.monotonic_s()  # when the last query began or ended
         self._trimmed_s = clock.monotonic_s()  # when memory was last given back
+        self._shrunk_s: float | None = None  # the seal after which the journal gave back what it did not need
         self.failing = ""  # why the last round of maintenance failed; empty when it did not
 
     # --- from other threads ---
@@ -197,6 +198,7 @@ class MaintenanceWorker:
             self._seal_queue.has_sealed_rows = self._commits.call(self._journal.delete_sealed)
             return
         self._roll_up_blocks()
+        self._shrink_journal()
         with self._files.try_lock() as locked:
             if locked:
                 self._deleter.finish_deletions()
@@ -213,6 +215,15 @@ class MaintenanceWorker:
             self._merger.merge(*due)
         malloc.trim()
         return True
+
+    def _shrink_journal(self) -> None:
+        """Give back a little of the space that sealed rows left, once seals are rare: until then the next commits will
+        soon need it."""
+        sealed_s = self._seal_queue.sealed_s
+        if sealed_s == self._shrunk_s or self._clock.monotonic_s() - sealed_s < CALM_S:
+            return
+        if not self._commits.give_back():
+            self._shrunk_s = sealed_s
 
     def merge_waiting(self) -> None:
         """Merge what a calm moment would merge. Does nothing while a backup copies the segments."""

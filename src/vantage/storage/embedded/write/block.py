@@ -177,30 +177,30 @@ class _Columns:
     """Columns of equal length in arrays with room at their end. Rows that were written never change: a view of the
     first ones stays as it is while more are written behind it, and when the arrays are replaced by larger ones."""
 
-    def __init__(self, *types: type[np.generic]) -> None:
+    def __init__(self, room: int, *types: type[np.generic]) -> None:
+        """``room``: for how many rows there is room once there are several commits."""
         self.arrays: list[Array] = [np.empty(0, kind) for kind in types]
+        self._room = room
 
     def make_room(self, used: int, rows: int) -> None:
         """Leave room for ``rows`` behind the ``used`` first."""
-        room = len(self.arrays[0])
-        if used + rows > room:
-            self.arrays = [_resized(array, used, max(used + rows, 2 * room)) for array in self.arrays]
-
-
-def _resized(array: Array, used: int, rows: int) -> Array:
-    larger = np.empty((rows, *array.shape[1:]), array.dtype)
-    larger[:used] = array[:used]
-    return larger
+        if used + rows > len(self.arrays[0]):
+            size = max(used + rows, self._room)
+            larger = [np.empty(size, array.dtype) for array in self.arrays]
+            for array, old in zip(larger, self.arrays, strict=True):
+                array[:used] = old[:used]
+            self.arrays = larger
 
 
 class GrowingBlock:
-    """The block that commits add to. ``stage`` writes a commit's samples behind those that readers see, and ``extend``
-    returns a block that includes them. What was staged and is not wanted any more is written over."""
+    """The block that commits add to, with room for ``room`` samples. ``stage`` writes a commit's samples behind those
+    that readers see, and ``extend`` returns a block that includes them. What was staged and is not wanted any more is
+    written over."""
 
-    def __init__(self) -> None:
-        self._samples = _Columns(np.uint32, np.int64, np.float64)
-        self._exemplars = _Columns(np.int64, np.uint64)
-        self._trace_ids, self._span_ids = IdColumn(), IdColumn()
+    def __init__(self, room: int) -> None:
+        self._samples = _Columns(room, np.uint32, np.int64, np.float64)
+        self._exemplars = _Columns(room, np.int64, np.uint64)
+        self._trace_ids, self._span_ids = IdColumn(room), IdColumn(room)
         self._length = self._exemplar_count = 0
         self._first_ms, self._last_ms = np.iinfo(np.int64).max, np.iinfo(np.int64).min
         self._staged = self._staged_exemplars = 0
@@ -210,34 +210,31 @@ class GrowingBlock:
 
     def stage(self, parts: Sequence[SampleColumns]) -> SampleColumns:
         """Write samples, and return them as the columns of one commit. They are not in a block yet."""
-        start, exemplar_start = self._length, self._exemplar_count
+        start = self._length
         self._staged = sum(map(len, parts))
+        end = start + self._staged
         self._samples.make_room(start, self._staged)
-        slot, time_ms, value = self._samples.arrays
-        at = start
-        for part in parts:
-            end = at + len(part)
-            slot[at:end], time_ms[at:end], value[at:end] = part.slot, part.time_ms, part.value
-            at = end
-        exemplars = self._stage_exemplars(parts, start, exemplar_start)
-        return SampleColumns(slot[start:at], time_ms[start:at], value[start:at], exemplars)
+        slot, time_ms, value = (array[start:end] for array in self._samples.arrays)
+        np.concatenate([part.slot for part in parts], out=slot)
+        np.concatenate([part.time_ms for part in parts], out=time_ms)
+        np.concatenate([part.value for part in parts], out=value)
+        return SampleColumns(slot, time_ms, value, self._stage_exemplars(parts, start))
 
-    def _stage_exemplars(self, parts: Sequence[SampleColumns], start: int, at: int) -> Exemplars:
+    def _stage_exemplars(self, parts: Sequence[SampleColumns], row: int) -> Exemplars:
         carried = [part.exemplars for part in parts]
-        count = self._staged_exemplars = sum(map(len, carried))
+        counts = [len(exemplars) for exemplars in carried]
+        start, count = self._exemplar_count, sum(counts)
+        self._staged_exemplars = count
         if not count:
             return NO_EXEMPLARS
-        end = at + count
-        self._exemplars.make_room(at, count)
-        position, _ = self._exemplars.arrays
-        row, exemplar_row = start, at
-        for part, exemplars in zip(parts, carried, strict=True):
-            position[exemplar_row : exemplar_row + len(exemplars)] = exemplars.position
-            position[exemplar_row : exemplar_row + len(exemplars)] += row
-            row, exemplar_row = row + len(part), exemplar_row + len(exemplars)
-        self._trace_ids.write(at, [exemplars.trace_id for exemplars in carried])
-        self._span_ids.write(at, [exemplars.span_id for exemplars in carried])
-        return Exemplars(position[at:end] - start, self._trace_ids.read(at, end), self._span_ids.read(at, end))
+        end = start + count
+        rows = np.repeat(np.cumsum([0, *map(len, parts[:-1])]), counts)  # where the part of each begins
+        rows += np.concatenate([exemplars.position for exemplars in carried])
+        self._exemplars.make_room(start, count)
+        np.add(rows, row, out=self._exemplars.arrays[0][start:end])
+        self._trace_ids.write(start, [exemplars.trace_id for exemplars in carried])
+        self._span_ids.write(start, [exemplars.span_id for exemplars in carried])
+        return Exemplars(rows, self._trace_ids.read(start, end), self._span_ids.read(start, end))
 
     def extend(self) -> SampleBlock:
         """Return the block with what was staged."""

@@ -66,14 +66,18 @@ class Catalogue:
         an id.
         """
         slots, fresh_nbytes = [], sum(series.nbytes for _, series in fresh.values())
+        slot_of, series_of = self._slots.get, self.series
         for series in wanted:
-            slot = self._slots.get(series.id)
+            slot = slot_of(series.id)
+            if slot is not None and series_of[slot] is series:
+                slots.append(slot)
+                continue
             if slot is None and series.id not in fresh:
                 series = self.limit.admit(series, count=len(self._slots) + len(fresh), fresh_nbytes=fresh_nbytes)
                 slot = self._slots.get(series.id)
             known = None
             if slot is not None:
-                known = self.series[slot]
+                known = series_of[slot]
             elif series.id in fresh:
                 slot, known = fresh[series.id]
             else:
@@ -106,8 +110,10 @@ class Catalogue:
 
     def count(self, slot: U32, time_ms: I64) -> None:
         """Add samples to the statistics."""
-        np.add.at(self.samples, slot, 1)
-        self.extend(slot, time_ms, time_ms)
+        rows = slot.astype(np.intp)  # which numpy would do for each of the three
+        np.add.at(self.samples, rows, 1)
+        np.minimum.at(self.first_ms, rows, time_ms)
+        np.maximum.at(self.last_ms, rows, time_ms)
 
     def count_many(self, slot: U32, samples: I64, first_ms: I64, last_ms: I64) -> None:
         """Add what a part has of its series to the statistics."""

@@ -36,9 +36,9 @@ from vantage.telemetry import Telemetry
 
 # From the first size on the other thread copies the log into the file: a little and often, for commits wait while the
 # disk takes it. From the second on the writer itself finishes the copying, between two commits.
-WAL_NBYTES_CHECKPOINT: Final = 4 << 20
+WAL_NBYTES_CHECKPOINT: Final = 1 << 20
 WAL_NBYTES_MAX: Final = 256 << 20
-CHECKPOINT_EVERY_S: Final = 0.25
+CHECKPOINT_EVERY_S: Final = 0.1
 CHECKPOINT_RETRY_S: Final = 5.0
 COMMIT_BATCHES_MAX: Final = 512
 
@@ -91,6 +91,7 @@ class CommitThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.recent_spans = RecentSpans()
         self.touched = TouchedMinutes()
+        self._checkpoint_wanted = False
         self.failing = ""  # why the last commit failed; empty when it did not, and while the folder is read-only
         self._logged = ""  # the failure that the log has
 
@@ -134,6 +135,13 @@ class CommitThread:
 
         self._queue.put(_Job(run, None))
         return done.result()
+
+    def give_back(self) -> bool:
+        """Return a piece of the journal's free space to the disk; returns whether there is more. For the maintenance
+        thread. Raises sqlite3.Error."""
+        more = self.call(self._journal.give_back)
+        self._checkpoint_wanted = self._checkpoint_wanted or not more
+        return more
 
     async def stop(self) -> None:
         """Commit what is queued, checkpoint the log, end the threads."""
@@ -282,8 +290,9 @@ class CommitThread:
         failed = False
         while not self._stop.wait(CHECKPOINT_RETRY_S if failed else CHECKPOINT_EVERY_S):
             size = self._wal_nbytes()
-            if size < WAL_NBYTES_CHECKPOINT or self._refusal():
+            if (size < WAL_NBYTES_CHECKPOINT and not self._checkpoint_wanted) or self._refusal():
                 continue
+            self._checkpoint_wanted = False
             try:
                 db = db or connect(self._journal.path, synchronous="NORMAL")
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

@@ -43,7 +43,7 @@ class Head:
         self.span_count = 0
         self.nbytes = 0
         self._growing: GrowingBlock | None = None  # of which the last block of samples is a view
-        self._staging = GrowingBlock()
+        self._staging = GrowingBlock(GROWING_SAMPLES_MAX)
         self._staged: SampleColumns | None = None
 
     def stage(self, parts: Sequence[SampleColumns]) -> SampleColumns:
@@ -51,7 +51,7 @@ class Head:
         next call takes their memory."""
         size = sum(map(len, parts))
         if self._growing is None or len(self._growing) + size > GROWING_SAMPLES_MAX:
-            self._staging = GrowingBlock()
+            self._staging = GrowingBlock(GROWING_SAMPLES_MAX)
         else:
             self._staging = self._growing
         self._staged = self._staging.stage(parts)

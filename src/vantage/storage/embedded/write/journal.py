@@ -22,6 +22,7 @@ from vantage.core.errors import FormatTooNew, StartupError
 from vantage.core.record import Record, decode, encode
 from vantage.storage.sqlite_reading import connect_frozen, is_write_failure
 
+WAL_NBYTES_KEPT: Final = 32 << 20  # of a log that grew beyond it, once it begins from its start
 FORMAT: Final = 3  # 2 had ids of exemplars as text, and `forgetting` for `tombstones`; 1 neither that nor `progress`
 APPLICATION_ID: Final = 0x56544731  # "VTG1"
 _HEADER_VERSION: Final = slice(60, 64)  # where SQLite keeps user_version: sqlite.org/fileformat2.html, 1.3
@@ -40,6 +41,10 @@ _RENAMES_FROM_2: Final = """
 ALTER TABLE forgetting RENAME TO tombstones;
 UPDATE journal SET kind = 'delete' WHERE kind = 'forget';
 """
+_INSERT: Final = "INSERT INTO journal VALUES (?, ?, 'data', ?, ?)"
+FREE_PAGES_KEPT: Final = 2048  # of 4 KiB
+GIVE_BACK_PAGES: Final = 128  # at once: some milliseconds, in which no commit begins
+REWRITTEN_PAGES_MAX: Final = 1024
 DELETE_ROWS: Final = 64  # deleted in one transaction: commits wait for no longer than that
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_ids: Final = msgspec.msgpack.Decoder(list[str]).decode
@@ -229,12 +234,16 @@ class Journal:
         """
         body = encode(record)
         seq = self._next_seq
-        with self._transaction() as db:
-            if new_series:
-                db.executemany("INSERT INTO series (slot, identity) VALUES (?, ?)", new_series)
-            db.execute("INSERT INTO journal VALUES (?, ?, 'data', ?, ?)", (seq, at_ms, zlib.crc32(body), body))
-            if batch_ids:
-                db.execute("INSERT INTO batch_id VALUES (?, ?, ?)", (seq, at_ms, _encode(list(batch_ids))))
+        row = (seq, at_ms, zlib.crc32(body), body)
+        if not new_series and not batch_ids and not self.unwritable:
+            self.db.execute(_INSERT, row)  # a statement is a transaction
+        else:
+            with self._transaction() as db:
+                if new_series:
+                    db.executemany("INSERT INTO series (slot, identity) VALUES (?, ?)", new_series)
+                db.execute(_INSERT, row)
+                if batch_ids:
+                    db.execute("INSERT INTO batch_id VALUES (?, ?, ?)", (seq, at_ms, _encode(list(batch_ids))))
         self._next_seq = seq + 1
         return seq
 
@@ -280,6 +289,28 @@ class Journal:
             (deleted,) = db.execute("SELECT changes()").fetchone()
         return int(deleted) == DELETE_ROWS
 
+    def give_back(self) -> bool:
+        """Return a piece of the file's free pages to the disk, beyond those that the next commits will use; returns
+        whether there are more. The file itself gets smaller with a later checkpoint.
+
+        A file that an earlier version made is rewritten as a whole, once, when that is little.
+        """
+        if self.unwritable:
+            return False
+        pages, free, mode = (
+            int(self.db.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("page_count", "freelist_count", "auto_vacuum")
+        )
+        if free <= FREE_PAGES_KEPT:
+            return False
+        if mode:
+            # Through executescript, which steps to the end: execute would free one page.
+            self.db.executescript(f"PRAGMA incremental_vacuum({min(GIVE_BACK_PAGES, free - FREE_PAGES_KEPT)});")
+            return free - GIVE_BACK_PAGES > FREE_PAGES_KEPT
+        if pages - free <= REWRITTEN_PAGES_MAX:
+            self.db.execute("VACUUM")
+        return False
+
     def drop_batch_ids(self, *, before_ms: int) -> None:
         """Delete batch ids committed before ``before_ms``."""
         with self._transaction() as db:
@@ -308,9 +339,13 @@ def connect(path: Path, *, synchronous: str) -> sqlite3.Connection:
     """Return a connection for an embedded file: WAL, explicit transactions, checkpoints in their own thread."""
     db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
     try:
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a file that is made now
         db.execute("PRAGMA journal_mode=WAL")
+        db.execute(f"PRAGMA journal_size_limit={WAL_NBYTES_KEPT}")
         db.execute(f"PRAGMA synchronous={synchronous}")
         db.execute("PRAGMA wal_autocheckpoint=0")
+        # Where it is on by default, as in Debian, deleting sealed rows would write all their pages again, with zeros.
+        db.execute("PRAGMA secure_delete=OFF")
     except BaseException:
         db.close()
         raise
