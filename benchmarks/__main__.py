@@ -1,4 +1,4 @@
-"""``make bench``: accepting, storing, queries as text, the embedded store, pages, split roles, idle servers, agents.
+"""``make bench``: accepting, storing, latency, text queries, the embedded store, pages, roles, idle servers, agents.
 
 ``ARGS=--quick`` for a short run. Rate limits are raised on every server that has any, to measure the work.
 """
@@ -19,13 +19,15 @@ import psutil
 
 from benchmarks.agents.run import bench_agent
 from benchmarks.pages import bench_pages
-from benchmarks.payloads import PACKED, RATES, packed, payload, request, uvicorn, vantage
-from benchmarks.rounds import CONNECTIONS, PYTHON, Loader, Running, Subject, interleave
+from benchmarks.payloads import PACKED, RATES, json_requests, packed, request, uvicorn, vantage
+from benchmarks.rounds import CONNECTIONS, PYTHON, Running, Subject, interleave
 from benchmarks.storage.load_footprint import bench_footprint
 from benchmarks.storage.run import bench_embedded
+from benchmarks.tail import bench_tail
+from benchmarks.targets import Target, print_targets
 from vantage.vql.text.compile import compile_query
 
-PARTS = ("accepting", "storing", "vql", "embedded", "footprint", "pages", "pipeline", "idle", "agent")
+PARTS = ("accepting", "storing", "tail", "vql", "embedded", "footprint", "pages", "pipeline", "idle", "agent")
 PIPELINE_PACKAGES = ("chdb", "clickhouse_driver", "confluent_kafka", "pytest")
 PIPELINE_PROGRAMS = ("java", "mvn", "npm")
 SEED_QUERY = """-- Get average response time for an endpoint over last hour
@@ -55,59 +57,66 @@ def table(title: str, subjects: list[Subject], base: Subject) -> None:
 
 
 def bench_accepting(rounds: int, seconds: float, work: Path) -> None:
-    body = request(payload(100), "application/json")
+    requests = json_requests(100)
 
     def common_server(port: int) -> list[str]:
         return uvicorn("benchmarks.baselines.fastapi_sqlite:app", port)
 
-    common = Subject("common design", common_server, lambda *_: body, 100)
-    bare = Subject("FastAPI + pydantic alone", common_server, lambda *_: body, 100, {"COMMON_BARE": "1"})
-    floor = Subject("bare floor", lambda port: uvicorn("benchmarks.baselines.floor:app", port), lambda *_: body, 100)
+    common = Subject("common design", common_server, lambda *_: requests, 100)
+    bare = Subject("FastAPI + pydantic alone", common_server, lambda *_: requests, 100, {"COMMON_BARE": "1"})
+    floor = Subject(
+        "bare floor", lambda port: uvicorn("benchmarks.baselines.floor:app", port), lambda *_: requests, 100
+    )
     ours = Subject(
-        "Vantage", lambda port: [PYTHON, "-m", "benchmarks.baselines.accept", str(port)], lambda *_: body, 100
+        "Vantage", lambda port: [PYTHON, "-m", "benchmarks.baselines.accept", str(port)], lambda *_: requests, 100
     )
     subjects = [common, bare, floor, ours]
     for server in interleave(subjects, rounds=rounds, seconds=seconds, log=work / "accepting.log"):
         server.stop()
     table("1 Accepting over HTTP, nothing stored (100 samples per request)", subjects, common)
-    paired = [a["per_s"] / b["per_s"] for a, b in zip(ours.results, floor.results, strict=True)]
-    print(f"\nVantage against the floor: {statistics.median(paired):.0%} (median of {len(paired)} rounds)")
+    share = statistics.median(a["per_s"] / b["per_s"] for a, b in zip(ours.results, floor.results, strict=True))
+    print_targets([Target(1, "of the bare floor", share, 0.60, 0.75, at_least=True)])
 
 
 def bench_storing(rounds: int, seconds: float, work: Path) -> None:
-    body = request(payload(100), "application/json")
+    traced, plain = json_requests(100), json_requests(100, traced=False)
     pack, large = request(packed(100), PACKED), request(packed(1000), PACKED)
 
-    def ours(name: str, sent: bytes, samples: int, **environ: str) -> Subject:
+    def ours(name: str, sent: bytes | list[bytes], samples: int, **environ: str) -> Subject:
         folder = work / name.replace(" ", "-").replace(",", "")
         return Subject(name, lambda port: vantage(folder, port), lambda *_: sent, samples, {**RATES, **environ})
 
-    common = Subject(
-        "common design, FULL",
-        lambda port: uvicorn("benchmarks.baselines.fastapi_sqlite:app", port),
-        lambda *_: body,
-        100,
-        {"COMMON_DB": str(work / "common.db")},
-    )
-    full = ours("Vantage, FULL", body, 100)
-    normal = ours("Vantage, NORMAL", body, 100, VANTAGE_SYNCHRONOUS="NORMAL")
+    def theirs(name: str, **environ: str) -> Subject:
+        file = {"COMMON_DB": str(work / f"{name.replace(' ', '-')}.db"), **environ}
+        return Subject(
+            name, lambda port: uvicorn("benchmarks.baselines.fastapi_sqlite:app", port), lambda *_: traced, 100, file
+        )
+
+    common = theirs("common design, FULL")
+    bare = theirs("FastAPI + pydantic + row inserts alone, FULL", COMMON_BARE="1")
+    full = ours("Vantage, FULL", traced, 100)
+    normal = ours("Vantage, NORMAL", traced, 100, VANTAGE_SYNCHRONOUS="NORMAL")
+    without = ours("Vantage, FULL, without ids", plain, 100)
     small = ours("Vantage, FULL, packed 100", pack, 100)
     thousand = ours("Vantage, FULL, packed 1000", large, 1000)
-    subjects = [common, full, normal, small, thousand]
-    running = interleave(subjects, rounds=rounds, seconds=seconds, log=work / "storing.log")
-    loader = Loader()
-    try:
-        half = loader.load(running[1], seconds * 2, rate=full.median("per_s") / 2)
-    finally:
-        loader.close()
-        for server in running:
-            server.stop()
+    subjects = [common, bare, full, normal, without, small, thousand]
+    for server in interleave(subjects, rounds=rounds, seconds=seconds, log=work / "storing.log"):
+        server.stop()
     table("2 and 3 Durable end to end, acknowledged after the commit", subjects, common)
-    print(f"\np99 at saturation: {full.median('p99_ms') / common.median('p99_ms'):.2f} of the common design's")
-    print(f"p99 at half load: {half['p99_ms']:.1f} ms ({half['per_s']:.0f} req/s)")
-    for subject in (small, thousand):
-        ratio = subject.median("samples_per_s") / full.median("samples_per_s")
-        print(f"{subject.name} against JSON: {ratio:.2f} × the samples/s")
+
+    def ratio(a: Subject, b: Subject, key: str = "samples_per_s") -> float:
+        return statistics.median(x[key] / y[key] for x, y in zip(a.results, b.results, strict=True))
+
+    print_targets(
+        [
+            Target(2, "samples/s of FastAPI + pydantic + row inserts alone", ratio(full, bare), 5, 6.5, at_least=True),
+            Target(2, "samples/s of the common design", ratio(full, common), 5, 6.5, at_least=True),
+            Target(2, "p99 at saturation, of FastAPI's alone", ratio(full, bare, "p99_ms"), 1 / 4, 1 / 8),
+            Target(2, "p99 at saturation, of the common design's", ratio(full, common, "p99_ms"), 1 / 4, 1 / 8),
+            Target(3, "samples/s of JSON, packed, 100 a request", ratio(small, full), 2, None, at_least=True),
+            Target(3, "samples/s of JSON, packed, 1000 a request", ratio(thousand, full), 6, None, at_least=True),
+        ]
+    )
 
 
 def bench_idle(seconds: float, work: Path) -> None:
@@ -174,6 +183,8 @@ def main() -> None:
             bench_accepting(rounds, seconds, work)
         if "storing" in parts:
             bench_storing(rounds, seconds, work)
+        if "tail" in parts:
+            bench_tail(rounds, seconds * 3, work)
         if "vql" in parts:
             bench_vql(rounds)
         if "embedded" in parts:
