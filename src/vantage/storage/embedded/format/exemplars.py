@@ -122,7 +122,7 @@ def _pack(codec: ChunkCodec, samples: SampleColumns, low: int, high: int) -> Exe
     first = np.flatnonzero(np.append(True, trace_id[1:] != trace_id[:-1]))
     counts = np.diff(np.append(first, len(samples)))
     ints = codec.packer.pack_ints
-    ids = _encode((codec.ids.pack_ids(trace_id[first]), ints(counts)))
+    ids = _encode((codec.ids.pack_ids(trace_id.take(first)), ints(counts)))
     body = _encode(
         (
             codec.ids.pack_ids(span_id),

@@ -107,9 +107,10 @@ class SpanColumnCodec:
 
     def pack_ids(self, ids: Ids) -> PackedIds:
         letters = np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), ids.dtype.itemsize)
-        width = max(1, int(np.flatnonzero((letters != 0).any(axis=0)).max(initial=0)) + 1)
-        letters = letters[:, :width]
-        text = letters.tobytes()
+        if not letters[:, -1].any():  # every id is padded
+            width = max(1, int(np.flatnonzero((letters != 0).any(axis=0)).max(initial=0)) + 1)
+            letters = letters[:, :width]
+        text, width = letters.tobytes(), letters.shape[1]
         if text and width % 2 == 0 and not text.translate(None, _HEX):
             return PackedIds(True, width, len(ids), self.pack(unhexlify(text)))
         return PackedIds(False, width, len(ids), self.pack(text))
