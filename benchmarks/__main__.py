@@ -86,14 +86,14 @@ def bench_storing(rounds: int, seconds: float, work: Path) -> None:
         folder = work / name.replace(" ", "-").replace(",", "")
         return Subject(name, lambda port: vantage(folder, port), lambda *_: sent, samples, {**RATES, **environ})
 
-    def theirs(name: str, **environ: str) -> Subject:
+    def common_design(name: str, **environ: str) -> Subject:
         file = {"COMMON_DB": str(work / f"{name.replace(' ', '-')}.db"), **environ}
         return Subject(
             name, lambda port: uvicorn("benchmarks.baselines.fastapi_sqlite:app", port), lambda *_: traced, 100, file
         )
 
-    common = theirs("common design, FULL")
-    bare = theirs("FastAPI + pydantic + row inserts alone, FULL", COMMON_BARE="1")
+    common = common_design("common design, FULL")
+    bare = common_design("FastAPI + pydantic + row inserts alone, FULL", COMMON_BARE="1")
     full = ours("Vantage, FULL", traced, 100)
     normal = ours("Vantage, NORMAL", traced, 100, VANTAGE_SYNCHRONOUS="NORMAL")
     without = ours("Vantage, FULL, without ids", plain, 100)

@@ -21,7 +21,7 @@ _ENVIRON: Final = {**RATES, "VANTAGE_API_RATE_LIMIT": "0"}
 
 @contextmanager
 def viewers(running: Running, done: list[dict[str, Any]]) -> Iterator[None]:
-    """Have pages looked at and a query run until the context ends; adds to ``done`` what was done. Raises RuntimeError
+    """Have pages viewed at and a query run until the context ends; adds to ``done`` what was done. Raises RuntimeError
     when a page failed."""
     process = subprocess.Popen(
         [PYTHON, "-m", "benchmarks.viewers", str(running.port)],
@@ -48,13 +48,13 @@ def bench_tail(rounds: int, seconds: float, work: Path) -> None:
     )
     loader = Loader()
     alone, busy = [], []
-    looked: list[dict[str, Any]] = []
+    viewed: list[dict[str, Any]] = []
     try:
         filled = [loader.load(running, seconds) for _ in range(FILL_WINDOWS)]
         rate = statistics.median(load["per_s"] for load in filled) / 2
         for _ in range(rounds):
             alone.append(loader.load(running, seconds, rate=rate))
-            with viewers(running, looked):
+            with viewers(running, viewed):
                 busy.append(loader.load(running, seconds, rate=rate))
     finally:
         loader.close()
@@ -66,8 +66,8 @@ def bench_tail(rounds: int, seconds: float, work: Path) -> None:
         p50_ms, p99_ms = (statistics.median(load[key] for load in loads) for key in ("p50_ms", "p99_ms"))
         each = ", ".join(f"{load['p99_ms']:.1f}" for load in loads)
         print(f"| {name} | {p50_ms:.1f} / {p99_ms:.1f} | {each} |")
-    pages, queries = (sum(done[key] for done in looked) for key in ("pages", "queries"))
-    page_ms, query_ms = (statistics.median(done[key] for done in looked) for key in ("page_ms", "query_ms"))
+    pages, queries = (sum(done[key] for done in viewed) for key in ("pages", "queries"))
+    page_ms, query_ms = (statistics.median(done[key] for done in viewed) for key in ("page_ms", "query_ms"))
     print(
         f"\nMeanwhile {pages} pages, {page_ms:.0f} ms each at the median, and {queries} queries of {query_ms:.0f} ms."
     )
