@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from vantage.storage.ports import ServiceInfo
 from vantage.storage.series_overflow import SeriesLimit, with_present_name
 from vantage.vql.exec.series_table import SeriesColumns
 
+RESOLVED_MAX: Final = 1 << 16
 _NEVER_FIRST = np.iinfo(np.int64).max
 _NEVER_LAST = np.iinfo(np.int64).min
 
@@ -34,6 +36,8 @@ class Catalogue:
         self.columns = SeriesColumns()
         self.red = RedSlots(RedKeys(), self.columns.series)
         self._slots: dict[int, int] = {}
+        self._resolved: dict[tuple[Series, ...], U32] = {}  # the slots of whole requests
+        self._resolved_size = 0
         self.samples = np.zeros(0, np.int64)
         self.first_ms = np.zeros(0, np.int64)
         self.last_ms = np.zeros(0, np.int64)
@@ -57,6 +61,24 @@ class Catalogue:
         while len(self.columns) < slots:
             self.columns.append(None)
         self._grow()
+
+    def slots_of(self, wanted: tuple[Series, ...], fresh: dict[int, tuple[int, Series]]) -> U32:
+        """Return what ``resolve`` does, as an array that must not be changed. Senders repeat themselves: the slots of
+        the same series are remembered, up to RESOLVED_MAX of them."""
+        slots = self._resolved.get(wanted)
+        if slots is None:
+            numbers = self.resolve(wanted, fresh)
+            slots = np.array(numbers, np.uint32)
+            own = [self._slots.get(series.id) for series in wanted]  # None of a new one, and of one beyond the limit
+            if own == numbers:
+                if self._resolved_size + len(wanted) > RESOLVED_MAX:
+                    self._clear_resolved()
+                self._resolved[wanted] = slots
+                self._resolved_size += len(wanted)
+        return slots
+
+    def _clear_resolved(self) -> None:
+        self._resolved, self._resolved_size = {}, 0
 
     def resolve(self, wanted: Sequence[Series], fresh: dict[int, tuple[int, Series]]) -> list[int]:
         """Return the slots of ``wanted``.
@@ -184,6 +206,7 @@ class Catalogue:
 
     def drop(self, slots: Sequence[int]) -> None:
         """Remove series; their slots are never used again."""
+        self._clear_resolved()
         for slot in slots:
             series = self.series[slot]
             if series is not None:

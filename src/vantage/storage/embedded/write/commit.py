@@ -239,7 +239,7 @@ class CommitThread:
     def _record(self, batches: list[Batch], fresh: dict[int, tuple[int, Series]]) -> Record:
         parts = []
         for batch in batches:
-            slots = np.array(self._catalogue.resolve(batch.series, fresh), np.uint32)
+            slots = self._catalogue.slots_of(batch.series, fresh)
             slot = slots[batch.index] if len(slots) else np.empty(0, np.uint32)
             parts.append(SampleColumns(slot, batch.time_ms, batch.value, batch.exemplars))
         sent = [span for batch in batches for span in batch.spans]
