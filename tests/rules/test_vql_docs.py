@@ -15,14 +15,14 @@ from vantage.core.batch import Batch, build_batch
 from vantage.core.sample import Kind
 from vantage.query.vql import ANSWER_NBYTES_MAX
 from vantage.storage.memory import MemoryStore
-from vantage.vql.check import ROWS_MAX
+from vantage.vql.check import ROWS_MAX, TEXT_NBYTES_MAX
 from vantage.vql.exec.execute import QUERY_SAMPLES_MAX
 from vantage.vql.signatures import ARGUMENTS_MAX, METRICS, SPANS, TEXT_FUNCTIONS
 from vantage.vql.text.compile import compile_query
 from vantage.vql.text.lower_expr import DEPTH_MAX, NODES_MAX
 from vantage.vql.text.params import PARAM_LENGTH_MAX, PARAM_VALUES_MAX
 from vantage.vql.text.parse import DEPTH_MAX as BRACKETS_MAX
-from vantage.vql.text.parse import TEXT_NBYTES_MAX, TOKENS_MAX
+from vantage.vql.text.parse import TOKENS_MAX
 
 DOCS = (Path(__file__).parents[2] / "docs" / "vql.md").read_text()
 QUERIES = re.findall(r"```sql\n(.*?)```", DOCS, re.DOTALL)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tests.support.samples import HOUR_MS, NOW_MS
 from vantage.core.errors import QueryError
 from vantage.core.timerange import TimeRange
+from vantage.vql.check import TEXT_NBYTES_MAX
 from vantage.vql.signatures import METRICS, TEXT_FUNCTIONS
 from vantage.vql.text.compile import CompiledQuery, compile_condition, compile_query
 from vantage.vql.text.params import ParamValue
-from vantage.vql.text.parse import DEPTH_MAX, TEXT_NBYTES_MAX, TOKENS_MAX
+from vantage.vql.text.parse import DEPTH_MAX, TOKENS_MAX
 from vantage.vql.tree import (
     And,
     Arithmetic,

@@ -12,7 +12,7 @@ from tests.support.server import Server, serving
 from tests.vql.attacks import ATTACKS
 from vantage.core.clock import SystemClock
 from vantage.query.completion import COMPLETIONS_MAX
-from vantage.vql.text.parse import TEXT_NBYTES_MAX
+from vantage.vql.check import TEXT_NBYTES_MAX
 
 URL = "/vql/completions"
 

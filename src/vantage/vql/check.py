@@ -28,6 +28,7 @@ from vantage.vql.tree import (
 from vantage.vql.types import Types, expect_type, type_of
 
 ROWS_MAX: Final = 10_000
+TEXT_NBYTES_MAX: Final = 16_384  # of a query as text
 DEFAULT_RANGE_MS: Final = 3_600_000
 
 

@@ -18,8 +18,8 @@ from sqlglot.errors import ParseError, SqlglotError, TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
 from vantage.core.errors import QueryError
+from vantage.vql.check import TEXT_NBYTES_MAX
 
-TEXT_NBYTES_MAX: Final = 16_384
 TOKENS_MAX: Final = 2000
 DEPTH_MAX: Final = 24
 CACHED_MAX: Final = 64

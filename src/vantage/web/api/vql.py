@@ -26,7 +26,7 @@ from vantage.query.table_formats import (
     has_parquet,
 )
 from vantage.query.vql import VqlResult, run_vql
-from vantage.vql.text.parse import TEXT_NBYTES_MAX
+from vantage.vql.check import TEXT_NBYTES_MAX
 from vantage.web.api.params import problems
 from vantage.web.problems import NotAcceptable
 from vantage.web.streaming import CLIENT_GONE, UNCOMPRESSED, StreamingResponse, while_connected
