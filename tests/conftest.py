@@ -12,6 +12,8 @@ from tests.support.groups import GroupScheduling, rank_of
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 settings.register_profile("vantage", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("vantage")
+# Processes that tests start load our modules from bytecode: compiling them takes longer than what most of them do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.environments import python_with
+from tests.support.environments import applications
 from tests.support.load import NO_RATES
 from tests.support.programs import free_port, listening
 from tests.support.server import Server, serving
@@ -41,7 +41,7 @@ def running(
 
 @pytest.mark.timeout(600)  # the environment is made within
 def test_a_request_through_two_programs_is_one_trace(tmp_path: Path) -> None:
-    python = python_with("httpbin", "httpbin", "gunicorn", "fastapi", "uvicorn", "httpx")
+    python = applications()
     front, back = free_port(), free_port()
     (tmp_path / "front.py").write_text(FRONT.replace("PORT", str(back)))
     with serving(tmp_path / "data", environ={**NO_RATES, "VANTAGE_SELF_TELEMETRY": "false"}) as server:

@@ -18,6 +18,8 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 
 import pytest
 
+from tests.support.environments import new_environment, pip
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_TIMEOUT_S = 240
 READY_TIMEOUT_S = 60
@@ -47,12 +49,12 @@ def run_ok(*command: object, cwd: Path, env: dict[str, str] | None = None) -> st
 
 
 def make_venv(folder: Path) -> Path:
-    run_ok(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    run_ok(*new_environment(folder), cwd=folder.parent)
     return folder / "bin" / "python"
 
 
 def packages(python: Path) -> set[str]:
-    listed = run_ok(python, "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check", cwd=python.parent)
+    listed = run_ok(*pip(python, "list", "--format=freeze"), cwd=python.parent)
     return {line.partition("==")[0].partition(" @ ")[0].lower() for line in listed.splitlines()}
 
 
@@ -68,9 +70,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The locked dependencies, then the wheel with its extra and without an index: the lock must suffice."""
     python = make_venv(tmp_path_factory.mktemp("server") / "venv")
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run_ok(*pip, "--require-hashes", "-r", ROOT / "requirements" / "server.txt", cwd=wheel.parent)
-    run_ok(*pip, "--no-index", f"vantage[server] @ {wheel.as_uri()}", cwd=wheel.parent)
+    locked = ("--require-hashes", "-r", str(ROOT / "requirements" / "server.txt"))
+    run_ok(*pip(python, "install", "--quiet", *locked), cwd=wheel.parent)
+    run_ok(*pip(python, "install", "--quiet", "--no-index", f"vantage[server] @ {wheel.as_uri()}"), cwd=wheel.parent)
     return python
 
 
@@ -78,7 +80,7 @@ def server_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def agent_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = make_venv(tmp_path_factory.mktemp("agent") / "venv")
     before = packages(python)
-    run_ok(python, "-m", "pip", "install", "--quiet", "--no-index", wheel, cwd=wheel.parent)
+    run_ok(*pip(python, "install", "--quiet", "--no-index", str(wheel)), cwd=wheel.parent)
     assert packages(python) - before == {"vantage"}
     return python
 

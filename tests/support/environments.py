@@ -16,6 +16,16 @@ import pytest
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"  # ignored by git, reused by later runs
 INSTALL_TIMEOUT_S = 400
+SUITES = {
+    "flask": ("flask[async,dotenv]", "3.1.3"),
+    "httpx": ("httpx[http2,cli,brotli,zstd,socks]", "0.28.1"),
+    "requests": ("requests[socks]", "2.34.2"),
+}
+THEIR_TOOLS = [
+    "pytest==8.3.4", "pytest-timeout==2.4.0", "pytest-mock==3.17.0", "pytest-httpbin==2.1.0", "httpbin==0.10.4",
+    "trustme==1.2.1", "uvicorn==0.32.1", "trio==0.27.0", "chardet==5.2.0", "cryptography", "gunicorn==23.0.0",
+    "fastapi==0.115.6",
+]  # fmt: skip
 
 
 def cannot(reason: str) -> NoReturn:
@@ -41,6 +51,18 @@ def alone(name: str) -> Iterator[None]:
         yield
 
 
+def new_environment(folder: Path) -> tuple[str, ...]:
+    """Return the command that makes an environment, without a pip of its own: that takes longer than the rest."""
+    return (sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder))
+
+
+def pip(python: Path, *arguments: str) -> tuple[str, ...]:
+    """Return a command of this environment's pip on another environment. Modules are compiled when they are loaded:
+    most never are."""
+    options = ("--no-compile",) if "install" in arguments else ()
+    return (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), *arguments, *options)
+
+
 def python_with(name: str, *requirements: str) -> Path:
     """Return the interpreter of the environment ``name`` with ``requirements``. If it cannot be created the test is
     skipped; in CI it fails."""
@@ -49,10 +71,16 @@ def python_with(name: str, *requirements: str) -> Path:
     contents = "\n".join((sys.version, *requirements))
     with alone(name):
         if not marker.exists() or marker.read_text() != contents:
-            run_or_cannot(sys.executable, "-m", "venv", "--clear", str(folder))
-            run_or_cannot(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
+            run_or_cannot(*new_environment(folder))
+            run_or_cannot(*pip(python, "install", "--quiet", *requirements))
             marker.write_text(contents)
     return python
+
+
+def applications() -> Path:
+    """Return the interpreter of an environment with web frameworks and clients, servers and the tools of their own
+    test suites: what an agent observes. It is made as ``python_with`` does it."""
+    return python_with("applications", *(f"{name}=={version}" for name, version in SUITES.values()), *THEIR_TOOLS)
 
 
 def source_of(name: str, version: str) -> Path:
@@ -62,8 +90,8 @@ def source_of(name: str, version: str) -> Path:
         if folder.exists():
             return folder
         parent = folder.parent
-        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps")
-        run_or_cannot(*pip, "--no-binary", name, "-d", str(parent), f"{name}=={version}")
+        download = (sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps")
+        run_or_cannot(*download, "--no-binary", name, "-d", str(parent), f"{name}=={version}")
         with tarfile.open(parent / f"{folder.name}.tar.gz") as source:
             source.extractall(parent, filter="data")
     return folder

@@ -17,8 +17,9 @@ TESTS = Path(__file__).resolve().parents[1]
 SHARED_SCOPES = ("class", "module", "package", "session")
 # Files that use PostgreSQL or Redis.
 DATABASES = tuple(f"tests/agent/instrumentation/test_{name}.py" for name in ("celery", "databases", "psycopg", "redis"))
+# Files that use an environment which the first of them makes, while the others would wait for it.
+APPLICATIONS = ("tests/agent/peers/", "tests/e2e/test_agent.py")
 SINGLY = (
-    "tests/agent/peers/",
     "tests/agent/test_signals.py",
     "tests/agent/test_soak.py",
     "tests/chaos/",
@@ -31,7 +32,7 @@ SINGLY = (
 TOGETHER = ("tests/chaos/test_pipeline_kills.py", "tests/e2e/test_live_pipeline.py")
 # Long tests start first: otherwise one worker still runs them when the others have finished.
 LONGEST_FIRST = (
-    "tests/agent/peers/",
+    *APPLICATIONS,
     "tests/e2e/test_wheel.py",
     "tests/e2e/test_browser.py",
     "tests/chaos/",
@@ -55,7 +56,10 @@ def group_of(nodeid: str) -> str:
     """Return the name of the group that a test runs in: its own, its file's or that of several files."""
     if nodeid.startswith(SINGLY) and not nodeid.startswith(TOGETHER):
         return nodeid
-    return "databases" if nodeid.startswith(DATABASES) else nodeid.partition("::")[0]
+    for name, files in (("databases", DATABASES), ("applications", APPLICATIONS)):
+        if nodeid.startswith(files):
+            return name
+    return nodeid.partition("::")[0]
 
 
 def rank_of(nodeid: str) -> int:

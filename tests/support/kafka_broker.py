@@ -141,11 +141,8 @@ class KafkaBroker:
         }
         config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         with (self._folder / "broker.log").open("ab") as log:
-            if not (data / "meta.properties").exists():
-                form = self._java("64m", "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(config))
-                for mechanism in MECHANISMS[1:] if len(self.ports) > 1 else ():
-                    form += ["--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]"]
-                subprocess.run(form, check=True, stdout=log, stderr=log)
+            if not data.exists():
+                shutil.copytree(self._formatted(), data)
             self._process = subprocess.Popen(
                 self._java("256m", "kafka.Kafka", str(config)),
                 stdin=subprocess.DEVNULL,
@@ -154,6 +151,24 @@ class KafkaBroker:
                 cwd=self._folder,
             )
         wait_until(self._answers, START_TIMEOUT_S, 0.1)
+
+    def _formatted(self) -> Path:
+        """Return an empty data folder, which takes two seconds to make and is the same for every broker."""
+        folder = self._jars / ("formatted-secured" if len(self.ports) > 1 else "formatted")
+        with alone("kafka"):
+            if not folder.exists():
+                unnamed = folder.with_suffix(".new")
+                shutil.rmtree(unnamed, ignore_errors=True)
+                config = self._folder / "format.properties"
+                lines = (self._folder / "server.properties").read_text().splitlines()
+                settings = [line for line in lines if not line.startswith("log.dirs=")]
+                config.write_text("\n".join([*settings, f"log.dirs={unnamed}"]) + "\n")
+                form = self._java("64m", "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(config))
+                for mechanism in MECHANISMS[1:] if len(self.ports) > 1 else ():
+                    form += ["--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]"]
+                subprocess.run(form, check=True, capture_output=True)
+                unnamed.rename(folder)
+        return folder
 
     def _answers(self) -> bool:
         from confluent_kafka import KafkaException

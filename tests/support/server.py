@@ -9,13 +9,14 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.support.forked import start_program
 
 START_TIMEOUT_S = 90.0  # several at once on a busy machine
 _READY = re.compile(r"is ready: (https?://\S+)")
@@ -36,13 +37,12 @@ class Server:
         self._ready = threading.Event()
         self.url = ""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("VANTAGE_")}
-        self.process = subprocess.Popen(
-            [sys.executable, *program, "serve", "--port", "0", "--data", str(data), *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        self.process = start_program(
+            (*program, "serve", "--port", "0", "--data", str(data), *options),
             env={**inherited, "PYTHONUNBUFFERED": "1", **(environ or {})},
             cwd=data.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -156,11 +156,16 @@ def vantage(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the command line to its end."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("VANTAGE_")}
-    return subprocess.run(
-        [sys.executable, "-m", "vantage", *arguments],
-        capture_output=True,
-        text=True,
+    with start_program(
+        ("-m", "vantage", *arguments),
         env={**inherited, **(environ or {})},
         cwd=cwd,
-        timeout=timeout_s,
-    )
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+        except BaseException:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

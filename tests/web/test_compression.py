@@ -29,7 +29,7 @@ def text_of(nbytes: int) -> bytes:
     return " ".join(draw.choice(words) for _ in range(nbytes // 3)).encode()[:nbytes]
 
 
-LARGE = text_of(12 << 20)
+LARGE = text_of(1 << 18) * 48  # gzip looks back by 32 KiB
 
 
 @get("/body/{nbytes:int}", sync_to_thread=False)

@@ -16,16 +16,8 @@ import pytest
 
 import vantage_agent
 from tests.agent.receiver import Receiver
-from tests.support.environments import python_with, source_of
+from tests.support.environments import SUITES, applications, source_of
 
-SUITES = {
-    "flask": ("flask[async,dotenv]", "3.1.3"),
-    "httpx": ("httpx[http2,cli,brotli,zstd,socks]", "0.28.1"),
-    "requests": ("requests[socks]", "2.34.2"),
-}
-THEIR_TOOLS = [
-    "pytest==8.3.4", "pytest-timeout==2.4.0", "pytest-mock==3.17.0", "pytest-httpbin==2.1.0", "httpbin==0.10.4",
-    "trustme==1.2.1", "uvicorn==0.32.1", "trio==0.27.0", "chardet==5.2.0", "cryptography", ]  # fmt: skip
 # The first two connect to an address that never answers, and take until the time limit where there is no network at
 # all. The third is expected to fail, and passes when its answer happens to arrive in one piece. The fourth races
 # against a microsecond, and loses now and then without an agent too.
@@ -68,7 +60,7 @@ def outcomes(folder: Path, report: Path, *python: str, **environ: str) -> dict[s
 @pytest.mark.timeout(900)  # the environment is made within the first
 @pytest.mark.parametrize("name", SUITES)
 def test_a_suite_comes_out_with_the_agent_as_without(receiver: Receiver, tmp_path: Path, name: str) -> None:
-    python = str(python_with("peers", *(f"{what}=={version}" for what, version in SUITES.values()), *THEIR_TOOLS))
+    python = str(applications())
     folder = source_of(name, SUITES[name][1])
     agent = str(Path(vantage_agent.__file__).parents[1])
     run = [python, "-m", "vantage_agent", "run", "--service-name", name, "--collector-url", receiver.url, "--", python]
