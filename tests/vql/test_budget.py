@@ -63,10 +63,10 @@ class OneSeries:
     def series(self) -> SeriesColumns:
         return self._series
 
-    def samples(self, _range: TimeRange, _slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
+    def samples(self, _range: TimeRange, _slots: Mask, *, wanted: frozenset[str]) -> Iterator[SampleColumns]:
         for start in range(0, ROWS, CHUNK):
             number = np.arange(start, start + CHUNK)
-            ids = [f"{i:032x}" for i in number.tolist()] if exemplars else []
+            ids = [f"{i:032x}" for i in number.tolist()] if "exemplars" in wanted else []
             yield SampleColumns(
                 np.zeros(CHUNK, np.uint32),
                 NOW_MS - number,
@@ -159,6 +159,11 @@ def test_vectors_are_forgotten_after_their_last_use() -> None:
     once = "SELECT quantile(0.5)(value + 1) FROM metrics"
     nbytes = next(n for n in range(1 << 20, 1 << 30, 1 << 18) if _fits(once, n))
     assert _fits(DEAR["59 quantiles"], nbytes + 59 * 1024)
+
+
+def test_columns_that_a_query_does_not_read_take_no_memory() -> None:
+    assert _fits("SELECT count() FROM metrics", 5 * ROWS)  # the series of each row
+    assert not _fits("SELECT sum(value) FROM metrics", 12 * ROWS)
 
 
 def _fits(text: str, nbytes_max: int) -> bool:

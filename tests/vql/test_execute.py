@@ -398,7 +398,7 @@ class Columns:
     def plan(self, table: Any, time_range: Any, slots: Any) -> Any:
         return [ScanEstimate("all", 1, len(self._chunk.value))]
 
-    def samples(self, time_range: Any, slots: Any, *, exemplars: bool) -> Any:
+    def samples(self, time_range: Any, slots: Any, *, wanted: Any) -> Any:
         yield self._chunk
 
     def partials(self, time_range: Any, slots: Any, *, width_ms: int, wanted: Any) -> Any:

@@ -26,12 +26,12 @@ class SampleColumns:
     @property
     def nbytes(self) -> int:
         """Return the memory of the columns, in bytes."""
-        return self.slot.nbytes + self.time_ms.nbytes + self.value.nbytes + self.exemplars.nbytes
+        return self.slot.nbytes + _nbytes(self.time_ms) + _nbytes(self.value) + self.exemplars.nbytes
 
     def take(self, rows: Array) -> SampleColumns:
         """Return the given rows in the given order, with their exemplars."""
         exemplars = self.exemplars.take(rows, len(self))
-        return SampleColumns(self.slot.take(rows), self.time_ms.take(rows), self.value.take(rows), exemplars)
+        return SampleColumns(self.slot.take(rows), _take(self.time_ms, rows), _take(self.value, rows), exemplars)
 
     def filter(self, mask: Mask) -> SampleColumns:
         """Return the rows that ``mask`` selects."""
@@ -42,6 +42,25 @@ class SampleColumns:
         return SampleColumns(
             self.slot[start:end], self.time_ms[start:end], self.value[start:end], self.exemplars.slice(start, end)
         )
+
+
+def constant_column(value: float, rows: int, dtype: type) -> Array:
+    """Return a column of one value. It takes no memory, and cannot be written."""
+    return np.broadcast_to(np.array(value, dtype), rows)
+
+
+def _is_constant(column: Array) -> bool:
+    return column.strides == (0,)
+
+
+def _nbytes(column: Array) -> int:
+    return 0 if _is_constant(column) else int(column.nbytes)
+
+
+def _take(column: Array, rows: Array) -> Array:
+    if _is_constant(column) and len(column):
+        return np.broadcast_to(column[:1].reshape(()), len(rows))
+    return column.take(rows)
 
 
 def concat_samples(parts: Sequence[SampleColumns]) -> SampleColumns:

@@ -223,19 +223,19 @@ class _RowSource:
     def plan(self, table: TableName, time_range: TimeRange, _slots: Mask) -> list[ScanEstimate]:
         return [ScanEstimate("memory", 1, self.rows_upper_bound(table, time_range))]
 
-    def samples(self, _time_range: TimeRange, _slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
+    def samples(self, _time_range: TimeRange, _slots: Mask, *, wanted: frozenset[str]) -> Iterator[SampleColumns]:
         count = len(self._rows)
         yield SampleColumns(
             np.fromiter((self._slots[row[0].id] for row in self._rows), np.uint32, count),
             np.fromiter((row[1] for row in self._rows), np.int64, count),
             np.fromiter((row[2] for row in self._rows), np.float64, count),
-            _exemplars(self._rows) if exemplars else NO_EXEMPLARS,
+            _exemplars(self._rows) if "exemplars" in wanted else NO_EXEMPLARS,
         )
 
     def partials(
         self, time_range: TimeRange, slots: Mask, *, width_ms: int, wanted: frozenset[str]
     ) -> Iterator[Partials]:
-        (chunk,) = self.samples(time_range, slots, exemplars=False)
+        (chunk,) = self.samples(time_range, slots, wanted=frozenset({"timestamp", "value"}))
         order = np.lexsort((chunk.time_ms, chunk.slot))
         slot, time_ms, value = chunk.slot[order], chunk.time_ms[order], chunk.value[order]
         rollups = rollup_samples(slot, time_ms, value, width_ms=width_ms)

@@ -16,13 +16,15 @@ import numpy as np
 from vantage.core.arrays import F64, I64, Array, Mask
 from vantage.core.dict_column import DictColumn
 from vantage.core.sketch import sketch_quantile
-from vantage.vql.exec.budget import NUMBER_NBYTES, QueryBudget
+from vantage.vql.exec.budget import NUMBER_NBYTES, VALUES_PER_CHECK, QueryBudget
 from vantage.vql.exec.frame import Frame
 from vantage.vql.exec.vector import Vector, finite
 from vantage.vql.tree import Call, Column
 
 _SORT_KEY_NBYTES: Final = 120  # of a text that is sorted with its code
+_COUNT: Final = Call("count")
 _RADIX_GROUPS_MAX: Final = 1 << 16
+_GROUP_VALUES: Final = 16  # as many values as a group costs beside its own
 _SUM_SCALE: Final = 2.0**-40  # more samples than a query may read do not overflow
 # Vectors as long as the frame that an aggregate makes beside its argument; of the others three.
 _WORKING_VECTORS: Final[Mapping[str, int]] = {"quantile": 4, "uniq": 5, "argMax": 6, "increase": 8, "stddevPop": 5}
@@ -41,6 +43,8 @@ class Groups:
 
 def aggregate(call: Call, frame: Frame, groups: Groups) -> Vector:
     """Return one value per group; one that is not a finite number is null."""
+    if call == _COUNT and groups.count == 1:
+        return np.array([frame.rows])
     working_nbytes = _WORKING_VECTORS.get(call.function, 3) * NUMBER_NBYTES * (frame.rows + groups.count)
     with np.errstate(all="ignore"), frame.budget.working(working_nbytes):
         result: Vector = _AGGREGATES[call.function](call, frame, groups)
@@ -171,8 +175,12 @@ def _sorted_in_groups(numbers: F64, groups: Groups, starts: I64, counts: I64, bu
         return numbers[np.lexsort((numbers, groups.ids))]
     # 16-bit keys are sorted by radix, in linear time; short runs of floats are then sorted where they lie.
     grouped = numbers[np.argsort(groups.ids.astype(np.uint16), kind="stable")]
+    unchecked = 0
     for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-        budget.check()
+        unchecked += count + _GROUP_VALUES
+        if unchecked > VALUES_PER_CHECK:
+            budget.check()
+            unchecked = 0
         grouped[start : start + count].sort()
     return grouped
 

@@ -17,6 +17,7 @@ from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavai
 
 QUERY_NBYTES_MAX: Final = 1_000_000_000
 VALUES_PER_CHECK: Final = 4096
+CHECK_ALSO_EVERY_S: Final = 0.001
 _SORTED_AT_ONCE: Final = 65_536
 NUMBER_NBYTES: Final = 8
 DISTINCT_NBYTES: Final = 150  # of a value in a dict or set that grows, beside the value
@@ -77,18 +78,23 @@ class QueryBudget:
         self._end_s = monotonic_s() + seconds
         self._nbytes = 0
         self._check_also: Callable[[], None] = _nothing
+        self._check_also_s = float("-inf")
 
     def check_also(self, check: Callable[[], None]) -> None:
-        """Call ``check`` as well at each look at the time. It may raise a VantageError."""
+        """Call ``check`` as well when the time is looked at, a thousand times a second at most. It may raise a
+        VantageError."""
         self._check_also = check
 
     def check(self) -> None:
         """Raise StoreTimeout once the time has passed, StoreUnavailable when the store closes."""
         if self._stopping():
             raise StoreUnavailable("the server is stopping")
-        if self._monotonic_s() > self._end_s:
+        now_s = self._monotonic_s()
+        if now_s > self._end_s:
             raise StoreTimeout(f"the query took longer than {self._seconds:g} s: narrow its time range or its filters")
-        self._check_also()
+        if now_s >= self._check_also_s:
+            self._check_also_s = now_s + CHECK_ALSO_EVERY_S
+            self._check_also()
 
     def take(self, nbytes: int) -> None:
         """Count memory that the query is about to use. Raises InputError, with the figures, when it is too much, and

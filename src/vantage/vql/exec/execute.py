@@ -99,7 +99,7 @@ def _group_and_aggregate(query: CheckedSelect, frame: Frame) -> Frame:
     calls = aggregates_of(query.select)
     with frame.budget.working(_GROUPING_VECTORS * NUMBER_NBYTES * frame.rows if query.select.group_by else 0):
         groups, keys = _group(query.select.group_by, frame)
-    frame.budget.take(groups.ids.nbytes)
+    frame.budget.take(groups.ids.nbytes if query.select.group_by else 0)
     result = Frame(groups.count, {}, budget=frame.budget)
     for expr, vector in zip(query.select.group_by, keys, strict=True):
         result.set(expr, vector)
@@ -115,7 +115,7 @@ def _group_and_aggregate(query: CheckedSelect, frame: Frame) -> Frame:
 def _group(keys: Sequence[Expr], frame: Frame) -> tuple[Groups, list[Vector]]:
     """Return the group of each row, and each key by group. Without keys there is one group, also of no rows."""
     if not keys:
-        return Groups(np.zeros(frame.rows, np.int64), 1), []
+        return Groups(np.broadcast_to(np.int64(0), frame.rows), 1), []
     shared = frame.per_series
     columns, of_series = [], [key for key in keys if shared is not None and series_only(key)]
     if shared is not None and of_series:  # few series are grouped instead of many rows

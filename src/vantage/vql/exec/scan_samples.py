@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ from vantage.core.dict_column import TEXT_NBYTES, DictColumn, TextColumn
 from vantage.core.exemplars import Exemplars
 from vantage.core.idhash import Ids, decode_ids
 from vantage.core.rollup import Partials, concat_partials
-from vantage.core.sample_columns import SampleColumns
+from vantage.core.sample_columns import SampleColumns, constant_column
 from vantage.vql.check import CheckedSelect
 from vantage.vql.exec.budget import DISTINCT_NBYTES, NUMBER_NBYTES, QueryBudget
 from vantage.vql.exec.frame import Frame, PerSeries
@@ -33,18 +34,18 @@ def scan_samples(query: CheckedSelect, source: ColumnSource, budget: QueryBudget
     series = source.series()
     slots = series.matching(query.series_where)
     start, end = query.time_range.start_ms, query.time_range.end_ms
-    with_exemplars = not referenced_names(query)[0].isdisjoint(("trace_id", "span_id"))
+    wanted = _sample_columns(query)
     check_scan_limit(source, query, slots, rows_max=rows_max)
     chunks: list[SampleColumns] = []
-    for chunk in source.samples(query.time_range, slots, exemplars=with_exemplars):
+    for chunk in source.samples(query.time_range, slots, wanted=wanted):
         budget.check()
         keep = slots[chunk.slot]
         if chunk.time_ms.size and (chunk.time_ms.min() < start or chunk.time_ms.max() >= end):
             keep = keep & (chunk.time_ms >= start) & (chunk.time_ms < end)
-        rows = np.flatnonzero(keep)
-        if rows.size:
-            if rows.size < len(keep):
-                chunk = chunk.take(rows)
+        if not keep.all():
+            chunk = chunk.take(np.flatnonzero(keep))
+        if len(chunk):
+            chunk = _without_others(chunk, wanted)
             budget.take(chunk.nbytes)
             chunks.append(chunk)
     slot = _concat([chunk.slot for chunk in chunks], np.uint32)
@@ -59,6 +60,29 @@ def scan_samples(query: CheckedSelect, source: ColumnSource, budget: QueryBudget
         },
         shared=lambda: _per_series(series, slot, budget),
         budget=budget,
+    )
+
+
+def _sample_columns(query: CheckedSelect) -> frozenset[str]:
+    """Return the columns of samples that a query reads, as ``ColumnSource.samples`` calls them."""
+    names, functions = referenced_names(query)
+    wanted = names & {"timestamp", "value"}
+    if "increase" in functions:  # it orders each series' samples itself
+        wanted |= {"timestamp", "value"}
+    if names & {"trace_id", "span_id"}:
+        wanted.add("exemplars")
+    return frozenset(wanted)
+
+
+def _without_others(chunk: SampleColumns, wanted: frozenset[str]) -> SampleColumns:
+    """Return a chunk that keeps no memory for columns that are not wanted."""
+    if {"timestamp", "value"} <= wanted:
+        return chunk
+    rows = len(chunk)
+    return replace(
+        chunk,
+        time_ms=chunk.time_ms if "timestamp" in wanted else constant_column(0, rows, np.int64),
+        value=chunk.value if "value" in wanted else constant_column(np.nan, rows, np.float64),
     )
 
 
@@ -129,13 +153,14 @@ def _concat(parts: list[Any], dtype: Any) -> Array:
 
 
 def referenced_names(query: CheckedSelect) -> tuple[set[str], set[str]]:
-    """Return the columns that a query reads and the functions that it calls."""
+    """Return the columns that a query reads of its rows, and the functions that it calls. Its time range and its
+    conditions on series are not among them."""
     select = query.select
     left: list[Expr] = [
         *(item.expr for item in select.items),
         *(order.expr for order in select.order_by),
         *select.group_by,
-        *(expr for expr in (select.where, select.having) if expr is not None),
+        *(expr for expr in (query.row_where, select.having) if expr is not None),
     ]
     columns: set[str] = set()
     functions: set[str] = set()

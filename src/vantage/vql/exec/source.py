@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from vantage.core.arrays import Mask
 from vantage.core.errors import InputError
@@ -15,6 +15,8 @@ from vantage.core.timerange import TimeRange
 from vantage.vql.check import CheckedSelect
 from vantage.vql.exec.series_table import SeriesColumns
 from vantage.vql.tree import TableName
+
+SAMPLE_COLUMNS: Final = frozenset({"timestamp", "value", "exemplars"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,11 @@ class ColumnSource(Protocol):
         """Return the series by slot."""
         ...
 
-    def samples(self, time_range: TimeRange, slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
+    def samples(self, time_range: TimeRange, slots: Mask, *, wanted: frozenset[str]) -> Iterator[SampleColumns]:
         """Yield chunks with every sample of the range and of the series whose slots are set, and perhaps others.
 
-        Without ``exemplars`` they need not have any.
+        ``wanted`` names the columns that must be filled: timestamp, value, exemplars. Timestamps that are not wanted
+        may be any in the range where all of a chunk's are.
         """
         ...
 

@@ -18,6 +18,7 @@ from vantage.storage.embedded.read.reader import SnapshotReader
 from vantage.storage.embedded.read.selector import selected_rows
 from vantage.storage.ports import Selector
 from vantage.vql.exec.series_table import SeriesColumns
+from vantage.vql.exec.source import SAMPLE_COLUMNS
 
 SAMPLES_MAX: Final = 8192  # of a batch
 SPANS_MAX: Final = 1024
@@ -43,7 +44,7 @@ def _samples(source: SnapshotReader, selector: Selector, time_range: TimeRange) 
         if text:
             slots &= columns.column(name).mask(lambda value, text=text: value == text)[: len(slots)]  # type: ignore[misc]
     waiting: list[SampleColumns] = []
-    for chunk in source.samples(time_range, slots, exemplars=True):
+    for chunk in source.samples(time_range, slots, wanted=SAMPLE_COLUMNS):
         samples = _selected_rows(chunk, slots, time_range)
         if not len(samples):
             continue

@@ -58,8 +58,8 @@ class SnapshotReader:
             return self.span_reader.plan(time_range)
         return self.sample_reader.plan(time_range, slots, width_ms=ROLLUP_WIDTHS_MS.get(table, 0))
 
-    def samples(self, time_range: TimeRange, slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
-        return self.sample_reader.samples(time_range, slots, exemplars=exemplars)
+    def samples(self, time_range: TimeRange, slots: Mask, *, wanted: frozenset[str]) -> Iterator[SampleColumns]:
+        return self.sample_reader.samples(time_range, slots, wanted=wanted)
 
     def partials(
         self, time_range: TimeRange, slots: Mask, *, width_ms: int, wanted: frozenset[str]

@@ -12,7 +12,7 @@ import numpy as np
 from vantage.core.arrays import Mask
 from vantage.core.idhash import decode_ids, hash_id
 from vantage.core.rollup import FIVE_MINUTES_MS, Partials
-from vantage.core.sample_columns import SampleColumns, concat_samples
+from vantage.core.sample_columns import SampleColumns, concat_samples, constant_column
 from vantage.core.series import Series
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.format.chunk import ChunkDirectory, checksum
@@ -23,9 +23,10 @@ from vantage.storage.embedded.read.access import SnapshotAccess
 from vantage.storage.embedded.read.chunk_index import ChunkIndex
 from vantage.storage.embedded.write.head import exemplars_of_trace, overlapping
 from vantage.vql.exec.series_table import SeriesColumns
-from vantage.vql.exec.source import ScanEstimate
+from vantage.vql.exec.source import SAMPLE_COLUMNS, ScanEstimate
 
-_CHUNK: Final = "SELECT crc, runs, times, vals FROM chunk WHERE id=?"
+CHUNKS_AT_ONCE: Final = 8  # read by one statement, as each takes locks
+_CHUNKS: Final = "SELECT id, crc, runs, times, vals FROM chunk WHERE id IN (?, ?, ?, ?, ?, ?, ?, ?)"
 _ROLLUP: Final = "SELECT crc, runs, times, counts, sums, mins, maxs, sketches FROM rollup WHERE id=?"
 
 
@@ -55,12 +56,15 @@ class SampleReader:
     def _index(self, db: sqlite3.Connection, segment: Segment, part: Part, width_ms: int) -> Iterator[ChunkIndex]:
         yield self._access.indexes.get(segment.path, db, part.id, self._access.codec, width_ms=width_ms)
 
-    def samples(self, time_range: TimeRange, slots: Mask, *, exemplars: bool) -> Iterator[SampleColumns]:
-        """Yield the samples of a range and of the series whose slots are set: from segments, then from the head."""
+    def samples(self, time_range: TimeRange, slots: Mask, *, wanted: frozenset[str]) -> Iterator[SampleColumns]:
+        """Yield the samples of a range and of the series whose slots are set, as ``ColumnSource.samples`` does: from
+        segments, then from the head."""
         time_range = self._access.clamp_to_floor(time_range)
+        exemplars = "exemplars" in wanted
+        columns = SAMPLE_COLUMNS if exemplars else wanted  # a sample's exemplar is known by its time and value
         for segment, part in self._access.parts(self._access.pinned.snapshot.samples.values(), time_range):
             unmatched = UnmatchedExemplars(self._exemplars(segment, part, time_range, slots)) if exemplars else None
-            yield from self._access.read(segment, self._chunks, segment, part, time_range, slots, unmatched)
+            yield from self._access.read(segment, self._chunks, segment, part, time_range, slots, columns, unmatched)
         for block in overlapping(self._access.sample_blocks(), time_range):
             yield self._drop_expired(block.samples)
 
@@ -71,19 +75,25 @@ class SampleReader:
         part: Part,
         time_range: TimeRange,
         slots: Mask,
+        columns: frozenset[str],
         unmatched: UnmatchedExemplars | None,
     ) -> Iterator[SampleColumns]:
         index = self._access.indexes.get(segment.path, db, part.id, self._access.codec)
-        for chunk_id, runs, wanted in index.matching(slots, time_range):
+        matching = index.matching(slots, time_range)
+        rows: dict[int, tuple[int, bytes, bytes, bytes]] = {}
+        for number, (chunk_id, runs, wanted) in enumerate(matching):
             self._access.tick()
+            if number % CHUNKS_AT_ONCE == 0:
+                ids = [other for other, _, _ in matching[number : number + CHUNKS_AT_ONCE]]
+                ids += [ids[0]] * (CHUNKS_AT_ONCE - len(ids))
+                rows = {row[0]: row[1:] for row in db.execute(_CHUNKS, ids)}
+            if (row := rows.pop(chunk_id, None)) is None:
+                continue  # its part was deleted while this query ran
             try:
-                row = db.execute(_CHUNK, (chunk_id,)).fetchone()
-                if row is None:
-                    continue  # its part was deleted while this query ran
                 crc, directory, times, vals = row
                 if checksum(directory, times, vals) != crc:
                     raise ValueError("checksum mismatch")
-                samples = self._unpack_chunk(runs, times, vals, wanted)
+                samples = self._unpack_chunk(runs, times, vals, wanted, time_range, columns)
                 if unmatched is not None:
                     claimed = unmatched.claim(samples.slot, samples.time_ms, samples.value)
                     samples = replace(samples, exemplars=claimed)
@@ -97,13 +107,26 @@ class SampleReader:
         floor_ms = self._access.pinned.snapshot.floor_ms
         return samples.filter(samples.time_ms >= floor_ms) if floor_ms else samples
 
-    def _unpack_chunk(self, runs: ChunkDirectory, times: bytes, vals: bytes, wanted: Mask | None) -> SampleColumns:
-        read = runs if wanted is None else runs.take(wanted)
-        return SampleColumns(
-            np.repeat(read.slot, read.count),
-            self._access.codec.unpack_times(times, runs, wanted),
-            self._access.codec.unpack_values(vals, runs, wanted),
-        )
+    def _unpack_chunk(
+        self,
+        runs: ChunkDirectory,
+        times: bytes,
+        vals: bytes,
+        wanted: Mask | None,
+        time_range: TimeRange,
+        columns: frozenset[str],
+    ) -> SampleColumns:
+        """Return the wanted runs. Raises ValueError."""
+        read, codec = runs if wanted is None else runs.take(wanted), self._access.codec
+        slot = np.repeat(read.slot, read.count)
+        inside = int(read.first_ms.min()) >= time_range.start_ms and int(read.last_ms.max()) < time_range.end_ms
+        if "timestamp" in columns or not inside:
+            time_ms = codec.unpack_times(times, runs, wanted)
+        else:
+            time_ms = constant_column(time_range.start_ms, len(slot), np.int64)
+        if "value" in columns:
+            return SampleColumns(slot, time_ms, codec.unpack_values(vals, runs, wanted))
+        return SampleColumns(slot, time_ms, constant_column(np.nan, len(slot), np.float64))
 
     def _exemplars(self, segment: Segment, part: Part, time_range: TimeRange, slots: Mask) -> list[SampleColumns]:
         """Return a part's exemplar samples of the selected series in a range."""
