@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import struct
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -155,6 +157,42 @@ async def merged(store: EmbeddedStore) -> None:
             lambda: store._merger.due(merge.PARTS_MIN) is None and not store._files._deletable
         )
     )
+
+
+def chunks(store: EmbeddedStore) -> list[tuple[int, bytes]]:
+    """Return the number of samples and the bytes of each chunk that counts."""
+    (segment,) = store._snapshots.now.samples.values()
+    body = "CAST(runs || times || vals AS BLOB)"
+    query = f"SELECT samples, {body} FROM chunk WHERE part_id IN (SELECT id FROM part) ORDER BY id"  # noqa: S608
+    with closing(sqlite3.connect(segment.path)) as db:
+        return db.execute(query).fetchall()
+
+
+async def test_full_chunks_are_merged_as_they_are_and_short_ones_packed_together(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_parts(monkeypatch, 4)
+    async with opened() as store:
+        for size in (6000, 7, 5000, 8):
+            await store.write(a_batch(*map(float, range(size)), at_ms=NOW_MS - 100_000))
+            await store.seal()
+        before = dict(chunks(store))
+        await merged(store)
+        after = chunks(store)
+        assert [samples for samples, _ in after] == [6000, 5000, 15]
+        assert all(before[samples] == body for samples, body in after[:2])
+        assert next(iter((await store.select(count_query(), deadline_s=5)).rows()))[0] == 11_015
+
+
+async def test_what_is_deleted_leaves_full_chunks_too(opened: Open) -> None:
+    async with opened() as store:
+        for service in ("api", "shop"):
+            series = a_series(service=service)
+            await store.write(a_batch(*map(float, range(3000)), series=series, at_ms=NOW_MS - 100_000))
+        await store.seal()
+        assert [samples for samples, _ in chunks(store)] == [6000]
+        await store.delete(Selector(service="shop"))
+        assert [samples for samples, _ in chunks(store)] == [3000]
 
 
 async def test_sealing_a_generation_empties_the_journal(opened: Open) -> None:

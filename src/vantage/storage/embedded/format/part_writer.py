@@ -22,6 +22,7 @@ from vantage.storage.embedded.format.chunk import (
     CHUNK_SAMPLES_MAX,
     ChunkCodec,
     ChunkDirectory,
+    SampleChunk,
     checksum,
     chunk_bounds,
 )
@@ -144,6 +145,10 @@ class PartWriter:
 
     def _chunk(self, samples: SampleColumns) -> None:
         chunk = self._codec.pack_samples(samples.slot, samples.time_ms, samples.value)
+        self.chunk(chunk, self._codec.unpack_runs(chunk.runs))
+
+    def chunk(self, chunk: SampleChunk, directory: ChunkDirectory) -> None:
+        """Write a chunk that is packed already, and has this directory."""
         nbytes = chunk.nbytes
         self._insert(
             "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -153,7 +158,7 @@ class PartWriter:
         )  # fmt: skip
         self._samples += chunk.samples
         self._grow(chunk.first_ms, chunk.last_ms)
-        self._stats.add(self._codec.unpack_runs(chunk.runs), nbytes)
+        self._stats.add(directory, nbytes)
 
     def exemplars(self, exemplars: SortedExemplars) -> None:
         """Write exemplars, whose hashes come after those written before."""

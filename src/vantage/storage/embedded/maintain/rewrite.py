@@ -19,7 +19,14 @@ from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.span_table import SpanTable, concat_span_tables
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.embedded.format import span_block
-from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
+from vantage.storage.embedded.format.chunk import (
+    CHUNK_SAMPLES_MAX,
+    RUN_SAMPLES,
+    ChunkCodec,
+    ChunkDirectory,
+    SampleChunk,
+    checksum,
+)
 from vantage.storage.embedded.format.exemplars import count_exemplars, exemplars_between, sort_by_trace
 from vantage.storage.embedded.format.part_writer import PartWriter
 from vantage.storage.embedded.format.red_chunk import RED_ROW, RED_WIDTHS_MS, WINDOW_BUCKETS, unpack_red
@@ -118,7 +125,10 @@ class PartRewriter:
         return self._indexes.get(self._writer.path, self._db, part.id, self._codec, width_ms=width_ms)
 
     def _samples(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
-        indexes = [index for part in parts if len((index := self._index(part)).chunk_id)]
+        indexes = [
+            self._copy_chunks(index, keep, target) for part in parts if len((index := self._index(part)).chunk_id)
+        ]
+        indexes = [index for index in indexes if len(index.chunk_id)]
         for slots in self._series_batches(indexes):
             read = [
                 self._chunk(chunk_id, runs, wanted, keep)
@@ -128,6 +138,25 @@ class PartRewriter:
             for samples in in_storage_order(concat_samples([samples for samples in read if len(samples)]), self._group):
                 target.samples(samples)
             self._on_slice()
+
+    def _copy_chunks(self, index: ChunkIndex, keep: RowFilter, target: PartWriter) -> ChunkIndex:
+        """Write the chunks as they are that would be no better if they were packed again. Return the index of the
+        others."""
+        again = np.ones(len(index.chunk_id), np.bool_)
+        for number, (chunk_id, runs) in enumerate(zip(index.chunk_id.tolist(), index.directories, strict=True)):
+            if runs.rows < max(CHUNK_SAMPLES_MAX, RUN_SAMPLES * len(runs)) // 2:
+                continue
+            if not keep.rows(runs.slot, runs.first_ms).all():
+                continue
+            again[number] = False
+            crc, directory, times, vals, first_ms, last_ms = self._db.execute(
+                "SELECT crc, runs, times, vals, first_ms, last_ms FROM chunk WHERE id=?", (chunk_id,)
+            ).fetchone()
+            if checksum(directory, times, vals) != crc:
+                raise ValueError(f"chunk {chunk_id}: checksum mismatch")
+            target.chunk(SampleChunk(directory, times, vals, crc, first_ms, last_ms, runs.rows), runs)
+        self._on_slice()
+        return index.only(again)
 
     def _chunk(self, chunk_id: int, runs: ChunkDirectory, wanted: Mask | None, keep: RowFilter) -> SampleColumns:
         crc, directory, times, vals = self._db.execute(

@@ -50,17 +50,25 @@ class ChunkIndex:
             matches.append((int(self.chunk_id[chunk]), runs, None if picked.all() else picked))
         return matches
 
+    def only(self, chunks: Mask) -> ChunkIndex:
+        """Return the index of the selected chunks."""
+        numbers = np.flatnonzero(chunks)
+        return _index_of(self.chunk_id[numbers], tuple(self.directories[number] for number in numbers.tolist()))
+
 
 def make_index(rows: list[tuple[int, bytes]], codec: ChunkCodec) -> ChunkIndex:
     """Build an index from (id, directory) rows. Raises ValueError for a directory that cannot be read."""
-    directories = tuple(codec.unpack_runs(directory) for _, directory in rows)
+    chunk_id = np.array([chunk_id for chunk_id, _ in rows], np.int64)
+    return _index_of(chunk_id, tuple(codec.unpack_runs(directory) for _, directory in rows))
 
+
+def _index_of(chunk_id: I64, directories: tuple[ChunkDirectory, ...]) -> ChunkIndex:
     def joined(get: Callable[[ChunkDirectory], Any], dtype: Any) -> Any:
         return np.concatenate([get(runs) for runs in directories]) if directories else np.empty(0, dtype)
 
     slot = joined(lambda runs: runs.slot, np.uint32)
     return ChunkIndex(
-        np.array([chunk_id for chunk_id, _ in rows], np.int64),
+        chunk_id,
         directories,
         np.cumsum([0, *map(len, directories[:-1])]) if directories else np.empty(0, np.int64),
         slot,
