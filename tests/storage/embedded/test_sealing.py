@@ -163,7 +163,7 @@ def chunks(store: EmbeddedStore) -> list[tuple[int, bytes]]:
     """Return the number of samples and the bytes of each chunk that counts."""
     (segment,) = store._snapshots.now.samples.values()
     body = "CAST(runs || times || vals AS BLOB)"
-    query = f"SELECT samples, {body} FROM chunk WHERE part_id IN (SELECT id FROM part) ORDER BY id"  # noqa: S608
+    query = f"SELECT samples, {body} FROM chunk WHERE part_id IN (SELECT id FROM part) ORDER BY id"
     with closing(sqlite3.connect(segment.path)) as db:
         return db.execute(query).fetchall()
 

@@ -30,6 +30,7 @@ from vantage.storage.embedded.format.exemplars import SortedExemplars, exemplar_
 from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, pack_series_stats
 from vantage.storage.embedded.format.red_chunk import pack_red
 from vantage.storage.embedded.format.segment import SAMPLES, Part, SegmentWriter
+from vantage.storage.embedded.format.trace_id_filter import pack_filter
 from vantage.storage.embedded.format.trace_id_index import pack_index, truncate_hash
 from vantage.storage.trace_summary import count_by_service
 
@@ -109,6 +110,7 @@ class PartWriter:
         self._stats = _StatsBuilder()
         self._services: ServiceStats = {}
         self._span_index: list[tuple[I64, I64, I64]] = []  # of spans: what is kept of their hashes, block, row
+        self._trace_hashes: list[I64] = []  # of exemplars
         self._next_id = part_id << _PART_SHIFT  # ids need no agreement with other parts that are being written
 
     @property
@@ -166,6 +168,7 @@ class PartWriter:
             row = (self._id(), self.part_id, *block.columns)
             self._insert("INSERT INTO exemplar VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row, block.nbytes)
             self._stats.add_exemplars(block_samples.slot, block.nbytes)
+        self._trace_hashes.append(np.unique(exemplars.hashes))
 
     def spans(self, table: SpanTable) -> None:
         """Write spans that are sorted by start, block by block."""
@@ -232,6 +235,11 @@ class PartWriter:
             for low, high, crc, body in pack_index(self._codec.packer, hashes, block_ids, row):
                 values = (self.part_id, low, high, crc, body)
                 self._insert("INSERT INTO id_index VALUES (NULL, ?, 'span', ?, ?, ?, ?)", values, len(body))
+            self._trace_hashes.append(hashes)
+        if self._trace_hashes:
+            for low, high, crc, body in pack_filter(np.concatenate(self._trace_hashes)):
+                values = (self.part_id, low, high, crc, body)
+                self._insert("INSERT INTO id_index VALUES (NULL, ?, 'filter', ?, ?, ?, ?)", values, len(body))
         counts = self._stats.by_series(of_rollups=self._writer.tier != SAMPLES)
         series = pack_series_stats(self._codec, counts)
         services = _encode(list(self._services.items()))

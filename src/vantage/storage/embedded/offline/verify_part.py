@@ -18,6 +18,7 @@ from vantage.storage.embedded.format.exemplars import UnmatchedExemplars, trace_
 from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, read_part_stats
 from vantage.storage.embedded.format.red_chunk import RED_ROW, unpack_red
 from vantage.storage.embedded.format.segment import SAMPLES, Part
+from vantage.storage.embedded.format.trace_id_filter import KIND, may_contain
 from vantage.storage.embedded.format.trace_id_index import truncate_hash
 from vantage.storage.trace_summary import count_by_service
 
@@ -80,6 +81,7 @@ class PartVerifier:
         self._nbytes = self._samples = self._spans = 0
         self._blocks: dict[int, int] = {}  # of spans, with how many each has
         self._stored_ids = _Sum()
+        self._trace_hashes: list[I64] = []
         self._unclaimed = UnmatchedExemplars(())
         self._runs: list[ChunkDirectory] = []
         self._services: ServiceStats = {}
@@ -152,6 +154,7 @@ class PartVerifier:
                 continue
             last_hash = high
             blocks.append(samples)
+            self._trace_hashes.append(np.unique(hashes))
         self._unclaimed = UnmatchedExemplars(blocks)
 
     def _span_blocks(self) -> Iterator[Report]:
@@ -172,6 +175,7 @@ class PartVerifier:
                 yield "span_block", block_id, str(error)
                 continue
             hashes = truncate_hash(table.trace_hashes())
+            self._trace_hashes.append(np.unique(hashes))
             self._stored_ids.add(hashes, np.full(len(hashes), block_id), np.arange(len(hashes)))
             self._spans += spans
             self._times.append((first_ms, last_ms))
@@ -182,10 +186,15 @@ class PartVerifier:
     def _index(self) -> Iterator[Report]:
         checksum_of_index = _Sum()
         sound = True
+        all_hashes = np.unique(np.concatenate([np.empty(0, np.int64), *self._trace_hashes]))
         for entry_id, kind, low, high, crc, body in self._db.execute(_INDEX, (self._part.id,)):
             self._took(len(body))
             try:
                 _must(checksum(body) == crc, "its checksum does not fit")
+                if kind == KIND:
+                    of_slice = all_hashes[slice(*np.searchsorted(all_hashes, [low, high + 1]).tolist())]
+                    _must(bool(may_contain(body, of_slice).all()), "it does not know of each trace id")
+                    continue
                 _must(kind == "span", "it is of no known kind")
                 differences, block_ids, row = (self._codec.packer.unpack_ints(column) for column in _decode_index(body))
                 _must(len(differences) == len(block_ids) == len(row) > 0, "its columns do not fit together")

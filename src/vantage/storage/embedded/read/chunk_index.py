@@ -1,4 +1,4 @@
-"""Which chunks of a part hold which series: read from the parts' directories and cached."""
+"""Which chunks of a part hold which series, and which trace ids it may have: read from segments and cached."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cachetools import LRUCache
 from vantage.core.arrays import I64, U32, Mask
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory
+from vantage.storage.embedded.format.trace_id_filter import TraceIdFilter
 
 CACHE_NBYTES_MAX: Final = 64 << 20
 
@@ -82,13 +83,16 @@ _SAMPLES: Final = "SELECT id, runs FROM chunk WHERE part_id=? ORDER BY id"
 _ROLLUPS: Final = "SELECT id, runs FROM rollup WHERE part_id=? AND width_ms=? ORDER BY id"
 
 
+_FILTER: Final = -1  # in place of a width
+
+
 class ChunkIndexCache:
-    """Indexes by file and part, at most ``nbytes_max`` bytes; the least recently used are evicted first. One that is
-    larger by itself is cached alone. Any thread."""
+    """Indexes and filters of trace ids by file and part, at most ``nbytes_max`` bytes; the least recently used are
+    evicted first. One that is larger by itself is cached alone. Any thread."""
 
     def __init__(self, *, nbytes_max: int = CACHE_NBYTES_MAX) -> None:
         self._lock = threading.Lock()
-        self._indexes: LRUCache[tuple[Path, int, int], ChunkIndex] = LRUCache(
+        self._indexes: LRUCache[tuple[Path, int, int], ChunkIndex | TraceIdFilter] = LRUCache(
             nbytes_max, getsizeof=lambda index: min(index.size, nbytes_max)
         )
 
@@ -101,13 +105,25 @@ class ChunkIndexCache:
         ValueError."""
         key = (path, part, width_ms)
         with self._lock:
-            if (cached := self._indexes.get(key)) is not None:
+            if isinstance(cached := self._indexes.get(key), ChunkIndex):
                 return cached
         rows = db.execute(_ROLLUPS, (part, width_ms)) if width_ms else db.execute(_SAMPLES, (part,))
         index = make_index(rows.fetchall(), codec)
         with self._lock:
             self._indexes[key] = index
         return index
+
+    def possible_traces(self, path: Path, db: sqlite3.Connection, part: int, hashes: I64) -> I64:
+        """Return which truncated hashes are perhaps those of traces of which the part has spans or exemplars. Raises
+        sqlite3.Error."""
+        key = (path, part, _FILTER)
+        with self._lock:
+            cached = self._indexes.get(key)
+        if not isinstance(cached, TraceIdFilter):
+            cached = TraceIdFilter(db, part)
+            with self._lock:
+                self._indexes[key] = cached
+        return hashes[[cached.may_contain(db, trace_hash) for trace_hash in hashes.tolist()]]
 
     def evict(self, path: Path) -> None:
         """Evict a file whose part ids changed, or that was deleted."""

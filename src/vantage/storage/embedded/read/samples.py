@@ -170,8 +170,11 @@ class SampleReader:
     def _exemplars_of(
         self, db: sqlite3.Connection, segment: Segment, trace_id: str, trace_hash: int
     ) -> Iterator[SampleColumns]:
+        hashes = np.array([trace_hash])
         for part in segment.parts:
             self._access.tick()
+            if not len(self._access.indexes.possible_traces(segment.path, db, part.id, hashes)):
+                continue
             try:
                 yield from find_exemplars(
                     db, self._access.codec, part=part.id, trace_id=trace_id, trace_hash=trace_hash

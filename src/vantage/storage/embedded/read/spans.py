@@ -213,8 +213,11 @@ class SpanReader:
         for part in segment.parts:
             if not part.spans or part.last_ms < near.start_ms or part.first_ms >= near.end_ms:
                 continue
+            known = self._access.indexes.possible_traces(segment.path, db, part.id, hashes)
+            if not len(known):
+                continue
             try:
-                yield from find_many(db, self._access.codec.packer, part=part.id, hashes=hashes)
+                yield from find_many(db, self._access.codec.packer, part=part.id, hashes=known)
             except ValueError as error:
                 self._access.damage.row(segment, "id_index", error)
 
