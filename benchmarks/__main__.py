@@ -131,7 +131,10 @@ def bench_idle(seconds: float, work: Path) -> None:
     resident = server.watched.memory_info().rss
     server.stop()
     print(f"\n### 10 Idle server, {seconds:.0f} s after start, self-telemetry on\n")
-    print(f"{resident / 1e6:.0f} MB resident, {share:.2%} of a core")
+    print("| target | must | aim | this run |\n| --- | --- | --- | --- |")
+    verdicts = [f"≤ {limit}: {'met' if resident <= limit * 1e6 else '**missed**'}" for limit in (120, 100)]
+    print(f"| 10 MB resident | {' | '.join(verdicts)} | {resident / 1e6:.0f} |")
+    print(f"| 10 share of a core | < 0.5 %: {'met' if share < 0.005 else '**missed**'} | | {share:.2%} |")
 
 
 def bench_pipeline(rounds: int, seconds: float, work: Path, *, quick: bool) -> None:
