@@ -31,6 +31,8 @@ class ChunkIndex:
     slot_max: int
     first_ms: I64
     last_ms: I64
+    chunk_first_ms: I64
+    chunk_last_ms: I64
 
     @property
     def size(self) -> int:
@@ -42,12 +44,21 @@ class ChunkIndex:
         (None: all of them)."""
         if len(slots) <= self.slot_max:  # series that came after the mask was made
             slots = np.append(slots, np.zeros(self.slot_max + 1 - len(slots), np.bool_))
-        hit = slots[self.slot] & (self.last_ms >= time_ms.start_ms) & (self.first_ms < time_ms.end_ms)
-        chunks = np.flatnonzero(np.logical_or.reduceat(hit, self.starts)) if len(hit) else self.starts
+        in_range = np.flatnonzero((self.chunk_last_ms >= time_ms.start_ms) & (self.chunk_first_ms < time_ms.end_ms))
+        if not in_range.size:
+            return []
+        # Chunks lie nearly in the order of time: between the first and the last there are few others.
+        first, end = int(in_range[0]), int(in_range[-1]) + 1
+        starts = self.starts[first:end]
+        low = int(starts[0])
+        runs_in_range = slice(low, int(starts[-1]) + len(self.directories[end - 1]))
+        hit = slots[self.slot[runs_in_range]]
+        hit &= (self.last_ms[runs_in_range] >= time_ms.start_ms) & (self.first_ms[runs_in_range] < time_ms.end_ms)
         matches = []
-        for chunk in chunks.tolist():
+        for chunk in (first + np.flatnonzero(np.logical_or.reduceat(hit, starts - low))).tolist():
             runs = self.directories[chunk]
-            picked = hit[self.starts[chunk] : self.starts[chunk] + len(runs)]
+            at = int(self.starts[chunk]) - low
+            picked = hit[at : at + len(runs)]
             matches.append((int(self.chunk_id[chunk]), runs, None if picked.all() else picked))
         return matches
 
@@ -68,14 +79,18 @@ def _index_of(chunk_id: I64, directories: tuple[ChunkDirectory, ...]) -> ChunkIn
         return np.concatenate([get(runs) for runs in directories]) if directories else np.empty(0, dtype)
 
     slot = joined(lambda runs: runs.slot, np.uint32)
+    starts = np.cumsum([0, *map(len, directories[:-1])]) if directories else np.empty(0, np.int64)
+    first_ms, last_ms = joined(lambda runs: runs.first_ms, np.int64), joined(lambda runs: runs.last_ms, np.int64)
     return ChunkIndex(
         chunk_id,
         directories,
-        np.cumsum([0, *map(len, directories[:-1])]) if directories else np.empty(0, np.int64),
+        starts,
         slot,
         int(slot.max(initial=0)),
-        joined(lambda runs: runs.first_ms, np.int64),
-        joined(lambda runs: runs.last_ms, np.int64),
+        first_ms,
+        last_ms,
+        np.minimum.reduceat(first_ms, starts) if directories else first_ms,
+        np.maximum.reduceat(last_ms, starts) if directories else last_ms,
     )
 
 
