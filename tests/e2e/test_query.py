@@ -28,7 +28,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def run_query(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return vantage("query", *arguments, "--url", server.url)
+    ran = vantage("query", *arguments, "--url", server.url)
+    lines = ran.stderr.splitlines(keepends=True)
+    ran.stderr = "".join(line for line in lines if not line.startswith("vantage: running for"))  # on a busy machine
+    return ran
 
 
 def test_a_table_and_what_was_read(server: Server) -> None:
