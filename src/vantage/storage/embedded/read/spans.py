@@ -171,11 +171,9 @@ class SpanReader:
             for hidden_service, hidden_environment in self._access.pinned.snapshot.hidden
         )
 
-    def spans_of_traces(
-        self, trace_ids: Collection[str], *, rows_max: int | None = None, near: TimeRange = _ALWAYS
-    ) -> tuple[SpanTable, int]:
+    def spans_of_traces(self, trace_ids: Collection[str], *, rows_max: int | None = None) -> tuple[SpanTable, int]:
         """Return the spans of the given traces, and how many are left out beyond ``rows_max``, which are mostly the
-        latest. Sealed spans are looked for in parts with spans ``near`` a range alone."""
+        latest."""
         unsealed = spans_of_traces(self._access.span_blocks(), trace_ids)
         tables: list[SpanTable] = []
         left_out = selected = 0
@@ -183,7 +181,7 @@ class SpanReader:
         ids = {trace_id.encode() for trace_id in trace_ids}
         for segment in self._access.pinned.snapshot.samples.values():
             entries: list[tuple[I64, I64]] = []
-            for blocks, rows in self._access.read(segment, self._find, segment, hashes, near):
+            for blocks, rows in self._access.read(segment, self._find, segment, hashes):
                 self._access.tick()
                 room = len(rows) if rows_max is None else max(0, rows_max - selected)
                 selected += min(room, len(rows))
@@ -206,12 +204,10 @@ class SpanReader:
             tables.append(build_span_table(unsealed))
         return (self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS), left_out
 
-    def _find(
-        self, db: sqlite3.Connection, segment: Segment, hashes: I64, near: TimeRange
-    ) -> Iterator[tuple[I64, I64]]:
+    def _find(self, db: sqlite3.Connection, segment: Segment, hashes: I64) -> Iterator[tuple[I64, I64]]:
         """Yield blocks and rows of the spans whose trace ids have the hashes."""
         for part in segment.parts:
-            if not part.spans or part.last_ms < near.start_ms or part.first_ms >= near.end_ms:
+            if not part.spans:
                 continue
             known = self._access.indexes.possible_traces(segment.path, db, part.id, hashes)
             if not len(known):

@@ -8,13 +8,11 @@ import numpy as np
 
 from vantage.core.idhash import decode_ids
 from vantage.core.span_table import SpanTable, concat_span_tables
-from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.read.spans import SpanReader
 from vantage.storage.ports import TraceFilter, TraceSummary
 from vantage.storage.trace_summary import latest_summaries, matching_rows, summarize_traces
 
 TRACES_PER_READ: Final = 64
-REACH_MS: Final = 3_600_000  # a listing sums up the spans that lie so near to one that matches
 LISTED_SPANS_MAX: Final = 100_000  # that the traces of one page are summed up from; of more the first
 
 
@@ -68,9 +66,7 @@ class _LatestTraces:
         return len(self._starts) >= limit and self._starts[limit - 1] > unread_ns
 
     def _read(self, trace_ids: list[str]) -> None:
-        starts_ms = [self._bounds[trace_id] // 1_000_000 for trace_id in trace_ids]
-        near = TimeRange(min(starts_ms) - REACH_MS, max(starts_ms) + REACH_MS)
-        table, _ = self._source.spans_of_traces(trace_ids, rows_max=LISTED_SPANS_MAX, near=near)
+        table, _ = self._source.spans_of_traces(trace_ids, rows_max=LISTED_SPANS_MAX)
         self.tables.append(table)
         before = self._filter.before
         for summary in summarize_traces(table):
