@@ -184,6 +184,7 @@ def become(request: Mapping[str, Any], files: Sequence[int]) -> None:
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115 - open until the process ends
     sys.stdout = sys.__stdout__ = _text_output(1, errors="strict", at_once=at_once)
     sys.stderr = sys.__stderr__ = _text_output(2, errors="backslashreplace", at_once=at_once)
+    sys.orig_argv = [sys.executable, *request["program"]]  # what a server starts again by
     option, name, *arguments = request["program"]
     sys.argv = [name, *arguments]
     if option == "-m":
