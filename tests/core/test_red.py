@@ -187,6 +187,18 @@ def test_what_lies_outside_the_range_does_not_count() -> None:
     assert set(table.buckets.time_ms.tolist()) == {START_MS + 2 * MINUTE_MS, START_MS + 3 * MINUTE_MS}
 
 
+def test_a_part_may_have_rows_of_the_range_and_sketches_of_others_alone() -> None:
+    known = slots()
+    samples = SampleColumns(
+        np.array([0, 1], np.uint32), np.array([START_MS + MINUTE_MS, START_MS], np.int64), np.array([2.0, 0.1])
+    )
+    query = RedQuery(TimeRange(START_MS + MINUTE_MS, START_MS + 2 * MINUTE_MS), MINUTE_MS, quantiles=QUANTILES)
+    table = table_of(samples, query, known)
+    assert [group.source for group in table.groups] == ["requests", "durations"]
+    assert table.totals.requests.tolist() == [2.0]
+    assert all(np.isnan(column).all() for column in table.totals.quantiles_ms)
+
+
 def test_without_rows_a_table_is_empty() -> None:
     query = RedQuery(TimeRange(0, MINUTE_MS), MINUTE_MS, quantiles=(0.5,))
     table = summarize([], [], query)

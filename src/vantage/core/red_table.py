@@ -225,7 +225,8 @@ class _Rows:
                 yield row, sketches.key, sketches.count
             else:
                 cells = np.flatnonzero(row >= 0)
-                yield row[cells], sketches.key[cells], sketches.count[cells]
+                if cells.size:
+                    yield row[cells], sketches.key[cells], sketches.count[cells]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ SELECT
 FROM
 (
     SELECT
-        * EXCEPT timestamp,
+        *,
         fromUnixTimestamp64Milli(intDiv(toUnixTimestamp64Milli(timestamp), 3600000) * 3600000, 'UTC') AS bucket
     FROM red_5m
 )
