@@ -101,7 +101,7 @@ def grain_of(step_ms: int, widths_ms: Iterable[int]) -> int | None:
 def summarize(parts: Sequence[Partials], keys: Sequence[RedKey], query: RedQuery) -> RedTable:
     """Return the result of a query from rows of its level, which may lie outside its range and be of any service.
 
-    ``keys`` are those of the codes of the rows. What metrics tell of a service is not told by its spans as well.
+    ``keys`` are those of the codes of the rows. What metrics say about a service is not counted from its spans as well.
     """
     groups, group_of, outcome_of = _group(parts, keys, query)
     is_counter = np.fromiter((group.source == "requests" for group in groups), np.bool_, len(groups))
