@@ -24,8 +24,6 @@ _.filters
 _.globals
 
 # Templates read them.
-_.area
-_.height
 _.is_narrow
 _.last_seen_ms
 _.missing_id

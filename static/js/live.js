@@ -1,8 +1,10 @@
-// Refreshes the view: the server sends the names of services with new data over a socket, and the view is fetched and
-// morphed, at most once a second, never while the tab is hidden. The button #live shows the state.
+// Refreshes the view: the server sends the names of services with new data over a socket, and what changed of the view
+// is fetched (RFC 3229, vantage/web/edits.py) and morphed, at most once a second, never while the tab is hidden. The
+// button #live shows the state.
 (() => {
   const REFRESH_MS_MIN = 1000;
   const REST_FACTOR = 3; // refresh a slow server less often: wait this many times as long as it took
+  const EVERYTHING = "*"; // in place of the names of services
   const RETRY_MS_MIN = 500;
   const RETRY_MS_MAX = 15000;
   const HEARTBEATS_MISSED_MAX = 2.5;
@@ -38,6 +40,46 @@
     button.querySelector(".live-text").textContent = TEXTS[state];
   };
 
+  // The text of the view as the server rendered it last, and its entity tag: what edits are applied to.
+  let known = { url: "", etag: "", text: "" };
+
+  const applied = (text, edits) => {
+    const lines = text.split("\n");
+    for (const [line, ...change] of edits.reverse()) {
+      if (change.length === 3) {
+        const [before, after, inserted] = change;
+        lines[line] = lines[line].slice(0, before) + inserted + lines[line].slice(lines[line].length - after);
+      } else {
+        lines.splice(line, change[0], ...change[1]);
+      }
+    }
+    return lines.join("\n");
+  };
+
+  const fetchView = async () => {
+    const url = location.pathname + location.search;
+    const has = known.url === url ? known : { url, etag: "", text: "" };
+    const headers = { Accept: "text/html", "HX-Request": "true", "HX-Request-Type": "partial", "A-IM": "edits" };
+    if (has.etag) headers["If-None-Match"] = has.etag;
+    const response = await fetch(url, { headers, cache: "no-store" });
+    if (response.redirected) {
+      location.assign(response.url); // the session has ended
+      return;
+    }
+    if (!response.ok) return;
+    let text;
+    if (response.status === 226) {
+      const { length, edits } = await response.json();
+      text = applied(has.text, edits);
+      if (text.length !== length) text = ""; // then all of it next time
+    } else {
+      text = await response.text();
+    }
+    known = text ? { url, etag: response.headers.get("ETag") ?? "", text } : { url: "", etag: "", text: "" };
+    if (!text || document.hidden || location.pathname + location.search !== url) return;
+    await htmx.swap({ sourceElement: view(), target: view(), text, swap: "outerMorph" });
+  };
+
   const refresh = async () => {
     refreshTimer = 0;
     if (document.hidden || isPaused || !watched()) return;
@@ -45,7 +87,9 @@
     isRefreshing = true;
     refreshedAt = Date.now();
     try {
-      await htmx.ajax("GET", location.pathname + location.search, { source: "#view", target: "#view", swap: "outerMorph" });
+      await fetchView();
+    } catch {
+      // The view stays as it is; the button shows whether the server can be reached.
     } finally {
       isRefreshing = false;
       tookMs = Date.now() - refreshedAt;
@@ -61,7 +105,7 @@
 
   const concerns = (services) => {
     const names = watched();
-    return names === "*" || (names !== "" && services.includes(names));
+    return names !== "" && (names === EVERYTHING || services.includes(EVERYTHING) || services.includes(names));
   };
 
   const heard = () => {

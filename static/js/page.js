@@ -12,7 +12,7 @@
 
   const showTimes = () => {
     for (const element of document.querySelectorAll("time[data-ago]")) {
-      const atMs = Number(element.dataset.ago);
+      const atMs = Date.parse(element.dateTime);
       setText(element, ago(atMs, Date.now()));
       element.title = local.format(atMs);
     }

@@ -22,6 +22,7 @@ from vantage.telemetry import Telemetry
 SERIES_MAX: Final = 200  # per subscriber
 PENDING_MAX: Final = 600  # updates that may wait for a slow subscriber; the oldest are dropped
 TICK_S: Final = 1.0
+EVERYTHING: Final = "*"  # in place of the names of services
 FOLLOWED_TICKS: Final = 300
 FOLLOW_S: Final = 0.5
 FOLLOW_AGAIN_S: Final = 2.0
@@ -113,6 +114,7 @@ class LiveUpdates:
     def __init__(self, *, clock: Clock, telemetry: Telemetry) -> None:
         self._clock = clock
         self._telemetry = telemetry
+        self.ticks = 0  # how often subscribers were notified of changes, once a second
         self._feeds: dict[tuple[str, str], Feed] = {}
         self._pages: set[Subscriber] = set()
 
@@ -131,8 +133,9 @@ class LiveUpdates:
 
     @contextmanager
     def subscribe_to_services(self) -> Iterator[Subscriber]:
-        """Subscribe to the names of services with new data for as long as the context lasts."""
-        subscriber = Subscriber()
+        """Subscribe to the names of services with new data for as long as the context lasts. The first is EVERYTHING:
+        there may be changes since the page was rendered."""
+        subscriber = Subscriber(services={EVERYTHING})
         self._pages.add(subscriber)
         try:
             yield subscriber
@@ -164,6 +167,7 @@ class LiveUpdates:
 
     def tick(self) -> None:
         """Queue the updates of this second for all subscribers."""
+        self.ticks += 1
         dropped = sum(feed.tick() for feed in self._feeds.values())
         for page in self._pages:
             page.queue(())

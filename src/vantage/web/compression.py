@@ -33,7 +33,7 @@ class GzipMiddleware(CompressionMiddleware):
                 await send(message)
                 return
             body, is_last = message["body"], not message.get("more_body", False)
-            if start is not None and (not is_last or len(body) >= COMPRESSED_NBYTES_MIN):
+            if start is not None and _may_compress(start) and (not is_last or len(body) >= COMPRESSED_NBYTES_MIN):
                 compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
                 headers = MutableScopeHeaders(start)
                 headers["Content-Encoding"] = compression_encoding
@@ -49,6 +49,16 @@ class GzipMiddleware(CompressionMiddleware):
             await send(message)
 
         return send_on
+
+
+def gzipped(body: bytes) -> bytes:
+    """Return a response's body compressed, for one that is sent to several."""
+    compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
+    return compressor.compress(body) + compressor.flush()
+
+
+def _may_compress(start: HTTPResponseStartEvent) -> bool:
+    return all(name.lower() != b"content-encoding" for name, _ in start["headers"])
 
 
 async def _compress(compressor: zlib._Compress, body: bytes, *, is_last: bool) -> bytes:

@@ -48,6 +48,7 @@ from vantage.web.compression import GzipMiddleware
 from vantage.web.process_metrics import ProcessMetrics
 from vantage.web.render import Renderer
 from vantage.web.streaming import UNCOMPRESSED
+from vantage.web.views import SharedViews
 
 REQUEST_NBYTES_MAX = 1 << 20
 
@@ -164,6 +165,7 @@ def create_litestar(
             {
                 "authorizer": authorizer,
                 "renderer": renderer,
+                "views": SharedViews(lambda: live_updates.ticks),
                 "websockets_max": websockets_max,
                 "exports": export.OpenExports(),
             }

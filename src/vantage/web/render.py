@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -25,7 +25,9 @@ from vantage.core.clock import Clock
 from vantage.core.deployment import REPORTED, Deployment
 from vantage.query import thresholds
 from vantage.web.api.live import HEARTBEAT_S
+from vantage.web.edits import MANIPULATION
 from vantage.web.sparkline import sparkline
+from vantage.web.views import SharedViews, Variables
 
 AnyRequest = Request[Any, Any, Any]
 NAV: Final = (("/", "Overview", "overview"), ("/traces", "Traces", "traces"), ("/schema", "API", "api"))
@@ -38,6 +40,7 @@ SCRIPT_LIMITS: Final = {
     "colours": COLOURS,
 }
 _HASH_LENGTH: Final = 12
+_HEADERS: Final = {"Cache-Control": "no-cache", "Vary": "HX-Request, Accept"}
 
 
 async def render(
@@ -47,6 +50,36 @@ async def render(
     page takes seconds: it is rendered in a thread."""
     renderer: Renderer = request.app.state.renderer
     return await asyncio.to_thread(renderer.page, request, template, block=block, status=status, **context)
+
+
+async def shared_page(
+    request: AnyRequest, template: str, read: Callable[[], Coroutine[Any, Any, Variables]]
+) -> Response[bytes]:
+    """Render a page or fragment of what ``read`` returns for all who look at the same URL, with the application's
+    ``state.views``. A live page that says what it has receives what changed, status 226, or 304. Raises what ``read``
+    raises."""
+    renderer: Renderer = request.app.state.renderer
+    views: SharedViews = request.app.state.views
+    signed_in = _signed_in(request)
+    is_fragment = wants_fragment(request)
+    has = request.headers.get("if-none-match", "")
+    live = request.headers.get("a-im") == MANIPULATION
+
+    def rendered(variables: Variables) -> str:
+        return renderer.text(template, is_fragment=is_fragment, signed_in=signed_in, **variables)
+
+    key = (request.url.path, request.url.query, str(request.base_url), signed_in)
+    rendering = await views.read(key, "fragment" if is_fragment else "page", read, rendered, live=live, has=has)
+    headers = {**_HEADERS, "ETag": rendering.etag}
+    if has == rendering.etag:
+        return Response(b"", status_code=304, headers=headers)
+    if (edits := rendering.edits.get(has)) is not None:
+        return Response(edits, status_code=226, media_type="application/json", headers={**headers, "IM": MANIPULATION})
+    body = rendering.body
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        body = rendering.gzip
+        headers |= {"Content-Encoding": "gzip", "Vary": f"{headers['Vary']}, Accept-Encoding"}
+    return Response(body, media_type="text/html; charset=utf-8", headers=headers)
 
 
 class Renderer:
@@ -108,10 +141,18 @@ class Renderer:
         self, request: AnyRequest, template: str, *, block: str = "view", status: int = 200, **context: Any
     ) -> Response[str]:
         """Render a page, or its ``block`` when htmx requests a fragment, with the variables ``context``."""
-        is_fragment = wants_fragment(request)
-        variables = {"section": "", "status": status, "signed_in": _signed_in(request), **context}
-        text = self.block(template, block, **variables) if is_fragment else self.page_as_string(template, **variables)
+        text = self.text(
+            template,
+            block=block,
+            is_fragment=wants_fragment(request),
+            **{"status": status, "signed_in": _signed_in(request), **context},
+        )
         return html(text, status=status)
+
+    def text(self, template: str, *, is_fragment: bool, block: str = "view", **context: Any) -> str:
+        """Return a page, or its ``block`` alone."""
+        variables = {"section": "", "status": 200, **context}
+        return self.block(template, block, **variables) if is_fragment else self.page_as_string(template, **variables)
 
     def page_as_string(self, template: str, **context: Any) -> str:
         return self._environment.get_template(template).render(context)
@@ -133,9 +174,7 @@ class Renderer:
     def ago(self, at_ms: int) -> Markup:
         """Return ``3 s ago``, which a script updates, with the local time as its title."""
         text = number_format.ago(at_ms, now_ms=self._clock.now_ms())
-        return Markup('<time datetime="{}" data-ago="{}" title="{}">{}</time>').format(
-            number_format.rfc3339(at_ms), at_ms, number_format.utc(at_ms), text
-        )
+        return Markup('<time datetime="{}" data-ago="">{}</time>').format(number_format.rfc3339(at_ms), text)
 
 
 def _signed_in(request: AnyRequest) -> bool:
@@ -155,7 +194,7 @@ def html(text: str, *, status: int = 200) -> Response[str]:
         text,
         status_code=status,
         media_type="text/html",
-        headers={"Cache-Control": "no-cache", "Vary": "HX-Request, Accept"},
+        headers=dict(_HEADERS),
     )
 
 

@@ -1,5 +1,6 @@
 """The pages, over a store in memory: complete and as fragments, with hostile names, and their state in the URL."""
 
+import itertools
 import re
 from collections.abc import AsyncIterator
 from html import unescape
@@ -27,9 +28,11 @@ from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
 from vantage.web.api.health import HealthChecks
+from vantage.web.edits import applied
 from vantage.web.pages import handlers
 from vantage.web.pages.traces import traces_page
 from vantage.web.render import Renderer, render
+from vantage.web.views import SharedViews
 
 NOW_MS = 1_795_453_200_000
 HOSTILE = "<script>alert('x')</script>"
@@ -87,7 +90,7 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
             "context": Provide(lambda: context, sync_to_thread=False),
             "health_checks": Provide(lambda: HealthChecks("", "all", {}), sync_to_thread=False),
         },
-        state=State({"renderer": renderer}),
+        state=State({"renderer": renderer, "views": SharedViews(itertools.count().__next__)}),
         exception_handlers={VantageError: on_error},
         openapi_config=None,
     )
@@ -517,3 +520,27 @@ async def test_the_pipeline_page_shows_workers_partitions_and_dead_letters(
     assert "300/s" in text
     assert "cannot store" in text
     assert "2 cannot be read" in text
+
+
+async def test_a_live_page_gets_what_changed_and_nothing_else(client: Client, context: QueryContext) -> None:
+    await fill(context)
+    live = {**FRAGMENT, "A-IM": "edits"}
+    first = await client.get("/", headers=live)
+    same = await client.get("/", headers={**live, "If-None-Match": first.headers["etag"]})
+    assert (same.status_code, same.content) == (304, b"")
+    await fill(context, status="500")
+    changed = await client.get("/", headers={**live, "If-None-Match": first.headers["etag"]})
+    assert (changed.status_code, changed.headers["im"]) == (226, "edits")
+    complete = await client.get("/", headers=live)
+    assert complete.headers["etag"] == changed.headers["etag"]
+    assert applied(first.text, changed.json()["edits"]) == complete.text
+    assert len(changed.content) < len(complete.content) / 4
+
+
+async def test_a_page_is_compressed_once_and_only_for_those_who_take_it(client: Client, context: QueryContext) -> None:
+    await fill(context)
+    plain = await client.get("/", headers={"Accept-Encoding": "identity"})
+    packed = await client.get("/", headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.text == plain.text

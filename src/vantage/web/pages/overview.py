@@ -12,24 +12,24 @@ from vantage.query.context import QueryContext
 from vantage.query.http_semconv import split_buckets
 from vantage.query.overview import read_overview
 from vantage.web.pages.ranges import parse_range
-from vantage.web.render import render
+from vantage.web.render import shared_page
 
 POINTS = 60  # of a sparkline
 
 
 @get("/", include_in_schema=False)
-async def overview(request: Request[Any, Any, Any], context: NamedDependency[QueryContext]) -> Response[str]:
-    page_range = parse_range(request, now_ms=context.present().now_ms)
-    buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
-    data = await read_overview(context, buckets, exact=page_range.is_exact)
-    return await render(
-        request,
-        "pages/overview.html",
-        section="overview",
-        range=page_range,
-        overview=data,
-        base_url=str(request.base_url).rstrip("/"),
-    )
+async def overview(request: Request[Any, Any, Any], context: NamedDependency[QueryContext]) -> Response[bytes]:
+    async def read() -> dict[str, Any]:
+        page_range = parse_range(request, now_ms=context.present().now_ms)
+        buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
+        return {
+            "section": "overview",
+            "range": page_range,
+            "overview": await read_overview(context, buckets, exact=page_range.is_exact),
+            "base_url": str(request.base_url).rstrip("/"),
+        }
+
+    return await shared_page(request, "pages/overview.html", read)
 
 
 @get("/services", include_in_schema=False)

@@ -13,7 +13,7 @@ from vantage.query.pipeline import Pipeline, read_pipeline
 from vantage.web.api.health import HealthChecks
 from vantage.web.pages.charts import Chart, chart
 from vantage.web.pages.ranges import parse_range
-from vantage.web.render import render
+from vantage.web.render import shared_page
 
 POINTS: Final = 60
 PROCESSES_MAX: Final = 100
@@ -25,22 +25,23 @@ async def pipeline(
     request: Request[Any, Any, Any],
     context: NamedDependency[QueryContext],
     health_checks: NamedDependency[HealthChecks],
-) -> Response[str]:
-    page_range = parse_range(request, now_ms=context.present().now_ms)
-    buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
-    data = await read_pipeline(context, buckets)
-    health = await health_checks.check(draining=False)
-    return await render(
-        request,
-        "pages/pipeline.html",
-        section="pipeline",
-        range=page_range,
-        pipeline=data,
-        charts=_charts(data, buckets),
-        dependencies=health.dependencies,
-        processes_max=PROCESSES_MAX,
-        partitions_max=PARTITIONS_MAX,
-    )
+) -> Response[bytes]:
+    async def read() -> dict[str, Any]:
+        page_range = parse_range(request, now_ms=context.present().now_ms)
+        buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
+        data = await read_pipeline(context, buckets)
+        health = await health_checks.check(draining=False)
+        return {
+            "section": "pipeline",
+            "range": page_range,
+            "pipeline": data,
+            "charts": _charts(data, buckets),
+            "dependencies": health.dependencies,
+            "processes_max": PROCESSES_MAX,
+            "partitions_max": PARTITIONS_MAX,
+        }
+
+    return await shared_page(request, "pages/pipeline.html", read)
 
 
 def _charts(data: Pipeline, buckets: Buckets) -> list[Chart]:

@@ -21,7 +21,7 @@ from vantage.query.traces import find_traces
 from vantage.storage.ports import TraceFilter
 from vantage.web.pages.charts import red_charts
 from vantage.web.pages.ranges import PageRange, parse_range
-from vantage.web.render import render
+from vantage.web.render import shared_page
 
 POINTS: Final = 120
 TRACES_MAX: Final = 10
@@ -33,7 +33,11 @@ DEFAULT_AGGREGATIONS: Final = {"counter": "rate", "cumulative": "rate", "histogr
 @get("/services/{name:str}", include_in_schema=False)
 async def service(
     request: Request[Any, Any, Any], context: NamedDependency[QueryContext], name: FromPath[str]
-) -> Response[str]:
+) -> Response[bytes]:
+    return await shared_page(request, "pages/service.html", lambda: _read(request, context, name))
+
+
+async def _read(request: Request[Any, Any, Any], context: QueryContext, name: str) -> dict[str, Any]:
     page_range = parse_range(request, now_ms=context.present().now_ms)
     buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
     row = await read_service(context, buckets, service=name, exact=page_range.is_exact)
@@ -50,28 +54,26 @@ async def service(
             endpoints_problem = str(error)
     edges, edges_of, edges_problem = await _edges(context, page_range, name)
     metrics = await catalogue.metrics(context, name)
-    return await render(
-        request,
-        "pages/service.html",
-        section="overview",
-        range=page_range,
-        row=row,
-        red=row.red,
-        charts=red_charts(row.red, buckets, deployments) if row.red is not None else [],
-        endpoints=endpoints,
-        endpoints_problem=endpoints_problem,
-        callers=edges.callers_of(name),
-        callees=edges.callees_of(name),
-        neighbours_max=NEIGHBOURS_MAX,
-        neighbours_of=edges_of,
-        neighbours_problem=edges_problem,
-        deployments=deployments,
-        metrics=metrics[:METRICS_MAX],
-        metrics_omitted=max(0, len(metrics) - METRICS_MAX),
-        open_metric=request.query_params.get("metric", ""),
-        chart_url=_chart_url(name, page_range),
-        traces=await find_traces(context, TraceFilter(page_range.time_range, service=name, limit=TRACES_MAX)),
-    )
+    return {
+        "section": "overview",
+        "range": page_range,
+        "row": row,
+        "red": row.red,
+        "charts": red_charts(row.red, buckets, deployments) if row.red is not None else [],
+        "endpoints": endpoints,
+        "endpoints_problem": endpoints_problem,
+        "callers": edges.callers_of(name),
+        "callees": edges.callees_of(name),
+        "neighbours_max": NEIGHBOURS_MAX,
+        "neighbours_of": edges_of,
+        "neighbours_problem": edges_problem,
+        "deployments": deployments,
+        "metrics": metrics[:METRICS_MAX],
+        "metrics_omitted": max(0, len(metrics) - METRICS_MAX),
+        "open_metric": request.query_params.get("metric", ""),
+        "chart_url": _chart_url(name, page_range),
+        "traces": await find_traces(context, TraceFilter(page_range.time_range, service=name, limit=TRACES_MAX)),
+    }
 
 
 async def _edges(context: QueryContext, page_range: PageRange, service: str) -> tuple[ServiceMap, str, str]:

@@ -15,7 +15,7 @@ from vantage.query.context import QueryContext
 from vantage.query.traces import decode_cursor, encode_cursor, find_traces, services_with_spans
 from vantage.storage.ports import TraceFilter
 from vantage.web.pages.ranges import parse_range
-from vantage.web.render import render, segment
+from vantage.web.render import segment, shared_page
 
 PAGE: Final = 50
 TEXT_LENGTH_MAX: Final = 200
@@ -51,6 +51,11 @@ async def traces_page(request: Request[Any, Any, Any], context: QueryContext) ->
     params = request.query_params
     if trace_id := params.get("trace_id", ""):
         return Redirect(f"/traces/{segment(trace_id)}")
+    return await shared_page(request, "pages/traces.html", lambda: _read(request, context))
+
+
+async def _read(request: Request[Any, Any, Any], context: QueryContext) -> dict[str, Any]:
+    params = request.query_params
     page_range = parse_range(request, now_ms=context.present().now_ms)
     status = params.get("status", "")
     search = Search(
@@ -78,22 +83,20 @@ async def traces_page(request: Request[Any, Any, Any], context: QueryContext) ->
         ),
     )
     services = await services_with_spans(context)
-    return await render(
-        request,
-        "pages/traces.html",
-        section="traces",
-        range=page_range,
-        search=search,
-        problems=problems,
-        statuses=STATUSES,
-        text_length_max=TEXT_LENGTH_MAX,
-        services=sorted(services | ({search.service} - {""})),
-        traces=summaries,
-        longest_ns=max((trace.duration_ns for trace in summaries), default=0),
-        base_url=str(request.base_url).rstrip("/"),
-        cursor=cursor,
-        next_cursor=encode_cursor(summaries[-1]) if len(summaries) == PAGE else "",
-    )
+    return {
+        "section": "traces",
+        "range": page_range,
+        "search": search,
+        "problems": problems,
+        "statuses": STATUSES,
+        "text_length_max": TEXT_LENGTH_MAX,
+        "services": sorted(services | ({search.service} - {""})),
+        "traces": summaries,
+        "longest_ns": max((trace.duration_ns for trace in summaries), default=0),
+        "base_url": str(request.base_url).rstrip("/"),
+        "cursor": cursor,
+        "next_cursor": encode_cursor(summaries[-1]) if len(summaries) == PAGE else "",
+    }
 
 
 def _attributes(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
