@@ -14,14 +14,24 @@ import numpy as np
 import pytest
 
 from tests.support.random_batches import RandomBatches
-from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, last_hours, of_service
+from tests.support.samples import (
+    HOUR_MS,
+    NOW_MS,
+    MovedClock,
+    a_batch,
+    a_series,
+    a_span,
+    count_query,
+    last_hours,
+    of_service,
+)
 from vantage.core.batch import Batch, build_batch
 from vantage.core.errors import StoreTimeout
 from vantage.core.exemplars import encode_exemplars
 from vantage.core.red_table import RedGroup, RedQuery
 from vantage.core.sample import Kind
 from vantage.core.sketch import RELATIVE_ERROR
-from vantage.core.span import SpanStatus
+from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.ports import RetentionPolicy, Selector, ServiceEdge, TelemetryStore, TraceFilter
 from vantage.vql.check import check
@@ -195,11 +205,49 @@ class TelemetryContract:
             await store.write(Batch(spans=(called,)))
             caller = a_span(trace_id, "a", service="web", start_ms=start_ms - 300_000)
             await store.write(Batch(spans=(caller, a_span(trace_id, "c", "b", start_ms=start_ms, service="api"))))
-        both = [ServiceEdge("web", "api", "call", 2, 1, 8_000_000, 4_000_000)]
-        assert list(await store.edges(TimeRange(early, NOW_MS))) == both
-        latest = [ServiceEdge("web", "api", "call", 1, 1, 4_000_000, 4_000_000)]
-        assert list(await store.edges(TimeRange(late, NOW_MS))) == latest
-        assert list(await store.edges(TimeRange(late + 1, NOW_MS))) == []
+        both = (ServiceEdge("web", "api", "call", 2, 1, 8_000_000, 4_000_000),)
+        assert (await store.edges(TimeRange(early, NOW_MS))).edges == both
+        latest = (ServiceEdge("web", "api", "call", 1, 1, 4_000_000, 4_000_000),)
+        assert (await store.edges(TimeRange(late, NOW_MS))).edges == latest
+
+    async def test_edges_are_those_of_the_buckets_that_the_range_touches(self, store: TelemetryStore) -> None:
+        width_ms = 300_000
+        first_ms = NOW_MS // width_ms * width_ms - width_ms
+        for trace_id, start_ms in (("t1", first_ms), ("t2", first_ms - 1)):
+            spans = (a_span(trace_id, "a", service="web", start_ms=start_ms - 1000),
+                     a_span(trace_id, "b", "a", service="api", start_ms=start_ms))  # fmt: skip
+            await store.write(Batch(spans=spans))
+        result = await store.edges(TimeRange(first_ms + 5, first_ms + 6))
+        assert result.time_range == TimeRange(first_ms, first_ms + width_ms)
+        assert [edge.calls for edge in result.edges] == [1]
+        assert (await store.edges(TimeRange(first_ms + width_ms, NOW_MS + width_ms))).edges == ()
+        old_ms = NOW_MS - 3 * 24 * HOUR_MS
+        long = await store.edges(TimeRange(old_ms + 5, NOW_MS))
+        assert long.time_range.start_ms == old_ms // HOUR_MS * HOUR_MS
+        assert [edge.calls for edge in long.edges] == [2]
+
+    async def test_a_call_that_is_answered_later_is_no_external_one(self, store: TelemetryStore) -> None:
+        caller = a_span(service="web", duration_ms=20, attributes={"peer.service": "api.internal"})
+        client = Span(**{name: getattr(caller, name) for name in caller.__struct_fields__} | {"kind": SpanKind.CLIENT})
+        await store.write(Batch(spans=(client,)))
+        (edge,) = (await store.edges(last_hours())).edges
+        assert (edge.callee, edge.kind, edge.calls, edge.duration_ns_max) == ("api.internal", "external", 1, 20_000_000)
+        await store.write(Batch(spans=(a_span(span_id="s2", parent="s1", service="api"),)))
+        (edge,) = (await store.edges(last_hours())).edges
+        assert (edge.callee, edge.kind, edge.calls) == ("api", "call", 1)
+
+    @pytest.mark.parametrize("service", ["web", "api"])
+    async def test_edges_of_a_deleted_service_are_deleted_on_both_sides(
+        self, store: TelemetryStore, service: str
+    ) -> None:
+        spans = (a_span(service="web"), a_span(span_id="s2", parent="s1", service="api"),
+                 a_span(span_id="s3", parent="s2", service="db"))  # fmt: skip
+        other = (a_span("t2", service="db"), a_span("t2", "s2", "s1", service="mail"))
+        await store.write(Batch(spans=(*spans, *other)))
+        assert len((await store.edges(last_hours())).edges) == 3
+        await store.delete(Selector(service=service))
+        left = {(edge.caller, edge.callee) for edge in (await store.edges(last_hours())).edges}
+        assert left == {("db", "mail")} | ({("api", "db")} if service == "web" else set())
 
     async def test_a_span_that_is_sent_again_is_one(self, store: TelemetryStore) -> None:
         root = a_span(service="web", duration_ms=50)
@@ -210,7 +258,7 @@ class TelemetryContract:
         (trace,) = await store.traces(TraceFilter(last_hours()))
         assert (trace.spans, trace.errors) == (3, 1)
         assert len((await store.trace("t1")).spans) == 3
-        assert {edge.callee: edge.calls for edge in await store.edges(last_hours())} == {"api": 1, "db": 1}
+        assert {edge.callee: edge.calls for edge in (await store.edges(last_hours())).edges} == {"api": 1, "db": 1}
         assert sum(stats.spans for stats in await store.services_with_spans()) == 3
 
     async def test_a_span_that_was_deleted_can_be_sent_again(self, store: TelemetryStore) -> None:

@@ -28,7 +28,7 @@ from vantage.ingest.wire import decoded
 from vantage.query import live, overview, rollups, service_map, timeseries, timeseries_query
 from vantage.query import storage_report as query_storage
 from vantage.query import vql as query_vql
-from vantage.storage import ports, query_pool, recent_spans, steady_time
+from vantage.storage import edge_join, ports, query_pool, recent_spans, steady_time
 from vantage.storage import service_edges as storage_edges
 from vantage.storage.embedded import queries, store
 from vantage.storage.embedded.format import chunk, exemplars, part_writer, red_chunk, segment
@@ -192,8 +192,8 @@ LIMITS = [
     ("docs/api.md", f"| points of a series | {timeseries_query.BUCKETS_MAX} |"),
     ("docs/api.md", f"| series of an answer | {timeseries.GROUPS_MAX} |"),
     ("docs/api.md", f"At most {service_map.EDGES_MAX} edges"),
-    ("docs/api.md", f"up to {storage_edges.PARENT_REACH_MS // 60_000} minutes before the range"),
-    ("docs/api.md", f"A range of more than {storage_edges.SPANS_MAX} spans"),
+    ("docs/api.md", f"up to {edge_join.PARENT_REACH_MS // 60_000} minutes earlier or later"),
+    ("docs/api.md", f"of more than {storage_edges.SPANS_MAX} spans"),
     ("docs/api.md", f"| series of a socket | {live.SERIES_MAX} |"),
     ("docs/api.md", f"more than {live.PENDING_MAX} updates waited"),
     ("docs/api.md", ", ".join(f"`{agg}`" for agg in timeseries.AGGREGATIONS[1:])),

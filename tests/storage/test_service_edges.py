@@ -12,22 +12,31 @@ from vantage.core.errors import InputError
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.core.span_table import build_span_table
 from vantage.core.timerange import TimeRange
+from vantage.storage.edge_join import (
+    NO_EDGE_SPANS,
+    PARENT_REACH_MS,
+    EdgeKeys,
+    added_edges,
+    concat_edge_spans,
+    edge_spans,
+)
 from vantage.storage.ports import ServiceEdge
-from vantage.storage.service_edges import PARENT_REACH_MS, service_edges
+from vantage.storage.service_edges import service_edges, sum_edges
 
-RANGE = TimeRange(NOW_MS - 60_000, NOW_MS)
+END_MS = NOW_MS // 300_000 * 300_000
+RANGE = TimeRange(END_MS - 300_000, END_MS)
 
 
 def at(span_id: str, parent: str, service: str, kind: str = "server", *, trace_id: str = "t1", start_ms: int = -1000,
        **other: object) -> Span:  # fmt: skip
-    span = a_span(trace_id, span_id, parent, service=service, start_ms=NOW_MS + start_ms, **other)  # type: ignore[arg-type]
+    span = a_span(trace_id, span_id, parent, service=service, start_ms=END_MS + start_ms, **other)  # type: ignore[arg-type]
     fields = {name: getattr(span, name) for name in span.__struct_fields__}
     return Span(**fields | {"kind": SpanKind(kind)})
 
 
 def edges(*spans: Span, parts: int = 1) -> list[ServiceEdge]:
     tables = [build_span_table(spans[part::parts]) for part in range(parts)]
-    return sorted(service_edges(tables, RANGE), key=lambda edge: (edge.caller, edge.callee, edge.kind))
+    return sorted(service_edges(tables, RANGE).edges, key=lambda edge: (edge.caller, edge.callee, edge.kind))
 
 
 def test_a_server_span_under_another_service_s_span_is_a_call() -> None:
@@ -71,13 +80,13 @@ def test_parents_are_found_across_tables() -> None:
 
 
 def test_children_are_counted_in_the_range_and_parents_may_start_before_it() -> None:
-    before = -60_000 - PARENT_REACH_MS
+    before = -300_000 - PARENT_REACH_MS
     spans = [
         at("a", "", "web", start_ms=before),
-        at("b", "a", "api", start_ms=-60_000),
-        at("c", "a", "api", start_ms=-60_001),
+        at("b", "a", "api", start_ms=-300_000),
+        at("c", "a", "api", start_ms=-300_001),
         at("d", "a", "api", start_ms=0),
-        at("e", "", "web", "client", start_ms=-60_001, attributes={"peer.service": "bank"}),
+        at("e", "", "web", "client", start_ms=-300_001, attributes={"peer.service": "bank"}),
     ]
     assert [(edge.callee, edge.calls) for edge in edges(*spans)] == [("api", 1)]
 
@@ -119,16 +128,14 @@ def test_a_service_that_names_itself_calls_nobody() -> None:
 
 
 def test_a_repeated_span_id_is_the_parent_once() -> None:
-    result = edges(at("a", "", "web"), at("a", "", "other"), at("b", "a", "api"))
+    result = edges(at("a", "", "other"), at("a", "", "web", start_ms=-1001), at("b", "a", "api"))
     assert [(edge.caller, edge.callee, edge.calls) for edge in result] == [("web", "api", 1)]
 
 
 def test_ids_with_the_same_hash_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     spans = tangle(60)
     expected = edges(*spans)
-    monkeypatch.setattr(
-        "vantage.storage.service_edges.hash_pairs", lambda first, second: np.zeros(len(first), np.uint64)
-    )
+    monkeypatch.setattr("vantage.storage.edge_join.hash_pairs", lambda first, second: np.zeros(len(first), np.uint64))
     assert edges(*spans) == expected
 
 
@@ -163,11 +170,38 @@ def tangle(count: int, *, seed: int = 1) -> list[Span]:
 def test_more_spans_than_can_be_joined_are_refused() -> None:
     tables = [build_span_table(tangle(60, seed=seed)) for seed in range(3)]
     total = sum(map(len, tables))
-    assert service_edges(tables, RANGE, spans_max=total)
+    assert service_edges(tables, RANGE, spans_max=total).edges
     with pytest.raises(InputError, match="narrow"):
         service_edges(tables, RANGE, spans_max=total - 1)
 
 
 def test_without_spans_there_are_no_edges() -> None:
-    assert service_edges([], RANGE) == []
-    assert service_edges([build_span_table([])], RANGE) == []
+    assert service_edges([], RANGE).edges == ()
+    assert service_edges([build_span_table([])], RANGE).edges == ()
+
+
+def test_a_parent_may_start_ten_minutes_later_and_no_more() -> None:
+    start_ms = -1000 + PARENT_REACH_MS
+    assert edges(at("a", "", "web", start_ms=start_ms), at("b", "a", "api"))
+    assert edges(at("a", "", "web", start_ms=start_ms + 1), at("b", "a", "api")) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_spans_add_is_the_same_in_whichever_pieces_they_come(seed: int) -> None:
+    chance = random.Random(seed)
+    spans = tangle(120, seed=seed)
+    spans += [at(f"p{n}", chance.choice(spans).span_id, "service-1", "client", trace_id=f"t{n % 3}",
+                 attributes={"peer.service": chance.choice(["bank", "service-2"])}) for n in range(20)]  # fmt: skip
+    spans += [at(f"q{n}", f"p{n}", "service-3", trace_id=f"t{n % 3}") for n in range(0, 20, 2)]
+    spans += chance.choices(spans, k=10)
+    expected = edges(*spans)
+    assert {edge.kind for edge in expected} == {"call", "message", "external"}
+    chance.shuffle(spans)
+    keys, counted, parts = EdgeKeys(), NO_EDGE_SPANS, []
+    while spans:
+        size = chance.randrange(1, 40)
+        piece = edge_spans(build_span_table(spans[:size]))
+        parts.append(added_edges(piece, counted, keys))
+        counted, spans = concat_edge_spans([counted, piece]), spans[size:]
+    result = sum_edges(parts, keys, RANGE).edges
+    assert sorted(result, key=lambda edge: (edge.caller, edge.callee, edge.kind)) == expected

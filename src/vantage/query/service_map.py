@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
-from vantage.storage.ports import EdgeKind, ServiceEdge
+from vantage.storage.ports import EdgeKind, ServiceEdge, ServiceEdges
 
 EDGES_MAX: Final = 500
 RECENT_MS: Final = 900_000
@@ -17,8 +16,8 @@ RECENT_TTL_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceCall:
-    """An edge in figures: a ratio from 0 to 1, durations in ms, ``calls_per_s`` over the complete range. ``is_known``:
-    the callee is a service with stored spans."""
+    """An edge in figures: a ratio from 0 to 1, durations in ms, ``calls_per_s`` over the map's range. ``is_known``: the
+    callee is a service with stored spans."""
 
     caller: str
     callee: str
@@ -33,8 +32,10 @@ class ServiceCall:
 
 @dataclass(frozen=True, slots=True)
 class ServiceMap:
-    """``calls``: up to EDGES_MAX, the busiest first; ``omitted`` counts the rest."""
+    """``calls``: up to EDGES_MAX, the busiest first; ``omitted`` counts the rest. ``time_range`` is that of the buckets
+    they are counted in, up to now."""
 
+    time_range: TimeRange
     calls: tuple[ServiceCall, ...]
     omitted: int
 
@@ -48,7 +49,8 @@ class ServiceMap:
 
 
 async def read_service_map(context: QueryContext, time_range: TimeRange, *, service: str = "") -> ServiceMap:
-    """Return the edges of a range; with ``service``, those from or to it. Raises InputError for too many spans."""
+    """Return the edges of a range of whole buckets; with ``service``, those from or to it. Raises InputError for too
+    many spans."""
     return await _aggregate_calls(context, await context.store.edges(time_range), time_range, service)
 
 
@@ -61,16 +63,18 @@ async def recent_service_map(context: QueryContext, *, service: str) -> ServiceM
     return await _aggregate_calls(context, edges, time_range, service)
 
 
-async def _aggregate_calls(
-    context: QueryContext, edges: Sequence[ServiceEdge], time_range: TimeRange, service: str
-) -> ServiceMap:
-    selected = [edge for edge in edges if not service or service in (edge.caller, edge.callee)]
+async def _aggregate_calls(context: QueryContext, stored: ServiceEdges, wanted: TimeRange, service: str) -> ServiceMap:
+    selected = [edge for edge in stored.edges if not service or service in (edge.caller, edge.callee)]
     known: set[str] = set()
     if any(edge.kind == "external" for edge in selected):
         known = {stats.service for stats in await context.store.services_with_spans()}
     selected.sort(key=lambda edge: (-edge.calls, edge.caller, edge.callee, edge.kind))
+    # The last bucket is not over: nothing was called in what is left of it.
+    end_ms = min(stored.time_range.end_ms, max(wanted.end_ms, context.present().now_ms))
+    time_range = TimeRange(stored.time_range.start_ms, end_ms)
     seconds = (time_range.end_ms - time_range.start_ms) / 1000
     return ServiceMap(
+        time_range,
         tuple(_calls(edge, seconds, is_known=edge.kind != "external" or edge.callee in known)
               for edge in selected[:EDGES_MAX]),
         max(0, len(selected) - EDGES_MAX),

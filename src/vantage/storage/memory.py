@@ -27,7 +27,7 @@ from vantage.storage.ports import (
     RetentionPolicy,
     Selector,
     SeriesInfo,
-    ServiceEdge,
+    ServiceEdges,
     ServiceInfo,
     ServiceSpanStats,
     Trace,
@@ -37,7 +37,7 @@ from vantage.storage.ports import (
     UsageRow,
 )
 from vantage.storage.recent_spans import RecentSpans
-from vantage.storage.service_edges import service_edges
+from vantage.storage.service_edges import edge_width, service_edges, whole_buckets
 from vantage.storage.service_infos import sum_up_services
 from vantage.storage.trace_summary import count_by_service, latest_summaries, matching_rows
 from vantage.vql.check import CheckedSelect
@@ -142,8 +142,9 @@ class MemoryStore:
         trace_ids = np.unique(table.trace_id[matching_rows(table, wanted)])
         return latest_summaries(table.take(np.flatnonzero(np.isin(table.trace_id, trace_ids))), wanted)
 
-    async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
-        return service_edges([build_span_table(self._spans)], time_range)
+    async def edges(self, time_range: TimeRange) -> ServiceEdges:
+        width_ms = edge_width(time_range, now_ms=self._clock.now_ms())
+        return service_edges([build_span_table(self._spans)], whole_buckets(time_range, width_ms=width_ms))
 
     async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
         def selected(service: str, environment: str, at_ms: int) -> bool:

@@ -155,6 +155,15 @@ class ServiceEdge:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceEdges:
+    """Calls between services, of the spans that start in ``time_range``: one entry for each caller, callee and kind, in
+    no particular order."""
+
+    time_range: TimeRange
+    edges: tuple[ServiceEdge, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Selector:
     """All data of a service, of an environment, or of both together. '' means any; a deletion names at least one."""
 
@@ -247,10 +256,12 @@ class TelemetryReader(Protocol):
         """Return up to ``limit`` traces, the latest start first, ties by trace id."""
         ...
 
-    async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
-        """Return the calls between services, computed from the spans that start in the range: one entry for each
-        caller, callee and kind, in no particular order. A parent that starts more than 10 minutes before the range may
-        be missed. Raises InputError beyond 2 million spans, StoreTimeout, BusyError, StoreUnavailable."""
+    async def edges(self, time_range: TimeRange) -> ServiceEdges:
+        """Return the calls between services in the buckets of 5 minutes that the range touches, or of an hour where it
+        begins more than two days ago; ``time_range`` of the result is that of the buckets. What is read depends on the
+        range and the number of edges, not on that of spans, except those of the last minutes. A parent that starts more
+        than 10 minutes earlier or later than its child is not counted. Raises StoreTimeout, BusyError,
+        StoreUnavailable, and InputError where more than 2 million spans would have to be read: see ``storage.md``."""
         ...
 
     def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:

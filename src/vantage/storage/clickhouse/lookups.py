@@ -32,13 +32,13 @@ from vantage.storage.ports import (
     ExemplarSample,
     Selector,
     SeriesInfo,
-    ServiceEdge,
+    ServiceEdges,
     ServiceSpanStats,
     TraceFilter,
     TraceSummary,
     possible_pairs,
 )
-from vantage.storage.service_edges import PARENT_REACH_MS, SPANS_MAX, service_edges
+from vantage.storage.service_edges import SPANS_MAX, edge_width, service_edges, whole_buckets, with_parents
 from vantage.storage.trace_summary import latest_summaries
 
 TIMEOUT_S: Final = 30.0
@@ -209,15 +209,15 @@ class Lookups:
         ids = result.to_list("trace_id")
         return latest_summaries(self._spans_of(ids), trace_filter) if ids else []
 
-    def edges(self, time_range: TimeRange) -> list[ServiceEdge]:
-        wider = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
+    def edges(self, time_range: TimeRange, *, now_ms: int) -> ServiceEdges:
+        in_buckets = whole_buckets(time_range, width_ms=edge_width(time_range, now_ms=now_ms))
         params = Params()
-        where = " AND ".join(bounds(wider, params, spans=True))
+        where = " AND ".join(bounds(with_parents(in_buckets), params, spans=True))
         counted = self._query(f"SELECT toInt64(count()) AS spans FROM spans WHERE {where}", params)
         if int(counted.to_list("spans")[0]) > SPANS_MAX:
             raise InputError(f"the range has more than {SPANS_MAX} spans: narrow it")
         result = self._query(f"SELECT {SPANS_SELECTED} FROM spans WHERE {where}", params)
-        return service_edges([read_spans(result)], time_range)
+        return service_edges([read_spans(result)], in_buckets)
 
     def exported_samples(self, selector: Selector, time_range: TimeRange) -> Statement:
         params = Params()

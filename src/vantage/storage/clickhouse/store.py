@@ -47,7 +47,7 @@ from vantage.storage.ports import (
     RetentionPolicy,
     Selector,
     SeriesInfo,
-    ServiceEdge,
+    ServiceEdges,
     ServiceInfo,
     ServiceSpanStats,
     StreamBatch,
@@ -319,8 +319,8 @@ class ClickHouseStore:
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         return await self._in_thread(lambda: self._lookups.traces(wanted))
 
-    async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
-        return await self._in_thread(lambda: self._lookups.edges(time_range))
+    async def edges(self, time_range: TimeRange) -> ServiceEdges:
+        return await self._in_thread(lambda: self._lookups.edges(time_range, now_ms=self._steady.now_ms()))
 
     async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
         if not self._open or self._streams is None:

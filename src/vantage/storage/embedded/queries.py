@@ -20,6 +20,7 @@ from vantage.storage.embedded.maintain.seal import histograms
 from vantage.storage.embedded.read.access import DamageLog, SnapshotAccess
 from vantage.storage.embedded.read.chunk_index import ChunkIndexCache
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
+from vantage.storage.embedded.read.edges import UnsealedEdges
 from vantage.storage.embedded.read.export import export_batches, iterate_in_pool
 from vantage.storage.embedded.read.reader import SnapshotReader
 from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
@@ -32,7 +33,7 @@ from vantage.storage.ports import (
     ExemplarSample,
     Selector,
     SeriesInfo,
-    ServiceEdge,
+    ServiceEdges,
     ServiceInfo,
     ServiceSpanStats,
     Trace,
@@ -41,7 +42,7 @@ from vantage.storage.ports import (
     Usage,
 )
 from vantage.storage.query_pool import QueryPool
-from vantage.storage.service_edges import PARENT_REACH_MS, service_edges
+from vantage.storage.service_edges import edge_width, service_edges, whole_buckets, with_parents
 from vantage.storage.service_infos import merge_services
 from vantage.vql.check import CheckedSelect
 from vantage.vql.exec.budget import QueryBudget, QueryMemory
@@ -81,6 +82,7 @@ class Queries:
         self._threads = QueryPool(QUERY_THREADS, initializer=lambda: lower_priority(thread_priority.QUERIES))
         self._exports = 0
         self._open = False
+        self._unsealed_edges = UnsealedEdges(catalogue.edges, on_lost=self._count_unjoined)
         self._sealed_span_counts: tuple[int, ServiceStats] = (-1, {})  # with the version of its snapshot
 
     @property
@@ -94,6 +96,10 @@ class Queries:
 
     def _note_query(self) -> None:
         """Note that a query begins or ends."""
+        raise NotImplementedError
+
+    def _count_unjoined(self, spans: int) -> None:
+        """Count spans whose other halves were not looked up."""
         raise NotImplementedError
 
     def _file_nbytes_of(self, snapshot: Snapshot) -> Mapping[str, int]:
@@ -194,12 +200,14 @@ class Queries:
 
         return await self._in_thread(run)
 
-    async def edges(self, time_range: TimeRange) -> Sequence[ServiceEdge]:
-        def run() -> Sequence[ServiceEdge]:
-            wide_range = TimeRange(time_range.start_ms - PARENT_REACH_MS, time_range.end_ms)
+    async def edges(self, time_range: TimeRange) -> ServiceEdges:
+        def run() -> ServiceEdges:
+            width_ms = edge_width(time_range, now_ms=self._now_ms())
+            in_buckets = whole_buckets(time_range, width_ms=width_ms)
             budget = self._budget(SEARCH_TIMEOUT_S)
             with self._reader(budget, samples=False) as reader:
-                return service_edges(reader.spans(wide_range), time_range, take=budget.take)
+                stored = reader.edge_reader.edges(in_buckets, width_ms=width_ms)
+                return stored or service_edges(reader.spans(with_parents(in_buckets)), in_buckets, take=budget.take)
 
         return await self._in_thread(run)
 
@@ -264,7 +272,11 @@ class Queries:
                 budget.check_also(pinned.check)
                 access = SnapshotAccess(pinned, codec, self._pool, self._indexes, self._damage, budget)
                 yield SnapshotReader(
-                    access, self._catalogue.columns, histograms=histograms(self._catalogue), red=self._catalogue.red
+                    access,
+                    self._catalogue.columns,
+                    histograms=histograms(self._catalogue),
+                    red=self._catalogue.red,
+                    edges=self._unsealed_edges,
                 )
         finally:
             self._codecs.append(codec)

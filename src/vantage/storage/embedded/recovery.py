@@ -84,7 +84,11 @@ class Recovery:
         journal = self.journal
         segments = self.files.load(generation_max=None if journal.new else journal.sealed_generation)
         without_red = self.files.find_parts_without_red(segments)
-        self.files.publish(*segments, change=lambda snapshot: replace(snapshot, without_red=without_red))
+        without_edges = self.files.find_parts_without_edges(segments)
+        self.files.publish(
+            *segments,
+            change=lambda snapshot: replace(snapshot, without_red=without_red, without_edges=without_edges),
+        )
         highest = max((part.generation for segment in segments for part in segment.parts), default=0)
         if journal.new and segments:
             identities = {slot: identity for segment in segments for slot, identity in self.files.identities(segment)}

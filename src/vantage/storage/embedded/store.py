@@ -19,6 +19,7 @@ from vantage.storage.disk_reserve import DiskReserve
 from vantage.storage.embedded import malloc
 from vantage.storage.embedded.format.segment import SEGMENTS, Segment
 from vantage.storage.embedded.maintain.deletion import Deleter
+from vantage.storage.embedded.maintain.edge_rollups import EdgeCounter, EdgeFiller
 from vantage.storage.embedded.maintain.merge import Merger
 from vantage.storage.embedded.maintain.red_rollups import RedFiller
 from vantage.storage.embedded.maintain.retention import Retention
@@ -119,7 +120,8 @@ class EmbeddedStore(Queries):
             self._journal, self._catalogue, self._head, telemetry, self._batch_ids.now_ms, self._on_commit, refusal
         )
         stop, jobs = StopFlag(), JobQueue()
-        sealer = Sealer(self._files, self._catalogue, stop.check)
+        edges = EdgeCounter(self._files, self._catalogue.edges, on_lost=self._count_unjoined)
+        sealer = Sealer(self._files, self._catalogue, edges, stop.check)
         self._seal_queue = SealQueue(
             self._files,
             self._journal,
@@ -135,9 +137,13 @@ class EmbeddedStore(Queries):
         )
         on_slice = self._seal_queue.yield_to_seal
         red_filler = RedFiller(self._files, self._catalogue, identities=sealer.identities, on_slice=on_slice)
-        self._merger = Merger(
-            self._files, self._catalogue, identities=sealer.identities, on_slice=on_slice, fill_red=red_filler.fill
-        )
+        edge_filler = EdgeFiller(self._files, edges, identities=sealer.identities, on_slice=on_slice)
+
+        def fill(week: int) -> None:
+            red_filler.fill(week)
+            edge_filler.fill(week)
+
+        self._merger = Merger(self._files, self._catalogue, identities=sealer.identities, on_slice=on_slice, fill=fill)
         retention = Retention(self._files, self._catalogue, self._merger)
         self._deleter = Deleter(
             self._files, self._journal, self._commits, self._catalogue, self._head, retention, self._batch_ids
@@ -153,7 +159,7 @@ class EmbeddedStore(Queries):
             seal_queue=self._seal_queue,
             merger=self._merger,
             deleter=self._deleter,
-            red_filler=red_filler,
+            fill_next=lambda: red_filler.fill_next() or edge_filler.fill_next(),
             age_ms=self._steady.now_ms,
             refusal=refusal,
         )
@@ -248,6 +254,9 @@ class EmbeddedStore(Queries):
             before = self._batch_ids.evicted
             self._batch_ids.add(batch_id)
             self._telemetry.batch_ids_evicted.inc(self._batch_ids.evicted - before)
+
+    def _count_unjoined(self, spans: int) -> None:
+        self._telemetry.lost.labels("edges_not_joined").inc(spans)
 
     def _on_commit(self, seq: int) -> None:
         self._seal_queue.on_commit(seq)

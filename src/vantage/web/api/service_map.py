@@ -29,7 +29,8 @@ class EdgeOut(msgspec.Struct):
 
 
 class ServiceMapOut(msgspec.Struct):
-    """``omitted`` counts further edges, with fewer calls."""
+    """``start`` and ``end`` are those of the buckets that the range touches; ``omitted`` counts further edges, with
+    fewer calls."""
 
     start: int
     end: int
@@ -46,12 +47,12 @@ async def list_edges(
     start: Start = "now-1h",
     end: End = "now",
 ) -> ServiceMapOut:
-    """Return calls between services and to external callees, computed from spans, the most calls first."""
+    """Return calls between services and to external callees, counted from spans, the most calls first."""
     in_range = time_range(start, end, now_ms=context.present().now_ms)
     service_map = await read_service_map(context, in_range, service=service)
     return ServiceMapOut(
-        in_range.start_ms,
-        in_range.end_ms,
+        service_map.time_range.start_ms,
+        service_map.time_range.end_ms,
         [
             EdgeOut(
                 call.caller,

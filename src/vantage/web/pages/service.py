@@ -77,15 +77,15 @@ async def _read(request: Request[Any, Any, Any], context: QueryContext, name: st
 
 
 async def _edges(context: QueryContext, page_range: PageRange, service: str) -> tuple[ServiceMap, str, str]:
-    """Return callers and callees, their time range as text, and a problem if they cannot be read. A live page reads
-    them every second from every span of the range, so it shows only the last minutes."""
+    """Return callers and callees, their time range as text, and a problem if they cannot be read. A live page
+    shows the last minutes."""
     try:
         if page_range.is_live:
             minutes = RECENT_MS // 60_000
             return await recent_service_map(context, service=service), f"the last {minutes} minutes", ""
         return await read_service_map(context, page_range.time_range, service=service), "this range", ""
     except (BusyError, InputError, StoreTimeout) as error:
-        return ServiceMap((), 0), "", str(error)
+        return ServiceMap(page_range.time_range, (), 0), "", str(error)
 
 
 def _chart_url(service: str, page_range: PageRange) -> Any:

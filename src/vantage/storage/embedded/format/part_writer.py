@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from vantage.core.red import RedKey, RedLevel
 from vantage.core.rollup import Partials
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.span_table import SpanTable
+from vantage.storage.edge_join import EdgeKey
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.chunk import (
     CHUNK_PARTIALS_MAX,
@@ -26,17 +27,19 @@ from vantage.storage.embedded.format.chunk import (
     checksum,
     chunk_bounds,
 )
+from vantage.storage.embedded.format.edge_chunk import pack_edges
 from vantage.storage.embedded.format.exemplars import SortedExemplars, exemplar_blocks
 from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, pack_series_stats
 from vantage.storage.embedded.format.red_chunk import pack_red
 from vantage.storage.embedded.format.segment import SAMPLES, Part, SegmentWriter
 from vantage.storage.embedded.format.trace_id_filter import pack_filter
 from vantage.storage.embedded.format.trace_id_index import pack_index, truncate_hash
-from vantage.storage.trace_summary import count_by_service
+from vantage.storage.trace_summary import ServiceKey, count_by_service
 
 SLICE_NBYTES: Final = 256 << 10  # written in one transaction, a few milliseconds of the disk
 SPAN_BLOCK_ROWS: Final = 4096
 SPAN_BLOCK_NBYTES: Final = 16 << 20  # in memory
+FilledTable = Literal["red_filled", "edge_filled"]
 _PART_SHIFT: Final = 32
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_identities: Final = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
@@ -217,19 +220,34 @@ class PartWriter:
                 chunk.nbytes,
             )
             self._grow(chunk.chunk.first_ms, chunk.chunk.last_ms)
-        codes, index = np.unique(partials.slot, return_inverse=True)
-        first, last = np.full(len(codes), np.iinfo(np.int64).max), np.zeros(len(codes), np.int64)
-        np.minimum.at(first, index, partials.time_ms)
-        np.maximum.at(last, index, partials.time_ms)
-        for code, first_ms, last_ms in zip(codes.tolist(), first.tolist(), last.tolist(), strict=True):
+        for code, first_ms, last_ms in _times_by_code(partials):
             key = keys[code]
-            name = (key.service, key.environment, key.version, "")
-            _, earliest, latest = self._services.get(name, (0, first_ms, last_ms))
-            self._services[name] = (0, min(earliest, first_ms), max(latest, last_ms))
+            self._name((key.service, key.environment, key.version, ""), first_ms, last_ms)
 
-    def finish(self, *, generation: int, level: int, replaces: Iterable[int] = (), fills: int | None = None) -> Part:
-        """Write the part's row, and delete those of the parts it replaces, in one transaction. ``fills``: the part of
-        samples whose rollups of requests it has."""
+    def edges(self, partials: Partials, keys: Sequence[EdgeKey], *, width_ms: int) -> None:
+        """Write edges that are sorted by code, then by time; ``keys`` are by code."""
+        for columns in pack_edges(self._codec, partials, keys, width_ms=width_ms):
+            first_ms, last_ms, _, nbytes, *_ = columns
+            self._insert(
+                "INSERT INTO edge VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._id(), self.part_id, width_ms, *columns),
+                nbytes,
+            )
+            self._grow(first_ms, last_ms)
+        for code, first_ms, last_ms in _times_by_code(partials):
+            for service, environment in keys[code].sides:
+                self._name((service, environment, "", ""), first_ms, last_ms)
+
+    def _name(self, name: ServiceKey, first_ms: int, last_ms: int) -> None:
+        """Note that rollups name a service."""
+        _, earliest, latest = self._services.get(name, (0, first_ms, last_ms))
+        self._services[name] = (0, min(earliest, first_ms), max(latest, last_ms))
+
+    def finish(
+        self, *, generation: int, level: int, replaces: Iterable[int] = (), fills: tuple[FilledTable, int] | None = None
+    ) -> Part:
+        """Write the part's row, and delete those of the parts it replaces, in one transaction. ``fills``: the table
+        that notes it, and the part of samples whose rollups of requests or edges it has."""
         if self._span_index:
             hashes, block_ids, row = (np.concatenate(columns) for columns in zip(*self._span_index, strict=True))
             for low, high, crc, body in pack_index(self._codec.packer, hashes, block_ids, row):
@@ -251,7 +269,8 @@ class PartWriter:
         self._waiting.append(("INSERT INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values_of_part))
         self._waiting += [("DELETE FROM part WHERE id=?", (old,)) for old in replaces]
         if fills is not None:
-            self._waiting.append(("INSERT OR IGNORE INTO red_filled VALUES (?)", (fills,)))
+            table, samples_part = fills
+            self._waiting.append((f"INSERT OR IGNORE INTO {table} VALUES (?)", (samples_part,)))  # noqa: S608 - of ours
         if body := self._new_identities(counts.slot):
             self._waiting.append(("INSERT INTO series VALUES (NULL, ?, ?)", (checksum(body), body)))
         self._flush()
@@ -273,6 +292,15 @@ def read_identities(body: bytes) -> list[tuple[int, bytes]]:
         return _decode_identities(zstandard.ZstdDecompressor().decompress(body))
     except (zstandard.ZstdError, msgspec.DecodeError) as error:
         raise ValueError(str(error)) from error
+
+
+def _times_by_code(partials: Partials) -> Iterator[tuple[int, int, int]]:
+    """Yield each code with its first and last time."""
+    codes, index = np.unique(partials.slot, return_inverse=True)
+    first, last = np.full(len(codes), np.iinfo(np.int64).max), np.zeros(len(codes), np.int64)
+    np.minimum.at(first, index, partials.time_ms)
+    np.maximum.at(last, index, partials.time_ms)
+    return zip(codes.tolist(), first.tolist(), last.tolist(), strict=True)
 
 
 def _fields(part: Part) -> Iterator[int]:

@@ -6,15 +6,14 @@ a query of an hour does not unpack a day.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
 import zstandard
 
-from vantage.core.arrays import I64
 from vantage.core.red import MINUTE_MS, RedKey, RedKeys, RedLevel
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS, Partials
 from vantage.storage.embedded.format.chunk import CHUNK_PARTIALS_MAX, ChunkCodec, PartialChunk, checksum
@@ -28,6 +27,7 @@ WINDOW_BUCKETS: Final = 60
 OWN_ROWS_MIN: Final = 64  # a service with fewer rows of endpoints shares a chunk with others
 RED_COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
 RED_ROW: Final = "crc, keys, runs, times, counts, sums, mins, maxs, sketches"  # what ``unpack_red`` takes
+T = TypeVar("T")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_keys: Final = msgspec.msgpack.Decoder(list[RedKey]).decode
 
@@ -94,14 +94,23 @@ def unpack_red(codec: ChunkCodec, keys: RedKeys, row: Sequence[Any], *, width_ms
     crc, names, *body = row
     if checksum(names, *body) != crc:
         raise ValueError("checksum mismatch")
-    try:
-        decoded = _decode_keys(zstandard.decompress(names, max_output_size=1 << 28))
-    except (zstandard.ZstdError, msgspec.DecodeError) as error:
-        raise ValueError(str(error)) from error
+    decoded = decode_names(names, _decode_keys)
     partials = codec.unpack_partials(
         tuple(body[1:]), codec.unpack_runs(body[0]), width_ms=width_ms, columns=RED_COLUMNS
     )
-    if len(partials) and int(partials.slot.max()) >= len(decoded):
+    return with_codes(partials, [keys.code(key) for key in decoded])
+
+
+def decode_names(names: bytes, decode: Callable[[bytes], list[T]]) -> list[T]:
+    """Return the keys that a chunk names. Raises ValueError."""
+    try:
+        return decode(zstandard.decompress(names, max_output_size=1 << 28))
+    except (zstandard.ZstdError, msgspec.DecodeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def with_codes(partials: Partials, codes: Sequence[int]) -> Partials:
+    """Return rows of a chunk under the codes of its keys, in their order. Raises ValueError."""
+    if len(partials) and int(partials.slot.max()) >= len(codes):
         raise ValueError("rows of a key that the chunk does not name")
-    codes: I64 = np.array([keys.code(key) for key in decoded], np.int64)
-    return replace(partials, slot=codes[partials.slot].astype(np.uint32))
+    return replace(partials, slot=np.array(codes, np.int64)[partials.slot].astype(np.uint32))

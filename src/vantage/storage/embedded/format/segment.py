@@ -20,7 +20,9 @@ from typing import Final
 from vantage.core.errors import FormatTooNew
 from vantage.storage.embedded.format.week import parse_week, week_name
 
-FORMAT: Final = 4  # 3 had no `red`; 2 called the table of exemplars `trace_link`; 1 had them chunk by chunk
+FORMAT: Final = (
+    5  # 4 had no `edge`; 3 no `red`; 2 called the table of exemplars `trace_link`; 1 had them chunk by chunk
+)
 APPLICATION_ID: Final = 0x56545331  # "VTS1"
 PAGE_NBYTES: Final = 2048  # a chunk's last page is half empty on average: small pages waste less
 SYNC_NBYTES: Final = 1 << 20  # written at most before the disk takes it: a few milliseconds of its time
@@ -57,6 +59,16 @@ CREATE TABLE red (
 CREATE INDEX red_place ON red (part_id, level, width_ms, first_ms);
 CREATE TABLE red_filled (samples_part INTEGER PRIMARY KEY);
 """
+EDGE: Final = """
+CREATE TABLE edge (
+    id INTEGER PRIMARY KEY, part_id INTEGER NOT NULL, width_ms INTEGER NOT NULL, first_ms INTEGER NOT NULL,
+    last_ms INTEGER NOT NULL, partials INTEGER NOT NULL, nbytes INTEGER NOT NULL, crc INTEGER NOT NULL,
+    keys BLOB NOT NULL, runs BLOB NOT NULL, times BLOB NOT NULL, counts BLOB NOT NULL, sums BLOB NOT NULL,
+    maxs BLOB NOT NULL);
+CREATE INDEX edge_place ON edge (part_id, width_ms, first_ms);
+CREATE TABLE edge_filled (samples_part INTEGER PRIMARY KEY);
+"""
+EDGE_SINCE: Final = "CREATE TABLE edge_since (part_id INTEGER PRIMARY KEY);"
 RED_SINCE: Final = "CREATE TABLE red_since (part_id INTEGER PRIMARY KEY);"
 _SCHEMAS: Final = {
     SAMPLES: f"""{_PART}
@@ -75,6 +87,7 @@ CREATE TABLE id_index (
     crc INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE INDEX id_index_place ON id_index (part_id, kind, low, high);
 {RED_SINCE}
+{EDGE_SINCE}
 """,
     ROLLUPS: f"""{_PART}
 CREATE TABLE rollup (
@@ -84,9 +97,10 @@ CREATE TABLE rollup (
     maxs BLOB NOT NULL, sketches BLOB);
 CREATE INDEX rollup_part ON rollup (part_id, width_ms);
 {RED}
+{EDGE}
 """,
 }
-ROW_TABLES: Final = {SAMPLES: ("chunk", "exemplar", "span_block", "id_index"), ROLLUPS: ("rollup", "red")}
+ROW_TABLES: Final = {SAMPLES: ("chunk", "exemplar", "span_block", "id_index"), ROLLUPS: ("rollup", "red", "edge")}
 
 
 class SegmentDamaged(Exception):
@@ -263,15 +277,20 @@ class SegmentWriter:
                 ).rowcount
         return deleted
 
-    def delete_red_minutes(self, before_ms: int) -> int:
-        """Delete the chunks of rollups of requests over minutes that end before a time. Returns how many."""
+    def delete_narrow(self, before_ms: int) -> int:
+        """Delete the chunks of rollups of requests over minutes, and of edges over 5, that end before a time. Returns
+        how many."""
+        return self._delete("red", "level='service' AND width_ms=60000 AND last_ms < ?", before_ms) + self._delete(
+            "edge", "width_ms=300000 AND last_ms < ?", before_ms
+        )
+
+    def _delete(self, table: str, where: str, value: int) -> int:
         deleted = 0
         while True:
             with self.slice() as db:
                 rows = db.execute(
-                    "DELETE FROM red WHERE id IN (SELECT id FROM red WHERE level='service' AND width_ms=60000"
-                    " AND last_ms < ? LIMIT 32)",
-                    (before_ms,),
+                    f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE {where} LIMIT 32)",  # noqa: S608
+                    (value,),
                 ).rowcount
             deleted += rows
             if rows < 32:

@@ -80,14 +80,29 @@ class TraceIdFilter:
         of earlier versions, or a damaged one. Raises sqlite3.Error."""
         if not self._ids:
             return True
-        number = trace_hash * len(self._ids) >> _HASH_BITS
+        body = self._slice(db, trace_hash * len(self._ids) >> _HASH_BITS)
+        return body is None or _has(body, trace_hash)
+
+    def possible(self, db: sqlite3.Connection, hashes: I64) -> Mask:
+        """Return the same for many hashes, which ascend."""
+        mask = np.ones(len(hashes), np.bool_)
+        width = HASH_MAX // max(1, len(self._ids))
+        bounds = np.searchsorted(hashes, np.arange(len(self._ids) + 1) * width).tolist()
+        for number in range(len(self._ids)):
+            rows = slice(bounds[number], bounds[number + 1])
+            if rows.start < rows.stop and (body := self._slice(db, number)) is not None:
+                mask[rows] = may_contain(body, hashes[rows])
+        return mask
+
+    def _slice(self, db: sqlite3.Connection, number: int) -> bytes | None:
+        """Return a slice, None where it cannot be read."""
         body = self._bodies[number]
         if body is None:
             row = db.execute(_BODY, (self._ids[number],)).fetchone()
             if row is None or checksum(row[1]) != row[0]:
-                return True
+                return None
             body = self._bodies[number] = row[1]
-        return _has(body, trace_hash)
+        return body
 
 
 def _has(body: bytes, trace_hash: int) -> bool:

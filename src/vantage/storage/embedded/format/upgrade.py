@@ -2,8 +2,8 @@
 
 Format 1 stored exemplars chunk by chunk (``link``, with their positions in the chunk) and an index of their trace ids.
 Format 2 stored them by trace id, with their samples, in ``trace_link``; format 3 calls that table ``exemplar``.
-Format 4 adds rollups of requests: ``red_since`` notes which parts were written before and lack them, until
-``maintain/red_rollups.py`` has filled them in.
+Format 4 adds rollups of requests, format 5 edges: ``red_since`` and ``edge_since`` note which parts were written before
+and lack them, until ``maintain/red_rollups.py`` and ``maintain/edge_rollups.py`` have filled them in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.storage.embedded.format import span_column_codec
 from vantage.storage.embedded.format.chunk import CHUNK_SAMPLES_MAX, ChunkCodec, checksum
 from vantage.storage.embedded.format.exemplars import exemplar_blocks, exemplar_samples, sort_by_trace
-from vantage.storage.embedded.format.segment import EXEMPLAR, FORMAT, RED, RED_SINCE, SAMPLES
+from vantage.storage.embedded.format.segment import EDGE, EDGE_SINCE, EXEMPLAR, FORMAT, RED, RED_SINCE, SAMPLES
 
 _decode_links: Final = msgspec.msgpack.Decoder(
     tuple[bytes, span_column_codec.PackedIds, span_column_codec.PackedIds]
@@ -58,10 +58,12 @@ def upgrade(path: Path, tier: str) -> None:
         elif tier == SAMPLES and version == 2:
             for sql in _RENAMES_FROM_2:
                 db.execute(sql)
-        for sql in filter(str.strip, (RED_SINCE if tier == SAMPLES else RED).split(";")):
-            db.execute(sql)
-        if tier == SAMPLES:
-            db.execute("INSERT INTO red_since SELECT max(id) + 1 FROM part HAVING count(*)")
+        added = [("red_since", RED_SINCE, RED)] if version < 4 else []
+        for since, of_samples, of_rollups in (*added, ("edge_since", EDGE_SINCE, EDGE)):
+            for sql in filter(str.strip, (of_samples if tier == SAMPLES else of_rollups).split(";")):
+                db.execute(sql)
+            if tier == SAMPLES:
+                db.execute(f"INSERT INTO {since} SELECT max(id) + 1 FROM part HAVING count(*)")  # noqa: S608 - of ours
         db.execute(f"PRAGMA user_version={FORMAT}")
         db.execute("COMMIT")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -153,7 +153,12 @@ class Deleter:
             head.replace(*filter_blocks(head.samples, head.spans, dropped, selected))
             deleted.add_difference(before, (head.sample_count, head.span_count, head.nbytes))
             hidden = (*snapshot.hidden, (service, environment)) if hide else snapshot.hidden
-            return replace(snapshot, sealing_generations=tuple(map(less, snapshot.sealing_generations)), hidden=hidden)
+            return replace(
+                snapshot,
+                sealing_generations=tuple(map(less, snapshot.sealing_generations)),
+                hidden=hidden,
+                deletions=snapshot.deletions + 1,
+            )
 
         self._files.publish(change=change)
         return deleted

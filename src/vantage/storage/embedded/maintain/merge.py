@@ -37,10 +37,10 @@ class Merger:
         *,
         identities: Callable[[U32], Mapping[int, bytes]],
         on_slice: Callable[[], None],
-        fill_red: Callable[[int], None],
+        fill: Callable[[int], None],
     ) -> None:
-        """``fill_red`` is called with the week of parts of samples before they are replaced."""
-        self._fill_red = fill_red
+        """``fill`` is called with the week of parts of samples before they are replaced."""
+        self._fill = fill
         self._files = files
         self._catalogue = catalogue
         self._identities = identities
@@ -86,7 +86,7 @@ class Merger:
         Raises PartUnreadable when something in them cannot be read: they then stay as they are.
         """
         if segment.tier == SAMPLES:
-            self._fill_red(segment.week)
+            self._fill(segment.week)
         try:
             with (
                 self._files.open_writer(segment.week, segment.tier) as writer,
@@ -100,6 +100,7 @@ class Merger:
                     identities=self._identities,
                     on_slice=self._on_slice,
                     red_keys=self._catalogue.red.keys,
+                    edge_keys=self._catalogue.edges,
                 )
                 part = rewriter.rewrite(parts, keep, level=level, part_id=part_id)
         except ValueError as error:

@@ -106,7 +106,7 @@ class RedFiller:
                 with writer.slice() as db:
                     db.execute("INSERT OR IGNORE INTO red_filled VALUES (?)", (part.id,))
             else:
-                written = target.finish(generation=part.generation, level=0, fills=part.id)
+                written = target.finish(generation=part.generation, level=0, fills=("red_filled", part.id))
                 empty = Segment(writer.path, week, ROLLUPS, ())
                 self._files.replace_parts(self._files.snapshots.now.rollups.get(week, empty), (), [written])
         self._files.note_red(week, {part.id})

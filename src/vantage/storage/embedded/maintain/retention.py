@@ -12,6 +12,7 @@ from vantage.core.arrays import I64, Mask
 from vantage.core.red import METRIC_OF, RedKey
 from vantage.core.retention import RetentionRule
 from vantage.core.span_table import SpanTable
+from vantage.storage.edge_join import EdgeKey
 from vantage.storage.embedded.format.part_stats import PartStats
 from vantage.storage.embedded.format.segment import ROLLUPS, SAMPLES, TIERS, Part, Segment
 from vantage.storage.embedded.format.week import DAY_MS
@@ -122,7 +123,11 @@ class Retention:
             ]
             return now_ms - min(matching) * DAY_MS if matching else -CUTOFF_MAX_MS
 
-        return RowFilter(cutoff, spans if of_services else None, red)
+        def edges(key: EdgeKey) -> int:
+            days = [rule.days for rule in of_services for service, _ in key.sides if rule.names_service(service)]
+            return now_ms - min(days) * DAY_MS if days else -CUTOFF_MAX_MS
+
+        return RowFilter(cutoff, spans if of_services else None, red, edges)
 
     @staticmethod
     def _due(counts: PartStats, keep: RowFilter, rules: Sequence[RetentionRule], now_ms: int) -> bool:
@@ -179,7 +184,10 @@ class Retention:
             is_deleted = service in ("", key.service) and environment in ("", key.environment)
             return CUTOFF_MAX_MS if is_deleted else -CUTOFF_MAX_MS
 
-        keep = RowFilter(cutoff, lambda table: ~selected_rows(table, service, environment), red)
+        def edges(key: EdgeKey) -> int:
+            return CUTOFF_MAX_MS if key.has_side(service, environment) else -CUTOFF_MAX_MS
+
+        keep = RowFilter(cutoff, lambda table: ~selected_rows(table, service, environment), red, edges)
         for tier in TIERS:
             for segment in list(self._files.snapshots.now.of_tier(tier).values()):
                 due = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from vantage.core.rollup import WIDTHS_MS, Partials, concat_partials
 from vantage.core.sample_columns import SampleColumns, concat_samples
 from vantage.core.span_table import SpanTable, concat_span_tables
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
+from vantage.storage.edge_join import EdgeKey, EdgeKeys
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.chunk import (
     CHUNK_SAMPLES_MAX,
@@ -27,6 +28,7 @@ from vantage.storage.embedded.format.chunk import (
     SampleChunk,
     checksum,
 )
+from vantage.storage.embedded.format.edge_chunk import EDGE_ROW, unpack_edges
 from vantage.storage.embedded.format.exemplars import count_exemplars, exemplars_between, sort_by_trace
 from vantage.storage.embedded.format.part_writer import PartWriter
 from vantage.storage.embedded.format.red_chunk import RED_ROW, RED_WIDTHS_MS, WINDOW_BUCKETS, unpack_red
@@ -34,7 +36,9 @@ from vantage.storage.embedded.format.segment import ROW_TABLES, SAMPLES, Part, S
 from vantage.storage.embedded.format.trace_id_index import HASH_MAX
 from vantage.storage.embedded.maintain.sort import in_storage_order, merge_partials
 from vantage.storage.embedded.read.chunk_index import ChunkIndex, ChunkIndexCache
+from vantage.storage.service_edges import EDGE_WIDTHS_MS
 
+K = TypeVar("K")
 ROWS_AT_ONCE: Final = 1 << 18  # how much of the parts is in memory at a time
 _ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
 _COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
@@ -43,11 +47,12 @@ _COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
 @dataclass(frozen=True, slots=True)
 class RowFilter:
     """Which rows stay: samples of a slot not before ``cutoff_ms[slot]`` (a huge cutoff drops the series), spans that
-    ``spans`` selects, and rollups of requests not before what ``red`` returns for their key."""
+    ``spans`` selects, and rollups of requests and edges not before what ``red`` and ``edges`` return for their key."""
 
     cutoff_ms: I64
     spans: Callable[[SpanTable], Mask] | None = None
     red: Callable[[RedKey], int] | None = None  # the cutoff of rollups of requests
+    edges: Callable[[EdgeKey], int] | None = None  # the cutoff of edges
 
     def rows(self, slot: U32, time_ms: I64) -> Mask:
         mask: Mask = time_ms >= self.cutoff_ms[slot]
@@ -73,9 +78,11 @@ class PartRewriter:
         identities: Callable[[U32], Mapping[int, bytes]],
         on_slice: Callable[[], None],
         red_keys: RedKeys,
+        edge_keys: EdgeKeys,
     ) -> None:
         self._writer = writer
         self._red_keys = red_keys
+        self._edge_keys = edge_keys
         self._db = writer.db
         self._codec = codec
         self._indexes = indexes
@@ -98,6 +105,8 @@ class PartRewriter:
             for red_level, widths_ms in RED_WIDTHS_MS.items():
                 for red_width_ms in widths_ms:
                     self._red(parts, keep, target, red_level, red_width_ms)
+            for width_ms in EDGE_WIDTHS_MS:
+                self._edges(parts, keep, target, width_ms)
         replaced = [part.id for part in parts]
         if target.is_empty:
             with self._writer.slice() as db:
@@ -214,15 +223,9 @@ class PartRewriter:
 
     def _red(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter, level: RedLevel, width_ms: int) -> None:
         """Add up the rollups of requests, window by window, as they lie in chunks."""
-        window_ms = width_ms * WINDOW_BUCKETS
-        windows: dict[int, list[int]] = {}
-        for part in parts:
-            for chunk_id, first_ms in self._db.execute(
-                "SELECT id, first_ms FROM red WHERE part_id=? AND level=? AND width_ms=?", (part.id, level, width_ms)
-            ):
-                windows.setdefault(first_ms // window_ms, []).append(chunk_id)
         keys = self._red_keys
-        for _, chunk_ids in sorted(windows.items()):
+        sql = "SELECT id, first_ms FROM red WHERE part_id=? AND level=? AND width_ms=?"
+        for chunk_ids in self._windows(sql, parts, (level, width_ms), width_ms):
             rows = [self._red_chunk(chunk_id, keep, width_ms) for chunk_id in chunk_ids]
             target.red(
                 regroup(concat_partials(rows), None, width_ms=width_ms), keys.keys, level=level, width_ms=width_ms
@@ -232,11 +235,31 @@ class PartRewriter:
     def _red_chunk(self, chunk_id: int, keep: RowFilter, width_ms: int) -> Partials:
         row = self._db.execute(f"SELECT {RED_ROW} FROM red WHERE id=?", (chunk_id,)).fetchone()  # noqa: S608 - of ours
         partials = unpack_red(self._codec, self._red_keys, row, width_ms=width_ms)
-        if keep.red is None:
-            return partials
-        codes, index = np.unique(partials.slot, return_inverse=True)
-        cutoffs = np.array([keep.red(self._red_keys.keys[code]) for code in codes.tolist()], np.int64)
-        return partials.take(np.flatnonzero(partials.time_ms + width_ms > cutoffs[index]))
+        return _not_before(partials, keep.red, self._red_keys.keys, width_ms)
+
+    def _edges(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter, width_ms: int) -> None:
+        """Add up edges, window by window."""
+        keys = self._edge_keys
+        sql = "SELECT id, first_ms FROM edge WHERE part_id=? AND width_ms=?"
+        for chunk_ids in self._windows(sql, parts, (width_ms,), width_ms):
+            rows = [self._edge_chunk(chunk_id, keep, width_ms) for chunk_id in chunk_ids]
+            summed = regroup(concat_partials(rows), None, width_ms=width_ms)
+            target.edges(summed.take(np.flatnonzero(summed.count != 0)), keys.keys, width_ms=width_ms)
+            self._on_slice()
+
+    def _edge_chunk(self, chunk_id: int, keep: RowFilter, width_ms: int) -> Partials:
+        row = self._db.execute(f"SELECT {EDGE_ROW} FROM edge WHERE id=?", (chunk_id,)).fetchone()  # noqa: S608 - of ours
+        partials = unpack_edges(self._codec, self._edge_keys, row, width_ms=width_ms)
+        return _not_before(partials, keep.edges, self._edge_keys.keys, width_ms)
+
+    def _windows(self, sql: str, parts: Sequence[Part], values: tuple[Any, ...], width_ms: int) -> Iterator[list[int]]:
+        """Yield the chunks of each window of WINDOW_BUCKETS buckets."""
+        windows: dict[int, list[int]] = {}
+        for part in parts:
+            for chunk_id, first_ms in self._db.execute(sql, (part.id, *values)):
+                windows.setdefault(first_ms // (width_ms * WINDOW_BUCKETS), []).append(chunk_id)
+        for _, chunk_ids in sorted(windows.items()):
+            yield chunk_ids
 
     def _spans(self, parts: Sequence[Part], keep: RowFilter, target: PartWriter) -> None:
         blocks = sorted(
@@ -264,6 +287,15 @@ class PartRewriter:
         table = concat_span_tables(tables)
         if len(table):
             target.spans(table.take(np.argsort(table.start_ns, kind="stable")))
+
+
+def _not_before(partials: Partials, cutoff_ms: Callable[[K], int] | None, keys: Sequence[K], width_ms: int) -> Partials:
+    """Return the rows whose buckets do not end before the cutoff of their key."""
+    if cutoff_ms is None:
+        return partials
+    codes, index = np.unique(partials.slot, return_inverse=True)
+    cutoffs = np.array([cutoff_ms(keys[code]) for code in codes.tolist()], np.int64)
+    return partials.take(np.flatnonzero(partials.time_ms + width_ms > cutoffs[index]))
 
 
 def delete_parts(writer: SegmentWriter, parts: Sequence[int], on_slice: Callable[[], None]) -> None:

@@ -16,6 +16,7 @@ from vantage.core.span_table import SpanTable
 from vantage.storage.embedded.format.exemplars import SortedExemplars
 from vantage.storage.embedded.format.part_writer import PartWriter
 from vantage.storage.embedded.format.segment import ROLLUPS, SAMPLES, Part, Segment, segment_path
+from vantage.storage.embedded.maintain.edge_rollups import EdgeCounter, EdgeRollups, write_edges
 from vantage.storage.embedded.maintain.red_rollups import RedRollups, red_by_week, write_red
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.maintain.sort import (
@@ -34,8 +35,11 @@ _log = structlog.get_logger("vantage.storage.seal")
 class Sealer:
     """Writes generations into segments. ``between`` is called between slices."""
 
-    def __init__(self, files: SegmentFiles, catalogue: Catalogue, on_slice: Callable[[], None]) -> None:
+    def __init__(
+        self, files: SegmentFiles, catalogue: Catalogue, edges: EdgeCounter, on_slice: Callable[[], None]
+    ) -> None:
         self._files = files
+        self._edges = edges
         self._catalogue = catalogue
         self._on_slice = on_slice
 
@@ -51,8 +55,9 @@ class Sealer:
         exemplars = exemplars_by_week(generation.samples, present=present, floor_ms=floor_ms)
         spans = spans_by_week(generation.spans, floor_ms=floor_ms)
         red = red_by_week([*generation.samples, *generation.spans], self._catalogue.red, floor_ms=floor_ms)
+        edges = self._edges.by_week(generation.spans, floor_ms=floor_ms, on_slice=self._on_slice)
         written = []
-        for week in sorted({*samples, *spans}):
+        for week in sorted({*samples, *spans, *edges}):  # of a week before there may be edges alone
             written += self._week(
                 week,
                 generation.number,
@@ -60,6 +65,7 @@ class Sealer:
                 exemplars.pop(week, None),
                 spans.pop(week, None),
                 red.pop(week, {}),
+                edges.pop(week, {}),
             )
         _log.info(
             "generation sealed",
@@ -79,27 +85,31 @@ class Sealer:
         exemplars: SortedExemplars | None,
         spans: SpanTable | None,
         red: RedRollups,
+        edges: EdgeRollups,
     ) -> list[tuple[Segment, Part]]:
         short: list[Partials] = []
         long: list[Partials] = []
-        with self._new_part(week, SAMPLES, generation) as target:
-            for chunk_samples in (
-                in_storage_order(samples, self._catalogue.columns.group) if samples is not None else ()
-            ):
-                target.samples(chunk_samples)
-                self._roll(chunk_samples, short, long)
-            if exemplars is not None:
-                target.exemplars(exemplars)
-            if spans is not None:
-                target.spans(spans)
-            written = [(self._segment(week, SAMPLES), target.finish(generation=generation, level=0))]
-        if short or red:
+        written: list[tuple[Segment, Part]] = []
+        if samples is not None or spans is not None:
+            with self._new_part(week, SAMPLES, generation) as target:
+                for chunk_samples in (
+                    in_storage_order(samples, self._catalogue.columns.group) if samples is not None else ()
+                ):
+                    target.samples(chunk_samples)
+                    self._roll(chunk_samples, short, long)
+                if exemplars is not None:
+                    target.exemplars(exemplars)
+                if spans is not None:
+                    target.spans(spans)
+                written.append((self._segment(week, SAMPLES), target.finish(generation=generation, level=0)))
+        if short or red or edges:
             with self._new_part(week, ROLLUPS, generation) as target:
                 for width_ms, parts in ((FIVE_MINUTES_MS, short), (HOUR_MS, long)):
                     target.partials(
                         merge_partials(parts, self._catalogue.columns.group, width_ms=width_ms), width_ms=width_ms
                     )
                 write_red(target, red, self._catalogue.red.keys)
+                write_edges(target, edges, self._edges.keys)
                 written.append((self._segment(week, ROLLUPS), target.finish(generation=generation, level=0)))
         return written
 

@@ -193,22 +193,42 @@ class SegmentFiles:
     def find_parts_without_red(self, segments: Sequence[Segment]) -> frozenset[int]:
         """Return the weeks with parts of samples that lack their rollups of requests, since an earlier version wrote
         them. Raises sqlite3.Error."""
+        self.parts_without_red = {week: set(parts) for week, parts in self._parts_without("red", segments).items()}
+        return frozenset(self.parts_without_red)
+
+    def find_parts_without_edges(self, segments: Sequence[Segment]) -> dict[int, frozenset[int]]:
+        """Return by week the parts of samples that lack their edges, since an earlier version wrote them. Raises
+        sqlite3.Error."""
+        return self._parts_without("edge", segments)
+
+    def _parts_without(self, table: str, segments: Sequence[Segment]) -> dict[int, frozenset[int]]:
+        parts: dict[int, frozenset[int]] = {}
         for segment in segments:
             if segment.tier == SAMPLES:
                 with self.pool.reading(segment.path) as db:
-                    since = db.execute("SELECT max(part_id) FROM red_since").fetchone()[0] or 0
-                lacking = {part.id for part in segment.parts if part.id < since}
-                lacking -= self._filled(segment.week, segments) if lacking else set()
+                    since = db.execute(f"SELECT max(part_id) FROM {table}_since").fetchone()[0] or 0  # noqa: S608
+                lacking = frozenset(part.id for part in segment.parts if part.id < since)
+                lacking -= self._filled(table, segment.week, segments) if lacking else frozenset()
                 if lacking:
-                    self.parts_without_red[segment.week] = lacking
-        return frozenset(self.parts_without_red)
+                    parts[segment.week] = lacking
+        return parts
 
-    def _filled(self, week: int, segments: Sequence[Segment]) -> set[int]:
+    def _filled(self, table: str, week: int, segments: Sequence[Segment]) -> set[int]:
         for segment in segments:
             if segment.tier == ROLLUPS and segment.week == week:
                 with self.pool.reading(segment.path) as db:
-                    return {row[0] for row in db.execute("SELECT samples_part FROM red_filled")}
+                    return {row[0] for row in db.execute(f"SELECT samples_part FROM {table}_filled")}  # noqa: S608
         return set()
+
+    def note_edges(self, week: int, parts: frozenset[int]) -> None:
+        """Note that parts of samples have their edges, durably written."""
+
+        def change(snapshot: Snapshot) -> Snapshot:
+            without = dict(snapshot.without_edges)
+            without[week] = without.get(week, frozenset()) - parts
+            return replace(snapshot, without_edges={week: left for week, left in without.items() if left})
+
+        self.publish(change=change)
 
     def note_red(self, week: int, parts: set[int]) -> None:
         """Note that parts of samples have their rollups of requests, durably written."""
@@ -329,8 +349,8 @@ class SegmentFiles:
             self._deletable.remove(entry)
 
     def expire_red_minutes(self, now_ms: int) -> None:
-        """Delete rollups of requests over minutes that are older than MINUTES_KEPT_MS, at most once an hour for each
-        file. Raises sqlite3.Error."""
+        """Delete rollups of requests over minutes, and edges over 5, that are older than MINUTES_KEPT_MS, at most once
+        an hour for each file. Raises sqlite3.Error."""
         oldest_ms = (now_ms - MINUTES_KEPT_MS) // HOUR_MS * HOUR_MS
         for segment in list(self.snapshots.now.rollups.values()):
             done_ms = self._red_minutes_since.get(segment.path, 0)
@@ -339,7 +359,7 @@ class SegmentFiles:
             if done_ms >= oldest_ms or max(first_ms, done_ms) >= oldest_ms or done_ms > last_ms:
                 continue
             with self._opened(segment.path, segment.tier) as writer:
-                if writer.delete_red_minutes(oldest_ms):
+                if writer.delete_narrow(oldest_ms):
                     writer.shrink()
             self._red_minutes_since[segment.path] = oldest_ms
 

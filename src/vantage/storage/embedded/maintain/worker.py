@@ -22,7 +22,6 @@ from vantage.storage.embedded import malloc, thread_priority
 from vantage.storage.embedded.maintain import merge
 from vantage.storage.embedded.maintain.deletion import Deleter
 from vantage.storage.embedded.maintain.merge import Merger, PartUnreadable
-from vantage.storage.embedded.maintain.red_rollups import RedFiller
 from vantage.storage.embedded.maintain.seal_queue import RETRY_S, SealQueue, StopFlag, Stopped
 from vantage.storage.embedded.maintain.segment_files import SegmentFiles
 from vantage.storage.embedded.thread_priority import lower_priority
@@ -86,13 +85,14 @@ class MaintenanceWorker:
         seal_queue: SealQueue,
         merger: Merger,
         deleter: Deleter,
-        red_filler: RedFiller,
+        fill_next: Callable[[], bool],
         age_ms: Callable[[], int],
         refusal: Callable[[], str] = str,
     ) -> None:
-        """``age_ms`` returns the time that ages are counted from; ``refusal`` why the folder cannot be written, '' when
+        """``fill_next`` fills in a part that an earlier version wrote, and returns False when there is none; ``age_ms``
+        returns the time that ages are counted from; ``refusal`` why the folder cannot be written, '' when
         it can."""
-        self._red_filler = red_filler
+        self._fill_next = fill_next
         self._age_ms = age_ms
         self._files = files
         self._journal = journal
@@ -204,7 +204,7 @@ class MaintenanceWorker:
                 self._deleter.finish_deletions()
                 self._files.delete_unreferenced(self._seal_queue.yield_to_seal)
                 self._files.expire_red_minutes(self._age_ms())
-                if self._red_filler.fill_next() or self._merge(self._parts_min()):
+                if self._fill_next() or self._merge(self._parts_min()):
                     self._jobs.wake()  # there may be more
 
     def _merge(self, parts_min: int) -> bool:

@@ -12,8 +12,11 @@ import numpy as np
 
 from vantage.core.arrays import I64, U64
 from vantage.core.red import MINUTE_MS, RedKeys
+from vantage.core.rollup import FIVE_MINUTES_MS
+from vantage.storage.edge_join import EdgeKeys
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
+from vantage.storage.embedded.format.edge_chunk import EDGE_ROW, unpack_edges
 from vantage.storage.embedded.format.exemplars import UnmatchedExemplars, trace_hashes, unpack_exemplars
 from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, read_part_stats
 from vantage.storage.embedded.format.red_chunk import RED_ROW, unpack_red
@@ -38,6 +41,10 @@ _ROLLUPS: Final = (
 _RED: Final = (
     f"SELECT id, level, width_ms, service, first_ms, last_ms, partials, nbytes, {RED_ROW}"  # noqa: S608 - of ours
     " FROM red WHERE part_id=? ORDER BY id"
+)
+_EDGES: Final = (
+    f"SELECT id, width_ms, first_ms, last_ms, partials, nbytes, {EDGE_ROW}"  # noqa: S608 - of ours
+    " FROM edge WHERE part_id=? ORDER BY id"
 )
 _COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})
 _decode_index: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes]).decode
@@ -88,6 +95,8 @@ class PartVerifier:
         self._times: list[tuple[int, int]] = []
         self._red_times: list[tuple[int, int]] = []
         self._has_minutes = False
+        self._edge_times: list[tuple[int, int]] = []
+        self._has_narrow_edges = False
         self._sound = True  # whether every row could be read: else the totals need not fit
 
     def faults(self) -> Iterator[Report]:
@@ -95,7 +104,7 @@ class PartVerifier:
         steps = (
             (self._exemplars, self._chunks, self._span_blocks, self._index)
             if self._tier == SAMPLES
-            else (self._rollups, self._red)
+            else (self._rollups, self._red, self._edges)
         )
         for step in steps:
             for fault in step():
@@ -272,11 +281,31 @@ class PartVerifier:
                 self._has_minutes = True
             self._red_times.append((first_ms, last_ms))
 
+    def _edges(self) -> Iterator[Report]:
+        keys = EdgeKeys()
+        for chunk_id, width_ms, first_ms, last_ms, partials, nbytes, *row in self._db.execute(_EDGES, (self._part.id,)):
+            self._took(sum(map(len, row[1:])))
+            try:
+                unpacked = unpack_edges(self._codec, keys, row, width_ms=width_ms)
+                _must(len(unpacked) == partials, "it holds another number of partials")
+                _must(sum(map(len, row[1:])) == nbytes, "it holds another number of bytes")
+                _must(
+                    (int(unpacked.time_ms.min()), int(unpacked.time_ms.max())) == (first_ms, last_ms),
+                    "its times are not what it says",
+                )
+            except ValueError as error:
+                yield "edge", chunk_id, str(error)
+                continue
+            if width_ms == FIVE_MINUTES_MS:
+                self._has_narrow_edges = True
+            self._edge_times.append((first_ms, last_ms))
+
     def _totals(self, series: SeriesStats, services: ServiceStats) -> Iterator[Report]:
         part = self._part
-        times = self._times + self._red_times
+        times = self._times + self._red_times + self._edge_times
         facts = [("samples", part.samples, self._samples), ("spans", part.spans, self._spans)]
-        if self._has_minutes or not self._red_times:  # rollups over minutes are deleted after some days
+        # The narrowest rollups of requests and edges are deleted after some days.
+        if (self._has_minutes or not self._red_times) and (self._has_narrow_edges or not self._edge_times):
             facts += [
                 ("bytes", part.nbytes, self._nbytes),
                 ("first time", part.first_ms, min((first for first, _ in times), default=0)),

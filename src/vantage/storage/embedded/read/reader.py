@@ -11,6 +11,7 @@ from vantage.core.sample_columns import SampleColumns
 from vantage.core.span_table import SpanTable
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.read.access import SnapshotAccess
+from vantage.storage.embedded.read.edges import EdgeReader, UnsealedEdges
 from vantage.storage.embedded.read.red import RedReader
 from vantage.storage.embedded.read.samples import SampleReader
 from vantage.storage.embedded.read.spans import SpanReader
@@ -26,13 +27,16 @@ class SnapshotReader:
     One thread at a time.
     """
 
-    def __init__(self, access: SnapshotAccess, series: SeriesColumns, *, histograms: Mask, red: RedSlots) -> None:
+    def __init__(
+        self, access: SnapshotAccess, series: SeriesColumns, *, histograms: Mask, red: RedSlots, edges: UnsealedEdges
+    ) -> None:
         self._access = access
         self.budget = access.budget
         self._series = series
         self.sample_reader = SampleReader(access, series, histograms=histograms)
         self.span_reader = SpanReader(access)
         self.red_reader = RedReader(access, red)
+        self.edge_reader = EdgeReader(access, edges)
 
     @property
     def version(self) -> int:

@@ -39,7 +39,9 @@ class Snapshot:
     """One consistent state, segments by week.
 
     ``hidden`` are services and environments ('' means any) whose sealed spans are being deleted; data before
-    ``floor_ms`` has expired. Weeks ``without_red`` have parts of an earlier version, without rollups of requests.
+    ``floor_ms`` has expired. Weeks ``without_red`` have parts of an earlier version, without rollups of requests;
+    ``without_edges`` are the parts of samples whose edges are not filled in, by week. ``deletions`` counts what was
+    deleted from blocks.
     """
 
     version: int = 0
@@ -49,6 +51,8 @@ class Snapshot:
     hidden: tuple[tuple[str, str], ...] = ()
     floor_ms: int = 0
     without_red: frozenset[int] = frozenset()
+    without_edges: Mapping[int, frozenset[int]] = field(default_factory=lambda: MappingProxyType({}))
+    deletions: int = 0
 
     def with_segments(self, *changed: Segment) -> Snapshot:
         """Return the snapshot with segments in place of those of their week and tier; one without parts is removed."""
@@ -78,6 +82,7 @@ class PinnedSnapshot:
     samples: tuple[SampleBlock, ...]
     spans: tuple[SpanBlock, ...]
     check: Callable[[], None]  # raises BusyError when what is pinned takes too much memory
+    span_generations: Sequence[tuple[int, tuple[SpanBlock, ...]]]  # the same blocks of spans, by generation
 
     @property
     def newest_ms(self) -> int:
@@ -128,6 +133,7 @@ class Snapshots:
                 tuple(block for _, blocks, _ in pin.blocks for block in blocks),
                 tuple(block for _, _, blocks in pin.blocks for block in blocks),
                 lambda: self._check(pin),
+                [(number, blocks) for number, _, blocks in pin.blocks],
             )
         finally:
             with self._lock:

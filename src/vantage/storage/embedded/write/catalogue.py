@@ -11,6 +11,7 @@ from vantage.core.arrays import I64, U32, Mask
 from vantage.core.red import RedKeys, RedSlots
 from vantage.core.rollup import HOUR_MS
 from vantage.core.series import Series, series_of
+from vantage.storage.edge_join import EdgeKeys
 from vantage.storage.ports import ServiceInfo
 from vantage.storage.series_overflow import SeriesLimit, with_present_name
 from vantage.vql.exec.series_table import SeriesColumns
@@ -35,6 +36,7 @@ class Catalogue:
         self.limit = limit
         self.columns = SeriesColumns()
         self.red = RedSlots(RedKeys(), self.columns.series)
+        self.edges = EdgeKeys()
         self._slots: dict[int, int] = {}
         self._resolved: dict[tuple[Series, ...], U32] = {}  # the slots of whole requests
         self._resolved_size = 0
