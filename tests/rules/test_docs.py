@@ -31,7 +31,7 @@ from vantage.query import vql as query_vql
 from vantage.storage import edge_join, ports, query_pool, recent_spans, steady_time
 from vantage.storage import service_edges as storage_edges
 from vantage.storage.embedded import queries, store
-from vantage.storage.embedded.format import chunk, exemplars, part_writer, red_chunk, segment
+from vantage.storage.embedded.format import chunk, exemplars, part_writer, segment
 from vantage.storage.embedded.maintain import merge, seal_queue, segment_files, worker
 from vantage.storage.embedded.offline import backup
 from vantage.storage.embedded.read import chunk_index, connection_pool
@@ -176,6 +176,7 @@ def test_functions_of_the_agent_are_listed() -> None:
 
 USUAL_EXEMPLAR = encode_exemplars(np.zeros(1, np.uint32), (32 * "a",), (16 * "b",))
 CONFIG = _config.Config("", "", "", 0, "")
+NARROW_DAYS, WIDER_DAYS = red.KEPT_DAYS["endpoint", 300_000], red.KEPT_DAYS["service", 300_000]
 LIMITS = [
     ("docs/api.md", f"{body.BODY_NBYTES_MAX} bytes as sent, {body.UNPACKED_NBYTES_MAX} unpacked"),
     ("docs/api.md", (f"| tags of a sample | {sample.TAGS_MAX}; keys {sample.TAG_KEY_LENGTH_MAX} characters, "
@@ -215,7 +216,8 @@ LIMITS = [
     ("docs/operations.md", f"`services_max`, {origin_limits.SERVICES_MAX} sent within a day"),
     ("docs/operations.md", f"{origin_limits.NAMES_PER_SERVICE_MAX} each sent within a day; {origin_limits.NAMES_MAX}"),
     ("docs/operations.md", f"| endpoints of a service in rollups | {red.ENDPOINTS_MAX} since the start"),
-    ("docs/operations.md", f"| rollups of requests over minutes | {red_chunk.MINUTES_KEPT_MS // 86_400_000} days |"),
+    ("docs/operations.md", f"| rollups of requests over minutes, of endpoints over 5 | {NARROW_DAYS} days |"),
+    ("docs/operations.md", f"| rollups of requests over 5 minutes | {WIDER_DAYS} days |"),
     ("docs/operations.md", f"| {recent_spans.SPANS_MAX} | a repeat is stored again; traces"),
     ("docs/operations.md", f"| 10000, and {query_vql.ANSWER_NBYTES_MAX >> 20} MiB | cut"),
     ("docs/api.md", f"more than {ports.TRACE_SPANS_MAX} spans"),

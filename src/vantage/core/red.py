@@ -17,7 +17,7 @@ import numpy as np
 from vantage.core import semconv
 from vantage.core.arrays import F64, I64, U32, Mask
 from vantage.core.dict_column import DictColumn, TextColumn
-from vantage.core.rollup import NO_PARTIALS, Partials, Sketches
+from vantage.core.rollup import FIVE_MINUTES_MS, NO_PARTIALS, Partials, Sketches
 from vantage.core.sample import OVERFLOW, TAG_VERSION
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.series import Series
@@ -31,6 +31,13 @@ Outcome = Literal["", "ok", "error"]
 RedLevel = Literal["service", "endpoint"]
 ENDPOINTS_MAX: Final = 1000  # of a service; those beyond are one, named OVERFLOW
 METRIC_OF: Final = {"requests": semconv.REQUESTS, "durations": semconv.DURATION}  # the metric of a source
+# For how many days rows of a level and width are kept; others as long as rollups are.
+KEPT_DAYS: Final[dict[tuple[RedLevel, int], int]] = {
+    ("service", MINUTE_MS): 2,
+    ("service", FIVE_MINUTES_MS): 60,
+    ("endpoint", FIVE_MINUTES_MS): 2,
+}
+KEPT_MS: Final = {row: days * 86_400_000 for row, days in KEPT_DAYS.items()}
 NONE: Final = -1
 _UNKNOWN: Final = -2
 KEY_BITS: Final = 18  # keys of sketches lie within +-77 300

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vantage.core.red import KEPT_MS
 from vantage.core.red_table import RedQuery
+from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
 from vantage.core.semconv import DURATION, METHOD_ATTRIBUTES, METHOD_TAGS, REQUESTS, ROUTE_ATTRIBUTES, ROUTE_TAGS
 from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
@@ -74,6 +76,7 @@ async def _from_rollups(
     context: QueryContext, buckets: Buckets, service: str, source: RedSource, first_seen_ms: int
 ) -> list[Endpoint] | None:
     quantiles = (0.95,)
+    buckets = _widened(buckets, now_ms=context.present().now_ms)
     table = await context.red(
         RedQuery(
             TimeRange(buckets.start_ms, buckets.end_ms),
@@ -94,6 +97,17 @@ async def _from_rollups(
             stats = stats_of_rows(table.totals, row, quantiles, first_seen_ms=first_seen_ms)
             merged.setdefault((group.method, group.route), {})[names[group.source]] = stats
     return [_endpoint(*key, by_metric, buckets) for key, by_metric in merged.items()]
+
+
+def _widened(buckets: Buckets, *, now_ms: int) -> Buckets:
+    """Return buckets for which there are rollups, where that makes the range longer by a twelfth at most: only their
+    sums are read."""
+    length_ms = buckets.end_ms - buckets.start_ms
+    is_recent = buckets.start_ms - FIVE_MINUTES_MS >= now_ms - KEPT_MS["endpoint", FIVE_MINUTES_MS]
+    width_ms = FIVE_MINUTES_MS if is_recent else HOUR_MS
+    if buckets.step_ms % width_ms == 0 or length_ms < 12 * width_ms:
+        return buckets
+    return Buckets(buckets.start_ms // width_ms * width_ms, buckets.end_ms, width_ms)
 
 
 async def _from_spans(context: QueryContext, buckets: Buckets, service_filter: Sequence[Expr]) -> list[Endpoint]:

@@ -14,6 +14,7 @@ import pytest
 from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_series, a_span
 from tests.support.wait import until
 from vantage.core.batch import Batch, build_batch
+from vantage.core.red import KEPT_DAYS, RedLevel
 from vantage.core.red_table import RedQuery, RedTable
 from vantage.core.retention import parse_rule
 from vantage.core.sample import Kind
@@ -72,7 +73,7 @@ async def assert_same(store: EmbeddedStore, expected: MemoryStore, *, days: int 
         for step_ms in STEPS_MS:
             if level == "endpoint" and step_ms < 300_000:
                 continue
-            length_ms = 2 * DAY_MS if step_ms < 300_000 else days * DAY_MS
+            length_ms = min(days, KEPT_DAYS.get((level, step_ms), days)) * DAY_MS
             time_range = TimeRange((NOW_MS - length_ms) // step_ms * step_ms + step_ms, NOW_MS + 1)
             query = RedQuery(time_range, step_ms, level=level, quantiles=(0.95,))
             ours = rows_of(await store.red(query, deadline_s=10))
@@ -116,25 +117,43 @@ async def test_whatever_happens_below_rollups_tell_the_same(
     assert list(verify_segments(folder, folder.segments())) == []
 
 
-async def test_minutes_are_kept_for_two_days_and_wider_buckets_with_their_week(opened: Open, clock: MovedClock) -> None:
+async def test_narrow_buckets_are_deleted_after_days_and_hours_with_their_week(opened: Open, clock: MovedClock) -> None:
+    five_minutes = 5 * 60_000
     async with opened() as store:
+        folder = ReadOnlyFolder(store.folder)
         await store.write(traffic(1))
         await store.seal()
         minutes = TimeRange(NOW_MS // 60_000 * 60_000 - HOUR_MS, NOW_MS)
-        assert rows_of(await store.red(RedQuery(minutes, 60_000, quantiles=(0.5,)), deadline_s=5))
-        await store.write(traffic(2))
-        clock.now += 3 * DAY_MS
-        assert await store.red(RedQuery(minutes, 60_000, quantiles=(0.5,)), deadline_s=5) is None
+        fives = TimeRange(NOW_MS // five_minutes * five_minutes - HOUR_MS, NOW_MS)
+        hours = TimeRange(NOW_MS // HOUR_MS * HOUR_MS - 4 * HOUR_MS, NOW_MS)
         path = next((store.folder / "segments").glob("*.rollups.db"))
 
-        def left() -> dict[int, int]:
+        def left() -> set[tuple[str, int]]:
             with closing(sqlite3.connect(path)) as db:
-                return dict(db.execute("SELECT width_ms, count(*) FROM red WHERE level='service' GROUP BY width_ms"))
+                return set(db.execute("SELECT DISTINCT level, width_ms FROM red"))
 
-        await until(lambda: 60_000 not in left())
-        assert left().keys() == {300_000, HOUR_MS}
-        hours = TimeRange(NOW_MS // HOUR_MS * HOUR_MS - 4 * HOUR_MS, NOW_MS)
-        assert rows_of(await store.red(RedQuery(hours, HOUR_MS, quantiles=(0.5,)), deadline_s=5))
+        async def has(time_range: TimeRange, step_ms: int, level: RedLevel = "service") -> bool:
+            table = await store.red(RedQuery(time_range, step_ms, level, quantiles=(0.5,)), deadline_s=5)
+            return table is not None and len(rows_of(table)) > 0
+
+        of_hours = {("service", HOUR_MS), ("endpoint", HOUR_MS)}
+        assert left() == {("service", 60_000), ("service", five_minutes), ("endpoint", five_minutes), *of_hours}
+        assert await has(minutes, 60_000)
+        assert await has(fives, five_minutes, "endpoint")
+        await store.write(traffic(2))
+        clock.now += 3 * DAY_MS
+        assert not await has(minutes, 60_000)
+        assert not await has(fives, five_minutes, "endpoint")
+        await until(lambda: left() == {("service", five_minutes), *of_hours})
+        assert await has(fives, five_minutes)
+        assert list(verify_segments(folder, folder.segments())) == []
+        clock.now += 60 * DAY_MS
+        await store.write(traffic(3))
+        assert not await has(fives, five_minutes)
+        await until(lambda: left() == of_hours)
+        for level in ("service", "endpoint"):
+            assert await has(hours, HOUR_MS, level)
+        assert list(verify_segments(folder, folder.segments())) == []
 
 
 async def test_a_rule_of_retention_is_one_of_rollups_too(opened: Open) -> None:

@@ -7,7 +7,7 @@ from the columns, so that a reader knows what a chunk has without unpacking it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -147,8 +147,8 @@ class ChunkCodec:
             raise ValueError("a directory of runs that do not fit together")
         return ChunkDirectory(slot.astype(np.uint32), count, first_ms, first_ms + length_ms)
 
-    def _columns(self, body: bytes, number: int) -> list[I64]:
-        return [self.packer.unpack_ints(part) for part in _parts(body, number)]
+    def _columns(self, body: bytes, *numbers: int) -> list[I64]:
+        return [self.packer.unpack_ints(part) for part in _parts(body, numbers)]
 
     def pack_samples(self, slot: U32, time_ms: I64, value: F64) -> SampleChunk:
         """Pack samples that are sorted by series, then by time."""
@@ -184,9 +184,10 @@ class ChunkCodec:
         if len(partials.sketches.key):
             sketch = partials.sketches
             sizes = np.bincount(sketch.row, minlength=len(partials))
-            # Keys ascend within a sketch: the steps between them are small.
-            differences = np.diff(sketch.key.astype(np.int64), prepend=0)
-            sketches = _encode([packer.pack_ints(sizes), packer.pack_ints(differences), packer.pack_ints(sketch.count)])
+            is_first = _firsts(sizes, len(sketch.key))
+            differences = np.diff(sketch.key.astype(np.int64), prepend=0)[~is_first]
+            parts = [packer.pack_ints(sizes), packer.pack_ints(sketch.key[is_first])]
+            sketches = _encode([*parts, packer.pack_noise(differences), packer.pack_noise(sketch.count)])
         body = (
             self._pack_runs(runs),
             packer.pack_ints(deltas(partials.time_ms // width_ms, runs.count)),
@@ -237,22 +238,39 @@ class ChunkCodec:
         return partials
 
     def _unpack_sketches(self, body: bytes, rows: int) -> Sketches:
-        sizes, differences, counts = self._columns(body, 3)
-        if (
-            len(sizes) != rows
-            or len(differences) != len(counts)
-            or int(sizes.sum()) != len(differences)
-            or (sizes < 0).any()
-        ):
+        """Return the sketches; format 4 and earlier had one column for the first keys and the differences."""
+        sizes, *keys, counts = self._columns(body, 3, 4)
+        if len(sizes) != rows or int(sizes.sum()) != len(counts) or (sizes < 0).any():
             raise ValueError("sketches that do not fit together")
-        return Sketches(np.repeat(np.arange(rows), sizes), np.cumsum(differences).astype(np.int32), counts)
+        if sum(len(column) for column in keys) != len(counts):
+            raise ValueError("sketches that do not fit together")
+        if len(keys) == 1:
+            key = np.cumsum(keys[0])
+        else:
+            is_first = _firsts(sizes, len(counts))
+            first, differences = keys
+            if len(first) != np.count_nonzero(is_first):
+                raise ValueError("sketches that do not fit together")
+            steps = np.zeros(len(counts), np.int64)
+            steps[~is_first] = differences
+            total = np.cumsum(steps)
+            at = np.flatnonzero(is_first)
+            key = total + np.repeat(first - total[at], sizes[sizes > 0])
+        return Sketches(np.repeat(np.arange(rows), sizes), key.astype(np.int32), counts)
 
 
-def _parts(body: bytes, number: int) -> list[bytes]:
+def _firsts(sizes: I64, rows: int) -> Mask:
+    """Return which of the rows are the first of their sketch."""
+    is_first = np.zeros(rows, np.bool_)
+    is_first[(np.cumsum(sizes) - sizes)[sizes > 0]] = True
+    return is_first
+
+
+def _parts(body: bytes, numbers: Sequence[int]) -> list[bytes]:
     try:
         parts = _decode_parts(body)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
-    if len(parts) != number:
+    if len(parts) not in numbers:
         raise ValueError("a chunk of another number of columns")
     return parts

@@ -35,6 +35,9 @@ LEVEL: Final = 3
 PACKED_NBYTES_MAX: Final = 64 << 20  # no column of a sound file unpacks to more
 DIGITS_MAX: Final = 9
 RAW: Final = 255  # in place of a number of digits: the floats as they are
+_NOISE: Final = zstandard.ZstdCompressionParameters(
+    window_log=20, hash_log=6, min_match=7, strategy=zstandard.STRATEGY_FAST, write_content_size=1, write_checksum=0
+)
 _EXACT: Final = float(1 << 53)
 _INTS: Final = struct.Struct("<BIQ")  # width in bytes, count, smallest value (two's complement)
 _STEPPED: Final = 16  # added to a run's number of digits: steps are kept, not distances from the smallest
@@ -47,6 +50,7 @@ class ColumnCodec:
 
     def __init__(self) -> None:
         self._compress = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False).compress
+        self._compress_noise = zstandard.ZstdCompressor(compression_params=_NOISE).compress
         self._decompress = zstandard.ZstdDecompressor().decompress
 
     def pack(self, data: bytes) -> bytes:
@@ -67,6 +71,11 @@ class ColumnCodec:
         """Pack int64 values as unsigned distances from the smallest, in 0, 1, 2, 4 or 8 bytes each, bytes of equal
         weight together."""
         return self.pack(_write_ints_raw(values))
+
+    def pack_noise(self, values: Array) -> bytes:
+        """Pack int64 values as ``pack_ints`` does, for those that hardly ever repeat in a row: zstd then codes single
+        bytes, where searching for repeats makes it a tenth larger."""
+        return self._compress_noise(_write_ints_raw(values))
 
     def unpack_ints(self, packed: bytes, rows: Rows | None = None) -> I64:
         """Return all values, or the given rows. Raises ValueError."""

@@ -22,7 +22,6 @@ RED_WIDTHS_MS: Final[dict[RedLevel, tuple[int, ...]]] = {
     "service": (MINUTE_MS, FIVE_MINUTES_MS, HOUR_MS),
     "endpoint": (FIVE_MINUTES_MS, HOUR_MS),
 }
-MINUTES_KEPT_MS: Final = 2 * 86_400_000  # how long rows of a minute are kept; wider ones stay with their week
 WINDOW_BUCKETS: Final = 60
 OWN_ROWS_MIN: Final = 64  # a service with fewer rows of endpoints shares a chunk with others
 RED_COLUMNS: Final = frozenset({"sum", "min", "max", "sketches"})

@@ -277,20 +277,15 @@ class SegmentWriter:
                 ).rowcount
         return deleted
 
-    def delete_narrow(self, before_ms: int) -> int:
-        """Delete the chunks of rollups of requests over minutes, and of edges over 5, that end before a time. Returns
-        how many."""
-        return self._delete("red", "level='service' AND width_ms=60000 AND last_ms < ?", before_ms) + self._delete(
-            "edge", "width_ms=300000 AND last_ms < ?", before_ms
-        )
-
-    def _delete(self, table: str, where: str, value: int) -> int:
+    def delete_narrow(self, table: str, where: str, before_ms: int) -> int:
+        """Delete the rows of ``table`` that end before a time, of those that ``where`` selects. Returns how many."""
         deleted = 0
         while True:
             with self.slice() as db:
                 rows = db.execute(
-                    f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE {where} LIMIT 32)",  # noqa: S608
-                    (value,),
+                    f"DELETE FROM {table} WHERE id IN"  # noqa: S608 - of ours
+                    f" (SELECT id FROM {table} WHERE {where} AND last_ms < ? LIMIT 32)",
+                    (before_ms,),
                 ).rowcount
             deleted += rows
             if rows < 32:

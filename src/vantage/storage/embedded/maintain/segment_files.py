@@ -14,11 +14,11 @@ from typing import Final
 import structlog
 
 from vantage.core.errors import StartupError
+from vantage.core.red import KEPT_MS
 from vantage.core.rollup import HOUR_MS
 from vantage.storage.embedded.format.chunk import ChunkCodec, checksum
 from vantage.storage.embedded.format.part_stats import PartStats, read_part_stats
 from vantage.storage.embedded.format.part_writer import read_identities
-from vantage.storage.embedded.format.red_chunk import MINUTES_KEPT_MS
 from vantage.storage.embedded.format.segment import (
     DAMAGED,
     FORMAT,
@@ -46,11 +46,17 @@ from vantage.storage.embedded.read.chunk_index import ChunkIndexCache
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
 from vantage.storage.lock import MAINTENANCE, FileLock
+from vantage.storage.service_edges import EDGE_WIDTHS_MS, NARROW_KEPT_MS
 from vantage.storage.sqlite_reading import is_write_failure
 
 BACKUP_WAIT_S: Final = 600.0  # a server that starts beside a backup waits so long
 UNPINNED_WAIT_S: Final = 60.0  # longer than any query may run
 
+# Rows of rollups that are deleted before their week is, by table and condition: how long they are kept, in ms.
+_NARROW: Final[dict[tuple[str, str], int]] = {
+    **{("red", f"level='{level}' AND width_ms={width_ms}"): age_ms for (level, width_ms), age_ms in KEPT_MS.items()},
+    ("edge", f"width_ms={EDGE_WIDTHS_MS[0]}"): NARROW_KEPT_MS,
+}
 _log = structlog.get_logger("vantage.storage.segments")
 
 
@@ -80,7 +86,7 @@ class SegmentFiles:
         self._deletable: list[tuple[Segment, list[int], int]] = []  # parts to delete once nobody reads them
         self._locked = False
         self.parts_without_red: dict[int, set[int]] = {}  # ids of parts of samples, by week
-        self._red_minutes_since: dict[Path, int] = {}  # before which rollups over minutes are deleted
+        self._narrow_since: dict[tuple[Path, str, str], int] = {}  # before which narrow buckets are deleted
 
     # --- opening ---
 
@@ -348,20 +354,21 @@ class SegmentFiles:
                     writer.shrink()
             self._deletable.remove(entry)
 
-    def expire_red_minutes(self, now_ms: int) -> None:
-        """Delete rollups of requests over minutes, and edges over 5, that are older than MINUTES_KEPT_MS, at most once
-        an hour for each file. Raises sqlite3.Error."""
-        oldest_ms = (now_ms - MINUTES_KEPT_MS) // HOUR_MS * HOUR_MS
+    def expire_narrow(self, now_ms: int) -> None:
+        """Delete rollups of requests and edges in narrow buckets that are older than they are kept, at most once an
+        hour for each file. Raises sqlite3.Error."""
         for segment in list(self.snapshots.now.rollups.values()):
-            done_ms = self._red_minutes_since.get(segment.path, 0)
-            first_ms = min((part.first_ms for part in segment.parts), default=oldest_ms)
-            last_ms = max((part.last_ms for part in segment.parts), default=0)
-            if done_ms >= oldest_ms or max(first_ms, done_ms) >= oldest_ms or done_ms > last_ms:
-                continue
-            with self._opened(segment.path, segment.tier) as writer:
-                if writer.delete_narrow(oldest_ms):
-                    writer.shrink()
-            self._red_minutes_since[segment.path] = oldest_ms
+            first_ms = min((part.first_ms for part in segment.parts), default=0)
+            last_ms = max((part.last_ms for part in segment.parts), default=-1)
+            for (table, where), kept_ms in _NARROW.items():
+                oldest_ms = (now_ms - kept_ms) // HOUR_MS * HOUR_MS
+                done_ms = self._narrow_since.get((segment.path, table, where), 0)
+                if not max(first_ms, done_ms) < oldest_ms or done_ms > last_ms:
+                    continue
+                with self._opened(segment.path, segment.tier) as writer:
+                    if writer.delete_narrow(table, where, oldest_ms):
+                        writer.shrink()
+                self._narrow_since[segment.path, table, where] = oldest_ms
 
     def unlink(self, segment: Segment) -> int:
         """Remove a file from the snapshot and the disk; returns its size in bytes."""

@@ -203,7 +203,7 @@ class MaintenanceWorker:
             if locked:
                 self._deleter.finish_deletions()
                 self._files.delete_unreferenced(self._seal_queue.yield_to_seal)
-                self._files.expire_red_minutes(self._age_ms())
+                self._files.expire_narrow(self._age_ms())
                 if self._fill_next() or self._merge(self._parts_min()):
                     self._jobs.wake()  # there may be more
 

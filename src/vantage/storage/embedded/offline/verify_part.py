@@ -11,8 +11,7 @@ import msgspec
 import numpy as np
 
 from vantage.core.arrays import I64, U64
-from vantage.core.red import MINUTE_MS, RedKeys
-from vantage.core.rollup import FIVE_MINUTES_MS
+from vantage.core.red import RedKeys
 from vantage.storage.edge_join import EdgeKeys
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.chunk import ChunkCodec, ChunkDirectory, checksum
@@ -39,7 +38,7 @@ _ROLLUPS: Final = (
     " FROM rollup WHERE part_id=? ORDER BY id"
 )
 _RED: Final = (
-    f"SELECT id, level, width_ms, service, first_ms, last_ms, partials, nbytes, {RED_ROW}"  # noqa: S608 - of ours
+    f"SELECT id, width_ms, service, first_ms, last_ms, partials, nbytes, {RED_ROW}"  # noqa: S608 - of ours
     " FROM red WHERE part_id=? ORDER BY id"
 )
 _EDGES: Final = (
@@ -94,9 +93,7 @@ class PartVerifier:
         self._services: ServiceStats = {}
         self._times: list[tuple[int, int]] = []
         self._red_times: list[tuple[int, int]] = []
-        self._has_minutes = False
         self._edge_times: list[tuple[int, int]] = []
-        self._has_narrow_edges = False
         self._sound = True  # whether every row could be read: else the totals need not fit
 
     def faults(self) -> Iterator[Report]:
@@ -259,7 +256,7 @@ class PartVerifier:
 
     def _red(self) -> Iterator[Report]:
         keys = RedKeys()
-        for chunk_id, level, width_ms, service, first_ms, last_ms, partials, nbytes, *row in self._db.execute(
+        for chunk_id, width_ms, service, first_ms, last_ms, partials, nbytes, *row in self._db.execute(
             _RED, (self._part.id,)
         ):
             self._took(sum(len(column or b"") for column in row[1:]))
@@ -277,8 +274,6 @@ class PartVerifier:
             except ValueError as error:
                 yield "red", chunk_id, str(error)
                 continue
-            if level == "service" and width_ms == MINUTE_MS:
-                self._has_minutes = True
             self._red_times.append((first_ms, last_ms))
 
     def _edges(self) -> Iterator[Report]:
@@ -296,23 +291,22 @@ class PartVerifier:
             except ValueError as error:
                 yield "edge", chunk_id, str(error)
                 continue
-            if width_ms == FIVE_MINUTES_MS:
-                self._has_narrow_edges = True
             self._edge_times.append((first_ms, last_ms))
 
     def _totals(self, series: SeriesStats, services: ServiceStats) -> Iterator[Report]:
         part = self._part
         times = self._times + self._red_times + self._edge_times
-        facts = [("samples", part.samples, self._samples), ("spans", part.spans, self._spans)]
-        # The narrowest rollups of requests and edges are deleted after some days.
-        if (self._has_minutes or not self._red_times) and (self._has_narrow_edges or not self._edge_times):
-            facts += [
-                ("bytes", part.nbytes, self._nbytes),
-                ("first time", part.first_ms, min((first for first, _ in times), default=0)),
-                ("last time", part.last_ms, max((last for _, last in times), default=0)),
-            ]
-        for name, says, holds in facts:
-            if says != holds:
+        # Rollups of requests and edges in narrow buckets are deleted after some days: what is left is in the widest.
+        narrowed = bool(self._red_times or self._edge_times)
+        facts = [
+            ("samples", part.samples, self._samples, False),
+            ("spans", part.spans, self._spans, False),
+            ("bytes", part.nbytes, self._nbytes, narrowed),
+            ("first time", part.first_ms, min((first for first, _ in times), default=0), False),
+            ("last time", part.last_ms, max((last for _, last in times), default=0), narrowed),
+        ]
+        for name, says, holds, may_be_less in facts:
+            if holds > says or (holds < says and not may_be_less):
                 yield "part", part.id, f"it says {says} as its {name}, and its rows hold {holds}"
         if not _same_series(series, self._runs, of_samples=self._tier == SAMPLES):
             yield "part", part.id, "what it says of each series is not what its rows hold"

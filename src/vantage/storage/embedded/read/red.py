@@ -8,12 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from vantage.core.red import MINUTE_MS, RedSlots
+from vantage.core.red import KEPT_MS, RedSlots
 from vantage.core.red_table import RedQuery, RedTable, grain_of, summarize
 from vantage.core.rollup import Partials
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.format.red_chunk import (
-    MINUTES_KEPT_MS,
     RED_ROW,
     RED_WIDTHS_MS,
     WINDOW_BUCKETS,
@@ -40,11 +39,12 @@ class RedReader:
 
     def table(self, query: RedQuery, *, now_ms: int) -> RedTable | None:
         """Return the result of a query; None where rollups do not suffice: for a step that is none of their widths, a
-        time whose minutes are no longer kept, or a week that an earlier version wrote and that is not filled in yet."""
+        time whose rows of that width are deleted, or a week that an earlier version wrote and that is not filled in
+        yet."""
         widths_ms = [
             width
             for width in RED_WIDTHS_MS[query.level]
-            if width != MINUTE_MS or query.time_range.start_ms >= now_ms - MINUTES_KEPT_MS
+            if query.time_range.start_ms >= now_ms - KEPT_MS.get((query.level, width), now_ms)
         ]
         width_ms = grain_of(query.step_ms, widths_ms)
         if width_ms is None or self._lacks(query.time_range):
