@@ -71,12 +71,16 @@
     return null;
   };
 
+  // Some charts are as high as they like and have their legend below; others fit into their element.
+  const heightOf = (element) =>
+    Number(getComputedStyle(element).getPropertyValue("--plot-height")) || Math.max(80, element.clientHeight - LEGEND_PX);
+
   const optionsFor = (element, chart) => {
     const axis = { stroke: token("--muted"), font: "11px system-ui, sans-serif", ticks: { show: false } };
     const grid = { stroke: token("--line"), width: 1 };
     return {
       width: Math.max(120, element.clientWidth),
-      height: Math.max(80, element.clientHeight - LEGEND_PX),
+      height: heightOf(element),
       padding: [10, 18, 0, 0],
       cursor: { sync: { key: "page" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: {
@@ -93,7 +97,7 @@
           const colour = colourOf(line.colour);
           const fill = COLOURS[line.colour]?.[1] ?? 0;
           return {
-            label: line.label, stroke: colour, width: 1.6, fill: fill ? translucent(colour, fill) : undefined,
+            label: line.label, stroke: colour, width: 1.6, dash: line.dashed ? [4, 4] : undefined, fill: fill ? translucent(colour, fill) : undefined,
             points: { show: chart.lonely, size: 5, fill: colour }, value: (uplot, value, which, at) => quantity(at === null || at === undefined ? latest(uplot.data[which]) : value, chart.unit),
           };
         }),
@@ -123,7 +127,7 @@
         const width = element.clientWidth;
         const current = plots.get(element)?.plot;
         if (width > 0 && current && current.width !== width) {
-          current.setSize({ width, height: Math.max(80, element.clientHeight - LEGEND_PX) });
+          current.setSize({ width, height: heightOf(element) });
         }
       });
       observer.observe(element);

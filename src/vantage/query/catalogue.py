@@ -18,6 +18,7 @@ from vantage.vql.tree import And, Call, Column, Compare, Literal, Select, Select
 
 RATE_WINDOW_MS: Final = 300_000
 TAG_VALUES_MAX: Final = 1000
+TAG_PAIRS_MAX: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,16 @@ async def tag_values(context: QueryContext, *, service: str, metric: str, key: s
     """Return up to TAG_VALUES_MAX values of a tag and the number of series of each, the most frequent first."""
     infos = await context.store.list_series(service=service, metric=metric)
     return await asyncio.to_thread(_count_values, infos, key)
+
+
+async def tag_pairs(context: QueryContext, *, service: str, metric: str) -> Sequence[str]:
+    """Return the tags of a metric's series as ``key:value``, in order, TAG_PAIRS_MAX at most."""
+    infos = await context.store.list_series(service=service, metric=metric)
+
+    def collect() -> list[str]:
+        return sorted({f"{key}:{value}" for info in infos for key, value in info.series.tags})[:TAG_PAIRS_MAX]
+
+    return await asyncio.to_thread(collect)
 
 
 def _count_values(infos: Sequence[SeriesInfo], key: str) -> Sequence[tuple[str, int]]:

@@ -76,11 +76,11 @@ async def _from_rollups(
     context: QueryContext, buckets: Buckets, service: str, source: RedSource, first_seen_ms: int
 ) -> list[Endpoint] | None:
     quantiles = (0.95,)
-    buckets = _widened(buckets, now_ms=context.present().now_ms)
+    wide = _widened(buckets, now_ms=context.present().now_ms)
     table = await context.red(
         RedQuery(
-            TimeRange(buckets.start_ms, buckets.end_ms),
-            buckets.step_ms,
+            TimeRange(wide.start_ms, wide.end_ms),
+            wide.step_ms,
             level="endpoint",
             services=frozenset({service}),
             quantiles=quantiles,

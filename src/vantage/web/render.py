@@ -30,8 +30,13 @@ from vantage.web.sparkline import sparkline
 from vantage.web.views import SharedViews, Variables
 
 AnyRequest = Request[Any, Any, Any]
-NAV: Final = (("/", "Overview", "overview"), ("/traces", "Traces", "traces"), ("/schema", "API", "api"))
-NAV_WITH_BROKER: Final = (*NAV[:2], ("/pipeline", "Pipeline", "pipeline"), *NAV[2:])
+NAV: Final = (
+    ("/", "Overview", "overview"),
+    ("/explore", "Explore", "explore"),
+    ("/traces", "Traces", "traces"),
+    ("/schema", "API", "api"),
+)
+NAV_WITH_BROKER: Final = (*NAV[:-1], ("/pipeline", "Pipeline", "pipeline"), NAV[-1])
 COLOURS: Final = 10  # classes c0 … c9 of the style sheet
 # Values that Python defines for scripts, in an attribute of <body>.
 SCRIPT_LIMITS: Final = {
@@ -226,9 +231,9 @@ def palette(names: Sequence[str]) -> dict[str, str]:
 
 
 def query_string(state: Mapping[str, object], **changed: object) -> str:
-    """Return ``?range=1h&…`` from a page's state and changes to it, without empty values."""
-    pairs = [(name, str(value)) for name, value in {**state, **changed}.items() if value not in ("", None)]
-    return f"?{urlencode(pairs)}" if pairs else "?"
+    """Return ``?range=1h&…`` from a page's state and changes to it, without empty values; a tuple has several."""
+    pairs = [(name, value) for name, value in {**state, **changed}.items() if value not in ("", None, ())]
+    return f"?{urlencode(pairs, doseq=True)}" if pairs else "?"
 
 
 def is_reported(deployment: Deployment) -> bool:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from vantage.web.pages import overview, pipeline, service, trace
+from vantage.web.pages import explore, overview, pipeline, service, trace
 
-handlers = [*overview.handlers, *service.handlers, *pipeline.handlers, *trace.handlers]
+handlers = [*overview.handlers, *explore.handlers, *service.handlers, *pipeline.handlers, *trace.handlers]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from vantage.core.deployment import Deployment
+from vantage.core.timerange import TimeRange
 from vantage.query.http_semconv import Buckets
 from vantage.query.red import BucketValues, RedStats
 
@@ -41,6 +42,21 @@ def chart(
     }
     times = [at_ms / 1000 for at_ms in buckets.starts_ms()]
     return Chart(title, note, _json(options), _json([times, *(points for _, points in lines.values())]))
+
+
+def chart_of_lines(
+    time_range: TimeRange, step_ms: int, unit: str, lines: Sequence[tuple[str, str, Sequence[float], bool]]
+) -> Chart:
+    """Return a chart of lines: label, colour, a value for each step (NaN for none), and whether it is dashed."""
+    options = {
+        "unit": unit,
+        "start": time_range.start_ms / 1000,
+        "end": time_range.end_ms / 1000,
+        "lines": [{"label": label, "colour": colour, "dashed": dashed} for label, colour, _, dashed in lines],
+    }
+    times = [at_ms / 1000 for at_ms in range(time_range.start_ms, time_range.end_ms, step_ms)]
+    columns = [[None if value != value else value for value in values] for _, _, values, _ in lines]
+    return Chart(unit, "", _json(options), _json([times, *columns]))
 
 
 def red_charts(red: RedStats, buckets: Buckets, deployments: Sequence[Deployment]) -> list[Chart]:
