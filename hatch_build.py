@@ -32,6 +32,9 @@ ASSETS = {
     "htmx.org/dist/htmx.min.js": "htmx.min.js",  # version 4: morph swaps (innerMorph, outerMorph) are built in
     "htmx.org/dist/ext/hx-ws.min.js": "hx-ws.min.js",
     "htmx.org/LICENSE": "htmx.LICENSE.txt",
+    "@dagrejs/dagre/dist/dagre.min.js": "dagre.min.js",
+    "@dagrejs/dagre/LICENSE": "dagre.LICENSE.txt",
+    "@dagrejs/dagre/dist/dagre.min.js.LEGAL.txt": "dagre.min.js.LEGAL.txt",
     "uplot/dist/uPlot.iife.min.js": "uPlot.iife.min.js",
     "uplot/dist/uPlot.min.css": "uPlot.min.css",
     "uplot/LICENSE": "uPlot.LICENSE.txt",

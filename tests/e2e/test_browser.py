@@ -27,7 +27,7 @@ ARGUMENTS = [
 PHONE = {"width": 375, "height": 740}
 DESKTOP = {"width": 1280, "height": 900}
 LIVE_WITHIN_MS = 2000 + BUSY_S * 1000
-PAGES = ["/", "/services", "/services/shop", "/traces", "/schema"]
+PAGES = ["/", "/services", "/services/shop", "/map", "/explore", "/traces", "/schema"]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
@@ -207,7 +207,7 @@ def test_what_was_sent_is_text_and_never_markup(browser: Browser, server: Server
     )
     assert recorded.json()["accepted"] == 1, recorded
     with looking(browser) as page:
-        for path in ("/", "/traces", "/traces/markup", "/services"):
+        for path in ("/", "/traces", "/traces/markup", "/services", "/map", "/explore"):
             page.goto(server.url + path, wait_until="load")
             page.wait_for_timeout(200)
             assert page.evaluate("window.attacked") is None
@@ -317,6 +317,55 @@ def test_a_session_is_no_licence_for_other_origins(guarded: Server) -> None:
         assert guarded.request("GET", "/api/services", headers={"Cookie": tampered}).status == 401
     foreign = {"Cookie": cookie, "Origin": "https://evil.example.com"}
     assert guarded.request("DELETE", "/api/data?service=secret-shop", headers=foreign).status == 403
+
+
+# ---- Explore and the map
+
+
+def test_a_question_is_put_together_shared_and_asked_again_as_text(browser: Browser, server: Server) -> None:
+    with looking(browser) as page:
+        page.goto(server.url + "/explore?range=15m", wait_until="load")
+        page.get_by_label("Service").first.select_option("shop")
+        page.locator("#metrics-a option[value='http.server.request.duration']").wait_for(state="attached")
+        metric = page.get_by_label("Metric").first
+        metric.fill("http.server.request.duration")
+        metric.dispatch_event("change")
+        page.get_by_text("http.route").first.click()
+        page.get_by_text("http.route=/buy").first.wait_for()
+        page.locator(".chart canvas").first.wait_for()
+        assert "a.by=http.route" in page.url
+        with page.expect_download() as download:
+            page.get_by_text("CSV").click()
+        assert "/buy" in download.value.path().read_text()
+        with page.expect_download() as picture:
+            page.get_by_text("PNG").click()
+        assert picture.value.path().read_bytes().startswith(b"\x89PNG")
+        text = page.locator("code", has_text="SELECT").first.inner_text()
+        shared = page.url
+    answer = server.send({"query": text}, "/vql/execute").json()
+    assert {row[1] for row in answer["rows"]} == {"/buy"}
+    with looking(browser) as page:
+        page.goto(shared, wait_until="load")
+        page.get_by_text("http.route=/buy").first.wait_for()
+
+
+def test_the_map_draws_calls_and_leads_to_the_services(browser: Browser, server: Server) -> None:
+    now_ns = time.time_ns()
+    spans = []
+    for number in range(20):
+        span = {"trace_id": f"call-{number}", "name": "GET /buy", "start_ns": now_ns, "duration_ns": 10**7}
+        spans.append({**span, "span_id": "a", "service_name": "web", "kind": "client"})
+        spans.append({**span, "span_id": "b", "parent_span_id": "a", "service_name": "shop", "kind": "server"})
+    assert server.send({"spans": spans}, "/v1/spans").status == 202
+    with looking(browser) as page:
+        page.goto(server.url + "/map?range=15m", wait_until="load")
+        page.locator(".map-node", has_text="web").wait_for()
+        assert page.locator(".map-edge").count() >= 1
+        page.locator(".map-node", has_text="shop").click()
+        page.wait_for_url("**/services/shop*")
+    with looking(browser, java_script_enabled=False) as page:
+        page.goto(server.url + "/map?range=15m", wait_until="load")
+        page.locator("tr", has_text="web").get_by_text("shop").wait_for()
 
 
 # ---- the demo

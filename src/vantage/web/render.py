@@ -32,6 +32,7 @@ from vantage.web.views import SharedViews, Variables
 AnyRequest = Request[Any, Any, Any]
 NAV: Final = (
     ("/", "Overview", "overview"),
+    ("/map", "Map", "map"),
     ("/explore", "Explore", "explore"),
     ("/traces", "Traces", "traces"),
     ("/schema", "API", "api"),

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from vantage.web.pages import explore, overview, pipeline, service, trace
+from vantage.web.pages import explore, overview, pipeline, service, service_map, trace
 
-handlers = [*overview.handlers, *explore.handlers, *service.handlers, *pipeline.handlers, *trace.handlers]
+handlers = [
+    *overview.handlers,
+    *service.handlers,
+    *service_map.handlers,
+    *explore.handlers,
+    *pipeline.handlers,
+    *trace.handlers,
+]
