@@ -19,6 +19,7 @@ RUN python -m venv /opt/build \
         --require-hashes -r requirements/image.txt
 COPY --from=assets /build/node_modules node_modules
 COPY LICENSE README.md pyproject.toml package.json package-lock.json hatch_build.py ./
+COPY bundles bundles
 COPY migrations migrations
 COPY static static
 COPY templates templates

@@ -10,6 +10,7 @@ second run does nothing, and a source distribution that carries the files builds
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -38,12 +39,17 @@ ASSETS = {
     "uplot/dist/uPlot.iife.min.js": "uPlot.iife.min.js",
     "uplot/dist/uPlot.min.css": "uPlot.min.css",
     "uplot/LICENSE": "uPlot.LICENSE.txt",
+    "@codemirror/view/LICENSE": "codemirror.LICENSE.txt",
+    "@lezer/common/LICENSE": "lezer.LICENSE.txt",
     "swagger-ui-dist/swagger-ui-bundle.js": "swagger-ui-bundle.js",
     "swagger-ui-dist/swagger-ui.css": "swagger-ui.css",
     "swagger-ui-dist/LICENSE": "swagger-ui.LICENSE.txt",
     "swagger-ui-dist/NOTICE": "swagger-ui.NOTICE.txt",
     "swagger-ui-dist/swagger-ui-bundle.js.LICENSE.txt": "swagger-ui-bundle.js.LICENSE.txt",
 }
+# Our scripts that are bundled with the libraries they import -> name in static/vendor.
+BUNDLES = {"bundles/vql_editor.js": "vql_editor.min.js"}
+BUNDLE_TIMEOUT_S = 120
 
 
 class AssetsError(Exception):
@@ -76,7 +82,7 @@ def ensure_assets(root: Path, *, node_modules: Path | None = None) -> bool:
     if is_current(vendor, stamp):
         return False
     if node_modules is not None:
-        collect(node_modules, vendor, stamp)
+        collect(root, node_modules, vendor, stamp)
         return True
     npm = shutil.which("npm")
     if npm is None:
@@ -85,17 +91,19 @@ def ensure_assets(root: Path, *, node_modules: Path | None = None) -> bool:
         for name in NPM_FILES:
             shutil.copy(root / name, folder)
         install(npm, Path(folder))
-        collect(Path(folder) / "node_modules", vendor, stamp)
+        collect(root, Path(folder) / "node_modules", vendor, stamp)
     return True
 
 
 def wanted_stamp(root: Path) -> str:
     """What static/vendor/ must have been made from."""
-    try:
-        lock = (root / "package-lock.json").read_bytes()
-    except OSError as error:
-        raise AssetsError(f"cannot read package-lock.json: {error.strerror}") from None
-    return hashlib.sha256(lock + repr(sorted(ASSETS.items())).encode()).hexdigest()
+    content = repr(sorted([*ASSETS.items(), *BUNDLES.items()])).encode()
+    for name in ("package-lock.json", *BUNDLES):
+        try:
+            content += (root / name).read_bytes()
+        except OSError as error:
+            raise AssetsError(f"cannot read {name}: {error.strerror}") from None
+    return hashlib.sha256(content).hexdigest()
 
 
 def is_current(vendor: Path, stamp: str) -> bool:
@@ -103,7 +111,7 @@ def is_current(vendor: Path, stamp: str) -> bool:
         installed = (vendor / ".stamp").read_text().strip()
     except OSError:
         return False
-    return installed == stamp and all((vendor / name).is_file() for name in ASSETS.values())
+    return installed == stamp and all((vendor / name).is_file() for name in (*ASSETS.values(), *BUNDLES.values()))
 
 
 def install(npm: str, folder: Path) -> None:
@@ -117,7 +125,25 @@ def install(npm: str, folder: Path) -> None:
         raise AssetsError(f"npm ci failed: {'; '.join(reasons[:3]) or f'exit code {done.returncode}'}")
 
 
-def collect(node_modules: Path, vendor: Path, stamp: str) -> None:
+def bundle(source: Path, node_modules: Path, target: Path) -> None:
+    """Bundle a script with what it imports. esbuild is a program of its own, which needs no Node.js."""
+    esbuild = next(iter(node_modules.glob("@esbuild/*/bin/esbuild")), None)
+    if esbuild is None:
+        raise AssetsError("esbuild has no program for this machine: see its list of platforms")
+    options = ("--bundle", "--minify", "--format=iife", "--target=es2022", "--log-level=error")
+    command = [esbuild, source, *options, f"--outfile={target}"]
+    environ = {**os.environ, "NODE_PATH": str(node_modules)}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=BUNDLE_TIMEOUT_S, check=False, env=environ
+        )
+    except subprocess.TimeoutExpired:
+        raise AssetsError(f"esbuild did not finish in {BUNDLE_TIMEOUT_S} s") from None
+    if done.returncode != 0:
+        raise AssetsError(f"esbuild failed: {done.stderr.strip().splitlines()[:1]}")
+
+
+def collect(root: Path, node_modules: Path, vendor: Path, stamp: str) -> None:
     """Copy beside the old folder, then swap: a server or a second build never sees half of it."""
     vendor.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=".vendor-", dir=vendor.parent))
@@ -128,6 +154,8 @@ def collect(node_modules: Path, vendor: Path, stamp: str) -> None:
                 shutil.copyfile(node_modules / source, fresh / name)
             except OSError as error:
                 raise AssetsError(f"cannot copy {source}: {error.strerror}") from None
+        for source, name in BUNDLES.items():
+            bundle(root / source, node_modules, fresh / name)
         (fresh / ".stamp").write_text(stamp + "\n")
         if vendor.exists():
             vendor.replace(fresh.with_name(f"{fresh.name}.old"))

@@ -27,7 +27,7 @@ ARGUMENTS = [
 PHONE = {"width": 375, "height": 740}
 DESKTOP = {"width": 1280, "height": 900}
 LIVE_WITHIN_MS = 2000 + BUSY_S * 1000
-PAGES = ["/", "/services", "/services/shop", "/map", "/explore", "/traces", "/schema"]
+PAGES = ["/", "/services", "/services/shop", "/map", "/explore", "/vql", "/traces", "/schema"]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
@@ -347,6 +347,29 @@ def test_a_question_is_put_together_shared_and_asked_again_as_text(browser: Brow
     with looking(browser) as page:
         page.goto(shared, wait_until="load")
         page.get_by_text("http.route=/buy").first.wait_for()
+
+
+def test_a_query_is_completed_run_and_remembered(browser: Browser, server: Server) -> None:
+    with looking(browser) as page:
+        page.goto(server.url + "/vql", wait_until="load")
+        editor = page.locator(".editor .cm-content")
+        editor.click()
+        page.keyboard.type("SELECT count() AS n FROM metrics WHERE service_name = 'sho", delay=5)
+        page.locator(".cm-tooltip-autocomplete li", has_text="shop").wait_for()
+        page.keyboard.press("Escape")
+        page.keyboard.press("Control+a")
+        page.keyboard.insert_text("SELECT foo FROM metrics")
+        page.keyboard.press("Control+Enter")
+        page.get_by_role("alert").get_by_text("unknown column").wait_for()
+        assert page.locator(".editor .cm-wrong").inner_text() == "foo"
+        editor.click()
+        page.keyboard.press("Control+a")
+        page.keyboard.insert_text("SELECT count() AS n FROM metrics WHERE service_name = 'shop'")
+        page.get_by_role("button", name="Run").click()
+        page.locator("th", has_text="n").wait_for()
+        assert page.locator(".result tbody td").inner_text() == "60"
+        page.get_by_text("History").click()
+        page.locator(".menu-item", has_text="count()").wait_for()
 
 
 def test_the_map_draws_calls_and_leads_to_the_services(browser: Browser, server: Server) -> None:

@@ -34,6 +34,7 @@ NAV: Final = (
     ("/", "Overview", "overview"),
     ("/map", "Map", "map"),
     ("/explore", "Explore", "explore"),
+    ("/vql", "VQL", "vql"),
     ("/traces", "Traces", "traces"),
     ("/schema", "API", "api"),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from vantage.web.pages import explore, overview, pipeline, service, service_map, trace
+from vantage.web.pages import explore, overview, pipeline, service, service_map, trace, vql
 
 handlers = [
     *overview.handlers,
     *service.handlers,
     *service_map.handlers,
     *explore.handlers,
+    *vql.handlers,
     *pipeline.handlers,
     *trace.handlers,
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -11,6 +12,10 @@ from vantage.core.deployment import Deployment
 from vantage.core.timerange import TimeRange
 from vantage.query.http_semconv import Buckets
 from vantage.query.red import BucketValues, RedStats
+from vantage.web.render import COLOURS
+
+CHART_LINES_MAX: Final = 20
+LINE_COLOURS: Final = ("--chart-rate", *(f"--c{number}" for number in range(1, COLOURS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,17 @@ def chart_of_lines(
     times = [at_ms / 1000 for at_ms in range(time_range.start_ms, time_range.end_ms, step_ms)]
     columns = [[None if value != value else value for value in values] for _, _, values, _ in lines]
     return Chart(unit, "", _json(options), _json([times, *columns]))
+
+
+def chart_of_points(times_ms: Sequence[int], lines: Sequence[tuple[str, str, Sequence[float | None]]]) -> Chart:
+    """Return a chart of lines at times of their own: label, colour, and a value for each time, which ascend."""
+    options = {
+        "unit": "",
+        "start": times_ms[0] / 1000,
+        "end": times_ms[-1] / 1000,
+        "lines": [{"label": label, "colour": colour} for label, colour, _ in lines],
+    }
+    return Chart("", "", _json(options), _json([[at_ms / 1000 for at_ms in times_ms], *(line[2] for line in lines)]))
 
 
 def red_charts(red: RedStats, buckets: Buckets, deployments: Sequence[Deployment]) -> list[Chart]:

@@ -22,16 +22,14 @@ from vantage.query.table_formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, e
 from vantage.query.timeseries import AGGREGATIONS
 from vantage.query.timeseries_query import TimeseriesQuery
 from vantage.vql.text.compile import compile_condition
-from vantage.web.pages.charts import Chart, chart_of_lines
+from vantage.web.pages.charts import CHART_LINES_MAX, LINE_COLOURS, Chart, chart_of_lines
 from vantage.web.pages.ranges import PageRange, parse_range
 from vantage.web.problems import NotAcceptable
-from vantage.web.render import COLOURS, query_string, shared_page
+from vantage.web.render import query_string, shared_page
 
 POINTS: Final = 200
-CHART_LINES_MAX: Final = 20
 SERVICES_MAX: Final = 1000
 TEXT_LENGTH_MAX: Final = 500
-_COLOURS: Final = ("--chart-rate", *(f"--c{number}" for number in range(1, COLOURS)))
 COMPARISONS: Final = {"": 0, "1h": 3_600_000, "1d": 86_400_000, "7d": 604_800_000}
 DEFAULT_AGGREGATIONS: Final = {"counter": "rate", "cumulative": "rate", "histogram": "p95", "gauge": "avg"}
 
@@ -218,7 +216,7 @@ def _charts(answer: Answer, drawn: Sequence[Line]) -> list[Chart]:
         lines = [
             (
                 _label(line, several=several),
-                _COLOURS[colours[line.key]],
+                LINE_COLOURS[colours[line.key]],
                 line.values.tolist(),
                 line.is_earlier,
             )
@@ -233,7 +231,7 @@ def _colours(drawn: Sequence[Line]) -> dict[tuple[str, Tags, bool], int]:
     """Return the number of each line's colour: a series and what it was before have the same."""
     numbers: dict[tuple[str, Tags], int] = {}
     for line in drawn:
-        numbers.setdefault((line.of, line.tags), len(numbers) % COLOURS)
+        numbers.setdefault((line.of, line.tags), len(numbers) % len(LINE_COLOURS))
     return {line.key: numbers[line.of, line.tags] for line in drawn}
 
 
