@@ -31,6 +31,7 @@ from vantage.query.promotion import Promotion
 from vantage.roles import ROLES, Loop, Need, Role, Routes
 from vantage.storage.clickhouse.server_url import is_server_url
 from vantage.storage.clickhouse.store import ClickHouseStore
+from vantage.storage.clickhouse.upkeep import UpkeepLoop
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.open import open_metadata, open_telemetry_store
 from vantage.storage.ports import RetentionPolicy
@@ -148,6 +149,7 @@ def build_parts(
         watchers.append(context.on_written)
         deletion = Deletion(store, metadata, clock, before_answer=context.cache.clear, on_deleted=detector.clear)
         loops[Loop.RETENTION] = RetentionLoop(store, policy, clock=clock, on_expired=context.cache.clear)
+        loops |= {Loop.UPKEEP: UpkeepLoop(store, clock=clock)} if isinstance(store, ClickHouseStore) else {}
         stores.insert(0, store)
         pings["store"] = store.ping
     promotion = None

@@ -21,6 +21,7 @@ class Loop(StrEnum):
     """Background loops."""
 
     RETENTION = "retention"
+    UPKEEP = "upkeep"
     SELF_TELEMETRY = "self telemetry"
     KEYS = "keys"
     DEPLOYMENTS = "deployments"
@@ -55,7 +56,16 @@ ROLES: Final[Mapping[str, Role]] = {
     ),
     "worker": Role(
         frozenset({Routes.OPERATIONS}),
-        frozenset({Loop.CONSUMER, Loop.RETENTION, Loop.SELF_TELEMETRY, Loop.DEPLOYMENTS, Loop.LIVE_PUBLISHER}),
+        frozenset(
+            {
+                Loop.CONSUMER,
+                Loop.RETENTION,
+                Loop.UPKEEP,
+                Loop.SELF_TELEMETRY,
+                Loop.DEPLOYMENTS,
+                Loop.LIVE_PUBLISHER,
+            }
+        ),
         frozenset(Need),
     ),
     "api": Role(

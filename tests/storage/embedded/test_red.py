@@ -8,18 +8,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_series, a_span
+from tests.support.red_traffic import DAY_MS, STEPS_MS, rows_of, traffic
+from tests.support.samples import HOUR_MS, NOW_MS, MovedClock
 from tests.support.wait import until
-from vantage.core.batch import Batch, build_batch
+from vantage.core.batch import Batch
 from vantage.core.red import KEPT_DAYS, RedLevel
-from vantage.core.red_table import RedQuery, RedTable
+from vantage.core.red_table import RedQuery
 from vantage.core.retention import parse_rule
-from vantage.core.sample import Kind
-from vantage.core.series import Series
-from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.maintain import merge, red_rollups
 from vantage.storage.embedded.offline.folder_reader import ReadOnlyFolder
@@ -28,44 +25,7 @@ from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import RetentionPolicy, Selector
 
-DAY_MS = 24 * HOUR_MS
-STEPS_MS = (60_000, 300_000, HOUR_MS)
 Open = Callable[..., Any]
-
-
-def requests_of(service: str, route: str, status: str) -> Series:
-    tags = {"route": route, "method": "GET", "status": status}
-    return a_series(service, "http.request.duration", Kind.HISTOGRAM, tags=tags, unit="ms")
-
-
-SERIES = [requests_of(service, route, status) for service in ("api", "shop") for route in ("/a", "/b")
-          for status in ("200", "500")]  # fmt: skip
-
-
-def traffic(seed: int, *, end_ms: int = NOW_MS, hours: float = 3, count: int = 300) -> Batch:
-    rng = np.random.default_rng(seed)
-    times = (end_ms - rng.integers(1, int(hours * HOUR_MS), count)).tolist()
-    values = np.round(rng.lognormal(3, 1, count), 2).tolist()
-    picked = rng.integers(0, len(SERIES), count).tolist()
-    rows = [(SERIES[which], at_ms, value) for which, at_ms, value in zip(picked, times, values, strict=True)]
-    spans: list[Span] = [
-        a_span(f"t{seed}-{n}", f"s{n}", service="traced", start_ms=times[n], duration_ms=values[n]) for n in range(20)
-    ]
-    return build_batch(rows, spans=tuple(spans))
-
-
-def rows_of(table: RedTable | None) -> dict[Any, Any]:
-    assert table is not None
-    rows: dict[Any, Any] = {}
-    for name, part in (("bucket", table.buckets), ("total", table.totals)):
-        columns = zip(
-            part.group.tolist(), part.time_ms.tolist(), part.requests.tolist(), part.errors.tolist(),
-            part.tagged.tolist(), part.min_ms.tolist(), part.max_ms.tolist(), part.quantiles_ms[0].tolist(),
-            strict=True,
-        )  # fmt: skip
-        for group, at_ms, *values in columns:
-            rows[name, table.groups[group], at_ms] = tuple(values)
-    return rows
 
 
 async def assert_same(store: EmbeddedStore, expected: MemoryStore, *, days: int = 3) -> None:

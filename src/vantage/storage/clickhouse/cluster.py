@@ -25,7 +25,7 @@ _CREATE: Final = re.compile(
     r"|DROP (?:TABLE|VIEW)(?: IF EXISTS)?|ALTER TABLE) (\w+)"
 )
 _RENAME: Final = re.compile(r"^RENAME TABLE(?: IF EXISTS)? (\w+) TO (\w+)")
-_ENGINE: Final = re.compile(r"^ENGINE = (\w*MergeTree)$", re.MULTILINE)
+_ENGINE: Final = re.compile(r"^ENGINE = (\w*MergeTree)(?=$|\()", re.MULTILINE)
 _WINDOW: Final = re.compile(r"\bnon_replicated_deduplication_window = \d+")
 _COMMENT: Final = re.compile(r"\A(?:--[^\n]*\n)+")
 _LOCK: Final = "migration_lock"  # among the processes that use one host

@@ -73,31 +73,32 @@ def build_commit(
         add("spans", span_columns(spans), token=token)
     if any(batch.samples for batch, _ in accepted):
         add("samples", sample_columns(accepted), token=token)
-    for table, rows in _red(accepted, spans, at_ms=at_ms).items():
-        add(table, rows, token=token)
+    keys = RedKeys()
+    for table, levels in red_tables(_red_minutes(accepted, spans, keys), keys, at_ms=at_ms).items():
+        add(table, red_columns(levels, keys.keys), token=token)
     if ids:
         add("batch_ids", batch_id_columns(ids), token=token)
     return Commit(inserts, fresh, spans, ids)
 
 
-def _red(
-    accepted: Sequence[tuple[Batch, Sequence[Series]]], spans: Sequence[Span], *, at_ms: int
-) -> dict[str, dict[str, Column]]:
-    """Return the rollups of requests by table. Minutes are only kept of the days around ``at_ms``: each is a partition,
-    of which an insert may have few."""
-    keys = RedKeys()
+def _red_minutes(accepted: Sequence[tuple[Batch, Sequence[Series]]], spans: Sequence[Span], keys: RedKeys) -> Partials:
+    """Return the rollups of requests over minutes, by endpoint."""
     parts = [red_of_samples(SampleColumns(batch.index, batch.time_ms, batch.value), RedSlots(keys, series))
              for batch, series in accepted if batch.samples]  # fmt: skip
     parts.append(red_of_spans(build_span_table(spans), keys))
-    minutes = regroup(concat_partials([part for part in parts if len(part)]), None, width_ms=MINUTE_MS)
+    return regroup(concat_partials([part for part in parts if len(part)]), None, width_ms=MINUTE_MS)
+
+
+def red_tables(minutes: Partials, keys: RedKeys, *, at_ms: int) -> dict[str, dict[RedLevel, Partials]]:
+    """Return the rollups of requests by table and level. Minutes are only kept of the days around ``at_ms``: each is a
+    partition, of which an insert may have few."""
     if not len(minutes):
         return {}
     by_minute = by_service(minutes, keys)
     recent = by_minute.take(np.flatnonzero(np.abs(by_minute.time_ms - at_ms) < RED_MINUTES_DAYS * DAY_MS))
-    tables = {} if not len(recent) else {"red_1m": red_columns({"service": recent}, keys.keys)}
-    levels: dict[RedLevel, Partials] = {
+    tables: dict[str, dict[RedLevel, Partials]] = {"red_1m": {"service": recent}} if len(recent) else {}
+    tables["red_5m"] = {
         "service": regroup(by_minute, None, width_ms=FIVE_MINUTES_MS),
         "endpoint": of_endpoints(minutes, keys, width_ms=FIVE_MINUTES_MS),
     }
-    tables["red_5m"] = red_columns(levels, keys.keys)
     return tables

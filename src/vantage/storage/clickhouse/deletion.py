@@ -26,7 +26,8 @@ SPARE: Final = 0.02  # of the budget, freed in addition: otherwise the next samp
 RAW: Final = ("samples", "exemplars", "spans", "span_times")
 SERIES_ROLLUPS: Final = ("rollups_5m", "rollups_1h")
 RED_TABLES: Final = ("red_5m", "red_1h", "red_1m")
-ROLLUP_TABLES: Final = (*SERIES_ROLLUPS, "red_5m", "red_1h")  # whose partitions are months
+EDGE_TABLES: Final = ("edges_5m", "edge_buckets", "span_buckets")
+ROLLUP_TABLES: Final = (*SERIES_ROLLUPS, "red_5m", "red_1h", *EDGE_TABLES)  # whose partitions are months
 NAMES_MAX: Final = 1000
 # Where other processes write, a series may be new and its first samples under way.
 EMPTY_AGE_MS_MIN: Final = HOUR_MS
@@ -55,6 +56,7 @@ class Deleter:
         self._engine = engine
         self._registry = registry
         self.parts: dict[str, int] = {}  # active ones by table, when data expired last
+        self.deletions = 0  # statements that deleted something
 
     def expire(self, policy: RetentionPolicy, now_ms: int, *, batch_now_ms: int) -> DeletionResult:
         """Delete what has expired by the policy, and batch ids that are too old at ``batch_now_ms``."""
@@ -96,6 +98,8 @@ class Deleter:
             for table in ("samples", "exemplars", "spans", "span_times", *SERIES_ROLLUPS, *RED_TABLES, "series")
         }
         before = _nbytes_of(self._partitions())
+        sides = Params()
+        self._delete_if_any("edges_5m", _has_side(selector, sides), sides)
         for table, rows in counts.items():  # the series last: a deletion that fails can be repeated
             if rows:
                 self._delete(table, where, params)
@@ -110,7 +114,7 @@ class Deleter:
     def delete_range(self, time_range: TimeRange) -> None:
         """Delete samples and spans of whole hours, and what is derived from them. The times of traces stay: they are
         where a trace is looked for, and its spans may be written again."""
-        for table in ("samples", "exemplars", *SERIES_ROLLUPS, *RED_TABLES, "spans"):
+        for table in ("samples", "exemplars", *SERIES_ROLLUPS, *RED_TABLES, "spans", *EDGE_TABLES):
             params = Params()
             before = (_before(table, at_ms, params) for at_ms in (time_range.start_ms, time_range.end_ms))
             self._delete_if_any(table, "NOT ({}) AND {}".format(*before), params)
@@ -131,7 +135,9 @@ class Deleter:
         params = Params()
         deleted = 0
         tables = (
-            ("samples", "exemplars", *SERIES_ROLLUPS, *RED_TABLES) if table == "samples" else ("spans", "span_times")
+            ("samples", "exemplars", *SERIES_ROLLUPS, *RED_TABLES)
+            if table == "samples"
+            else ("spans", "span_times", *EDGE_TABLES)
         )
         for name in tables:
             rows = self._delete_if_any(name, _before(name, limit_ms, params), params)
@@ -178,6 +184,10 @@ class Deleter:
                 where = f"service_name IN ({bound}) AND {_before(table, limit_ms, params)}"
                 rows = self._delete_if_any(table, where, params)
                 deleted += rows if table == "spans" else 0
+            params = Params()
+            bound = ", ".join(params.bind(service, "String") for service in batch)
+            sides = f"(caller IN ({bound}) OR (kind != 'external' AND callee IN ({bound})))"
+            self._delete_if_any("edges_5m", f"{sides} AND {_before('edges_5m', limit_ms, params)}", params)
         self._delete_red([(service, "spans") for service in services], limit_ms)
         return deleted
 
@@ -272,6 +282,7 @@ class Deleter:
         return [Partition(*row) for row in zip(*columns, strict=True)]
 
     def _drop(self, partition: Partition) -> None:
+        self.deletions += 1
         # A partition's id consists of digits, made by the engine, and cannot be a parameter of a statement.
         self._engine.run(Statement(f"ALTER TABLE {partition.table} DROP PARTITION ID '{partition.month}'"))
 
@@ -310,6 +321,7 @@ class Deleter:
         return rows
 
     def _delete(self, table: str, where: str, params: Params) -> None:
+        self.deletions += 1
         self._engine.run(_bound(f"ALTER TABLE {table} DELETE WHERE {where}", params), {"mutations_sync": 1})
 
 
@@ -322,6 +334,16 @@ def _in_batches(names: Sequence[T]) -> Iterator[Sequence[T]]:
 def _bound(text: str, params: Params) -> Statement:
     used: dict[str, Param] = {name: value for name, value in params.values.items() if f"{{{name}:" in text}
     return Statement(text, used)
+
+
+def _has_side(selector: Selector, params: Params) -> str:
+    """Return the condition that an edge has a deleted service or environment on one of its sides."""
+
+    def side(name: str) -> str:
+        columns = ((name, selector.service), (f"{name}_environment", selector.environment))
+        return " AND ".join(f"{column} = {params.bind(text, 'String')}" for column, text in columns if text)
+
+    return f"({side('caller')} OR (kind != 'external' AND {side('callee')}))"
 
 
 def _before(table: str, limit_ms: int, params: Params) -> str:

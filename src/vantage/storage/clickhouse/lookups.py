@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 
-from vantage.core.errors import InputError
 from vantage.core.red import MINUTE_MS, RedKeys
 from vantage.core.red_table import RedQuery, RedTable, summarize
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
@@ -32,13 +31,11 @@ from vantage.storage.ports import (
     ExemplarSample,
     Selector,
     SeriesInfo,
-    ServiceEdges,
     ServiceSpanStats,
     TraceFilter,
     TraceSummary,
     possible_pairs,
 )
-from vantage.storage.service_edges import SPANS_MAX, edge_width, service_edges, whole_buckets, with_parents
 from vantage.storage.trace_summary import latest_summaries
 
 TIMEOUT_S: Final = 30.0
@@ -50,19 +47,18 @@ class Lookups:
     def __init__(self, engine: Engine, series: SeriesTable) -> None:
         self._engine = engine
         self._series = series
-        self._red_since: int | None = None
 
     def _query(self, text: str, params: Params | None = None) -> QueryResult:
         return self._engine.run(Statement(text, params.values if params else {}), query_limits(TIMEOUT_S))
 
-    def red(self, query: RedQuery, *, now_ms: int, limits: Mapping[str, float]) -> RedTable | None:
+    def red(self, query: RedQuery, *, now_ms: int, since_ms: int, limits: Mapping[str, float]) -> RedTable | None:
         """Read rollups of requests. None where they do not suffice: for a step that is none of their widths, a time
-        whose minutes have expired, or one before which an earlier version wrote."""
+        whose minutes have expired, or one up to ``since_ms``, when an earlier version wrote."""
         widths_ms = {"red_1h": HOUR_MS, "red_5m": FIVE_MINUTES_MS}
         if query.level == "service" and query.time_range.start_ms >= now_ms - RED_MINUTES_DAYS * DAY_MS + HOUR_MS:
             widths_ms["red_1m"] = MINUTE_MS
         table = next((name for name, width_ms in widths_ms.items() if query.step_ms % width_ms == 0), None)
-        if table is None or query.time_range.start_ms <= self._red_since_ms():
+        if table is None or query.time_range.start_ms <= since_ms:
             return None
         params = Params()
         start, end, step, level = (
@@ -93,12 +89,6 @@ class Lookups:
         )
         keys = RedKeys()
         return summarize([read_red(result, keys)], keys.keys, query)
-
-    def _red_since_ms(self) -> int:
-        if self._red_since is None:
-            result = self._query("SELECT toInt64(max(newest_ms)) AS newest_ms FROM red_since")
-            self._red_since = int(result.to_list("newest_ms")[0])
-        return self._red_since
 
     def list_series(self, service: str, metric: str, *, since_ms: int) -> list[SeriesInfo]:
         """Read series from the hourly rollups, which have the first and the last sample: a thousandth of the rows."""
@@ -208,16 +198,6 @@ class Lookups:
         )
         ids = result.to_list("trace_id")
         return latest_summaries(self._spans_of(ids), trace_filter) if ids else []
-
-    def edges(self, time_range: TimeRange, *, now_ms: int) -> ServiceEdges:
-        in_buckets = whole_buckets(time_range, width_ms=edge_width(time_range, now_ms=now_ms))
-        params = Params()
-        where = " AND ".join(bounds(with_parents(in_buckets), params, spans=True))
-        counted = self._query(f"SELECT toInt64(count()) AS spans FROM spans WHERE {where}", params)
-        if int(counted.to_list("spans")[0]) > SPANS_MAX:
-            raise InputError(f"the range has more than {SPANS_MAX} spans: narrow it")
-        result = self._query(f"SELECT {SPANS_SELECTED} FROM spans WHERE {where}", params)
-        return service_edges([read_spans(result)], in_buckets)
 
     def exported_samples(self, selector: Selector, time_range: TimeRange) -> Statement:
         params = Params()

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
-import numpy as np
 import structlog
 
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import (
-    BusyError,
     InputError,
     StartupError,
     StoreTimeout,
@@ -28,16 +26,20 @@ from vantage.core.red_table import RedQuery, RedTable
 from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.batch_id_table import BatchIdTable
 from vantage.storage.clickhouse.deletion import Deleter
+from vantage.storage.clickhouse.edges import EdgeTable
 from vantage.storage.clickhouse.engine import LOOKUP_NBYTES_MAX, ROWS_MAX, Engine, QueryResult, Statement, query_limits
+from vantage.storage.clickhouse.exports import EXPORTS_MAX, Exports
+from vantage.storage.clickhouse.filling import Filler
 from vantage.storage.clickhouse.intent_log import IntentLog
 from vantage.storage.clickhouse.lookups import Lookups
 from vantage.storage.clickhouse.range_writer import RangeWriter
-from vantage.storage.clickhouse.rows import read_samples, read_spans, read_table
+from vantage.storage.clickhouse.rows import read_table
 from vantage.storage.clickhouse.schema import migrate, migrations
 from vantage.storage.clickhouse.series_registry import SeriesRegistry
 from vantage.storage.clickhouse.series_table import REFRESH_S, SeriesTable
 from vantage.storage.clickhouse.sql import print_estimate, print_select
 from vantage.storage.clickhouse.table_settings import apply_settings, apply_ttl
+from vantage.storage.clickhouse.upkeep import Upkeep
 from vantage.storage.clickhouse.usage import read_usage
 from vantage.storage.clickhouse.writer import Writer
 from vantage.storage.closing import to_its_end
@@ -68,9 +70,7 @@ from vantage.vql.exec.execute import EXPLAIN_COLUMNS, QUERY_SAMPLES_MAX, SPAN_CO
 from vantage.vql.table import Table
 
 QUERY_THREADS: Final = 4
-EXPORTS_MAX: Final = 2
 OTHER_CONNECTIONS: Final = EXPORTS_MAX * 2 + 1  # of a store on a server: two for each export, and that of inserts
-EXPORTED_MAX: Final = 2000  # samples or spans per batch
 SEARCH_TIMEOUT_S: Final = 30.0
 T = TypeVar("T")
 
@@ -136,15 +136,24 @@ class ClickHouseStore:
         )
         self._deleter = Deleter(engine, self._series)
         self._lookups = Lookups(engine, self._series_table)
+        self._exports = Exports(engine, self._lookups, self._series_table)
+        self._edges = EdgeTable(engine)
+        self._upkeep = Upkeep(
+            self._edges,
+            Filler(engine, self._series_table),
+            clock=clock,
+            now_ms=self._steady.now_ms,
+            in_thread=self._in_thread,
+            between_commits=self._writer.run,
+            deletions=lambda: self._deleter.deletions,
+        )
         self._lock = FolderLock(folder) if folder is not None else None
         self._threads = QueryPool(query_threads)
         self._running: set[threading.Event] = set()  # each ends a query
         self._refresh: asyncio.Task[None] | None = None
         self._deleting = asyncio.Lock()
-        self._streams: ThreadPoolExecutor | None = None
         self._raw_since_ms = 0
         self._newest_ms = 0
-        self._exports = 0
         self._open = False
 
     # --- opening and closing ---
@@ -155,7 +164,7 @@ class ClickHouseStore:
         if self._lock is not None:
             self._lock.take()
         self._threads.start()
-        self._streams = ThreadPoolExecutor(EXPORTS_MAX, "vantage-export")
+        self._exports.start()
         try:
             await self._threads.run(self._start)
         except BaseException:
@@ -185,9 +194,7 @@ class ClickHouseStore:
         for cancelled in list(self._running):
             cancelled.set()
         await self._threads.stop()
-        if self._streams is not None:
-            await asyncio.to_thread(self._streams.shutdown, wait=True, cancel_futures=True)
-        self._streams = None
+        await self._exports.stop()
         await asyncio.to_thread(self.engine.close)
         if self._lock is not None:
             self._lock.release()
@@ -214,6 +221,7 @@ class ClickHouseStore:
         self._series_table.load()
         self._id_table.load(self._ids, now_ms=self._clock.now_ms())
         self._raw_since_ms = self._deleter.raw_since_ms()
+        self._upkeep.load()
         self._newest_ms = self._deleter.newest_ms()
         if self._newest_ms:
             self._steady.start_from(self._newest_ms)
@@ -258,6 +266,7 @@ class ClickHouseStore:
         def refresh() -> None:
             self._series_table.refresh()
             self._raw_since_ms = self._deleter.raw_since_ms()
+            self._upkeep.load()
 
         while True:
             await asyncio.sleep(REFRESH_S)
@@ -296,7 +305,8 @@ class ClickHouseStore:
 
     async def red(self, query: RedQuery, *, deadline_s: float) -> RedTable | None:
         limits = query_limits(deadline_s, nbytes_max=self._query_nbytes_max)
-        return await self._in_thread(lambda: self._lookups.red(query, now_ms=self._steady.now_ms(), limits=limits))
+        now_ms, since_ms = self._steady.now_ms(), self._upkeep.since_ms.get("red", 0)
+        return await self._in_thread(lambda: self._lookups.red(query, now_ms=now_ms, since_ms=since_ms, limits=limits))
 
     async def list_series(self, *, service: str = "", metric: str = "") -> Sequence[SeriesInfo]:
         return await self._in_thread(lambda: self._lookups.list_series(service, metric, since_ms=self._raw_since_ms))
@@ -320,33 +330,24 @@ class ClickHouseStore:
         return await self._in_thread(lambda: self._lookups.traces(wanted))
 
     async def edges(self, time_range: TimeRange) -> ServiceEdges:
-        return await self._in_thread(lambda: self._lookups.edges(time_range, now_ms=self._steady.now_ms()))
+        since_ms = self._upkeep.since_ms.get("edges", 0)
+        return await self._in_thread(
+            lambda: self._edges.read(
+                time_range, now_ms=self._steady.now_ms(), since_ms=since_ms, raw_since_ms=self._raw_since_ms
+            )
+        )
+
+    async def keep_up(self) -> bool:
+        """Do one piece of work in the background: count edges, or fill in what an earlier version did not write.
+        Returns whether there may be more. Raises StoreUnavailable, StoreTimeout, BusyError."""
+        return await self._upkeep.step(raw_since_ms=self._raw_since_ms)
 
     async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:
-        if not self._open or self._streams is None:
+        if not self._open:
             raise StoreUnavailable("the store is closed")
-        if self._exports >= EXPORTS_MAX:
-            raise BusyError("other exports are running", retry_after_s=60.0)
-        self._exports += 1
-        loop, threads = asyncio.get_running_loop(), self._streams
-        samples = self.engine.stream(self._lookups.exported_samples(selector, time_range))
-        spans = self.engine.stream(self._lookups.exported_spans(selector, time_range))
-        try:
-            # Both begin now, and do not see later writes.
-            first = await loop.run_in_executor(threads, next, samples, None)
-            first_spans = await loop.run_in_executor(threads, next, spans, None)
-            while first is not None:
-                series = await loop.run_in_executor(threads, self._series_table.known, first.to_list("series_id"))
-                for batch in read_samples(first, series, rows_max=EXPORTED_MAX):
-                    yield batch
-                first = await loop.run_in_executor(threads, next, samples, None)
-            while first_spans is not None:
-                for batch in _span_batches(first_spans):
-                    yield batch
-                first_spans = await loop.run_in_executor(threads, next, spans, None)
-        finally:
-            self._exports -= 1
-            await asyncio.shield(loop.run_in_executor(threads, _close_all, [samples, spans]))
+        async with aclosing(self._exports.export(selector, time_range)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def usage(self) -> Usage:
         return await self._in_thread(lambda: read_usage(self.engine, raw_since_ms=self._raw_since_ms))
@@ -479,15 +480,3 @@ class ClickHouseStore:
             ("queued_bytes", "Batches waiting to be committed.", lambda: self.queued_nbytes),
         ):
             self._telemetry.add_gauge(f"vantage_store_{name}", text, read)
-
-
-def _span_batches(result: QueryResult) -> Iterator[Batch]:
-    table = read_spans(result)
-    for start in range(0, len(table), EXPORTED_MAX):
-        rows = np.arange(start, min(start + EXPORTED_MAX, len(table)))
-        yield Batch(spans=tuple(table.spans(rows)))
-
-
-def _close_all(streams: Sequence[Any]) -> None:
-    for stream in streams:
-        stream.close()

@@ -22,6 +22,9 @@ DATA_TABLES: Final = (
     "red_1m",
     "red_5m",
     "red_1h",
+    "span_buckets",
+    "edges_5m",
+    "edge_buckets",
 )
 RED_MINUTES_DAYS: Final = 2  # how long rollups of requests over minutes are kept
 DAY_MS: Final = 86_400_000
@@ -35,6 +38,9 @@ _TIMES: Final = {
     "red_1m": "toDateTime(timestamp)",
     "red_5m": "toDateTime(timestamp)",
     "red_1h": "toDateTime(timestamp)",
+    "span_buckets": "toDateTime(timestamp)",
+    "edges_5m": "toDateTime(timestamp)",
+    "edge_buckets": "toDateTime(timestamp)",
     "spans": "toDateTime(intDiv(start_ns, 1000000000))",
     "span_times": "toDateTime(intDiv(last_ns, 1000000000))",
 }

@@ -11,7 +11,7 @@ from vantage.storage.ports import Usage, UsageRow
 # The tables of each kind of data.
 KINDS: Final = {
     "samples": ("samples", "exemplars"),
-    "rollups": ("rollups_5m", "rollups_1h", "red_1m", "red_5m", "red_1h"),
+    "rollups": ("rollups_5m", "rollups_1h", "red_1m", "red_5m", "red_1h", "span_buckets", "edges_5m", "edge_buckets"),
     "spans": ("spans", "span_times"),
     "series": ("series",),
     "batch ids": ("batch_ids",),
