@@ -1,4 +1,5 @@
--- Which service calls which, in 5 minutes of the called spans. Of the versions of a bucket the one of edge_buckets counts.
+-- Which service calls which, in 5 minutes by the start of the called span. Of the versions of a bucket the latest in
+-- edge_buckets counts.
 CREATE TABLE IF NOT EXISTS edges_5m
 (
     timestamp DateTime64(3, 'UTC'),

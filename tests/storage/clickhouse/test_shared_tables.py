@@ -168,7 +168,7 @@ def test_every_target_of_a_view_is_among_the_tables(engine: NativeEngine) -> Non
     kinds = zip(result.to_list("text"), result.to_list("engine"), strict=True)
     views = [text for text, kind in kinds if kind == "MaterializedView"]
     targets = {text.partition(" TO ")[2].split(" ")[0].partition(".")[2] for text in views}
-    assert targets == {"exemplars", "rollups_5m", "rollups_1h", "span_times", "red_1h", "span_buckets"}
+    assert targets == {"exemplars", "rollups_5m", "rollups_1h", "span_times", "red_1h", "span_buckets", "span_services"}
     assert targets <= set(DATA_TABLES)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,8 @@ async def test_edges_stay_when_spans_have_expired_by_size_and_not_by_age(opened:
             await write_both(store, expected, spans)
         clock.now += HOUR_MS
         await keep_up(store)
-        await run(store, "ALTER TABLE spans DELETE WHERE 1 SETTINGS mutations_sync = 1")
+        for table in ("spans", "span_services"):
+            await run(store, f"ALTER TABLE {table} DELETE WHERE 1 SETTINGS mutations_sync = 1")
         await store._in_thread(lambda: store._deleter._note_raw_since(clock.now))
         await store.expire(RetentionPolicy())
         assert await store.services_with_spans() == []
@@ -211,7 +213,7 @@ async def test_edges_stay_when_spans_have_expired_by_size_and_not_by_age(opened:
 
 async def forget(store: ClickHouseStore) -> None:
     """Make the tables what an earlier version would have left, with data up to now."""
-    for table in ("red_1m", "red_5m", "red_1h", "span_buckets", "edges_5m", "edge_buckets"):
+    for table in ("red_1m", "red_5m", "red_1h", "span_buckets", "edges_5m", "edge_buckets", "span_services"):
         await run(store, f"TRUNCATE TABLE {table}")
     for what in ("red", "edges"):
         await run(store, f"INSERT INTO filled_since SELECT '{what}', {store.newest_ms()}")
@@ -253,6 +255,9 @@ async def test_what_an_earlier_version_wrote_is_filled_in(
         joined.clear()
         await assert_same(store, expected, external=False)
         assert not joined
+        assert sorted(map(astuple, await store.services_with_spans())) == sorted(
+            map(astuple, await expected.services_with_spans())
+        )
     async with opened() as store:
         assert await store.keep_up() is False
         await assert_same_red(store, expected, steps_ms=WIDE)

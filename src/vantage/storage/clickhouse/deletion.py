@@ -23,7 +23,7 @@ from vantage.storage.ports import DeletionResult, RetentionPolicy, Selector
 
 DAY_MS: Final = 86_400_000
 SPARE: Final = 0.02  # of the budget, freed in addition: otherwise the next sample would trigger another deletion
-RAW: Final = ("samples", "exemplars", "spans", "span_times")
+RAW: Final = ("samples", "exemplars", "spans", "span_times", "span_services")
 SERIES_ROLLUPS: Final = ("rollups_5m", "rollups_1h")
 RED_TABLES: Final = ("red_5m", "red_1h", "red_1m")
 EDGE_TABLES: Final = ("edges_5m", "edge_buckets", "span_buckets")
@@ -93,10 +93,7 @@ class Deleter:
             for name, text in (("service_name", selector.service), ("environment", selector.environment))
             if text
         )
-        counts = {
-            table: self._count(table, where, params)
-            for table in ("samples", "exemplars", "spans", "span_times", *SERIES_ROLLUPS, *RED_TABLES, "series")
-        }
+        counts = {table: self._count(table, where, params) for table in (*RAW, *SERIES_ROLLUPS, *RED_TABLES, "series")}
         before = _nbytes_of(self._partitions())
         sides = Params()
         self._delete_if_any("edges_5m", _has_side(selector, sides), sides)
@@ -114,7 +111,7 @@ class Deleter:
     def delete_range(self, time_range: TimeRange) -> None:
         """Delete samples and spans of whole hours, and what is derived from them. The times of traces stay: they are
         where a trace is looked for, and its spans may be written again."""
-        for table in ("samples", "exemplars", *SERIES_ROLLUPS, *RED_TABLES, "spans", *EDGE_TABLES):
+        for table in ("samples", "exemplars", *SERIES_ROLLUPS, *RED_TABLES, "spans", "span_services", *EDGE_TABLES):
             params = Params()
             before = (_before(table, at_ms, params) for at_ms in (time_range.start_ms, time_range.end_ms))
             self._delete_if_any(table, "NOT ({}) AND {}".format(*before), params)
@@ -137,7 +134,7 @@ class Deleter:
         tables = (
             ("samples", "exemplars", *SERIES_ROLLUPS, *RED_TABLES)
             if table == "samples"
-            else ("spans", "span_times", *EDGE_TABLES)
+            else ("spans", "span_times", "span_services", *EDGE_TABLES)
         )
         for name in tables:
             rows = self._delete_if_any(name, _before(name, limit_ms, params), params)
@@ -180,7 +177,7 @@ class Deleter:
         for batch in _in_batches(services):
             params = Params()
             bound = ", ".join(params.bind(service, "String") for service in batch)
-            for table in ("spans", "span_times"):
+            for table in ("spans", "span_times", "span_services"):
                 where = f"service_name IN ({bound}) AND {_before(table, limit_ms, params)}"
                 rows = self._delete_if_any(table, where, params)
                 deleted += rows if table == "spans" else 0

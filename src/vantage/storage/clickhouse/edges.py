@@ -47,6 +47,7 @@ _SPANS_SELECTED: Final = (
     "trace_id, span_id, parent_span_id, service_name, environment, '' AS service_version, '' AS instance, '' AS name, "
     f"kind, status, start_ns, duration_ns, mapFilter((name, text) -> name IN ({_PEERS}), attributes) AS attributes"
 )
+_SERVICE_NAMES: Final = ("service_name", "environment", "service_version", "instance")
 # What edges are of, without a version.
 _NAMES: Final = ("caller", "caller_environment", "callee", "callee_environment", "kind")
 
@@ -124,7 +125,9 @@ class EdgeTable:
         return len(waiting)
 
     def add_buckets(self, time_range: TimeRange) -> None:
-        """Count the spans that the view did not, since they came before it. May be repeated."""
+        """Count the spans that the views did not, since they came before them, of a range of whole hours. May be
+        repeated."""
+        self._add_services(time_range)
         params = Params()
         of_spans = " AND ".join(bounds(time_range, params, spans=True))
         of_buckets = " AND ".join(bounds(time_range, params, spans=False))
@@ -145,6 +148,31 @@ class EdgeTable:
                 "fingerprint": result.ints("fingerprint"),
             }
             self._insert("span_buckets", columns)
+
+    def _add_services(self, time_range: TimeRange) -> None:
+        params = Params()
+        of_spans = " AND ".join(bounds(time_range, params, spans=True))
+        of_hours = " AND ".join(bounds(time_range, params, spans=False))
+        names = ", ".join(_SERVICE_NAMES)
+        result = self._query(
+            f"SELECT {names}, toUnixTimestamp64Milli(at) AS at_ms, sum(number) AS missing, min(began_ns) AS first_ns, "
+            f"max(ended_ns) AS last_ns FROM (SELECT {names}, "
+            "fromUnixTimestamp64Milli(intDiv(start_ns, 3600000000000) * 3600000, 'UTC') AS at, "
+            "toInt64(count()) AS number, min(start_ns) AS began_ns, max(start_ns) AS ended_ns "
+            f"FROM spans WHERE {of_spans} GROUP BY {names}, at UNION ALL "
+            f"SELECT {names}, timestamp AS at, -spans AS number, first_ns AS began_ns, last_ns AS ended_ns "
+            f"FROM span_services WHERE {of_hours}) GROUP BY {names}, at HAVING missing > 0",
+            params,
+        )
+        if len(result):
+            columns: dict[str, Column] = {
+                "timestamp": result.ints("at_ms").view("datetime64[ms]"),
+                **{name: result.text_column(name) for name in _SERVICE_NAMES},
+                "spans": result.ints("missing"),
+                "first_ns": result.ints("first_ns"),
+                "last_ns": result.ints("last_ns"),
+            }
+            self._insert("span_services", columns)
 
     def _buckets(self, time_range: TimeRange) -> list[_Bucket]:
         """Return the buckets of a range that have spans, in order."""

@@ -39,6 +39,7 @@ from vantage.storage.ports import (
 from vantage.storage.trace_summary import latest_summaries
 
 TIMEOUT_S: Final = 30.0
+_SERVICE_NAMES: Final = ("service_name", "environment", "service_version", "instance")
 
 
 class Lookups:
@@ -127,14 +128,18 @@ class Lookups:
         )
         return int(result.to_list("five_minutes")[0]), int(result.to_list("hours")[0])
 
-    def services_with_spans(self) -> list[ServiceSpanStats]:
-        names = ("service_name", "environment", "service_version", "instance")
-        result = self._query(
-            f"SELECT {', '.join(names)}, toInt64(count()) AS spans, "
-            "intDiv(min(start_ns), 1000000) AS first_ms, intDiv(max(start_ns), 1000000) AS last_ms "
-            f"FROM spans GROUP BY {', '.join(names)}"
+    def services_with_spans(self, *, are_counted: bool) -> list[ServiceSpanStats]:
+        """Read the counts of spans by hour, or count the spans themselves where ``are_counted`` is false."""
+        names = ", ".join(_SERVICE_NAMES)
+        figures = (
+            "sum(spans) AS spans_in, intDiv(min(first_ns), 1000000) AS first_ms, "
+            "intDiv(max(last_ns), 1000000) AS last_ms FROM span_services"
+            if are_counted
+            else "toInt64(count()) AS spans_in, intDiv(min(start_ns), 1000000) AS first_ms, "
+            "intDiv(max(start_ns), 1000000) AS last_ms FROM spans"
         )
-        columns = (result.to_list(name) for name in (*names, "spans", "first_ms", "last_ms"))
+        result = self._query(f"SELECT {names}, {figures} GROUP BY {names}")
+        columns = (result.to_list(name) for name in (*_SERVICE_NAMES, "spans_in", "first_ms", "last_ms"))
         return [ServiceSpanStats(*row) for row in zip(*columns, strict=True)]
 
     def exemplars(self, trace_id: str) -> list[ExemplarSample]:

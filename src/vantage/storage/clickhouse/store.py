@@ -316,7 +316,8 @@ class ClickHouseStore:
         return sum_up_services(series, [stats for stats in spans if service in ("", stats.service)])
 
     async def services_with_spans(self) -> Sequence[ServiceSpanStats]:
-        return await self._in_thread(self._lookups.services_with_spans)
+        are_counted = not self._upkeep.since_ms.get("edges", 0)
+        return await self._in_thread(lambda: self._lookups.services_with_spans(are_counted=are_counted))
 
     async def trace(self, trace_id: str) -> Trace:
         # Concurrently: each statement takes a few milliseconds, even without a result.

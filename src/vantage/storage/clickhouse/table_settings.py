@@ -25,6 +25,7 @@ DATA_TABLES: Final = (
     "span_buckets",
     "edges_5m",
     "edge_buckets",
+    "span_services",
 )
 RED_MINUTES_DAYS: Final = 2  # how long rollups of requests over minutes are kept
 DAY_MS: Final = 86_400_000
@@ -41,6 +42,7 @@ _TIMES: Final = {
     "span_buckets": "toDateTime(timestamp)",
     "edges_5m": "toDateTime(timestamp)",
     "edge_buckets": "toDateTime(timestamp)",
+    "span_services": "toDateTime(timestamp)",
     "spans": "toDateTime(intDiv(start_ns, 1000000000))",
     "span_times": "toDateTime(intDiv(last_ns, 1000000000))",
 }

@@ -12,7 +12,7 @@ from vantage.storage.ports import Usage, UsageRow
 KINDS: Final = {
     "samples": ("samples", "exemplars"),
     "rollups": ("rollups_5m", "rollups_1h", "red_1m", "red_5m", "red_1h", "span_buckets", "edges_5m", "edge_buckets"),
-    "spans": ("spans", "span_times"),
+    "spans": ("spans", "span_times", "span_services"),
     "series": ("series",),
     "batch ids": ("batch_ids",),
 }
