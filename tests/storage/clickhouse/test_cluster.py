@@ -98,7 +98,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ClickHouse
             engine.open()
             migrate(engine, migrations())
             apply_settings(engine, fsync=True)
-            for table in (*DATA_TABLES, "raw_since", "schema_migrations"):
+            for table in (*DATA_TABLES, "raw_since", "filled_since", "schema_migrations"):
                 _, reading = on_cluster(f"CREATE TABLE {table} ()", "main")
                 engine.run(Statement(reading.replace(" ON CLUSTER 'main'", "")))
             engine.close()

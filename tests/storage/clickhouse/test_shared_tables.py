@@ -202,7 +202,7 @@ def test_expiry_is_changed_only_when_it_differs_and_read_back(engine: NativeEngi
         return complete(statement, *args, **named)
 
     engine.run = recorded  # type: ignore[method-assign]
-    for days, expected in ((None, 0), (30, 8), (30, 0), (60, 8), (None, 8), (None, 0)):
+    for days, expected in ((None, 0), (30, 12), (30, 0), (60, 12), (None, 12), (None, 0)):
         changes.clear()
         apply_ttl(engine, days=days)
         assert len(changes) == expected, days
