@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -145,6 +149,68 @@ async def test_a_seal_that_is_interrupted_counts_nothing_twice(
         await assert_same(store, expected)
         await store.seal()
         await write_both(store, expected, pieces[2])
+        await assert_same(store, expected)
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+
+from tests.support.calls import random_calls
+from tests.support.samples import MovedClock
+from vantage.core.batch import Batch
+from vantage.storage.embedded.format.segment import SegmentWriter
+from vantage.storage.embedded.store import EmbeddedStore
+from vantage.telemetry import Telemetry
+
+folder, slices = Path(sys.argv[1]), int(sys.argv[2])
+begin, begun = SegmentWriter.slice, 0
+
+
+def counted(self):
+    global begun
+    begun += 1
+    if begun > slices:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return begin(self)
+
+
+async def main():
+    async with EmbeddedStore(folder, clock=MovedClock(), telemetry=Telemetry()) as store:
+        first, second, *_ = random_calls(8)
+        await store.write(Batch(spans=tuple(first)))
+        await store.seal()
+        await store.write(Batch(spans=tuple(second)))
+        SegmentWriter.slice = counted
+        await store.seal()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("slices", range(5))
+async def test_a_process_that_is_killed_while_it_seals_counts_nothing_twice(
+    opened: Open, clock: MovedClock, tmp_path: Path, slices: int
+) -> None:
+    """It dies before a transaction of the seal, or after the last."""
+    root = Path(__file__).resolve().parents[3]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, str(tmp_path / "data"), str(slices), cwd=root,
+        env={**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}"}, stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await process.wait() == -signal.SIGKILL
+    expected = MemoryStore(clock=clock)
+    first, second, third, *_ = random_calls(8)
+    for spans in (first, second):
+        await expected.write(Batch(spans=tuple(spans)))
+    async with opened() as store:
+        await assert_same(store, expected)
+        await store.seal()
+        await assert_same(store, expected)
+        await write_both(store, expected, third)
+        await store.seal()
         await assert_same(store, expected)
 
 

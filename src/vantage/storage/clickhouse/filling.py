@@ -168,9 +168,9 @@ def _difference(computed: Partials, present: Partials, width_ms: int) -> Partial
     return replace(rows, sketches=Sketches(sketches.row[cells], sketches.key[cells], sketches.count[cells]))
 
 
-def _equal(one: Mapping[str, Mapping[RedLevel, Partials]], other: Mapping[str, Mapping[RedLevel, Partials]]) -> bool:
+def _equal(first: Mapping[str, Mapping[RedLevel, Partials]], other: Mapping[str, Mapping[RedLevel, Partials]]) -> bool:
     def counts(rows: Partials) -> dict[tuple[int, int], int]:
         keys: Sequence[tuple[int, int]] = list(zip(rows.slot.tolist(), rows.time_ms.tolist(), strict=True))
         return dict(zip(keys, rows.count.tolist(), strict=True))
 
-    return all(counts(rows) == counts(other[table][level]) for table in one for level, rows in one[table].items())
+    return all(counts(rows) == counts(other[table][level]) for table in first for level, rows in first[table].items())
