@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from typing import Any
 
@@ -47,6 +48,20 @@ def test_spans_with_hexadecimal_ids_come_back_equal(spans: list[Span]) -> None:
 @given(any_spans(some_ids=st.sampled_from(["a", "b", "c", "A", "ff"])))
 def test_parents_inside_and_outside_of_the_block_come_back(spans: list[Span]) -> None:
     assert decode(encode(build_span_table(spans))).spans() == spans
+
+
+@given(any_spans(), st.randoms(use_true_random=False))
+def test_rows_of_a_table_come_back_equal_in_any_order(spans: list[Span], chance: random.Random) -> None:
+    rows = chance.sample(range(len(spans)), len(spans) - len(spans) // 3)
+    block = build_span_table(spans).take(np.array(rows, np.int64))
+    assert decode(encode(block)).spans() == [spans[row] for row in rows]
+
+
+def test_attributes_of_a_later_block_stay_with_their_keys() -> None:
+    """Its first span has a key that in the table of all spans came second."""
+    spans = [a_span(attributes={"a": "1"}), a_span(attributes={"b": "2"}), a_span(attributes={"a": "3"})]
+    block = build_span_table(spans).take(np.array([1, 2]))
+    assert decode(encode(block)).spans() == spans[1:]
 
 
 def test_a_complete_block_is_decoded() -> None:

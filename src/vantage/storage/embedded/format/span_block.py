@@ -90,7 +90,8 @@ def decode(body: bytes) -> SpanTable:
 
 
 def _block_of(table: SpanTable, packer: SpanColumnCodec) -> _Block:
-    order = _order_by_key(table.attr_key)
+    # By the codes that the keys get here: a table that was taken from another has those of the other.
+    order = _order_by_key(DictColumn(*_by_appearance(table.attr_key)))
     by_key = DictColumn(table.attr_value.codes[order], table.attr_value.values)
     columns = [*(getattr(table, name) for name in TEXTS), table.attr_key, by_key]
     codes, values = zip(*map(_by_appearance, columns), strict=True)
