@@ -1,4 +1,5 @@
-"""``make bench``: accepting, storing, latency, text queries, the embedded store, pages, roles, idle servers, agents.
+"""``make bench``: accepting, storing, latency, text queries, the embedded store, pages, the service map, roles, idle
+servers, agents.
 
 ``ARGS=--quick`` for a short run. Rate limits are raised on every server that has any, to measure the work.
 """
@@ -21,13 +22,14 @@ from benchmarks.agents.run import bench_agent
 from benchmarks.pages import bench_pages
 from benchmarks.payloads import PACKED, RATES, json_requests, packed, request, uvicorn, vantage
 from benchmarks.rounds import CONNECTIONS, PYTHON, Running, Subject, interleave
+from benchmarks.service_map import bench_map
 from benchmarks.storage.load_footprint import bench_footprint
 from benchmarks.storage.run import bench_embedded
 from benchmarks.tail import bench_tail
 from benchmarks.targets import Target, print_targets
 from vantage.vql.text.compile import compile_query
 
-PARTS = ("accepting", "storing", "tail", "vql", "embedded", "footprint", "pages", "pipeline", "idle", "agent")
+PARTS = ("accepting", "storing", "tail", "vql", "embedded", "footprint", "pages", "map", "pipeline", "idle", "agent")
 PIPELINE_PACKAGES = ("chdb", "clickhouse_driver", "confluent_kafka", "pytest")
 PIPELINE_PROGRAMS = ("java", "mvn", "npm")
 SEED_QUERY = """-- Get average response time for an endpoint over last hour
@@ -196,6 +198,8 @@ def main() -> None:
             bench_footprint(work, quick=arguments.quick)
         if "pages" in parts:
             bench_pages(work, quick=arguments.quick)
+        if "map" in parts:
+            bench_map(work, quick=arguments.quick)
         if "pipeline" in parts:
             bench_pipeline(rounds, seconds, work, quick=arguments.quick)
         if "agent" in parts:

@@ -30,11 +30,13 @@ from vantage.query import storage_report as query_storage
 from vantage.query import vql as query_vql
 from vantage.storage import edge_join, ports, query_pool, recent_spans, steady_time
 from vantage.storage import service_edges as storage_edges
+from vantage.storage.clickhouse import edges as clickhouse_edges
+from vantage.storage.clickhouse import upkeep
 from vantage.storage.embedded import queries, store
 from vantage.storage.embedded.format import chunk, exemplars, part_writer, segment
 from vantage.storage.embedded.maintain import merge, seal_queue, segment_files, worker
 from vantage.storage.embedded.offline import backup
-from vantage.storage.embedded.read import chunk_index, connection_pool
+from vantage.storage.embedded.read import chunk_index, connection_pool, earlier_spans
 from vantage.storage.embedded.write import block, commit, head, journal
 from vantage.telemetry import Telemetry
 from vantage.web.api import export, sessions
@@ -194,6 +196,9 @@ LIMITS = [
     ("docs/api.md", f"| series of an answer | {timeseries.GROUPS_MAX} |"),
     ("docs/api.md", f"At most {service_map.EDGES_MAX} edges"),
     ("docs/api.md", f"up to {edge_join.PARENT_REACH_MS // 60_000} minutes earlier or later"),
+    ("docs/storage.md", f"beyond the first {earlier_spans.BLOCKS_MAX} blocks of spans"),
+    ("docs/storage.md", f"{clickhouse_edges.SETTLE_MS // 60_000} minutes after the end of their 5 minutes"),
+    ("docs/storage.md", f"with pauses of {upkeep.PAUSE_S:.0f} seconds"),
     ("docs/api.md", f"of more than {storage_edges.SPANS_MAX} spans"),
     ("docs/api.md", f"| series of a socket | {live.SERIES_MAX} |"),
     ("docs/api.md", f"more than {live.PENDING_MAX} updates waited"),
