@@ -16,6 +16,7 @@ from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError, InputError
 from vantage.core.retention import RetentionRule, parse_rule
+from vantage.core.turns import Turns
 from vantage.ingest.consume import BatchByBatch, Consumer
 from vantage.ingest.deployments import DeploymentDetector
 from vantage.ingest.live_publisher import LivePublisher
@@ -74,7 +75,7 @@ class Opened(Protocol):
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The objects of one role. ``stores``, and rates that are shared, are opened in order, before ``keys`` is refreshed
-    and ``loops`` run."""
+    and ``loops`` run. ``turns`` are of the threads that compute for long."""
 
     role: Role
     clock: Clock
@@ -85,6 +86,7 @@ class Parts:
     loops: tuple[BackgroundLoop, ...]
     asgi: EdgeMiddleware
     telemetry: Telemetry
+    turns: Turns
 
 
 def build_parts(
@@ -97,7 +99,7 @@ def build_parts(
     """Build and wire what the role needs; ``siblings`` are the processes that share its port, ``restart`` requests that
     this one starts again. Does no I/O. Raises ConfigError."""
     role = _role(settings)
-    telemetry = Telemetry()
+    telemetry, turns = Telemetry(), Turns()
     requests = RequestMetrics(telemetry)
     steady = SteadyTime(clock)
     metadata = open_metadata(settings.metadata_url, data=Path(settings.data), clock=clock)
@@ -112,6 +114,7 @@ def build_parts(
             telemetry=telemetry,
             batches_come_from_broker=broker is not None or settings.role != "all",
             steady=steady,
+            turns=turns,
         )
         if reads
         else None
@@ -278,7 +281,7 @@ def build_parts(
     if shared is not None:
         stores.append(shared)
     chosen_loops = tuple(loops[loop] for loop in sorted(role.loops) if loop in loops)
-    return Parts(role, clock, tuple(stores), keys, authenticator, authorizer, chosen_loops, asgi, telemetry)
+    return Parts(role, clock, tuple(stores), keys, authenticator, authorizer, chosen_loops, asgi, telemetry, turns)
 
 
 def _open_target(settings: Settings, url: str, clock: Clock) -> ClickHouseStore:

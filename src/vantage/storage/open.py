@@ -8,6 +8,7 @@ from pathlib import Path
 from vantage.config import Settings
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError
+from vantage.core.turns import Turns
 from vantage.storage.clickhouse.chdb import ChdbEngine
 from vantage.storage.clickhouse.cluster import ClusterEngine
 from vantage.storage.clickhouse.engine import Engine
@@ -43,11 +44,12 @@ def open_store(
     retention_days: int | None,
     batches_come_from_broker: bool = False,
     steady: SteadyTime | None = None,
+    turns: Turns | None = None,
 ) -> EmbeddedStore | ClickHouseStore:
     """Return the telemetry store of a URL, not yet opened; for '' the embedded one in ``data``. Raises ConfigError.
 
     ``server_connections`` are those to a ClickHouse server, which may belong to a ``server_cluster``, and whose tables
-    also expire after ``retention_days``.
+    also expire after ``retention_days``. The embedded one computes in ``turns``.
     """
     if is_chdb(url) or is_server_url(url):
         engine: Engine
@@ -85,6 +87,7 @@ def open_store(
         query_samples_max=query_samples_max,
         query_nbytes_max=query_nbytes_max,
         steady=steady,
+        turns=turns,
     )
 
 
@@ -95,6 +98,7 @@ def open_telemetry_store(
     telemetry: Telemetry,
     batches_come_from_broker: bool = False,
     steady: SteadyTime | None = None,
+    turns: Turns | None = None,
 ) -> EmbeddedStore | ClickHouseStore:
     """Return the telemetry store of the settings, not yet opened. One on a server to which batches come from a broker
     keeps nothing in the data folder. Raises ConfigError."""
@@ -115,6 +119,7 @@ def open_telemetry_store(
         retention_days=settings.retention_days,
         batches_come_from_broker=batches_come_from_broker,
         steady=steady,
+        turns=turns,
     )
 
 

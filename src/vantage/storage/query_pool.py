@@ -9,15 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from vantage.core.errors import BusyError, StoreUnavailable, VantageError
+from vantage.core.turns import Turns
 
 WAITING_MAX: Final = 32
 T = TypeVar("T")
 
 
 class QueryPool:
-    """``threads`` queries run at once, WAITING_MAX more wait. ``initializer`` is called in each thread first."""
+    """``threads`` queries run at once, WAITING_MAX more wait. ``initializer`` is called in each thread first; with
+    ``turns``, queries compute in turns."""
 
-    def __init__(self, threads: int, *, initializer: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, threads: int, *, initializer: Callable[[], None] | None = None, turns: Turns | None = None
+    ) -> None:
+        self._turns = turns
         self._threads = threads
         self._initializer = initializer
         self._pool: ThreadPoolExecutor | None = None
@@ -50,9 +55,15 @@ class QueryPool:
             raise BusyError("too many queries are waiting")
         self._queries += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, _without_frames, work)
+            return await asyncio.get_running_loop().run_in_executor(pool, self._in_turn, work)
         finally:
             self._queries -= 1
+
+    def _in_turn(self, work: Callable[[], T]) -> T:
+        if self._turns is None:
+            return _without_frames(work)
+        with self._turns.turn():
+            return _without_frames(work)
 
 
 def _without_frames(work: Callable[[], T]) -> T:

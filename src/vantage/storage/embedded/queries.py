@@ -12,6 +12,7 @@ from vantage.core.batch import Batch
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.core.red_table import RedQuery, RedTable
 from vantage.core.timerange import TimeRange
+from vantage.core.turns import Turns
 from vantage.storage.embedded import thread_priority
 from vantage.storage.embedded.format.chunk import ChunkCodec
 from vantage.storage.embedded.format.part_stats import ServiceStats, add_up_services
@@ -69,7 +70,9 @@ class Queries:
         *,
         query_samples_max: int,
         query_nbytes_max: int,
+        turns: Turns,
     ) -> None:
+        self._turns = turns
         self._snapshots = snapshots
         self._catalogue = catalogue
         self._pool = pool
@@ -79,7 +82,7 @@ class Queries:
         self._query_nbytes_max = query_nbytes_max
         self._query_memory = QueryMemory(query_nbytes_max * 5 // 4)  # a dear query leaves a fifth for small ones
         self._codecs: list[ChunkCodec] = []  # those that no query uses now
-        self._threads = QueryPool(QUERY_THREADS, initializer=lambda: lower_priority(thread_priority.QUERIES))
+        self._threads = QueryPool(QUERY_THREADS, initializer=lambda: lower_priority(thread_priority.WORK), turns=turns)
         self._exports = 0
         self._open = False
         self._unsealed_edges = UnsealedEdges(catalogue.edges, on_lost=self._count_unjoined)
@@ -255,6 +258,7 @@ class Queries:
             nbytes_max=self._query_nbytes_max,
             memory=self._query_memory,
             stopping=self._threads.stopping.is_set,
+            pass_on=self._turns.pass_on,
         )
 
     @contextmanager

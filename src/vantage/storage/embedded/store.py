@@ -14,6 +14,7 @@ import structlog
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
+from vantage.core.turns import Turns
 from vantage.storage.closing import to_its_end
 from vantage.storage.disk_reserve import DiskReserve
 from vantage.storage.embedded import malloc
@@ -90,8 +91,9 @@ class EmbeddedStore(Queries):
         generation_samples_max: int = GENERATION_SAMPLES_MAX,
         page_count_max: int | None = None,
         steady: SteadyTime | None = None,
+        turns: Turns | None = None,
     ) -> None:
-        head, pool = Head(), ConnectionPool()
+        head, pool, turns = Head(), ConnectionPool(), turns or Turns()
         indexes = ChunkIndexCache(nbytes_max=min(CACHE_NBYTES_MAX, query_nbytes_max // 8))
         super().__init__(
             Snapshots(head, retained_nbytes_max=head_nbytes_max // 2),
@@ -101,6 +103,7 @@ class EmbeddedStore(Queries):
             DamageLog(self._quarantine),
             query_samples_max=query_samples_max,
             query_nbytes_max=query_nbytes_max,
+            turns=turns,
         )
         self.folder = folder
         self._clock = clock
@@ -120,8 +123,13 @@ class EmbeddedStore(Queries):
             self._journal, self._catalogue, self._head, telemetry, self._batch_ids.now_ms, self._on_commit, refusal
         )
         stop, jobs = StopFlag(), JobQueue()
+
+        def between_slices() -> None:
+            stop.check()
+            turns.pass_on()
+
         edges = EdgeCounter(self._files, self._catalogue.edges, on_lost=self._count_unjoined)
-        sealer = Sealer(self._files, self._catalogue, edges, stop.check)
+        sealer = Sealer(self._files, self._catalogue, edges, between_slices)
         self._seal_queue = SealQueue(
             self._files,
             self._journal,
@@ -132,6 +140,7 @@ class EmbeddedStore(Queries):
             stop,
             on_closed=jobs.wake,
             on_expired=self._count_expired,
+            turns=turns,
             samples_max=generation_samples_max,
             nbytes_max=min(GENERATION_NBYTES_MAX, max(1, head_nbytes_max // 4)),
         )
@@ -160,6 +169,7 @@ class EmbeddedStore(Queries):
             merger=self._merger,
             deleter=self._deleter,
             fill_next=lambda: red_filler.fill_next() or edge_filler.fill_next(),
+            turns=turns,
             age_ms=self._steady.now_ms,
             refusal=refusal,
         )
@@ -212,6 +222,7 @@ class EmbeddedStore(Queries):
 
     async def _stop(self) -> None:
         self._open = False
+        self._turns.stop()
         await asyncio.to_thread(self._maintenance.stop)
         await self._commits.stop()
         await self._threads.stop()

@@ -69,8 +69,11 @@ class QueryBudget:
         memory: QueryMemory | None = None,
         stopping: Callable[[], bool] = _never,
         monotonic_s: Callable[[], float] = time.monotonic,
+        pass_on: Callable[[], None] = _nothing,
     ) -> None:
+        """``pass_on`` is called whenever the time is looked at: other threads may then compute first."""
         self._seconds = seconds
+        self._pass_on = pass_on
         self.nbytes_max = nbytes_max
         self._memory = memory
         self._stopping = stopping
@@ -95,6 +98,7 @@ class QueryBudget:
         if now_s >= self._check_also_s:
             self._check_also_s = now_s + CHECK_ALSO_EVERY_S
             self._check_also()
+        self._pass_on()
 
     def take(self, nbytes: int) -> None:
         """Count memory that the query is about to use. Raises InputError, with the figures, when it is too much, and

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -31,9 +32,11 @@ from vantage.web.request_metrics import RequestMetrics
 # A path with a slash at its end is the same as one without.
 _ENDPOINTS: Final = {"/v1/metrics": "metrics", "/v1/spans": "spans", "/v1/metrics/": "metrics", "/v1/spans/": "spans"}
 _THREAD_NBYTES: Final = 256 << 10  # larger bodies are decoded in a thread, not on the event loop
+THREADS: Final = 2  # of their own: bodies do not wait for pages
 _JSON: Final = b"application/json"
 DISCARD_NBYTES_MAX: Final = 8 << 20
 DISCARD_S_MAX: Final = 0.2
+T = TypeVar("T")
 _log = structlog.get_logger("vantage.ingest")
 
 
@@ -104,6 +107,7 @@ class IngestApp:
         self._telemetry = telemetry
         self._requests = requests
         self._monotonic_s = clock.monotonic_s
+        self._threads = ThreadPoolExecutor(THREADS, "vantage-decode")
         self._counted = {
             (route, status): telemetry.collector_requests.labels(route, str(status))
             for route in ("/v1/metrics", "/v1/spans")
@@ -161,8 +165,8 @@ class IngestApp:
 
         if encoding:  # a few kilobytes may decompress to megabytes
             is_large = len(body) > _THREAD_NBYTES // 8
-            body = await asyncio.to_thread(unpack, body, encoding) if is_large else unpack(body, encoding)
-        received = await asyncio.to_thread(decode, body) if len(body) > _THREAD_NBYTES else decode(body)
+            body = await self._in_thread(lambda: unpack(body, encoding)) if is_large else unpack(body, encoding)
+        received = await self._in_thread(lambda: decode(body)) if len(body) > _THREAD_NBYTES else decode(body)
         await self._receiver.publish(received)
         if not received.rejected:
             return b'{"accepted":%d,"rejected":0,"errors":[]}' % received.accepted
@@ -171,6 +175,9 @@ class IngestApp:
             for index, rejection in received.errors
         ]
         return msgspec.json.encode({"accepted": received.accepted, "rejected": received.rejected, "errors": errors})
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _admit(self, scope: ASGIScope, headers: dict[bytes, bytes]) -> Awaitable[None] | None:
         """Check key, scope and rate; return what is to be awaited for the rate, None where it is not shared. An unknown

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from vantage.core.clock import Clock
+from vantage.core.turns import Turns
 from vantage.storage.embedded import malloc
 from vantage.storage.embedded.format.segment import Part, Segment
 from vantage.storage.embedded.maintain.seal import Sealer
@@ -73,6 +74,7 @@ class SealQueue:
         *,
         on_closed: Callable[[], None],
         on_expired: Callable[[int, int], None],
+        turns: Turns,
         samples_max: int = GENERATION_SAMPLES_MAX,
         nbytes_max: int = GENERATION_NBYTES_MAX,
     ) -> None:
@@ -85,6 +87,7 @@ class SealQueue:
         self._stop = stop
         self._on_closed = on_closed
         self._on_expired = on_expired
+        self._turns = turns
         self._samples_max = samples_max
         self._nbytes_max = nbytes_max
         self._opened_s: float | None = None  # when the head got its first commit
@@ -188,6 +191,7 @@ class SealQueue:
     def yield_to_seal(self) -> None:
         """Between two slices of other work: seal first what waits. Raises Stopped."""
         self._stop.check()
+        self._turns.pass_on()
         self.seal_waiting()
 
 

@@ -18,6 +18,7 @@ import structlog
 
 from vantage.core.clock import Clock
 from vantage.core.errors import StoreUnavailable
+from vantage.core.turns import Turns
 from vantage.storage.embedded import malloc, thread_priority
 from vantage.storage.embedded.maintain import merge
 from vantage.storage.embedded.maintain.deletion import Deleter
@@ -86,6 +87,7 @@ class MaintenanceWorker:
         merger: Merger,
         deleter: Deleter,
         fill_next: Callable[[], bool],
+        turns: Turns,
         age_ms: Callable[[], int],
         refusal: Callable[[], str] = str,
     ) -> None:
@@ -93,6 +95,7 @@ class MaintenanceWorker:
         returns the time that ages are counted from; ``refusal`` why the folder cannot be written, '' when
         it can."""
         self._fill_next = fill_next
+        self._turns = turns
         self._age_ms = age_ms
         self._files = files
         self._journal = journal
@@ -151,7 +154,7 @@ class MaintenanceWorker:
     # --- the thread ---
 
     def _run(self) -> None:
-        lower_priority(thread_priority.MAINTENANCE)
+        lower_priority(thread_priority.WORK)
         try:
             self._work()
         finally:
@@ -166,8 +169,9 @@ class MaintenanceWorker:
             if job is None:
                 break
             try:
-                job()
-                self._run_due()
+                with self._turns.turn():
+                    job()
+                    self._run_due()
                 self.failing = ""
             except Stopped:
                 break

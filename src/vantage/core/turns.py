@@ -1,0 +1,128 @@
+"""Turns of threads that compute for long: queries, pages, sealing and merging.
+
+A thread that has the interpreter and not the processor keeps both from the threads that clients wait for, and the more
+threads compute, the longer it waits for the processor. So only as many compute at a time as there are processors, and
+each that has computed for a while goes to the end of the line.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, ParamSpec, TypeVar
+
+TURN_S: Final = 0.05  # after which ``pass_on`` lets others go first
+PATIENCE_S: Final = 1.0  # after which a thread computes without a turn: who has one may wait for it
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    ready: threading.Event = field(default_factory=threading.Event)
+    has_turn: bool = False
+
+
+class _OfThread(threading.local):
+    depth = 0
+    has_turn = False
+    since_s = 0.0
+
+
+class Turns:
+    """At most ``count`` threads have a turn, the others wait in line; ``count`` is the number of processors by default.
+    Any thread."""
+
+    def __init__(self, count: int | None = None, *, patience_s: float = PATIENCE_S) -> None:
+        self._free = count or processors()
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._line: deque[_Waiting] = deque()
+        self._thread = _OfThread()
+        self._stopped = False
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Compute in a turn until the context ends. Within a turn of the same thread it does nothing more."""
+        thread = self._thread
+        if not thread.depth:
+            self._take()
+        thread.depth += 1
+        try:
+            yield
+        finally:
+            thread.depth -= 1
+            if not thread.depth:
+                self._give()
+
+    def pass_on(self) -> None:
+        """Between two pieces of work: let others go first when this turn was long. Costs nothing while none wait."""
+        if self._line and self._thread.has_turn and time.monotonic() - self._thread.since_s >= TURN_S:
+            self._give()
+            self._take()
+
+    def stop(self) -> None:
+        """Let every thread compute at once, as at the end of the process, when they wait for one another."""
+        with self._lock:
+            self._stopped = True
+            while self._line:
+                self._line.popleft().ready.set()
+
+    def _take(self) -> None:
+        thread = self._thread
+        with self._lock:
+            if self._stopped:
+                return
+            if self._free:
+                self._free -= 1
+                thread.has_turn, thread.since_s = True, time.monotonic()
+                return
+            waiting = _Waiting()
+            self._line.append(waiting)
+        if not waiting.ready.wait(self._patience_s):
+            with self._lock:
+                if waiting in self._line:
+                    self._line.remove(waiting)
+        thread.has_turn, thread.since_s = waiting.has_turn, time.monotonic()
+
+    def _give(self) -> None:
+        if not self._thread.has_turn:
+            return
+        self._thread.has_turn = False
+        with self._lock:
+            if self._line:
+                following = self._line.popleft()
+                following.has_turn = True
+                following.ready.set()
+            else:
+                self._free += 1
+
+
+class TurnExecutor(ThreadPoolExecutor):
+    """Threads whose work takes turns. ``initializer`` is called in each thread first."""
+
+    def __init__(self, turns: Turns, *, initializer: Callable[[], None]) -> None:
+        super().__init__(thread_name_prefix="vantage-work", initializer=initializer)
+        self._turns = turns
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a function in a turn."""
+
+        def work() -> T:
+            with self._turns.turn():
+                return fn(*args, **kwargs)
+
+        return super().submit(work)
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
