@@ -8,6 +8,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import closing
 from typing import Any
 
@@ -20,7 +21,9 @@ from vantage.core.batch import Batch
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
 from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.format.segment import TIERS
-from vantage.storage.embedded.maintain import merge
+from vantage.storage.embedded.maintain import merge, seal_queue
+from vantage.storage.embedded.maintain.seal import Sealer
+from vantage.storage.embedded.maintain.worker import MaintenanceWorker
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.memory import MemoryStore
 from vantage.storage.ports import Selector, SeriesInfo, TelemetryStore, TraceFilter
@@ -216,6 +219,58 @@ async def test_generations_close_by_themselves_when_they_are_full(opened: Open) 
         await until(lambda: not store._snapshots.now.sealing_generations)
         assert store._head.sample_count < 1000
         assert len(store._snapshots.now.samples) == 1
+        assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(3000, 100.0 * sum(range(30)))]
+
+
+async def test_a_replay_seals_what_would_take_much_memory(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, clock: MovedClock, seed: int
+) -> None:
+    random = RandomBatches(seed)
+    batches = [random.batch() for _ in range(40)]
+    async with MemoryStore(clock=clock) as twin:
+        async with opened() as store:
+            for batch in batches:
+                await store.write(batch)
+                await twin.write(batch)
+            await store.delete(Selector(service="svc1"))
+            await twin.delete(Selector(service="svc1"))
+            for batch in (random.batch() for _ in range(40)):
+                await store.write(batch)
+                await twin.write(batch)
+        monkeypatch.setattr(seal_queue, "REPLAY_NBYTES_MAX", 1)
+        monkeypatch.setattr(MaintenanceWorker, "start", lambda _worker: None)  # only the replay seals
+        monkeypatch.setattr(MaintenanceWorker, "submit", _run_here)
+        async with opened(generation_samples_max=100) as store:
+            assert store._head.sample_count < 100
+            assert not store._snapshots.now.sealing_generations
+            assert store._snapshots.now.samples
+            await assert_same(store, twin)
+        async with opened() as store:
+            await assert_same(store, twin)
+
+
+def _run_here(_worker: MaintenanceWorker, job: Callable[[], Any]) -> Future[Any]:
+    done: Future[Any] = Future()
+    done.set_result(job())
+    return done
+
+
+async def test_a_replay_that_cannot_seal_reads_everything(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened() as store:
+        for n in range(30):
+            await store.write(a_batch(*[float(n)] * 100))
+    monkeypatch.setattr(seal_queue, "REPLAY_NBYTES_MAX", 1)
+
+    def fails(*_arguments: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Sealer, "write", fails)
+        async with opened(generation_samples_max=1000) as store:
+            assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(3000, 100.0 * sum(range(30)))]
+            assert "cannot be sealed" in store.warnings()[0]
+    async with opened(generation_samples_max=1000) as store:
+        assert not store._snapshots.now.sealing_generations
         assert list((await store.select(count_query(), deadline_s=5)).rows()) == [(3000, 100.0 * sum(range(30)))]
 
 

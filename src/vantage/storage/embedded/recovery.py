@@ -106,6 +106,7 @@ class Recovery:
         self.catalogue.reserve(self.journal.slots)
 
     def _replay(self) -> None:
+        last_deletion = self.journal.last_deletion_seq()
         for entry in self.journal.entries():
             if entry.deletes is not None:
                 self.deleter.delete_unsealed(*entry.deletes, [])
@@ -113,6 +114,8 @@ class Recovery:
                 self.head.append(entry.record)
                 self.recent_spans.remember(entry.record.spans)
             self.seal_queue.on_commit(entry.seq)
+            if entry.seq >= last_deletion and not self.journal.unwritable:  # a deletion deletes what is before it
+                self.seal_queue.seal_in_replay()
         deleted = ~self.catalogue.present()
         if deleted.any():
             self.deleter.delete_unsealed("", "", np.flatnonzero(deleted).tolist())

@@ -25,6 +25,7 @@ RETRY_S: Final = 5.0
 GENERATION_SAMPLES_MAX: Final = 1_000_000
 GENERATION_NBYTES_MAX: Final = 128 << 20
 GENERATION_AGE_S_MAX: Final = 2 * 3600.0
+REPLAY_NBYTES_MAX: Final = 32 << 20  # of generations that wait while the journal is replayed
 
 _log = structlog.get_logger("vantage.storage.seal")
 
@@ -133,6 +134,18 @@ class SealQueue:
         self._files.snapshots.publish(move)
         self._on_closed()
 
+    def seal_in_replay(self) -> None:
+        """Seal what waits, if that takes much memory: a restart needs no more of it than a process that keeps up.
+        Before other threads run."""
+        waiting = self._files.snapshots.now.sealing_generations
+        if sum(generation.nbytes for generation in waiting) < REPLAY_NBYTES_MAX:
+            return
+        with self._files.try_lock() as locked:
+            if not locked or self._clock.monotonic_s() < self._retry_at_s:
+                return
+            while self._files.snapshots.now.sealing_generations and self._seal_next(lambda job: job()):
+                pass
+
     # --- on the maintenance thread ---
 
     def close_old(self) -> None:
@@ -150,27 +163,31 @@ class SealQueue:
         """Seal every generation that waits. Raises Stopped; other failures are logged and kept in ``failing``."""
         while self._files.snapshots.now.sealing_generations and not self._sealing:
             with self._files.try_lock() as locked:
-                if not locked:
+                if not locked or not self._seal_next(self._commits.call):
                     return
-                self._sealing = True
-                try:
-                    self._seal(self._files.snapshots.now.sealing_generations[0])
-                    self.failing = ""
-                except Stopped:
-                    raise
-                except Exception as error:  # noqa: BLE001 - whatever it is, ingest and queries go on
-                    # The journal still has everything; rows written so far are swept by the next attempt.
-                    before, self.failing = self.failing, f"generations cannot be sealed: {error}"
-                    self._retry_at_s = self._clock.monotonic_s() + RETRY_S
-                    if self.failing != before:  # the same every few seconds says nothing new
-                        _log.error("sealing failed, trying again", reason=str(error), exc_info=_is_bug(error))
-                    return
-                finally:
-                    self._sealing = False
 
-    def _seal(self, generation: Generation) -> None:
+    def _seal_next(self, on_commit_thread: Callable[[Callable[[], None]], None]) -> bool:
+        """Seal the oldest generation that waits; returns whether that worked. Raises Stopped."""
+        self._sealing = True
+        try:
+            self._seal(self._files.snapshots.now.sealing_generations[0], on_commit_thread)
+            self.failing = ""
+        except Stopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, ingest and queries go on
+            # The journal still has everything; rows written so far are swept by the next attempt.
+            before, self.failing = self.failing, f"generations cannot be sealed: {error}"
+            self._retry_at_s = self._clock.monotonic_s() + RETRY_S
+            if self.failing != before:  # the same every few seconds says nothing new
+                _log.error("sealing failed, trying again", reason=str(error), exc_info=_is_bug(error))
+            return False
+        finally:
+            self._sealing = False
+        return True
+
+    def _seal(self, generation: Generation, on_commit_thread: Callable[[Callable[[], None]], None]) -> None:
         written = self._sealer.write(generation)
-        self._commits.call(lambda: self._journal.seal(seq_max=generation.seq_max, generation=generation.number))
+        on_commit_thread(lambda: self._journal.seal(seq_max=generation.seq_max, generation=generation.number))
 
         def swap(snapshot: Snapshot) -> Snapshot:
             changed: list[Segment] = []

@@ -198,6 +198,13 @@ class Journal:
                 self.damaged.append(seq)
                 _log.error("journal row unreadable, skipped", file=str(self.path), seq=seq, reason=str(error))
 
+    def last_deletion_seq(self) -> int:
+        """Return the number of the last deletion among what is not sealed, 0 without."""
+        row = self.db.execute(
+            "SELECT max(seq) FROM journal WHERE seq > ? AND kind IN ('delete', 'forget')", (self.sealed_seq,)
+        ).fetchone()
+        return int(row[0] or 0)
+
     def newest_batch_ids_ms(self) -> int | None:
         """Return the time of the newest batch ids, None where there are none."""
         newest_ms: int | None = self.db.execute("SELECT max(at_ms) FROM batch_id").fetchone()[0]
