@@ -51,10 +51,11 @@ class Sealer:
         started = time.perf_counter()
         floor_ms = self._files.snapshots.now.floor_ms
         present = self._catalogue.present()
+        # First, while nothing is copied yet: it takes most memory.
+        red = red_by_week([*generation.samples, *generation.spans], self._catalogue.red, floor_ms=floor_ms)
         samples = samples_by_week(generation.samples, present=present, floor_ms=floor_ms)
         exemplars = exemplars_by_week(generation.samples, present=present, floor_ms=floor_ms)
         spans = spans_by_week(generation.spans, floor_ms=floor_ms)
-        red = red_by_week([*generation.samples, *generation.spans], self._catalogue.red, floor_ms=floor_ms)
         edges = self._edges.by_week(generation.spans, floor_ms=floor_ms, on_slice=self._on_slice)
         written = []
         for week in sorted({*samples, *spans, *edges}):  # of a week before there may be edges alone
