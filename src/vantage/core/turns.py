@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
 
-TURN_S: Final = 0.05  # after which ``pass_on`` lets others go first
+TURN_S: Final = 0.02  # after which ``pass_on`` lets others go first
 PATIENCE_S: Final = 1.0  # after which a thread computes without a turn: who has one may wait for it
 P = ParamSpec("P")
 T = TypeVar("T")
