@@ -70,9 +70,9 @@ def test_a_long_turn_is_passed_on_to_who_waited_longest() -> None:
         return work
 
     with turns.turn(), threads(adds("first")):
-        wait_for(lambda: len(turns._line) == 1)
+        wait_for(lambda: len(turns._lines[0]) == 1)
         with threads(adds("second")):
-            wait_for(lambda: len(turns._line) == 2)
+            wait_for(lambda: len(turns._lines[0]) == 2)
             turns.pass_on()
             done.append("the long one")
     assert done == ["first", "second", "the long one"]
@@ -107,7 +107,7 @@ def test_who_waited_long_computes_without_a_turn_and_gives_none_back() -> None:
         assert done == ["computed"]
         assert turns._free == 0
     assert turns._free == 1
-    assert not turns._line
+    assert not turns._lines[0]
 
 
 def test_at_the_end_nobody_waits() -> None:
@@ -119,7 +119,7 @@ def test_at_the_end_nobody_waits() -> None:
             done.set()
 
     with turns.turn(), threads(waiting):
-        wait_for(lambda: len(turns._line) == 1)
+        wait_for(lambda: len(turns._lines[0]) == 1)
         turns.stop()
         assert done.wait(LONG_S)
         with turns.turn():
@@ -139,8 +139,37 @@ def test_the_work_of_an_executor_takes_turns() -> None:
     try:
         with turns.turn():
             future = executor.submit(lambda number, *, factor: (begun.set(), number * factor)[1], 6, factor=7)
-            wait_for(lambda: len(turns._line) == 1)
+            wait_for(lambda: len(turns._lines[0]) == 1)
             assert not begun.is_set()
         assert future.result(LONG_S) == 42
     finally:
         executor.shutdown()
+
+
+def test_new_work_goes_before_what_was_long() -> None:
+    turns = Turns(1, patience_s=LONG_S)
+    done: list[str] = []
+    passed = threading.Event()
+
+    def long() -> None:
+        with turns.turn():
+            wait_for(lambda: len(turns._lines[0]) == 1)
+            turns.pass_on()
+            done.append("long")
+
+    def short() -> None:
+        with turns.turn():
+            passed.set()
+            wait_for(lambda: len(turns._lines[0]) == 1)  # new work came later than the long one waits
+            done.append("first")
+
+    def later() -> None:
+        assert passed.wait(LONG_S)
+        with turns.turn():
+            done.append("later")
+
+    with threads(long):
+        wait_for(lambda: not turns._free)
+        with threads(short, later):
+            pass
+    assert done == ["first", "later", "long"]

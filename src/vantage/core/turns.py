@@ -2,7 +2,7 @@
 
 A thread that has the interpreter and not the processor keeps both from the threads that clients wait for, and the more
 threads compute, the longer it waits for the processor. So only as many compute at a time as there are processors, and
-each that has computed for a while goes to the end of the line.
+each that has computed for a while lets those go first that have not: a page is made of many short pieces.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class _OfThread(threading.local):
 
 class Turns:
     """At most ``count`` threads have a turn, the others wait in line; ``count`` is the number of processors by default.
-    Any thread."""
+    What has had a long turn already waits behind what has not. Any thread."""
 
     def __init__(self, count: int | None = None, *, patience_s: float = PATIENCE_S) -> None:
         self._free = count or processors()
         self._patience_s = patience_s
         self._lock = threading.Lock()
-        self._line: deque[_Waiting] = deque()
+        self._lines: tuple[deque[_Waiting], deque[_Waiting]] = (deque(), deque())  # new work, and what was long already
         self._thread = _OfThread()
         self._stopped = False
 
@@ -63,19 +63,20 @@ class Turns:
 
     def pass_on(self) -> None:
         """Between two pieces of work: let others go first when this turn was long. Costs nothing while none wait."""
-        if self._line and self._thread.has_turn and time.monotonic() - self._thread.since_s >= TURN_S:
+        if any(self._lines) and self._thread.has_turn and time.monotonic() - self._thread.since_s >= TURN_S:
             self._give()
-            self._take()
+            self._take(was_long=True)
 
     def stop(self) -> None:
         """Let every thread compute at once, as at the end of the process, when they wait for one another."""
         with self._lock:
             self._stopped = True
-            while self._line:
-                self._line.popleft().ready.set()
+            for line in self._lines:
+                while line:
+                    line.popleft().ready.set()
 
-    def _take(self) -> None:
-        thread = self._thread
+    def _take(self, *, was_long: bool = False) -> None:
+        thread, line = self._thread, self._lines[was_long]
         with self._lock:
             if self._stopped:
                 return
@@ -84,11 +85,11 @@ class Turns:
                 thread.has_turn, thread.since_s = True, time.monotonic()
                 return
             waiting = _Waiting()
-            self._line.append(waiting)
+            line.append(waiting)
         if not waiting.ready.wait(self._patience_s):
             with self._lock:
-                if waiting in self._line:
-                    self._line.remove(waiting)
+                if waiting in line:
+                    line.remove(waiting)
         thread.has_turn, thread.since_s = waiting.has_turn, time.monotonic()
 
     def _give(self) -> None:
@@ -96,8 +97,8 @@ class Turns:
             return
         self._thread.has_turn = False
         with self._lock:
-            if self._line:
-                following = self._line.popleft()
+            if line := next(filter(None, self._lines), None):
+                following = line.popleft()
                 following.has_turn = True
                 following.ready.set()
             else:
