@@ -372,6 +372,30 @@ def test_a_query_is_completed_run_and_remembered(browser: Browser, server: Serve
         page.locator(".menu-item", has_text="count()").wait_for()
 
 
+def test_the_palette_leads_to_services_metrics_and_pages_by_keyboard_alone(browser: Browser, server: Server) -> None:
+    with looking(browser) as page:
+        page.goto(server.url + "/", wait_until="load")
+        page.keyboard.press("Control+k")
+        page.keyboard.type("sho")
+        page.locator(".palette-item[aria-selected='true']", has_text="shop").wait_for()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/services/shop")
+        page.keyboard.press("/")
+        page.keyboard.type("duration shop")
+        page.locator(".palette-item[aria-selected='true']", has_text="http.server.request.duration").wait_for()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/explore?*a.metric=http.server.request.duration*")
+        page.keyboard.press("g")
+        page.keyboard.press("m")
+        page.wait_for_url("**/map")
+        page.keyboard.press("?")
+        page.get_by_role("dialog", name="Keys").wait_for()
+        page.keyboard.press("Escape")
+        page.keyboard.press("Control+k")
+        page.keyboard.type("no such thing at all")
+        page.get_by_text("Nothing has that name.").wait_for()
+
+
 def test_the_map_draws_calls_and_leads_to_the_services(browser: Browser, server: Server) -> None:
     now_ns = time.time_ns()
     spans = []

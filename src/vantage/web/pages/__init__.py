@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vantage.web.pages import explore, overview, pipeline, service, service_map, trace, vql
+from vantage.web.pages import explore, overview, palette, pipeline, service, service_map, trace, vql
 
 handlers = [
     *overview.handlers,
@@ -11,5 +11,6 @@ handlers = [
     *explore.handlers,
     *vql.handlers,
     *pipeline.handlers,
+    *palette.handlers,
     *trace.handlers,
 ]
