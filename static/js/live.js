@@ -6,6 +6,7 @@
   const REST_FACTOR = 3; // refresh a slow server less often: wait this many times as long as it took
   const EVERYTHING = "*"; // in place of the names of services
   const RETRY_MS_MIN = 500;
+  const LOST_MS_MIN = 3000;
   const RETRY_MS_MAX = 15000;
   const HEARTBEATS_MISSED_MAX = 2.5;
   const SILENCE_MS_MAX = JSON.parse(document.body.dataset.limits).heartbeat_s * 1000 * HEARTBEATS_MISSED_MAX;
@@ -23,9 +24,24 @@
   let isStale = false;
   let isRefreshing = false;
   let isPaused = false;
+  let lostAt = 0;
 
   const view = () => document.getElementById("view");
   const watched = () => view()?.dataset.live ?? "";
+
+  // After a while without a connection, a notice above the view says since when it has not changed.
+  const showLost = (isLost) => {
+    const notice = document.getElementById("offline");
+    if (!isLost) lostAt = 0;
+    else if (!lostAt) {
+      lostAt = Date.now();
+      setTimeout(show, LOST_MS_MIN);
+    }
+    const hidden = !lostAt || Date.now() - lostAt < LOST_MS_MIN;
+    if (notice.hidden === hidden) return;
+    notice.hidden = hidden;
+    if (!hidden) notice.querySelector("time").textContent = new Date(lostAt).toLocaleTimeString();
+  };
 
   const show = () => {
     const open = socket?.readyState === WebSocket.OPEN;
@@ -33,6 +49,7 @@
     if (isPaused) state = "paused";
     else if (!watched()) state = "still";
     button.hidden = view()?.dataset.live === undefined; // such as a trace, which does not change
+    showLost(state === "reconnecting");
     if (button.dataset.state === state) return;
     button.dataset.state = state;
     button.setAttribute("aria-pressed", String(isPaused));

@@ -22,6 +22,24 @@
     }
   };
 
+  // Fields for times are local while there is a script; their forms send epoch milliseconds.
+  const toField = (atMs) => new Date(atMs - new Date(atMs).getTimezoneOffset() * 60000).toISOString().slice(0, 19);
+  const fillTimes = () => {
+    for (const field of document.querySelectorAll("[data-local-times] input[data-at]")) {
+      if (!field.value) field.value = toField(Number(field.dataset.at));
+    }
+    for (const note of document.querySelectorAll("[data-zone]")) {
+      setText(note, `Times are in ${Intl.DateTimeFormat().resolvedOptions().timeZone}.`);
+    }
+  };
+  document.addEventListener("formdata", (event) => {
+    if (!event.target.matches("[data-local-times]")) return;
+    for (const name of ["start", "end"]) event.formData.set(name, String(new Date(event.formData.get(name)).getTime()));
+  });
+  document.addEventListener("click", (event) => {
+    for (const open of document.querySelectorAll(".range-custom[open]")) if (!open.contains(event.target)) open.open = false;
+  });
+
   const showButtons = () => {
     for (const button of document.querySelectorAll("[data-copy][hidden], #theme[hidden]")) button.hidden = false;
   };
@@ -77,6 +95,7 @@
   const refresh = () => {
     showTimes();
     showButtons();
+    fillTimes();
   };
   document.addEventListener("htmx:after:swap", refresh);
   setInterval(() => { if (!document.hidden) showTimes(); }, TICK_MS);

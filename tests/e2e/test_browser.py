@@ -244,6 +244,7 @@ def test_the_page_comes_back_by_itself_after_a_restart_of_the_server(
         open_overview(page, server)
         page.evaluate("window.sameDocument = true")
         server.kill()
+        page.get_by_text("The connection to Vantage was lost at").wait_for()
     with serving(data, "--port", port) as server:
         send_traffic(server, "after-restart")
 
@@ -254,6 +255,7 @@ def test_the_page_comes_back_by_itself_after_a_restart_of_the_server(
 
         wait_until(is_shown)
         assert page.evaluate("window.sameDocument")
+        page.get_by_text("The connection to Vantage was lost at").wait_for(state="hidden")
     context.close()
 
 

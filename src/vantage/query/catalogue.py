@@ -16,6 +16,7 @@ from vantage.query.context import QueryContext
 from vantage.storage.ports import SeriesInfo, ServiceInfo
 from vantage.vql.tree import And, Call, Column, Compare, Literal, Select, SelectItem, equals
 
+SELF: Final = "vantage"  # the service under which Vantage reports itself
 RATE_WINDOW_MS: Final = 300_000
 TAG_VALUES_MAX: Final = 1000
 TAG_PAIRS_MAX: Final = 500
@@ -53,6 +54,14 @@ async def services(context: QueryContext) -> list[Service]:
     infos = await context.store.services()
     rates = await _request_rates(context)
     return await asyncio.to_thread(_list_services, infos, rates)
+
+
+async def first_data_ms(context: QueryContext, *, service: str = "", now_ms: int) -> int:
+    """Return the time of the first data of a service, or of any but Vantage itself where there is any; ``now_ms``
+    without data."""
+    infos = await context.store.services(service=service)
+    others = [info for info in infos if service or info.service != SELF] or infos
+    return min((info.first_ms for info in others), default=now_ms)
 
 
 def _list_services(infos: Sequence[ServiceInfo], rates: Mapping[str, float]) -> list[Service]:

@@ -9,13 +9,13 @@ from typing import Final
 
 from vantage.core.deployment import Deployment
 from vantage.core.errors import BusyError, InputError, StoreTimeout
+from vantage.query.catalogue import SELF
 from vantage.query.context import QueryContext
 from vantage.query.deployments import deployments_if_known
 from vantage.query.http_semconv import QUANTILES_ALL, QUANTILES_OVERVIEW, Buckets
 from vantage.query.red import BucketValues, RedStats, read_red
 from vantage.query.thresholds import ERROR_RATIO_HIGH
 
-SELF: Final = "vantage"  # the service under which Vantage reports itself
 SERVICES_SHOWN_MAX: Final = 500
 DEPLOYMENTS_MAX: Final = 8
 

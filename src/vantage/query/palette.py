@@ -56,6 +56,6 @@ async def _names(context: QueryContext) -> list[tuple[str, Hit]]:
 
 
 def _matching(names: Sequence[tuple[str, Hit]], words: Sequence[str]) -> list[Hit]:
-    found = [(not text.startswith(words[0]), hit) for text, hit in names if all(word in text for word in words)]
-    found.sort(key=lambda entry: entry[0])  # stable: services are first, and names in order
-    return [hit for _, hit in found[:RESULTS_MAX]]
+    matches = [(not text.startswith(words[0]), hit) for text, hit in names if all(word in text for word in words)]
+    matches.sort(key=lambda entry: entry[0])  # stable: services are first, and names in order
+    return [hit for _, hit in matches[:RESULTS_MAX]]

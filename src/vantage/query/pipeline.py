@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vantage.core.sample import TAG_INSTANCE
+from vantage.query.catalogue import SELF
 from vantage.query.context import QueryContext
 from vantage.query.http_semconv import Buckets, select_items, time_filter
-from vantage.query.overview import SELF
 from vantage.query.red import BucketValues
 from vantage.vql.tree import And, Call, Column, Expr, In, Literal, Select, TagValue, equals
 

@@ -242,10 +242,24 @@ async def test_two_moments_in_the_url_stand_still(client: Client, context: Query
     assert f"start={NOW_MS - 3_600_000}" in page
 
 
-@pytest.mark.parametrize("query", ["range=nonsense", "range=%00", "range=1h&unknown=1"])
-async def test_an_unknown_range_is_the_last_hour(client: Client, query: str) -> None:
-    answer = await client.get(f"/?{query}")
-    assert re.search(r'href="\?range=1h"[^>]*aria-current="true"', answer.text)
+@pytest.mark.parametrize("query", ["", "range=nonsense", "range=%00"])
+@pytest.mark.parametrize(("age_s", "preset"), [(2, "5m"), (299, "5m"), (301, "15m"), (1000, "1h"), (900_000, "1h")])
+async def test_without_a_range_it_follows_the_age_of_the_data(
+    client: Client, context: QueryContext, query: str, age_s: int, preset: str
+) -> None:
+    await write_batch(context, build_batch([(durations("api"), NOW_MS - age_s * 1000, 40.0)]))
+    for path in ("/", "/services/api", "/explore", "/map"):
+        page = (await client.get(f"{path}?{query}")).text
+        assert re.search(rf'href="[^"]*range={preset}"[^>]*aria-current="true"', page), path
+    page = (await client.get("/?range=6h")).text
+    assert re.search(r'href="\?range=6h"[^>]*aria-current="true"', page)
+
+
+async def test_vantage_itself_is_no_data_while_there_is_other(client: Client, context: QueryContext) -> None:
+    await write_batch(context, build_batch([(durations("vantage"), NOW_MS - 7_200_000, 40.0)]))
+    assert re.search(r'range=1h"[^>]*aria-current="true"', (await client.get("/")).text)
+    await write_batch(context, build_batch([(durations("api"), NOW_MS - 10_000, 40.0)]))
+    assert re.search(r'range=5m"[^>]*aria-current="true"', (await client.get("/")).text)
 
 
 @pytest.mark.parametrize("query", ["start=yesterday", "start=now&end=now-1h", "start=0&end=now"])
@@ -265,7 +279,7 @@ async def test_a_service_has_charts_endpoints_metrics_and_traces(client: Client,
     assert len(re.findall("data-points=", page)) == 3
     assert "GET /users 0.102/s 0 % 40 ms" in text_of(page)
     assert "http.request.duration histogram ms 1 series" in text_of(page)
-    assert "metric=http.request.duration&start=now-1h&end=now&agg=p95" in unescape(page)
+    assert "metric=http.request.duration&start=now-5m&end=now&agg=p95" in unescape(page)
     assert 'href="/traces/t-1"' in page
     assert 'data-live="api"' in page
 

@@ -23,7 +23,7 @@ from vantage.query.timeseries import AGGREGATIONS
 from vantage.query.timeseries_query import TimeseriesQuery
 from vantage.vql.text.compile import compile_condition
 from vantage.web.pages.charts import CHART_LINES_MAX, LINE_COLOURS, Chart, chart_of_lines
-from vantage.web.pages.ranges import PageRange, parse_range
+from vantage.web.pages.ranges import PageRange, read_range
 from vantage.web.problems import NotAcceptable
 from vantage.web.render import query_string, shared_page
 
@@ -77,7 +77,7 @@ async def explore_data(request: Request[Any, Any, Any], context: NamedDependency
         raise InputError(f"is not one of {', '.join(MEDIA_TYPES)}", field="format")
     if kind == PARQUET and not has_parquet():
         raise NotAcceptable(PARQUET_MISSING)
-    page_range = parse_range(request, now_ms=context.present().now_ms)
+    page_range = await read_range(request, context)
     rows = [row for row in _rows(request) if row.is_complete]
     question, problems = await _question(context, request, rows)
     answer = await ask(context, question, page_range.time_range, _step_ms(page_range.time_range))
@@ -92,7 +92,7 @@ async def explore_data(request: Request[Any, Any, Any], context: NamedDependency
 
 
 async def _read(request: Request[Any, Any, Any], context: QueryContext) -> dict[str, Any]:
-    page_range = parse_range(request, now_ms=context.present().now_ms)
+    page_range = await read_range(request, context)
     services = [service.name for service in await catalogue.services(context)]
     rows = [await _with_choices(context, row) for row in await _first_question(context, _rows(request), services)]
     complete = [row for row in rows if row.is_complete]

@@ -11,7 +11,7 @@ from litestar.response import Redirect
 from vantage.query.context import QueryContext
 from vantage.query.http_semconv import split_buckets
 from vantage.query.overview import read_overview
-from vantage.web.pages.ranges import parse_range
+from vantage.web.pages.ranges import read_range
 from vantage.web.render import shared_page
 
 POINTS = 60  # of a sparkline
@@ -20,7 +20,7 @@ POINTS = 60  # of a sparkline
 @get("/", include_in_schema=False)
 async def overview(request: Request[Any, Any, Any], context: NamedDependency[QueryContext]) -> Response[bytes]:
     async def read() -> dict[str, Any]:
-        page_range = parse_range(request, now_ms=context.present().now_ms)
+        page_range = await read_range(request, context)
         buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
         return {
             "section": "overview",

@@ -12,7 +12,7 @@ from vantage.query.http_semconv import Buckets, split_buckets
 from vantage.query.pipeline import Pipeline, read_pipeline
 from vantage.web.api.health import HealthChecks
 from vantage.web.pages.charts import Chart, chart
-from vantage.web.pages.ranges import parse_range
+from vantage.web.pages.ranges import read_range
 from vantage.web.render import shared_page
 
 POINTS: Final = 60
@@ -27,7 +27,7 @@ async def pipeline(
     health_checks: NamedDependency[HealthChecks],
 ) -> Response[bytes]:
     async def read() -> dict[str, Any]:
-        page_range = parse_range(request, now_ms=context.present().now_ms)
+        page_range = await read_range(request, context)
         buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
         data = await read_pipeline(context, buckets)
         health = await health_checks.check(draining=False)

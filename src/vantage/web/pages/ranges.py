@@ -9,8 +9,17 @@ from litestar import Request
 
 from vantage.core.errors import InputError
 from vantage.core.timerange import TimeRange, parse_time
+from vantage.query.catalogue import first_data_ms
+from vantage.query.context import QueryContext
 
-PRESETS: Final = {"15m": 900_000, "1h": 3_600_000, "6h": 21_600_000, "24h": 86_400_000, "7d": 604_800_000}
+PRESETS: Final = {
+    "5m": 300_000,
+    "15m": 900_000,
+    "1h": 3_600_000,
+    "6h": 21_600_000,
+    "24h": 86_400_000,
+    "7d": 604_800_000,
+}
 DEFAULT: Final = "1h"
 LENGTH_MS_MAX: Final = 400 * 86_400_000
 LENGTH_MS_MIN: Final = 1000
@@ -38,15 +47,22 @@ class PageRange:
         return tuple(PRESETS)
 
 
-def parse_range(request: Request[Any, Any, Any], *, now_ms: int) -> PageRange:
-    """Parse the range in a request's URL. Raises InputError."""
-    params = request.query_params
-    parsed = page_range(
-        preset=params.get("range", ""), start=params.get("start", ""), end=params.get("end", ""), now_ms=now_ms
-    )
+async def read_range(request: Request[Any, Any, Any], context: QueryContext, *, service: str = "") -> PageRange:
+    """Return the range in a request's URL. Without one it is DEFAULT, or shorter where the data is younger, of the
+    service if it is given: charts of the first minutes are charts. Raises InputError."""
+    params, now_ms = request.query_params, context.present().now_ms
+    preset, start = params.get("range", ""), params.get("start", "")
+    if preset not in PRESETS and not start:
+        preset = _covering(now_ms - await first_data_ms(context, service=service, now_ms=now_ms))
+    parsed = page_range(preset=preset, start=start, end=params.get("end", ""), now_ms=now_ms)
     if params.get("exact") == "1":
         parsed.state["exact"] = "1"
     return parsed
+
+
+def _covering(age_ms: int) -> str:
+    """Return the shortest preset that covers data of an age, DEFAULT at most."""
+    return next((preset for preset, length_ms in PRESETS.items() if age_ms < length_ms or preset == DEFAULT), DEFAULT)
 
 
 def page_range(*, preset: str, start: str, end: str, now_ms: int) -> PageRange:

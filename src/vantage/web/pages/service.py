@@ -20,7 +20,7 @@ from vantage.query.service_map import RECENT_MS, ServiceMap, read_service_map, r
 from vantage.query.traces import find_traces
 from vantage.storage.ports import TraceFilter
 from vantage.web.pages.charts import red_charts
-from vantage.web.pages.ranges import PageRange, parse_range
+from vantage.web.pages.ranges import PageRange, read_range
 from vantage.web.render import shared_page
 
 POINTS: Final = 120
@@ -38,7 +38,7 @@ async def service(
 
 
 async def _read(request: Request[Any, Any, Any], context: QueryContext, name: str) -> dict[str, Any]:
-    page_range = parse_range(request, now_ms=context.present().now_ms)
+    page_range = await read_range(request, context, service=name)
     buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
     row = await read_service(context, buckets, service=name, exact=page_range.is_exact)
     if row is None:

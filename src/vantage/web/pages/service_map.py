@@ -16,7 +16,7 @@ from vantage.query.http_semconv import split_buckets
 from vantage.query.overview import ServiceRow, read_overview
 from vantage.query.service_map import ServiceCall, ServiceMap, read_service_map
 from vantage.query.thresholds import error_level
-from vantage.web.pages.ranges import PageRange, parse_range
+from vantage.web.pages.ranges import PageRange, read_range
 from vantage.web.render import query_string, segment, shared_page
 
 POINTS: Final = 30
@@ -30,7 +30,7 @@ async def service_map(request: Request[Any, Any, Any], context: NamedDependency[
 
 
 async def _read(request: Request[Any, Any, Any], context: QueryContext) -> dict[str, Any]:
-    page_range = parse_range(request, now_ms=context.present().now_ms)
+    page_range = await read_range(request, context)
     buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
     problem, calls = "", ServiceMap(page_range.time_range, (), 0)
     try:

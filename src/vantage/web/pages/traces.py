@@ -14,7 +14,7 @@ from vantage.core.timerange import parse_duration_ms
 from vantage.query.context import QueryContext
 from vantage.query.traces import decode_cursor, encode_cursor, find_traces, services_with_spans
 from vantage.storage.ports import TraceFilter
-from vantage.web.pages.ranges import parse_range
+from vantage.web.pages.ranges import read_range
 from vantage.web.render import segment, shared_page
 
 PAGE: Final = 50
@@ -56,7 +56,7 @@ async def traces_page(request: Request[Any, Any, Any], context: QueryContext) ->
 
 async def _read(request: Request[Any, Any, Any], context: QueryContext) -> dict[str, Any]:
     params = request.query_params
-    page_range = parse_range(request, now_ms=context.present().now_ms)
+    page_range = await read_range(request, context)
     status = params.get("status", "")
     search = Search(
         service=params.get("service", ""),
