@@ -24,6 +24,7 @@ _.filters
 _.globals
 
 # Templates read them.
+_.space_left_out
 _.is_narrow
 _.last_seen_ms
 _.missing_id

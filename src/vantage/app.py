@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -40,11 +40,17 @@ class App:
     restart_wanted: Callable[[], bool]
 
 
-def create_app(settings: Settings, *, clock: Clock | None = None, siblings: Siblings | None = None) -> App:
-    """Wire one process; ``siblings`` are those that share its port. Does no I/O: the application's ``opened`` does.
-    Raises ConfigError."""
+def create_app(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    siblings: Siblings | None = None,
+    origins: Mapping[str, str] | None = None,
+) -> App:
+    """Wire one process; ``siblings`` are those that share its port, ``origins`` say where settings come from that are
+    no defaults. Does no I/O: the application's ``opened`` does. Raises ConfigError."""
     restart = threading.Event()
-    parts = build_parts(settings, clock=clock or SystemClock(), siblings=siblings, restart=restart.set)
+    parts = build_parts(settings, clock=clock or SystemClock(), siblings=siblings, restart=restart.set, origins=origins)
 
     def drain() -> None:
         parts.authorizer.draining = True

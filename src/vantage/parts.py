@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from msgspec import structs
 
 from vantage import __version__, resources
-from vantage.config import Settings
+from vantage.config import Loaded, Settings
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError, InputError
@@ -24,6 +24,7 @@ from vantage.ingest.receive import Receiver
 from vantage.ingest.self_telemetry import SelfTelemetry, instance_name
 from vantage.ingest.series_cache import CACHE_NBYTES_MAX
 from vantage.ingest.store_sink import StoreSink
+from vantage.query.administration import Administered
 from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
@@ -95,9 +96,10 @@ def build_parts(
     clock: Clock,
     siblings: Siblings | None = None,
     restart: Callable[[], None] = lambda: None,
+    origins: Mapping[str, str] | None = None,
 ) -> Parts:
     """Build and wire what the role needs; ``siblings`` are the processes that share its port, ``restart`` requests that
-    this one starts again. Does no I/O. Raises ConfigError."""
+    this one starts again, ``origins`` are those of settings. Does no I/O. Raises ConfigError."""
     role = _role(settings)
     telemetry, turns = Telemetry(), Turns()
     requests = RequestMetrics(telemetry)
@@ -241,6 +243,7 @@ def build_parts(
         deletion=deletion,
         promotion=promotion,
         deployment_reports=DeploymentReports(metadata),
+        administered=Administered(metadata, Loaded(settings, origins or {}, ()).masked_rows()),
         live_updates=live,
         telemetry=telemetry,
         process_metrics=process_metrics,

@@ -27,7 +27,7 @@ ARGUMENTS = [
 PHONE = {"width": 375, "height": 740}
 DESKTOP = {"width": 1280, "height": 900}
 LIVE_WITHIN_MS = 2000 + BUSY_S * 1000
-PAGES = ["/", "/services", "/services/shop", "/map", "/explore", "/vql", "/traces", "/schema"]
+PAGES = ["/", "/services", "/services/shop", "/map", "/explore", "/vql", "/traces", "/settings", "/schema"]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 

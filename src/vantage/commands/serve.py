@@ -15,7 +15,7 @@ from typing import Final
 from vantage import __version__
 from vantage.commands.config import load
 from vantage.commands.data_folder import make_folder
-from vantage.config import Settings
+from vantage.config import Loaded, Settings
 from vantage.core.errors import ConfigError
 
 SAME_STOP_S: Final = 0.3  # supervisors signal every process of a group, and the first hands its signal on
@@ -26,13 +26,14 @@ def run(arguments: argparse.Namespace) -> int:
     from vantage import log, server
     from vantage.app import create_app
 
-    settings = load(arguments).settings
+    loaded = load(arguments)
+    settings = loaded.settings
     if sys.platform == "win32":
         raise ConfigError("the server runs on Linux and macOS")
     log.configure(log_format=settings.log_format, log_level="debug" if settings.debug else settings.log_level)
     if settings.workers > 1:
-        return _serve_with_processes(settings, with_demo=arguments.demo)
-    app = create_app(settings)
+        return _serve_with_processes(loaded, with_demo=arguments.demo)
+    app = create_app(settings, origins=loaded.origins)
     make_folder(Path(settings.data))  # for keys and deployments, wherever the telemetry is
     listening = server.listen(settings)
     demo: list[Callable[[], None]] = []
@@ -57,8 +58,9 @@ def _say_ready(url: str, settings: Settings) -> None:
     print(f"Vantage {__version__} is ready: {url}  (data in {settings.data}, API at {url}/schema)", flush=True)
 
 
-def _serve_with_processes(settings: Settings, *, with_demo: bool) -> int:
+def _serve_with_processes(loaded: Loaded, *, with_demo: bool) -> int:
     """Serve the port with several processes."""
+    settings = loaded.settings
     from vantage import server
     from vantage.app import create_app
     from vantage.processes import serve_with
@@ -71,7 +73,7 @@ def _serve_with_processes(settings: Settings, *, with_demo: bool) -> int:
     first = os.getpid()
 
     def serve(number: int, ready: Callable[[], None]) -> int:
-        app = create_app(settings, siblings=Siblings(number, settings.workers, sockets))
+        app = create_app(settings, siblings=Siblings(number, settings.workers, sockets), origins=loaded.origins)
         status = server.serve(app, settings, listening, lambda _url: ready(), same_stop_s=SAME_STOP_S)
         return status or 0  # None only where a promotion ends, which is of one process
 

@@ -19,6 +19,7 @@ from litestar.static_files import create_static_files_router
 from litestar.types import Guard
 
 from vantage.core.errors import VantageError
+from vantage.query.administration import Administered
 from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
@@ -95,6 +96,7 @@ def create_litestar(
     deletion: Deletion | None,
     promotion: Promotion | None,
     deployment_reports: DeploymentReports,
+    administered: Administered,
     live_updates: LiveUpdates,
     telemetry: Telemetry,
     process_metrics: ProcessMetrics,
@@ -105,8 +107,10 @@ def create_litestar(
     version: str,
     websockets_max: int,
 ) -> Litestar:
-    """Wire handlers, guards, errors and the OpenAPI document. Reads nothing but the names of static files. Without the
-    API ``context`` and ``deletion`` are None, and ``promotion`` where the store is never moved."""
+    """Wire handlers, guards, errors and the OpenAPI document. Reads nothing but the names of static files.
+
+    Without the API ``context`` and ``deletion`` are None, and ``promotion`` where the store is never moved.
+    """
     guarded: list[Any] = []
     unguarded: list[Any] = [*health.handlers]
     if Routes.API in routes:
@@ -143,6 +147,7 @@ def create_litestar(
             "deletion": provide(deletion),
             "promotion": provide(promotion),
             "deployment_reports": provide(deployment_reports),
+            "administered": provide(administered),
         },
         exception_handlers={
             VantageError: exception_handlers.on_vantage_error,

@@ -36,9 +36,10 @@ NAV: Final = (
     ("/explore", "Explore", "explore"),
     ("/vql", "VQL", "vql"),
     ("/traces", "Traces", "traces"),
+    ("/settings", "Settings", "settings"),
     ("/schema", "API", "api"),
 )
-NAV_WITH_BROKER: Final = (*NAV[:-1], ("/pipeline", "Pipeline", "pipeline"), NAV[-1])
+NAV_WITH_BROKER: Final = (*NAV[:-2], ("/pipeline", "Pipeline", "pipeline"), *NAV[-2:])
 COLOURS: Final = 10  # classes c0 … c9 of the style sheet
 # Values that Python defines for scripts, in an attribute of <body>.
 SCRIPT_LIMITS: Final = {
@@ -117,6 +118,7 @@ class Renderer:
         self._environment.filters |= {
             "count": number_format.count,
             "rate": number_format.rate,
+            "size": number_format.size,
             "ratio": number_format.ratio,
             "quantity": number_format.quantity,
             "duration_ms": number_format.duration_ms,

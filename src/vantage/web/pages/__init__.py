@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vantage.web.pages import explore, overview, palette, pipeline, service, service_map, trace, vql
+from vantage.web.pages import explore, overview, palette, pipeline, service, service_map, settings, trace, vql
 
 handlers = [
     *overview.handlers,
@@ -12,5 +12,6 @@ handlers = [
     *vql.handlers,
     *pipeline.handlers,
     *palette.handlers,
+    *settings.handlers,
     *trace.handlers,
 ]
