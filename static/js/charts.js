@@ -23,9 +23,9 @@
   };
   const colourOf = (name) => token(COLOURS[name] ? COLOURS[name][0] : name);
 
-  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-  const minute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-  const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
+  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZone: globalThis.vantageZone });
+  const minute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: globalThis.vantageZone });
+  const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", timeZone: globalThis.vantageZone });
   const moment = (at, chart) => {
     const length = chart.end - chart.start;
     if (length > 2 * 86400) return day.format(at * 1000);

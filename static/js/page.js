@@ -4,6 +4,7 @@
   const { ago } = globalThis.numberFormat;
   const local = new Intl.DateTimeFormat(undefined, {
     year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit",
+    timeZone: globalThis.vantageZone, timeZoneName: globalThis.vantageZone ? "short" : undefined,
   });
 
   const setText = (element, text) => {
@@ -23,18 +24,20 @@
   };
 
   // Fields for times are local while there is a script; their forms send epoch milliseconds.
-  const toField = (atMs) => new Date(atMs - new Date(atMs).getTimezoneOffset() * 60000).toISOString().slice(0, 19);
+  const offsetMs = (atMs) => (globalThis.vantageZone ? 0 : new Date(atMs).getTimezoneOffset() * 60000);
+  const toField = (atMs) => new Date(atMs - offsetMs(atMs)).toISOString().slice(0, 19);
+  const fromField = (text) => new Date(globalThis.vantageZone ? `${text}Z` : text).getTime();
   const fillTimes = () => {
     for (const field of document.querySelectorAll("[data-local-times] input[data-at]")) {
       if (!field.value) field.value = toField(Number(field.dataset.at));
     }
     for (const note of document.querySelectorAll("[data-zone]")) {
-      setText(note, `Times are in ${Intl.DateTimeFormat().resolvedOptions().timeZone}.`);
+      setText(note, `Times are in ${globalThis.vantageZone ?? Intl.DateTimeFormat().resolvedOptions().timeZone}.`);
     }
   };
   document.addEventListener("formdata", (event) => {
     if (!event.target.matches("[data-local-times]")) return;
-    for (const name of ["start", "end"]) event.formData.set(name, String(new Date(event.formData.get(name)).getTime()));
+    for (const name of ["start", "end"]) event.formData.set(name, String(fromField(event.formData.get(name))));
   });
   document.addEventListener("click", (event) => {
     for (const open of document.querySelectorAll(".range-custom[open]")) if (!open.contains(event.target)) open.open = false;

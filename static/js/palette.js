@@ -16,7 +16,18 @@
   const pages = () => [...document.querySelectorAll(".side nav a")].map((link) => ({
     kind: "page", label: link.textContent.trim(), detail: link.dataset.key ? `g ${link.dataset.key}` : "", run: () => link.click(),
   }));
+  const switchZone = () => {
+    try {
+      if (globalThis.vantageZone) localStorage.removeItem("vantage-zone");
+      else localStorage.setItem("vantage-zone", "UTC");
+    } catch {
+      return; // without storage it would not last
+    }
+    location.reload();
+  };
+
   const actions = () => [
+    { kind: "action", label: globalThis.vantageZone ? "Show times in the local zone" : "Show times in UTC", detail: "u", run: switchZone },
     { kind: "action", label: "Switch between light and dark", detail: "t", run: () => document.getElementById("theme").click() },
     { kind: "action", label: "Follow or stop following new data", detail: "l", run: () => document.getElementById("live")?.click() },
     { kind: "action", label: "Copy the address of this view", detail: "", run: () => navigator.clipboard?.writeText(location.href) },
@@ -121,6 +132,7 @@
     else if (event.key === "/") open();
     else if (event.key === "?") keys.showModal();
     else if (event.key === "t") document.getElementById("theme").click();
+    else if (event.key === "u") switchZone();
     else if (event.key === "l") document.getElementById("live")?.click();
     else return;
     event.preventDefault();

@@ -398,6 +398,24 @@ def test_the_palette_leads_to_services_metrics_and_pages_by_keyboard_alone(brows
         page.get_by_text("Nothing has that name.").wait_for()
 
 
+def test_times_are_local_or_in_utc_as_the_reader_chose(browser: Browser, server: Server) -> None:
+    with looking(browser, timezone_id="Asia/Kolkata") as page:
+        page.goto(server.url + "/?start=2026-11-30T06:00:00Z&end=2026-11-30T07:00:00Z", wait_until="load")
+        shown = page.locator(".ranges-fixed")
+        assert "11:30:00" in shown.inner_text()
+        page.keyboard.press("u")
+        page.get_by_text("06:00:00").first.wait_for()
+        assert "UTC" in shown.inner_text()
+        page.locator(".range-custom summary").click()
+        page.get_by_text("Times are in UTC.").wait_for()
+        assert page.get_by_label("From", exact=True).input_value() == "2026-11-30T06:00:00"
+        page.get_by_label("To", exact=True).fill("2026-11-30T06:30:00")
+        page.get_by_role("button", name="Show").click()
+        page.wait_for_url(f"**end={1_796_020_200_000}")
+        page.keyboard.press("u")
+        page.get_by_text("11:30:00").first.wait_for()
+
+
 def test_the_map_draws_calls_and_leads_to_the_services(browser: Browser, server: Server) -> None:
     now_ns = time.time_ns()
     spans = []
