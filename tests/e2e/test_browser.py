@@ -408,7 +408,7 @@ def test_times_are_local_or_in_utc_as_the_reader_chose(browser: Browser, server:
         assert "UTC" in shown.inner_text()
         page.locator(".range-custom summary").click()
         page.get_by_text("Times are in UTC.").wait_for()
-        assert page.get_by_label("From", exact=True).input_value() == "2026-11-30T06:00:00"
+        assert page.get_by_label("From", exact=True).input_value().startswith("2026-11-30T06:00")
         page.get_by_label("To", exact=True).fill("2026-11-30T06:30:00")
         page.get_by_role("button", name="Show").click()
         page.wait_for_url(f"**end={1_796_020_200_000}")
