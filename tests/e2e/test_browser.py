@@ -327,9 +327,9 @@ def test_a_session_is_no_licence_for_other_origins(guarded: Server) -> None:
 def test_a_question_is_put_together_shared_and_asked_again_as_text(browser: Browser, server: Server) -> None:
     with looking(browser) as page:
         page.goto(server.url + "/explore?range=15m", wait_until="load")
-        page.get_by_label("Service").first.select_option("shop")
+        page.locator("#question-a select[name='a.service']").select_option("shop")
         page.locator("#metrics-a option[value='http.server.request.duration']").wait_for(state="attached")
-        metric = page.get_by_label("Metric").first
+        metric = page.locator("#question-a input[name='a.metric']")
         metric.fill("http.server.request.duration")
         metric.dispatch_event("change")
         page.get_by_text("http.route").first.click()
