@@ -43,7 +43,10 @@ def noise(days_back: float, count: int = 5000, service: str = "api", metric: str
 
 def on_disk(folder: Path) -> int:
     """Return the bytes that segments occupy in the file system, including deleted files that are still open."""
-    result = [path.stat() for path in (folder / "segments").glob("*.db*") if not path.name.endswith("-shm")]
+    result = []
+    for path in (folder / "segments").glob("*.db*"):
+        with suppress(FileNotFoundError):  # a log that the maintenance thread has closed
+            result += [path.stat()] if not path.name.endswith("-shm") else []
     for fd in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
             target = str(fd.readlink())

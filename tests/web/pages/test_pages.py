@@ -22,6 +22,7 @@ from vantage.core.exemplars import encode_exemplars
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
+from vantage.query.administration import Administered
 from vantage.query.context import QueryContext
 from vantage.resources import static_dir, templates_dir
 from vantage.storage.memory import MemoryStore
@@ -89,6 +90,7 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
         dependencies={
             "context": Provide(lambda: context, sync_to_thread=False),
             "health_checks": Provide(lambda: HealthChecks("", "all", {}), sync_to_thread=False),
+            "administered": Provide(lambda: Administered(MemoryMetadataStore(FixedClock()), ()), sync_to_thread=False),
         },
         state=State({"renderer": renderer, "views": SharedViews(itertools.count().__next__)}),
         exception_handlers={VantageError: on_error},

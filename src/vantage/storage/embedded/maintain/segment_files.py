@@ -414,9 +414,17 @@ class SegmentFiles:
 
     def nbytes(self, path: Path) -> int:
         """Return the bytes of a file and its write-ahead log."""
-        return sum(file.stat().st_size for file in segment_paths(path)[:2] if file.exists())
+        return sum(_nbytes_of(file) for file in segment_paths(path)[:2])
 
     def total_nbytes(self) -> int:
         """Return the bytes of all segment files; any thread."""
         snapshot = self.snapshots.now
         return sum(self.nbytes(segment.path) for tier in TIERS for segment in snapshot.of_tier(tier).values())
+
+
+def _nbytes_of(path: Path) -> int:
+    """Return the size of a file, 0 for none: another thread may delete a log that it has closed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
