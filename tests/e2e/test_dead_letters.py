@@ -137,7 +137,7 @@ async def test_commands_at_the_same_time_send_each_letter_once(broker: KafkaBrok
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("show", "0-99"), "there is no dead letter 0-99"),
+        (("show", "0-999999999"), "there is no dead letter 0-999999999"),
         (("show", "first"), "'first' is not the id of a dead letter"),
         (("replay", "7-0", "--yes"), "there is no dead letter 7-0"),
         (("list", "--limit", "0"), "--limit"),
