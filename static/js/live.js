@@ -1,15 +1,12 @@
-// Refreshes the view: the server sends the names of services with new data over a socket, and what changed of the view
-// is fetched (RFC 3229, vantage/web/edits.py) and morphed, at most once a second, never while the tab is hidden. The
-// button #live shows the state.
+// Keeps the view up to date: over a socket the server sends what changed of it, at most once a second, as edits of its
+// text (vantage/web/edits.py), and it is morphed. Never while the tab is hidden. The button #live shows the state.
 (() => {
-  const REFRESH_MS_MIN = 1000;
-  const REST_FACTOR = 3; // refresh a slow server less often: wait this many times as long as it took
-  const EVERYTHING = "*"; // in place of the names of services
   const RETRY_MS_MIN = 500;
   const LOST_MS_MIN = 3000;
   const RETRY_MS_MAX = 15000;
   const HEARTBEATS_MISSED_MAX = 2.5;
   const SILENCE_MS_MAX = JSON.parse(document.body.dataset.limits).heartbeat_s * 1000 * HEARTBEATS_MISSED_MAX;
+  const NOTHING = { url: "", etag: "", text: "" };
   const TEXTS = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", paused: "Paused", still: "Fixed range" };
 
   const button = document.getElementById("live");
@@ -17,12 +14,7 @@
   let retryMs = RETRY_MS_MIN;
   let retryTimer = 0;
   let silenceTimer = 0;
-  let refreshTimer = 0;
-  let refreshedAt = 0;
-  let tookMs = 0;
   let wasConnected = false;
-  let isStale = false;
-  let isRefreshing = false;
   let isPaused = false;
   let lostAt = 0;
 
@@ -57,8 +49,9 @@
     button.querySelector(".live-text").textContent = TEXTS[state];
   };
 
-  // The text of the view as the server rendered it last, and its entity tag: what edits are applied to.
-  let known = { url: "", etag: "", text: "" };
+  // The text of the view as the server rendered it last, and its entity tag: what changes are applied to.
+  let known = NOTHING;
+  let asked = "";
 
   const applied = (text, edits) => {
     const lines = text.split("\n");
@@ -73,56 +66,53 @@
     return lines.join("\n");
   };
 
-  const fetchView = async () => {
-    const url = location.pathname + location.search;
-    const has = known.url === url ? known : { url, etag: "", text: "" };
-    const headers = { Accept: "text/html", "HX-Request": "true", "HX-Request-Type": "partial", "A-IM": "edits" };
-    if (has.etag) headers["If-None-Match"] = has.etag;
-    const response = await fetch(url, { headers, cache: "no-store" });
-    if (response.redirected) {
-      location.assign(response.url); // the session has ended
+  const address = () => location.pathname + location.search;
+
+  // Tells the server what this tab shows, so that it sends what changes of it.
+  const watch = () => {
+    const url = address();
+    const asks = JSON.stringify({ type: "watch", url, etag: known.url === url ? known.etag : "", service: watched() });
+    if (socket?.readyState !== WebSocket.OPEN || !watched() || asked === url) return;
+    asked = url;
+    socket.send(asks);
+  };
+
+  const textOf = (message) => {
+    if (message.text !== undefined) return message.text;
+    if (known.url !== message.url || known.etag !== message.has) return "";
+    const text = applied(known.text, message.change.edits);
+    return text.length === message.change.length ? text : "";
+  };
+
+  const showView = async (packed) => {
+    const stream = packed.stream().pipeThrough(new DecompressionStream("gzip"));
+    const message = await new Response(stream).json();
+    if (message.reload) {
+      location.reload(); // the session has ended
       return;
     }
-    if (!response.ok) return;
-    let text;
-    if (response.status === 226) {
-      const { length, edits } = await response.json();
-      text = applied(has.text, edits);
-      if (text.length !== length) text = ""; // then all of it next time
-    } else {
-      text = await response.text();
+    if (message.url !== address() || document.hidden || isPaused) {
+      known = NOTHING;
+      return;
     }
-    known = text ? { url, etag: response.headers.get("ETag") ?? "", text } : { url: "", etag: "", text: "" };
-    if (!text || document.hidden || location.pathname + location.search !== url) return;
-    await htmx.swap({ sourceElement: view(), target: view(), text, swap: "outerMorph" });
-  };
-
-  const refresh = async () => {
-    refreshTimer = 0;
-    if (document.hidden || isPaused || !watched()) return;
-    isStale = false;
-    isRefreshing = true;
-    refreshedAt = Date.now();
-    try {
-      await fetchView();
-    } catch {
-      // The view stays as it is; the button shows whether the server can be reached.
-    } finally {
-      isRefreshing = false;
-      tookMs = Date.now() - refreshedAt;
-      if (isStale) plan();
+    const text = textOf(message);
+    known = text ? { url: message.url, etag: message.etag, text } : NOTHING;
+    if (!text) {
+      asked = ""; // then all of it
+      watch();
+    } else if (watched()) {
+      await htmx.swap({ sourceElement: view(), target: view(), text, swap: "outerMorph" });
     }
   };
 
-  const plan = () => {
-    isStale = true;
-    if (refreshTimer || isRefreshing || document.hidden || isPaused) return;
-    refreshTimer = setTimeout(refresh, Math.max(0, refreshedAt + Math.max(REFRESH_MS_MIN, tookMs * (1 + REST_FACTOR)) - Date.now()));
-  };
-
-  const concerns = (services) => {
-    const names = watched();
-    return names !== "" && (names === EVERYTHING || services.includes(EVERYTHING) || services.includes(names));
+  // One after the other, in the order in which they came.
+  let showing = Promise.resolve();
+  const received = (packed) => {
+    showing = showing.then(() => showView(packed)).catch(() => {
+      known = NOTHING;
+      asked = "";
+      watch();
+    });
   };
 
   const heard = () => {
@@ -139,13 +129,13 @@
       heard();
       retryMs = RETRY_MS_MIN;
       wasConnected = true;
-      plan(); // updates may have been missed since this page was rendered
+      asked = "";
+      watch(); // updates may have been missed since this page was rendered
       show();
     });
     opened.addEventListener("message", (event) => {
       heard();
-      const message = JSON.parse(event.data);
-      if (message.type === "changed" && concerns(message.services)) plan();
+      if (event.data instanceof Blob) received(event.data);
     });
     opened.addEventListener("close", () => {
       clearTimeout(silenceTimer);
@@ -160,8 +150,6 @@
 
   const disconnect = () => {
     clearTimeout(retryTimer);
-    clearTimeout(refreshTimer);
-    refreshTimer = 0;
     const open = socket;
     socket = null;
     open?.close();
@@ -171,7 +159,6 @@
     if (document.hidden) {
       disconnect();
     } else {
-      isStale = true;
       connect();
     }
     show();
@@ -181,7 +168,6 @@
     if (isPaused) {
       disconnect();
     } else {
-      isStale = true;
       connect();
     }
     show();
@@ -190,11 +176,13 @@
   window.addEventListener("pagehide", disconnect);
   window.addEventListener("pageshow", (event) => {
     if (event.persisted) {
-      isStale = true;
       connect();
     }
   });
-  document.addEventListener("htmx:after:swap", show);
+  document.addEventListener("htmx:after:swap", () => {
+    show();
+    watch();
+  });
 
   show();
   connect();

@@ -21,6 +21,7 @@ from tests.support.wait import BUSY_S, TIMEOUT_S, wait_until
 from vantage.core.batch import Batch, build_batch
 from vantage.query.live import PENDING_MAX, SERIES_MAX, LiveUpdates, messages
 from vantage.telemetry import Telemetry
+from vantage.web.edits import applied
 
 WITHIN_S = 2.0
 QUIET = {"VANTAGE_SELF_TELEMETRY": "false", "VANTAGE_INGEST_RATE_LIMIT": "0"}
@@ -129,6 +130,32 @@ def test_connections_are_counted_while_they_are_open(server: Server) -> None:
     with listen(server, "/ws/metrics"), listen(server, "/ws/pages"):
         wait_until(lambda: count() == 2)
     wait_until(lambda: count() == 0)
+
+
+def test_a_page_that_is_watched_is_pushed_what_changes_of_it(server: Server) -> None:
+    send(server, "pushed", 1.0)
+    url = "/services/pushed?range=5m"
+    with listen(server, "/ws/pages") as listening:
+        listening.send("not a message")
+        listening.send(json.dumps({"type": "watch", "url": url, "service": "pushed"}))
+        text, etag, changes = "", "", 0
+        while changes < 2:
+            received = listening.recv(timeout=TIMEOUT_S)
+            if isinstance(received, str):
+                assert json.loads(received)["type"] in ("changed", "heartbeat")
+                continue
+            message = json.loads(gzip.decompress(received))
+            assert message["url"] == url
+            if "text" in message:
+                text = message["text"]
+            else:
+                assert message["has"] == etag
+                text = applied(text, message["change"]["edits"])
+                changes += 1
+            etag = message["etag"]
+            send(server, "pushed", 2.0, metric=f"metric-{changes}")
+        assert 'id="view"' in text
+        assert "metric-0" in text
 
 
 @pytest.mark.parametrize("path", ["/ws/metrics", "/ws/pages"])

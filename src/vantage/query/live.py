@@ -83,6 +83,7 @@ class Subscriber:
     pending: deque[Update] = field(default_factory=deque)
     services: set[str] = field(default_factory=set)
     dropped: int = 0
+    only_heartbeats: bool = False  # nobody reads the names of services
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def queue(self, updates: Sequence[Update]) -> int:
@@ -93,7 +94,7 @@ class Subscriber:
         for _ in range(dropped):
             self.pending.popleft()
         self.dropped += dropped
-        if self.pending or self.services:
+        if self.pending or (self.services and not self.only_heartbeats):
             self.wake.set()
         return dropped
 
@@ -132,10 +133,10 @@ class LiveUpdates:
                 del self._feeds[service, metric]
 
     @contextmanager
-    def subscribe_to_services(self) -> Iterator[Subscriber]:
-        """Subscribe to the names of services with new data for as long as the context lasts. The first is EVERYTHING:
-        there may be changes since the page was rendered."""
-        subscriber = Subscriber(services={EVERYTHING})
+    def subscribe_to_services(self, subscriber: Subscriber | None = None) -> Iterator[Subscriber]:
+        """Subscribe to the names of services with new data for as long as the context lasts. Where no ``subscriber`` is
+        given, the first is EVERYTHING: there may be changes since the page was rendered."""
+        subscriber = subscriber or Subscriber(services={EVERYTHING})
         self._pages.add(subscriber)
         try:
             yield subscriber

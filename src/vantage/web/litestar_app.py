@@ -47,6 +47,7 @@ from vantage.web.api import promotion as promotion_api
 from vantage.web.authorize import Authorizer, require_scope
 from vantage.web.compression import GzipMiddleware
 from vantage.web.process_metrics import ProcessMetrics
+from vantage.web.pushed_views import PushedViews
 from vantage.web.render import Renderer
 from vantage.web.streaming import UNCOMPRESSED
 from vantage.web.views import SharedViews
@@ -171,6 +172,7 @@ def create_litestar(
                 "authorizer": authorizer,
                 "renderer": renderer,
                 "views": SharedViews(lambda: live_updates.ticks),
+                "pushed_views": PushedViews(live_updates),
                 "websockets_max": websockets_max,
                 "exports": export.OpenExports(),
             }
