@@ -33,6 +33,9 @@ ASSETS = {
     "htmx.org/dist/htmx.min.js": "htmx.min.js",  # version 4: morph swaps (innerMorph, outerMorph) are built in
     "htmx.org/dist/ext/hx-ws.min.js": "hx-ws.min.js",
     "htmx.org/LICENSE": "htmx.LICENSE.txt",
+    # The name has the version: browsers keep the file for a year, and the style sheet cannot add its hash.
+    "@fontsource-variable/inter/files/inter-latin-wght-normal.woff2": "inter-latin-5.woff2",
+    "@fontsource-variable/inter/LICENSE": "inter.LICENSE.txt",
     "@dagrejs/dagre/dist/dagre.min.js": "dagre.min.js",
     "@dagrejs/dagre/LICENSE": "dagre.LICENSE.txt",
     "@dagrejs/dagre/dist/dagre.min.js.LEGAL.txt": "dagre.min.js.LEGAL.txt",

@@ -50,7 +50,7 @@
     ctx.fillStyle = token("--muted");
     ctx.setLineDash([4, 4]);
     ctx.lineWidth = devicePixelRatio;
-    ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.font = `${11 * devicePixelRatio}px Inter, system-ui, sans-serif`;
     for (const [at, label] of marks) {
       const x = plot.valToPos(at, "x", true);
       if (x < bbox.left || x > bbox.left + bbox.width) continue;
@@ -76,12 +76,13 @@
     Number(getComputedStyle(element).getPropertyValue("--plot-height")) || Math.max(80, element.clientHeight - LEGEND_PX);
 
   const optionsFor = (element, chart) => {
-    const axis = { stroke: token("--muted"), font: "11px system-ui, sans-serif", ticks: { show: false } };
+    const axis = { stroke: token("--muted"), font: "11px Inter, system-ui, sans-serif", ticks: { show: false } };
     const grid = { stroke: token("--line"), width: 1 };
     return {
       width: Math.max(120, element.clientWidth),
       height: heightOf(element),
       padding: [10, 18, 0, 0],
+      legend: { isolate: true },
       cursor: { sync: { key: "page" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: {
         x: { range: () => [chart.start, chart.end] },
@@ -106,6 +107,73 @@
     };
   };
 
+  // Choosing a line in the legend shows it alone, once more shows all; with the keyboard too.
+  const openToKeys = (element, plot) => {
+    for (const [i, row] of [...element.querySelectorAll(".u-legend .u-series")].entries()) {
+      const label = row.querySelector("th");
+      if (i === 0 || plot.series.length < 3) continue;
+      label.tabIndex = 0;
+      label.setAttribute("role", "button");
+      label.title = "Show this line alone";
+      label.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        label.click();
+      });
+    }
+  };
+
+  // A point that is clicked, or chosen with the arrow keys and Enter, leads to what is behind it: point_menu.js.
+  const nearest = (plot, index, top) => {
+    const distances = plot.series.slice(1).map((series, i) => {
+      const value = plot.data[i + 1][index];
+      return series.show && value !== null && value !== undefined ? Math.abs(plot.valToPos(value, "y") - top) : Number.POSITIVE_INFINITY;
+    });
+    const least = Math.min(...distances);
+    return Number.isFinite(least) ? distances.indexOf(least) : -1;
+  };
+
+  const choose = (element, index, left, top) => {
+    const { plot, chart } = plots.get(element) ?? {};
+    if (!plot || index === null || index === undefined || !chart.step) return;
+    const line = nearest(plot, index, top);
+    if (line < 0) return;
+    const at = plot.data[0][index];
+    const { label } = chart.lines[line];
+    const text = `${label} ${quantity(plot.data[line + 1][index], chart.unit)}`;
+    const box = plot.over.getBoundingClientRect();
+    const detail = { at, step: chart.step, text, unit: chart.unit, traces: chart.traces, exemplars: chart.exemplars[line] ?? "", x: box.left + left, y: box.top + top };
+    element.dispatchEvent(new CustomEvent("vantage:point", { bubbles: true, detail }));
+  };
+
+  document.addEventListener("click", (event) => {
+    const element = event.target.closest?.(".u-over")?.closest(".chart");
+    const plot = element && plots.get(element)?.plot;
+    if (plot && plot.select.width < 6) choose(element, plot.cursor.idx, plot.cursor.left, plot.cursor.top);
+  });
+
+  document.addEventListener("keydown", (event) => {
+    const element = event.target;
+    const plot = element.classList?.contains("chart") && plots.get(element)?.plot;
+    if (!plot || event.ctrlKey || event.metaKey || event.altKey) return;
+    const steps = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const last = plot.data[0].length - 1;
+    const index = plot.cursor.idx ?? last;
+    const topOf = (i) => {
+      const value = plot.data.slice(1).map((line) => line[i]).find((v) => v !== null && v !== undefined);
+      return value === undefined ? plot.over.clientHeight / 2 : plot.valToPos(value, "y");
+    };
+    if (steps) {
+      const next = Math.min(last, Math.max(0, plot.cursor.left < 0 ? last : index + steps));
+      plot.setCursor({ left: plot.valToPos(plot.data[0][next], "x"), top: topOf(next) });
+    } else if (event.key === "Enter" && plot.cursor.left >= 0) {
+      choose(element, index, plot.cursor.left, plot.cursor.top);
+    } else {
+      return;
+    }
+    event.preventDefault();
+  });
+
   const draw = (element, chart, points) => {
     const entry = plots.get(element);
     const chartable = { ...chart, lonely: points.slice(1).some((line) => line.filter((v) => v !== null).length < 3) };
@@ -121,6 +189,7 @@
     entry?.plot?.destroy();
     element.replaceChildren();
     const plot = new uPlot(optionsFor(element, chartable), points, element);
+    openToKeys(element, plot);
     plots.set(element, { ...entry, plot, key, points, chart: chartable, shape: JSON.stringify([chart.unit, chart.lines]) });
     if (!entry?.observer) {
       const observer = new ResizeObserver(() => {

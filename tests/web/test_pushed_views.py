@@ -101,23 +101,23 @@ async def test_tabs_of_one_person_share_one_request_and_the_same_bytes(live: Liv
 
 
 async def test_the_request_is_the_tabs_own_with_its_cookie(live: LiveUpdates, pushed: PushedViews) -> None:
-    site, tab = Site(), Tab(socket_scope(cookie="vantage_session=mine"))
+    site, tab = Site(), Tab(socket_scope(cookie="vantage_session=first"))
     pushed.watch(site, tab, Watch("/services/a%20b?range=5m"), "key")
     await message(tab)
     headers, scope = site.requests[0], site.scopes[0]
-    assert headers[b"cookie"] == b"vantage_session=mine"
+    assert headers[b"cookie"] == b"vantage_session=first"
     assert b"upgrade" not in headers
     assert (scope["method"], scope["path"], scope["query_string"]) == ("GET", "/services/a b", b"range=5m")
     pushed.leave(tab)
 
 
 async def test_different_people_never_share_a_request(live: LiveUpdates, pushed: PushedViews) -> None:
-    site, mine, other = Site(), Tab(socket_scope(cookie="c=1")), Tab(socket_scope(cookie="c=2"))
-    pushed.watch(site, mine, Watch("/"), "mine")
+    site, first, other = Site(), Tab(socket_scope(cookie="c=1")), Tab(socket_scope(cookie="c=2"))
+    pushed.watch(site, first, Watch("/"), "first")
     pushed.watch(site, other, Watch("/"), "other")
-    await asyncio.gather(message(mine), message(other))
+    await asyncio.gather(message(first), message(other))
     assert sorted(headers[b"cookie"] for headers in site.requests) == [b"c=1", b"c=2"]
-    pushed.leave(mine)
+    pushed.leave(first)
     pushed.leave(other)
 
 

@@ -40,6 +40,7 @@ NAV: Final = (
     ("/schema", "API", "api"),
 )
 NAV_WITH_BROKER: Final = (*NAV[:-2], ("/pipeline", "Pipeline", "pipeline"), *NAV[-2:])
+FONT_URL: Final = "/static/vendor/inter-latin-5.woff2"  # as the style sheet names it
 COLOURS: Final = 10  # classes c0 … c9 of the style sheet
 # Values that Python defines for scripts, in an attribute of <body>.
 SCRIPT_LIMITS: Final = {
@@ -133,6 +134,7 @@ class Renderer:
         }
         self._environment.globals |= {
             "asset": self.asset,
+            "font_url": FONT_URL,
             "error_ratio_critical": thresholds.ERROR_RATIO_CRITICAL,
             "is_p95_change_shown": thresholds.is_p95_change_shown,
             "has_broker": has_broker,

@@ -14,6 +14,7 @@ from vantage.core.errors import InputError, QueryError
 from vantage.core.timerange import parse_duration_ms
 from vantage.query import catalogue
 from vantage.query.context import QueryContext
+from vantage.query.exemplars import EXEMPLARS_MAX, find_exemplars
 from vantage.query.timeseries import AGGREGATIONS, timeseries
 from vantage.query.timeseries_query import TimeseriesQuery
 from vantage.vql.text.compile import compile_condition
@@ -22,6 +23,22 @@ from vantage.web.api.params import End, Metric, Service, Start, examples, pair, 
 
 LIST_LENGTH_MAX = 32
 WHERE_LENGTH_MAX = 4096
+Tags = Annotated[
+    list[str] | None,
+    Parameter(
+        description="Only series with this tag, as `key:value`; may repeat, all must match.",
+        max_items=LIST_LENGTH_MAX,
+        examples=examples(["method:GET"]),
+    ),
+]
+Where = Annotated[
+    str,
+    Parameter(
+        description="A VQL condition on the samples, such as `tags['method'] != 'GET' AND value > 5`.",
+        max_length=WHERE_LENGTH_MAX,
+        examples=examples("tags['method'] LIKE 'P%'"),
+    ),
+]
 
 
 class MetricOut(msgspec.Struct):
@@ -60,6 +77,22 @@ class SeriesOut(msgspec.Struct):
 
     tags: dict[str, str]
     points: list[tuple[int, float | None]]
+
+
+class MetricExemplarOut(msgspec.Struct):
+    """A sample and its trace. ``timestamp`` is in epoch milliseconds, the value in the metric's unit."""
+
+    timestamp: int
+    value: float
+    trace_id: str
+    span_id: str
+    tags: dict[str, str]
+
+
+class ExemplarsOut(msgspec.Struct):
+    service: str
+    metric: str
+    exemplars: list[MetricExemplarOut]
 
 
 class TimeseriesOut(msgspec.Struct):
@@ -110,6 +143,37 @@ async def list_tag_values(
     return TagValuesOut(service, metric, key, [TagValueOut(value, series) for value, series in counts])
 
 
+@get("/api/metrics/exemplars", summary="Traces behind a metric", responses=problems(), tags=["metrics"])
+async def list_exemplars(
+    context: NamedDependency[QueryContext],
+    service: Service,
+    metric: Metric,
+    start: Start = "now-1h",
+    end: End = "now",
+    tag: Tags = None,
+    where: Where = "",
+    limit: Annotated[int, Parameter(description="How many.", ge=1, le=EXEMPLARS_MAX)] = 10,
+) -> ExemplarsOut:
+    """List samples that name their trace, those of the largest values first."""
+    query = TimeseriesQuery(
+        service=service,
+        metric=metric,
+        time_range=time_range(start, end, now_ms=context.present().now_ms),
+        tags=tuple(pair(text, field="tag") for text in tag or []),
+        where=await _condition(where, now_ms=context.clock.now_ms()),
+    )
+    return ExemplarsOut(
+        service,
+        metric,
+        [
+            MetricExemplarOut(
+                exemplar.time_ms, exemplar.value, exemplar.trace_id, exemplar.span_id, dict(exemplar.tags)
+            )
+            for exemplar in await find_exemplars(context, query, limit=limit)
+        ],
+    )
+
+
 @get("/api/metrics/timeseries", summary="A metric over time", responses=problems(), tags=["metrics"])
 async def get_timeseries(
     context: NamedDependency[QueryContext],
@@ -140,22 +204,8 @@ async def get_timeseries(
             examples=examples(["endpoint"]),
         ),
     ] = None,
-    tag: Annotated[
-        list[str] | None,
-        Parameter(
-            description="Only series with this tag, as `key:value`; may repeat, all must match.",
-            max_items=LIST_LENGTH_MAX,
-            examples=examples(["method:GET"]),
-        ),
-    ] = None,
-    where: Annotated[
-        str,
-        Parameter(
-            description="A VQL condition on the samples, such as `tags['method'] != 'GET' AND value > 5`.",
-            max_length=WHERE_LENGTH_MAX,
-            examples=examples("tags['method'] LIKE 'P%'"),
-        ),
-    ] = "",
+    tag: Tags = None,
+    where: Where = "",
 ) -> TimeseriesOut:
     """Return buckets of a step, one series per group. An empty bucket is null, never 0."""
     query = TimeseriesQuery(
@@ -209,4 +259,4 @@ def _step_ms(step: str) -> int | None:
     return step_ms
 
 
-handlers = [list_metrics, list_tag_values, get_timeseries]
+handlers = [list_metrics, list_tag_values, list_exemplars, get_timeseries]

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from vantage.core.deployment import Deployment
+from vantage.core.semconv import DURATION
 from vantage.core.timerange import TimeRange
 from vantage.query.http_semconv import Buckets
 from vantage.query.red import BucketValues, RedStats
-from vantage.web.render import COLOURS
+from vantage.web.render import COLOURS, query_string
 
 CHART_LINES_MAX: Final = 20
 LINE_COLOURS: Final = ("--chart-rate", *(f"--c{number}" for number in range(1, COLOURS)))
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Where the samples behind a point are: the URL of a listing of traces, '' for none, and for each line the URL of
+    its exemplars, '' for none, all without a time."""
+
+    traces: str = ""
+    exemplars: tuple[str, ...] = ()
+
+    def options(self, step_ms: int) -> dict[str, Any]:
+        """Return the part of a chart's options."""
+        return {"step": step_ms / 1000, "traces": self.traces, "exemplars": self.exemplars}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +50,7 @@ def chart(
     lines: Mapping[str, tuple[str, BucketValues]],
     *,
     deployments: Sequence[Deployment] = (),
+    evidence: Evidence | None = None,
 ) -> Chart:
     """Return a chart of lines by their label, each with its colour and values; deployments are marked."""
     options = {
@@ -43,14 +58,21 @@ def chart(
         "start": buckets.start_ms / 1000,
         "end": buckets.end_ms / 1000,
         "lines": [{"label": label, "colour": colour} for label, (colour, _) in lines.items()],
-        "marks": [[deployment.at_ms / 1000, deployment.version] for deployment in deployments],
+        "marks": _marks(deployments),
+        **(evidence.options(buckets.step_ms) if evidence else {}),
     }
     times = [at_ms / 1000 for at_ms in buckets.starts_ms()]
     return Chart(title, note, _json(options), _json([times, *(points for _, points in lines.values())]))
 
 
 def chart_of_lines(
-    time_range: TimeRange, step_ms: int, unit: str, lines: Sequence[tuple[str, str, Sequence[float], bool]]
+    time_range: TimeRange,
+    step_ms: int,
+    unit: str,
+    lines: Sequence[tuple[str, str, Sequence[float], bool]],
+    *,
+    deployments: Sequence[Deployment] = (),
+    evidence: Evidence | None = None,
 ) -> Chart:
     """Return a chart of lines: label, colour, a value for each step (NaN for none), and whether it is dashed."""
     options = {
@@ -58,6 +80,8 @@ def chart_of_lines(
         "start": time_range.start_ms / 1000,
         "end": time_range.end_ms / 1000,
         "lines": [{"label": label, "colour": colour, "dashed": dashed} for label, colour, _, dashed in lines],
+        "marks": _marks(deployments),
+        **(evidence.options(step_ms) if evidence else {}),
     }
     times = [at_ms / 1000 for at_ms in range(time_range.start_ms, time_range.end_ms, step_ms)]
     columns = [[None if value != value else value for value in values] for _, _, values, _ in lines]
@@ -75,18 +99,23 @@ def chart_of_points(times_ms: Sequence[int], lines: Sequence[tuple[str, str, Seq
     return Chart("", "", _json(options), _json([[at_ms / 1000 for at_ms in times_ms], *(line[2] for line in lines)]))
 
 
-def red_charts(red: RedStats, buckets: Buckets, deployments: Sequence[Deployment]) -> list[Chart]:
+def red_charts(red: RedStats, buckets: Buckets, deployments: Sequence[Deployment], *, service: str) -> list[Chart]:
     """Return charts of a service's rate, errors and durations; only the rate if it sends neither requests nor spans."""
 
-    def marked(title: str, note: str, unit: str, lines: Mapping[str, tuple[str, BucketValues]]) -> Chart:
-        return chart(buckets, title, note, unit, lines, deployments=deployments)
+    def marked(title: str, note: str, unit: str, lines: Mapping[str, tuple[str, BucketValues]], **wanted: str) -> Chart:
+        exemplars: tuple[str, ...] = ()
+        if red.source == "metrics" and title == "Duration":
+            url = f"/api/metrics/exemplars{query_string({'service': service, 'metric': DURATION})}"
+            exemplars = (url,) * len(lines)
+        evidence = Evidence(f"/traces{query_string({'service': service, **wanted})}", exemplars)
+        return chart(buckets, title, note, unit, lines, deployments=deployments, evidence=evidence)
 
     if red.source == "samples":
         return [marked("Samples", "per second", "/s", {"samples": ("quiet", red.rates_per_s)})]
     percents = tuple(None if ratio is None else ratio * 100 for ratio in red.error_ratios)
     return [
         marked("Requests", "per second", "/s", {"requests": ("rate", red.rates_per_s)}),
-        marked("Errors", "of all requests", "%", {"errors": ("errors", percents)}),
+        marked("Errors", "of all requests", "%", {"errors": ("errors", percents)}, status="error"),
         marked(
             "Duration",
             "p50, p95, p99",
@@ -94,6 +123,10 @@ def red_charts(red: RedStats, buckets: Buckets, deployments: Sequence[Deployment
             {"p50": ("p50", red.p50s_ms), "p95": ("p95", red.p95s_ms), "p99": ("p99", red.p99s_ms)},
         ),
     ]
+
+
+def _marks(deployments: Sequence[Deployment]) -> list[tuple[float, str]]:
+    return [(deployment.at_ms / 1000, deployment.version) for deployment in deployments]
 
 
 def _json(value: object) -> str:

@@ -11,18 +11,20 @@ from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.response import Stream
 
+from vantage.core.deployment import Deployment
 from vantage.core.errors import InputError
 from vantage.core.semconv import DURATION
 from vantage.core.timerange import TimeRange, auto_step_ms
 from vantage.query import catalogue
 from vantage.query.context import QueryContext
+from vantage.query.deployments import deployments_if_known
 from vantage.query.explore import FORMULA, LETTERS, Answer, Line, Question, ask
 from vantage.query.formula import Tags
 from vantage.query.table_formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, encode_table, has_parquet
 from vantage.query.timeseries import AGGREGATIONS
 from vantage.query.timeseries_query import TimeseriesQuery
 from vantage.vql.text.compile import compile_condition
-from vantage.web.pages.charts import CHART_LINES_MAX, LINE_COLOURS, Chart, chart_of_lines
+from vantage.web.pages.charts import CHART_LINES_MAX, LINE_COLOURS, Chart, Evidence, chart_of_lines
 from vantage.web.pages.ranges import PageRange, read_range
 from vantage.web.problems import NotAcceptable
 from vantage.web.render import query_string, shared_page
@@ -117,7 +119,7 @@ async def _read(request: Request[Any, Any, Any], context: QueryContext) -> dict[
         "compare": request.query_params.get("compare", ""),
         "problems": problems,
         "answer": answer,
-        "charts": _charts(answer, drawn) if answer else [],
+        "charts": _charts(answer, drawn, complete, await _deployments(context, page_range, complete)) if answer else [],
         "colours": _colours(drawn),
         "left_out": len(answer.lines) - len(drawn) if answer else 0,
         "filters": state,
@@ -207,24 +209,46 @@ def _drawn(answer: Answer) -> list[Line]:
     return list(lines[:CHART_LINES_MAX])
 
 
-def _charts(answer: Answer, drawn: Sequence[Line]) -> list[Chart]:
+async def _deployments(context: QueryContext, page_range: PageRange, rows: Sequence[Row]) -> Sequence[Deployment]:
+    """Return those of the services in question."""
+    per_service = [
+        await deployments_if_known(context, service=service, time_range=page_range.time_range)
+        for service in {row.service for row in rows}
+    ]
+    deployments = (deployment for listed in per_service for deployment in listed)
+    return sorted(deployments, key=lambda deployment: deployment.at_ms)
+
+
+def _charts(
+    answer: Answer, drawn: Sequence[Line], rows: Sequence[Row], deployments: Sequence[Deployment]
+) -> list[Chart]:
     """Return a chart for each unit."""
+    by_letter = {row.letter: row for row in rows}
+    services = {row.service for row in rows}
+    traces = f"/traces{query_string({'service': services.pop()})}" if len(services) == 1 else ""
     colours = _colours(drawn)
     several = len({line.of for line in drawn}) > 1
     charts = []
     for unit in dict.fromkeys(line.unit for line in drawn):
+        of_unit = [line for line in drawn if line.unit == unit]
         lines = [
-            (
-                _label(line, several=several),
-                LINE_COLOURS[colours[line.key]],
-                line.values.tolist(),
-                line.is_earlier,
-            )
-            for line in drawn
-            if line.unit == unit
+            (_label(line, several=several), LINE_COLOURS[colours[line.key]], line.values.tolist(), line.is_earlier)
+            for line in of_unit
         ]
-        charts.append(chart_of_lines(answer.time_range, answer.step_ms, unit, lines))
+        evidence = Evidence(traces, tuple(_exemplars_url(line, by_letter.get(line.of)) for line in of_unit))
+        charts.append(
+            chart_of_lines(answer.time_range, answer.step_ms, unit, lines, deployments=deployments, evidence=evidence)
+        )
     return charts
+
+
+def _exemplars_url(line: Line, row: Row | None) -> str:
+    """Return where the traces behind a line are, '' where there is no one place: arithmetic, and the time before."""
+    if row is None or line.is_earlier:
+        return ""
+    tags = (*row.tags, *(f"{key}:{value}" for key, value in line.tags if value))
+    query = {"service": row.service, "metric": row.metric, "tag": tags, "where": row.where}
+    return f"/api/metrics/exemplars{query_string(query)}"
 
 
 def _colours(drawn: Sequence[Line]) -> dict[tuple[str, Tags, bool], int]:

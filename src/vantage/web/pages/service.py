@@ -59,7 +59,7 @@ async def _read(request: Request[Any, Any, Any], context: QueryContext, name: st
         "range": page_range,
         "row": row,
         "red": row.red,
-        "charts": red_charts(row.red, buckets, deployments) if row.red is not None else [],
+        "charts": red_charts(row.red, buckets, deployments, service=name) if row.red is not None else [],
         "endpoints": endpoints,
         "endpoints_problem": endpoints_problem,
         "callers": edges.callers_of(name),
