@@ -252,11 +252,11 @@ def ask_for_the_trace(command: str, checkout: Path, server: Server) -> None:
 
 
 def install_the_agent(command: str, checkout: Path, server: Server) -> None:
-    """Into a folder of its own, without an index: then nothing but the checkout was needed."""
-    assert command == "pip install /path/to/vantage"
+    """Into a folder of its own, without an index: then nothing but the server was needed."""
+    address = command.removeprefix("pip install ").replace(HERE, server.url)
     into = checkout.parent / "application"
-    options = f"--quiet --disable-pip-version-check --no-build-isolation --no-index --target {into}"
-    run(f"{sys.executable} -m pip install {options} {checkout}", checkout)
+    options = f"--quiet --disable-pip-version-check --no-index --target {into}"
+    run(f"{sys.executable} -m pip install {options} {address}", checkout)
     assert (into / "vantage_agent" / "__init__.py").is_file()
     assert not [path for path in into.iterdir() if not re.match(r"vantage|bin$", path.name)]
     record_with_the_agent(into, server)

@@ -28,8 +28,8 @@ from vantage.query.promotion import Promotion
 from vantage.roles import Routes
 from vantage.telemetry import Telemetry
 from vantage.web import exception_handlers, pages
-from vantage.web.api import deletion as deletion_api
 from vantage.web.api import (
+    agent_wheel,
     deployments,
     export,
     health,
@@ -43,6 +43,7 @@ from vantage.web.api import (
     traces,
     vql,
 )
+from vantage.web.api import deletion as deletion_api
 from vantage.web.api import promotion as promotion_api
 from vantage.web.authorize import Authorizer, require_scope
 from vantage.web.compression import GzipMiddleware
@@ -122,7 +123,7 @@ def create_litestar(
         unguarded += live.handlers
     if Routes.PAGES in routes:
         guarded += pages.handlers
-        unguarded += sessions.handlers
+        unguarded += [*sessions.handlers, *agent_wheel.handlers]  # an installer has no key
         unguarded.append(
             create_static_files_router(
                 path="/static",

@@ -24,6 +24,7 @@ from vantage.core import number_format
 from vantage.core.clock import Clock
 from vantage.core.deployment import REPORTED, Deployment
 from vantage.query import thresholds
+from vantage.web.api.agent_wheel import WHEEL_NAME
 from vantage.web.api.live import HEARTBEAT_S
 from vantage.web.edits import MANIPULATION
 from vantage.web.sparkline import sparkline
@@ -133,6 +134,7 @@ class Renderer:
             "colour": colour,
         }
         self._environment.globals |= {
+            "agent_wheel": WHEEL_NAME,
             "asset": self.asset,
             "font_url": FONT_URL,
             "error_ratio_critical": thresholds.ERROR_RATIO_CRITICAL,
