@@ -110,7 +110,7 @@
     const busiest = Math.max(...graph.edges.map((edge) => edge.rate), Number.MIN_VALUE);
     const room = (element.clientWidth - 2 * PADDING_PX) / width;
     const scale = room < SCALE_MIN ? 1 : Math.min(1, room); // what would be too small to read is scrolled
-    const svg = make("svg", { width: width * scale, height: height * scale, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Services and their calls" });
+    const svg = make("svg", { width: width * scale, height: height * scale, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Services and their calls" });
     graph.edges.forEach((edge, number) => {
       svg.append(drawEdge(edge, layout.edge(edge.from, edge.to, String(number)).points, busiest, graph.nodes));
     });

@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-from tests.support.server import Server, serving, vantage
+from tests.support.browser import chromium, looking, needs_chromium
+from tests.support.server import Server, serving
 from tests.support.wait import BUSY_S, wait_until
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-component-update",
-]
-PHONE = {"width": 375, "height": 740}
-DESKTOP = {"width": 1280, "height": 900}
 LIVE_WITHIN_MS = 2000 + BUSY_S * 1000
-PAGES = ["/", "/services", "/services/shop", "/map", "/explore", "/vql", "/traces", "/settings", "/schema"]
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -63,28 +47,6 @@ def send_traffic(server: Server, service: str, *, headers: dict[str, str] | None
     named = {name.replace("-", "_"): value for name, value in (headers or {}).items()}
     assert server.send({"service_name": service, "metrics": metrics}, **named).status == 202
     assert server.send({"service_name": service, "spans": spans}, "/v1/spans", **named).status == 202
-
-
-@contextlib.contextmanager
-def looking(browser: Browser, **options: Any) -> Iterator[Page]:
-    """A page whose console stays free of errors and that asks nobody but the server it came from."""
-    context: BrowserContext = browser.new_context(**{"viewport": DESKTOP, **options})
-    page = context.new_page()
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda request: wrong.append(f"{request.url} {request.failure}"))
-    requested: set[str] = set()
-    page.on("request", lambda request: requested.add(request.url))
-    try:
-        yield page
-        origin = page.evaluate("location.origin")
-        elsewhere = [url for url in requested if not url.startswith((origin, "data:", origin.replace("http", "ws")))]
-        assert not elsewhere, elsewhere
-        serious = [text for text in wrong if "net::ERR_ABORTED" not in text]  # a fetch that a newer one replaced
-        assert not serious, serious
-    finally:
-        context.close()
 
 
 def open_overview(page: Page, server: Server, **headers: str) -> None:
@@ -118,21 +80,6 @@ def test_the_overview_stays_well_while_data_flows(browser: Browser, server: Serv
             send_traffic(server, "flowing")
             page.wait_for_timeout(250)
         page.get_by_text("flowing").first.wait_for(timeout=LIVE_WITHIN_MS)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_fits_its_screen_and_logs_no_error(
-    browser: Browser, server: Server, path: str, viewport: dict[str, int], scheme: str
-) -> None:
-    with looking(browser, viewport=viewport, color_scheme=scheme) as page:
-        answer = page.goto(server.url + path, wait_until="load")
-        assert answer is not None
-        assert answer.status == 200
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
-        assert page.title()
-        assert page.locator("h1").count() >= 1
 
 
 def lightness(page: Page) -> float:
@@ -433,27 +380,3 @@ def test_the_map_draws_calls_and_leads_to_the_services(browser: Browser, server:
     with looking(browser, java_script_enabled=False) as page:
         page.goto(server.url + "/map?range=15m", wait_until="load")
         page.locator("tr", has_text="web").get_by_text("shop").wait_for()
-
-
-# ---- the demo
-
-
-def test_the_demo_fills_every_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:
-    environ = {"VANTAGE_INGEST_RATE_LIMIT": "0"}
-    with serving(tmp_path_factory.mktemp("demo") / "data", environ=environ) as server:
-        sent = vantage("demo", "--once", "--url", server.url)
-        assert sent.returncode == 0, sent.stderr
-        names = [item["name"] for item in server.get("/api/services").json()["services"] if item["name"] != "vantage"]
-        assert len(names) >= 5
-        with looking(browser) as page:
-            page.goto(server.url + "/", wait_until="load")
-            for name in names:
-                page.get_by_text(name).first.wait_for()
-            for name in names:
-                page.goto(f"{server.url}/services/{name}", wait_until="load")
-                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-                page.locator("svg, canvas").first.wait_for()
-        removed = vantage("demo", "--remove", "--url", server.url)
-        assert removed.returncode == 0, removed.stderr
-        left = json.loads(server.get("/api/services").body)["services"]
-        assert not [item["name"] for item in left if item["name"] != "vantage"]

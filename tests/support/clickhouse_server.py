@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.environments import CACHE, alone, cannot
+from tests.support.environments import cannot
+from tests.support.npm_package import file_of_package
 from tests.support.programs import STOP_TIMEOUT_S, free_port
 from tests.support.wait import wait_until
 
 PACKAGE = "@chdb/lib-linux-x64-gnu@26.7.3-stable.1"
-FETCH_TIMEOUT_S = 400
 # The query reads standard input to its end: the server lives as long as the pipe from its parent.
 RUN = """
 import ctypes, os, sys
@@ -47,30 +45,10 @@ os._exit(0)
 
 
 def library() -> Path:
-    """Return ClickHouse's library, fetched by npm on first use. If that fails the test is skipped; in CI it fails."""
-    folder = CACHE / "clickhouse"
-    path, marker = folder / "libchdb.so", folder / "fetched"
-    with alone("clickhouse"):
-        if not marker.exists() or marker.read_text() != PACKAGE:
-            npm = shutil.which("npm")
-            if npm is None or sys.platform != "linux":
-                cannot(f"a ClickHouse server needs Linux and npm, which fetches it: npm pack {PACKAGE}")
-            folder.mkdir(exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as name:
-                command = [npm, "pack", "--silent", PACKAGE]
-                try:
-                    done = subprocess.run(command, cwd=name, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S)
-                except subprocess.TimeoutExpired:
-                    cannot(f"ClickHouse cannot be fetched within {FETCH_TIMEOUT_S} s: npm pack {PACKAGE}")
-                if done.returncode:
-                    cannot(f"ClickHouse cannot be fetched: npm pack {PACKAGE}: {done.stderr.strip()[-300:]}")
-                with tarfile.open(next(Path(name).glob("*.tgz"))) as package:
-                    packed = package.extractfile("package/libchdb.so")
-                    assert packed is not None
-                    with path.open("wb") as file:
-                        shutil.copyfileobj(packed, file, 1 << 22)
-            marker.write_text(PACKAGE)
-    return path
+    """Return ClickHouse's library."""
+    if sys.platform != "linux":
+        cannot("a ClickHouse server needs Linux")
+    return file_of_package(PACKAGE, "libchdb.so", "clickhouse")
 
 
 class ClickHouseServer:

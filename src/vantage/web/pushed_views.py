@@ -1,8 +1,8 @@
 """Views that are pushed to the tabs that show them: requested once for all tabs of one person at the same URL, whenever
 there is new data, and sent to each as the same bytes.
 
-The request is one of our own to the application, with the headers of one of the tabs: a reader who may not see a page is
-refused it here as anywhere. Its answers are those of ``render.shared_page``: a whole view, or what changed of it.
+The request is one of our own to the application, with the headers of one of the tabs: a reader who may not see a page
+is refused it here as anywhere. Its answers are those of ``render.shared_page``: a whole view, or what changed of it.
 """
 
 from __future__ import annotations

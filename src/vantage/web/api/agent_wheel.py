@@ -1,5 +1,5 @@
-"""``/agent/``: the agent as a wheel, made of the package beside this one, so that an application can install it from the
-server it will send to, behind whatever firewall.
+"""``/agent/``: the agent as a wheel, made of the package beside this one, so that an application can install it from
+the server it will send to, behind whatever firewall.
 
 A wheel is a zip archive of the package with three files that describe it, as in
 https://packaging.python.org/en/latest/specifications/binary-distribution-format/.

@@ -1,0 +1,180 @@
+"""Every page, with the demo's data and with names full of markup: it fits three screens in both themes, its console is
+quiet, nothing serious is wrong with it for those who cannot see or use a mouse, and it stays small."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.support.browser import chromium, looking, needs_chromium
+from tests.support.npm_package import file_of_package
+from tests.support.server import Server, serving, vantage
+
+pytestmark = needs_chromium
+
+AXE = "axe-core@4.14.1"
+FOLLOW_MS = 3000
+WIDTHS = (1440, 820, 390)
+HOSTILE = [
+    "<b onmouseover=window.attacked=1>bold</b>",
+    "'\"><img src=x onerror=window.attacked=1>",
+    "שלום עולם",
+    "🦊 fox",
+    " ",
+]
+EXPLORE = "/explore?range=1h&a.service=checkout&a.metric=http.request.duration&a.by=endpoint&compare=1d"
+VQL = "/vql?query=SELECT+service_name%2C+count()+AS+n+FROM+metrics+GROUP+BY+service_name&range=1h"
+PAGES = {
+    "overview": "/?range=1h",
+    "service": "/services/checkout?range=1h",
+    "service of nothing": "/services/vantage?range=5m",
+    "map": "/map?range=1h",
+    "explore": EXPLORE,
+    "explore of nothing": "/explore?range=5m&a.service=checkout&a.metric=nothing&formula=(",
+    "vql": VQL,
+    "traces": "/traces?range=1h",
+    "traces of nobody": "/traces?range=1h&service=nobody&min_duration=slow",
+    "trace": "TRACE",
+    "settings": "/settings",
+    "pipeline": "/pipeline",
+    "hostile trace": "/traces/hostile",
+    "not there": "/nowhere",
+    "login": "/login",
+}
+SCRIPT_NBYTES_MAX = 60_000
+SCRIPT_NBYTES_MAX_OF = {"vql": 200_000}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("pages") / "data", environ={"VANTAGE_INGEST_RATE_LIMIT": "0"}) as server:
+        sent = vantage("demo", "--once", "--url", server.url)
+        assert sent.returncode == 0, sent.stderr
+        send_hostile(server)
+        yield server
+        assert "Traceback" not in server.output, server.output
+
+
+def send_hostile(server: Server) -> None:
+    now_ns = time.time_ns()
+    for number, name in enumerate(HOSTILE):
+        service = name if name.strip() else "blank tags"
+        tags = {"http.route": name, "http.request.method": "GET"}
+        metric = {"metric_name": "http.request.duration", "metric_type": "histogram", "value": 5, "tags": tags}
+        span = {"trace_id": "hostile", "span_id": f"s{number}", "name": name, "start_ns": now_ns, "duration_ns": 10**6}
+        span |= {"kind": "server", "status": "error", "attributes": {name: name, "http.route": name}}
+        server.send({"service_name": service, "environment": "demo", "metrics": [metric]})
+        server.send({"service_name": service, "environment": "demo", "spans": [span]}, "/v1/spans")
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    return file_of_package(AXE, "axe.min.js", "axe").read_text()
+
+
+def path_of(name: str, server: Server) -> str:
+    if PAGES[name] != "TRACE":
+        return PAGES[name]
+    trace_id: str = server.get("/api/traces?service=checkout&limit=1").json()["traces"][0]["trace_id"]
+    return f"/traces/{trace_id}"
+
+
+def too_wide(page: Page) -> list[str]:
+    """Return what makes the page scroll sideways; charts have a moment to follow their width."""
+    for _ in range(FOLLOW_MS // 50):
+        if page.evaluate("document.documentElement.scrollWidth <= innerWidth"):
+            return []
+        page.wait_for_timeout(50)
+    beyond = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 0.5)"
+    texts: list[str] = page.evaluate(
+        f"{beyond}.map(e => `${{e.tagName}}.${{e.className}} ${{e.textContent.slice(0, 60)}}`)"
+    )
+    return texts
+
+
+def findings(page: Page) -> list[str]:
+    """Return what axe holds against the page, of impact serious or critical."""
+    result: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{violation['impact']}: {violation['id']}: {node['html'][:160]}"
+        for violation in result["violations"]
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_fit_for_people(browser: Browser, server: Server, axe: str, name: str) -> None:
+    quiet = name not in ("not there", "login")  # a browser reports the status of these as an error
+    with looking(browser, viewport={"width": 1440, "height": 900}, quiet=quiet) as page:
+        scripts: dict[str, int] = {}
+        page.on("response", lambda answer: weigh(answer, scripts))
+        page.goto(server.url + path_of(name, server), wait_until="load")
+        page.wait_for_timeout(300)
+        assert page.title()
+        assert page.locator("h1").count() == 1
+        page.evaluate(axe)
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)
+            for width in WIDTHS:
+                page.set_viewport_size({"width": width, "height": 900})
+                assert (wide := too_wide(page)) == [], f"{theme} at {width}: {wide}"
+            assert not findings(page), f"{theme} at {width}"
+            page.set_viewport_size({"width": 1440, "height": 900})
+        assert not findings(page)
+        assert page.evaluate("window.attacked") is None
+        assert sum(scripts.values()) <= SCRIPT_NBYTES_MAX_OF.get(name, SCRIPT_NBYTES_MAX), scripts
+
+
+def weigh(answer: Any, scripts: dict[str, int]) -> None:
+    if answer.request.resource_type == "script":
+        assert re.search(r"\?v=[0-9a-f]{12}$", answer.url), answer.url
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers.get("content-encoding") == "gzip" or len(answer.body()) < 1000
+        scripts[answer.url] = len(gzip.compress(answer.body()))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_reads_without_scripts(browser: Browser, server: Server, name: str) -> None:
+    with looking(browser, java_script_enabled=False, quiet=False) as page:
+        page.goto(server.url + path_of(name, server), wait_until="load")
+        assert len(page.locator("body").inner_text()) > 40
+        assert page.locator("script:not([src])").count() == 0
+        assert page.locator("[style]").count() == 0
+
+
+def test_every_service_of_the_demo_has_its_page(browser: Browser, server: Server) -> None:
+    names = [item["name"] for item in server.get("/api/services").json()["services"] if item["name"] != "vantage"]
+    assert len(names) >= 5
+    with looking(browser) as page:
+        page.goto(server.url + "/?range=6h", wait_until="load")
+        for name in names:
+            page.get_by_text(name).first.wait_for()
+
+
+def test_the_first_page_with_fifty_services_is_small(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with serving(tmp_path_factory.mktemp("small") / "data", environ={"VANTAGE_INGEST_RATE_LIMIT": "0"}) as server:
+        now_ms = int(time.time() * 1000)
+        for number in range(50):
+            metrics = [
+                {"metric_name": "http.request.duration", "metric_type": "histogram", "unit": "ms",
+                 "value": 5 + (i * 7919 + number * 104729) % 90, "timestamp": now_ms - i * 20_000,
+                 "tags": {"http.route": f"/r{i % 10}", "status": "500" if i % 17 == 0 else "200"}}
+                for i in range(150)
+            ]  # fmt: skip
+            assert server.send({"service_name": f"service-{number:02d}", "metrics": metrics}).status == 202
+        page = server.get("/?range=1h", **{"Accept": "text/html", "Accept-Encoding": "gzip"})
+        assert page.headers["content-encoding"] == "gzip"
+        assert len(page.body) <= 30_000
