@@ -137,6 +137,7 @@ def test_a_page_that_is_watched_is_pushed_what_changes_of_it(server: Server) -> 
     url = "/services/pushed?range=5m"
     with listen(server, "/ws/pages") as listening:
         listening.send("not a message")
+        listening.send(b"\xff\xfe")
         listening.send(json.dumps({"type": "watch", "url": url, "service": "pushed"}))
         text, etag, changes = "", "", 0
         while changes < 2:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Hashable, MutableMapping
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -21,6 +21,7 @@ import structlog
 from vantage.query.live import EVERYTHING, LiveUpdates, Subscriber
 from vantage.web.compression import gzipped
 from vantage.web.edits import MANIPULATION
+from vantage.web.middleware import ASGIApp
 
 URL_LENGTH_MAX: Final = 8192
 VIEW_NBYTES_MAX: Final = 16 << 20
@@ -38,12 +39,6 @@ class Watch(msgspec.Struct, frozen=True, tag="watch", tag_field="type", forbid_u
     url: str
     etag: str = ""
     service: str = EVERYTHING
-
-
-class Application(Protocol):
-    """The application that is asked for views."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -79,7 +74,7 @@ class PushedViews:
         self._live = live
         self._groups: dict[Hashable, _Group] = {}
 
-    def watch(self, application: Application, tab: Tab, watch: Watch, owner: Hashable) -> None:
+    def watch(self, application: ASGIApp, tab: Tab, watch: Watch, owner: Hashable) -> None:
         """Let a tab follow a view from now on, and no other. ``owner`` is who looks: tabs of several never share a
         request."""
         self.leave(tab)
@@ -108,7 +103,7 @@ class PushedViews:
 class _Group:
     """Tabs that show the same to the same person."""
 
-    def __init__(self, key: Hashable, application: Application, watch: Watch, live: LiveUpdates) -> None:
+    def __init__(self, key: Hashable, application: ASGIApp, watch: Watch, live: LiveUpdates) -> None:
         self.key = key
         self.tabs: list[Tab] = []
         self._application = application

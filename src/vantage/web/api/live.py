@@ -115,7 +115,7 @@ async def _follow_views(
     pushed: PushedViews = socket.app.state.pushed_views
     tab = Tab(cast(Any, socket.scope))
     try:
-        while (event := await socket.receive())["type"] != "websocket.disconnect":
+        while (event := cast(dict[str, Any], await socket.receive()))["type"] == "websocket.receive":
             try:
                 watch = _decode_watch(event.get("text") or event.get("bytes") or b"")
             except (msgspec.MsgspecError, UnicodeError):
