@@ -266,6 +266,9 @@ def test_a_session_is_no_licence_for_other_origins(guarded: Server) -> None:
         assert guarded.request("GET", "/api/services", headers={"Cookie": tampered}).status == 401
     foreign = {"Cookie": cookie, "Origin": "https://evil.example.com"}
     assert guarded.request("DELETE", "/api/data?service=secret-shop", headers=foreign).status == 403
+    assert guarded.request("DELETE", "/api/data?service=secret-shop", headers={"Cookie": cookie}).status == 403
+    own = {"Cookie": cookie, "Origin": guarded.url}
+    assert guarded.request("DELETE", "/api/data?service=nobody", headers=own).status == 200
 
 
 # ---- Explore and the map

@@ -13,6 +13,7 @@ from vantage.core.clock import Clock
 from vantage.core.errors import ForbiddenError
 from vantage.web.auth import Authenticator, Principal, secret_of, session_of
 from vantage.web.limits import Rates, TrustedProxies
+from vantage.web.middleware import SAFE_METHODS
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -70,7 +71,13 @@ class Authorizer:
 async def require_scope(connection: Connection, handler: BaseRouteHandler) -> None:
     """Guard every handler but the open ones. ``opt["scope"]`` is the scope a handler needs, by default ``read``.
 
-    Stores the principal in the connection's state. Raises as ``Authorizer.authorize``.
+    Stores the principal in the connection's state. Raises as ``Authorizer.authorize``, and ForbiddenError for a change
+    with a session's cookie alone: browsers send it for other sites' forms as well, and name these in ``Origin``, which
+    ``EdgeMiddleware`` has compared.
     """
     authorizer: Authorizer = connection.app.state.authorizer
-    connection.state.principal = await authorizer.authorize(connection, handler.opt.get("scope", Scope.READ))
+    principal = await authorizer.authorize(connection, handler.opt.get("scope", Scope.READ))
+    if principal.by_session and connection.scope.get("method") not in SAFE_METHODS:
+        if b"origin" not in connection.scope["header_map"]:  # type: ignore[typeddict-item]
+            raise ForbiddenError("a change by a signed-in browser needs the header Origin")
+    connection.state.principal = principal

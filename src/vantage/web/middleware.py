@@ -32,7 +32,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{8,64}")
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:@/\s]+))(?::\d{1,5})?")  # in lower case
 # Of two the last would count here and perhaps the first in a proxy. Others may be lists, on several lines.
 _SINGLE_HEADERS: Final = (b"host", b"origin", b"authorization", b"x-api-key", b"content-type", b"idempotency-key")
-_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOSTS_CACHED_MAX: Final = 256
 _HOST_LENGTH_MAX: Final = 261  # of a name and a port; what is longer is not cached
 _CORS_METHODS: Final = b"GET, POST, DELETE, OPTIONS"
@@ -123,7 +123,7 @@ class EdgeMiddleware:
         if origin is not None:
             cross = not _same_origin(headers, origin)
             if cross and origin not in self._cors:
-                if kind == "websocket" or scope["method"] not in _SAFE_METHODS:
+                if kind == "websocket" or scope["method"] not in SAFE_METHODS:
                     refusal = ForbiddenError("requests from this Origin are not allowed")
                     await self._refuse(scope, receive, send, refusal)
                     return
