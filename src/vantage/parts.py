@@ -30,6 +30,7 @@ from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
 from vantage.query.live import LiveFollower, LiveUpdates
 from vantage.query.promotion import Promotion
+from vantage.query.saved_queries import SavedQueries
 from vantage.roles import ROLES, Loop, Need, Role, Routes
 from vantage.storage.clickhouse.server_url import is_server_url
 from vantage.storage.clickhouse.store import ClickHouseStore
@@ -243,6 +244,7 @@ def build_parts(
         deletion=deletion,
         promotion=promotion,
         deployment_reports=DeploymentReports(metadata),
+        saved_queries=SavedQueries(metadata, clock),
         administered=Administered(metadata, Loaded(settings, origins or {}, ()).masked_rows()),
         live_updates=live,
         telemetry=telemetry,

@@ -43,11 +43,23 @@
     }));
   };
 
+  const menus = document.querySelectorAll(".menu");
   document.addEventListener("click", (event) => {
-    if (!menu.contains(event.target)) menu.open = false;
+    for (const other of menus) if (!other.contains(event.target)) other.open = false;
   });
-  menu.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") menu.open = false;
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") for (const other of menus) other.open = false;
+  });
+  // The name to save it by has no place in the address of a query. Enter in its field saves.
+  const name = document.querySelector("[name='save_as']");
+  const form = document.getElementById("query");
+  let saves = false;
+  form.addEventListener("submit", (event) => { saves = event.submitter?.formMethod === "post"; });
+  form.addEventListener("formdata", (event) => { if (!saves) event.formData.delete("save_as"); });
+  name?.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    name.closest(".save-form").querySelector("button").click();
   });
   document.querySelector("[data-hint]").hidden = false;
   if (!document.getElementById("query-problem")) remember(textarea.value);

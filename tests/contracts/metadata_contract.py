@@ -14,7 +14,9 @@ from vantage.core.api_key import ApiKey, Scope, hash_secret
 from vantage.core.audit import AuditEntry
 from vantage.core.deployment import Deployment, Source
 from vantage.core.errors import ConflictError, InputError, NotFoundError, StoreUnavailable
+from vantage.core.saved_query import SavedQuery
 from vantage.core.timerange import TimeRange
+from vantage.storage.metadata import audit_entries
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.metadata.store import SqlMetadataStore
 from vantage.storage.ports import Selector
@@ -63,6 +65,33 @@ class MetadataContract:
     """Fixtures of the subclass: ``open_store``, ``store`` (opened by it) and ``clock`` (the one it was given)."""
 
     # --- keys
+
+    async def test_a_query_is_saved_replaced_listed_by_name_and_removed(self, store: AnyStore) -> None:
+        for name, text in (("slow", "SELECT 1"), ("errors", "SELECT 2"), ("slow", "SELECT 3")):
+            await store.save_query(SavedQuery(name, text, "ann", NOW_MS))
+        assert [(query.name, query.text) for query in await store.saved_queries()] == [
+            ("errors", "SELECT 2"),
+            ("slow", "SELECT 3"),
+        ]
+        assert await store.remove_query("slow", actor="bob")
+        assert not await store.remove_query("slow", actor="bob")
+        assert [query.name for query in await store.saved_queries()] == ["errors"]
+        assert [(entry.action, entry.actor, entry.subject) for entry in await store.audit()] == [
+            ("query.remove", "bob", "slow"),
+            ("query.save", "ann", "slow"),
+            ("query.save", "ann", "errors"),
+            ("query.save", "ann", "slow"),
+        ]
+
+    async def test_saved_queries_have_a_limit_and_a_known_one_may_still_change(
+        self, store: AnyStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(audit_entries, "SAVED_QUERIES_MAX", 1)
+        await store.save_query(SavedQuery("first", "SELECT 1", "ann", NOW_MS))
+        with pytest.raises(ConflictError, match="remove one"):
+            await store.save_query(SavedQuery("second", "SELECT 1", "ann", NOW_MS))
+        await store.save_query(SavedQuery("first", "SELECT 2", "ann", NOW_MS))
+        assert [query.text for query in await store.saved_queries()] == ["SELECT 2"]
 
     async def test_a_partition_has_one_owner_and_the_next_one_finds_its_claim(self, store: AnyStore) -> None:
         first = await store.take_partition("topic", 3)

@@ -383,3 +383,27 @@ def test_the_map_draws_calls_and_leads_to_the_services(browser: Browser, server:
     with looking(browser, java_script_enabled=False) as page:
         page.goto(server.url + "/map?range=15m", wait_until="load")
         page.locator("tr", has_text="web").get_by_text("shop").wait_for()
+
+
+def test_a_query_is_saved_for_everybody_found_again_and_removed(browser: Browser, server: Server) -> None:
+    with looking(browser, quiet=False) as page:  # a browser reports the status 400
+        page.goto(server.url + "/vql", wait_until="load")
+        page.locator(".editor .cm-content").click()
+        page.keyboard.insert_text("SELECT count() AS n FROM metrics WHERE service_name = 'shop'")
+        page.get_by_text("Save", exact=True).click()
+        page.get_by_label("Name").fill("a/b")
+        page.get_by_role("button", name="Save for everybody").click()
+        page.get_by_text("may not contain a slash").wait_for()
+        page.get_by_label("Name").fill("<b>orders")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/vql?query=*")
+        assert "save_as" not in page.url
+    with looking(browser) as page:
+        page.goto(server.url + "/vql", wait_until="load")
+        page.get_by_text("Saved queries").click()
+        page.get_by_role("link", name="<b>orders").click()
+        page.locator(".result tbody td").wait_for()
+        page.get_by_text("Saved queries").click()
+        page.get_by_role("button", name="Remove <b>orders").click()
+        page.wait_for_url("**/vql")
+        assert page.get_by_text("Saved queries").count() == 0

@@ -16,6 +16,7 @@ from vantage.core.batch import Batch
 from vantage.core.deployment import Deployment
 from vantage.core.red_table import RedQuery, RedTable
 from vantage.core.retention import RetentionRule
+from vantage.core.saved_query import SavedQuery
 from vantage.core.series import Series
 from vantage.core.span import Span
 from vantage.core.stream_position import StreamPosition
@@ -374,6 +375,18 @@ class MetadataStore(MetadataReader, Protocol):
     async def remove_deployments(self, selector: Selector, *, actor: str) -> int:
         """Remove those of a deleted service or environment, and return their number. Raises InputError for an empty
         selector."""
+        ...
+
+    async def save_query(self, query: SavedQuery) -> None:
+        """Store a query by its author, or replace that of its name. Raises ConflictError when there are too many."""
+        ...
+
+    async def saved_queries(self) -> Sequence[SavedQuery]:
+        """Return all saved queries by name."""
+        ...
+
+    async def remove_query(self, name: str, *, actor: str) -> bool:
+        """Remove a saved query. False, and no audit entry: there is none of this name."""
         ...
 
     async def take_partition(self, topic: str, partition: int) -> StreamPosition:

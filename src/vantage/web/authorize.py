@@ -77,7 +77,7 @@ async def require_scope(connection: Connection, handler: BaseRouteHandler) -> No
     """
     authorizer: Authorizer = connection.app.state.authorizer
     principal = await authorizer.authorize(connection, handler.opt.get("scope", Scope.READ))
-    if principal.by_session and connection.scope.get("method") not in SAFE_METHODS:
-        if b"origin" not in connection.scope["header_map"]:  # type: ignore[typeddict-item]
-            raise ForbiddenError("a change by a signed-in browser needs the header Origin")
+    changes = principal.by_session and connection.scope.get("method") not in SAFE_METHODS
+    if changes and b"origin" not in connection.scope["header_map"]:  # type: ignore[typeddict-item]
+        raise ForbiddenError("a change by a signed-in browser needs the header Origin")
     connection.state.principal = principal

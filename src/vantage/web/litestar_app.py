@@ -25,6 +25,7 @@ from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
 from vantage.query.live import LiveUpdates
 from vantage.query.promotion import Promotion
+from vantage.query.saved_queries import SavedQueries
 from vantage.roles import Routes
 from vantage.telemetry import Telemetry
 from vantage.web import exception_handlers, pages
@@ -45,6 +46,7 @@ from vantage.web.api import (
 )
 from vantage.web.api import deletion as deletion_api
 from vantage.web.api import promotion as promotion_api
+from vantage.web.api import saved_queries as saved_queries_api
 from vantage.web.authorize import Authorizer, require_scope
 from vantage.web.compression import GzipMiddleware
 from vantage.web.process_metrics import ProcessMetrics
@@ -98,6 +100,7 @@ def create_litestar(
     deletion: Deletion | None,
     promotion: Promotion | None,
     deployment_reports: DeploymentReports,
+    saved_queries: SavedQueries,
     administered: Administered,
     live_updates: LiveUpdates,
     telemetry: Telemetry,
@@ -118,6 +121,7 @@ def create_litestar(
     if Routes.API in routes:
         for resource in (services, metrics, traces, service_map, deployments, storage, deletion_api, export, vql):
             guarded += resource.handlers
+        guarded += saved_queries_api.handlers
         if promotion is not None:
             guarded += promotion_api.handlers
         unguarded += live.handlers
@@ -149,6 +153,7 @@ def create_litestar(
             "deletion": provide(deletion),
             "promotion": provide(promotion),
             "deployment_reports": provide(deployment_reports),
+            "saved_queries": provide(saved_queries),
             "administered": provide(administered),
         },
         exception_handlers={

@@ -24,6 +24,7 @@ from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.query.administration import Administered
 from vantage.query.context import QueryContext
+from vantage.query.saved_queries import SavedQueries
 from vantage.resources import static_dir, templates_dir
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
@@ -90,6 +91,9 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
         dependencies={
             "context": Provide(lambda: context, sync_to_thread=False),
             "health_checks": Provide(lambda: HealthChecks("", "all", {}), sync_to_thread=False),
+            "saved_queries": Provide(
+                lambda: SavedQueries(MemoryMetadataStore(FixedClock()), FixedClock()), sync_to_thread=False
+            ),
             "administered": Provide(lambda: Administered(MemoryMetadataStore(FixedClock()), ()), sync_to_thread=False),
         },
         state=State({"renderer": renderer, "views": SharedViews(itertools.count().__next__)}),

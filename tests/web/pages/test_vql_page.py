@@ -18,6 +18,7 @@ from vantage.core.batch import build_batch
 from vantage.core.errors import InputError, VantageError
 from vantage.core.sample import Kind
 from vantage.query.context import QueryContext
+from vantage.query.saved_queries import SavedQueries
 from vantage.resources import static_dir, templates_dir
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
@@ -46,7 +47,10 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
 
     app = Litestar(
         vql.handlers,
-        dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
+        dependencies={
+            "context": Provide(lambda: context, sync_to_thread=False),
+            "saved_queries": Provide(lambda: SavedQueries(context.metadata, context.clock), sync_to_thread=False),  # type: ignore[arg-type]
+        },
         state=State({"renderer": renderer}),
         exception_handlers={VantageError: on_error},
         openapi_config=None,

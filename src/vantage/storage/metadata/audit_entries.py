@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
 from vantage.core.deployment import Deployment
-from vantage.core.errors import InputError
+from vantage.core.errors import ConflictError, InputError
+from vantage.core.saved_query import SavedQuery
 from vantage.storage.ports import Selector
+
+SAVED_QUERIES_MAX: Final = 500
 
 
 def key_created(key: ApiKey, *, actor: str, at_ms: int) -> AuditEntry:
@@ -30,6 +35,20 @@ def deployment_recorded(deployment: Deployment, *, actor: str, at_ms: int) -> Au
 def deployments_removed(selector: Selector, *, removed: int, actor: str, at_ms: int) -> AuditEntry:
     detail = {"service": selector.service, "environment": selector.environment, "removed": str(removed)}
     return AuditEntry(at_ms, actor, "deployment.remove", selector.service or selector.environment, detail)
+
+
+def query_saved(query: SavedQuery) -> AuditEntry:
+    return AuditEntry(query.at_ms, query.author, "query.save", query.name)
+
+
+def query_removed(name: str, *, actor: str, at_ms: int) -> AuditEntry:
+    return AuditEntry(at_ms, actor, "query.remove", name)
+
+
+def require_room(saved: int) -> None:
+    """Raise ConflictError when no further query may be saved."""
+    if saved >= SAVED_QUERIES_MAX:
+        raise ConflictError(f"there are {SAVED_QUERIES_MAX} saved queries: remove one first", field="name")
 
 
 def require_selector(selector: Selector) -> None:

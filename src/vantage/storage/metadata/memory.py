@@ -12,6 +12,7 @@ from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
 from vantage.core.deployment import DETECTED, Deployment
 from vantage.core.errors import ConflictError, NotFoundError, StoreUnavailable
+from vantage.core.saved_query import SavedQuery
 from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.storage.metadata import audit_entries
@@ -27,6 +28,7 @@ class MemoryMetadataStore:
         self._keys: dict[str, ApiKey] = {}
         self._deployments: list[Deployment] = []
         self._deployments_ever = 0
+        self._queries: dict[str, SavedQuery] = {}
         self._audit: list[AuditEntry] = []
         self._positions: dict[tuple[str, int], StreamPosition] = {}
 
@@ -133,6 +135,27 @@ class MemoryMetadataStore:
             entry = audit_entries.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
             await self.record_audit(entry)
         return removed
+
+    async def save_query(self, query: SavedQuery) -> None:
+        """Store a query, or replace that of its name. Raises ConflictError when there are too many."""
+        await self.ping()
+        if query.name not in self._queries:
+            audit_entries.require_room(len(self._queries))
+        self._queries[query.name] = query
+        await self.record_audit(audit_entries.query_saved(query))
+
+    async def saved_queries(self) -> Sequence[SavedQuery]:
+        """Return all saved queries by name."""
+        await self.ping()
+        return [self._queries[name] for name in sorted(self._queries)]
+
+    async def remove_query(self, name: str, *, actor: str) -> bool:
+        """Remove a saved query. False: there is none of this name."""
+        await self.ping()
+        if self._queries.pop(name, None) is None:
+            return False
+        await self.record_audit(audit_entries.query_removed(name, actor=actor, at_ms=self._clock.now_ms()))
+        return True
 
     async def record_audit(self, entry: AuditEntry) -> None:
         """Append an entry, with its ``at_ms``; its ``id`` is ignored."""

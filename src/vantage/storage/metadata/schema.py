@@ -64,6 +64,15 @@ stream_position: Final = Table(
     Column("claimed_last", BigInteger),
 )
 
+saved_query: Final = Table(
+    "saved_query",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
 # Append-only: the migration adds triggers that refuse every UPDATE and DELETE.
 audit: Final = Table(
     "audit",

@@ -13,10 +13,11 @@ from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
 from vantage.core.deployment import DETECTED, Deployment
+from vantage.core.saved_query import SavedQuery
 from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.storage.closing import to_its_end
-from vantage.storage.metadata import audit, audit_entries, deployments, keys, positions, postgres, sqlite
+from vantage.storage.metadata import audit, audit_entries, deployments, keys, positions, postgres, saved_queries, sqlite
 from vantage.storage.metadata.database import Database, check_answers
 from vantage.storage.metadata.postgres_database import PostgresDatabase
 from vantage.storage.metadata.sqlite_database import SqliteDatabase
@@ -115,6 +116,27 @@ class SqlMetadataStore:
                 entry = audit_entries.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
                 await audit.append(connection, entry)
             return removed
+
+    async def save_query(self, query: SavedQuery) -> None:
+        """Store a query, or replace that of its name, durably. Raises ConflictError when there are too many,
+        StoreUnavailable."""
+        async with self._write() as connection:
+            await saved_queries.save(connection, query)
+            await audit.append(connection, audit_entries.query_saved(query))
+
+    async def saved_queries(self) -> Sequence[SavedQuery]:
+        """Return all saved queries by name. Raises StoreUnavailable."""
+        async with self._read() as connection:
+            return await saved_queries.all_queries(connection)
+
+    async def remove_query(self, name: str, *, actor: str) -> bool:
+        """Remove a saved query. False, without an audit entry: there is none of this name. Raises StoreUnavailable."""
+        async with self._write() as connection:
+            if not await saved_queries.remove(connection, name):
+                return False
+            entry = audit_entries.query_removed(name, actor=actor, at_ms=self._clock.now_ms())
+            await audit.append(connection, entry)
+            return True
 
     async def take_partition(self, topic: str, partition: int) -> StreamPosition:
         """Become the owner of a partition, and return its position. Raises StoreUnavailable."""

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from litestar import Request, Response, get
+from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
-from litestar.response import Stream
+from litestar.response import Redirect, Stream
 
-from vantage.core.errors import InputError, QueryError, VantageError
+from vantage.core.api_key import Scope
+from vantage.core.errors import InputError, NotFoundError, QueryError, StoreUnavailable, VantageError
+from vantage.core.saved_query import SavedQuery
 from vantage.query.context import QueryContext
+from vantage.query.deployments import WAIT_S
+from vantage.query.saved_queries import NAME_LENGTH_MAX, SavedQueries
 from vantage.query.table_formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, encode_table, has_parquet
 from vantage.query.vql import VqlResult, run_vql
 from vantage.vql.table import Table
@@ -52,14 +58,56 @@ class Problem:
 
 
 @get("/vql", include_in_schema=False)
-async def vql(request: Request[Any, Any, Any], context: NamedDependency[QueryContext]) -> Response[str]:
-    text = request.query_params.get("query", "")
+async def vql(
+    request: Request[Any, Any, Any],
+    context: NamedDependency[QueryContext],
+    saved_queries: NamedDependency[SavedQueries],
+) -> Response[str]:
+    return await _page(request, context, saved_queries, request.query_params.get("query", ""))
+
+
+@post("/vql/saved", include_in_schema=False, opt={"scope": Scope.ADMIN})
+async def save(
+    request: Request[Any, Any, Any],
+    context: NamedDependency[QueryContext],
+    saved_queries: NamedDependency[SavedQueries],
+) -> Response[Any]:
+    """Save the query of the form, and show it again."""
+    form = await request.form()
+    text, name = str(form.get("query", "")), str(form.get("save_as", ""))
+    try:
+        await saved_queries.save(name, text, actor=request.state.principal.id)
+    except (InputError, StoreUnavailable) as error:
+        return await _page(
+            request, context, saved_queries, text, save_name=name, save_problem=f"Not saved: {error}", run=False
+        )
+    return Redirect(f"/vql{query_string({'query': text})}", status_code=303)
+
+
+@post("/vql/saved/remove", include_in_schema=False, opt={"scope": Scope.ADMIN})
+async def remove(request: Request[Any, Any, Any], saved_queries: NamedDependency[SavedQueries]) -> Redirect:
+    form = await request.form()
+    with contextlib.suppress(NotFoundError):  # somebody else did
+        await saved_queries.remove(str(form.get("name", "")), actor=request.state.principal.id)
+    return Redirect("/vql", status_code=303)
+
+
+async def _page(
+    request: Request[Any, Any, Any],
+    context: QueryContext,
+    saved_queries: SavedQueries,
+    text: str,
+    *,
+    save_name: str = "",
+    save_problem: str = "",
+    run: bool = True,
+) -> Response[str]:
     explain = request.query_params.get("explain") == "1"
     before = "EXPLAIN " if explain else ""
     result: VqlResult | None = None
     problem: Problem | None = None
-    status = 200
-    if text.strip():
+    status = 400 if save_problem else 200
+    if text.strip() and run:
         try:
             result = await run_vql(context, before + text, {})
         except QueryError as error:
@@ -81,6 +129,11 @@ async def vql(request: Request[Any, Any, Any], context: NamedDependency[QueryCon
         chart=chart,
         problem=problem,
         examples=EXAMPLES,
+        saved=await _saved(saved_queries),
+        may_save=(principal := request.state.get("principal")) is not None and principal.allows(Scope.ADMIN),
+        save_name=save_name,
+        save_problem=save_problem,
+        name_length_max=NAME_LENGTH_MAX,
         has_parquet=has_parquet(),
         data_url=f"/vql/data{query_string({'query': text})}",
     )
@@ -101,6 +154,15 @@ async def vql_data(request: Request[Any, Any, Any], context: NamedDependency[Que
         media_type=MEDIA_TYPES[kind],
         headers={"Content-Disposition": f'attachment; filename="query.{kind}"'},
     )
+
+
+async def _saved(saved_queries: SavedQueries) -> Sequence[SavedQuery]:
+    """Return the saved queries; none while the metadata database is away, since the page is useful without them."""
+    try:
+        async with asyncio.timeout(WAIT_S):
+            return await saved_queries.all_queries()
+    except (StoreUnavailable, TimeoutError):
+        return ()
 
 
 def _rows(table: Table) -> list[tuple[Any, ...]]:
@@ -134,4 +196,4 @@ def _chart(table: Table) -> Chart | None:
     return chart_of_points(list(position), drawn)
 
 
-handlers = [vql, vql_data]
+handlers = [vql, vql_data, save, remove]
