@@ -71,3 +71,7 @@ _.send_receive_timeout
 # The template of the pipeline reads them.
 _.is_failing
 _.is_silent
+
+# The template of the settings reads them.
+_.removed_nbytes
+_.settled_nbytes

@@ -184,6 +184,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ge=1,
         ),
     ] = 10_000
+    backup_folder: Annotated[
+        str,
+        _doc("Where backups from the page of settings go; by default a folder beside `data`, with `-backups` added."),
+    ] = ""
     retention_days: Annotated[
         Annotated[int, Meta(ge=1, le=36_500)] | None,
         _doc("Days that data is retained; none: until the disk budget is full. Older samples are rejected."),

@@ -29,9 +29,11 @@ from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
 from vantage.query.live import LiveFollower, LiveUpdates
+from vantage.query.long_work import LongWork
 from vantage.query.promotion import Promotion
 from vantage.query.saved_queries import SavedQueries
 from vantage.roles import ROLES, Loop, Need, Role, Routes
+from vantage.storage.backup_job import backup_of
 from vantage.storage.clickhouse.server_url import is_server_url
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.clickhouse.upkeep import UpkeepLoop
@@ -245,7 +247,13 @@ def build_parts(
         promotion=promotion,
         deployment_reports=DeploymentReports(metadata),
         saved_queries=SavedQueries(metadata, clock),
-        administered=Administered(metadata, Loaded(settings, origins or {}, ()).masked_rows()),
+        administered=Administered(
+            metadata,
+            Loaded(settings, origins or {}, ()).masked_rows(),
+            LongWork(clock),
+            backup=backup_of(settings, clock) if store is not None else None,
+            deletion=deletion,
+        ),
         live_updates=live,
         telemetry=telemetry,
         process_metrics=process_metrics,

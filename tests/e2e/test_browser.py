@@ -407,3 +407,42 @@ def test_a_query_is_saved_for_everybody_found_again_and_removed(browser: Browser
         page.get_by_role("button", name="Remove <b>orders").click()
         page.wait_for_url("**/vql")
         assert page.get_by_text("Saved queries").count() == 0
+
+
+def test_settings_create_and_revoke_keys_back_up_and_delete(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    data = tmp_path_factory.mktemp("settings") / "data"
+    with serving(data) as server, looking(browser, quiet=False) as page:
+        send_traffic(server, "doomed")
+        page.goto(server.url + "/settings", wait_until="load")
+        page.get_by_role("button", name="Back up now").click()
+        page.get_by_text("data-backups").first.wait_for()
+        (backup,) = data.with_name("data-backups").iterdir()
+        assert (backup / "backup.json").is_file()
+        delete = page.locator("form[action='/settings/delete']")
+        delete.get_by_label("Delete all data of").select_option("doomed")
+        delete.get_by_label("Type its name").fill("other")
+        delete.get_by_role("button", name="Delete").click()
+        page.get_by_text("type the name of the service").wait_for()
+        delete = page.locator("form[action='/settings/delete']")
+        delete.get_by_label("Delete all data of").select_option("doomed")
+        delete.get_by_label("Type its name").fill("doomed")
+        delete.get_by_role("button", name="Delete").click()
+        page.get_by_text("60 samples, 60 spans").first.wait_for()
+        assert "doomed" not in {service["name"] for service in server.get("/api/services").json()["services"]}
+        page.get_by_label("Name of a new key").fill("<b>ops")
+        page.get_by_label("admin").check(force=True)
+        page.get_by_role("button", name="Create").click()
+        secret = page.locator(".secret code").inner_text()
+        assert secret.startswith("vtg_")
+        assert secret not in page.url
+        wait_until(lambda: server.get("/api/services").status == 401)
+        assert server.get("/api/services", **{"X-API-Key": secret}).status == 200
+        page.goto(server.url + "/settings")
+        page.locator("input[name=key]").fill(secret)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/settings")
+        assert secret not in page.content()
+        page.get_by_role("button", name="Revoke <b>ops").click()
+        wait_until(lambda: server.get("/api/services", **{"X-API-Key": secret}).status != 401)

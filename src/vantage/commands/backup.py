@@ -10,14 +10,13 @@ from pathlib import Path
 from vantage import __version__
 from vantage.commands.config import load
 from vantage.commands.console import Progress, notice
-from vantage.commands.data_folder import own_metadata
 from vantage.core.clock import SystemClock
 from vantage.core.errors import InputError, StartupError
 from vantage.core.number_format import duration_s, size
 from vantage.core.printable import printable
 from vantage.storage.embedded.offline.backup import make_backup
 from vantage.storage.embedded.offline.manifest import Manifest
-from vantage.storage.open import store_folder
+from vantage.storage.open import own_metadata, store_folder
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ from typing import Any
 from vantage.commands.config import load
 from vantage.commands.console import print_table
 from vantage.commands.data_folder import make_folder
-from vantage.core.api_key import ApiKey, Scope, hash_secret, new_secret
+from vantage.core.api_key import ApiKey
 from vantage.core.clock import SystemClock
 from vantage.core.errors import InputError
 from vantage.core.number_format import date_time
-from vantage.core.retention import DAYS_MAX
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,22 +51,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _create_key(arguments: argparse.Namespace, metadata: Any) -> int:
-    now_ms = SystemClock().now_ms()
-    if arguments.expires is not None and not 1 <= arguments.expires <= DAYS_MAX:
-        raise InputError(f"must be 1 to {DAYS_MAX} days", field="--expires")
-    name = arguments.name.strip()
-    if not name or len(name) > 100 or not name.isprintable():
-        raise InputError("must be 1 to 100 printable characters", field="name")
-    secret = new_secret()
-    key = ApiKey(
-        id=secrets.token_hex(4),
-        name=name,
-        scopes=frozenset(Scope(scope) for scope in arguments.scope or ["ingest", "read"]),
-        secret_hash=hash_secret(secret),
-        created_ms=now_ms,
-        expires_ms=None if arguments.expires is None else now_ms + arguments.expires * 86_400_000,
-    )
-    await metadata.create_key(key, actor="cli")
+    from vantage.query.api_keys import create_key
+
+    try:
+        key, secret = await create_key(
+            metadata,
+            SystemClock(),
+            arguments.name,
+            arguments.scope or ["ingest", "read"],
+            expires_days=arguments.expires,
+            actor="cli",
+        )
+    except InputError as error:
+        if error.field == "expires":
+            error = InputError(error.reason, field="--expires")
+        raise error from None
     print(f"key {key.id} ({key.name}) may {', '.join(sorted(key.scopes))}", file=sys.stderr)
     print("The secret is printed this once:", file=sys.stderr)
     print(secret)

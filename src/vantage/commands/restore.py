@@ -9,12 +9,11 @@ from pathlib import Path
 from vantage.commands.backup import counts
 from vantage.commands.config import load
 from vantage.commands.console import Progress, notice
-from vantage.commands.data_folder import own_metadata
 from vantage.core.errors import ConfigError
 from vantage.core.number_format import duration_s, size, utc
 from vantage.core.printable import printable
 from vantage.storage.embedded.offline.restore import restore_backup
-from vantage.storage.open import store_folder
+from vantage.storage.open import own_metadata, store_folder
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,10 +10,15 @@ from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
 from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavailable
 from vantage.query.context import QueryContext
+from vantage.query.deletion import Deletion
+from vantage.query.long_work import LongWork, Progress
 from vantage.query.storage_report import StorageReport, read_storage_report
-from vantage.storage.ports import MetadataStore
+from vantage.storage.ports import AgedBytes, MetadataStore
 
 AUDIT_SHOWN_MAX: Final = 50
+DAY_MS: Final = 86_400_000
+DAYS_PREVIEWED: Final = (7, 14, 30, 60, 90, 180, 365)
+Backup = Callable[[Progress], Awaitable[str]]  # returns its outcome in words; raises VantageError
 USAGE_SHOWN_MAX: Final = 100
 
 
@@ -42,10 +47,15 @@ class Administration:
 
 @dataclass(frozen=True, slots=True)
 class Administered:
-    """Where it is read from: ``configuration`` has every setting with its value, secrets masked, and its origin."""
+    """Where it is read from: ``configuration`` has every setting with its value, secrets masked, and its origin.
+    ``work`` has the jobs that were begun there; ``backup`` copies the data folder, None where the store is elsewhere;
+    ``deletion`` is None without a store."""
 
     metadata: MetadataStore
     configuration: Sequence[tuple[str, str, str]]
+    work: LongWork
+    backup: Backup | None = None
+    deletion: Deletion | None = None
 
 
 async def read_administration(
@@ -79,3 +89,46 @@ def _space(report: StorageReport) -> list[Space]:
             row.service, row.metric, before.nbytes + row.nbytes, before.items + items, max(before.series, row.series)
         )
     return sorted(spaces.values(), key=lambda space: (-space.nbytes, space.service, space.metric))
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPreview:
+    """What ``retention_days`` of ``days`` would remove now, and what everything would take in the end at the rate of
+    the latest week, None where there is less than a week of data. In bytes."""
+
+    days: int
+    removed_nbytes: int
+    settled_nbytes: int | None
+
+
+def preview_retention(aged: Sequence[AgedBytes], now_ms: int) -> list[RetentionPreview]:
+    """Return the effect of several retentions."""
+    per_day = _nbytes_a_day(aged, now_ms)
+    return [
+        RetentionPreview(
+            days,
+            sum(_removed(part, now_ms - days * DAY_MS) for part in aged),
+            None if per_day is None else round(per_day * days),
+        )
+        for days in DAYS_PREVIEWED
+    ]
+
+
+def _removed(part: AgedBytes, before_ms: int) -> int:
+    if part.time_range.end_ms <= before_ms:
+        return part.nbytes
+    if part.is_whole or part.time_range.start_ms >= before_ms:
+        return 0
+    length_ms = part.time_range.end_ms - part.time_range.start_ms
+    return part.nbytes * (before_ms - part.time_range.start_ms) // length_ms
+
+
+def _nbytes_a_day(aged: Sequence[AgedBytes], now_ms: int) -> float | None:
+    """Return the mean of the latest parts that begin a week ago or earlier, up to now."""
+    latest: list[AgedBytes] = []
+    for part in sorted(aged, key=lambda part: part.time_range.start_ms, reverse=True):
+        latest.append(part)
+        began_ms = part.time_range.start_ms
+        if began_ms <= now_ms - 7 * DAY_MS:
+            return sum(part.nbytes for part in latest) / ((now_ms - began_ms) / DAY_MS)
+    return None

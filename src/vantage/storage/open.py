@@ -183,3 +183,15 @@ def metadata_url(url: str, *, data: Path) -> str:
 def open_metadata(url: str, *, data: Path, clock: Clock) -> SqlMetadataStore:
     """Return the metadata store of a URL, not yet opened."""
     return SqlMetadataStore(metadata_url(url, data=data), clock)
+
+
+def own_metadata(settings: Settings) -> Path | None:
+    """Return the metadata database when it is the one in the data folder."""
+    from vantage.storage.metadata.postgres import is_postgres
+    from vantage.storage.metadata.sqlite import path_of
+
+    if is_postgres(settings.metadata_url):
+        return None
+    own = Path(settings.data) / "metadata.db"
+    named = path_of(metadata_url(settings.metadata_url, data=Path(settings.data)))
+    return own if named.absolute() == own.absolute() else None

@@ -206,15 +206,27 @@ class UsageRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AgedBytes:
+    """Bytes on disk of everything of a time, rollups included. Where ``is_whole``, age removes it as a whole or not at
+    all, else row by row."""
+
+    time_range: TimeRange
+    nbytes: int
+    is_whole: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """The size of the store. ``files`` are bytes on disk by kind, ``memory_nbytes`` the size of unsealed data, which
-    ``rows`` does not include. Samples before ``raw_since_ms`` have expired, their rollups may still be there."""
+    ``rows`` does not include. Samples before ``raw_since_ms`` have expired, their rollups may still be there. ``aged``
+    has the bytes that retention removes with age, the oldest first."""
 
     rows: tuple[UsageRow, ...]
     files: Mapping[str, int]
     memory_nbytes: int
     raw_since_ms: int
     damaged: tuple[str, ...]
+    aged: tuple[AgedBytes, ...] = ()
 
 
 class TelemetryReader(Protocol):

@@ -24,6 +24,7 @@ from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.query.administration import Administered
 from vantage.query.context import QueryContext
+from vantage.query.long_work import LongWork
 from vantage.query.saved_queries import SavedQueries
 from vantage.resources import static_dir, templates_dir
 from vantage.storage.memory import MemoryStore
@@ -94,7 +95,10 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
             "saved_queries": Provide(
                 lambda: SavedQueries(MemoryMetadataStore(FixedClock()), FixedClock()), sync_to_thread=False
             ),
-            "administered": Provide(lambda: Administered(MemoryMetadataStore(FixedClock()), ()), sync_to_thread=False),
+            "administered": Provide(
+                lambda: Administered(MemoryMetadataStore(FixedClock()), (), LongWork(FixedClock())),
+                sync_to_thread=False,
+            ),
         },
         state=State({"renderer": renderer, "views": SharedViews(itertools.count().__next__)}),
         exception_handlers={VantageError: on_error},

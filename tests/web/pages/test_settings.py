@@ -21,6 +21,7 @@ from vantage.core.errors import InputError, StoreUnavailable, VantageError
 from vantage.core.sample import Kind
 from vantage.query.administration import AUDIT_SHOWN_MAX, Administered
 from vantage.query.context import QueryContext
+from vantage.query.long_work import LongWork
 from vantage.resources import static_dir, templates_dir
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
@@ -57,7 +58,9 @@ async def client(context: QueryContext, metadata: MemoryMetadataStore) -> AsyncI
         settings.handlers,
         dependencies={
             "context": Provide(lambda: context, sync_to_thread=False),
-            "administered": Provide(lambda: Administered(metadata, loaded.masked_rows()), sync_to_thread=False),
+            "administered": Provide(
+                lambda: Administered(metadata, loaded.masked_rows(), LongWork(context.clock)), sync_to_thread=False
+            ),
         },
         state=State({"renderer": renderer}),
         exception_handlers={VantageError: on_error},
@@ -119,5 +122,4 @@ async def test_without_its_database_the_rest_is_shown(
 
 
 def test_the_page_is_for_administrators() -> None:
-    (handler,) = settings.handlers
-    assert handler.opt["scope"] is Scope.ADMIN
+    assert {handler.opt["scope"] for handler in settings.handlers} == {Scope.ADMIN}

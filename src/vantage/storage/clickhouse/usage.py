@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final, Literal
 
+from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.engine import Engine, QueryResult, Statement
-from vantage.storage.ports import Usage, UsageRow
+from vantage.storage.ports import AgedBytes, Usage, UsageRow
 
 # The tables of each kind of data.
 KINDS: Final = {
@@ -39,7 +41,27 @@ def read_usage(engine: Engine, *, raw_since_ms: int) -> Usage:
         *_share_bytes(by_service, "spans", "spans", files["spans"]),
     ]
     rows.sort(key=lambda row: (-row.nbytes, row.service, row.metric, row.tier))
-    return Usage(tuple(rows), files, 0, raw_since_ms, _damaged(engine))
+    return Usage(tuple(rows), files, 0, raw_since_ms, _damaged(engine), tuple(_aged(engine)))
+
+
+def _aged(engine: Engine) -> list[AgedBytes]:
+    """Return the bytes of each month: the tables that age are partitioned by it."""
+    result = engine.run(
+        Statement(
+            "SELECT toInt64(toUInt32OrZero(partition)) AS month, toInt64(sum(bytes_on_disk)) AS nbytes "
+            "FROM system.parts WHERE database = currentDatabase() AND active AND length(partition) = 6 "
+            "GROUP BY month ORDER BY month"
+        )
+    )
+    months = zip(result.to_list("month"), result.to_list("nbytes"), strict=True)
+    return [AgedBytes(_month_range(month), nbytes, is_whole=False) for month, nbytes in months if month]
+
+
+def _month_range(month: int) -> TimeRange:
+    """Return the range of a month such as 202611."""
+    year, number = divmod(month, 100)
+    starts = [datetime(year + (number + add) // 12, (number + add) % 12 + 1, 1, tzinfo=UTC) for add in (-1, 0)]
+    return TimeRange(*(int(start.timestamp() * 1000) for start in starts))
 
 
 def _share_bytes(

@@ -26,7 +26,7 @@ from vantage.storage.embedded.read.export import export_batches, iterate_in_pool
 from vantage.storage.embedded.read.reader import SnapshotReader
 from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
 from vantage.storage.embedded.read.trace_search import latest_traces
-from vantage.storage.embedded.read.usage import usage_rows
+from vantage.storage.embedded.read.usage import aged_bytes, usage_rows
 from vantage.storage.embedded.thread_priority import lower_priority
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.ports import (
@@ -241,6 +241,7 @@ class Queries:
                     self.unsealed_nbytes,
                     _raw_since_ms(pinned.snapshot),
                     tuple(self._damaged_files()),
+                    tuple(aged_bytes(pinned.snapshot)),
                 )
 
         return await self._in_thread(run)

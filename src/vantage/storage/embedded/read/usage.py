@@ -10,12 +10,14 @@ from typing import Literal
 import numpy as np
 
 from vantage.core.arrays import I64
+from vantage.core.timerange import TimeRange
 from vantage.storage.embedded.format.chunk import ChunkCodec
 from vantage.storage.embedded.format.part_stats import PartStats, read_part_stats
 from vantage.storage.embedded.format.segment import SAMPLES, TIERS, Part, Segment, segment_paths
+from vantage.storage.embedded.format.week import week_range
 from vantage.storage.embedded.read.connection_pool import ConnectionPool
 from vantage.storage.embedded.read.snapshot import Snapshot
-from vantage.storage.ports import UsageRow
+from vantage.storage.ports import AgedBytes, UsageRow
 from vantage.vql.exec.series_table import SeriesColumns
 
 
@@ -78,6 +80,20 @@ def file_nbytes(data: Path, snapshot: Snapshot) -> dict[str, int]:
     for tier in TIERS:
         sizes[tier] = sum(_size(segment.path) for segment in snapshot.of_tier(tier).values())
     return sizes
+
+
+def aged_bytes(snapshot: Snapshot) -> list[AgedBytes]:
+    """Return the bytes of each week, both tiers together: age removes whole files."""
+    sizes: defaultdict[int, list[int]] = defaultdict(list)
+    newest: defaultdict[int, int] = defaultdict(int)
+    for tier in TIERS:
+        for segment in snapshot.of_tier(tier).values():
+            sizes[segment.week].append(_size(segment.path))
+            newest[segment.week] = max([newest[segment.week], *(part.last_ms for part in segment.parts)])
+    return [
+        AgedBytes(TimeRange(week_range(week).start_ms, newest[week] + 1), sum(sizes[week]), is_whole=True)
+        for week in sorted(sizes)
+    ]
 
 
 def _size(path: Path) -> int:
