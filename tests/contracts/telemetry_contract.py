@@ -33,11 +33,41 @@ from vantage.core.sample import Kind
 from vantage.core.sketch import RELATIVE_ERROR
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.core.timerange import TIME_MS_MAX, TimeRange
-from vantage.storage.ports import RetentionPolicy, Selector, ServiceEdge, TelemetryStore, TraceFilter
+from vantage.storage.ports import RetentionPolicy, Selector, ServiceEdge, SpanFilter, TelemetryStore, TraceFilter
 from vantage.vql.check import check
 from vantage.vql.tree import And, Call, Column, Compare, Literal, Order, Select, SelectItem, TagValue
 
 ALWAYS = TimeRange(0, TIME_MS_MAX)
+
+
+def listed_spans() -> list[Span]:
+    """Return spans of two services, some of which failed, some in one trace, some alike."""
+    chance = np.random.default_rng(5)
+    return [
+        a_span(
+            f"t{number % 25}",
+            f"s{number}",
+            service=("api", "worker")[int(chance.integers(0, 3)) == 0],
+            start_ms=NOW_MS - 100 * int(chance.integers(1, 500)),
+            duration_ms=float(chance.integers(1, 30)),
+            status=SpanStatus.ERROR if chance.random() < 0.2 else SpanStatus.OK,
+        )
+        for number in range(120)
+    ]
+
+
+def brute_force(wanted: SpanFilter) -> list[Span]:
+    """Return what a list of ``listed_spans`` has."""
+    spans = [
+        span for span in listed_spans()
+        if span.service_name == wanted.service and (span.is_error or not wanted.failed)
+        and wanted.time_range.start_ms <= span.start_ms < wanted.time_range.end_ms
+    ]  # fmt: skip
+    if wanted.order == "latest":
+        return sorted(spans, key=lambda span: (-span.start_ns, span.trace_id, span.span_id))[: wanted.limit]
+    spans.sort(key=lambda span: (-span.duration_ns, span.trace_id, span.span_id))
+    first = {span.trace_id: span for span in reversed(spans)}
+    return [span for span in spans if first[span.trace_id] is span][: wanted.limit]
 
 
 def contents(batches: Iterable[Batch]) -> Counter[Any]:
@@ -197,6 +227,33 @@ class TelemetryContract:
         assert (trace.root_service, trace.root_name, trace.spans, trace.errors) == ("api", "GET /cart", 2, 1)
         assert trace.duration_ns == 50_000_000
         assert trace.services == ("api", "db")
+
+    async def test_the_latest_and_the_slowest_spans_of_a_service_are_listed(self, store: TelemetryStore) -> None:
+        await store.write(Batch(spans=tuple(listed_spans())))
+
+        async def listed(**conditions: Any) -> list[str]:
+            result = await store.list_spans(SpanFilter(**{"time_range": ALWAYS, "service": "api", **conditions}))
+            assert result.is_complete
+            return [f"{span.trace_id}/{span.span_id}" for span in result.spans]
+
+        for order in ("latest", "slowest"):
+            for failed in (False, True):
+                for limit in (1, 3, 100):
+                    for time_range in (ALWAYS, TimeRange(NOW_MS - 30_000, NOW_MS - 10_000)):
+                        wanted = SpanFilter(time_range, "api", order=order, failed=failed, limit=limit)
+                        expected = [f"{span.trace_id}/{span.span_id}" for span in brute_force(wanted)]
+                        ids = await listed(order=order, failed=failed, limit=limit, time_range=time_range)
+                        assert ids == expected, wanted
+        assert await listed(service="nobody") == []
+        assert await listed(service="ap") == []
+
+    async def test_a_listed_span_is_complete_and_one_that_was_sent_again_is_one(self, store: TelemetryStore) -> None:
+        span = a_span(status=SpanStatus.ERROR, attributes={"exception.type": "ValueError", "e": "\u202e"})
+        await store.write(Batch(spans=(span, span)))
+        await store.write(Batch(spans=(span,)))
+        result = await store.list_spans(SpanFilter(last_hours(), "api", failed=True, limit=2))
+        assert result.spans == (span,)
+        assert result.is_complete
 
     async def test_edges_say_who_calls_whom_in_a_range(self, store: TelemetryStore) -> None:
         early, late = NOW_MS - 3_600_000, NOW_MS - 1000

@@ -30,6 +30,8 @@ from vantage.storage.ports import (
     ServiceEdges,
     ServiceInfo,
     ServiceSpanStats,
+    SpanFilter,
+    SpanList,
     Trace,
     TraceFilter,
     TraceSummary,
@@ -39,6 +41,7 @@ from vantage.storage.ports import (
 from vantage.storage.recent_spans import RecentSpans
 from vantage.storage.service_edges import edge_width, service_edges, whole_buckets
 from vantage.storage.service_infos import sum_up_services
+from vantage.storage.span_list import SpanLister
 from vantage.storage.trace_summary import count_by_service, latest_summaries, matching_rows
 from vantage.vql.check import CheckedSelect
 from vantage.vql.exec.budget import QueryBudget
@@ -141,6 +144,11 @@ class MemoryStore:
         table = build_span_table(self._spans)
         trace_ids = np.unique(table.trace_id[matching_rows(table, wanted)])
         return latest_summaries(table.take(np.flatnonzero(np.isin(table.trace_id, trace_ids))), wanted)
+
+    async def list_spans(self, wanted: SpanFilter) -> SpanList:
+        lister = SpanLister(wanted)
+        lister.add(build_span_table(self._spans))
+        return SpanList(tuple(lister.spans))
 
     async def edges(self, time_range: TimeRange) -> ServiceEdges:
         width_ms = edge_width(time_range, now_ms=self._clock.now_ms())

@@ -25,6 +25,7 @@ from vantage.vql.check import CheckedSelect
 from vantage.vql.table import Table
 
 EdgeKind = Literal["call", "message", "external"]
+SpanOrder = Literal["latest", "slowest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,27 @@ class TraceSummary:
     spans: int
     errors: int
     services: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanFilter:
+    """Which spans of one service to list: the ``latest`` by start, or the ``slowest``, of each trace one. ``failed``:
+    only those with the status ``error``."""
+
+    time_range: TimeRange
+    service: str
+    order: SpanOrder = "latest"
+    failed: bool = False
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class SpanList:
+    """Spans in the order of the filter. Where ``is_complete`` is false, a bound on what is read was reached: spans may
+    be missing, of the ``latest`` only ones that start before the last."""
+
+    spans: tuple[Span, ...]
+    is_complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +289,12 @@ class TelemetryReader(Protocol):
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         """Return up to ``limit`` traces, the latest start first, ties by trace id."""
+        ...
+
+    async def list_spans(self, wanted: SpanFilter) -> SpanList:
+        """Return up to ``limit`` spans of a service, each once; ties by trace and span id. What is read depends on the
+        limit, not on the number of spans in the range: see ``storage.md``. Raises StoreTimeout, BusyError,
+        StoreUnavailable."""
         ...
 
     async def edges(self, time_range: TimeRange) -> ServiceEdges:

@@ -32,13 +32,18 @@ from vantage.storage.ports import (
     Selector,
     SeriesInfo,
     ServiceSpanStats,
+    SpanFilter,
+    SpanList,
     TraceFilter,
     TraceSummary,
     possible_pairs,
 )
+from vantage.storage.span_list import SpanLister
 from vantage.storage.trace_summary import latest_summaries
 
 TIMEOUT_S: Final = 30.0
+SPANS_OF_TRACE_MAX: Final = 16  # of the slowest spans: of a service in one trace
+COPIES_MAX: Final = 2  # of a span that was sent again
 _SERVICE_NAMES: Final = ("service_name", "environment", "service_version", "instance")
 
 
@@ -203,6 +208,33 @@ class Lookups:
         )
         ids = result.to_list("trace_id")
         return latest_summaries(self._spans_of(ids), trace_filter) if ids else []
+
+    def list_spans(self, wanted: SpanFilter) -> SpanList:
+        """List spans of a service. A first statement reads two narrow columns for the rank of the last one, a second
+        the complete spans from that rank on: of the slowest, SPANS_OF_TRACE_MAX of a trace count."""
+        params = Params()
+        rank = "duration_ns" if wanted.order == "slowest" else "start_ns"
+        where = [f"service_name = {params.bind(wanted.service, 'String')}"]
+        where += bounds(wanted.time_range, params, spans=True)
+        if wanted.failed:
+            where.append("status = 'error'")
+        rows = wanted.limit * (SPANS_OF_TRACE_MAX if wanted.order == "slowest" else COPIES_MAX)
+        ranks = self._query(
+            f"SELECT {rank} AS rank FROM spans WHERE {' AND '.join(where)} "
+            f"ORDER BY rank DESC LIMIT {params.bind(rows, 'UInt64')}",
+            params,
+        ).to_list("rank")
+        lister = SpanLister(wanted)
+        if not ranks:
+            return SpanList(())
+        where.append(f"{rank} >= {params.bind(ranks[-1], 'Int64')}")
+        result = self._query(
+            f"SELECT {SPANS_SELECTED} FROM spans WHERE {' AND '.join(where)} "
+            f"ORDER BY {rank} DESC LIMIT {params.bind(2 * rows, 'UInt64')}",
+            params,
+        )
+        lister.add(read_spans(result))
+        return SpanList(tuple(lister.spans), is_complete=len(lister.spans) == wanted.limit or len(ranks) < rows)
 
     def exported_samples(self, selector: Selector, time_range: TimeRange) -> Statement:
         params = Params()

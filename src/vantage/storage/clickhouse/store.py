@@ -52,6 +52,8 @@ from vantage.storage.ports import (
     ServiceEdges,
     ServiceInfo,
     ServiceSpanStats,
+    SpanFilter,
+    SpanList,
     StreamBatch,
     Trace,
     TraceFilter,
@@ -329,6 +331,9 @@ class ClickHouseStore:
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         return await self._in_thread(lambda: self._lookups.traces(wanted))
+
+    async def list_spans(self, wanted: SpanFilter) -> SpanList:
+        return await self._in_thread(lambda: self._lookups.list_spans(wanted))
 
     async def edges(self, time_range: TimeRange) -> ServiceEdges:
         since_ms = self._upkeep.since_ms.get("edges", 0)

@@ -25,6 +25,7 @@ from vantage.storage.embedded.read.edges import UnsealedEdges
 from vantage.storage.embedded.read.export import export_batches, iterate_in_pool
 from vantage.storage.embedded.read.reader import SnapshotReader
 from vantage.storage.embedded.read.snapshot import Snapshot, Snapshots
+from vantage.storage.embedded.read.span_search import listed_spans
 from vantage.storage.embedded.read.trace_search import latest_traces
 from vantage.storage.embedded.read.usage import aged_bytes, usage_rows
 from vantage.storage.embedded.thread_priority import lower_priority
@@ -37,6 +38,8 @@ from vantage.storage.ports import (
     ServiceEdges,
     ServiceInfo,
     ServiceSpanStats,
+    SpanFilter,
+    SpanList,
     Trace,
     TraceFilter,
     TraceSummary,
@@ -200,6 +203,13 @@ class Queries:
         def run() -> list[TraceSummary]:
             with self._reader(self._budget(SEARCH_TIMEOUT_S), samples=False) as reader:
                 return latest_traces(reader.span_reader, wanted)
+
+        return await self._in_thread(run)
+
+    async def list_spans(self, wanted: SpanFilter) -> SpanList:
+        def run() -> SpanList:
+            with self._reader(self._budget(SEARCH_TIMEOUT_S), samples=False) as reader:
+                return listed_spans(reader.span_reader, wanted)
 
         return await self._in_thread(run)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -32,6 +31,7 @@ from vantage.storage.embedded.format.exemplars import SortedExemplars, exemplar_
 from vantage.storage.embedded.format.part_stats import SeriesStats, ServiceStats, pack_series_stats
 from vantage.storage.embedded.format.red_chunk import pack_red
 from vantage.storage.embedded.format.segment import SAMPLES, Part, SegmentWriter
+from vantage.storage.embedded.format.span_services import services_of_block
 from vantage.storage.embedded.format.trace_id_filter import pack_filter
 from vantage.storage.embedded.format.trace_id_index import pack_index, truncate_hash
 from vantage.storage.trace_summary import ServiceKey, count_by_service
@@ -183,11 +183,10 @@ class PartWriter:
             block_id = self._id()
             starts = block.start_ms
             first_ms, last_ms = int(starts.min()), int(starts.max())
-            services = block.service_name.compacted().values
             self._insert(
                 "INSERT INTO span_block VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (block_id, self.part_id, first_ms, last_ms, len(block), int(block.duration_ns.max()),
-                 json.dumps(sorted(services)), body),
+                 services_of_block(block), body),
                 len(body),
             )  # fmt: skip
             hashes = truncate_hash(block.trace_hashes())

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from cachetools import LRUCache
@@ -19,17 +19,20 @@ from vantage.core.timerange import TIME_MS_MAX, TimeRange
 from vantage.storage.embedded.format import span_block
 from vantage.storage.embedded.format.part_stats import PartStats, ServiceStats, read_part_stats
 from vantage.storage.embedded.format.segment import Part, Segment
+from vantage.storage.embedded.format.span_services import figures_of_service
 from vantage.storage.embedded.format.trace_id_index import find_many, truncate_hash
 from vantage.storage.embedded.read.access import SnapshotAccess
 from vantage.storage.embedded.read.selector import selected_rows
 from vantage.storage.embedded.write.block import SpanBlock
 from vantage.storage.embedded.write.head import overlapping, spans_of_traces
+from vantage.storage.ports import SpanFilter
 from vantage.storage.trace_summary import count_by_service
 from vantage.vql.exec.budget import QueryBudget
 from vantage.vql.exec.source import ScanEstimate
 
 BLOCKS_NBYTES_MAX: Final = 32 << 20  # of decoded blocks that one query may look at again
 NO_SPANS: Final = build_span_table(())
+_UNKNOWN_NS: Final = 1 << 62
 _ALWAYS: Final = TimeRange(-(1 << 62), TIME_MS_MAX)
 _BLOCKS: Final = "SELECT id, first_ms, last_ms, duration_ns_max, services, spans FROM span_block WHERE part_id=?"
 
@@ -58,12 +61,23 @@ class _DecodedBlocks(LRUCache[tuple[Path, int], SpanTable]):
         return key, table
 
 
+class RankedBlock(NamedTuple):
+    """No span of the service in the block starts later, or lasts longer, than ``rank_ns``."""
+
+    rank_ns: int
+    read: Callable[[], SpanTable | None]
+
+
 class SpanReader:
     """Reads spans: by time, by trace id, and counted by service."""
 
     def __init__(self, access: SnapshotAccess) -> None:
         self._access = access
         self._blocks = _DecodedBlocks(access.budget)
+
+    def tick(self) -> None:
+        """Raise what the budget raises, and let others compute."""
+        self._access.tick()
 
     def plan(self, time_range: TimeRange) -> list[ScanEstimate]:
         """Return what reading the spans of a range takes."""
@@ -108,6 +122,28 @@ class SpanReader:
                 blocks.append((last_ms, partial(self._read_sealed_block, segment, block_id, again=again)))
         blocks.sort(key=lambda entry: -entry[0])
         return blocks
+
+    def service_blocks(self, wanted: SpanFilter) -> tuple[list[RankedBlock], list[RankedBlock]]:
+        """Return the blocks that are not sealed and the sealed ones that may have such spans, in no order."""
+        time_range = self._access.clamp_to_floor(wanted.time_range)
+        is_slowest = wanted.order == "slowest"
+        head = [
+            RankedBlock(_UNKNOWN_NS if is_slowest else _end_ns(block.last_ms), partial(self._read_head_block, block))
+            for block in overlapping(self._access.span_blocks(), time_range)
+        ]
+        sealed: list[RankedBlock] = []
+        for segment, part in self._access.parts(self._access.pinned.snapshot.samples.values(), time_range):
+            if not part.spans:
+                continue
+            for block_id, first_ms, last_ms, longest_ns, services, _ in self._access.read(segment, _blocks_of, part.id):
+                if last_ms < time_range.start_ms or first_ms >= time_range.end_ms:
+                    continue
+                figures = figures_of_service(services, wanted.service, longest_ns)
+                if figures is None or (wanted.failed and not figures.failed):
+                    continue
+                rank_ns = figures.longest_ns if is_slowest else _end_ns(last_ms)
+                sealed.append(RankedBlock(rank_ns, partial(self._read_sealed_block, segment, block_id, again=False)))
+        return head, sealed
 
     def _read_head_block(self, block: SpanBlock) -> SpanTable:
         return self._drop_hidden(block.table)
@@ -216,6 +252,11 @@ class SpanReader:
                 yield from find_many(db, self._access.codec.packer, part=part.id, hashes=known)
             except ValueError as error:
                 self._access.damage.row(segment, "id_index", error)
+
+
+def _end_ns(last_ms: int) -> int:
+    """Return the last nanosecond of a millisecond."""
+    return last_ms * 1_000_000 + 999_999
 
 
 def _by_block(entries: Sequence[tuple[I64, I64]]) -> Iterator[tuple[int, I64]]:
