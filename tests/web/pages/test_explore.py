@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 import re
 from collections.abc import AsyncIterator
 from html import unescape
@@ -10,55 +9,30 @@ from typing import Any
 
 import msgspec
 import pytest
-from litestar import Litestar
-from litestar.datastructures import State
-from litestar.di import Provide
-from litestar.testing import AsyncTestClient
 
 from tests.support.context_writes import write_batch
-from tests.support.samples import NOW_MS, MovedClock
+from tests.support.pages import Client, page_client, page_context
+from tests.support.samples import NOW_MS
 from vantage.core.batch import build_batch
-from vantage.core.errors import InputError, VantageError
 from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.query.context import QueryContext
 from vantage.query.vql import run_vql
-from vantage.resources import static_dir, templates_dir
-from vantage.storage.memory import MemoryStore
-from vantage.storage.metadata.memory import MemoryMetadataStore
-from vantage.telemetry import Telemetry
 from vantage.web.pages import explore
-from vantage.web.render import Renderer
-from vantage.web.views import SharedViews
 
-Client = AsyncTestClient[Litestar]
 HOSTILE = "<script>alert('x')</script>\u202e\U0001f600\"'"
 RANGE = {"start": str(NOW_MS - 600_000), "end": str(NOW_MS)}
 
 
 @pytest.fixture
 async def context() -> AsyncIterator[QueryContext]:
-    clock = MovedClock()
-    async with MemoryMetadataStore(clock) as metadata:
-        yield QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
+    async with page_context() as context:
+        yield context
 
 
 @pytest.fixture
 async def client(context: QueryContext) -> AsyncIterator[Client]:
-    renderer = Renderer(templates=templates_dir(), static=static_dir(), clock=context.clock)
-
-    def on_error(request: Any, error: VantageError) -> Any:
-        status = 400 if isinstance(error, InputError) else 500
-        return renderer.page(request, "error.html", status=status, title="No", detail=str(error), request_id="r")
-
-    app = Litestar(
-        explore.handlers,
-        dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
-        state=State({"renderer": renderer, "views": SharedViews(itertools.count().__next__)}),
-        exception_handlers={VantageError: on_error},
-        openapi_config=None,
-    )
-    async with AsyncTestClient(app) as client:
+    async with page_client(context, explore.handlers) as client:
         yield client
 
 

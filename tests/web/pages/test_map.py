@@ -1,6 +1,5 @@
 """The map: nodes and edges as the script gets them, the same as a table, hostile names, and nothing to draw."""
 
-import itertools
 import re
 from collections.abc import AsyncIterator
 from html import unescape
@@ -8,45 +7,27 @@ from typing import Any
 
 import msgspec
 import pytest
-from litestar import Litestar
-from litestar.datastructures import State
-from litestar.di import Provide
-from litestar.testing import AsyncTestClient
 
 from tests.support.context_writes import write_batch
-from tests.support.samples import NOW_MS, MovedClock
+from tests.support.pages import Client, page_client, page_context
+from tests.support.samples import NOW_MS
 from vantage.core.batch import build_batch
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.query.context import QueryContext
-from vantage.resources import static_dir, templates_dir
-from vantage.storage.memory import MemoryStore
-from vantage.storage.metadata.memory import MemoryMetadataStore
-from vantage.telemetry import Telemetry
 from vantage.web.pages import service_map
-from vantage.web.render import Renderer
-from vantage.web.views import SharedViews
 
-Client = AsyncTestClient[Litestar]
 HOSTILE = "<script>alert('x')<\\script>\u202e\U0001f600\"'"
 
 
 @pytest.fixture
 async def context() -> AsyncIterator[QueryContext]:
-    clock = MovedClock()
-    async with MemoryMetadataStore(clock) as metadata:
-        yield QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
+    async with page_context() as context:
+        yield context
 
 
 @pytest.fixture
 async def client(context: QueryContext) -> AsyncIterator[Client]:
-    renderer = Renderer(templates=templates_dir(), static=static_dir(), clock=context.clock)
-    app = Litestar(
-        service_map.handlers,
-        dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
-        state=State({"renderer": renderer, "views": SharedViews(itertools.count().__next__)}),
-        openapi_config=None,
-    )
-    async with AsyncTestClient(app) as client:
+    async with page_client(context, service_map.handlers) as client:
         yield client
 
 

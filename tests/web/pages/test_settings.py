@@ -2,34 +2,26 @@
 
 import re
 from collections.abc import AsyncIterator
-from html import unescape
-from typing import Any
 
 import pytest
-from litestar import Litestar
-from litestar.datastructures import State
-from litestar.di import Provide
-from litestar.testing import AsyncTestClient
 
 from tests.support.context_writes import write_batch
+from tests.support.pages import Client, page_client, text_of
 from tests.support.samples import NOW_MS, MovedClock, a_series
 from vantage.config import Loaded, Settings
 from vantage.core.api_key import ApiKey, Scope
 from vantage.core.audit import AuditEntry
 from vantage.core.batch import build_batch
-from vantage.core.errors import InputError, StoreUnavailable, VantageError
+from vantage.core.errors import StoreUnavailable
 from vantage.core.sample import Kind
 from vantage.query.administration import AUDIT_SHOWN_MAX, Administered
 from vantage.query.context import QueryContext
 from vantage.query.long_work import LongWork
-from vantage.resources import static_dir, templates_dir
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
 from vantage.web.pages import settings
-from vantage.web.render import Renderer
 
-Client = AsyncTestClient[Litestar]
 HOSTILE = "<script>alert('x')</script>"
 
 
@@ -47,31 +39,10 @@ async def context(metadata: MemoryMetadataStore) -> QueryContext:
 
 @pytest.fixture
 async def client(context: QueryContext, metadata: MemoryMetadataStore) -> AsyncIterator[Client]:
-    renderer = Renderer(templates=templates_dir(), static=static_dir(), clock=context.clock)
     loaded = Loaded(Settings(api_key="vtg_secret", port=9100), {"api_key": ".env", "port": "--port"}, ())
-
-    def on_error(request: Any, error: VantageError) -> Any:
-        status = 400 if isinstance(error, InputError) else 500
-        return renderer.page(request, "error.html", status=status, title="No", detail=str(error), request_id="r")
-
-    app = Litestar(
-        settings.handlers,
-        dependencies={
-            "context": Provide(lambda: context, sync_to_thread=False),
-            "administered": Provide(
-                lambda: Administered(metadata, loaded.masked_rows(), LongWork(context.clock)), sync_to_thread=False
-            ),
-        },
-        state=State({"renderer": renderer}),
-        exception_handlers={VantageError: on_error},
-        openapi_config=None,
-    )
-    async with AsyncTestClient(app) as client:
+    administered = Administered(metadata, loaded.masked_rows(), LongWork(context.clock))
+    async with page_client(context, settings.handlers, administered=administered) as client:
         yield client
-
-
-def text_of(page: str) -> str:
-    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", page)))
 
 
 async def test_space_keys_configuration_and_changes_are_shown(

@@ -3,59 +3,32 @@
 import re
 from collections.abc import AsyncIterator
 from html import unescape
-from typing import Any
 
 import msgspec
 import pytest
-from litestar import Litestar
-from litestar.datastructures import State
-from litestar.di import Provide
-from litestar.testing import AsyncTestClient
 
 from tests.support.context_writes import write_batch
-from tests.support.samples import NOW_MS, MovedClock, a_series
+from tests.support.pages import Client, page_client, page_context
+from tests.support.samples import NOW_MS, a_series
 from vantage.core.batch import build_batch
-from vantage.core.errors import InputError, VantageError
 from vantage.core.sample import Kind
 from vantage.query.context import QueryContext
 from vantage.query.saved_queries import SavedQueries
-from vantage.resources import static_dir, templates_dir
-from vantage.storage.memory import MemoryStore
-from vantage.storage.metadata.memory import MemoryMetadataStore
-from vantage.telemetry import Telemetry
 from vantage.web.pages import vql
-from vantage.web.render import Renderer
 
-Client = AsyncTestClient[Litestar]
 HOSTILE = "<script>alert('x')</script>\u202e\U0001f600\"'"
 
 
 @pytest.fixture
 async def context() -> AsyncIterator[QueryContext]:
-    clock = MovedClock()
-    async with MemoryMetadataStore(clock) as metadata:
-        yield QueryContext(MemoryStore(clock=clock), metadata, clock, Telemetry())
+    async with page_context() as context:
+        yield context
 
 
 @pytest.fixture
 async def client(context: QueryContext) -> AsyncIterator[Client]:
-    renderer = Renderer(templates=templates_dir(), static=static_dir(), clock=context.clock)
-
-    def on_error(request: Any, error: VantageError) -> Any:
-        status = 400 if isinstance(error, InputError) else 500
-        return renderer.page(request, "error.html", status=status, title="No", detail=str(error), request_id="r")
-
-    app = Litestar(
-        vql.handlers,
-        dependencies={
-            "context": Provide(lambda: context, sync_to_thread=False),
-            "saved_queries": Provide(lambda: SavedQueries(context.metadata, context.clock), sync_to_thread=False),  # type: ignore[arg-type]
-        },
-        state=State({"renderer": renderer}),
-        exception_handlers={VantageError: on_error},
-        openapi_config=None,
-    )
-    async with AsyncTestClient(app) as client:
+    saved = SavedQueries(context.metadata, context.clock)  # type: ignore[arg-type]
+    async with page_client(context, vql.handlers, saved_queries=saved) as client:
         yield client
 
 
