@@ -63,11 +63,11 @@ async def render(
 
 
 async def shared_page(
-    request: AnyRequest, template: str, read: Callable[[], Coroutine[Any, Any, Variables]]
+    request: AnyRequest, template: str, read: Callable[[], Coroutine[Any, Any, Variables]], *, block: str = "view"
 ) -> Response[bytes]:
-    """Render a page or fragment of what ``read`` returns for all who look at the same URL, with the application's
-    ``state.views``. A live page that says what it has receives what changed, status 226, or 304. Raises what ``read``
-    raises."""
+    """Render a page, or its ``block`` as a fragment, of what ``read`` returns for all who look at the same URL, with
+    the application's ``state.views``. A live page that says what it has receives what changed, status 226, or 304.
+    Raises what ``read`` raises."""
     renderer: Renderer = request.app.state.renderer
     views: SharedViews = request.app.state.views
     signed_in = _signed_in(request)
@@ -76,7 +76,7 @@ async def shared_page(
     live = request.headers.get("a-im") == MANIPULATION
 
     def rendered(variables: Variables) -> str:
-        return renderer.text(template, is_fragment=is_fragment, signed_in=signed_in, **variables)
+        return renderer.text(template, is_fragment=is_fragment, block=block, signed_in=signed_in, **variables)
 
     key = (request.url.path, request.url.query, str(request.base_url), signed_in)
     rendering = await views.read(key, "fragment" if is_fragment else "page", read, rendered, live=live, has=has)
