@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.samples import a_series, a_span
+from vantage.core import red_table
 from vantage.core.red import (
     ENDPOINTS_MAX,
     MINUTE_MS,
@@ -25,7 +26,7 @@ from vantage.core.rollup import Partials
 from vantage.core.sample import OVERFLOW, Kind
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.series import Series
-from vantage.core.sketch import RELATIVE_ERROR
+from vantage.core.sketch import RELATIVE_ERROR, sketch_keys
 from vantage.core.span import SpanKind, SpanStatus
 from vantage.core.span_table import build_span_table
 from vantage.core.timerange import TimeRange
@@ -127,7 +128,8 @@ def test_two_ranges_joined_are_the_whole() -> None:
     known, cut_ms, end_ms = slots(), START_MS + 20 * MINUTE_MS, START_MS + 60 * MINUTE_MS
 
     def read(start_ms: int, end_ms: int) -> RedTable:
-        return table_of(samples, RedQuery(TimeRange(start_ms, end_ms), MINUTE_MS, quantiles=QUANTILES), known)
+        query = RedQuery(TimeRange(start_ms, end_ms), MINUTE_MS, quantiles=QUANTILES, with_cells=True)
+        return table_of(samples, query, known)
 
     complete = read(START_MS, end_ms)
     both = joined(read(START_MS, cut_ms), read(cut_ms, end_ms), QUANTILES)
@@ -138,6 +140,32 @@ def test_two_ranges_joined_are_the_whole() -> None:
             assert np.allclose(*columns), name
         for of_both, of_all in zip(getattr(both, part).quantiles_ms, getattr(complete, part).quantiles_ms, strict=True):
             assert np.allclose(of_both, of_all, equal_nan=True)
+    assert cells_of(both) == cells_of(complete)
+    assert cells_of(complete)
+
+
+def cells_of(table: RedTable) -> dict[tuple[str, int, int], int]:
+    """Return how many durations lie in each sketch bucket, by service, minute and key."""
+    columns = zip(table.cells.row.tolist(), table.cells.key.tolist(), table.cells.count.tolist(), strict=True)
+    return {
+        (table.groups[table.buckets.group[row]].service, int(table.buckets.time_ms[row]), key): count
+        for row, key, count in columns
+    }
+
+
+@pytest.mark.parametrize("cells_max", [2 << 20, 500])
+def test_cells_are_the_durations_of_each_bucket(monkeypatch: pytest.MonkeyPatch, cells_max: int) -> None:
+    monkeypatch.setattr(red_table, "CELLS_MAX", cells_max)
+    samples = random_samples(np.random.default_rng(8), 3000, 60)
+    query = RedQuery(TimeRange(START_MS, START_MS + 3_600_000), 300_000, quantiles=(0.5,), with_cells=True)
+    expected: dict[tuple[str, int, int], int] = defaultdict(int)
+    keys = sketch_keys(samples.value * 1000).tolist()
+    for slot, time_ms, key in zip(samples.slot.tolist(), samples.time_ms.tolist(), keys, strict=True):
+        if SERIES[slot].metric == "http.request.duration":
+            expected[SERIES[slot].service, time_ms // 300_000 * 300_000, key] += 1
+    assert cells_of(table_of(samples, query, slots(), parts=5)) == expected
+    without = RedQuery(TimeRange(START_MS, START_MS + 3_600_000), 300_000, quantiles=(0.5,))
+    assert not cells_of(table_of(samples, without, slots()))
 
 
 def test_endpoints_have_figures_of_their_own() -> None:

@@ -34,7 +34,8 @@ _ERROR: Final = 2
 @dataclass(frozen=True, slots=True)
 class RedQuery:
     """What to read: the buckets of ``time_range``, which begins on a multiple of ``step_ms``; of some ``services``
-    (None: all); by service, or by endpoint of a service. ``quantiles`` are of durations, from 0 to 1."""
+    (None: all); by service, or by endpoint of a service. ``quantiles`` are of durations, from 0 to 1. ``with_cells``:
+    also return the sketches of the buckets; it needs quantiles."""
 
     time_range: TimeRange
     step_ms: int
@@ -42,6 +43,7 @@ class RedQuery:
     services: frozenset[str] | None = None
     quantiles: tuple[float, ...] = ()
     with_versions: bool = False
+    with_cells: bool = False
 
 
 class RedGroup(NamedTuple):
@@ -79,18 +81,24 @@ class RedRows:
 class RedTable:
     """The result of a RedQuery: by group and bucket, and by group over the whole range. Quantiles are those of
     sketches, within ``sketch.RELATIVE_ERROR`` of the exact ones. ``sketches`` are those of the totals: row ``i`` is of
-    ``totals.group[i]``."""
+    ``totals.group[i]``. ``cells`` are those of the buckets, in no order, where the query wanted them: row ``i`` is of
+    row ``i`` of ``buckets``."""
 
     groups: tuple[RedGroup, ...]
     buckets: RedRows
     totals: RedRows
     sketches: Sketches
+    cells: Sketches = NO_SKETCHES
 
     @property
     def nbytes(self) -> int:
         """Estimate the memory of the table, in bytes."""
         rows = len(self.buckets.group) + len(self.totals.group)
-        return (80 + 8 * len(self.buckets.quantiles_ms)) * rows + 20 * len(self.sketches.key) + 200 * len(self.groups)
+        return (
+            (80 + 8 * len(self.buckets.quantiles_ms)) * rows
+            + 20 * (len(self.sketches.key) + len(self.cells.key))
+            + 200 * len(self.groups)
+        )
 
 
 def grain_of(step_ms: int, widths_ms: Iterable[int]) -> int | None:
@@ -121,8 +129,10 @@ def summarize(parts: Sequence[Partials], keys: Sequence[RedKey], query: RedQuery
     present = np.unique(group)
     buckets = sums.by(number, group[first], bucket[first] * query.step_ms)
     totals = sums.by(np.searchsorted(present, group), present, np.zeros(len(present), np.int64))
-    by_bucket, sketches = _quantiles(rows, number, buckets.group, totals.group, query.quantiles)
-    table = RedTable(groups, _with_quantiles(buckets, by_bucket), totals, sketches)
+    by_bucket, sketches, cells = _quantiles(
+        rows, number, buckets.group, totals.group, query.quantiles, with_cells=query.with_cells
+    )
+    table = RedTable(groups, _with_quantiles(buckets, by_bucket), totals, sketches, cells)
     return _with_total_quantiles(table, query.quantiles)
 
 
@@ -157,7 +167,14 @@ def joined(earlier: RedTable, later: RedTable, quantiles: Sequence[float]) -> Re
         for table, (_, of_totals, _) in zip((earlier, later), rows, strict=True)
     ]
     sketches = summed_cells(np.concatenate(cells), np.concatenate([earlier.sketches.count, later.sketches.count]))
-    return _with_total_quantiles(RedTable(groups, _take_rows(buckets, order), totals, sketches), quantiles)
+    position = np.argsort(order)  # of each row among the ordered ones
+    both_cells = Sketches(
+        position[np.concatenate([earlier.cells.row, len(earlier.buckets.group) + later.cells.row])],
+        np.concatenate([earlier.cells.key, later.cells.key]),
+        np.concatenate([earlier.cells.count, later.cells.count]),
+    )
+    table = RedTable(groups, _take_rows(buckets, order), totals, sketches, both_cells)
+    return _with_total_quantiles(table, quantiles)
 
 
 def _group(
@@ -264,14 +281,14 @@ class _Sums:
 
 
 def _quantiles(
-    rows: _Rows, number: I64, group: I64, present: I64, quantiles: Sequence[float]
-) -> tuple[list[F64], Sketches]:
-    """Return the quantiles by number (NaN without durations), and the sketches of the groups, which are ``present``;
-    ``group`` is by number."""
+    rows: _Rows, number: I64, group: I64, present: I64, quantiles: Sequence[float], *, with_cells: bool
+) -> tuple[list[F64], Sketches, Sketches]:
+    """Return the quantiles by number (NaN without durations), the sketches of the groups, which are ``present``, and
+    ``with_cells`` those of the numbers; ``group`` is by number."""
     results = [np.full(len(group), np.nan) for _ in quantiles]
     everything = list(rows.cells(number)) if quantiles else []
     if not everything:
-        return results, NO_SKETCHES
+        return results, NO_SKETCHES, NO_SKETCHES
     has_sketch = np.zeros(len(group), np.bool_)
     for row, _, _ in everything:
         has_sketch[row] = True
@@ -282,6 +299,7 @@ def _quantiles(
     sketched, starts = np.unique(group[numbers], return_index=True)
     ends = np.append(starts[1:], len(numbers))
     totals: list[Sketches] = []
+    cells_of: list[Sketches] = []
     at = 0
     while at < len(sketched):  # counts are added up in an array by position and key, some whole groups at a time
         end = max(at + 1, int(np.searchsorted(ends, starts[at] + CELLS_MAX // len(keys), side="right")))
@@ -301,11 +319,20 @@ def _quantiles(
         row, column = np.nonzero(of_groups)
         rows_of = np.searchsorted(present, sketched[at:end])
         totals.append(Sketches(rows_of[row], keys[column], of_groups[row, column].astype(np.int64)))
+        if with_cells:
+            row, column = np.nonzero(by_position)
+            cells_of.append(Sketches(numbers[first + row], keys[column], by_position[row, column].astype(np.int64)))
         at = end
-    return results, Sketches(
-        np.concatenate([part.row for part in totals]),
-        np.concatenate([part.key for part in totals]),
-        np.concatenate([part.count for part in totals]),
+    return results, _concat_sketches(totals), _concat_sketches(cells_of)
+
+
+def _concat_sketches(parts: Sequence[Sketches]) -> Sketches:
+    if not parts:
+        return NO_SKETCHES
+    return Sketches(
+        np.concatenate([part.row for part in parts]),
+        np.concatenate([part.key for part in parts]),
+        np.concatenate([part.count for part in parts]),
     )
 
 

@@ -46,6 +46,12 @@ def key_values(keys: I32) -> F64:
     return np.where(keys == 0, 0.0, np.copysign(values, keys))
 
 
+def bucket_ends(keys: I64) -> F64:
+    """Return the largest value of each bucket, whose keys are positive: the one of ``key - 1`` is its lower bound."""
+    ends: F64 = np.exp((keys - _OFFSET) * _LOG_GAMMA)
+    return ends
+
+
 def sketch_quantile(group: I64, key: I32, count: I64, *, groups: int, p: float) -> F64:
     """Return the p-quantile of each group, NaN for groups without counts.
 

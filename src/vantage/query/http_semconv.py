@@ -72,13 +72,15 @@ def split_buckets(time_range: TimeRange, *, points: int, now_ms: int) -> Buckets
 
 @dataclass(frozen=True, slots=True)
 class RequestStats:
-    """The figures of one group of a query. ``tagged``: how many of its rows have a tag for errors."""
+    """The figures of one group of a query. ``tagged``: how many of its rows have a tag for errors; ``sum_ms``: the sum
+    of their durations, where they have any."""
 
     requests: float
     errors: float
     tagged: int
     first_ms: int = 0
     quantiles_ms: Mapping[float, float | None] = field(default_factory=dict)
+    sum_ms: float = 0.0
 
     @property
     def error_ratio(self) -> float | None:
@@ -134,6 +136,7 @@ def metrics_query(
         Call("sumIf", (_VALUE, IS_ERROR)),
         Call("countIf", (IS_ERROR,)),
         Call("countIf", (_IS_TAGGED,)),
+        Call("sum", (_VALUE_MS,)),
     )
     return Select(
         "metrics",
@@ -151,7 +154,7 @@ def spans_query(
     quantiles: Sequence[float] = QUANTILES_OVERVIEW,
 ) -> Select:
     """Select the server spans, grouped by ``keys``. Parse with ``parse_stats``."""
-    counts = (Call("count"), Call("countIf", (_IS_SPAN_ERROR,)))
+    counts = (Call("count"), Call("countIf", (_IS_SPAN_ERROR,)), Call("sum", (_SPAN_MS,)))
     return Select(
         "spans",
         select_items((*keys, *counts, _FIRST, *_quantiles(_SPAN_MS, quantiles))),
@@ -177,15 +180,17 @@ def parse_stats(query: Select, table: Table) -> dict[tuple[Any, ...], RequestSta
 
 
 def _parse_metrics_row(metric: str, row: Sequence[Any], quantiles: Sequence[float]) -> RequestStats:
-    total, count, error_total, error_count, tagged, first_ms, *values_ms = row
+    total, count, error_total, error_count, tagged, sum_ms, first_ms, *values_ms = row
     if metric == REQUESTS:
         return RequestStats(total or 0.0, error_total or 0.0, tagged, first_ms)
-    return RequestStats(count, error_count, tagged, first_ms, dict(zip(quantiles, values_ms, strict=True)))
+    return RequestStats(
+        count, error_count, tagged, first_ms, dict(zip(quantiles, values_ms, strict=True)), sum_ms or 0.0
+    )
 
 
 def _parse_spans_row(_: object, row: Sequence[Any], quantiles: Sequence[float]) -> RequestStats:
-    count, errors, first_ms, *values_ms = row
-    return RequestStats(count, errors, count, first_ms, dict(zip(quantiles, values_ms, strict=True)))
+    count, errors, sum_ms, first_ms, *values_ms = row
+    return RequestStats(count, errors, count, first_ms, dict(zip(quantiles, values_ms, strict=True)), sum_ms or 0.0)
 
 
 def stats_of_rows(rows: RedRows, row: int, quantiles: Sequence[float], *, first_seen_ms: int = 0) -> RequestStats:
@@ -198,6 +203,7 @@ def stats_of_rows(rows: RedRows, row: int, quantiles: Sequence[float], *, first_
         int(rows.tagged[row]),
         max(int(rows.first_ms[row]), first_seen_ms),
         {p: None if math.isnan(value) else value for p, value in zip(quantiles, values, strict=True)},
+        float(rows.sum_ms[row]),
     )
 
 

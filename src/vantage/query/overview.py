@@ -122,16 +122,26 @@ async def read_service(
     facts = (await _known_services(context, service=service)).get(service)
     if facts is None:
         return None
-    red, problem = await _read_figures(context, buckets, {service: facts.first_ms}, QUANTILES_ALL, exact=exact)
+    first_ms = {service: facts.first_ms}
+    red, problem = await _read_figures(context, buckets, first_ms, QUANTILES_ALL, exact=exact, with_cells=True)
     return replace(_row(service, facts, red.get(service)), problem=problem)
 
 
 async def _read_figures(
-    context: QueryContext, buckets: Buckets, services: Mapping[str, int], quantiles: Sequence[float], *, exact: bool
+    context: QueryContext,
+    buckets: Buckets,
+    services: Mapping[str, int],
+    quantiles: Sequence[float],
+    *,
+    exact: bool,
+    with_cells: bool = False,
 ) -> tuple[dict[str, RedStats], str]:
     """Return the figures, or why they cannot be read: a page is of use without them."""
     try:
-        return await read_red(context, buckets, services=services, quantiles=quantiles, exact=exact), ""
+        red = await read_red(
+            context, buckets, services=services, quantiles=quantiles, exact=exact, with_cells=with_cells
+        )
+        return red, ""
     except (BusyError, InputError, StoreTimeout) as error:
         return {}, str(error)
 

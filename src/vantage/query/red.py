@@ -18,6 +18,7 @@ import numpy as np
 from vantage.core.arrays import F64, I64
 from vantage.core.red_table import RedQuery, RedTable
 from vantage.core.semconv import DURATION, REQUESTS
+from vantage.core.sketch import I32
 from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
 from vantage.query.http_semconv import (
@@ -42,6 +43,16 @@ BucketValues = tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class DurationCells:
+    """Numbers of requests by bucket and duration, in no order: ``count[i]`` in the bucket at ``position[i]``, with
+    durations of the sketch bucket ``key[i]``."""
+
+    position: I64
+    key: I32
+    count: I64
+
+
+@dataclass(frozen=True, slots=True)
 class RedStats:
     """One service over a range. Counts are of the range; rates are per second, ratios from 0 to 1, durations ms.
 
@@ -49,6 +60,7 @@ class RedStats:
     With source ``samples`` the rates are those of samples. ``p95_change``: the median of the buckets' p95 in the second
     half of the range against that of the first, 0.2 meaning 20 % slower. p50 and p99 are None unless requested. The
     tuples have one value per bucket, None without data. ``approximate``: quantiles are within 1 % of the exact ones.
+    ``cells`` are there if requested, where rollups answered and there are durations.
     """
 
     source: RedSource
@@ -65,6 +77,7 @@ class RedStats:
     p95s_ms: BucketValues
     p99s_ms: BucketValues
     approximate: bool = False
+    cells: DurationCells | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,7 @@ class _Measured:
     requests: BucketValues
     error_ratios: BucketValues
     quantiles_ms: Mapping[float, BucketValues]
+    cells: DurationCells | None = None
 
 
 async def read_red(
@@ -84,13 +98,18 @@ async def read_red(
     services: Mapping[str, int],
     quantiles: Sequence[float] = QUANTILES_OVERVIEW,
     exact: bool = False,
+    with_cells: bool = False,
 ) -> dict[str, RedStats]:
     """Return the RED stats of each of ``services`` that has data in the range, by name.
 
     ``services`` are names, with the time of each one's first data in ms. ``quantiles`` is QUANTILES_OVERVIEW or
-    QUANTILES_ALL. ``exact``: read samples and spans even where there are rollups.
+    QUANTILES_ALL. ``exact``: read samples and spans even where there are rollups. ``with_cells``: with the durations of
+    each bucket.
     """
-    if not exact and (red := await _from_rollups(context, buckets, services, quantiles)) is not None:
+    if (
+        not exact
+        and (red := await _from_rollups(context, buckets, services, quantiles, with_cells=with_cells)) is not None
+    ):
         return red
     red = await _from_metrics(context, buckets, tuple(services), quantiles)
     if remaining := [name for name in services if name not in red]:
@@ -101,7 +120,12 @@ async def read_red(
 
 
 async def _from_rollups(
-    context: QueryContext, buckets: Buckets, services: Mapping[str, int], quantiles: Sequence[float]
+    context: QueryContext,
+    buckets: Buckets,
+    services: Mapping[str, int],
+    quantiles: Sequence[float],
+    *,
+    with_cells: bool = False,
 ) -> dict[str, RedStats] | None:
     table = await context.red(
         RedQuery(
@@ -109,6 +133,7 @@ async def _from_rollups(
             buckets.step_ms,
             services=frozenset(services) if len(services) == 1 else None,
             quantiles=tuple(quantiles),
+            with_cells=with_cells,
         )
     )
     return None if table is None else await asyncio.to_thread(_red_of_table, table, buckets, services, quantiles)
@@ -135,8 +160,29 @@ def _red_of_table(
             of_requests,
             error_ratios,
             dict(zip(quantiles, values_ms, strict=True)),
+            _cells_of(table, buckets, rows),
         )
     return {service: _red_of_sources(buckets, by_source) for service, by_source in measured.items()}
+
+
+def p95_by_service(table: RedTable) -> dict[str, float]:
+    """Return the p95 in ms of each service that has durations, from totals whose only quantile it is."""
+    (values,) = table.totals.quantiles_ms
+    return {
+        table.groups[number].service: value
+        for number, value in zip(table.totals.group.tolist(), values.tolist(), strict=True)
+        if not math.isnan(value)
+    }
+
+
+def _cells_of(table: RedTable, buckets: Buckets, rows: slice) -> DurationCells | None:
+    """Return the cells of a group, whose rows among the buckets are given; None without any."""
+    cells = table.cells
+    chosen = np.flatnonzero((cells.row >= rows.start) & (cells.row < rows.stop))
+    if not chosen.size:
+        return None
+    position = (table.buckets.time_ms[cells.row[chosen]] - buckets.start_ms) // buckets.step_ms
+    return DurationCells(position, cells.key[chosen], cells.count[chosen])
 
 
 def _spread(values: F64, position: I64, size: int) -> BucketValues:
@@ -289,4 +335,5 @@ def _red(
         p95s_ms=p95s_ms,
         p99s_ms=points_ms.get(0.99, nothing),
         approximate=approximate,
+        cells=durations.cells if durations else None,
     )

@@ -287,10 +287,10 @@ async def test_a_service_has_charts_endpoints_metrics_and_traces(client: Client,
     await write_batch(context, build_batch([], spans=(span("s-1"),)))
     page = (await client.get("/services/api")).text
     assert len(re.findall("data-points=", page)) == 3
-    assert "GET /users 0.102/s 0 % 40 ms" in text_of(page)
+    assert "GET /users 0.102/s 0 0 % 40 ms 40 ms 40 ms 100 %" in text_of(page)
     assert "http.request.duration histogram ms 1 series" in text_of(page)
     assert "metric=http.request.duration&start=now-5m&end=now&agg=p95" in unescape(page)
-    assert 'href="/traces/t-1"' in page
+    assert 'href="/traces/t-1"' in (await client.get("/services/api/traces")).text
     assert 'data-live="api"' in page
 
 
@@ -313,12 +313,14 @@ async def test_a_service_shows_who_calls_it_and_whom_it_calls(client: Client, co
     text = text_of(page)
     assert "Called by" in text
     assert 'href="/services/web?range=1h"' in page
-    assert "Called by from spans of the last 15 minutes Caller Calls Errors Mean web 4/h 100 % 4 ms" in text
+    assert (
+        "Called by from spans of the last 15 minutes Caller Calls Errors Mean Its own p95 web 4/h 100 % 4 ms –" in text
+    )
     assert "postgresql sends no spans" in text
     assert "/services/postgresql" not in page
     others = text_of((await client.get("/services/web")).text)
     assert "Called by" not in others
-    assert "Callee Calls Errors Mean api" in others
+    assert "Callee Calls Errors Mean Its own p95 api" in others
 
 
 async def test_a_fixed_range_has_neighbours_of_its_own(client: Client, context: QueryContext) -> None:
@@ -326,7 +328,7 @@ async def test_a_fixed_range_has_neighbours_of_its_own(client: Client, context: 
     await write_batch(context, build_batch([], spans=(called,)))
     url = "/services/api?start={}&end={}"
     inside = text_of((await client.get(url.format(NOW_MS - 6000, NOW_MS))).text)
-    assert "Calls from spans of this range Callee Calls Errors Mean bank" in inside
+    assert "Calls from spans of this range Callee Calls Errors Mean Its own p95 bank" in inside
     outside = text_of((await client.get(url.format(NOW_MS - 666_000, NOW_MS - 606_000))).text)
     assert "bank" not in outside
 

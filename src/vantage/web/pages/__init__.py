@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from vantage.web.pages import explore, overview, palette, pipeline, service, service_map, settings, trace, vql
+from vantage.web.pages import (
+    explore,
+    overview,
+    palette,
+    pipeline,
+    service,
+    service_map,
+    service_parts,
+    settings,
+    trace,
+    vql,
+)
 
 handlers = [
     *overview.handlers,
     *service.handlers,
+    *service_parts.handlers,
     *service_map.handlers,
     *explore.handlers,
     *vql.handlers,

@@ -1,0 +1,63 @@
+"""The latency heatmap of a page: what ``heatmap.js`` draws, and the same as a table with links to traces."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+import numpy as np
+
+from vantage.query.heatmap import Band, Heatmap
+from vantage.web.pages.ranges import PageRange
+
+
+@dataclass(frozen=True, slots=True)
+class HeatmapView:
+    """``options`` are JSON: ``start`` and ``step`` in ms, ``edges`` of the rows in ms, ``levels``, and the URL of the
+    service's traces. ``cells`` has a line for each bucket, so that an update changes few: the first row with requests
+    and the counts from there on, separated by commas, '' for 0; an empty line without requests."""
+
+    options: str
+    cells: str
+    levels: tuple[int, ...]
+    requests: int
+    bands: tuple[tuple[Band, str], ...]  # with the URL of the traces of each
+
+
+def heatmap_view(heatmap: Heatmap, page_range: PageRange, service: str) -> HeatmapView:
+    """Return what a page needs to show a heatmap."""
+    url = f"/traces?{urlencode({'service': service})}"
+    options = {
+        "start": heatmap.buckets.start_ms,
+        "step": heatmap.buckets.step_ms,
+        "edges": [float(f"{edge:.4g}") for edge in heatmap.edges_ms.tolist()],
+        "levels": heatmap.levels,
+        "traces": url,
+    }
+    bands = tuple(
+        (band, f"{url}&{urlencode({**page_range.state, **duration_params(band.low_ms, band.high_ms)})}")
+        for band in heatmap.bands()
+    )
+    return HeatmapView(msgspec.json.encode(options).decode(), _cells(heatmap), heatmap.levels, heatmap.requests, bands)
+
+
+def duration_params(low_ms: float, high_ms: float) -> dict[str, str]:
+    """Return the parameters of a search for traces of such durations, in whole milliseconds: none for less than one."""
+    low = {"min_duration": f"{math.floor(low_ms)}ms"} if low_ms >= 1 else {}
+    return {**low, "max_duration": f"{math.ceil(high_ms)}ms"}
+
+
+def _cells(heatmap: Heatmap) -> str:
+    return "\n".join(_line(column) for column in heatmap.counts.T)
+
+
+def _line(column: Any) -> str:
+    rows = np.flatnonzero(column)
+    if not rows.size:
+        return ""
+    first, last = int(rows[0]), int(rows[-1])
+    counts = (str(count) if count else "" for count in column[first : last + 1].tolist())
+    return f"{first},{','.join(counts)}"
