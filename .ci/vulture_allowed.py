@@ -24,7 +24,12 @@ _.filters
 _.globals
 
 # Templates read them.
+_.every_s
+_.explore_of
+_.next_url
+_.previous_url
 _.space_left_out
+_.traces_of
 _.is_narrow
 _.last_seen_ms
 _.missing_id

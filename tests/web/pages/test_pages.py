@@ -313,9 +313,8 @@ async def test_a_service_shows_who_calls_it_and_whom_it_calls(client: Client, co
     text = text_of(page)
     assert "Called by" in text
     assert 'href="/services/web?range=1h"' in page
-    assert (
-        "Called by from spans of the last 15 minutes Caller Calls Errors Mean Its own p95 web 4/h 100 % 4 ms –" in text
-    )
+    assert "Called by from spans of the last 15 minutes Caller Calls Errors Mean Its own p95" in text
+    assert "web 4/h 100 % 4 ms –" in text
     assert "postgresql sends no spans" in text
     assert "/services/postgresql" not in page
     others = text_of((await client.get("/services/web")).text)
