@@ -168,6 +168,24 @@ def test_cells_are_the_durations_of_each_bucket(monkeypatch: pytest.MonkeyPatch,
     assert not cells_of(table_of(samples, without, slots()))
 
 
+@pytest.mark.parametrize("cells_max", [2 << 20, 500])
+def test_quantiles_of_the_range_alone_are_the_same(monkeypatch: pytest.MonkeyPatch, cells_max: int) -> None:
+    monkeypatch.setattr(red_table, "CELLS_MAX", cells_max)
+    samples, known = random_samples(np.random.default_rng(9), 3000, 60), slots()
+    cut_ms, end_ms = START_MS + 20 * MINUTE_MS, START_MS + 60 * MINUTE_MS
+
+    def read(start_ms: int, end_ms: int, *, of_buckets: bool) -> RedTable:
+        query = RedQuery(TimeRange(start_ms, end_ms), MINUTE_MS, quantiles=QUANTILES, with_bucket_quantiles=of_buckets)
+        return table_of(samples, query, known)
+
+    expected, table = (read(START_MS, end_ms, of_buckets=of_buckets) for of_buckets in (True, False))
+    both = joined(read(START_MS, cut_ms, of_buckets=False), read(cut_ms, end_ms, of_buckets=False), QUANTILES)
+    for other in (table, both):
+        assert other.buckets.quantiles_ms == ()
+        assert np.allclose(other.buckets.requests, expected.buckets.requests)
+        assert np.allclose(other.totals.quantiles_ms, expected.totals.quantiles_ms, equal_nan=True)
+
+
 def test_endpoints_have_figures_of_their_own() -> None:
     samples = random_samples(np.random.default_rng(5), 2000, 30)
     query = RedQuery(

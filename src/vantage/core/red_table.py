@@ -35,7 +35,8 @@ _ERROR: Final = 2
 class RedQuery:
     """What to read: the buckets of ``time_range``, which begins on a multiple of ``step_ms``; of some ``services``
     (None: all); by service, or by endpoint of a service. ``quantiles`` are of durations, from 0 to 1. ``with_cells``:
-    also return the sketches of the buckets; it needs quantiles."""
+    also return the sketches of the buckets; it needs quantiles. ``with_bucket_quantiles``: otherwise quantiles are
+    those of the range alone, which takes less."""
 
     time_range: TimeRange
     step_ms: int
@@ -44,6 +45,7 @@ class RedQuery:
     quantiles: tuple[float, ...] = ()
     with_versions: bool = False
     with_cells: bool = False
+    with_bucket_quantiles: bool = True
 
 
 class RedGroup(NamedTuple):
@@ -62,7 +64,7 @@ class RedRows:
 
     ``requests``, ``errors`` and ``tagged`` (those that say whether they failed) are numbers of requests; ``first_ms``
     is when the first bucket with data begins; durations are in ms; ``quantiles_ms`` has a column for each quantile, NaN
-    without durations.
+    without durations; none where the query did not want them.
     """
 
     group: I64
@@ -129,9 +131,14 @@ def summarize(parts: Sequence[Partials], keys: Sequence[RedKey], query: RedQuery
     present = np.unique(group)
     buckets = sums.by(number, group[first], bucket[first] * query.step_ms)
     totals = sums.by(np.searchsorted(present, group), present, np.zeros(len(present), np.int64))
-    by_bucket, sketches, cells = _quantiles(
-        rows, number, buckets.group, totals.group, query.quantiles, with_cells=query.with_cells
-    )
+    if query.with_bucket_quantiles:
+        by_bucket, sketches, cells = _quantiles(
+            rows, number, buckets.group, totals.group, query.quantiles, with_cells=query.with_cells
+        )
+    else:
+        by_bucket, cells = [], NO_SKETCHES
+        of_group = np.searchsorted(present, group)
+        _, sketches, _ = _quantiles(rows, of_group, totals.group, totals.group, query.quantiles, with_cells=False)
     table = RedTable(groups, _with_quantiles(buckets, by_bucket), totals, sketches, cells)
     return _with_total_quantiles(table, query.quantiles)
 

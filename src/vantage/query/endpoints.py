@@ -148,6 +148,7 @@ async def _from_rollups(
             level="endpoint",
             services=frozenset({service}),
             quantiles=QUANTILES_ALL,
+            with_bucket_quantiles=False,
         )
     )
     return None if table is None else await asyncio.to_thread(_of_table, table, buckets, wide, source, first_seen_ms)

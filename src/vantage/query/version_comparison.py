@@ -136,6 +136,7 @@ async def _window(
             services=frozenset({service}),
             quantiles=_QUANTILES,
             with_versions=with_versions,
+            with_bucket_quantiles=False,
         )
     )
 

@@ -134,7 +134,13 @@ async def _p95s(
 
     async def load() -> Mapping[str, float]:
         time_range = TimeRange(buckets.start_ms, buckets.end_ms)
-        query = RedQuery(time_range, buckets.step_ms, services=frozenset(names), quantiles=(0.95,))
+        query = RedQuery(
+            time_range,
+            buckets.step_ms,
+            services=frozenset(names),
+            quantiles=(0.95,),
+            with_bucket_quantiles=False,
+        )
         table = await context.red(query)
         return {} if table is None else p95_by_service(table)
 
