@@ -24,11 +24,17 @@
   const moment = (map, ms) => (lengthOf(map) > 20 * 3600e3 ? dayTime : time).format(ms);
   const tick = (map, ms) => (lengthOf(map) > 2 * 86400e3 ? day : time).format(ms);
 
-  const parse = (text) => text.split("\n").map((line) => {
+  const parseLine = (line) => {
     if (!line) return { first: 0, counts: [] };
     const [first, ...counts] = line.split(",");
     return { first: Number(first), counts: counts.map(Number) };
-  });
+  };
+
+  // The line of a bucket follows from its time.
+  const parse = (text, { start, step, columns }) => {
+    const lines = text.split("\n");
+    return Array.from({ length: columns }, (_, position) => parseLine(lines[(Math.floor(start / step) + position) % lines.length]));
+  };
 
   const countAt = (map, column, row) => {
     const { first, counts } = map.columns[column] ?? { first: 0, counts: [] };
@@ -246,7 +252,8 @@
       const known = maps.get(element);
       if (known?.raw === raw) continue;
       const map = known ?? build(element);
-      Object.assign(map, { raw, options: JSON.parse(element.dataset.heatmap), columns: parse(element.dataset.cells) });
+      const options = JSON.parse(element.dataset.heatmap);
+      Object.assign(map, { raw, options, columns: parse(element.dataset.cells, options) });
       // A bucket that is over moves everything to the left: what was chosen is another cell.
       if (map.start !== map.options.start) Object.assign(map, { start: map.options.start, cell: null, selection: null });
       if (!known) listen(map);

@@ -52,7 +52,7 @@ def test_bands_cover_every_request_without_a_gap(durations_ms: list[float]) -> N
     assert len(bands) <= BANDS_MAX
     assert sum(band.requests for band in bands) == len(durations_ms)
     assert sum(band.share for band in bands) == pytest.approx(1)
-    assert all(earlier.high_ms <= later.low_ms for earlier, later in pairwise(bands))
+    assert all(earlier.high_ms == later.low_ms for earlier, later in pairwise(bands))
 
 
 def test_rows_stay_where_they_are_when_other_durations_are_there_too() -> None:
@@ -68,7 +68,7 @@ def test_what_lasts_no_time_or_a_month_is_shown_at_the_ends() -> None:
 
 @pytest.mark.parametrize(
     ("largest", "levels"),
-    [(1, (1,)), (4, (1, 2)), (7, (1, 3, 4)), (49, (1, 5, 10, 20, 30)), (3600, (1, 100, 400, 900, 1000, 2000))],
+    [(1, (1,)), (4, (1, 2)), (7, (1, 3)), (49, (1, 5, 10, 20, 30)), (3600, (1, 100, 400, 900, 2000))],
 )
 def test_levels_are_round_numbers_from_one_on(largest: int, levels: tuple[int, ...]) -> None:
     assert color_levels(largest) == levels

@@ -19,6 +19,7 @@ from vantage.query.red import DurationCells
 
 ROWS_MAX: Final = 32
 LEVELS_MAX: Final = 6  # of colour
+LEVEL_RATIO_MIN: Final = 1.4
 BANDS_MAX: Final = 10
 _SHORTEST_MS, _LONGEST_MS = 0.001, 86_400_000.0 * 7  # durations beyond count as these
 _KEYS_PER_ROW: Final = (4, 6, 8, 12, 16, 24, 36, 48, 72, 96)
@@ -39,16 +40,17 @@ class Heatmap:
         return int(self.counts.sum())
 
     def bands(self) -> list[Band]:
-        """Return the rows that have requests as at most BANDS_MAX neighbouring ones together, the fastest first."""
+        """Return the rows as at most BANDS_MAX of neighbouring ones, the fastest first."""
         of_row = self.counts.sum(axis=1)
         rows = len(of_row)
         per_band = -(-rows // BANDS_MAX)
         bands = []
         for first in range(0, rows, per_band):
             last = min(first + per_band, rows)
-            if requests := int(of_row[first:last].sum()):
-                share = requests / self.requests
-                bands.append(Band(float(self.edges_ms[first]), float(self.edges_ms[last]), requests, share))
+            requests = int(of_row[first:last].sum())
+            bands.append(
+                Band(float(self.edges_ms[first]), float(self.edges_ms[last]), requests, requests / self.requests)
+            )
         return bands
 
 
@@ -78,8 +80,12 @@ def build_heatmap(cells: DurationCells, buckets: Buckets) -> Heatmap:
 def color_levels(largest: int) -> tuple[int, ...]:
     """Return at most LEVELS_MAX counts up to the largest, 1 first, by their square roots evenly spread, and round: they
     change seldom."""
-    exact = (largest * (step / LEVELS_MAX) ** 2 for step in range(1, LEVELS_MAX))
-    return tuple(sorted({1, *(_rounded(max(1.0, level)) for level in exact)}))
+    levels = [1]
+    for step in range(1, LEVELS_MAX):
+        level = _rounded(max(1.0, largest * (step / LEVELS_MAX) ** 2))
+        if level >= LEVEL_RATIO_MIN * levels[-1]:
+            levels.append(level)
+    return tuple(levels)
 
 
 def _rounded(value: float) -> int:

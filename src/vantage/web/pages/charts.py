@@ -62,7 +62,9 @@ def chart(
         **(evidence.options(buckets.step_ms) if evidence else {}),
     }
     times = [at_ms / 1000 for at_ms in buckets.starts_ms()]
-    return Chart(title, note, _json(options), _json([times, *(points for _, points in lines.values())]))
+    # Each column on a line of its own: an update of a live page changes the end of each.
+    columns = ",\n".join(map(_json, [times, *(points for _, points in lines.values())]))
+    return Chart(title, note, _json(options), f"[{columns}]")
 
 
 def chart_of_lines(
