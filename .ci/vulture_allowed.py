@@ -34,9 +34,7 @@ _.is_narrow
 _.last_seen_ms
 _.missing_id
 _.only_self
-_.p50_ms
 _.p95_change
-_.p99_ms
 _.presets
 _.services_failing
 

@@ -57,7 +57,7 @@
 
   const drawAxes = (map, context, { width, height, rows, cellHeight, cellWidth }) => {
     context.fillStyle = token("--muted");
-    context.font = "11px system-ui, sans-serif";
+    context.font = "11px Inter, system-ui, sans-serif";
     context.textBaseline = "middle";
     context.textAlign = "right";
     const everyRow = Math.max(1, Math.ceil(26 / cellHeight));

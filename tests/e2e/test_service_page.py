@@ -3,37 +3,32 @@ routes that are sorted without a new page, and nothing that needs more room than
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
+from tests.support.browser import chromium, looking, needs_chromium
 from tests.support.server import Server, serving
 from tests.support.wait import BUSY_S
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run",
-             "--disable-component-update"]  # fmt: skip
 WITHIN_MS = 2000 + BUSY_S * 1000
 HOSTILE = "<img src=x onerror=\"document.title='run'\">\u202e"
+PATH = "/services/shop?range=1h"
 STACK = 'Traceback (most recent call last):\n  File "/srv/app/pay.py", line 4, in pay\n    raise KeyError("card")'
 READOUT = re.compile(r"\d\d:\d\d – \d\d:\d\d, .+ – .+: [\d.k]+ requests?")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +61,6 @@ def fill(server: Server) -> None:
     assert server.send({"service_name": "shop", "spans": spans}, "/v1/spans").status == 202
 
 
-@contextlib.contextmanager
-def looking(browser: Browser, server: Server, path: str, **options: Any) -> Iterator[Page]:
-    """A page whose console stays free of errors."""
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-    page = context.new_page()
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto(server.url + path)
-    try:
-        yield page
-        assert not wrong
-        assert "run" not in page.title()
-    finally:
-        context.close()
-
-
 def parameters(url: str) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
 
@@ -90,7 +68,8 @@ def parameters(url: str) -> dict[str, str]:
 def test_dragging_over_the_heatmap_leads_to_the_traces_of_that_time_and_duration(
     browser: Browser, server: Server
 ) -> None:
-    with looking(browser, server, "/services/shop?range=1h") as page:
+    with looking(browser) as page:
+        page.goto(server.url + PATH)
         canvas = page.locator(".heat-canvas")
         canvas.scroll_into_view_if_needed()
         box = canvas.bounding_box()
@@ -113,7 +92,8 @@ def test_dragging_over_the_heatmap_leads_to_the_traces_of_that_time_and_duration
 
 
 def test_the_heatmap_is_for_the_keyboard_too(browser: Browser, server: Server) -> None:
-    with looking(browser, server, "/services/shop?range=1h") as page:
+    with looking(browser) as page:
+        page.goto(server.url + PATH)
         page.locator(".heat-canvas").focus()
         expect(page.locator(".heat-readout")).to_contain_text("Arrow keys choose a cell")
         for key in ("ArrowUp", "ArrowUp", "ArrowLeft"):
@@ -128,7 +108,8 @@ def test_the_heatmap_is_for_the_keyboard_too(browser: Browser, server: Server) -
 
 
 def test_parts_load_as_they_come_into_view_and_an_opened_one_stays_open(browser: Browser, server: Server) -> None:
-    with looking(browser, server, "/services/shop?range=1h") as page:
+    with looking(browser) as page:
+        page.goto(server.url + PATH)
         exceptions = page.locator("[data-part*='/exceptions']")
         exceptions.scroll_into_view_if_needed()
         expect(exceptions).to_contain_text("15 failed spans", timeout=WITHIN_MS)
@@ -150,7 +131,8 @@ def test_parts_load_as_they_come_into_view_and_an_opened_one_stays_open(browser:
 
 
 def test_routes_are_sorted_and_searched_in_the_url(browser: Browser, server: Server) -> None:
-    with looking(browser, server, "/services/shop?range=1h") as page:
+    with looking(browser) as page:
+        page.goto(server.url + PATH)
         routes = page.locator("#routes")
         routes.locator("th a", has_text="Route").click()
         expect(routes.locator("th[aria-sort=ascending]")).to_have_text("Route", timeout=WITHIN_MS)
@@ -168,8 +150,8 @@ def test_routes_are_sorted_and_searched_in_the_url(browser: Browser, server: Ser
 
 @pytest.mark.parametrize("width", [390, 820, 1440])
 def test_nothing_is_wider_than_the_screen(browser: Browser, server: Server, width: int) -> None:
-    options = {"viewport": {"width": width, "height": 900}, "color_scheme": "dark"}
-    with looking(browser, server, "/services/shop?range=1h", **options) as page:
+    with looking(browser, viewport={"width": width, "height": 900}, color_scheme="dark") as page:
+        page.goto(server.url + PATH)
         for name in ("exceptions", "traces", "deployments", "runtime"):
             part = page.locator(f"[data-part*='/{name}?']")
             part.scroll_into_view_if_needed()
@@ -178,7 +160,8 @@ def test_nothing_is_wider_than_the_screen(browser: Browser, server: Server, widt
 
 
 def test_without_a_script_parts_are_pages(browser: Browser, server: Server) -> None:
-    with looking(browser, server, "/services/shop?range=1h", java_script_enabled=False) as page:
+    with looking(browser, java_script_enabled=False) as page:
+        page.goto(server.url + PATH)
         expect(page.locator(".heat-table")).to_contain_text("As a table")
         page.locator("[data-part*='/exceptions'] a").click()
         expect(page.locator("main")).to_contain_text("15 failed spans")

@@ -56,6 +56,11 @@ async def services(context: QueryContext) -> list[Service]:
     return await asyncio.to_thread(_list_services, infos, rates)
 
 
+async def has_data(context: QueryContext, *, service: str) -> bool:
+    """Return whether there are samples or spans of a service."""
+    return bool(await context.store.services(service=service))
+
+
 async def first_data_ms(context: QueryContext, *, service: str = "", now_ms: int) -> int:
     """Return the time of the first data of a service, or of any but Vantage itself where there is any; ``now_ms``
     without data."""

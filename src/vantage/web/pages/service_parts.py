@@ -18,13 +18,15 @@ from litestar.params import FromPath
 
 from vantage.core import number_format
 from vantage.core.errors import BusyError, InputError, NotFoundError, StoreTimeout
+from vantage.query.catalogue import has_data
 from vantage.query.context import QueryContext
 from vantage.query.failures import SPANS_MAX, read_failures
 from vantage.query.runtime import read_runtime
+from vantage.query.slowest import slowest_spans
 from vantage.query.thresholds import error_level, is_p95_change_shown, p95_change_level
 from vantage.query.traces import find_traces
 from vantage.query.version_comparison import REQUESTS_MIN, VersionChange, read_version_changes
-from vantage.storage.ports import SpanFilter, TraceFilter
+from vantage.storage.ports import TraceFilter
 from vantage.web.pages.ranges import PageRange, read_range
 from vantage.web.render import query_string, segment, shared_page
 
@@ -67,7 +69,7 @@ async def service_part(
 
 async def _read(request: Request[Any, Any, Any], context: QueryContext, name: str, part: str) -> Variables:
     page_range = await read_range(request, context, service=name)
-    if not await context.store.services(service=name):
+    if not await has_data(context, service=name):
         raise NotFoundError(f"no service {name[:80]!r} has sent anything", field="name")
     variables: Variables = {}
     problem = ""
@@ -95,7 +97,7 @@ async def _exceptions(context: QueryContext, page_range: PageRange, service: str
 async def _traces(context: QueryContext, page_range: PageRange, service: str) -> Variables:
     time_range = page_range.time_range
     recent = await find_traces(context, TraceFilter(time_range, service=service, limit=TRACES_MAX))
-    slowest = await context.store.list_spans(SpanFilter(time_range, service, order="slowest", limit=TRACES_MAX))
+    slowest = await slowest_spans(context, time_range, service=service, limit=TRACES_MAX)
     longest_ns = max((trace.duration_ns for trace in recent), default=0)
     return {"recent": recent, "slowest": slowest, "longest_ns": longest_ns}
 
