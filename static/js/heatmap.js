@@ -5,7 +5,10 @@
   const { count, durationMs } = globalThis.numberFormat;
   const MARGIN = { left: 58, right: 12, top: 6, bottom: 20 };
   const DRAG_PX_MIN = 5;
-  const TICKS_PX = 90;
+  const TICKS_PX = 76;
+  const DAY_MS = 86400e3;
+  const ROW_TICKS_PX = 14;
+  const TIME_STEPS_MS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080, 20160, 40320].map((minutes) => minutes * 60e3);
   const maps = new Map(); // element -> state
 
   const probe = document.createElement("span");
@@ -22,7 +25,7 @@
   const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", timeZone: zone });
   const lengthOf = (map) => map.columns.length * map.options.step;
   const moment = (map, ms) => (lengthOf(map) > 20 * 3600e3 ? dayTime : time).format(ms);
-  const tick = (map, ms) => (lengthOf(map) > 2 * 86400e3 ? day : time).format(ms);
+  const tick = (map, ms) => (lengthOf(map) > 2 * DAY_MS ? day : time).format(ms);
 
   const parseLine = (line) => {
     if (!line) return { first: 0, counts: [] };
@@ -55,20 +58,46 @@
     return { width, height, rows, cellWidth: width / map.columns.length, cellHeight: height / rows };
   };
 
-  const drawAxes = (map, context, { width, height, rows, cellHeight, cellWidth }) => {
+  // Times on the axis are round in the zone that is shown.
+  const timeTicks = (map, pxPerMs) => {
+    const { start } = map.options;
+    const end = start + lengthOf(map);
+    const shortest = lengthOf(map) > 2 * DAY_MS ? DAY_MS : 0; // then the axis has days
+    const step = TIME_STEPS_MS.find((ms) => ms >= shortest && ms * pxPerMs >= TICKS_PX) ?? TIME_STEPS_MS[TIME_STEPS_MS.length - 1];
+    const offset = zone ? 0 : -new Date(start).getTimezoneOffset() * 60e3;
+    const ticks = [];
+    for (let at = Math.ceil((start + offset) / step) * step - offset; at < end; at += step) ticks.push(at);
+    return ticks;
+  };
+
+  // 1, 10, 100 …, with 2 and 5 between them where there is room.
+  const durationTicks = (low, high, height) => {
+    const decades = Math.log10(high / low);
+    const factors = height / decades < ROW_TICKS_PX * 4 ? [1] : [1, 2, 5];
+    const ticks = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+      for (const factor of factors) if (factor * 10 ** power >= low && factor * 10 ** power <= high) ticks.push(factor * 10 ** power);
+    }
+    return ticks.length ? ticks : [low, high];
+  };
+
+  const drawAxes = (map, context, { width, height, rows }) => {
+    const { edges, start } = map.options;
     context.fillStyle = token("--muted");
     context.font = "11px Inter, system-ui, sans-serif";
     context.textBaseline = "middle";
     context.textAlign = "right";
-    const everyRow = Math.max(1, Math.ceil(26 / cellHeight));
-    for (let row = 0; row <= rows; row += everyRow) {
-      context.fillText(durationMs(Number(map.options.edges[row].toPrecision(2))), MARGIN.left - 8, MARGIN.top + height - row * cellHeight);
+    for (const ms of durationTicks(edges[0], edges[rows], height)) {
+      const y = MARGIN.top + height * (1 - Math.log(ms / edges[0]) / Math.log(edges[rows] / edges[0]));
+      context.fillText(durationMs(Number(ms.toPrecision(2))), MARGIN.left - 8, y);
+      context.fillRect(MARGIN.left - 4, Math.round(y), 4, 1);
     }
     context.textBaseline = "alphabetic";
     context.textAlign = "center";
-    const every = Math.max(1, Math.ceil(TICKS_PX / cellWidth));
-    for (let column = every; column * cellWidth < width - 24; column += every) {
-      context.fillText(tick(map, map.options.start + column * map.options.step), MARGIN.left + column * cellWidth, MARGIN.top + height + 15);
+    const pxPerMs = width / lengthOf(map);
+    for (const at of timeTicks(map, pxPerMs)) {
+      const x = (at - start) * pxPerMs;
+      if (x > 14 && x < width - 14) context.fillText(tick(map, at), MARGIN.left + x, MARGIN.top + height + 15);
     }
   };
 
