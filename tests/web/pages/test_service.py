@@ -288,3 +288,17 @@ async def test_routes_of_a_live_page_are_read_again_after_some_seconds() -> None
         assert len(routes_of(await get(client, "/services/api?range=1h"))) == 1
         await context.clock.sleep(service.ROUTES_TTL_S + 1)
         assert len(routes_of(await get(client, "/services/api?range=1h"))) == 2
+
+
+async def test_tabs_share_what_a_part_reads() -> None:
+    handlers = [*service.handlers, *service_parts.handlers]
+    async with page_context(cache_nbytes_max=8 << 20) as context, page_client(context, handlers) as client:
+        url = "/services/api/exceptions?range=1h"
+        for number, shown in enumerate((1, 1)):
+            span = a_span(f"t{number}", start_ms=NOW_MS - 1000, status=SpanStatus.ERROR)
+            await write_batch(context, Batch(spans=(span,)))
+            assert f"of {shown} failed" in text_of(await get(client, url))
+        await context.clock.sleep(service_parts.PARTS["exceptions"].every_s)
+        assert "of 2 failed" in text_of(await get(client, url))
+        fixed = f"/services/api/exceptions?start={NOW_MS - 3_600_000}&end={NOW_MS}"
+        assert "of 2 failed" in text_of(await get(client, fixed))

@@ -31,6 +31,7 @@ from vantage.web.pages.ranges import PageRange, read_range
 from vantage.web.render import query_string, segment, shared_page
 
 TRACES_MAX: Final = 10
+PART_NBYTES: Final = 1 << 17  # of the largest, groups of exceptions with a stack trace each
 ERROR_POINTS_SHOWN: Final = 0.001  # a tenth of a percentage point
 Variables = dict[str, Any]
 
@@ -74,7 +75,7 @@ async def _read(request: Request[Any, Any, Any], context: QueryContext, name: st
     variables: Variables = {}
     problem = ""
     try:
-        variables = await PARTS[part].read(context, page_range, name)
+        variables = await _shared(context, page_range, name, part)
     except (BusyError, InputError, StoreTimeout) as error:
         problem = str(error)
     return {
@@ -87,6 +88,20 @@ async def _read(request: Request[Any, Any, Any], context: QueryContext, name: st
         "traces_url": f"/traces{query_string(page_range.state, service=name)}",
         **variables,
     }
+
+
+async def _shared(context: QueryContext, page_range: PageRange, name: str, part: str) -> Variables:
+    """Read a part. That of a live page may be half as old as its tabs let it become: they load it at different
+    times."""
+    wanted = PARTS[part]
+
+    async def read() -> Variables:
+        return await wanted.read(context, page_range, name)
+
+    if not page_range.is_live:
+        return await read()
+    key = ("part", part, name, *page_range.state.items())
+    return await context.cache.cached(key, read, ttl_s=wanted.every_s / 2, nbytes=PART_NBYTES)
 
 
 async def _exceptions(context: QueryContext, page_range: PageRange, service: str) -> Variables:
