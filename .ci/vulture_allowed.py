@@ -24,7 +24,6 @@ _.filters
 _.globals
 
 # Templates read them.
-_.every_s
 _.explore_of
 _.next_url
 _.previous_url
