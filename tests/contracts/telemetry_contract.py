@@ -219,6 +219,15 @@ class TelemetryContract:
         assert await result(limit=1) == ["other"]
         assert await result(before=((NOW_MS - 30) * 1_000_000, "other")) == ["failed", "slow"]
 
+    async def test_spans_of_several_traces_are_read_at_once_up_to_a_limit(self, store: TelemetryStore) -> None:
+        spans = [a_span(f"t{trace}", f"s{number}") for trace in range(3) for number in range(2)]
+        await store.write(Batch(spans=tuple(spans)))
+        result = await store.spans_of(["t2", "nothing", "t0"], spans_max=10)
+        assert sorted(result, key=lambda span: (span.trace_id, span.span_id)) == [*spans[:2], *spans[4:]]
+        assert len(await store.spans_of(["t2", "t0"], spans_max=3)) == 3
+        assert list(await store.spans_of(["nothing"], spans_max=3)) == []
+        assert list(await store.spans_of([], spans_max=3)) == []
+
     async def test_a_listed_trace_is_summed_up(self, store: TelemetryStore) -> None:
         root = a_span(start_ms=NOW_MS - 100, duration_ms=50, name="GET /cart")
         child = a_span(span_id="s2", parent="s1", service="db", start_ms=NOW_MS - 90, status=SpanStatus.ERROR)

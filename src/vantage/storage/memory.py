@@ -140,6 +140,10 @@ class MemoryStore:
             tuple(sorted(samples, key=lambda sample: sample.time_ms)),
         )
 
+    async def spans_of(self, trace_ids: Sequence[str], *, spans_max: int) -> Sequence[Span]:
+        wanted = set(trace_ids)
+        return [span for span in self._spans if span.trace_id in wanted][:spans_max]
+
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         table = build_span_table(self._spans)
         trace_ids = np.unique(table.trace_id[matching_rows(table, wanted)])

@@ -287,6 +287,11 @@ class TelemetryReader(Protocol):
         """Return all stored data of a trace, empty when unknown."""
         ...
 
+    async def spans_of(self, trace_ids: Sequence[str], *, spans_max: int) -> Sequence[Span]:
+        """Return up to ``spans_max`` spans of the traces, in no particular order; of unknown traces none. A span that
+        was sent again may be there twice."""
+        ...
+
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         """Return up to ``limit`` traces, the latest start first, ties by trace id."""
         ...

@@ -169,9 +169,13 @@ class Lookups:
         order = np.lexsort((table.span_id, table.start_ns))[:TRACE_SPANS_MAX]
         return table.spans(order), len(table) - len(order)
 
-    def _spans_of(self, trace_ids: Sequence[str]) -> SpanTable:
-        """Return all spans of the traces: the small table has their times, the index of ids finds the rest. Two
-        statements, since one with a subquery takes as long, and many traces have only samples."""
+    def spans_of(self, trace_ids: Sequence[str], *, spans_max: int) -> list[Span]:
+        """Return up to ``spans_max`` spans of the traces."""
+        return self._spans_of(trace_ids, spans_max=spans_max).spans() if trace_ids else []
+
+    def _spans_of(self, trace_ids: Sequence[str], *, spans_max: int | None = None) -> SpanTable:
+        """Return all spans of the traces, or up to ``spans_max``: the small table has their times, the index of ids
+        finds the rest. Two statements, since one with a subquery takes as long, and many traces have only samples."""
         params = Params()
         ids = ", ".join(params.bind(trace_id, "String") for trace_id in trace_ids)
         times = self._query(
@@ -182,10 +186,11 @@ class Lookups:
         if not times.to_list("traces")[0]:
             return build_span_table(())
         first, last = (params.bind(times.to_list(name)[0], "Int64") for name in ("first_ns", "last_ns"))
+        limit = "" if spans_max is None else f" LIMIT {params.bind(spans_max, 'UInt64')}"
         return read_spans(
             self._query(
                 f"SELECT {SPANS_SELECTED} FROM spans WHERE trace_id IN ({ids}) "
-                f"AND start_ns >= {first} AND start_ns <= {last}",
+                f"AND start_ns >= {first} AND start_ns <= {last}{limit}",
                 params,
             )
         )

@@ -23,6 +23,7 @@ from vantage.core.errors import (
     VantageError,
 )
 from vantage.core.red_table import RedQuery, RedTable
+from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
 from vantage.storage.clickhouse.batch_id_table import BatchIdTable
 from vantage.storage.clickhouse.deletion import Deleter
@@ -328,6 +329,9 @@ class ClickHouseStore:
             self._in_thread(lambda: self._lookups.spans(trace_id)),
         )
         return Trace(trace_id, tuple(spans), tuple(samples), left_out)
+
+    async def spans_of(self, trace_ids: Sequence[str], *, spans_max: int) -> Sequence[Span]:
+        return await self._in_thread(lambda: self._lookups.spans_of(trace_ids, spans_max=spans_max))
 
     async def traces(self, wanted: TraceFilter) -> Sequence[TraceSummary]:
         return await self._in_thread(lambda: self._lookups.traces(wanted))

@@ -11,6 +11,7 @@ import numpy as np
 from vantage.core.batch import Batch
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.core.red_table import RedQuery, RedTable
+from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
 from vantage.core.turns import Turns
 from vantage.storage.embedded import thread_priority
@@ -196,6 +197,17 @@ class Queries:
                 tuple(sorted(samples, key=lambda sample: sample.time_ms)),
                 left_out=left_out,
             )
+
+        return await self._in_thread(run)
+
+    async def spans_of(self, trace_ids: Sequence[str], *, spans_max: int) -> Sequence[Span]:
+        def run() -> list[Span]:
+            if not trace_ids:
+                return []
+            with self._reader(self._budget(SEARCH_TIMEOUT_S), samples=False) as reader:
+                table, _ = reader.span_reader.spans_of_traces(trace_ids, rows_max=spans_max)
+                reader.budget.take(SPAN_NBYTES * min(len(table), spans_max))
+                return table.spans(np.arange(min(len(table), spans_max)))
 
         return await self._in_thread(run)
 
