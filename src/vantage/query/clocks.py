@@ -24,7 +24,7 @@ def clock_skews(tree: TraceTree) -> dict[int, int]:
     pending: list[tuple[Node, Node | None, int]] = [(root, None, 0) for root in tree.roots]
     while pending:
         node, parent, skew_ns = pending.pop()
-        if parent is not None and _process(node.span) != _process(parent.span):
+        if parent is not None and process_of(node.span) != process_of(parent.span):
             skew_ns = _skew_ns(node.span, parent.span, skew_ns)
         if abs(skew_ns) >= SKEW_NS_MIN:
             skews[id(node.span)] = skew_ns
@@ -38,12 +38,13 @@ def shifted(tree: TraceTree, skews: dict[int, int]) -> TraceTree:
         msgspec.structs.replace(node.span, start_ns=node.span.start_ns - skews.get(id(node.span), 0))
         for node in tree.walk()
     )
-    return build_tree(Trace(tree.trace_id, tuple(sorted(spans, key=lambda span: span.start_ns)), tree.samples))
+    ordered = tuple(sorted(spans, key=lambda span: span.start_ns))
+    return build_tree(Trace(tree.trace_id, ordered, tree.samples, tree.left_out))
 
 
 def _skew_ns(child: Span, parent: Span, parent_skew_ns: int) -> int:
     """Return how far the child's clock is ahead, given that of its parent."""
-    if child.kind is SpanKind.CONSUMER or parent.kind is SpanKind.PRODUCER:
+    if is_message(child, parent):
         return 0  # a message is received after it was sent, at any time
     parent_start_ns = parent.start_ns - parent_skew_ns
     early_ns = parent_start_ns - child.start_ns
@@ -55,5 +56,11 @@ def _skew_ns(child: Span, parent: Span, parent_skew_ns: int) -> int:
     return child.start_ns - (parent_start_ns + latency_ns)
 
 
-def _process(span: Span) -> tuple[str, str]:
+def process_of(span: Span) -> tuple[str, str]:
+    """Return what identifies the process of a span, whose clock it has."""
     return span.service_name, span.instance
+
+
+def is_message(child: Span, parent: Span) -> bool:
+    """Return whether the child received a message of its parent, which did not wait for it."""
+    return child.kind is SpanKind.CONSUMER or parent.kind is SpanKind.PRODUCER
