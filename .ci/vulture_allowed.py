@@ -77,3 +77,12 @@ _.is_silent
 # The template of the settings reads them.
 _.removed_nbytes
 _.settled_nbytes
+
+# The templates of traces read them.
+_.attribute_fields
+_.has_children
+_.hidden_errors
+_.is_match
+_.more_traits
+_.offset_ns
+_.traces_left_out

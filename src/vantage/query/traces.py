@@ -5,17 +5,30 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import msgspec
 
 from vantage.core.errors import InputError, NotFoundError
-from vantage.core.span import Span, SpanKind
+from vantage.core.span import DURATION_NS_MAX, SPAN_NAME_LENGTH_MAX, Span, SpanKind
+from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
 from vantage.storage.ports import ExemplarSample, Trace, TraceFilter, TraceSummary
 from vantage.storage.recent_spans import distinct_spans
+
+NAMES_MAX: Final = 100
+_NAMES_TRACES: Final = 100  # the latest, whose operations are listed
+_NAMES_SPANS: Final = 5000
+_NAMES_TTL_S: Final = 60.0
+_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?) ?(us|µs|ms|s|m|h|d|w)?")
+_UNIT_NS: Final = {
+    "us": 1000, "µs": 1000, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9,
+    "w": 604800 * 10**9,
+}  # fmt: skip
 
 
 class Node(msgspec.Struct, eq=False, gc=False):
@@ -76,6 +89,20 @@ async def find_trace(context: QueryContext, trace_id: str) -> Trace:
 async def services_with_spans(context: QueryContext) -> set[str]:
     """Return the names of the services that have spans."""
     return {stats.service for stats in await context.store.services_with_spans()}
+
+
+async def operations_of(context: QueryContext, time_range: TimeRange, *, service: str = "") -> list[str]:
+    """Return up to NAMES_MAX operations of a service, '' for any, in the latest traces; those of most spans first. Up
+    to a minute old, where there is a cache. Raises what the store raises."""
+
+    async def read() -> list[str]:
+        traces = await find_traces(context, TraceFilter(time_range, service=service, limit=_NAMES_TRACES))
+        spans = await context.store.spans_of([trace.trace_id for trace in traces], spans_max=_NAMES_SPANS)
+        counts = Counter(span.name for span in spans if service in ("", span.service_name))
+        return [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:NAMES_MAX]]
+
+    nbytes = NAMES_MAX * 4 * SPAN_NAME_LENGTH_MAX
+    return await context.cache.cached(("operations", service), read, ttl_s=_NAMES_TTL_S, nbytes=nbytes)
 
 
 async def trace_tree(context: QueryContext, trace_id: str) -> TraceTree:
@@ -212,6 +239,18 @@ def decode_cursor(text: str) -> tuple[int, str]:
     try:
         cursor = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
         start, _, trace_id = cursor.partition(".")
-        return int(start), trace_id
+        start_ns = int(start)
     except (ValueError, binascii.Error):
-        raise InputError("is not a cursor of this listing", field="cursor") from None
+        start_ns, trace_id = -1, ""
+    if not 0 <= start_ns < 2**63:
+        raise InputError("is not a cursor of this listing", field="cursor")
+    return start_ns, trace_id
+
+
+def parse_duration_ns(text: str, *, field: str) -> int:
+    """Return nanoseconds for ``250us``, ``1.5ms``, ``2s``, ``1m``, ``1h``; a bare number is in milliseconds. What is
+    longer than a span can be is as long as that and a bit more. Raises InputError."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise InputError("is not a duration: use 250us, 1.5ms, 2s or 1m", field=field)
+    return min(round(float(match[1]) * _UNIT_NS[match[2] or "ms"]), DURATION_NS_MAX + 1)

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from html import unescape
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from litestar import Litestar, Request, Response, get
@@ -424,49 +423,6 @@ async def test_a_trace_named_in_the_query_has_a_page_of_its_own(client: Client) 
     assert answer.headers["location"] == "/traces/a%3Ab"
 
 
-async def test_a_trace_is_a_waterfall_with_self_times_and_orphans_marked(client: Client, context: QueryContext) -> None:
-    spans = (
-        span("root"),
-        span("child", "root", duration_ns=20_000_000, attributes={"db.system": "sqlite"}),
-        span("lost", "gone", service="other"),
-    )
-    await write_batch(context, build_batch([], spans=spans))
-    page = (await client.get("/traces/t-1")).text
-    text = text_of(page)
-    assert "Self time 30 ms (60 %)" in text
-    assert "db.system sqlite" in text
-    assert "missing parent the span gone has not been received" in text
-    assert text.index("missing parent") < text.index("op lost")
-    assert "<h1>op root</h1>" in page
-    assert page.count('<details class="span">') == 3
-
-
-async def test_the_exception_of_a_span_is_shown_as_it_was_written(client: Client, context: QueryContext) -> None:
-    trace = "Traceback (most recent call last):\n  File \"<app>.py\", line 3, in pay\nKeyError: 'k'\n"
-    attributes = {"exception.type": "KeyError", "exception.message": "'k'", "exception.stacktrace": trace}
-    await write_batch(context, build_batch([], spans=(span("root", attributes=attributes),)))
-    page = (await client.get("/traces/t-1")).text
-    (written,) = re.findall(r"<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
-    assert unescape(written) == trace
-    assert "exception.type KeyError" in text_of(page)
-    assert page.count("Traceback") == 1
-
-
-async def test_clocks_that_disagree_are_marked_and_shifted_on_request(client: Client, context: QueryContext) -> None:
-    late = msgspec.structs.replace(
-        span("late", "root", service="other", duration_ns=30_000_000), start_ns=NOW_MS * 10**6
-    )
-    await write_batch(context, build_batch([], spans=(span("root"), late)))
-    page = (await client.get("/traces/t-1")).text
-    assert "clock 4.99 s ahead" in text_of(page)
-    assert "Starts after 5 s" in text_of(page)
-    assert 'href="?clocks=shifted"' in page
-    placed = text_of((await client.get("/traces/t-1?clocks=shifted")).text)
-    assert "ahead" not in placed
-    assert "Starts after 10 ms" in placed
-    assert "as if all clocks agreed" in placed
-
-
 async def test_samples_linked_to_a_trace_are_shown_with_it(client: Client, context: QueryContext) -> None:
     links = encode_exemplars(np.array([0], np.uint32), ["t-9"], ["s-9"])
     await write_batch(context, build_batch([(durations("api"), NOW_MS - 1000, 40.0)], exemplars=links))
@@ -481,23 +437,6 @@ async def test_an_unknown_trace_is_404(client: Client, trace_id: str) -> None:
     assert answer.status_code == 404
     assert "<script>a" not in answer.text
     assert "req-1" in answer.text
-
-
-async def test_a_trace_of_very_many_spans_is_cut_with_a_note(client: Client, context: QueryContext) -> None:
-    spans = tuple(span(f"s{i}", f"s{i - 1}" if i else "") for i in range(2100))
-    await write_batch(context, build_batch([], spans=spans))
-    page = (await client.get("/traces/t-1")).text
-    assert page.count('<details class="span">') == 1000
-    assert "1100 more spans are not drawn" in page
-    assert 'href="/api/traces/t-1"' in page
-
-
-async def test_lines_for_missing_parents_are_not_counted_as_spans(client: Client, context: QueryContext) -> None:
-    spans = tuple(span(f"s{i}", f"gone{i}") for i in range(700))
-    await write_batch(context, build_batch([], spans=spans))
-    page = (await client.get("/traces/t-1")).text
-    assert page.count('<details class="span">') == page.count('class="missing"') == 500
-    assert "200 more spans are not drawn" in page
 
 
 async def test_the_sign_in_page_preserves_the_target_and_shows_the_error(client: Client) -> None:

@@ -13,9 +13,18 @@ from litestar.params import Parameter
 
 from vantage.core.errors import InputError
 from vantage.core.sample import id_problem
-from vantage.core.timerange import parse_duration_ms
+from vantage.core.span import SPAN_NAME_LENGTH_MAX
 from vantage.query.context import QueryContext
-from vantage.query.traces import Node, TraceTree, decode_cursor, encode_cursor, find_trace, find_traces, trace_tree
+from vantage.query.traces import (
+    Node,
+    TraceTree,
+    decode_cursor,
+    encode_cursor,
+    find_trace,
+    find_traces,
+    parse_duration_ns,
+    trace_tree,
+)
 from vantage.storage.ports import ExemplarSample, Trace, TraceFilter
 from vantage.web.api.params import End, Start, examples, pair, problems, time_range
 from vantage.web.compression import GZIP_LEVEL
@@ -93,12 +102,17 @@ class TraceTreeOut(msgspec.Struct):
 async def list_traces(
     context: NamedDependency[QueryContext],
     service: Annotated[str, Parameter(description="A service that has spans in the trace.", max_length=255)] = "",
+    operation: Annotated[
+        str, Parameter(description="The name of a span, exactly.", max_length=SPAN_NAME_LENGTH_MAX)
+    ] = "",
     status: Annotated[Literal["", "unset", "ok", "error"], Parameter(description="The status of a span.")] = "",
     min_duration: Annotated[
-        str, Parameter(description="A span took at least this long: `250ms`, `1s`; a number is ms.", max_length=16)
+        str,
+        Parameter(description="A span took at least this long: `250us`, `1.5ms`, `1s`; or in ms.", max_length=16),
     ] = "",
     max_duration: Annotated[
-        str, Parameter(description="A span took at most this long: `250ms`, `1s`; a number is ms.", max_length=16)
+        str,
+        Parameter(description="A span took at most this long: `250us`, `1.5ms`, `1s`; or in ms.", max_length=16),
     ] = "",
     q: Annotated[
         str, Parameter(description="Part of an operation, an attribute value or a trace id.", max_length=200)
@@ -122,6 +136,7 @@ async def list_traces(
         TraceFilter(
             time_range=time_range(start, end, now_ms=context.present().now_ms),
             service=service,
+            operation=operation,
             status=status,
             min_duration_ns=_duration_ns(min_duration, "min_duration") or 0,
             max_duration_ns=_duration_ns(max_duration, "max_duration"),
@@ -150,7 +165,7 @@ async def list_traces(
 
 
 def _duration_ns(text: str, field: str) -> int | None:
-    return parse_duration_ms(text, field=field, default_unit="ms") * 1_000_000 if text else None
+    return parse_duration_ns(text, field=field) if text else None
 
 
 @get(

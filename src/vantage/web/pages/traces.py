@@ -1,25 +1,39 @@
-"""``/traces`` for people: search traces by service, status, duration, attribute and text."""
+"""``/traces`` for people: search traces, see how long they took, and what slow or failed ones have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from litestar import Request, Response
 from litestar.response import Redirect
 
-from vantage.core.errors import InputError
-from vantage.core.span import SpanStatus
-from vantage.core.timerange import parse_duration_ms
+from vantage.core.errors import BusyError, InputError, StoreTimeout
+from vantage.core.span import ATTRIBUTE_KEY_LENGTH_MAX, SPAN_NAME_LENGTH_MAX, SpanStatus
 from vantage.query.context import QueryContext
-from vantage.query.traces import decode_cursor, encode_cursor, find_traces, services_with_spans
-from vantage.storage.ports import TraceFilter
-from vantage.web.pages.ranges import read_range
-from vantage.web.render import segment, shared_page
+from vantage.query.trace_comparison import VALUE_LENGTH_MAX, Comparison, Target, Trait, compare_traces
+from vantage.query.traces import (
+    decode_cursor,
+    encode_cursor,
+    find_traces,
+    operations_of,
+    parse_duration_ns,
+    services_with_spans,
+)
+from vantage.storage.ports import TraceFilter, TraceSummary
+from vantage.web.pages.ranges import PageRange, read_range
+from vantage.web.render import colour, query_string, segment, shared_page
 
 PAGE: Final = 50
+DOTS_MAX: Final = 300
+ATTRIBUTES_MAX: Final = 8
 TEXT_LENGTH_MAX: Final = 200
+ATTRIBUTE_LENGTH_MAX: Final = ATTRIBUTE_KEY_LENGTH_MAX + 1 + VALUE_LENGTH_MAX
+TITLE_LENGTH_MAX: Final = 80  # of a name beside a dot
 STATUSES: Final = tuple(status.value for status in SpanStatus)
+TARGETS: Final[dict[str, Target]] = {"slow": "slow", "failed": "failed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +41,31 @@ class Search:
     """The fields of the form, as typed."""
 
     service: str
+    operation: str
     status: str
     min_duration: str
-    attribute: str
+    max_duration: str
+    attributes: tuple[str, ...]
     q: str
 
-    def state(self) -> dict[str, str]:
+    def state(self) -> dict[str, str | tuple[str, ...]]:
         return {
             "service": self.service,
+            "operation": self.operation,
             "status": self.status,
             "min_duration": self.min_duration,
-            "attribute": self.attribute,
+            "max_duration": self.max_duration,
+            "attribute": self.attributes,
             "q": self.q,
         }
 
     @property
     def is_narrow(self) -> bool:
         return any(self.state().values())
+
+    @property
+    def attribute_fields(self) -> tuple[str, ...]:
+        return (*self.attributes, "")[:ATTRIBUTES_MAX]
 
 
 async def traces_page(request: Request[Any, Any, Any], context: QueryContext) -> Response[Any]:
@@ -57,31 +79,14 @@ async def traces_page(request: Request[Any, Any, Any], context: QueryContext) ->
 async def _read(request: Request[Any, Any, Any], context: QueryContext) -> dict[str, Any]:
     params = request.query_params
     page_range = await read_range(request, context)
-    status = params.get("status", "")
-    search = Search(
-        service=params.get("service", ""),
-        status=status if status in STATUSES else "",
-        min_duration=params.get("min_duration", "").strip(),
-        attribute=params.get("attribute", "").strip()[:TEXT_LENGTH_MAX],
-        q=params.get("q", "").strip()[:TEXT_LENGTH_MAX],
-    )
+    search = _search(request)
     problems: dict[str, str] = {}
-    problems["min_duration"], min_duration_ns = _min_duration_ns(search.min_duration)
-    problems["attribute"], attributes = _attributes(search.attribute)
     cursor = params.get("cursor", "")
-    summaries = await find_traces(
-        context,
-        TraceFilter(
-            page_range.time_range,
-            service=search.service,
-            status=search.status,
-            min_duration_ns=min_duration_ns,
-            text=search.q,
-            attributes=attributes,
-            limit=PAGE,
-            before=decode_cursor(cursor) if cursor else None,
-        ),
-    )
+    wanted = _filter(search, page_range, problems, cursor)
+    target = TARGETS.get(params.get("compare", ""))
+    latest = await find_traces(context, wanted)
+    shown = [trace for trace in latest if wanted.max_duration_ns is None or trace.duration_ns <= wanted.max_duration_ns]
+    comparison, comparison_problem = await _compared(context, wanted, target)
     services = await services_with_spans(context)
     return {
         "section": "traces",
@@ -90,28 +95,123 @@ async def _read(request: Request[Any, Any, Any], context: QueryContext) -> dict[
         "problems": problems,
         "statuses": STATUSES,
         "text_length_max": TEXT_LENGTH_MAX,
+        "attribute_length_max": ATTRIBUTE_LENGTH_MAX,
+        "name_length_max": SPAN_NAME_LENGTH_MAX,
         "services": sorted(services | ({search.service} - {""})),
-        "traces": summaries,
-        "longest_ns": max((trace.duration_ns for trace in summaries), default=0),
+        "operations": await _operations(context, page_range, search.service),
+        "traces": shown[:PAGE],
+        "dots": _dots(shown),
+        "dot_count": len(shown),
+        "latest_count": len(latest),
+        "is_cut": len(latest) == DOTS_MAX,
+        "longest_ns": max((trace.duration_ns for trace in shown[:PAGE]), default=0),
         "base_url": str(request.base_url).rstrip("/"),
         "cursor": cursor,
-        "next_cursor": encode_cursor(summaries[-1]) if len(summaries) == PAGE else "",
+        "next_cursor": _next_cursor(latest, shown),
+        "target": target or "",
+        "comparison": comparison,
+        "comparison_problem": comparison_problem,
+        "trait_url": lambda trait: _trait_url(trait, search, page_range),
     }
 
 
-def _attributes(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Return a problem of the text, '' for none, and its condition."""
-    if not text:
-        return "", ()
-    key, colon, value = (part.strip() for part in text.partition(":"))
-    return ("", ((key, value),)) if key and colon else ("write a key and its value, as in http.route:/pay", ())
+def _search(request: Request[Any, Any, Any]) -> Search:
+    params = request.query_params
+    status = params.get("status", "")
+    attributes = dict.fromkeys(text.strip()[:ATTRIBUTE_LENGTH_MAX] for text in params.getall("attribute", []))
+    return Search(
+        service=params.get("service", ""),
+        operation=params.get("operation", "").strip()[:SPAN_NAME_LENGTH_MAX],
+        status=status if status in STATUSES else "",
+        min_duration=params.get("min_duration", "").strip()[:TEXT_LENGTH_MAX],
+        max_duration=params.get("max_duration", "").strip()[:TEXT_LENGTH_MAX],
+        attributes=tuple(text for text in attributes if text)[:ATTRIBUTES_MAX],
+        q=params.get("q", "").strip()[:TEXT_LENGTH_MAX],
+    )
 
 
-def _min_duration_ns(text: str) -> tuple[str, int]:
-    """Return a problem of the text, '' for none, and the duration; a number without unit is in milliseconds."""
-    if not text:
-        return "", 0
+def _filter(search: Search, page_range: PageRange, problems: dict[str, str], cursor: str) -> TraceFilter:
+    """Return the filter of a search; what is invalid narrows nothing and has an entry in ``problems``."""
+    durations: dict[str, int] = {}
+    for name, text in (("min_duration", search.min_duration), ("max_duration", search.max_duration)):
+        problems[name] = ""
+        try:
+            if text:
+                durations[name] = parse_duration_ns(text, field=name)
+        except InputError as error:
+            problems[name] = error.reason
+    pairs = [tuple(part.strip() for part in text.partition(":")[::2]) for text in search.attributes]
+    if any(not key or ":" not in text for (key, _), text in zip(pairs, search.attributes, strict=True)):
+        problems["attribute"] = "write a key and its value, as in http.route:/pay"
+    else:
+        problems["attribute"] = ""
+    return TraceFilter(
+        page_range.time_range,
+        service=search.service,
+        operation=search.operation,
+        status=search.status,
+        min_duration_ns=durations.get("min_duration", 0),
+        max_duration_ns=durations.get("max_duration"),
+        text=search.q,
+        attributes=tuple((key, value) for key, value in pairs if key) if not problems["attribute"] else (),
+        limit=DOTS_MAX,
+        before=decode_cursor(cursor) if cursor else None,
+    )
+
+
+def _next_cursor(latest: Sequence[TraceSummary], shown: Sequence[TraceSummary]) -> str:
+    """Return where the next page begins: after the last row, or after all that was read where few of it match."""
+    if len(shown) > PAGE:
+        return encode_cursor(shown[PAGE - 1])
+    return encode_cursor(latest[-1]) if len(latest) == DOTS_MAX else ""
+
+
+def _dots(traces: Sequence[TraceSummary]) -> str:
+    """Return JSON for the script that draws them, a line for each trace: start in ms, duration in ns, errors, id, class
+    of the colour, service and operation. Every line ends with a comma, so that a new one changes no other."""
+    lines = [
+        msgspec.json.encode(
+            (
+                trace.start_ns // 1_000_000,
+                trace.duration_ns,
+                trace.errors,
+                trace.trace_id,
+                colour(trace.root_service),
+                trace.root_service[:TITLE_LENGTH_MAX],
+                trace.root_name[:TITLE_LENGTH_MAX],
+            )
+        ).decode()
+        for trace in traces
+    ]
+    return "\n".join(["[", *(f"{line}," for line in lines), "null]"])
+
+
+async def _operations(context: QueryContext, page_range: PageRange, service: str) -> list[str]:
+    """Return names to choose from; none where reading them takes too much."""
     try:
-        return "", parse_duration_ms(text, field="min_duration", default_unit="ms") * 1_000_000
-    except InputError as error:
-        return error.reason, 0
+        return await operations_of(context, page_range.time_range, service=service)
+    except (BusyError, InputError, StoreTimeout):
+        return []
+
+
+async def _compared(context: QueryContext, wanted: TraceFilter, target: Target | None) -> tuple[Comparison | None, str]:
+    if target is None:
+        return None, ""
+    try:
+        return await compare_traces(context, wanted, target), ""
+    except (BusyError, InputError, StoreTimeout) as error:
+        return None, str(error)
+
+
+def _trait_url(trait: Trait, search: Search, page_range: PageRange) -> str:
+    """Return the search with a trait added. Conditions are for one span: a trait that no matching span has replaces
+    them."""
+    state: dict[str, Any] = dict(search.state()) if trait.narrows else {}
+    if trait.kind == "service":
+        state["service"] = trait.name
+    elif trait.kind == "operation":
+        state |= {"operation": trait.name, "service": trait.value}
+    else:
+        attributes = dict.fromkeys((*state.get("attribute", ()), f"{trait.name}:{trait.value}"))
+        state["attribute"] = tuple(attributes)[-ATTRIBUTES_MAX:]
+    return f"/traces{query_string(state, **page_range.state)}"

@@ -1,93 +1,130 @@
-"""Lay out a trace: one line per span, its bar in percent of the trace."""
+"""Lay out a page of a trace: one line per span, its bar and the critical path in percent of what is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 from vantage.core.span import Span
-from vantage.query.traces import Node, TraceTree
-from vantage.storage.ports import ExemplarSample
+from vantage.query.trace_index import TraceIndex
+from vantage.query.trace_window import Line, Window
 
-LINES_MAX: Final = 1000  # a line is 2 KB of HTML and takes about 0.1 ms
 INDENT_MAX: Final = 16  # classes d0 … d16 of the style sheet
 BAR_WIDTH_MIN: Final = 0.25
+MARKS_MAX: Final = 24  # stretches of the critical path that are drawn on a bar
+_MARKS_WIDTH_MIN: Final = 0.2
 _TICKS: Final = (0, 25, 50, 75, 100)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A span, or with ``span`` None a parent that never arrived (``missing_id``)."""
+class Bar:
+    """A line as it is drawn. ``missing_id``: the span's parent, and that of those below, never arrived, and is marked
+    above it. ``marks`` are the stretches of the critical path, as pairs of x and width."""
 
+    line: Line
+    key: str
+    span: Span
+    indent: int
     depth: int
-    span: Span | None
-    missing_id: str = ""
-    self_ns: int = 0
-    offset_ns: int = 0
-    skew_ns: int = 0  # by how much the span's clock is ahead
-    x: str = "0%"
-    width: str = "0%"
-    samples: tuple[ExemplarSample, ...] = ()
-
-    @property
-    def indent(self) -> int:
-        return min(self.depth, INDENT_MAX)
+    self_ns: int
+    path_ns: int
+    offset_ns: int
+    skew_ns: int  # by how much the span's clock is ahead
+    x: str
+    width: str
+    marks: tuple[tuple[str, str], ...]
+    missing_id: str
+    has_children: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """``ticks`` are ``(percent, nanoseconds)``; ``omitted`` spans are not drawn."""
+    """``ticks`` are ``(percent, nanoseconds from the trace's start)``; ``indented`` levels are left of the page."""
 
-    lines: list[Line]
+    bars: list[Bar]
     ticks: list[tuple[int, float]]
-    omitted: int
+    indented: int
 
 
-def waterfall(tree: TraceTree, skews: Mapping[int, int]) -> Waterfall:
-    """Lay out a trace, with the skews of its spans' clocks by their ``id()``. Orphans are below a marked line for their
-    missing parent, one line per parent."""
-    samples: dict[str, list[ExemplarSample]] = {}
-    for sample in tree.samples:
-        if sample.span_id:
-            samples.setdefault(sample.span_id, []).append(sample)
-    lines = [
-        Line(0, None, item)
-        if isinstance(item, str)
-        else _line(tree, *item, samples.get(item[0].span.span_id, ()), skews.get(id(item[0].span), 0))
-        for item in islice(_drawing_order(tree), LINES_MAX)
+def waterfall(index: TraceIndex, window: Window, skews: Mapping[int, int], *, root: str = "") -> Waterfall:
+    """Lay out a page of lines over the time of the trace, or of the subtree of the span with the key ``root``. The
+    skews of the spans' clocks are by their ``id()``."""
+    start_ns, length_ns = _extent(index, root)
+    marks = _marks(index, [line.position for line in window.lines], start_ns, length_ns)
+    indented = min((index.depth[line.position] for line in window.lines), default=0)
+    bars = []
+    for line in window.lines:
+        node = index.nodes[line.position]
+        span = node.span
+        depth = index.depth[line.position]
+        x = min(max(0.0, (span.start_ns - start_ns) / length_ns * 100), 100 - BAR_WIDTH_MIN)
+        width = max(BAR_WIDTH_MIN, span.duration_ns / length_ns * 100)
+        bars.append(
+            Bar(
+                line=line,
+                key=index.keys[line.position],
+                span=span,
+                indent=min(depth - indented, INDENT_MAX),
+                depth=depth,
+                self_ns=node.self_ns,
+                path_ns=index.path_ns[line.position],
+                offset_ns=span.start_ns - index.tree.start_ns,
+                skew_ns=skews.get(id(span), 0),
+                x=_percent(x),
+                width=_percent(min(width, 100 - x)),
+                marks=tuple((_percent(left), _percent(size)) for left, size in marks.get(line.position, ())),
+                missing_id=index.missing.get(line.position, ""),
+                has_children=index.size[line.position] > 1,
+            )
+        )
+    ticks = [(percent, start_ns - index.tree.start_ns + length_ns * percent / 100) for percent in _TICKS]
+    return Waterfall(bars, ticks, indented)
+
+
+def _extent(index: TraceIndex, root: str) -> tuple[int, int]:
+    """Return start and length in nanoseconds of what is drawn."""
+    position = index.positions.get(root, -1)
+    if position < 0:
+        return index.tree.start_ns, max(1, index.tree.duration_ns)
+    spans = [node.span for node in index.nodes[position : position + index.size[position]]]
+    start_ns = min(span.start_ns for span in spans)
+    return start_ns, max(1, max(span.start_ns + span.duration_ns for span in spans) - start_ns)
+
+
+def _marks(
+    index: TraceIndex, positions: Iterable[int], start_ns: int, length_ns: int
+) -> dict[int, list[tuple[float, float]]]:
+    """Return x and width of the path's stretches in the spans at the positions, in percent. Stretches that are close
+    are drawn as one."""
+    drawn = {id(index.nodes[position]): position for position in positions if index.path_ns[position]}
+    stretches: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
+    for node, from_ns, to_ns in index.path:
+        position = drawn.get(id(node))
+        if position is not None:
+            left, right = ((at_ns - start_ns) / length_ns * 100 for at_ns in (from_ns, to_ns))
+            stretches[position].append((max(0.0, left), min(100.0, right)))
+    return {position: _merged(pairs) for position, pairs in stretches.items()}
+
+
+def _merged(pairs: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return at most MARKS_MAX pairs of x and width of pairs of x and end, which are in order."""
+    gap = 0.1
+    while True:
+        merged: list[tuple[float, float]] = []
+        for left, right in pairs:
+            if merged and left - merged[-1][1] <= gap:
+                merged[-1] = (merged[-1][0], right)
+            else:
+                merged.append((left, right))
+        if len(merged) <= MARKS_MAX:
+            break
+        pairs, gap = merged, gap * 2
+    return [
+        (min(left, 100 - _MARKS_WIDTH_MIN), max(right - left, _MARKS_WIDTH_MIN)) for left, right in merged if right > 0
     ]
-    ticks = [(percent, tree.duration_ns * percent / 100) for percent in _TICKS]
-    return Waterfall(lines, ticks, tree.span_count - sum(line.span is not None for line in lines))
 
 
-def _drawing_order(tree: TraceTree) -> Iterator[tuple[Node, int] | str]:
-    """Yield nodes in drawing order, each with its additional depth, or the id of a missing parent."""
-    missing: dict[str, list[Node]] = {}
-    for root in tree.roots:
-        if root.orphan:
-            missing.setdefault(root.span.parent_span_id, []).append(root)
-        else:
-            yield from ((node, 0) for node in root.walk())
-    for parent_id, nodes in missing.items():
-        yield parent_id
-        for top in nodes:
-            yield from ((node, 1) for node in top.walk())
-
-
-def _line(tree: TraceTree, node: Node, extra_depth: int, samples: Sequence[ExemplarSample], skew_ns: int) -> Line:
-    total_ns = max(1, tree.duration_ns)
-    offset_ns = node.span.start_ns - tree.start_ns
-    width = max(BAR_WIDTH_MIN, node.span.duration_ns / total_ns * 100)
-    x = min(offset_ns / total_ns * 100, 100 - BAR_WIDTH_MIN)
-    return Line(
-        depth=node.depth + extra_depth,
-        span=node.span,
-        self_ns=node.self_ns,
-        offset_ns=offset_ns,
-        skew_ns=skew_ns,
-        x=f"{x:.3f}%",
-        width=f"{min(width, 100 - x):.3f}%",
-        samples=tuple(samples),
-    )
+def _percent(number: float) -> str:
+    return f"{number:.2f}%"
