@@ -269,6 +269,21 @@ async def test_closing_ends_the_queries_that_run(opened: Open) -> None:
         await running
 
 
+async def test_of_a_trace_with_too_many_spans_the_first_are_shown(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "TRACE_SPANS_MAX", 10)
+    async with opened() as store:
+        for remainder in (2, 0, 3, 1):  # three parts and the head, each with spans of all times; the root comes second
+            spans = [a_span("t1", f"s{i:02}", start_ms=NOW_MS - 1000 + i) for i in range(remainder, 40, 4)]
+            await store.write(Batch(spans=tuple(spans)))
+            if remainder != 1:
+                await store.seal()
+        trace = await store.trace("t1")
+        assert [span.span_id for span in trace.spans] == [f"s{i:02}" for i in range(10)]
+        assert trace.left_out == 30
+
+
 async def test_a_trace_with_too_many_spans_says_how_many_are_left_out(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

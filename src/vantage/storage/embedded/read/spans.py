@@ -208,37 +208,62 @@ class SpanReader:
         )
 
     def spans_of_traces(self, trace_ids: Collection[str], *, rows_max: int | None = None) -> tuple[SpanTable, int]:
-        """Return the spans of the given traces, and how many are left out beyond ``rows_max``, which are mostly the
-        latest."""
+        """Return the spans of the given traces, and how many are left out: beyond ``rows_max`` the latest."""
         unsealed = spans_of_traces(self._access.span_blocks(), trace_ids)
-        tables: list[SpanTable] = []
-        left_out = selected = 0
         hashes = np.unique(truncate_hash(hash_ids(encode_ids(list(trace_ids)))))
-        ids = {trace_id.encode() for trace_id in trace_ids}
+        blocks: list[tuple[Segment, int, I64]] = []
         for segment in self._access.pinned.snapshot.samples.values():
             entries: list[tuple[I64, I64]] = []
-            for blocks, rows in self._access.read(segment, self._find, segment, hashes):
+            for entry in self._access.read(segment, self._find, segment, hashes):
                 self._access.tick()
-                room = len(rows) if rows_max is None else max(0, rows_max - selected)
-                selected += min(room, len(rows))
-                left_out += max(0, len(rows) - room)
-                if room:
-                    entries.append((blocks[:room], rows[:room]))
-            for block_id, rows in _by_block(entries):
-                self._access.tick()
-                table = self._block(segment, block_id, again=True)
-                if table is not None:
-                    picked = [row for row in rows.tolist() if bytes(table.trace_id[row]) in ids]
-                    if picked:
-                        self._access.budget.take(table.nbytes * len(picked) // len(table))
-                        tables.append(table.take(np.array(picked, np.int64)))
-        if rows_max is not None and selected + len(unsealed) > rows_max:
-            unsealed.sort(key=lambda span: span.start_ns)
-            left_out += len(unsealed) - max(0, rows_max - selected)
-            unsealed = unsealed[: max(0, rows_max - selected)]
+                entries.append(entry)
+            blocks += [(segment, block_id, rows) for block_id, rows in _by_block(entries)]
+        total = len(unsealed) + sum(len(rows) for *_, rows in blocks)
+        if rows_max is None or total <= rows_max:
+            tables = [table for block in blocks if (table := self._of_traces(*block, trace_ids)) is not None]
+            left_out = 0
+        else:
+            unsealed = sorted(unsealed, key=lambda span: span.start_ns)[:rows_max]
+            tables = [self._first_of_traces(blocks, trace_ids, rows_max)]
+            left_out = total - rows_max
         if unsealed:
             tables.append(build_span_table(unsealed))
-        return (self._drop_hidden(concat_span_tables(tables)) if tables else NO_SPANS), left_out
+        table = concat_span_tables(tables) if tables else NO_SPANS
+        return self._drop_hidden(table if rows_max is None else _first_rows(table, rows_max)), left_out
+
+    def _first_of_traces(
+        self, blocks: Sequence[tuple[Segment, int, I64]], trace_ids: Collection[str], rows_max: int
+    ) -> SpanTable:
+        """Return the ``rows_max`` spans of the traces that start first. Blocks are read in the order of their
+        first start, as long as one of their spans may be among those; they may overlap in time."""
+        first_ms = [
+            next(self._access.read(segment, _first_ms_of, block_id), TIME_MS_MAX) for segment, block_id, _ in blocks
+        ]
+        tables: list[SpanTable] = []
+        rows_read, last_ns = 0, TIME_MS_MAX * 1_000_000
+        for first, (segment, block_id, rows) in sorted(zip(first_ms, blocks, strict=True), key=lambda entry: entry[0]):
+            if first * 1_000_000 > last_ns:
+                break
+            table = self._of_traces(segment, block_id, rows, trace_ids)
+            if table is None:
+                continue
+            tables.append(table)
+            rows_read += len(table)
+            if rows_read >= rows_max:
+                tables = [_first_rows(concat_span_tables(tables), rows_max)]
+                rows_read, last_ns = rows_max, int(tables[0].start_ns.max())
+        return concat_span_tables(tables)
+
+    def _of_traces(self, segment: Segment, block_id: int, rows: I64, trace_ids: Collection[str]) -> SpanTable | None:
+        """Return the rows of a block that are of the traces: a few may have other ids of the same hash."""
+        self._access.tick()
+        table = self._block(segment, block_id, again=True)
+        ids = {trace_id.encode() for trace_id in trace_ids}
+        picked = [row for row in rows.tolist() if bytes(table.trace_id[row]) in ids] if table is not None else []
+        if table is None or not picked:
+            return None
+        self._access.budget.take(table.nbytes * len(picked) // len(table))
+        return table.take(np.array(picked, np.int64))
 
     def _find(self, db: sqlite3.Connection, segment: Segment, hashes: I64) -> Iterator[tuple[I64, I64]]:
         """Yield blocks and rows of the spans whose trace ids have the hashes."""
@@ -259,6 +284,11 @@ def _end_ns(last_ms: int) -> int:
     return last_ms * 1_000_000 + 999_999
 
 
+def _first_rows(table: SpanTable, rows_max: int) -> SpanTable:
+    """Return the rows that start first, ascending, where a table has more than ``rows_max``."""
+    return table if len(table) <= rows_max else table.take(np.argsort(table.start_ns, kind="stable")[:rows_max])
+
+
 def _by_block(entries: Sequence[tuple[I64, I64]]) -> Iterator[tuple[int, I64]]:
     """Yield each block with its rows, in ascending order."""
     if not entries:
@@ -273,3 +303,7 @@ def _by_block(entries: Sequence[tuple[I64, I64]]) -> Iterator[tuple[int, I64]]:
 
 def _blocks_of(db: sqlite3.Connection, part: int) -> Iterator[tuple[int, int, int, int, str, int]]:
     return iter(db.execute(_BLOCKS, (part,)).fetchall())
+
+
+def _first_ms_of(db: sqlite3.Connection, block_id: int) -> Iterator[int]:
+    return (first_ms for (first_ms,) in db.execute("SELECT first_ms FROM span_block WHERE id=?", (block_id,)))
