@@ -6,6 +6,7 @@ Position 0 is the first span that is drawn. The subtree of position i is ``range
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,15 +37,15 @@ class TraceIndex:
 
     tree: TraceTree
     nodes: list[Node]
-    parent: list[int]
-    size: list[int]
-    depth: list[int]
+    parent: array[int]
+    size: array[int]
+    depth: array[int]
     missing: dict[int, str]
-    errors_before: list[int]
+    errors_before: array[int]
     keys: list[str]
     positions: dict[str, int]
     path: list[PathPart]
-    path_ns: list[int]
+    path_ns: array[int]
     shares: list[TimeShare]
     idle_ns: int
 
@@ -116,15 +117,15 @@ def index_trace(tree: TraceTree) -> TraceIndex:
     return TraceIndex(
         tree=tree,
         nodes=nodes,
-        parent=parent,
-        size=size,
-        depth=depth,
+        parent=array("q", parent),
+        size=array("q", size),
+        depth=array("q", depth),
         missing=missing,
-        errors_before=list(accumulate((node.span.is_error for node in nodes), initial=0)),
+        errors_before=array("q", accumulate((node.span.is_error for node in nodes), initial=0)),
         keys=keys,
         positions={key: position for position, key in enumerate(keys)},
         path=path,
-        path_ns=[spent.get(id(node), 0) for node in nodes],
+        path_ns=array("q", [spent.get(id(node), 0) for node in nodes]),
         shares=shares,
         idle_ns=idle_ns,
     )
