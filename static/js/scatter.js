@@ -133,7 +133,8 @@
     const { paddingLeft, paddingRight } = getComputedStyle(element);
     const width = element.clientWidth - Number.parseFloat(paddingLeft) - Number.parseFloat(paddingRight);
     const key = `${width} ${start} ${end} ${scatter}`;
-    if (width <= 0 || drawn.get(element) === key || element.querySelector(".scatter-selection:not([width='0'])")) return;
+    // What the pointer is on stays as it is: a trace must not move away from under it.
+    if (width <= 0 || drawn.get(element) === key || element.querySelector("svg:hover")) return;
     drawn.set(element, key);
     const dots = JSON.parse(scatter)
       .filter((dot) => dot)
@@ -147,6 +148,7 @@
     for (const dot of [...dots].sort((a, b) => (a.errors > 0) - (b.errors > 0))) svg.append(mark(dot, scale));
     svg.append(selection);
     listen(svg, selection, scale, dots, width);
+    svg.addEventListener("pointerleave", () => setTimeout(draw, 0, element));
     element.replaceChildren(svg);
   };
 

@@ -144,6 +144,13 @@ async def test_the_exception_of_a_span_is_shown_as_it_was_written(client: Client
     assert text_of(page).index("Stack trace") < text_of(page).index("exception.type KeyError")
 
 
+@pytest.mark.parametrize("name", ["exception.type", "exception.message", "exception.stacktrace"])
+async def test_an_exception_may_lack_parts(client: Client, context: QueryContext, name: str) -> None:
+    await fill(context, span("root", attributes={name: "KeyError"}, status=SpanStatus.ERROR))
+    assert "1 failed span" in text_of(await page_of(client))
+    assert "KeyError" in text_of(await page_of(client, "?span=root"))
+
+
 async def test_the_critical_path_is_marked_and_summed_up(client: Client, context: QueryContext) -> None:
     await fill(
         context,
