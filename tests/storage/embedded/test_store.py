@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query
+from tests.support.samples import NOW_MS, MovedClock, a_batch, a_series, a_span, count_query, last_hours
 from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch, build_batch
 from vantage.core.errors import BusyError, DataFolderInUse, FormatTooNew, StartupError, StoreUnavailable
 from vantage.core.exemplars import encode_exemplars
 from vantage.storage.embedded import queries
 from vantage.storage.embedded.offline.folder_reader import ReadOnlyFolder
+from vantage.storage.embedded.read import trace_search
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.embedded.write.journal import FORMAT, check_journal
-from vantage.storage.ports import Selector
+from vantage.storage.ports import Selector, TraceFilter
 from vantage.storage.recent_batch_ids import RecentBatchIds
 from vantage.vql.text.compile import compile_query
 
@@ -267,6 +268,20 @@ async def test_closing_ends_the_queries_that_run(opened: Open) -> None:
         await asyncio.sleep(0.05)  # in its thread by now; were it not, it would end all the same
     with pytest.raises(StoreUnavailable):
         await running
+
+
+async def test_a_listed_trace_with_too_many_spans_leaves_others_theirs(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_search, "LISTED_SPANS_MAX", 10)
+    large = [a_span("large", f"s{i}", start_ms=NOW_MS - 2000 + i) for i in range(50)]
+    small = [a_span(f"t{n:02}", f"s{i}", start_ms=NOW_MS - 1000 + n) for n in range(40) for i in range(3)]
+    async with opened() as store:
+        for _ in ("unsealed", "sealed"):
+            await store.write(Batch(spans=(*large, *small)))
+            listed = {trace.trace_id: trace.spans for trace in await store.traces(TraceFilter(last_hours(), limit=99))}
+            assert listed == {"large": 10, **{f"t{n:02}": 3 for n in range(40)}}
+            await store.seal()
 
 
 async def test_of_a_trace_with_too_many_spans_the_first_are_shown(

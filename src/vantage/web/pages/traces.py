@@ -104,7 +104,7 @@ async def _read(request: Request[Any, Any, Any], context: QueryContext) -> dict[
         "dot_count": len(shown),
         "latest_count": len(latest),
         "is_cut": len(latest) == DOTS_MAX,
-        "drawn_from_ms": latest[-1].start_ns // 1_000_000 if len(latest) == DOTS_MAX else page_range.time_range.start_ms,
+        "drawn_from_ms": latest[-1].start_ns // 10**6 if len(latest) == DOTS_MAX else page_range.time_range.start_ms,
         "longest_ns": max((trace.duration_ns for trace in shown[:PAGE]), default=0),
         "base_url": str(request.base_url).rstrip("/"),
         "cursor": cursor,

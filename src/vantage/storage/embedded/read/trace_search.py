@@ -7,13 +7,14 @@ from typing import Final
 import numpy as np
 
 from vantage.core.idhash import decode_ids
-from vantage.core.span_table import SpanTable, concat_span_tables
+from vantage.core.span_table import SpanTable
 from vantage.storage.embedded.read.spans import SpanReader
 from vantage.storage.ports import TraceFilter, TraceSummary
-from vantage.storage.trace_summary import latest_summaries, matching_rows, summarize_traces
+from vantage.storage.trace_summary import matching_rows, summarize_traces
 
 TRACES_PER_READ: Final = 64
-LISTED_SPANS_MAX: Final = 100_000  # that the traces of one page are summed up from; of more the first
+LISTED_SPANS_MAX: Final = 100_000  # of one read; of a trace with more the first ones are summed up
+_SPLIT: Final = 16
 
 
 def latest_traces(source: SpanReader, wanted: TraceFilter) -> list[TraceSummary]:
@@ -31,7 +32,8 @@ def latest_traces(source: SpanReader, wanted: TraceFilter) -> list[TraceSummary]
         unread_ns = (blocks[index + 1][0] + 1) * 1_000_000 if index + 1 < len(blocks) else -1
         if latest.is_complete(unread_ns):
             break
-    return latest_summaries(concat_span_tables(latest.tables), wanted)
+    latest.summaries.sort(key=lambda summary: (summary.start_ns, summary.trace_id), reverse=True)
+    return latest.summaries[: wanted.limit]
 
 
 class _LatestTraces:
@@ -42,8 +44,8 @@ class _LatestTraces:
         self._filter = wanted
         self._bounds: dict[str, int] = {}  # of traces not read yet
         self._known: set[str] = set()
-        self._starts: list[int] = []  # of those read, after ``before``; the latest first
-        self.tables: list[SpanTable] = []
+        self._starts: list[int] = []  # of ``summaries``, the latest first
+        self.summaries: list[TraceSummary] = []  # of traces that were read and sort after ``before``
 
     def add(self, table: SpanTable) -> None:
         rows = matching_rows(table, self._filter)
@@ -62,17 +64,28 @@ class _LatestTraces:
             later = sorted(self._bounds.items(), key=lambda entry: -entry[1])
             if len(self._starts) >= limit and self._starts[limit - 1] > later[0][1]:
                 break
-            self._read([trace_id for trace_id, _ in later[:TRACES_PER_READ]])
+            wanted = max(TRACES_PER_READ, limit - len(self._starts))  # each read looks through every block of the head
+            self._read([trace_id for trace_id, _ in later[:wanted]])
         return len(self._starts) >= limit and self._starts[limit - 1] > unread_ns
 
     def _read(self, trace_ids: list[str]) -> None:
-        table, _ = self._source.spans_of_traces(trace_ids, rows_max=LISTED_SPANS_MAX)
-        self.tables.append(table)
-        before = self._filter.before
-        for summary in summarize_traces(table):
-            if before is None or (summary.start_ns, summary.trace_id) < before:
-                self._starts.append(summary.start_ns)
+        pending = [trace_ids]
+        while pending:
+            part = pending.pop()
+            table, left_out = self._source.spans_of_traces(part, rows_max=LISTED_SPANS_MAX)
+            if left_out and len(part) > 1:  # a large trace must not leave others without spans
+                size = -(-len(part) // _SPLIT)
+                pending += [part[start : start + size] for start in range(0, len(part), size)]
+            else:
+                self._sum_up(table)
         self._starts.sort(reverse=True)
         for trace_id in trace_ids:
             del self._bounds[trace_id]
             self._known.add(trace_id)
+
+    def _sum_up(self, table: SpanTable) -> None:
+        before = self._filter.before
+        for summary in summarize_traces(table):
+            if before is None or (summary.start_ns, summary.trace_id) < before:
+                self._starts.append(summary.start_ns)
+                self.summaries.append(summary)
