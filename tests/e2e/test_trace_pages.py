@@ -9,23 +9,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.e2e.test_browser import ARGUMENTS, CHROMIUM, DESKTOP, PHONE, looking
+from tests.support.browser import chromium, looking, needs_chromium
 from tests.support.server import Server, serving
 
 SPANS = 1500
 ERRORS = {400, 900}
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +147,9 @@ def test_a_link_to_a_span_opens_what_is_above_it(browser: Browser, server: Serve
         expect(page.locator("#span-s1499")).to_be_in_viewport()
 
 
-@pytest.mark.parametrize("size", ["desktop", "phone"])
-def test_without_javascript_lines_are_opened_by_buttons(browser: Browser, server: Server, size: str) -> None:
-    with looking(browser, java_script_enabled=False, viewport=DESKTOP if size == "desktop" else PHONE) as page:
+@pytest.mark.parametrize("width", [1280, 375])
+def test_without_javascript_lines_are_opened_by_buttons(browser: Browser, server: Server, width: int) -> None:
+    with looking(browser, java_script_enabled=False, viewport={"width": width, "height": 800}) as page:
         page.goto(server.url + "/traces/large")
         page.locator("#span-s0 .fold").click()
         expect(lines(page)).to_have_count(1)
