@@ -218,7 +218,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["auto", "json", "console"], _doc("auto: readable on a terminal, JSON lines otherwise.")
     ] = "auto"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("The least severe level logged.")] = "info"
-    debug: Annotated[bool, _doc("Log every request, and at level debug.")] = False
+    debug: Annotated[bool, _doc("Log every request, and at level debug; and show `/styleguide`.")] = False
 
     @property
     def listens_beyond_loopback(self) -> bool:

@@ -281,6 +281,7 @@ def build_parts(
         static=resources.static_dir(),
         version=__version__,
         websockets_max=settings.websockets_max,
+        debug=settings.debug,
     )
     asgi = EdgeMiddleware(
         ingest=ingest,

@@ -4,10 +4,12 @@ quiet, nothing serious is wrong with it for those who cannot see or use a mouse,
 from __future__ import annotations
 
 import gzip
+import random
 import re
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -20,6 +22,7 @@ pytestmark = needs_chromium
 
 AXE = "axe-core@4.14.1"
 FOLLOW_MS = 3000
+DEBUG = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_DEBUG": "true", "VANTAGE_LOG_LEVEL": "warning"}
 WIDTHS = (1440, 820, 390)
 HOSTILE = [
     "<b onmouseover=window.attacked=1>bold</b>",
@@ -44,6 +47,10 @@ PAGES = {
     "settings": "/settings",
     "pipeline": "/pipeline",
     "hostile trace": "/traces/hostile",
+    "style guide": "/styleguide",
+    "what slow traces have in common": "/traces?range=1h&compare=slow",
+    "flame graph": "TRACE?view=flame",
+    "search in a trace": "TRACE?q=cart&only=errors",
     "not there": "/nowhere",
     "login": "/login",
 }
@@ -59,7 +66,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("pages") / "data", environ={"VANTAGE_INGEST_RATE_LIMIT": "0"}) as server:
+    with serving(tmp_path_factory.mktemp("pages") / "data", environ=DEBUG) as server:
         sent = vantage("demo", "--once", "--url", server.url)
         assert sent.returncode == 0, sent.stderr
         send_hostile(server)
@@ -85,10 +92,11 @@ def axe() -> str:
 
 
 def path_of(name: str, server: Server) -> str:
-    if PAGES[name] != "TRACE":
-        return PAGES[name]
-    trace_id: str = server.get("/api/traces?service=checkout&limit=1").json()["traces"][0]["trace_id"]
-    return f"/traces/{trace_id}"
+    path = PAGES[name]
+    if path.startswith("TRACE"):
+        trace_id = server.get("/api/traces?service=checkout&limit=1").json()["traces"][0]["trace_id"]
+        path = path.replace("TRACE", f"/traces/{trace_id}")
+    return path
 
 
 def too_wide(page: Page) -> list[str]:
@@ -178,3 +186,32 @@ def test_the_first_page_with_fifty_services_is_small(tmp_path_factory: pytest.Te
         page = server.get("/?range=1h", **{"Accept": "text/html", "Accept-Encoding": "gzip"})
         assert page.headers["content-encoding"] == "gzip"
         assert len(page.body) <= 30_000
+
+
+VALUES = (
+    "", " ", "0", "-1", "1e400", "9" * 30, "NaN", "now-1h", "now-9999999d", "2026-01-01", "1h", "7d", "5 parsecs", "a:b",
+    ":", "[", "\\", "'", '"', "%", "\x00", "\udcff", "\u202e", "🦊", "<script>", "../../etc/passwd", "x" * 3000, "true", "*",
+)  # fmt: skip
+PARAMETERS = (
+    "range", "start", "end", "exact", "service", "operation", "status", "min_duration", "max_duration", "attribute",
+    "q", "cursor", "compare", "view", "span", "at", "fold", "all", "page", "clocks", "only", "sort", "dir", "route",
+    "metric", "a.service", "a.metric", "a.agg", "a.by", "a.tag", "a.where", "b.service", "b.metric", "formula", "query",
+    "explain", "format", "before", "trace_id", "next", "limit",
+)  # fmt: skip
+ROUNDS = 12
+
+
+def test_whatever_an_address_asks_is_answered_and_never_fails(server: Server) -> None:
+    seed = int(time.time())
+    chance = random.Random(seed)
+    paths = [path_of(name, server).partition("?")[0] for name in PAGES]
+    paths += [f"/services/checkout/{part}" for part in ("exceptions", "traces", "deployments", "runtime", "nothing")]
+    paths += ["/explore/data", "/vql/data", "/palette", "/services/%00", "/services/%FF", "/traces/%3Cb%3E"]
+    for path in sorted(set(paths)):
+        for _ in range(ROUNDS):
+            chosen = chance.sample(PARAMETERS, chance.randint(1, 5))
+            query = urlencode([(name, chance.choice(VALUES)) for name in chosen], errors="surrogateescape")
+            answer = server.get(f"{path}?{query}", Accept="text/html")
+            assert answer.status < 500, f"seed {seed}: {path}?{query}: {answer.status} {answer.body[:300]!r}"
+            if answer.status in (200, 400, 404) and answer.headers["content-type"].startswith("text/html"):
+                assert b"<script>" not in answer.body, f"seed {seed}: {path}?{query}"

@@ -111,6 +111,7 @@ def create_litestar(
     static: Path,
     version: str,
     websockets_max: int,
+    debug: bool,
 ) -> Litestar:
     """Wire handlers, guards, errors and the OpenAPI document. Reads nothing but the names of static files.
 
@@ -180,6 +181,7 @@ def create_litestar(
                 "views": SharedViews(lambda: live_updates.ticks),
                 "pushed_views": PushedViews(live_updates),
                 "websockets_max": websockets_max,
+                "debug": debug,
                 "exports": export.OpenExports(),
             }
         ),

@@ -11,6 +11,7 @@ from vantage.web.pages import (
     service_map,
     service_parts,
     settings,
+    styleguide,
     trace,
     vql,
 )
@@ -25,5 +26,6 @@ handlers = [
     *pipeline.handlers,
     *palette.handlers,
     *settings.handlers,
+    *styleguide.handlers,
     *trace.handlers,
 ]

@@ -21,6 +21,7 @@ from vantage.web.render import render
 
 AnyRequest = Request[Any, Any, Any]
 SERVICES_MAX: Final = 1000
+GROWING_SHOWN: Final = 8
 SCOPES: Final = {
     Scope.INGEST: "send data",
     Scope.READ: "read data and pages",
@@ -134,6 +135,7 @@ async def _page(
         section="settings",
         admin=data,
         report=data.report,
+        growing_shown=GROWING_SHOWN,
         usage=usage,
         total_nbytes=sum(usage.files.values()) if usage is not None else 0,
         retention=preview_retention(usage.aged, now_ms) if usage is not None and usage.aged else [],
