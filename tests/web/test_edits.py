@@ -26,6 +26,20 @@ def test_a_row_that_came_or_went_sends_that_row_alone() -> None:
     assert edits(rows, rows[:99]) == [(99, 1, [])]
 
 
+def test_a_row_that_came_among_rows_that_changed_sends_what_is_new_alone() -> None:
+    def page(rows: list[tuple[str, int]]) -> list[str]:
+        return [line for name, value in rows for line in ("<tr>", f"<th>{name}</th>", f"<td>{value}</td>", "</tr>")]
+
+    before = [(f"service-{n}", n) for n in range(100)]
+    after = [(name, value + 1) for name, value in before]
+    after.insert(50, ("new", 5))
+    changes = edits(page(before), page(after))
+    assert applied("\n".join(page(before)), changes) == "\n".join(page(after))
+    assert sum(len(str(change)) for change in changes) < 3000
+    moved = [*before[1:], before[0]]
+    assert sum(len(str(change)) for change in edits(page(before), page(moved))) < 200
+
+
 def test_a_line_that_a_script_counts_otherwise_is_replaced_as_a_whole() -> None:
     assert edits(["a \U0001f600 b"], ["a \U0001f600 c"]) == [(0, 1, ["a \U0001f600 c"])]
 
