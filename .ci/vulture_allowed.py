@@ -32,7 +32,6 @@ _.traces_of
 _.is_narrow
 _.last_seen_ms
 _.missing_id
-_.only_self
 _.p95_change
 _.presets
 _.services_failing

@@ -13,6 +13,7 @@ from vantage.core.series import Series, make_series
 from vantage.core.sketch import RELATIVE_ERROR
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.core.timerange import TimeRange
+from vantage.query import overview
 from vantage.query.context import QueryContext
 from vantage.query.endpoints import read_endpoints
 from vantage.query.http_semconv import QUANTILES_ALL, Buckets, split_buckets
@@ -344,3 +345,22 @@ def test_the_last_bucket_is_complete_unless_it_is_the_present_one() -> None:
     before = split_buckets(TimeRange(START_MS, end_ms), points=60, now_ms=end_ms + 3_600_000)
     assert (before.step_ms, before.end_ms) == (120_000, START_MS + 3_600_000 + 120_000)
     assert split_buckets(TimeRange(START_MS, end_ms), points=60, now_ms=end_ms - 1).end_ms == end_ms
+
+
+async def test_many_services_are_paged_and_searched_and_the_totals_are_of_all(
+    context: QueryContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "SERVICES_SHOWN_MAX", 2)
+    for name in ("API-a", "api-b", "api-c", "web"):
+        await write_batch(context, build_batch([(gauge(name), NOW_MS - 1000, 1.0)]))
+
+    async def names(**options: Any) -> tuple[list[str], int, int, int]:
+        page = await read_overview(context, BUCKETS, **options)
+        assert page.totals.services == 4
+        return [row.name for row in page.services], page.matching, page.page, page.pages
+
+    assert await names() == (["API-a", "api-b"], 4, 1, 2)
+    assert await names(page=2) == (["api-c", "web"], 4, 2, 2)
+    assert await names(page=99) == (["api-c", "web"], 4, 2, 2)
+    assert await names(text="Api", page=2) == (["api-c"], 3, 2, 2)
+    assert await names(text="nothing") == ([], 0, 1, 1)

@@ -16,7 +16,7 @@ from vantage.query.http_semconv import QUANTILES_ALL, QUANTILES_OVERVIEW, Bucket
 from vantage.query.red import BucketValues, RedStats, read_red
 from vantage.query.thresholds import ERROR_RATIO_HIGH
 
-SERVICES_SHOWN_MAX: Final = 500
+SERVICES_SHOWN_MAX: Final = 100  # on one page
 DEPLOYMENTS_MAX: Final = 8
 
 
@@ -60,25 +60,23 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Everything the first page shows. ``left_out`` services are beyond the SERVICES_SHOWN_MAX that come first; the
-    totals are those of all."""
+    """Everything the first page shows: of the services whose name has a text, ``matching`` of them, one page of
+    SERVICES_SHOWN_MAX, counted from 1. The totals are those of all. ``only_self``: nobody has sent anything yet."""
 
     buckets: Buckets
     services: tuple[ServiceRow, ...]
     totals: Totals
     deployments: tuple[Deployment, ...]
-    left_out: int = 0
+    only_self: bool
+    matching: int
+    page: int
+    pages: int
     problem: str = ""  # why there are no figures although there may be data
 
     @property
     def approximate(self) -> bool:
         """Return whether quantiles are those of sketches."""
         return any(row.red is not None and row.red.approximate for row in self.services)
-
-    @property
-    def only_self(self) -> bool:
-        """Whether nobody has sent anything yet."""
-        return all(row.is_self for row in self.services)
 
 
 @dataclass(slots=True)
@@ -99,9 +97,12 @@ class _ServiceFacts:
         self.last_ms = max(self.last_ms, last_ms)
 
 
-async def read_overview(context: QueryContext, buckets: Buckets, *, exact: bool = False) -> Overview:
+async def read_overview(
+    context: QueryContext, buckets: Buckets, *, exact: bool = False, text: str = "", page: int = 1
+) -> Overview:
     """Read the overview: services with errors first, then those with traffic, then by name; Vantage itself last.
-    ``exact``: from samples and spans, which takes as long as there are many."""
+    ``exact``: from samples and spans, which takes as long as there are many. ``text`` is a part of the names, in
+    whatever case; a ``page`` beyond the last is the last."""
     facts = await _known_services(context)
     first_ms = {name: known.first_ms for name, known in facts.items()}
     red, problem = await _read_figures(context, buckets, first_ms, QUANTILES_OVERVIEW, exact=exact)
@@ -109,8 +110,13 @@ async def read_overview(context: QueryContext, buckets: Buckets, *, exact: bool 
 
     def build() -> Overview:
         rows = sorted((_row(name, facts[name], red.get(name)) for name in facts), key=_sort_key)
-        shown = tuple(rows[:SERVICES_SHOWN_MAX])
-        return Overview(buckets, shown, _totals(rows, buckets), tuple(deployments), len(rows) - len(shown), problem)
+        only_self = all(row.is_self for row in rows)
+        matching = [row for row in rows if text.lower() in row.name.lower()] if text else rows
+        pages = max(1, -(-len(matching) // SERVICES_SHOWN_MAX))
+        number = min(max(1, page), pages)
+        shown = tuple(matching[(number - 1) * SERVICES_SHOWN_MAX : number * SERVICES_SHOWN_MAX])
+        totals = _totals(rows, buckets)
+        return Overview(buckets, shown, totals, tuple(deployments), only_self, len(matching), number, pages, problem)
 
     return await asyncio.to_thread(build)
 

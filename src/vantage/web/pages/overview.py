@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
@@ -14,7 +14,9 @@ from vantage.query.overview import read_overview
 from vantage.web.pages.ranges import read_range
 from vantage.web.render import shared_page
 
-POINTS = 60  # of a sparkline
+POINTS: Final = 60  # of a sparkline
+SEARCH_FROM: Final = 20  # so many services need a search
+TEXT_LENGTH_MAX: Final = 200
 
 
 @get("/", include_in_schema=False)
@@ -22,10 +24,16 @@ async def overview(request: Request[Any, Any, Any], context: NamedDependency[Que
     async def read() -> dict[str, Any]:
         page_range = await read_range(request, context)
         buckets = split_buckets(page_range.time_range, points=POINTS, now_ms=context.present().now_ms)
+        text = request.query_params.get("q", "").strip()[:TEXT_LENGTH_MAX]
+        number = request.query_params.get("page", "1")
+        page = int(number) if number.isascii() and number.isdigit() and len(number) < 9 else 1
         return {
             "section": "overview",
             "range": page_range,
-            "overview": await read_overview(context, buckets, exact=page_range.is_exact),
+            "overview": await read_overview(context, buckets, exact=page_range.is_exact, text=text, page=page),
+            "text": text,
+            "text_length_max": TEXT_LENGTH_MAX,
+            "search_from": SEARCH_FROM,
             "base_url": str(request.base_url).rstrip("/"),
         }
 
