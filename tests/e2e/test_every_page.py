@@ -217,3 +217,44 @@ def test_whatever_an_address_asks_is_answered_and_never_fails(server: Server) ->
             assert answer.status < 500, f"seed {seed}: {path}?{query}: {answer.status} {answer.body[:300]!r}"
             if answer.status in (200, 400, 404) and answer.headers["content-type"].startswith("text/html"):
                 assert b"<script>" not in answer.body, f"seed {seed}: {path}?{query}"
+
+
+def test_the_slow_route_leads_to_its_trace(browser: Browser, server: Server) -> None:
+    with looking(browser) as page:
+        page.goto(server.url + "/?range=1h", wait_until="load")
+        page.locator("#services").get_by_role("link", name="checkout", exact=True).click()
+        page.wait_for_url("**/services/checkout*")
+        page.get_by_role("link", name="p95").first.click()
+        page.wait_for_url("**sort=p95*")
+        page.locator(".routes tbody tr").first.get_by_role("link").first.click()
+        page.wait_for_url("**/traces?*")
+        page.locator("a[href^='/traces/']").first.click()
+        page.get_by_role("heading", name="Where the time went").wait_for()
+
+
+def test_a_selected_part_of_a_chart_is_the_same_view_at_its_address(browser: Browser, server: Server) -> None:
+    with looking(browser, viewport={"width": 1440, "height": 900}) as page:
+        page.goto(server.url + "/services/checkout?range=1h", wait_until="load")
+        box = page.locator("#chart-requests .u-over").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 40)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 40, steps=4)
+        page.mouse.up()
+        page.wait_for_url("**start=*end=*")
+        shown, address = page.locator(".tiles").inner_text(), page.url
+    with looking(browser, viewport={"width": 1440, "height": 900}) as page:
+        page.goto(address, wait_until="load")
+        assert page.locator(".tiles").inner_text() == shown
+
+
+def test_a_point_of_a_chart_leads_to_its_traces(browser: Browser, server: Server) -> None:
+    with looking(browser, viewport={"width": 1440, "height": 900}) as page:
+        page.goto(server.url + "/services/checkout?range=1h", wait_until="load")
+        page.locator("#chart-duration .u-legend").get_by_role("button", name="p99").click()
+        page.locator("#chart-duration .u-series.u-off").first.wait_for()
+        page.locator("#chart-duration .chart").focus()
+        for key in ("ArrowLeft", "ArrowLeft", "ArrowLeft", "Enter"):
+            page.keyboard.press(key)
+        page.get_by_role("link", name=re.compile("· trace ")).first.click()
+        page.wait_for_url(re.compile(r"/traces/[0-9a-f]+$"))
