@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from vantage.core import turns as turns_module
-from vantage.core.turns import TurnExecutor, Turns
+from vantage.core.turns import TurnExecutor, Turns, wait_in_thread
 
 LONG_S = 30.0
 
@@ -173,3 +174,14 @@ def test_new_work_goes_before_what_was_long() -> None:
         with threads(short, later):
             pass
     assert done == ["first", "later", "long"]
+
+
+async def test_what_waits_in_a_thread_keeps_no_turn_from_others() -> None:
+    done = threading.Event()
+    with TurnExecutor(Turns(1, patience_s=LONG_S), initializer=lambda: None) as executor:
+        waiting = asyncio.ensure_future(wait_in_thread(done.wait, LONG_S))
+        await asyncio.sleep(0.05)
+        assert await asyncio.wait_for(asyncio.wrap_future(executor.submit(lambda: 7)), LONG_S / 2) == 7
+        assert not waiting.done()
+        done.set()
+        assert await waiting

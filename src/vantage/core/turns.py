@@ -7,6 +7,7 @@ each that has computed for a while lets those go first that have not: a page is 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -15,10 +16,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 TURN_S: Final = 0.02  # after which ``pass_on`` lets others go first
+WAITING_MAX: Final = 32
 PATIENCE_S: Final = 1.0  # after which a thread computes without a turn: who has one may wait for it
+_WAITING: Final = ThreadPoolExecutor(WAITING_MAX, thread_name_prefix="vantage-wait")  # begins with no thread
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -120,6 +124,12 @@ class TurnExecutor(ThreadPoolExecutor):
                 return fn(*args, **kwargs)
 
         return super().submit(work)
+
+
+async def wait_in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call in a thread what waits for another thread or machine: without a turn, of which it would need nothing but
+    keep others from it."""
+    return await asyncio.get_running_loop().run_in_executor(_WAITING, partial(function, *args, **kwargs))
 
 
 def processors() -> int:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from vantage.core.errors import BusyError, StoreUnavailable, VantageError
-from vantage.core.turns import Turns
+from vantage.core.turns import Turns, wait_in_thread
 
 WAITING_MAX: Final = 32
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class QueryPool:
         self.stopping.set()
         pool, self._pool = self._pool, None
         if pool is not None:
-            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
+            await wait_in_thread(pool.shutdown, wait=True, cancel_futures=True)
 
     @property
     def pool(self) -> ThreadPoolExecutor:

@@ -12,6 +12,7 @@ import numpy as np
 from vantage.core.batch import Batch
 from vantage.core.errors import BusyError, StoreUnavailable
 from vantage.core.timerange import TimeRange
+from vantage.core.turns import wait_in_thread
 from vantage.storage.clickhouse.engine import Engine, QueryResult
 from vantage.storage.clickhouse.lookups import Lookups
 from vantage.storage.clickhouse.rows import read_samples, read_spans
@@ -39,7 +40,7 @@ class Exports:
     async def stop(self) -> None:
         """Wait for the threads to end."""
         if self._streams is not None:
-            await asyncio.to_thread(self._streams.shutdown, wait=True, cancel_futures=True)
+            await wait_in_thread(self._streams.shutdown, wait=True, cancel_futures=True)
         self._streams = None
 
     async def export(self, selector: Selector, time_range: TimeRange) -> AsyncGenerator[Batch, None]:

@@ -25,6 +25,7 @@ from vantage.core.errors import (
 from vantage.core.red_table import RedQuery, RedTable
 from vantage.core.span import Span
 from vantage.core.timerange import TimeRange
+from vantage.core.turns import wait_in_thread
 from vantage.storage.clickhouse.batch_id_table import BatchIdTable
 from vantage.storage.clickhouse.deletion import Deleter
 from vantage.storage.clickhouse.edges import EdgeTable
@@ -198,7 +199,7 @@ class ClickHouseStore:
             cancelled.set()
         await self._threads.stop()
         await self._exports.stop()
-        await asyncio.to_thread(self.engine.close)
+        await wait_in_thread(self.engine.close)
         if self._lock is not None:
             self._lock.release()
 

@@ -20,6 +20,7 @@ import structlog
 from vantage.core.batch import BATCH_ID_MEMORY_MS, Batch
 from vantage.core.errors import BusyError, InputError, StoreUnavailable, VantageError
 from vantage.core.series import Series
+from vantage.core.turns import wait_in_thread
 from vantage.storage.clickhouse.batch_id_table import BatchId, BatchIdTable
 from vantage.storage.clickhouse.commit import Commit, build_commit
 from vantage.storage.clickhouse.engine import Engine
@@ -89,7 +90,7 @@ class Writer:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        await asyncio.to_thread(self._thread.shutdown, wait=True)
+        await wait_in_thread(self._thread.shutdown, wait=True)
         self._task = self._thread = None
 
     async def write(self, batch: Batch) -> bool:

@@ -14,7 +14,7 @@ import structlog
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
 from vantage.core.errors import BusyError, StoreUnavailable
-from vantage.core.turns import Turns
+from vantage.core.turns import Turns, wait_in_thread
 from vantage.storage.closing import to_its_end
 from vantage.storage.disk_reserve import DiskReserve
 from vantage.storage.embedded import malloc
@@ -223,7 +223,7 @@ class EmbeddedStore(Queries):
     async def _stop(self) -> None:
         self._open = False
         self._turns.stop()
-        await asyncio.to_thread(self._maintenance.stop)
+        await wait_in_thread(self._maintenance.stop)
         await self._commits.stop()
         await self._threads.stop()
         self._pool.close()

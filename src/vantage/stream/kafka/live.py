@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 from uuid import uuid4
 
 from vantage.core.errors import UnavailableError
+from vantage.core.turns import wait_in_thread
 from vantage.stream.kafka.client import BrokerUrl, Topics, failures_of, library, make
 from vantage.stream.kafka.topic_settings import LIVE, TopicSettings
 
@@ -31,7 +32,7 @@ class LiveWriter:
 
     async def send(self, messages: list[bytes]) -> None:
         """Hand messages to the broker's client. Raises UnavailableError; then some of them are not sent."""
-        await asyncio.to_thread(self._send, messages)
+        await wait_in_thread(self._send, messages)
 
     def _send(self, messages: list[bytes]) -> None:
         self._topics.topic_id()

@@ -15,6 +15,7 @@ import structlog
 
 from vantage.core.batch import Batch
 from vantage.core.errors import BusyError, ConfigError, InputError
+from vantage.core.turns import wait_in_thread
 from vantage.stream.kafka.client import BrokerUrl, Topics, failures_of, library, make
 from vantage.stream.kafka.topic_settings import MESSAGE_NBYTES_MAX, VALUE_NBYTES_MAX, TopicSettings
 from vantage.stream.message import FORMAT, FORMAT_HEADER, encode_batch
@@ -64,10 +65,10 @@ class KafkaSink:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self._producer.flush, FLUSH_TIMEOUT_S)
+        await wait_in_thread(self._producer.flush, FLUSH_TIMEOUT_S)
         self._stop.set()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            await wait_in_thread(self._thread.join)
 
     def _make_producer(self) -> Any:
         producer = make(
@@ -121,7 +122,7 @@ class KafkaSink:
 
     def _prepare(self) -> asyncio.Task[str]:
         if self._preparing is None or self._preparing.done():
-            self._preparing = asyncio.create_task(asyncio.to_thread(self._topics.topic_id))
+            self._preparing = asyncio.create_task(wait_in_thread(self._topics.topic_id))
             self._preparing.add_done_callback(self._on_prepared)
         return self._preparing
 
@@ -162,4 +163,4 @@ class KafkaSink:
 
     async def ping(self) -> None:
         """Raise UnavailableError when the broker does not answer."""
-        await asyncio.to_thread(self._topics.ping)
+        await wait_in_thread(self._topics.ping)

@@ -21,6 +21,7 @@ import structlog
 
 from vantage.core.errors import InputError, UnavailableError
 from vantage.core.stream_position import StreamPosition
+from vantage.core.turns import wait_in_thread
 from vantage.stream.kafka.client import GROUP, BrokerUrl, Topics, deliver, failures_of, library, make
 from vantage.stream.kafka.dead_letters import KEY, LEFT_OUT
 from vantage.stream.kafka.failures import lacks_kip_848
@@ -330,7 +331,7 @@ class KafkaSource:
     # --- dead letters and lag ---
 
     async def reject(self, message: Message, reason: str) -> None:
-        await asyncio.to_thread(self._reject, message, reason)
+        await wait_in_thread(self._reject, message, reason)
 
     def _reject(self, message: Message, reason: str) -> None:
         if self._producer is None:
@@ -378,7 +379,7 @@ class KafkaSource:
 
     async def ping(self) -> None:
         """Raise UnavailableError when the broker does not answer."""
-        await asyncio.to_thread(self._topics.ping)
+        await wait_in_thread(self._topics.ping)
 
 
 async def _awaited(work: Awaitable[None]) -> None:

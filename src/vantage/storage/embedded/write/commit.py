@@ -27,6 +27,7 @@ from vantage.core.record import Record
 from vantage.core.sample_columns import SampleColumns
 from vantage.core.series import Series
 from vantage.core.span import spans_nbytes
+from vantage.core.turns import wait_in_thread
 from vantage.storage.embedded.write.catalogue import Catalogue
 from vantage.storage.embedded.write.head import Head
 from vantage.storage.embedded.write.journal import Journal, connect
@@ -149,7 +150,7 @@ class CommitThread:
         self._stop.set()
         for thread in self._threads:
             if thread.ident is not None:
-                await asyncio.to_thread(thread.join)
+                await wait_in_thread(thread.join)
 
     def _run(self, prepare: Callable[[], None], prepared: asyncio.Future[None]) -> None:
         try:
