@@ -232,6 +232,17 @@ def test_the_slow_route_leads_to_its_trace(browser: Browser, server: Server) -> 
         page.get_by_role("heading", name="Where the time went").wait_for()
 
 
+def test_a_route_and_a_figure_of_a_process_lead_to_explore(browser: Browser, server: Server) -> None:
+    with looking(browser) as page:
+        page.goto(server.url + "/services/checkout?range=1h", wait_until="load")
+        page.get_by_role("link", name="Explore /orders").click()
+        page.locator("#question-a input[value='http.request.duration']").wait_for()
+        page.locator(".chart canvas").first.wait_for()
+        page.goto(server.url + "/services/checkout/runtime?range=1h", wait_until="load")
+        page.locator("th .link").first.click()
+        page.locator(".chart canvas").first.wait_for()
+
+
 def test_a_selected_part_of_a_chart_is_the_same_view_at_its_address(browser: Browser, server: Server) -> None:
     with looking(browser, viewport={"width": 1440, "height": 900}) as page:
         page.goto(server.url + "/services/checkout?range=1h", wait_until="load")

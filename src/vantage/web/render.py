@@ -244,6 +244,12 @@ def query_string(state: Mapping[str, object], **changed: object) -> str:
     return f"?{urlencode(pairs, doseq=True)}" if pairs else "?"
 
 
+def explore_query(service: str, metric: str, **fields: object) -> dict[str, object]:
+    """Return the parameters of Explore's first query; ``fields`` are ``agg``, ``by`` and ``tag``, which may be several.
+    The page is at ``/explore``."""
+    return {f"a.{name}": value for name, value in {"service": service, "metric": metric, **fields}.items()}
+
+
 def is_reported(deployment: Deployment) -> bool:
     """Return whether a deployment was reported, rather than detected in the data."""
     return deployment.source == REPORTED

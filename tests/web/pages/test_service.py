@@ -134,8 +134,8 @@ async def test_routes_lead_to_their_traces_and_to_explore(client: Client, contex
     await fill(context, routes=1)
     page = unescape(unescape(await get(client, "/services/api?range=1h")))
     assert "/traces?range=1h&service=api&attribute=http.route%3A%2Fr0" in page
-    assert "/explore?range=1h&A.service=api&A.metric=http.request.duration&A.agg=p95" in page
-    assert "A.tag=endpoint%3A%2Fr0&A.tag=method%3AGET" in page
+    assert "/explore?range=1h&a.service=api&a.metric=http.request.duration&a.agg=p95" in page
+    assert "a.tag=endpoint%3A%2Fr0&a.tag=method%3AGET" in page
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ async def test_processes_are_listed_by_instance(client: Client, context: QueryCo
     await write_batch(context, build_batch(rows))
     part = await get(client, "/services/api/runtime?range=1h")
     assert f"{HOSTILE} worker 0 2 MB 2 MB" in text_of(part)
-    assert "A.metric=process.memory.rss&A.by=instance" in unescape(part)
+    assert "a.metric=process.memory.rss&a.by=instance" in unescape(part)
     assert "<script>alert" not in part
 
 

@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 
 from vantage.query.context import QueryContext
 from vantage.query.palette import Hit, find
-from vantage.web.render import query_string, segment
+from vantage.web.render import explore_query, query_string, segment
 
 TEXT_LENGTH_MAX: Final = 200
 
@@ -27,7 +27,7 @@ def _href(hit: Hit) -> str:
         return f"/services/{segment(hit.name)}"
     if hit.kind == "trace":
         return f"/traces/{segment(hit.name)}"
-    return f"/explore{query_string({'a.service': hit.service, 'a.metric': hit.name})}"
+    return f"/explore{query_string(explore_query(hit.service, hit.name))}"
 
 
 handlers = [palette]

@@ -11,7 +11,7 @@ from vantage.core.semconv import DURATION, METHOD_TAGS, REQUESTS, ROUTE_TAGS
 from vantage.query.catalogue import Metric
 from vantage.query.endpoints import SORTS, Endpoint, EndpointPage, SortName, endpoint_page
 from vantage.web.pages.ranges import PageRange
-from vantage.web.render import query_string
+from vantage.web.render import explore_query, query_string
 
 DEFAULT_SORT: Final[SortName] = "requests"
 TEXT_LENGTH_MAX: Final = 200
@@ -65,7 +65,7 @@ class RoutesView:
         tags = [f"{self.route_tag}:{endpoint.route}"]
         if self.method_tag and endpoint.method:
             tags.append(f"{self.method_tag}:{endpoint.method}")
-        return f"{self.explore_url}&{urlencode({'A.tag': tags}, doseq=True)}"
+        return f"{self.explore_url}&{urlencode({'a.tag': tags}, doseq=True)}"
 
 
 def routes_view(
@@ -128,5 +128,4 @@ def _head(name: SortName, label: str, sort: SortName, state: Mapping[str, str], 
 
 def _explore_url(service: str, metric: Metric, page_range: PageRange) -> str:
     agg = "p95" if metric.name == DURATION else "rate"
-    fields = {"A.service": service, "A.metric": metric.name, "A.agg": agg}
-    return f"/explore{query_string(page_range.state, **fields)}"
+    return f"/explore{query_string(page_range.state, **explore_query(service, metric.name, agg=agg))}"

@@ -28,7 +28,7 @@ from vantage.query.traces import find_traces
 from vantage.query.version_comparison import REQUESTS_MIN, VersionChange, read_version_changes
 from vantage.storage.ports import TraceFilter
 from vantage.web.pages.ranges import PageRange, read_range
-from vantage.web.render import query_string, segment, shared_page
+from vantage.web.render import explore_query, query_string, segment, shared_page
 
 TRACES_MAX: Final = 10
 PART_NBYTES: Final = 1 << 17  # of the largest, groups of exceptions with a stack trace each
@@ -126,8 +126,7 @@ async def _deployments(context: QueryContext, page_range: PageRange, service: st
 async def _runtime(context: QueryContext, page_range: PageRange, service: str) -> Variables:
     runtime = await read_runtime(context, page_range.time_range, service=service)
     explore = {
-        metric.name: "/explore"
-        + query_string(page_range.state, **{"A.service": service, "A.metric": metric.name, "A.by": "instance"})
+        metric.name: "/explore" + query_string(page_range.state, **explore_query(service, metric.name, by="instance"))
         for metric, _ in runtime.metrics
     }
     return {"runtime": runtime, "explore": explore}
