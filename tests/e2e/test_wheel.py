@@ -146,7 +146,7 @@ def get(url: str) -> tuple[int, str, str]:
         request = urllib.request.Request(url, headers={"Accept": "text/html,*/*"})
         try:
             with urllib.request.urlopen(request, timeout=10) as response:
-                return response.status, response.headers.get_content_type(), response.read().decode()
+                return response.status, response.headers.get_content_type(), response.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.headers.get_content_type(), error.read().decode(errors="replace")
