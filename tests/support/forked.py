@@ -8,6 +8,7 @@ other, with its own arguments, variables, folder, files and end. Programs that b
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -27,7 +28,26 @@ ROOT = Path(__file__).resolve().parents[2]
 MESSAGE_NBYTES_MAX = 1 << 18
 KNOWN_OF_PYTHON = {"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}  # the interpreter reads the others when it starts
 MEASURED = "COVERAGE_PROCESS_START"  # set by coverage, which begins with the interpreter
-MODULES = ("vantage.parts", "vantage.app", "vantage.server", "vantage.vql.text.lower_select", "alembic.command")
+MODULES = (
+    "vantage.cli",
+    "vantage.commands.client",
+    "vantage.commands.serve",
+    "vantage.parts",
+    "vantage.app",
+    "vantage.server",
+    "vantage.vql.text.lower_select",
+    "alembic.command",
+    # Programs load these only while they start.
+    "httpcore2",
+    "litestar._kwargs",
+    "litestar.exceptions.responses",
+    "litestar.middleware.allowed_hosts",
+    "litestar.middleware.csrf",
+    "litestar.plugins.attrs",
+    "litestar.plugins.pydantic",
+    "uvicorn.lifespan.off",
+    "uvicorn.loops.uvloop",
+)
 
 
 class ForkedProgram(subprocess.Popen[str]):
@@ -203,6 +223,9 @@ def _text_output(fd: int, *, errors: str, at_once: bool) -> TextIOWrapper:
 def run() -> None:
     for name in MODULES:
         __import__(name)
+    # What is loaded stays: a collection in a forked process would look at all of it, and copy its pages by that.
+    gc.collect()
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in an interpreter of its own
     serve(socket.socket(fileno=int(sys.argv[1])))()
 
