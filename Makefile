@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo check test test-long coverage bench lint format lock image image-check
+.PHONY: help setup run demo check test test-long coverage bench screenshots lint format lock image image-check
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,6 +44,9 @@ coverage: setup $(STAMPS)/dev ## all tests, then the lines and branches that the
 
 bench: setup $(STAMPS)/bench ## the benchmarks, as ratios against baselines of the same run
 	$(BIN)/python -m benchmarks $(ARGS)
+
+screenshots: setup $(STAMPS)/dev ## the pictures of README.md again, of a temporary server with the demo's traffic
+	$(BIN)/python -m benchmarks.screenshots
 
 lint: setup $(STAMPS)/dev node_modules/.package-lock.json ## ruff, a strict type check, linters of scripts, styles, templates and SQL
 	$(BIN)/ruff check

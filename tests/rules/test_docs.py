@@ -344,7 +344,15 @@ def test_every_folder_of_the_server_is_in_the_map() -> None:
 def test_images_are_small_enough_to_load_on_a_phone() -> None:
     images = sorted((DOCS / "images").iterdir())
     assert images
-    assert not [image.name for image in images if image.stat().st_size > 300_000]
+    assert not [image.name for image in images if image.stat().st_size > 200_000]
+
+
+def test_the_readme_shows_every_image_and_describes_it() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r'<img src="docs/images/([^"]+)"[^>]* alt="([^"]*)"', text))
+    shown |= {name: alt for alt, name in re.findall(r"!\[([^\]]*)\]\(docs/images/([^)]+)\)", text)}
+    assert sorted(shown) == sorted(image.name for image in (DOCS / "images").iterdir())
+    assert all(shown.values())
 
 
 def programs() -> list[str]:
