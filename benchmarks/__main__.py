@@ -1,5 +1,5 @@
-"""``make bench``: accepting, storing, latency, text queries, the embedded store, pages, the service map, roles, idle
-servers, agents.
+"""``make bench``: accepting, storing, latency, text queries, the embedded store, pages, a browser, the service map,
+roles, idle servers, agents.
 
 ``ARGS=--quick`` for a short run. Rate limits are raised on every server that has any, to measure the work.
 """
@@ -13,6 +13,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,8 +30,22 @@ from benchmarks.tail import bench_tail
 from benchmarks.targets import Target, print_targets
 from vantage.vql.text.compile import compile_query
 
-PARTS = ("accepting", "storing", "tail", "vql", "embedded", "footprint", "pages", "map", "pipeline", "idle", "agent")
+PARTS = (
+    "accepting",
+    "storing",
+    "tail",
+    "vql",
+    "embedded",
+    "footprint",
+    "pages",
+    "browser",
+    "map",
+    "pipeline",
+    "idle",
+    "agent",
+)
 PIPELINE_PACKAGES = ("chdb", "clickhouse_driver", "confluent_kafka", "pytest")
+BROWSER_PACKAGES = ("playwright", "pytest")
 PIPELINE_PROGRAMS = ("java", "mvn", "npm")
 SEED_QUERY = """-- Get average response time for an endpoint over last hour
 SELECT
@@ -156,6 +171,21 @@ def bench_pipeline(rounds: int, seconds: float, work: Path, *, quick: bool) -> N
         print(f"\nNot measured: {reason}")
 
 
+def bench_in_browser(rounds: int, seconds: float, work: Path, *, quick: bool) -> None:
+    """Measure in Chromium, where there is one. Its imports wait as well."""
+    missing = [f"the package {name}" for name in BROWSER_PACKAGES if find_spec(name) is None]
+    if not missing:
+        from tests.support.browser import CHROMIUM
+
+        missing = [] if CHROMIUM else ["Chromium (apt-get install chromium)"]
+    if missing:
+        print(f"\nNot measured: the browser part needs {', '.join(missing)}")
+        return
+    from benchmarks.browser import bench_browser
+
+    bench_browser(rounds, seconds, work, quick=quick)
+
+
 def bench_vql(rounds: int) -> None:
     """Measure parsing and checking alone."""
     took_ms = []
@@ -176,36 +206,30 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="samples in the embedded store (10 million)")
     arguments = parser.parse_args()
     parts = PARTS if arguments.only is None else (arguments.only,)
-    rounds, seconds = (3, 2.0) if arguments.quick else (7, 4.0)
+    quick = arguments.quick
+    rounds, seconds = (3, 2.0) if quick else (7, 4.0)
     work = Path(tempfile.mkdtemp(prefix="vantage-bench-"))
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     print(f"{platform.machine()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, ", end="")
-    print(
-        f"Python {platform.python_version()}; {CONNECTIONS} connections, {rounds} interleaved rounds of {seconds:g} s"
-    )
+    print(f"load average {os.getloadavg()[0]:.0f}, Python {platform.python_version()}; ", end="")
+    print(f"{CONNECTIONS} connections, {rounds} interleaved rounds of {seconds:g} s")
+    run: dict[str, Callable[[], None]] = {
+        "accepting": lambda: bench_accepting(rounds, seconds, work),
+        "storing": lambda: bench_storing(rounds, seconds, work),
+        "tail": lambda: bench_tail(rounds, seconds * 3, work),
+        "vql": lambda: bench_vql(rounds),
+        "embedded": lambda: bench_embedded(arguments.samples, work, quick=quick),
+        "footprint": lambda: bench_footprint(work, quick=quick),
+        "pages": lambda: bench_pages(work, quick=quick),
+        "browser": lambda: bench_in_browser(rounds, seconds, work, quick=quick),
+        "map": lambda: bench_map(work, quick=quick),
+        "pipeline": lambda: bench_pipeline(rounds, seconds, work, quick=quick),
+        "agent": lambda: bench_agent(quick=quick),
+        "idle": lambda: bench_idle(15.0 if quick else 60.0, work),
+    }
     try:
-        if "accepting" in parts:
-            bench_accepting(rounds, seconds, work)
-        if "storing" in parts:
-            bench_storing(rounds, seconds, work)
-        if "tail" in parts:
-            bench_tail(rounds, seconds * 3, work)
-        if "vql" in parts:
-            bench_vql(rounds)
-        if "embedded" in parts:
-            bench_embedded(arguments.samples, work, quick=arguments.quick)
-        if "footprint" in parts:
-            bench_footprint(work, quick=arguments.quick)
-        if "pages" in parts:
-            bench_pages(work, quick=arguments.quick)
-        if "map" in parts:
-            bench_map(work, quick=arguments.quick)
-        if "pipeline" in parts:
-            bench_pipeline(rounds, seconds, work, quick=arguments.quick)
-        if "agent" in parts:
-            bench_agent(quick=arguments.quick)
-        if "idle" in parts:
-            bench_idle(60.0 if not arguments.quick else 15.0, work)
+        for part in parts:
+            run[part]()
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
