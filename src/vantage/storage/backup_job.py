@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from vantage.config import Settings
 from vantage.core.clock import Clock
 from vantage.core.errors import ConfigError, StartupError
 from vantage.core.number_format import size
+from vantage.core.turns import wait_in_thread
 from vantage.storage.embedded.offline.backup import make_backup
 from vantage.storage.open import own_metadata, store_folder
 
@@ -45,8 +45,16 @@ def backup_of(settings: Settings, clock: Clock) -> Callable[[Callable[[int, int]
         return "; ".join([f"{size(result.manifest.nbytes)} in {target}", *notes])
 
     async def make(on_progress: Callable[[int, int], None]) -> str:
-        # A thread of its own: it waits for the disk, and what computes in turns must not wait for it.
-        with ThreadPoolExecutor(1, thread_name_prefix="vantage-backup") as thread:
-            return await asyncio.get_running_loop().run_in_executor(thread, run, on_progress)
+        stopping = threading.Event()
+
+        def report(done: int, total: int) -> None:
+            if stopping.is_set():
+                raise StartupError("the server stopped: nothing of this backup is left")
+            on_progress(done, total)
+
+        try:
+            return await wait_in_thread(run, report)
+        finally:
+            stopping.set()  # a copy of minutes must not keep the process from its end
 
     return make
