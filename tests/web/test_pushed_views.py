@@ -10,8 +10,9 @@ import pytest
 
 from tests.support.samples import MovedClock
 from vantage.query.live import LiveUpdates
+from vantage.resources import templates_dir
 from vantage.telemetry import Telemetry
-from vantage.web.pushed_views import VIEW_NBYTES_MAX, PushedViews, Tab, Watch
+from vantage.web.pushed_views import LIVE_PATHS, VIEW_NBYTES_MAX, PushedViews, Tab, Watch
 
 
 class Site:
@@ -163,7 +164,7 @@ async def test_a_tab_that_has_the_latest_version_is_sent_nothing(live: LiveUpdat
 
 async def test_a_tab_follows_one_view_at_a_time(live: LiveUpdates, pushed: PushedViews) -> None:
     site, tab = Site(), Tab(socket_scope())
-    for url in ("/", "/map", "/services/x"):
+    for url in ("/", "/map?range=1h", "/services/x"):
         pushed.watch(site, tab, Watch(url), "key")
         assert (await message(tab))["url"] == url
     assert len(live._pages) == 1
@@ -187,7 +188,7 @@ async def test_what_is_not_a_view_is_not_sent(live: LiveUpdates, pushed: PushedV
         site.body = b"x" * (VIEW_NBYTES_MAX + 1)
     else:
         site.status = 500
-    pushed.watch(site, tab, Watch("/api/export"), "key")
+    pushed.watch(site, tab, Watch("/map"), "key")
     await until(lambda: len(site.requests) == 1)
     await asyncio.sleep(0.02)
     assert tab.message is None
@@ -197,9 +198,20 @@ async def test_what_is_not_a_view_is_not_sent(live: LiveUpdates, pushed: PushedV
     pushed.leave(tab)
 
 
-@pytest.mark.parametrize("url", ["", "http://elsewhere/", "x", "/" + "x" * 9000])
-async def test_what_is_no_address_of_ours_is_not_followed(live: LiveUpdates, pushed: PushedViews, url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    ["", "http://elsewhere/", "x", "/?" + "x" * 9000, "/api/export", "/static/js/live.js", "/settings", "/traces/t1",
+     "/services/api/traces", "//", "/vql?query=SELECT+1"],
+)  # fmt: skip
+async def test_only_addresses_of_live_pages_are_followed(live: LiveUpdates, pushed: PushedViews, url: str) -> None:
     site, tab = Site(), Tab(socket_scope())
     pushed.watch(site, tab, Watch(url), "key")
     assert tab.group is None
     assert not site.requests
+
+
+def test_every_live_page_can_be_followed() -> None:
+    pages = {path.stem for path in (templates_dir() / "pages").glob("*.html") if "data-live=" in path.read_text()}
+    paths = {"/" if page == "overview" else f"/{page}" for page in pages - {"service"}}
+    assert "service" in pages
+    assert paths == LIVE_PATHS

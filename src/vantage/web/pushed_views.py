@@ -23,6 +23,8 @@ from vantage.web.compression import gzipped
 from vantage.web.edits import MANIPULATION
 from vantage.web.middleware import ASGIApp
 
+LIVE_PATHS: Final = frozenset({"/", "/map", "/explore", "/traces", "/pipeline"})
+SERVICE_PATH: Final = "/services/"
 URL_LENGTH_MAX: Final = 8192
 VIEW_NBYTES_MAX: Final = 16 << 20
 REST_FACTOR: Final = 3  # a view that takes long is computed less often: its rest is so many times as long
@@ -75,10 +77,12 @@ class PushedViews:
         self._groups: dict[Hashable, _Group] = {}
 
     def watch(self, application: ASGIApp, tab: Tab, watch: Watch, owner: Hashable) -> None:
-        """Let a tab follow a view from now on, and no other. ``owner`` is who looks: tabs of several never share a
-        request."""
+        """Let a tab follow a view from now on, and no other; one of another path than those of live pages is not
+        followed. ``owner`` is who looks: tabs of several never share a request."""
         self.leave(tab)
-        if not watch.url.startswith("/") or len(watch.url) > URL_LENGTH_MAX:
+        path = watch.url.partition("?")[0]
+        is_live = path in LIVE_PATHS or (path.startswith(SERVICE_PATH) and "/" not in path.removeprefix(SERVICE_PATH))
+        if not is_live or len(watch.url) > URL_LENGTH_MAX:
             return
         key = (watch.url, watch.service, owner, dict(tab.scope["headers"]).get(b"host", b""))
         group = self._groups.get(key)
@@ -182,12 +186,8 @@ class _Group:
         return answer
 
 
-class _NoView(Exception):
-    """The answer is not one of a view: it is not read further."""
-
-
 class _Answer:
-    """What the application answered."""
+    """What the application answered; status 0 when it is not a view, or too large: then its body is dropped."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -200,11 +200,11 @@ class _Answer:
             headers = {name.lower(): value for name, value in message["headers"]}
             self.etag = headers.get(b"etag", b"").decode("latin-1")
             if self.status < 300 and (not self.etag or b"hx-request" not in headers.get(b"vary", b"").lower()):
-                raise _NoView
-        elif message["type"] == "http.response.body":
+                self.status = 0
+        elif message["type"] == "http.response.body" and self.status:
             self.body += message.get("body", b"")
             if len(self.body) > VIEW_NBYTES_MAX:
-                raise _NoView
+                self.status, self.body = 0, b""
 
 
 def _message(url: str, has: str, answer: _Answer) -> bytes | None:
