@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.telemetry_contract import TelemetryContract
-from tests.support.clickhouse_stores import chdb_store
+from tests.support.clickhouse_stores import chdb_store, copy_tables
 from tests.support.samples import MovedClock
 from vantage.storage.ports import TelemetryStore
 from vantage.telemetry import Telemetry
@@ -24,5 +24,6 @@ def clock() -> MovedClock:
 class TestClickHouseStore(TelemetryContract):
     @pytest.fixture
     async def store(self, clock: MovedClock, tmp_path: Path) -> AsyncIterator[TelemetryStore]:
+        copy_tables(tmp_path)
         async with chdb_store(tmp_path, clock=clock, telemetry=Telemetry()) as store:
             yield store

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.calls import SERVICES, figures, random_calls
 from tests.support.clickhouse_server import ClickHouseServer, running_clickhouse
-from tests.support.clickhouse_stores import store_of
+from tests.support.clickhouse_stores import copy_tables, store_of
 from tests.support.red_traffic import assert_same_red, traffic
 from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_batch
 from vantage.core.batch import Batch
@@ -58,6 +58,8 @@ def clock() -> MovedClock:
 @pytest.fixture
 def opened(url: str, tmp_path: Path, clock: MovedClock) -> Opened:
     """Each call is a store on the same folder and database, to be entered."""
+    if url == "chdb:///":
+        copy_tables(tmp_path / "ch")
     return lambda: store_of(url, tmp_path / "ch", clock=clock, telemetry=Telemetry())
 
 
