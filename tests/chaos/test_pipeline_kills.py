@@ -37,6 +37,7 @@ KEEP_FREE = (
     f"<keep_free_space_bytes>{2 * LEFT_NBYTES}</keep_free_space_bytes>"
     "</default></disks></storage_configuration></clickhouse>"
 )
+PAUSE_S = 0.02 if LONG else 0.05
 FAULTS = int(os.environ.get("VANTAGE_TEST_FAULTS", "100"))
 
 
@@ -122,7 +123,7 @@ def test_a_worker_that_is_killed_again_and_again_stores_everything_once(tmp_path
     environ = {"VANTAGE_BATCH_WAIT_S": "0.1", "VANTAGE_BATCH_ROWS": "200"}
     with running_pipeline(tmp_path, "worker1", "ingest1", partitions=1, environ=environ) as pipeline:
         # One worker with short ranges is slow, and must catch up in the end.
-        clients = Clients(pipeline, ("ingest1",), clients=3, pause_s=0.1 if LONG else 0.02)
+        clients = Clients(pipeline, ("ingest1",), clients=3, pause_s=0.1 if LONG else 0.05)
         clients.start()
         try:
             for kill in kills:
@@ -222,7 +223,7 @@ def test_whatever_dies_hangs_or_has_no_space_nothing_is_lost_or_stored_twice(tmp
         )
         known = Faults(pipeline, {"postgres": postgres, "redis": redis}, disks).known()
         faults = chance.choices(list(known), k=FAULTS) if LONG else chance.sample(list(known), 5)
-        clients = Clients(pipeline, ("ingest1", "ingest2"), clients=4)
+        clients = Clients(pipeline, ("ingest1", "ingest2"), clients=4, pause_s=PAUSE_S)
         clients.start()
         try:
             for number, fault in enumerate(faults):
@@ -241,7 +242,7 @@ def test_whatever_dies_hangs_or_has_no_space_nothing_is_lost_or_stored_twice(tmp
 def test_a_rolling_restart_of_every_role_loses_nothing_and_serves_throughout(tmp_path: Path) -> None:
     names = ("worker1", "worker2", "ingest1", "ingest2", "api1", "api2")
     with running_pipeline(tmp_path, *names, environ={"VANTAGE_BATCH_WAIT_S": "0.2"}) as pipeline:
-        clients = Clients(pipeline, ("ingest1", "ingest2"), clients=2)
+        clients = Clients(pipeline, ("ingest1", "ingest2"), clients=2, pause_s=PAUSE_S)
         clients.start()
         try:
             for name in names:
