@@ -108,7 +108,7 @@ $(STAMPS)/server: requirements/server.txt | $(STAMPS)/venv
 	@$(PIP) install --require-hashes -r requirements/server.txt
 	@touch $@
 
-$(STAMPS)/build: requirements/build.txt | $(STAMPS)/venv
+$(STAMPS)/build: requirements/build.txt | $(STAMPS)/server
 	@$(PIP) install --require-hashes -r requirements/build.txt
 	@touch $@
 
@@ -116,7 +116,8 @@ $(STAMPS)/project: pyproject.toml $(STAMPS)/server $(STAMPS)/build
 	@$(PIP) install --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
-$(STAMPS)/dev: requirements/dev.txt $(STAMPS)/server
+# After the project, as two installs into one environment must not run side by side.
+$(STAMPS)/dev: requirements/dev.txt $(STAMPS)/server | $(STAMPS)/project
 	@echo "Installing what tests and checks need"
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
