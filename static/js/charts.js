@@ -82,7 +82,7 @@
       width: Math.max(120, element.clientWidth),
       height: heightOf(element),
       padding: [10, 18, 0, 0],
-      legend: { isolate: true },
+      legend: { isolate: true, markers: { dash: (uplot, which) => (uplot.series[which].dash ? "dashed" : "solid") } },
       cursor: { sync: { key: "page" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: {
         x: { range: () => [chart.start, chart.end] },

@@ -12,6 +12,7 @@ from tests.support.samples import MovedClock
 from vantage.query.live import LiveUpdates
 from vantage.resources import templates_dir
 from vantage.telemetry import Telemetry
+from vantage.web import pushed_views
 from vantage.web.pushed_views import LIVE_PATHS, VIEW_NBYTES_MAX, PushedViews, Tab, Watch
 
 
@@ -148,6 +149,23 @@ async def test_only_data_of_the_service_on_the_page_causes_a_look(live: LiveUpda
     assert len(site.requests) == 1
     change(live, site, "api")
     assert (await message(tab))["etag"] == '"3"'
+    pushed.leave(tab)
+
+
+async def test_when_data_ends_there_is_one_more_look_for_what_was_cached(
+    live: LiveUpdates, pushed: PushedViews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushed_views, "SETTLE_S", 0.01)
+    site, tab = Site(), Tab(socket_scope())
+    pushed.watch(site, tab, Watch("/services/api", service="api"), "key")
+    await message(tab)
+    site.version = 2  # without new data of the service, as when a cache expires
+    live.add([], {"billing"})
+    live.tick()
+    assert (await message(tab))["etag"] == '"2"'
+    requests = len(site.requests)
+    await asyncio.sleep(0.1)
+    assert len(site.requests) == requests, "and then none until there is data"
     pushed.leave(tab)
 
 

@@ -8,6 +8,7 @@ is refused it here as anywhere. Its answers are those of ``render.shared_page``:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Hashable, MutableMapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ URL_LENGTH_MAX: Final = 8192
 VIEW_NBYTES_MAX: Final = 16 << 20
 REST_FACTOR: Final = 3  # a view that takes long is computed less often: its rest is so many times as long
 REQUEST_TIMEOUT_S: Final = 60.0
+SETTLE_S: Final = 12.0  # after the last data, once more: longer than pages cache parts that may be a little old
 _SENT_ON: Final = frozenset({b"host", b"cookie", b"authorization", b"x-api-key", b"x-forwarded-for", b"user-agent"})
 _log = structlog.get_logger("vantage.web")
 _encode: Final = msgspec.json.Encoder().encode
@@ -121,13 +123,22 @@ class _Group:
         self._subscriber.wake.set()
 
     async def _run(self, live: LiveUpdates) -> None:
+        settled_s: float | None = None  # when what was cached for a while will be up to date; None: it is
         with live.subscribe_to_services(self._subscriber):
             while True:
-                await self._subscriber.wake.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if settled_s is None else settled_s - monotonic()):
+                        await self._subscriber.wake.wait()
                 _, services, _ = self._subscriber.drain()
-                if self._watch.service != EVERYTHING and not services & {EVERYTHING, self._watch.service}:
-                    continue
                 began_s = monotonic()
+                if self._watch.service != EVERYTHING:
+                    services &= {EVERYTHING, self._watch.service}
+                if services:
+                    settled_s = began_s + SETTLE_S
+                elif settled_s is not None and began_s >= settled_s:
+                    settled_s = None
+                else:
+                    continue
                 try:
                     async with asyncio.timeout(REQUEST_TIMEOUT_S):
                         await self._look()
