@@ -19,7 +19,7 @@ AUDIT_SHOWN_MAX: Final = 50
 DAY_MS: Final = 86_400_000
 DAYS_PREVIEWED: Final = (7, 14, 30, 60, 90, 180, 365)
 Backup = Callable[[Progress], Awaitable[str]]  # returns its outcome in words; raises VantageError
-USAGE_SHOWN_MAX: Final = 100
+USAGE_SHOWN_MAX: Final = 25
 
 
 @dataclass(frozen=True, slots=True)
