@@ -78,7 +78,12 @@
   const openHash = () => {
     const match = /^#span-(.+)$/.exec(location.hash);
     if (!match) return;
-    const key = decodeURIComponent(match[1]);
+    let key;
+    try {
+      key = decodeURIComponent(match[1]);
+    } catch {
+      return; // of a link that was cut: it names no span
+    }
     const address = new URL(location.href);
     if (document.getElementById(`span-${key}`) || address.searchParams.get("span") === key) return;
     address.search = new URLSearchParams({ span: key }).toString();

@@ -147,6 +147,12 @@ def test_a_link_to_a_span_opens_what_is_above_it(browser: Browser, server: Serve
         expect(page.locator("#span-s1499")).to_be_in_viewport()
 
 
+def test_a_link_that_was_cut_is_the_trace_itself(browser: Browser, server: Server) -> None:
+    with looking(browser) as page:
+        page.goto(server.url + "/traces/large#span-%E0%A4")
+        page.get_by_role("heading", name="Where the time went").wait_for()
+
+
 @pytest.mark.parametrize("width", [1280, 375])
 def test_without_javascript_lines_are_opened_by_buttons(browser: Browser, server: Server, width: int) -> None:
     with looking(browser, java_script_enabled=False, viewport={"width": width, "height": 800}) as page:
