@@ -23,8 +23,8 @@ from tests.contracts.metadata_contract import (
 from vantage.core.errors import ConfigError, ConflictError, StoreUnavailable
 from vantage.storage.metadata import sqlite_database
 from vantage.storage.metadata.memory import MemoryMetadataStore
+from vantage.storage.metadata.ports import MetadataStore
 from vantage.storage.metadata.store import SqlMetadataStore
-from vantage.storage.ports import MetadataStore
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from vantage.core.audit import AuditEntry
 from vantage.core.clock import SystemClock
 from vantage.core.errors import ConfigError, ConflictError, FormatTooNew, InputError, StoreUnavailable
 from vantage.storage.metadata import migrate, postgres, postgres_database, schema
+from vantage.storage.metadata.ports import MetadataStore
 from vantage.storage.metadata.store import SqlMetadataStore
-from vantage.storage.ports import MetadataStore
 
 pytest.importorskip("asyncpg", reason="pip install 'vantage[server,postgres]'")
 

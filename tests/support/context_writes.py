@@ -7,7 +7,8 @@ from typing import cast
 from vantage.core.batch import Batch
 from vantage.core.deployment import Deployment
 from vantage.query.context import QueryContext
-from vantage.storage.ports import MetadataStore, TelemetryStore
+from vantage.storage.metadata.ports import MetadataStore
+from vantage.storage.ports import TelemetryStore
 
 
 async def write_batch(context: QueryContext, batch: Batch) -> bool:

@@ -13,7 +13,7 @@ from vantage.core.clock import Clock
 from vantage.core.deployment import Deployment
 from vantage.core.errors import InputError, UnavailableError
 from vantage.core.sample import OVERFLOW, TAG_VERSION
-from vantage.storage.ports import MetadataStore
+from vantage.storage.metadata.ports import MetadataStore
 from vantage.telemetry import Telemetry
 
 WAITING_MAX: Final = 1000

@@ -13,7 +13,8 @@ from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.long_work import LongWork, Progress
 from vantage.query.storage_report import StorageReport, read_storage_report
-from vantage.storage.ports import AgedBytes, MetadataStore
+from vantage.storage.metadata.ports import MetadataStore
+from vantage.storage.ports import AgedBytes
 
 AUDIT_SHOWN_MAX: Final = 50
 DAY_MS: Final = 86_400_000

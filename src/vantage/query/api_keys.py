@@ -10,7 +10,7 @@ from vantage.core.api_key import ApiKey, Scope, hash_secret, new_secret
 from vantage.core.clock import Clock
 from vantage.core.errors import InputError
 from vantage.core.retention import DAYS_MAX
-from vantage.storage.ports import MetadataStore
+from vantage.storage.metadata.ports import MetadataStore
 
 NAME_LENGTH_MAX: Final = 100
 

@@ -11,7 +11,8 @@ from vantage.core.present import Present
 from vantage.core.red_table import RedQuery, RedTable
 from vantage.query.cache import Cache
 from vantage.query.red_cache import read_cached
-from vantage.storage.ports import MetadataReader, TelemetryReader
+from vantage.storage.metadata.ports import MetadataReader
+from vantage.storage.ports import TelemetryReader
 from vantage.telemetry import Telemetry
 from vantage.vql.check import check
 from vantage.vql.table import Table

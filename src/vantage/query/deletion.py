@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
 from vantage.core.errors import InputError
-from vantage.storage.ports import MetadataStore, Selector, TelemetryStore
+from vantage.storage.metadata.ports import MetadataStore
+from vantage.storage.ports import Selector, TelemetryStore
 
 
 @dataclass(frozen=True, slots=True)

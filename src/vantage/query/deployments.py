@@ -10,7 +10,7 @@ from vantage.core.deployment import REPORTED, Deployment
 from vantage.core.errors import StoreUnavailable
 from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
-from vantage.storage.ports import MetadataStore
+from vantage.storage.metadata.ports import MetadataStore
 
 LATEST_MAX = 100
 WAIT_S: Final = 1.0

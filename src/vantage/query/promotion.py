@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
-from vantage.storage.ports import MetadataStore
+from vantage.storage.metadata.ports import MetadataStore
 from vantage.storage.promotion.serving import Progress, ServingPromotion
 
 

@@ -9,7 +9,7 @@ from vantage.core.clock import Clock
 from vantage.core.errors import InputError, NotFoundError
 from vantage.core.sample import text_problem
 from vantage.core.saved_query import SavedQuery
-from vantage.storage.ports import MetadataStore
+from vantage.storage.metadata.ports import MetadataStore
 
 NAME_LENGTH_MAX: Final = 100
 TEXT_LENGTH_MAX: Final = 16_384

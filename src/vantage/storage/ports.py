@@ -1,4 +1,5 @@
-"""The two storage ports. Their prose is the contract; ``tests/contracts`` checks every implementation against it.
+"""The port of telemetry; that of metadata is ``metadata/ports.py``. Its prose is the contract; ``tests/contracts`` checks
+every implementation against it.
 
 Constructors do no I/O; ``async with`` opens and closes. All methods may be called concurrently from one event loop.
 """
@@ -10,16 +11,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
-from vantage.core.api_key import ApiKey
-from vantage.core.audit import AuditEntry
 from vantage.core.batch import Batch
-from vantage.core.deployment import Deployment
 from vantage.core.red_table import RedQuery, RedTable
 from vantage.core.retention import RetentionRule
-from vantage.core.saved_query import SavedQuery
 from vantage.core.series import Series
 from vantage.core.span import Span
-from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.vql.check import CheckedSelect
 from vantage.vql.table import Table
@@ -375,86 +371,4 @@ class TelemetryStore(TelemetryReader, Protocol):
 
     async def ping(self) -> None:
         """Return if the store can read and write; raise StoreUnavailable if not."""
-        ...
-
-
-class MetadataReader(Protocol):
-    """The metadata that queries read. Methods raise StoreUnavailable when the database cannot be reached."""
-
-    async def deployments(
-        self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
-    ) -> Sequence[Deployment]:
-        """Return up to ``limit`` deployments, the latest first; none for a limit of 0."""
-        ...
-
-
-class MetadataStore(MetadataReader, Protocol):
-    """Configuration and its history. Every method that changes something writes one audit entry in the same
-    transaction, with ``actor`` as its author. Methods raise StoreUnavailable when the database cannot be reached."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    async def create_key(self, key: ApiKey, *, actor: str) -> None:
-        """Store a key. Raises ConflictError naming ``id``, ``name`` (among active keys) or ``secret`` if in use."""
-        ...
-
-    async def keys(self) -> Sequence[ApiKey]:
-        """Return all keys, including revoked and expired ones, oldest first."""
-        ...
-
-    async def revoke_key(self, key_id: str, *, actor: str) -> ApiKey:
-        """Revoke by id, or else by the name of an active key. Revoking an id twice changes nothing and writes no audit
-        entry. Raises NotFoundError."""
-        ...
-
-    async def record_deployment(self, deployment: Deployment, *, actor: str) -> bool:
-        """Store a deployment. A detected one is stored only if its service, environment and version are new: otherwise
-        return False, and an earlier time replaces that of a stored detected one, without an audit entry. Reported ones
-        are always stored and return True."""
-        ...
-
-    async def remove_deployments(self, selector: Selector, *, actor: str) -> int:
-        """Remove those of a deleted service or environment, and return their number. Raises InputError for an empty
-        selector."""
-        ...
-
-    async def save_query(self, query: SavedQuery) -> None:
-        """Store a query by its author, or replace that of its name. Raises ConflictError when there are too many."""
-        ...
-
-    async def saved_queries(self) -> Sequence[SavedQuery]:
-        """Return all saved queries by name."""
-        ...
-
-    async def remove_query(self, name: str, *, actor: str) -> bool:
-        """Remove a saved query. False, and no audit entry: there is none of this name."""
-        ...
-
-    async def take_partition(self, topic: str, partition: int) -> StreamPosition:
-        """Become the owner of a partition: the one before can move it no more. Raises StoreUnavailable."""
-        ...
-
-    async def move_partition(self, topic: str, partition: int, position: StreamPosition) -> bool:
-        """Set the position, durably. False: the epoch is no longer that of the owner, and nothing is changed. Raises
-        StoreUnavailable."""
-        ...
-
-    async def record_audit(self, entry: AuditEntry) -> None:
-        """Append an entry for a change made elsewhere, such as deleted data."""
-        ...
-
-    async def audit(self, *, limit: int = 100, before_id: int | None = None) -> Sequence[AuditEntry]:
-        """Return entries, the latest first. Entries are never changed or removed."""
-        ...
-
-    async def last_change_id(self) -> int:
-        """Return a number that grows with every change by any process: cheap to read, to know when to read again."""
-        ...
-
-    async def ping(self) -> None:
-        """Return if the database answers; raise StoreUnavailable if not."""
         ...

@@ -8,7 +8,7 @@ import structlog
 
 from vantage.core.clock import Clock
 from vantage.core.errors import UnavailableError
-from vantage.storage.ports import MetadataStore
+from vantage.storage.metadata.ports import MetadataStore
 from vantage.web.auth import Authenticator
 
 INTERVAL_S: Final = 2.0

@@ -1,0 +1,1 @@
+"""Judgement, as pure numpy and scipy: comparison, health, anomalies. No I/O."""
