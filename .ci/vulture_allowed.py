@@ -46,6 +46,18 @@ _.latency_ms
 _.next_cursor
 _.raw_since
 _.request_rate
+_.cliffs_delta
+_.degrees_of_freedom
+_.effect_size
+_.improvement_pct
+_.interval_pct
+_.p50
+_.p75
+_.p90
+_.p95
+_.p99
+_.statistical_significance
+_.t
 
 # Registered where it is made: the metrics endpoint reads it.
 
@@ -72,6 +84,9 @@ _.send_receive_timeout
 # The template of the pipeline reads them.
 _.is_failing
 _.is_silent
+
+# The template of a comparison reads it.
+_.zero
 
 # The template of the settings reads them.
 _.removed_nbytes

@@ -25,6 +25,7 @@ from vantage.ingest.self_telemetry import SelfTelemetry, instance_name
 from vantage.ingest.series_cache import CACHE_NBYTES_MAX
 from vantage.ingest.store_sink import StoreSink
 from vantage.query.administration import Administered
+from vantage.query.compare import Comparisons
 from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
@@ -234,6 +235,8 @@ def build_parts(
             clock=clock,
         )
 
+    comparisons = Comparisons(context, metadata) if context is not None else None
+
     def clock_warning() -> str:
         return context.present().warning if context is not None else ""
 
@@ -247,6 +250,7 @@ def build_parts(
         promotion=promotion,
         deployment_reports=DeploymentReports(metadata),
         saved_queries=SavedQueries(metadata, clock),
+        comparisons=comparisons,
         administered=Administered(
             metadata,
             Loaded(settings, origins or {}, ()).masked_rows(),

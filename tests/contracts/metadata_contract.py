@@ -12,11 +12,12 @@ import pytest
 
 from vantage.core.api_key import ApiKey, Scope, hash_secret
 from vantage.core.audit import AuditEntry
+from vantage.core.comparison import SavedComparison
 from vantage.core.deployment import Deployment, Source
 from vantage.core.errors import ConflictError, InputError, NotFoundError, StoreUnavailable
 from vantage.core.saved_query import SavedQuery
 from vantage.core.timerange import TimeRange
-from vantage.storage.metadata import audit_entries
+from vantage.storage.metadata import audit_entries, comparisons, memory
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.metadata.store import SqlMetadataStore
 from vantage.storage.ports import Selector
@@ -92,6 +93,34 @@ class MetadataContract:
             await store.save_query(SavedQuery("second", "SELECT 1", "ann", NOW_MS))
         await store.save_query(SavedQuery("first", "SELECT 2", "ann", NOW_MS))
         assert [query.text for query in await store.saved_queries()] == ["SELECT 2"]
+
+    async def test_comparisons_are_listed_by_age_without_their_documents(self, store: AnyStore) -> None:
+        for number, service in enumerate(("api", "shop", "api")):
+            saved = SavedComparison(str(number), NOW_MS + number, "ann", service, "t", "HOLD", {"of": [number, None]})
+            assert await store.save_comparison(saved) == saved
+        assert [(saved.id, saved.document) for saved in await store.comparisons()] == [("2", {}), ("1", {}), ("0", {})]
+        assert [saved.id for saved in await store.comparisons(service="api", limit=1)] == ["2"]
+        assert await store.comparison("1") == SavedComparison(
+            "1", NOW_MS + 1, "ann", "shop", "t", "HOLD", {"of": [1, None]}
+        )
+        assert await store.comparison("none") is None
+
+    async def test_what_is_compared_once_has_one_comparison(self, store: AnyStore) -> None:
+        first, second = (SavedComparison(name, NOW_MS, "", "api", "", "DEPLOY", {}, "deployment:1") for name in "ab")
+        assert await store.comparison_of("deployment:1") is None
+        results = await asyncio.gather(store.save_comparison(first), store.save_comparison(second))
+        assert len({saved.id for saved in results}) == 1
+        assert await store.comparison_of("deployment:1") == results[0]
+        assert len(await store.comparisons()) == 1
+
+    async def test_the_oldest_of_too_many_comparisons_are_removed(
+        self, store: AnyStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in (comparisons, memory):
+            monkeypatch.setattr(module, "COMPARISONS_MAX", 2)
+        for number in range(4):
+            await store.save_comparison(SavedComparison(str(number), NOW_MS + number, "", "api", "", "HOLD", {}))
+        assert [saved.id for saved in await store.comparisons()] == ["3", "2"]
 
     async def test_a_partition_has_one_owner_and_the_next_one_finds_its_claim(self, store: AnyStore) -> None:
         first = await store.take_partition("topic", 3)

@@ -21,6 +21,7 @@ from vantage.resources import static_dir, templates_dir
 from vantage.storage.memory import MemoryStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
+from vantage.web.auth import LOCAL
 from vantage.web.render import Renderer
 from vantage.web.views import SharedViews
 
@@ -50,10 +51,14 @@ async def page_client(context: QueryContext, handlers: Sequence[Any], **provided
     def provide(value: Any) -> Provide:
         return Provide(lambda: value, sync_to_thread=False)
 
+    def authorize(request: Any) -> None:
+        request.state.principal = LOCAL
+
     app = Litestar(
         list(handlers),
         dependencies={name: provide(value) for name, value in {"context": context, **provided}.items()},
         state=State({"renderer": renderer, "views": SharedViews(itertools.count().__next__)}),
+        before_request=authorize,
         exception_handlers={VantageError: on_error},
         openapi_config=None,
     )

@@ -7,7 +7,6 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -20,13 +19,12 @@ from vantage.query.context import QueryContext
 from vantage.query.formula import Points, Tags, evaluate, parse_formula
 from vantage.query.timeseries import Timeseries, timeseries
 from vantage.query.timeseries_query import TimeseriesQuery
-from vantage.storage.ports import possible_pairs
+from vantage.query.vql_text import has_tag, key_text, quoted, time_text
 from vantage.vql.table import Table, TableColumn
 
 LETTERS: Final = ("a", "b", "c", "d")
 FORMULA: Final = "formula"
 LINES_MAX: Final = 200
-_COLUMNS: Final = frozenset({"environment", "metric_type", "unit"})
 _RESERVED: Final = frozenset(
     {"time", "value", "timestamp", "tags", "service_name", "metric_name", "trace_id", "span_id"}
 )
@@ -184,11 +182,11 @@ def as_vql(query: TimeseriesQuery, time_range: TimeRange, step_ms: int, kind: Ki
     if query.agg == "rate" and kind is Kind.CUMULATIVE:
         return ""
     names = _names(query.group_by)
-    keys = [f"{_key(key)} AS {name}" for key, name in zip(query.group_by, names, strict=True)]
-    conditions = [f"service_name = {_quoted(query.service)}", f"metric_name = {_quoted(query.metric)}"]
-    conditions += [_has_tag(key, value) for key, value in query.tags]
+    keys = [f"{key_text(key)} AS {name}" for key, name in zip(query.group_by, names, strict=True)]
+    conditions = [f"service_name = {quoted(query.service)}", f"metric_name = {quoted(query.metric)}"]
+    conditions += [has_tag(key, value) for key, value in query.tags]
     conditions += [f"({where.strip()})"] if where.strip() else []
-    conditions += [f"timestamp >= {_time(time_range.start_ms)}", f"timestamp < {_time(time_range.end_ms)}"]
+    conditions += [f"timestamp >= {time_text(time_range.start_ms)}", f"timestamp < {time_text(time_range.end_ms)}"]
     items = ",\n    ".join([f"{_bucket(step_ms)} AS time", *keys, f"{_aggregate(query.agg, kind, step_ms)} AS value"])
     all_of = "\n    AND ".join(conditions)
     grouped = ", ".join(["time", *names])
@@ -214,16 +212,6 @@ def _aggregate(agg: str, kind: Kind, step_ms: int) -> str:
 _UNITS: Final = ((604_800_000, "WEEK"), (86_400_000, "DAY"), (3_600_000, "HOUR"), (60_000, "MINUTE"), (1000, "SECOND"))
 
 
-def _key(name: str) -> str:
-    return name if name in _COLUMNS else f"tags[{_quoted(name)}]"
-
-
-def _has_tag(key: str, value: str) -> str:
-    """Return the condition for ``key:value``, whose key may contain colons."""
-    either = [f"{_key(name)} = {_quoted(text)}" for name, text in possible_pairs(key, value)]
-    return either[0] if len(either) == 1 else f"({' OR '.join(either)})"
-
-
 def _names(keys: Sequence[str]) -> list[str]:
     """Return a name of its own for each key that a query groups by."""
     names: list[str] = []
@@ -233,13 +221,3 @@ def _names(keys: Sequence[str]) -> list[str]:
             name = f"key_{len(names) + 1}"
         names.append(name)
     return names
-
-
-def _quoted(text: str) -> str:
-    backslash = "\\"
-    return "'" + text.replace(backslash, backslash * 2).replace("'", "''") + "'"
-
-
-def _time(at_ms: int) -> str:
-    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
-    return f"'{moment.strftime('%Y-%m-%dT%H:%M:%S')}.{at_ms % 1000:03d}Z'"

@@ -94,8 +94,8 @@ _VALUE: Final = Column("value")
 IS_ERROR: Final = Or(
     (*(Like(TagValue(tag), "5__") for tag in STATUS_TAGS), Compare("=", TagValue(ERROR_TAG), Constant("true")))
 )
-_IS_TAGGED: Final = Or(tuple(Compare("!=", TagValue(tag), Constant("")) for tag in (*STATUS_TAGS, ERROR_TAG)))
-_VALUE_MS: Final = Case(
+IS_TAGGED: Final = Or(tuple(Compare("!=", TagValue(tag), Constant("")) for tag in (*STATUS_TAGS, ERROR_TAG)))
+VALUE_MS: Final = Case(
     (
         (equals("unit", "s"), Arithmetic("*", _VALUE, Constant(1000.0))),
         (equals("unit", "us"), Arithmetic("/", _VALUE, Constant(1000.0))),
@@ -110,8 +110,8 @@ _IS_TRAFFIC: Final = Or(
     )
 )
 _FIRST: Final = Call("min", (Column("timestamp"),))
-_SPAN_MS: Final = Arithmetic("/", Column("duration_ns"), Constant(1_000_000.0))
-_IS_SPAN_ERROR: Final = equals("status", "error")
+SPAN_MS: Final = Arithmetic("/", Column("duration_ns"), Constant(1_000_000.0))
+IS_SPAN_ERROR: Final = equals("status", "error")
 
 
 def time_filter(buckets: Buckets) -> tuple[Expr, Expr]:
@@ -135,12 +135,12 @@ def metrics_query(
         Call("count"),
         Call("sumIf", (_VALUE, IS_ERROR)),
         Call("countIf", (IS_ERROR,)),
-        Call("countIf", (_IS_TAGGED,)),
-        Call("sum", (_VALUE_MS,)),
+        Call("countIf", (IS_TAGGED,)),
+        Call("sum", (VALUE_MS,)),
     )
     return Select(
         "metrics",
-        select_items((*keys, *counts, _FIRST, *_quantiles(_VALUE_MS, quantiles))),
+        select_items((*keys, *counts, _FIRST, *_quantiles(VALUE_MS, quantiles))),
         where=And((_IS_TRAFFIC, *where, *time_filter(buckets))),
         group_by=tuple(keys),
     )
@@ -154,10 +154,10 @@ def spans_query(
     quantiles: Sequence[float] = QUANTILES_OVERVIEW,
 ) -> Select:
     """Select the server spans, grouped by ``keys``. Parse with ``parse_stats``."""
-    counts = (Call("count"), Call("countIf", (_IS_SPAN_ERROR,)), Call("sum", (_SPAN_MS,)))
+    counts = (Call("count"), Call("countIf", (IS_SPAN_ERROR,)), Call("sum", (SPAN_MS,)))
     return Select(
         "spans",
-        select_items((*keys, *counts, _FIRST, *_quantiles(_SPAN_MS, quantiles))),
+        select_items((*keys, *counts, _FIRST, *_quantiles(SPAN_MS, quantiles))),
         where=And((equals("kind", "server"), *where, *time_filter(buckets))),
         group_by=tuple(keys),
     )

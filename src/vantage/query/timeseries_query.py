@@ -13,7 +13,7 @@ from vantage.vql.tree import Literal as Constant
 
 BUCKETS_MAX: Final = 11_000
 ROWS_MAX: Final = BUCKETS_MAX * 20
-_COLUMNS: Final = frozenset({"environment", "metric_type", "unit"})
+SERIES_KEYS: Final = frozenset({"environment", "metric_type", "unit"})
 Tier = Literal["5m", "1h"]
 Source = Tier | Literal["raw", "mixed"]
 
@@ -54,13 +54,13 @@ def group_by_exprs(query: TimeseriesQuery) -> tuple[Expr, ...]:
 
 
 def _key(name: str) -> Expr:
-    return Column(name) if name in _COLUMNS else TagValue(name)
+    return Column(name) if name in SERIES_KEYS else TagValue(name)
 
 
 def _tag_condition(name: str, value: str) -> Expr:
     """Return the condition for ``name:value``: a key may contain colons, and a tag may be named like a field."""
     conditions = [Compare("=", TagValue(key), Constant(text)) for key, text in possible_pairs(name, value)]
-    if name in _COLUMNS:
+    if name in SERIES_KEYS:
         conditions.append(Compare("=", Column(name), Constant(value)))
     return Or(tuple(conditions)) if len(conditions) > 1 else conditions[0]
 
@@ -70,9 +70,9 @@ def key_warnings(query: TimeseriesQuery, infos: Sequence[SeriesInfo]) -> list[st
     keys = {key for info in infos for key, _ in info.series.tags}
     warnings = []
     for name in query.group_by:
-        if name in _COLUMNS and name in keys:
+        if name in SERIES_KEYS and name in keys:
             warnings.append(f"{name!r} is that of the series: in VQL, tags['{name}'] is the tag of that name")
-        elif infos and name not in _COLUMNS and name not in keys:
+        elif infos and name not in SERIES_KEYS and name not in keys:
             warnings.append(f"no series of this metric has the tag {name!r}")
     return warnings
 

@@ -1,5 +1,5 @@
-"""The port of telemetry; that of metadata is ``metadata/ports.py``. Its prose is the contract; ``tests/contracts`` checks
-every implementation against it.
+"""The port of telemetry; that of metadata is ``metadata/ports.py``. Its prose is the contract; ``tests/contracts``
+checks every implementation against it.
 
 Constructors do no I/O; ``async with`` opens and closes. All methods may be called concurrently from one event loop.
 """

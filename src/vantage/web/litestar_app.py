@@ -20,6 +20,7 @@ from litestar.types import Guard
 
 from vantage.core.errors import VantageError
 from vantage.query.administration import Administered
+from vantage.query.compare import Comparisons
 from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
@@ -31,6 +32,7 @@ from vantage.telemetry import Telemetry
 from vantage.web import exception_handlers, pages
 from vantage.web.api import (
     agent_wheel,
+    compare,
     deployments,
     export,
     health,
@@ -101,6 +103,7 @@ def create_litestar(
     promotion: Promotion | None,
     deployment_reports: DeploymentReports,
     saved_queries: SavedQueries,
+    comparisons: Comparisons | None,
     administered: Administered,
     live_updates: LiveUpdates,
     telemetry: Telemetry,
@@ -122,7 +125,7 @@ def create_litestar(
     if Routes.API in routes:
         for resource in (services, metrics, traces, service_map, deployments, storage, deletion_api, export, vql):
             guarded += resource.handlers
-        guarded += saved_queries_api.handlers
+        guarded += [*saved_queries_api.handlers, *compare.handlers]
         if promotion is not None:
             guarded += promotion_api.handlers
         unguarded += live.handlers
@@ -155,6 +158,7 @@ def create_litestar(
             "promotion": provide(promotion),
             "deployment_reports": provide(deployment_reports),
             "saved_queries": provide(saved_queries),
+            "comparisons": provide(comparisons),
             "administered": provide(administered),
         },
         exception_handlers={

@@ -37,6 +37,7 @@ NAV: Final = (
     ("/explore", "Explore", "explore"),
     ("/vql", "VQL", "vql"),
     ("/traces", "Traces", "traces"),
+    ("/compare", "Compare", "compare"),
     ("/settings", "Settings", "settings"),
     ("/schema", "API", "api"),
 )

@@ -273,6 +273,7 @@ async def test_sources_of_deployments_take_their_present_names(url: str, path: P
         "('api', 'e', '1', 1, 'seen', ''), ('api', 'e', '2', 2, 'told', 'new cart')",
         "DROP TABLE stream_position",
         "DROP TABLE saved_query",
+        "DROP TABLE comparison",
         "UPDATE alembic_version SET version_num = '0001'",
     )
     async with SqlMetadataStore(url, SystemClock()) as store:

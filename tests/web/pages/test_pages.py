@@ -22,6 +22,7 @@ from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.query.administration import Administered
+from vantage.query.compare import Comparisons
 from vantage.query.context import QueryContext
 from vantage.query.long_work import LongWork
 from vantage.query.saved_queries import SavedQueries
@@ -93,6 +94,9 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
             "health_checks": Provide(lambda: HealthChecks("", "all", {}), sync_to_thread=False),
             "saved_queries": Provide(
                 lambda: SavedQueries(MemoryMetadataStore(FixedClock()), FixedClock()), sync_to_thread=False
+            ),
+            "comparisons": Provide(
+                lambda: Comparisons(context, MemoryMetadataStore(FixedClock())), sync_to_thread=False
             ),
             "administered": Provide(
                 lambda: Administered(MemoryMetadataStore(FixedClock()), (), LongWork(FixedClock())),

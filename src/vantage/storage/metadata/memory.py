@@ -10,12 +10,14 @@ from typing import Self
 from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
+from vantage.core.comparison import SavedComparison
 from vantage.core.deployment import DETECTED, Deployment
 from vantage.core.errors import ConflictError, NotFoundError, StoreUnavailable
 from vantage.core.saved_query import SavedQuery
 from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.storage.metadata import audit_entries
+from vantage.storage.metadata.comparisons import COMPARISONS_MAX
 from vantage.storage.ports import Selector
 
 
@@ -29,6 +31,7 @@ class MemoryMetadataStore:
         self._deployments: list[Deployment] = []
         self._deployments_ever = 0
         self._queries: dict[str, SavedQuery] = {}
+        self._comparisons: list[SavedComparison] = []
         self._audit: list[AuditEntry] = []
         self._positions: dict[tuple[str, int], StreamPosition] = {}
 
@@ -156,6 +159,35 @@ class MemoryMetadataStore:
             return False
         await self.record_audit(audit_entries.query_removed(name, actor=actor, at_ms=self._clock.now_ms()))
         return True
+
+    async def save_comparison(self, saved: SavedComparison) -> SavedComparison:
+        """Store a comparison, and return it, or the one that has its key."""
+        await self.ping()
+        if saved.key and (earlier := await self.comparison_of(saved.key)) is not None:
+            return earlier
+        self._comparisons.append(saved)
+        surplus = self._by_age()[COMPARISONS_MAX:]
+        self._comparisons = [item for item in self._comparisons if item not in surplus]
+        return saved
+
+    async def comparisons(self, *, service: str = "", limit: int = 100) -> Sequence[SavedComparison]:
+        """Return comparisons without their documents, the latest first."""
+        await self.ping()
+        matching = [replace(item, document={}) for item in self._by_age() if service in ("", item.service)]
+        return matching[: max(0, limit)]
+
+    async def comparison(self, comparison_id: str) -> SavedComparison | None:
+        """Return a comparison; None where there is none."""
+        await self.ping()
+        return next((item for item in self._comparisons if item.id == comparison_id), None)
+
+    async def comparison_of(self, key: str) -> SavedComparison | None:
+        """Return the comparison with a key; None where there is none."""
+        await self.ping()
+        return next((item for item in self._comparisons if item.key == key), None)
+
+    def _by_age(self) -> list[SavedComparison]:
+        return sorted(self._comparisons, key=lambda item: (-item.at_ms, item.id))
 
     async def record_audit(self, entry: AuditEntry) -> None:
         """Append an entry, with its ``at_ms``; its ``id`` is ignored."""

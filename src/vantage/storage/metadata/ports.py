@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
+from vantage.core.comparison import SavedComparison
 from vantage.core.deployment import Deployment
 from vantage.core.saved_query import SavedQuery
 from vantage.core.stream_position import StreamPosition
@@ -26,6 +27,18 @@ class MetadataReader(Protocol):
         self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
     ) -> Sequence[Deployment]:
         """Return up to ``limit`` deployments, the latest first; none for a limit of 0."""
+        ...
+
+    async def comparisons(self, *, service: str = "", limit: int = 100) -> Sequence[SavedComparison]:
+        """Return up to ``limit`` comparisons without their documents, the latest first; '' means any service."""
+        ...
+
+    async def comparison(self, comparison_id: str) -> SavedComparison | None:
+        """Return a comparison by its id; None: there is none."""
+        ...
+
+    async def comparison_of(self, key: str) -> SavedComparison | None:
+        """Return the comparison with a key; None: there is none."""
         ...
 
 
@@ -73,6 +86,11 @@ class MetadataStore(MetadataReader, Protocol):
 
     async def remove_query(self, name: str, *, actor: str) -> bool:
         """Remove a saved query. False, and no audit entry: there is none of this name."""
+        ...
+
+    async def save_comparison(self, saved: SavedComparison) -> SavedComparison:
+        """Store a comparison, durably, without an audit entry, and return it; where its key is stored already, the one
+        that has it. The oldest beyond a number are removed."""
         ...
 
     async def take_partition(self, topic: str, partition: int) -> StreamPosition:

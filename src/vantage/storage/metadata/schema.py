@@ -73,6 +73,23 @@ saved_query: Final = Table(
     Column("at_ms", BigInteger, nullable=False),
 )
 
+# ``about`` is null unless the comparison is of something that is compared once.
+comparison: Final = Table(
+    "comparison",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("word", Text, nullable=False),
+    Column("about", Text),
+    Column("document", JSON, nullable=False),
+    UniqueConstraint("about", name="uq_comparison_about"),
+    Index("ix_comparison_at_ms", "at_ms"),
+    Index("ix_comparison_service", "service", "at_ms"),
+)
+
 # Append-only: the migration adds triggers that refuse every UPDATE and DELETE.
 audit: Final = Table(
     "audit",

@@ -12,12 +12,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
+from vantage.core.comparison import SavedComparison
 from vantage.core.deployment import DETECTED, Deployment
 from vantage.core.saved_query import SavedQuery
 from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.storage.closing import to_its_end
-from vantage.storage.metadata import audit, audit_entries, deployments, keys, positions, postgres, saved_queries, sqlite
+from vantage.storage.metadata import (
+    audit,
+    audit_entries,
+    comparisons,
+    deployments,
+    keys,
+    positions,
+    postgres,
+    saved_queries,
+    sqlite,
+)
 from vantage.storage.metadata.database import Database, check_answers
 from vantage.storage.metadata.postgres_database import PostgresDatabase
 from vantage.storage.metadata.sqlite_database import SqliteDatabase
@@ -137,6 +148,26 @@ class SqlMetadataStore:
             entry = audit_entries.query_removed(name, actor=actor, at_ms=self._clock.now_ms())
             await audit.append(connection, entry)
             return True
+
+    async def save_comparison(self, saved: SavedComparison) -> SavedComparison:
+        """Store a comparison, durably, and return it, or the one that has its key. Raises StoreUnavailable."""
+        async with self._write() as connection:
+            return await comparisons.save(connection, saved)
+
+    async def comparisons(self, *, service: str = "", limit: int = 100) -> Sequence[SavedComparison]:
+        """Return comparisons without their documents, the latest first. Raises StoreUnavailable."""
+        async with self._read() as connection:
+            return await comparisons.latest(connection, service=service, limit=limit)
+
+    async def comparison(self, comparison_id: str) -> SavedComparison | None:
+        """Return a comparison; None where there is none. Raises StoreUnavailable."""
+        async with self._read() as connection:
+            return await comparisons.by_id(connection, comparison_id)
+
+    async def comparison_of(self, key: str) -> SavedComparison | None:
+        """Return the comparison with a key; None where there is none. Raises StoreUnavailable."""
+        async with self._read() as connection:
+            return await comparisons.by_key(connection, key)
 
     async def take_partition(self, topic: str, partition: int) -> StreamPosition:
         """Become the owner of a partition, and return its position. Raises StoreUnavailable."""

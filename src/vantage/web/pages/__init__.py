@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vantage.web.pages import (
+    compare,
     explore,
     overview,
     palette,
@@ -22,6 +23,7 @@ handlers = [
     *service_parts.handlers,
     *service_map.handlers,
     *explore.handlers,
+    *compare.handlers,
     *vql.handlers,
     *pipeline.handlers,
     *palette.handlers,
