@@ -152,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     _transfer_commands(commands)
     _delete_command(commands)
     _dead_letters_commands(commands)
+    _compare_commands(commands)
     _keys_commands(keys)
     return parser
 
@@ -239,6 +240,38 @@ def _dead_letters_commands(commands: Any) -> None:
     replay.add_argument("--yes", action="store_true", help="do not wait for a confirmation")
     for action in (letters, listing, show, replay):
         _folder_options(action)
+
+
+def _compare_commands(commands: Any) -> None:
+    compare = commands.add_parser("compare", help="compare two services, versions or windows; exit 0: deploy")
+    compare.add_argument("baseline", metavar="BASELINE", help="a service")
+    compare.add_argument("candidate", metavar="CANDIDATE", nargs="?", default="", help="another one (the same)")
+    compare.add_argument("--candidate-version", metavar="V", default="", help="a version, against all others")
+    compare.add_argument("--start", metavar="TIME", default="now-1h", help="first time, such as now-6h (now-1h)")
+    compare.add_argument("--end", metavar="TIME", default="now", help="end, exclusive (now)")
+    compare.add_argument("--before", metavar="START..END", default="", help="a window, such as now-2h..now-1h")
+    compare.add_argument("--after", metavar="START..END", default="", help="another one of the same service")
+    gate = commands.add_parser("gate", help="wait until a new version is known to be better or worse; exit 0: deploy")
+    gate.add_argument("--service", required=True, help="the service")
+    gate.add_argument("--version", dest="new_version", metavar="V", required=True, help="the new version")
+    gate.add_argument("--for", dest="wait", metavar="TIME", default="15m", help="how long to look at it (15m)")
+    gate.add_argument("--since", metavar="TIME", default="0s", help="how long ago it went live, such as 5m (now)")
+    gate.add_argument("--every", metavar="TIME", default="15s", help="time between two looks (15s)")
+    for command in (compare, gate):
+        command.add_argument("--baseline-version", metavar="V", default="", help="the version to compare with")
+        command.add_argument(
+            "--metric", action="append", default=[], help="repeatable, judged together (http.request.duration)"
+        )
+        command.add_argument("--environment", default="", help="only this environment")
+        command.add_argument("--direction", choices=["lower", "higher"], default="", help="what is better, if unknown")
+        command.add_argument("--match", default="route", help="route, none, or a tag whose values are matched (route)")
+        command.add_argument("--min-effect", metavar="PCT", type=float, default=5.0, help="change that matters (5)")
+        command.add_argument(
+            "--min-errors", metavar="POINTS", type=float, default=0.5, help="change of the error rate that does (0.5)"
+        )
+        command.add_argument("--report", metavar="FILE", default="", help="write a report in Markdown")
+        command.add_argument("--format", choices=["text", "json"], default="text")
+        _client_options(command)
 
 
 def _keys_commands(keys: argparse.ArgumentParser) -> None:

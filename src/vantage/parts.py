@@ -26,6 +26,7 @@ from vantage.ingest.series_cache import CACHE_NBYTES_MAX
 from vantage.ingest.store_sink import StoreSink
 from vantage.query.administration import Administered
 from vantage.query.compare import Comparisons
+from vantage.query.compared_deployments import DeploymentComparisons
 from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
@@ -148,7 +149,7 @@ def build_parts(
     loops: dict[Loop, BackgroundLoop] = {Loop.KEYS: keys, Loop.LIVE: live, Loop.DEPLOYMENTS: detector}
     pings: dict[str, Callable[[], Awaitable[None]]] = {}
     watchers: list[Callable[[Batch], None]] = [detector.observe]
-    context = deletion = None
+    context = deletion = comparisons = None
     failing: Callable[[], str] | None = None
     if store is not None:
         policy = RetentionPolicy(settings.retention_days, settings.disk_budget_bytes, _rules(settings))
@@ -156,6 +157,8 @@ def build_parts(
             store, metadata, clock, telemetry, settings.query_timeout_s, cache_nbytes_max=settings.query_cache_bytes
         )
         watchers.append(context.on_written)
+        comparisons = Comparisons(context, metadata)
+        loops[Loop.COMPARISONS] = DeploymentComparisons(context, comparisons, clock)
         deletion = Deletion(store, metadata, clock, before_answer=context.cache.clear, on_deleted=detector.clear)
         loops[Loop.RETENTION] = RetentionLoop(store, policy, clock=clock, on_expired=context.cache.clear)
         loops |= {Loop.UPKEEP: UpkeepLoop(store, clock=clock)} if isinstance(store, ClickHouseStore) else {}
@@ -234,8 +237,6 @@ def build_parts(
             requests=requests,
             clock=clock,
         )
-
-    comparisons = Comparisons(context, metadata) if context is not None else None
 
     def clock_warning() -> str:
         return context.present().warning if context is not None else ""

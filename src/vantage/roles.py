@@ -30,6 +30,7 @@ class Loop(StrEnum):
     LIVE_FOLLOWER = "live follower"
     CONSUMER = "consumer"
     PROMOTION = "promotion"
+    COMPARISONS = "comparisons"
 
 
 class Need(StrEnum):
@@ -64,6 +65,7 @@ ROLES: Final[Mapping[str, Role]] = {
                 Loop.SELF_TELEMETRY,
                 Loop.DEPLOYMENTS,
                 Loop.LIVE_PUBLISHER,
+                Loop.COMPARISONS,
             }
         ),
         frozenset(Need),

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tests.contracts.analysis_contract import AnalysisContract
 from tests.support.random_batches import RandomBatches
 from tests.support.samples import (
     HOUR_MS,
@@ -89,7 +90,7 @@ def contents(batches: Iterable[Batch]) -> Counter[Any]:
     return result
 
 
-class TelemetryContract:
+class TelemetryContract(AnalysisContract):
     """Mixed into one class an implementation; fixtures ``store`` and ``clock`` come from there."""
 
     async def test_a_written_batch_is_seen_by_the_next_query(self, store: TelemetryStore) -> None:

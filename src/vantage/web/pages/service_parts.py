@@ -19,6 +19,7 @@ from litestar.params import FromPath
 from vantage.core import number_format
 from vantage.core.errors import BusyError, InputError, NotFoundError, StoreTimeout
 from vantage.query.catalogue import has_data
+from vantage.query.compared_deployments import deployment_verdicts
 from vantage.query.context import QueryContext
 from vantage.query.failures import SPANS_MAX, read_failures
 from vantage.query.runtime import read_runtime
@@ -120,7 +121,8 @@ async def _traces(context: QueryContext, page_range: PageRange, service: str) ->
 async def _deployments(context: QueryContext, page_range: PageRange, service: str) -> Variables:
     changes = await read_version_changes(context, page_range.time_range, service=service)
     rows = [(change, change_cells(change) if change.is_enough else ()) for change in changes.changes]
-    return {"changes": rows, "omitted": changes.omitted, "requests_min": REQUESTS_MIN}
+    verdicts = await deployment_verdicts(context, service=service)
+    return {"changes": rows, "omitted": changes.omitted, "requests_min": REQUESTS_MIN, "verdicts": verdicts}
 
 
 async def _runtime(context: QueryContext, page_range: PageRange, service: str) -> Variables:
