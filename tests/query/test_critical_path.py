@@ -170,7 +170,8 @@ class Reference:
     def read(self, node: Node | None, until: int) -> None:
         start, _ = self.window(node)
         while until > start:
-            windows = [(*self.window(child), child) for child in self.children[id(node) if node else 0]]
+            children = self.children[id(node) if node else 0]
+            windows = [(*self.window(child), child) for child in reversed(children)]  # of equal ones the last is taken
             ended = [entry for entry in windows if entry[0] < entry[1] <= until]
             if not ended:
                 break

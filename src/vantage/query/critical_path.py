@@ -94,8 +94,8 @@ class _Stretch:
         self.node = node
         self.start_ns = start_ns
         self.end_ns = self.until_ns = end_ns
-        # The last one ended last; of those that ended together it is the one that began first, or else comes first.
-        self._children = sorted(children, key=lambda child: (-_end_ns(child), child.span.start_ns))[::-1]
+        # The last one ended last; of those that ended together it is the one that began first, or else comes last.
+        self._children = sorted(children, key=lambda child: (_end_ns(child), -child.span.start_ns))
 
     def step(self, parts: list[PathPart], detached: Mapping[int, Node]) -> _Stretch | None:
         """Return the stretch of the child that was waited for next, None for none. Add the time after it to ``parts``

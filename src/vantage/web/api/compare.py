@@ -65,9 +65,9 @@ class CompareWindowsIn(_CommonIn, kw_only=True):
     """One service in two windows of time, such as before and after a change."""
 
     service: Annotated[str, msgspec.Meta(examples=["my-api"])]
-    baseline_start: Time
-    baseline_end: Time
-    candidate_start: Time
+    baseline_start: Annotated[Time, msgspec.Meta(examples=["now-2h"])]
+    baseline_end: Annotated[Time, msgspec.Meta(examples=["now-1h"])]
+    candidate_start: Annotated[Time, msgspec.Meta(examples=["now-1h"])]
     candidate_end: Time = "now"
     version: Name = ""
     baseline_version: Name = ""
