@@ -34,14 +34,15 @@ _ERROR: Final = 2
 @dataclass(frozen=True, slots=True)
 class RedQuery:
     """What to read: the buckets of ``time_range``, which begins on a multiple of ``step_ms``; of some ``services``
-    (None: all); by service, or by endpoint of a service. ``quantiles`` are of durations, from 0 to 1. ``with_cells``:
-    also return the sketches of the buckets; it needs quantiles. ``with_bucket_quantiles``: otherwise quantiles are
-    those of the range alone, which takes less."""
+    (None: all) in an ``environment`` ('': all); by service, or by endpoint of a service. ``quantiles`` are of
+    durations, from 0 to 1. ``with_cells``: also return the sketches of the buckets; it needs quantiles.
+    ``with_bucket_quantiles``: otherwise quantiles are those of the range alone, which takes less."""
 
     time_range: TimeRange
     step_ms: int
     level: RedLevel = "service"
     services: frozenset[str] | None = None
+    environment: str = ""
     quantiles: tuple[float, ...] = ()
     with_versions: bool = False
     with_cells: bool = False
@@ -192,6 +193,8 @@ def _group(
     for part in parts:
         seen[part.slot] = True
     codes = np.flatnonzero(seen).tolist()
+    if query.environment:
+        codes = [code for code in codes if keys[code].environment == query.environment]
     by_metrics = {keys[code].service for code in codes if keys[code].source in METRIC_OF}
     groups: dict[RedGroup, int] = {}
     group_of, outcome_of = np.full(len(keys), NONE), np.zeros(len(keys), np.int8)

@@ -91,14 +91,16 @@ class Cache:
         self._entries[key] = _Entry(value, nbytes, data_end_ms, ttl_s)
         self._telemetry.cache_bytes.set(self._entries.currsize)
 
-    async def cached(self, key: Hashable, load: Callable[[], Awaitable[T]], *, ttl_s: float, nbytes: int = 0) -> T:
+    async def cached(
+        self, key: Hashable, load: Callable[[], Awaitable[T]], *, ttl_s: float, nbytes: int = 0, data_end_ms: int = 0
+    ) -> T:
         """Return the value of ``key``, at most ``ttl_s`` seconds old: cache an expensive result that live pages
-        request repeatedly. Raises what ``load`` raises."""
+        request repeatedly. Late data before ``data_end_ms`` invalidates it. Raises what ``load`` raises."""
         value: T | None = self.get(key)
         if value is None:
             generation = self._generation
             value = await load()
-            self.put(key, value, nbytes=nbytes, generation=generation, data_end_ms=0, ttl_s=ttl_s)
+            self.put(key, value, nbytes=nbytes, generation=generation, data_end_ms=data_end_ms, ttl_s=ttl_s)
         return value
 
     def invalidate_from(self, at_ms: int) -> None:
