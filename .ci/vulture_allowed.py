@@ -45,7 +45,6 @@ _.last_seen
 _.latency_ms
 _.next_cursor
 _.raw_since
-_.request_rate
 _.cliffs_delta
 _.degrees_of_freedom
 _.effect_size

@@ -36,6 +36,7 @@ from vantage.web.api import (
     deployments,
     export,
     health,
+    health_score,
     live,
     metrics,
     schema,
@@ -125,7 +126,7 @@ def create_litestar(
     if Routes.API in routes:
         for resource in (services, metrics, traces, service_map, deployments, storage, deletion_api, export, vql):
             guarded += resource.handlers
-        guarded += [*saved_queries_api.handlers, *compare.handlers]
+        guarded += [*saved_queries_api.handlers, *compare.handlers, *health_score.handlers]
         if promotion is not None:
             guarded += promotion_api.handlers
         unguarded += live.handlers
