@@ -80,6 +80,9 @@ MemoryStore
 # The driver of ClickHouse reads it.
 _.send_receive_timeout
 
+# The template of health reads it.
+_.weights_used
+
 # The template of the pipeline reads them.
 _.is_failing
 _.is_silent

@@ -34,6 +34,7 @@ BASELINE_DAYS: Final = 28
 SETTLE_MS: Final = 60_000  # senders collect for a while: a unit that ended later may still receive requests
 HISTORY_POINTS: Final = 100
 HISTORY_POINTS_MAX: Final = 400
+SHARED_SERVICES_MAX: Final = 200
 UNITS_MAX: Final = 360  # of a window
 TIERS: Final[Mapping[int, Tier]] = {MINUTE_MS: "1m", FIVE_MINUTES_MS: "5m", HOUR_MS: "1h"}
 _P95: Final = (0.95,)
@@ -107,7 +108,17 @@ class _Traffic:
     total_p95_ms: float
 
 
-NO_HOURS: Final = Hours(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """The hours before a time, and the baselines at it."""
+
+    hours: Hours
+    rate: Baseline | None
+    p95: Baseline | None
+
+
+_NO_HOURS: Final = Hours(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
+_NOTHING: Final = _Expected(_NO_HOURS, None, None)
 
 
 async def read_health(
@@ -161,20 +172,20 @@ async def read_healths(
     )
     table = await context.red(query)
     at_ms = (time_range.start_ms + time_range.end_ms) // 2
-    hours = await _hours(context, first_seen_ms, at_ms, services, environment)
+    expected = await _expected(context, at_ms, frozenset(first_seen_ms), environment)
 
     def build() -> dict[str, ServiceHealth]:
         traffic = {} if table is None else _traffic(table, time_range, unit_ms)
         healths = {}
         for service, first_ms in first_seen_ms.items():
             of_service = traffic.get(service)
-            before = hours.get(service, NO_HOURS)
+            before = expected.get(service, _NOTHING)
             p95_ms = of_service.total_p95_ms if of_service else math.nan
             window = _window(of_service, time_range, unit_ms, p95_ms=p95_ms, first_ms=first_ms, now_ms=now_ms)
-            health = judge(window, before.rate_at(at_ms), before.p95_at(at_ms), weights)
+            health = judge(window, before.rate, before.p95, weights)
             sources = of_service.sources if of_service else Sources()
             healths[service] = ServiceHealth(
-                service, environment, time_range, at_ms, unit_ms, health, window, sources, before
+                service, environment, time_range, at_ms, unit_ms, health, window, sources, before.hours
             )
         return healths
 
@@ -208,7 +219,7 @@ async def read_history(
         RedQuery(aligned, unit_ms, services=services, environment=environment),
     )
     by_step, by_unit = [await context.red(query) for query in queries]
-    hours = (await _hours(context, {service: first_ms}, aligned.end_ms, services, environment)).get(service, NO_HOURS)
+    hours = (await _expected(context, aligned.end_ms, services, environment)).get(service, _NOTHING).hours
 
     def build() -> list[HealthPoint]:
         steps = _traffic(by_step, aligned, step_ms).get(service) if by_step is not None else None
@@ -328,25 +339,29 @@ def _window(
     )
 
 
-async def _hours(
-    context: QueryContext,
-    first_seen_ms: Mapping[str, int],
-    at_ms: int,
-    services: frozenset[str] | None,
-    environment: str,
-) -> Mapping[str, Hours]:
-    """Return the hours before that of a time, of each service that has requests in them."""
+async def _expected(
+    context: QueryContext, at_ms: int, services: frozenset[str], environment: str
+) -> Mapping[str, _Expected]:
+    """Return what is expected at a time, of each service that has requests in the hours before.
+
+    Of up to SHARED_SERVICES_MAX services the days of all are read and cached together: a store reads those of one in
+    little less time. The days that were read stay cached where the caller gives up.
+    """
+    infos = await context.store.services()
+    count = len({info.service for info in infos})
+    names = services if count > SHARED_SERVICES_MAX else None
     at_hour_ms = at_ms // HOUR_MS * HOUR_MS
-    oldest_ms = max(at_hour_ms // _DAY_MS * _DAY_MS - BASELINE_DAYS * _DAY_MS, min(first_seen_ms.values(), default=0))
+    oldest_ms = max(
+        at_hour_ms // _DAY_MS * _DAY_MS - BASELINE_DAYS * _DAY_MS, min((info.first_ms for info in infos), default=0)
+    )
     days = range(oldest_ms // _DAY_MS * _DAY_MS, at_hour_ms, _DAY_MS)
 
-    async def load() -> Mapping[str, Hours]:
-        parts = [await _day(context, day_ms, at_hour_ms, services, environment) for day_ms in days]
-        return await asyncio.to_thread(_joined, parts)
+    async def load() -> Mapping[str, _Expected]:
+        parts = [await _day(context, day_ms, at_hour_ms, names, environment, count) for day_ms in days]
+        return await asyncio.to_thread(_joined, parts, at_ms)
 
-    # The services are part of the key: a new one has no baseline anyway, until the hour is over.
-    key = ("health baselines", at_hour_ms, services, environment)
-    nbytes = len(first_seen_ms) * (2 * _HOUR_NBYTES * 24 * len(days) + _SERVICE_NBYTES)
+    key = ("health baselines", at_hour_ms, names, environment)
+    nbytes = (len(services) if names else count) * (2 * _HOUR_NBYTES * 24 * len(days) + _SERVICE_NBYTES)
     return await context.cache.cached(key, load, ttl_s=HOUR_MS / 1000, nbytes=nbytes, data_end_ms=at_hour_ms)
 
 
@@ -354,7 +369,12 @@ _Day = Mapping[str, tuple[I64, F64, F64]]  # by service: hours with data, reques
 
 
 async def _day(
-    context: QueryContext, day_ms: int, at_hour_ms: int, services: frozenset[str] | None, environment: str
+    context: QueryContext,
+    day_ms: int,
+    at_hour_ms: int,
+    services: frozenset[str] | None,
+    environment: str,
+    count: int,
 ) -> _Day:
     time_range = TimeRange(day_ms, min(day_ms + _DAY_MS, at_hour_ms))
     query = RedQuery(time_range, HOUR_MS, services=services, environment=environment, quantiles=_P95)
@@ -364,7 +384,7 @@ async def _day(
         table = await context.store.red(query, deadline_s=context.timeout_s)
         return {} if table is None else await asyncio.to_thread(_hours_of_day, table, time_range)
 
-    nbytes = (len(services) if services else 50) * (_HOUR_NBYTES * 24 + _SERVICE_NBYTES)
+    nbytes = (len(services) if services else count) * (_HOUR_NBYTES * 24 + _SERVICE_NBYTES)
     return await context.cache.cached(
         ("health day", query), load, ttl_s=_HOURS_TTL_S, nbytes=nbytes, data_end_ms=time_range.end_ms
     )
@@ -378,9 +398,12 @@ def _hours_of_day(table: RedTable, time_range: TimeRange) -> _Day:
     return hours
 
 
-def _joined(parts: Iterable[_Day]) -> Mapping[str, Hours]:
-    """Return hours of days that follow each other. Between a service's first full hour and its last one with requests,
-    an hour without any counts as 0: nights may be quiet, but an outage that lasts is no baseline."""
+def _joined(parts: Iterable[_Day], at_ms: int) -> Mapping[str, _Expected]:
+    """Return hours of days that follow each other, and the baselines of them.
+
+    Between a service's first full hour and its last one with requests, an hour without any counts as 0: nights may be
+    quiet, but an outage that lasts is no baseline.
+    """
     columns: dict[str, list[tuple[I64, F64, F64]]] = {}
     for part in parts:
         for service, of_day in part.items():
@@ -395,5 +418,6 @@ def _joined(parts: Iterable[_Day]) -> Mapping[str, Hours]:
         within = busy[1:]
         rate[(time_ms[within] - first_ms) // HOUR_MS - 1] = requests[within] * 1000 / HOUR_MS
         timed = ~np.isnan(p95_ms)
-        joined[service] = Hours(every_ms, rate, time_ms[timed], p95_ms[timed])
+        hours = Hours(every_ms, rate, time_ms[timed], p95_ms[timed])
+        joined[service] = _Expected(hours, hours.rate_at(at_ms), hours.p95_at(at_ms))
     return joined

@@ -173,7 +173,7 @@ async def test_the_overview_shows_rates_errors_p95_and_when_a_service_was_seen(
     await fill(context)
     await record_deployment(context, Deployment("api", "test", "1.2.3", NOW_MS - 60_000, "detected"), actor="system")
     page = text_of((await client.get("/")).text)
-    assert "api test 1.2.3 0.102/s 0 % 40 ms 3 s ago" in page
+    assert "api test 1.2.3 100 healthy 0.102/s 0 % 40 ms 3 s ago" in page
     assert "first seen in the data 1 min ago" in page
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vantage.web.pages import (
     compare,
     explore,
+    health,
     overview,
     palette,
     pipeline,
@@ -20,6 +21,7 @@ from vantage.web.pages import (
 handlers = [
     *overview.handlers,
     *service.handlers,
+    *health.handlers,
     *service_parts.handlers,
     *service_map.handlers,
     *explore.handlers,

@@ -11,8 +11,9 @@ from litestar.response import Redirect
 from vantage.query.context import QueryContext
 from vantage.query.http_semconv import split_buckets
 from vantage.query.overview import read_overview
+from vantage.web.pages.health import healths_of
 from vantage.web.pages.ranges import read_range
-from vantage.web.render import shared_page
+from vantage.web.render import query_string, shared_page
 
 POINTS: Final = 60  # of a sparkline
 SEARCH_FROM: Final = 20  # so many services need a search
@@ -27,10 +28,13 @@ async def overview(request: Request[Any, Any, Any], context: NamedDependency[Que
         text = request.query_params.get("q", "").strip()[:TEXT_LENGTH_MAX]
         number = request.query_params.get("page", "1")
         page = int(number) if number.isascii() and number.isdigit() and len(number) < 9 else 1
+        overview = await read_overview(context, buckets, exact=page_range.is_exact, text=text, page=page)
         return {
             "section": "overview",
             "range": page_range,
-            "overview": await read_overview(context, buckets, exact=page_range.is_exact, text=text, page=page),
+            "overview": overview,
+            "healths": await healths_of(context, overview.services, page_range),
+            "health_state": "" if page_range.is_live else query_string({}, end=page_range.time_range.end_ms),
             "text": text,
             "text_length_max": TEXT_LENGTH_MAX,
             "search_from": SEARCH_FROM,

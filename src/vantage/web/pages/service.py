@@ -28,11 +28,12 @@ from vantage.query.overview import ServiceRow, read_service
 from vantage.query.red import p95_by_service
 from vantage.query.service_map import RECENT_MS, ServiceCall, ServiceMap, read_service_map, recent_service_map
 from vantage.web.pages.charts import red_charts
+from vantage.web.pages.health import health_panel
 from vantage.web.pages.heatmap import heatmap_view
 from vantage.web.pages.ranges import PageRange, read_range
 from vantage.web.pages.routes import routes_view
 from vantage.web.pages.service_parts import PARTS, part_urls
-from vantage.web.render import shared_page
+from vantage.web.render import query_string, shared_page
 
 POINTS: Final = 120
 ROUTES_TTL_S: Final = 10.0
@@ -72,6 +73,8 @@ async def _read(request: Request[Any, Any, Any], context: QueryContext, name: st
         "row": row,
         "red": red,
         "charts": red_charts(red, buckets, deployments, service=name) if red is not None else [],
+        "health": await health_panel(context, name, page_range),
+        "health_state": "" if page_range.is_live else query_string({}, end=page_range.time_range.end_ms),
         "heatmap": heatmap,
         "routes": routes,
         "endpoints_problem": endpoints_problem,
