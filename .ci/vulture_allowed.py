@@ -42,6 +42,8 @@ _.duration_max
 _.duration_mean
 _.first_seen
 _.last_seen
+_.before_end
+_.before_start
 _.latency_ms
 _.next_cursor
 _.raw_since
@@ -80,7 +82,8 @@ MemoryStore
 # The driver of ClickHouse reads it.
 _.send_receive_timeout
 
-# The template of health reads it.
+# The templates of health and of changes read them.
+_.vql_url
 _.weights_used
 
 # The template of the pipeline reads them.

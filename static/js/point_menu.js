@@ -62,6 +62,8 @@
     closer.searchParams.set("start", String(start - Math.round(detail.step * 10000)));
     closer.searchParams.set("end", String(end + Math.round(detail.step * 10000)));
     link(closer.href, "Zoom to this time");
+    const service = /^\/services\/([^/]+)$/.exec(location.pathname)?.[1];
+    link(`/changes?start=${start}&end=${end}${service ? `&service=${service}` : ""}`, "What changed here");
     const exemplars = detail.exemplars ? addExemplars(detail, start, end) : null;
     menu.showPopover();
     place(detail.x, detail.y);

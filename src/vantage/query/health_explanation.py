@@ -322,17 +322,19 @@ class _Queries:
 
     def requests(self) -> str:
         source = self._result.sources.requests
-        return self._query([f"{_count(source)} AS requests"], source)
+        return self._query([f"{count_of(source)} AS requests"], source)
 
     def errors(self) -> str:
         source = self._result.sources.errors
-        return self._query([f"{_count(source)} AS requests", f"{_failed(source)} AS failed"], source)
+        return self._query([f"{count_of(source)} AS requests", f"{failed_of(source)} AS failed"], source)
 
     def by_unit(self) -> str:
         source = self._result.sources.errors
         minutes = self._result.unit_ms // 60_000
         unit = f"toStartOfInterval(timestamp, INTERVAL {minutes} MINUTE) AS unit"
-        return self._query([unit, f"{_count(source)} AS requests", f"{_failed(source)} AS failed"], source, by="unit")
+        return self._query(
+            [unit, f"{count_of(source)} AS requests", f"{failed_of(source)} AS failed"], source, by="unit"
+        )
 
     def p95(self) -> str:
         source = self._result.sources.durations
@@ -340,8 +342,8 @@ class _Queries:
 
     def hourly_rate(self) -> str:
         source = self._result.sources.requests
-        return self._query(["toStartOfHour(timestamp) AS hour", f"{_count(source)} / 3600 AS rate"], source, by="hour",
-                           times=self._hours_before(self._result.hours.time_ms))  # fmt: skip
+        items = ["toStartOfHour(timestamp) AS hour", f"{count_of(source)} / 3600 AS rate"]
+        return self._query(items, source, by="hour", times=self._hours_before(self._result.hours.time_ms))
 
     def hourly_p95(self) -> str:
         source = self._result.sources.durations
@@ -364,8 +366,8 @@ class _Queries:
             return ""
         result = self._result
         start_ms, end_ms = times or (result.time_range.start_ms, result.time_range.end_ms)
-        conditions = [f"service_name = {_quoted(result.service)}"]
-        conditions += [f"environment = {_quoted(result.environment)}"] if result.environment else []
+        conditions = [f"service_name = {quoted(result.service)}"]
+        conditions += [f"environment = {quoted(result.environment)}"] if result.environment else []
         conditions += [
             *({"spans": ["kind = 'server'"], REQUESTS: [f"metric_name = '{REQUESTS}'", "metric_type = 'counter'"]}.get(
                 source, [f"metric_name = '{DURATION}'", "metric_type = 'histogram'"])),
@@ -378,11 +380,13 @@ class _Queries:
         return f"{text}\nGROUP BY {by}\nORDER BY {by}" if by else text
 
 
-def _count(source: str) -> str:
+def count_of(source: str) -> str:
+    """Return the number of requests of a source, in VQL."""
     return "sum(value)" if source == REQUESTS else "count()"
 
 
-def _failed(source: str) -> str:
+def failed_of(source: str) -> str:
+    """Return the number of failed requests of a source, in VQL."""
     if source == "spans":
         return "countIf(status = 'error')"
     is_error = " OR ".join([*(f"tags['{tag}'] LIKE '5__'" for tag in STATUS_TAGS), f"tags['{ERROR_TAG}'] = 'true'"])
@@ -402,6 +406,7 @@ def _value_ms(units: frozenset[str]) -> str:
     return f"CASE {cases} ELSE value END"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text as a literal of VQL."""
     backslash = "\\"
     return "'" + text.replace(backslash, backslash * 2).replace("'", "''") + "'"

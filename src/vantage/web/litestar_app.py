@@ -32,6 +32,7 @@ from vantage.telemetry import Telemetry
 from vantage.web import exception_handlers, pages
 from vantage.web.api import (
     agent_wheel,
+    changes,
     compare,
     deployments,
     export,
@@ -126,7 +127,7 @@ def create_litestar(
     if Routes.API in routes:
         for resource in (services, metrics, traces, service_map, deployments, storage, deletion_api, export, vql):
             guarded += resource.handlers
-        guarded += [*saved_queries_api.handlers, *compare.handlers, *health_score.handlers]
+        guarded += [*saved_queries_api.handlers, *compare.handlers, *health_score.handlers, *changes.handlers]
         if promotion is not None:
             guarded += promotion_api.handlers
         unguarded += live.handlers

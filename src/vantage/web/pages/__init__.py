@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vantage.web.pages import (
+    changes,
     compare,
     explore,
     health,
@@ -22,6 +23,7 @@ handlers = [
     *overview.handlers,
     *service.handlers,
     *health.handlers,
+    *changes.handlers,
     *service_parts.handlers,
     *service_map.handlers,
     *explore.handlers,
