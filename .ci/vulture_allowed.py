@@ -47,7 +47,6 @@ _.before_start
 _.latency_ms
 _.next_cursor
 _.raw_since
-_.cliffs_delta
 _.degrees_of_freedom
 _.effect_size
 _.improvement_pct
@@ -55,10 +54,8 @@ _.interval_pct
 _.p50
 _.p75
 _.p90
-_.p95
 _.p99
 _.statistical_significance
-_.t
 
 # Registered where it is made: the metrics endpoint reads it.
 

@@ -37,6 +37,10 @@ PAGES = {
     "overview": "/?range=1h",
     "service": "/services/checkout?range=1h",
     "service of nothing": "/services/vantage?range=5m",
+    "health": "/services/checkout/health",
+    "health of nothing": "/services/vantage/health?window=1h",
+    "what changed": "/changes?range=15m",
+    "what changed in a service": "/changes?range=15m&service=checkout&against=before",
     "map": "/map?range=1h",
     "explore": EXPLORE,
     "explore of nothing": "/explore?range=5m&a.service=checkout&a.metric=nothing&formula=(",
@@ -198,7 +202,7 @@ PARAMETERS = (
     "range", "start", "end", "exact", "service", "operation", "status", "min_duration", "max_duration", "attribute",
     "q", "cursor", "compare", "view", "span", "at", "fold", "all", "page", "clocks", "only", "sort", "dir", "route",
     "metric", "a.service", "a.metric", "a.agg", "a.by", "a.tag", "a.where", "b.service", "b.metric", "formula", "query",
-    "explain", "format", "before", "trace_id", "next", "limit",
+    "explain", "format", "before", "trace_id", "next", "limit", "window", "environment", "weights", "against",
 )  # fmt: skip
 ROUNDS = 12
 
@@ -208,7 +212,15 @@ def test_whatever_an_address_asks_is_answered_and_never_fails(server: Server) ->
     chance = random.Random(seed)
     paths = [path_of(name, server).partition("?")[0] for name in PAGES]
     paths += [f"/services/checkout/{part}" for part in ("exceptions", "traces", "deployments", "runtime", "nothing")]
-    paths += ["/explore/data", "/vql/data", "/palette", "/services/%00", "/services/%FF", "/traces/%3Cb%3E"]
+    paths += [
+        "/explore/data",
+        "/vql/data",
+        "/palette",
+        "/services/%00",
+        "/services/%FF",
+        "/services/%00/health",
+        "/traces/%3Cb%3E",
+    ]
     for path in sorted(set(paths)):
         for _ in range(ROUNDS):
             chosen = chance.sample(PARAMETERS, chance.randint(1, 5))
