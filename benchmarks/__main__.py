@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.agents.run import bench_agent
+from benchmarks.comparisons import bench_compare
 from benchmarks.pages import bench_pages
 from benchmarks.payloads import PACKED, RATES, json_requests, packed, request, uvicorn, vantage
 from benchmarks.rounds import CONNECTIONS, PYTHON, Running, Subject, interleave
@@ -40,6 +41,7 @@ PARTS = (
     "pages",
     "browser",
     "map",
+    "compare",
     "pipeline",
     "idle",
     "agent",
@@ -223,6 +225,7 @@ def main() -> None:
         "pages": lambda: bench_pages(work, quick=quick),
         "browser": lambda: bench_in_browser(rounds, seconds, work, quick=quick),
         "map": lambda: bench_map(work, quick=quick),
+        "compare": lambda: bench_compare(work, quick=quick),
         "pipeline": lambda: bench_pipeline(rounds, seconds, work, quick=quick),
         "agent": lambda: bench_agent(quick=quick),
         "idle": lambda: bench_idle(15.0 if quick else 60.0, work),

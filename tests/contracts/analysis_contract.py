@@ -19,6 +19,7 @@ from vantage.query import compared_data
 from vantage.query.compare import ComparisonRequest, ComparisonResult, compare
 from vantage.query.compared_data import Side
 from vantage.query.context import QueryContext
+from vantage.query.health import read_health
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.ports import TelemetryStore
 from vantage.telemetry import Telemetry
@@ -104,6 +105,20 @@ class AnalysisContract:
         rollups = "rollups of requests over 5 minutes, by endpoint"
         expected = {"one by one": "samples", "spans": "spans", "rollups": rollups}
         assert sides[0].read == expected.get(read, "samples, summed up by time and size of the value")
+
+    async def test_health_is_the_same_from_every_store(self, store: TelemetryStore) -> None:
+        start_ms = NOW_MS // 300_000 * 300_000 - 8 * HOUR_MS
+        for status, number in (("200", 998.0), ("500", 2.0)):
+            series = a_series("api", "http.requests", Kind.COUNTER, tags={"status": status})
+            await store.write(build_batch([(series, start_ms + 300_000 * unit, number) for unit in range(96)]))
+        clock = MovedClock()
+        async with MemoryMetadataStore(clock) as metadata:
+            context = QueryContext(store, metadata, clock, Telemetry())
+            health = (await read_health(context, "api", window_ms=8 * HOUR_MS)).health
+        scores = {factor.name: factor.score for factor in health.factors}
+        assert scores == {"request_rate": None, "error_rate": 95, "response_time": None, "availability": 100}
+        assert health.factor("error_rate").value == pytest.approx(0.2)
+        assert (health.score, health.status) == (98, "HEALTHY")
 
     async def compared(self, store: TelemetryStore, time_range: TimeRange) -> ComparisonResult:
         clock = MovedClock()

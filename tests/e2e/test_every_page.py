@@ -4,6 +4,7 @@ quiet, nothing serious is wrong with it for those who cannot see or use a mouse,
 from __future__ import annotations
 
 import gzip
+import json
 import random
 import re
 import time
@@ -41,6 +42,8 @@ PAGES = {
     "health of nothing": "/services/vantage/health?window=1h",
     "what changed": "/changes?range=15m",
     "what changed in a service": "/changes?range=15m&service=checkout&against=before",
+    "compare": "/compare?service=checkout&form=versions",
+    "comparison": "COMPARISON",
     "map": "/map?range=1h",
     "explore": EXPLORE,
     "explore of nothing": "/explore?range=5m&a.service=checkout&a.metric=nothing&formula=(",
@@ -97,6 +100,9 @@ def axe() -> str:
 
 def path_of(name: str, server: Server) -> str:
     path = PAGES[name]
+    if path == "COMPARISON":
+        versions = {"baseline_service": "checkout", "candidate_version": "2.5.0", "time_start": "now-6h"}
+        path = f"/compare/{json.loads(server.send(versions, '/compare/services').body)['id']}"
     if path.startswith("TRACE"):
         trace_id = server.get("/api/traces?service=checkout&limit=1").json()["traces"][0]["trace_id"]
         path = path.replace("TRACE", f"/traces/{trace_id}")

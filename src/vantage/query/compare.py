@@ -23,7 +23,7 @@ from vantage.analysis.verdict import (
 from vantage.core.comparison import SavedComparison
 from vantage.core.errors import InputError, NotFoundError
 from vantage.core.semconv import DURATION
-from vantage.query.compared_data import BY_ROUTE, Side, SideData, read_side
+from vantage.query.compared_data import BY_ROUTE, Rollups, Side, SideData, read_side
 from vantage.query.comparison_document import document_of
 from vantage.query.context import QueryContext
 from vantage.storage.metadata.ports import MetadataStore
@@ -95,9 +95,10 @@ async def compare(context: QueryContext, request: ComparisonRequest) -> Comparis
     results: list[MetricResult] = []
     pairs: list[tuple[SideData, SideData]] = []
     missing: list[str] = []
+    rollups = Rollups(context)
     for metric in request.metrics:
         sides = [
-            await read_side(context, side, metric, match=request.match)
+            await read_side(context, rollups, side, metric, match=request.match)
             for side in (request.baseline, request.candidate)
         ]
         absent = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -46,6 +46,7 @@ from vantage.vql.tree import (
 EXACT_MAX: Final = 20_000  # samples of a side that are read one by one
 CELLS_MAX: Final = 400_000  # rows of a side, of more samples
 ROLLUP_RANGE_MS: Final = 2 * HOUR_MS
+NAMED_SHARE: Final = 0.9  # of requests that must name their route, for rollups by route to be read
 STEPS: Final = 240
 BY_ROUTE: Final = "route"
 UNMATCHED: Final = "none"
@@ -104,7 +105,7 @@ class SideData:
         return replace(self, observations=observations, outcomes=outcomes, strata=tuple(strata))
 
 
-async def read_side(context: QueryContext, side: Side, metric: str, *, match: str) -> SideData | None:
+async def read_side(context: QueryContext, rollups: Rollups, side: Side, metric: str, *, match: str) -> SideData | None:
     """Read one side; None without data. ``match``: BY_ROUTE, UNMATCHED, or the key of a tag.
 
     Raises InputError naming ``metric_name`` for a kind of metric that has no single values, and what the store raises.
@@ -116,7 +117,7 @@ async def read_side(context: QueryContext, side: Side, metric: str, *, match: st
     unit = _check_kind(metric, infos)
     data = None
     if is_requests and _has_rollups(side):
-        data = await _from_rollups(context, side, infos, by_route=match == BY_ROUTE)
+        data = await _from_rollups(context, rollups, side, infos, by_route=match == BY_ROUTE)
     if data is not None:
         return data if data.observations.value.size else None
     return await _from_rows(context, _Rows(side, metric, unit, infos, match))
@@ -162,7 +163,7 @@ def _has_rollups(side: Side) -> bool:
 
 
 async def _from_rollups(
-    context: QueryContext, side: Side, infos: Sequence[SeriesInfo], *, by_route: bool
+    context: QueryContext, rollups: Rollups, side: Side, infos: Sequence[SeriesInfo], *, by_route: bool
 ) -> SideData | None:
     """Return the data from rollups of requests, by route where they name routes; None where there are none."""
     recent = (
@@ -170,34 +171,53 @@ async def _from_rollups(
     )
     step_ms = FIVE_MINUTES_MS if recent else HOUR_MS
     aligned = side.time_range.aligned(step_ms)
-    tables: dict[RedLevel, RedTable] = {}
-    levels: tuple[RedLevel, ...] = ("service", "endpoint") if by_route else ("service",)
+    levels: tuple[RedLevel, ...] = ("endpoint", "service") if by_route else ("service",)
     for level in levels:
-        table = await context.red(
+        table = await rollups.read(side.service, aligned, step_ms, level)
+        if table is None:
+            return None
+        if level == "service" or await rollups.are_named(table, side, aligned, step_ms):
+            return await asyncio.to_thread(_of_rollups, table, level, side, infos, aligned, step_ms)
+    return None
+
+
+class Rollups:
+    """Reads rollups of requests for one comparison: both sides may be of one service and time, whose rows are the same
+    but for their versions."""
+
+    def __init__(self, context: QueryContext) -> None:
+        self._context = context
+        self._tables: dict[RedQuery, RedTable | None] = {}
+
+    async def read(self, service: str, time_range: TimeRange, step_ms: int, level: RedLevel) -> RedTable | None:
+        """Return the rows by version with their sketches; None where there are no rollups."""
+        return await self._read(
             RedQuery(
-                aligned,
+                time_range,
                 step_ms,
                 level=level,
-                services=frozenset({side.service}),
+                services=frozenset({service}),
                 quantiles=(0.5,),
                 with_versions=True,
                 with_cells=True,
             )
         )
-        if table is None:
-            return None
-        tables[level] = table
-    return await asyncio.to_thread(_of_rollups, tables, side, infos, aligned, step_ms)
+
+    async def are_named(self, by_route: RedTable, side: Side, time_range: TimeRange, step_ms: int) -> bool:
+        """Return whether nearly all requests of a side name their route."""
+        query = RedQuery(time_range, step_ms, services=frozenset({side.service}), with_versions=True)
+        total = await self._read(query)
+        return total is not None and _wanted_requests(by_route, side) >= NAMED_SHARE * _wanted_requests(total, side)
+
+    async def _read(self, query: RedQuery) -> RedTable | None:
+        if query not in self._tables:
+            self._tables[query] = await self._context.red(query)
+        return self._tables[query]
 
 
 def _of_rollups(
-    tables: Mapping[RedLevel, RedTable], side: Side, infos: Sequence[SeriesInfo], aligned: TimeRange, step_ms: int
+    table: RedTable, level: RedLevel, side: Side, infos: Sequence[SeriesInfo], aligned: TimeRange, step_ms: int
 ) -> SideData:
-    level: RedLevel = "service"
-    if "endpoint" in tables:
-        named, total = (_wanted_requests(tables[name], side) for name in ("endpoint", "service"))
-        level = "endpoint" if named >= 0.9 * total else "service"
-    table = tables[level]
     wanted = np.array([_is_wanted(group, side) for group in table.groups], np.bool_)
     names = tuple(dict.fromkeys(_stratum(group) for group in table.groups)) or ("",)
     stratum_of = np.array([names.index(_stratum(group)) for group in table.groups], np.int64)
