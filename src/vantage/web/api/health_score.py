@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from litestar import get
 from litestar.di import NamedDependency
-from litestar.params import FromPath, Parameter
+from litestar.params import Parameter
 
 from vantage.analysis.baseline import Baseline
 from vantage.analysis.health import FACTORS, Factor, Health, Status, parse_weights
@@ -18,7 +18,7 @@ from vantage.core.errors import InputError
 from vantage.core.timerange import TimeRange, auto_step_ms, parse_duration_ms, parse_time
 from vantage.query.context import QueryContext
 from vantage.query.health import HISTORY_POINTS, WINDOW_MS_MIN, ServiceHealth, read_health, read_history
-from vantage.web.api.params import TIME_TEXT, End, Start, examples, problems, time_range
+from vantage.web.api.params import TIME_TEXT, End, Service, Start, examples, problems, time_range
 
 WEIGHTS_LENGTH_MAX: Final = 200
 Weights = Annotated[
@@ -97,7 +97,7 @@ class HealthHistoryOut(msgspec.Struct):
 @get("/health/score/{service:str}", summary="Health of a service", responses=problems(404), tags=["analysis"])
 async def get_health_score(
     context: NamedDependency[QueryContext],
-    service: FromPath[str],
+    service: Service,
     window: Annotated[
         str, Parameter(description="How long before the end: 5m to 7d.", max_length=16, examples=examples("15m"))
     ] = "15m",
@@ -123,7 +123,7 @@ async def get_health_score(
 @get("/health/history/{service:str}", summary="Health over time", responses=problems(404), tags=["analysis"])
 async def get_health_history(
     context: NamedDependency[QueryContext],
-    service: FromPath[str],
+    service: Service,
     start: Start = "now-24h",
     end: End = "now",
     step: Annotated[
