@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from vantage.core.anomaly import Anomaly
 from vantage.core.api_key import ApiKey, Scope, hash_secret
 from vantage.core.audit import AuditEntry
 from vantage.core.comparison import SavedComparison
@@ -56,6 +57,13 @@ def a_deployment(
 ) -> Deployment:
     deployment = Deployment("checkout", "production", version, at_ms, source)
     return replace(deployment, **fields)  # type: ignore[arg-type]
+
+
+def an_anomaly(start_ms: int, *, service: str = "shop", **fields: object) -> Anomaly:
+    anomaly = Anomaly(
+        service, "p95", "", start_ms, start_ms + 300_000, 1.5, 80.25, None, 10.0, 20.5, "seasonal", "ms", "text"
+    )
+    return replace(anomaly, **fields)  # type: ignore[arg-type]
 
 
 def without_id(deployment: Deployment) -> Deployment:
@@ -121,6 +129,41 @@ class MetadataContract:
         for number in range(4):
             await store.save_comparison(SavedComparison(str(number), NOW_MS + number, "", "api", "", "HOLD", {}))
         assert [saved.id for saved in await store.comparisons()] == ["3", "2"]
+
+    async def test_anomalies_are_listed_by_range_the_latest_first_and_replaced_by_series_and_start(
+        self, store: AnyStore
+    ) -> None:
+        first = an_anomaly(NOW_MS, evidence={"pairs": [1.5, "x"]})
+        assert await store.record_anomalies([first, an_anomaly(NOW_MS + 900_000, service="pay")], since_ms=0) == 0
+        assert await store.record_anomalies([replace(first, end_ms=NOW_MS + 600_000, score=3.5)], since_ms=0) == 0
+        latest = await store.anomalies()
+        assert [(row.service, row.end_ms - row.start_ms, row.score) for row in latest] == [
+            ("pay", 300_000, 1.5),
+            ("shop", 600_000, 3.5),
+        ]
+        assert await store.anomaly(latest[1].id) == latest[1]
+        assert latest[1].evidence == {"pairs": [1.5, "x"]}
+        assert await store.anomaly(99) is None
+        assert [row.service for row in await store.anomalies(service="shop")] == ["shop"]
+        touched = TimeRange(NOW_MS + 599_999, NOW_MS + 900_000)
+        assert [row.service for row in await store.anomalies(time_range=touched)] == ["shop"]
+        assert len(await store.anomalies(limit=1)) == 1
+        assert await store.audit() == []
+
+    async def test_old_anomalies_and_those_of_a_deleted_service_are_removed(
+        self, store: AnyStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        anomalies = [an_anomaly(NOW_MS + i * 1_000_000, service=f"s{i % 2}") for i in range(6)]
+        await store.record_anomalies(anomalies, since_ms=0)
+        assert await store.record_anomalies([], since_ms=NOW_MS + 300_000) == 0
+        assert await store.record_anomalies([], since_ms=NOW_MS + 300_001) == 1
+        assert await store.remove_anomalies("s1") == 3
+        assert await store.remove_anomalies("s1") == 0
+        assert [row.start_ms for row in await store.anomalies()] == [NOW_MS + 4_000_000, NOW_MS + 2_000_000]
+        for module in ("vantage.storage.metadata.anomalies", "vantage.storage.metadata.memory"):
+            monkeypatch.setattr(f"{module}.ANOMALIES_MAX", 1)
+        assert await store.record_anomalies([], since_ms=0) == 1
+        assert [row.start_ms for row in await store.anomalies()] == [NOW_MS + 4_000_000]
 
     async def test_a_partition_has_one_owner_and_the_next_one_finds_its_claim(self, store: AnyStore) -> None:
         first = await store.take_partition("topic", 3)

@@ -51,6 +51,8 @@ class Deletion:
         finally:  # after an error it is unknown what is deleted
             self.before_answer()
         deployments = await self.metadata.remove_deployments(selector, actor=actor)
+        if service and not environment:
+            await self.metadata.remove_anomalies(service)
         self.on_deleted()
         detail = {
             "service": service,

@@ -274,6 +274,7 @@ async def test_sources_of_deployments_take_their_present_names(url: str, path: P
         "DROP TABLE stream_position",
         "DROP TABLE saved_query",
         "DROP TABLE comparison",
+        "DROP TABLE anomaly",
         "UPDATE alembic_version SET version_num = '0001'",
     )
     async with SqlMetadataStore(url, SystemClock()) as store:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from vantage.core.anomaly import Anomaly
 from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
@@ -17,6 +18,7 @@ from vantage.core.saved_query import SavedQuery
 from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.storage.metadata import audit_entries
+from vantage.storage.metadata.anomalies import ANOMALIES_MAX
 from vantage.storage.metadata.comparisons import COMPARISONS_MAX
 from vantage.storage.ports import Selector
 
@@ -32,6 +34,8 @@ class MemoryMetadataStore:
         self._deployments_ever = 0
         self._queries: dict[str, SavedQuery] = {}
         self._comparisons: list[SavedComparison] = []
+        self._anomalies: dict[tuple[str, str, str, int], Anomaly] = {}
+        self._anomalies_ever = 0
         self._audit: list[AuditEntry] = []
         self._positions: dict[tuple[str, int], StreamPosition] = {}
 
@@ -138,6 +142,45 @@ class MemoryMetadataStore:
             entry = audit_entries.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
             await self.record_audit(entry)
         return removed
+
+    async def record_anomalies(self, anomalies: Sequence[Anomaly], *, since_ms: int) -> int:
+        """Store anomalies, or replace those of the same series and start. Delete the old, and return their number."""
+        await self.ping()
+        for anomaly in anomalies:
+            stored = self._anomalies.get(anomaly.key)
+            if stored is None:
+                self._anomalies_ever += 1
+            self._anomalies[anomaly.key] = replace(anomaly, id=stored.id if stored else self._anomalies_ever)
+        newest = await self.anomalies(time_range=TimeRange(since_ms - 1, 1 << 62), limit=ANOMALIES_MAX)
+        removed = len(self._anomalies) - len(newest)
+        self._anomalies = {anomaly.key: anomaly for anomaly in newest}
+        return removed
+
+    async def anomalies(
+        self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
+    ) -> Sequence[Anomaly]:
+        """Return up to ``limit`` anomalies that touch the range, the latest start first."""
+        await self.ping()
+        selected = [
+            anomaly
+            for anomaly in self._anomalies.values()
+            if service in ("", anomaly.service)
+            and (time_range is None or (anomaly.end_ms > time_range.start_ms and anomaly.start_ms < time_range.end_ms))
+        ]
+        return sorted(selected, key=lambda anomaly: (-anomaly.start_ms, -anomaly.id))[: max(0, limit)]
+
+    async def anomaly(self, anomaly_id: int) -> Anomaly | None:
+        """Return an anomaly by its id, None for an unknown one."""
+        await self.ping()
+        return next((anomaly for anomaly in self._anomalies.values() if anomaly.id == anomaly_id), None)
+
+    async def remove_anomalies(self, service: str) -> int:
+        """Remove those of a service; return their number."""
+        await self.ping()
+        keys = [key for key in self._anomalies if key[0] == service]
+        for key in keys:
+            del self._anomalies[key]
+        return len(keys)
 
     async def save_query(self, query: SavedQuery) -> None:
         """Store a query, or replace that of its name. Raises ConflictError when there are too many."""

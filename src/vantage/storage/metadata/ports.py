@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
+from vantage.core.anomaly import Anomaly
 from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
 from vantage.core.comparison import SavedComparison
@@ -39,6 +40,16 @@ class MetadataReader(Protocol):
 
     async def comparison_of(self, key: str) -> SavedComparison | None:
         """Return the comparison with a key; None: there is none."""
+        ...
+
+    async def anomalies(
+        self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
+    ) -> Sequence[Anomaly]:
+        """Return up to ``limit`` anomalies that touch the range, the latest start first."""
+        ...
+
+    async def anomaly(self, anomaly_id: int) -> Anomaly | None:
+        """Return an anomaly by its id, None for an unknown one."""
         ...
 
 
@@ -74,6 +85,16 @@ class MetadataStore(MetadataReader, Protocol):
     async def remove_deployments(self, selector: Selector, *, actor: str) -> int:
         """Remove those of a deleted service or environment, and return their number. Raises InputError for an empty
         selector."""
+        ...
+
+    async def record_anomalies(self, anomalies: Sequence[Anomaly], *, since_ms: int) -> int:
+        """Store anomalies, replacing those of the same series and start, so that it may be repeated; their ids are
+        ignored. Delete those that ended before ``since_ms``, and the oldest beyond a limit, and return the number of
+        those. Nothing of this is a change that the audit log has."""
+        ...
+
+    async def remove_anomalies(self, service: str) -> int:
+        """Remove those of a deleted service, without an audit entry of their own, and return their number."""
         ...
 
     async def save_query(self, query: SavedQuery) -> None:

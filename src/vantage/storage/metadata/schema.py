@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import JSON, BigInteger, Column, Index, Integer, MetaData, Table, Text, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, MetaData, Table, Text, UniqueConstraint, text
 
 metadata: Final = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
 
@@ -88,6 +88,30 @@ comparison: Final = Table(
     UniqueConstraint("about", name="uq_comparison_about"),
     Index("ix_comparison_at_ms", "at_ms"),
     Index("ix_comparison_service", "service", "at_ms"),
+)
+
+# ``evidence`` is what the score was computed from.
+anomaly: Final = Table(
+    "anomaly",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("service", Text, nullable=False),
+    Column("figure", Text, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("start_ms", BigInteger, nullable=False),
+    Column("end_ms", BigInteger, nullable=False),
+    Column("score", Double, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("expected", Double),
+    Column("low", Double),
+    Column("high", Double),
+    Column("mode", Text, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Index("ix_anomaly_start_ms", "start_ms"),
+    Index("uq_anomaly_series", "service", "figure", "metric", "start_ms", unique=True),
+    sqlite_autoincrement=True,
 )
 
 # Append-only: the migration adds triggers that refuse every UPDATE and DELETE.

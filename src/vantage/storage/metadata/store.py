@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from vantage.core.anomaly import Anomaly
 from vantage.core.api_key import ApiKey
 from vantage.core.audit import AuditEntry
 from vantage.core.clock import Clock
@@ -18,6 +19,7 @@ from vantage.core.saved_query import SavedQuery
 from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.storage.closing import to_its_end
+from vantage.storage.metadata import anomalies as anomaly_rows
 from vantage.storage.metadata import (
     audit,
     audit_entries,
@@ -127,6 +129,29 @@ class SqlMetadataStore:
                 entry = audit_entries.deployments_removed(selector, removed=removed, actor=actor, at_ms=now_ms)
                 await audit.append(connection, entry)
             return removed
+
+    async def record_anomalies(self, anomalies: Sequence[Anomaly], *, since_ms: int) -> int:
+        """Store anomalies, durably, replacing those of the same series and start. Delete those that ended before
+        ``since_ms`` and the oldest beyond ANOMALIES_MAX; return their number. Raises StoreUnavailable."""
+        async with self._write() as connection:
+            return await anomaly_rows.record(connection, anomalies, since_ms=since_ms)
+
+    async def anomalies(
+        self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
+    ) -> Sequence[Anomaly]:
+        """Return up to ``limit`` anomalies that touch the range, the latest start first. Raises StoreUnavailable."""
+        async with self._read() as connection:
+            return await anomaly_rows.latest(connection, service=service, time_range=time_range, limit=limit)
+
+    async def anomaly(self, anomaly_id: int) -> Anomaly | None:
+        """Return an anomaly by its id, None for an unknown one. Raises StoreUnavailable."""
+        async with self._read() as connection:
+            return await anomaly_rows.find(connection, anomaly_id)
+
+    async def remove_anomalies(self, service: str) -> int:
+        """Remove those of a deleted service, and return their number. Raises StoreUnavailable."""
+        async with self._write() as connection:
+            return await anomaly_rows.remove(connection, service)
 
     async def save_query(self, query: SavedQuery) -> None:
         """Store a query, or replace that of its name, durably. Raises ConflictError when there are too many,
