@@ -210,6 +210,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     query_cache_bytes: Annotated[
         int, _doc("Memory for results of queries, cached for up to 5 minutes; 0: no cache.", ge=0)
     ] = 32 << 20
+    anomaly_mode: Annotated[
+        Literal["seasonal", "robust", "sigma", "off"],
+        _doc(
+            "How anomalies are noticed. seasonal: states that a series has not been in; robust: median and MAD of 7 "
+            "days; sigma: their mean and standard deviation; off: not at all."
+        ),
+    ] = "seasonal"
+    anomaly_series_max: Annotated[
+        int, _doc("Series watched for anomalies, of 10 kB each; further ones are counted.", ge=0, le=100_000)
+    ] = 1000
     websockets_max: Annotated[int, _doc("Open WebSockets at the same time.", ge=1)] = 500
     self_telemetry: Annotated[bool, _doc("Whether Vantage records telemetry of itself, as the service `vantage`.")] = (
         True

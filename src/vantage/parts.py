@@ -25,6 +25,7 @@ from vantage.ingest.self_telemetry import SelfTelemetry, instance_name
 from vantage.ingest.series_cache import CACHE_NBYTES_MAX
 from vantage.ingest.store_sink import StoreSink
 from vantage.query.administration import Administered
+from vantage.query.anomaly_watch import AnomalyWatch, Watched
 from vantage.query.compare import Comparisons
 from vantage.query.compared_deployments import DeploymentComparisons
 from vantage.query.context import QueryContext
@@ -40,6 +41,7 @@ from vantage.storage.clickhouse.server_url import is_server_url
 from vantage.storage.clickhouse.store import ClickHouseStore
 from vantage.storage.clickhouse.upkeep import UpkeepLoop
 from vantage.storage.embedded.store import EmbeddedStore
+from vantage.storage.metadata.ports import MetadataStore
 from vantage.storage.open import open_metadata, open_telemetry_store
 from vantage.storage.ports import RetentionPolicy
 from vantage.storage.promotion.serving import ServingPromotion
@@ -150,6 +152,7 @@ def build_parts(
     pings: dict[str, Callable[[], Awaitable[None]]] = {}
     watchers: list[Callable[[Batch], None]] = [detector.observe]
     context = deletion = comparisons = None
+    watched = Watched()
     failing: Callable[[], str] | None = None
     if store is not None:
         policy = RetentionPolicy(settings.retention_days, settings.disk_budget_bytes, _rules(settings))
@@ -162,6 +165,8 @@ def build_parts(
         deletion = Deletion(store, metadata, clock, before_answer=context.cache.clear, on_deleted=detector.clear)
         loops[Loop.RETENTION] = RetentionLoop(store, policy, clock=clock, on_expired=context.cache.clear)
         loops |= {Loop.UPKEEP: UpkeepLoop(store, clock=clock)} if isinstance(store, ClickHouseStore) else {}
+        watched, watches = _watched(settings, role, context, metadata, turns)
+        loops |= watches
         stores.insert(0, store)
         pings["store"] = store.ping
     promotion = None
@@ -252,6 +257,7 @@ def build_parts(
         deployment_reports=DeploymentReports(metadata),
         saved_queries=SavedQueries(metadata, clock),
         comparisons=comparisons,
+        watched=watched,
         administered=Administered(
             metadata,
             Loaded(settings, origins or {}, ()).masked_rows(),
@@ -301,6 +307,18 @@ def build_parts(
         stores.append(shared)
     chosen_loops = tuple(loops[loop] for loop in sorted(role.loops) if loop in loops)
     return Parts(role, clock, tuple(stores), keys, authenticator, authorizer, chosen_loops, asgi, telemetry, turns)
+
+
+def _watched(
+    settings: Settings, role: Role, context: QueryContext, metadata: MetadataStore, turns: Turns
+) -> tuple[Watched, dict[Loop, BackgroundLoop]]:
+    """Return what watches for anomalies, and its loop, where the role has it and the settings do not turn it off."""
+    if settings.anomaly_mode == "off" or Loop.ANOMALIES not in role.loops:
+        return Watched(), {}
+    watch = AnomalyWatch(
+        context, metadata, turns=turns, mode=settings.anomaly_mode, series_max=settings.anomaly_series_max
+    )
+    return Watched(watch), {Loop.ANOMALIES: watch}
 
 
 def _open_target(settings: Settings, url: str, clock: Clock) -> ClickHouseStore:

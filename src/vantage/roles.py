@@ -31,6 +31,7 @@ class Loop(StrEnum):
     CONSUMER = "consumer"
     PROMOTION = "promotion"
     COMPARISONS = "comparisons"
+    ANOMALIES = "anomalies"
 
 
 class Need(StrEnum):
@@ -66,6 +67,7 @@ ROLES: Final[Mapping[str, Role]] = {
                 Loop.DEPLOYMENTS,
                 Loop.LIVE_PUBLISHER,
                 Loop.COMPARISONS,
+                Loop.ANOMALIES,
             }
         ),
         frozenset(Need),

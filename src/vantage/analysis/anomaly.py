@@ -135,11 +135,6 @@ class SeasonalDetector:
     def series(self) -> int:
         return len(self._a["points"])
 
-    def is_ready(self) -> Mask:
-        """Return by series whether it has warmed up."""
-        ready: Mask = self._a["points"] >= WARM_POINTS
-        return ready
-
     def grow(self, series: int) -> None:
         new = {
             "anchor": np.full(series, np.nan),  # the first value: others are differences from it

@@ -20,6 +20,7 @@ from litestar.types import Guard
 
 from vantage.core.errors import VantageError
 from vantage.query.administration import Administered
+from vantage.query.anomaly_watch import Watched
 from vantage.query.compare import Comparisons
 from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
@@ -32,6 +33,7 @@ from vantage.telemetry import Telemetry
 from vantage.web import exception_handlers, pages
 from vantage.web.api import (
     agent_wheel,
+    anomalies,
     changes,
     compare,
     deployments,
@@ -106,6 +108,7 @@ def create_litestar(
     deployment_reports: DeploymentReports,
     saved_queries: SavedQueries,
     comparisons: Comparisons | None,
+    watched: Watched,
     administered: Administered,
     live_updates: LiveUpdates,
     telemetry: Telemetry,
@@ -125,7 +128,18 @@ def create_litestar(
     guarded: list[Any] = []
     unguarded: list[Any] = [*health.handlers]
     if Routes.API in routes:
-        for resource in (services, metrics, traces, service_map, deployments, storage, deletion_api, export, vql):
+        for resource in (
+            anomalies,
+            services,
+            metrics,
+            traces,
+            service_map,
+            deployments,
+            storage,
+            deletion_api,
+            export,
+            vql,
+        ):
             guarded += resource.handlers
         guarded += [*saved_queries_api.handlers, *compare.handlers, *health_score.handlers, *changes.handlers]
         if promotion is not None:
@@ -161,6 +175,7 @@ def create_litestar(
             "deployment_reports": provide(deployment_reports),
             "saved_queries": provide(saved_queries),
             "comparisons": provide(comparisons),
+            "watched": provide(watched),
             "administered": provide(administered),
         },
         exception_handlers={

@@ -1,0 +1,354 @@
+"""The loop that watches series for anomalies, and stores those it notices.
+
+It advances by the data's own clock, a bucket of 5 minutes at a time, a minute after the bucket ended. After a start it
+learns from the rollups of at most 14 days, half a day at a time and in turns with others, so that nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import structlog
+
+from vantage.analysis.anomaly import (
+    WARM_POINTS,
+    Detector,
+    Mode,
+    SeasonalDetector,
+    Step,
+    as_dict,
+    new_detector,
+)
+from vantage.core.anomaly import Anomaly, Figure
+from vantage.core.arrays import F64
+from vantage.core.errors import VantageError
+from vantage.core.number_format import quantity
+from vantage.core.rollup import FIVE_MINUTES_MS
+from vantage.core.sample import OVERFLOW
+from vantage.core.timerange import TimeRange
+from vantage.core.turns import Turns
+from vantage.query.anomaly_points import FIGURES, RANGES_MIN, UNITS, SeriesKey, read_points
+from vantage.query.catalogue import SELF
+from vantage.query.context import QueryContext
+from vantage.storage.metadata.ports import MetadataStore
+
+HISTORY_MS: Final = 14 * 86_400_000
+SLICE_MS: Final = 12 * 3_600_000
+GRACE_MS: Final = 60_000  # after a bucket, for samples that arrive late
+POLL_S: Final = 15.0
+QUIET_POINTS: Final = 12  # an hour without anything unusual ends an anomaly
+SAME_MS: Final = 6 * 3_600_000  # an alarm so near to a stored anomaly of its series belongs to that
+STOPPED_MS: Final = 86_400_000  # a service without requests has a rate of 0 for so long, and then none
+GROW_BY: Final = 64
+RETENTION_MS: Final = 90 * 86_400_000  # of stored anomalies
+AGAIN_MS: Final = 3_600_000  # everything is learnt again at most once in this time
+OMITTED_MAX: Final = 10_000  # series beyond the limit that are counted
+_log = structlog.get_logger("vantage.query.anomalies")
+
+
+@dataclass(frozen=True, slots=True)
+class WatchStatus:
+    """What is watched: the number of series, of those that have warmed up, and of those beyond the limit; ``until_ms``
+    is the end of the newest bucket, 0 before the first; ``behind_ms`` how much is still to be learnt."""
+
+    series: int = 0
+    ready: int = 0
+    omitted: int = 0
+    series_max: int = 0
+    until_ms: int = 0
+    behind_ms: int = 0
+    mode: Mode = "seasonal"
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What this process watches; None where other processes do, or none."""
+
+    watch: AnomalyWatch | None = None
+
+    @property
+    def status(self) -> WatchStatus | None:
+        return self.watch.status if self.watch is not None else None
+
+
+@dataclass(slots=True)
+class _Open:
+    """An anomaly that goes on, and for how many points nothing was unusual."""
+
+    anomaly: Anomaly
+    quiet: int = 0
+
+
+class _Group:
+    """The series of one figure, and their detector."""
+
+    def __init__(self, mode: Mode, figure: Figure) -> None:
+        self.detector: Detector = new_detector(mode, GROW_BY, range_min=RANGES_MIN[figure])
+        self.keys: list[SeriesKey] = []
+        self.points = np.zeros(GROW_BY, np.int64)
+        self.last_ms = np.zeros(GROW_BY, np.int64)  # of the newest value that is not 0 for want of requests
+
+    def add(self, key: SeriesKey) -> int:
+        self.keys.append(key)
+        if len(self.keys) > len(self.points):
+            size = len(self.points) + max(GROW_BY, len(self.points) // 4)
+            self.detector.grow(size)
+            more = np.zeros(size - len(self.points), np.int64)
+            self.points, self.last_ms = np.append(self.points, more), np.append(self.last_ms, more)
+        return len(self.keys) - 1
+
+
+class AnomalyWatch:
+    """Watches at most ``series_max`` series, the first that it sees. ``status`` may be read by any thread."""
+
+    name = "anomalies"
+
+    def __init__(
+        self,
+        context: QueryContext,
+        metadata: MetadataStore,
+        *,
+        turns: Turns,
+        mode: Mode = "seasonal",
+        series_max: int = 1000,
+    ) -> None:
+        self._context = context
+        self._metadata = metadata
+        self._clock = context.clock
+        self._telemetry = telemetry = context.telemetry
+        self._turns = turns
+        self._mode = mode
+        self._series_max = series_max
+        self.status = WatchStatus(series_max=series_max, mode=mode)
+        telemetry.add_gauge(
+            "vantage_anomaly_series", "Series watched for anomalies.", lambda: float(self.status.series)
+        )
+        telemetry.add_gauge(
+            "vantage_anomaly_series_omitted",
+            "Series beyond anomaly_series_max, which are not watched.",
+            lambda: float(self.status.omitted),
+        )
+        self._clear()
+
+    def _clear(self) -> None:
+        self._groups: dict[Figure, _Group] = {}
+        self._index: dict[SeriesKey, int] = {}
+        self._omitted: set[SeriesKey] = set()
+        self._units: dict[str, str] = {}
+        self._open: dict[SeriesKey, _Open] = {}
+        self._stored: dict[SeriesKey, list[Anomaly]] = {}
+        self._waiting: dict[tuple[str, str, str, int], Anomaly] = {}
+        self._next_ms = 0
+        self._begun_ms = -AGAIN_MS
+        self._services: set[str] = set()
+
+    async def run(self) -> None:
+        """Watch until cancelled. Raises what the stores raise: it then begins again."""
+        self._clear()
+        while True:
+            await self.advance()
+            await self._clock.sleep(POLL_S)
+
+    async def advance(self) -> None:
+        """Learn the buckets that have ended since the last call, and store what was noticed. Raises VantageError."""
+        infos = await self._context.store.services()
+        services: dict[str, int] = {}
+        for info in infos:
+            services[info.service] = min(services.get(info.service, info.first_ms), info.first_ms)
+        end_ms = (self._context.present().now_ms - GRACE_MS) // FIVE_MINUTES_MS * FIVE_MINUTES_MS
+        if not services:
+            return
+        # What a new service sent of the past, an import perhaps, is learnt by learning everything again.
+        has_past = any(
+            first_ms < self._next_ms - AGAIN_MS
+            for name, first_ms in services.items()
+            if name not in self._services and name not in (SELF, OVERFLOW)
+        )
+        if self._next_ms and has_past and end_ms - self._begun_ms >= AGAIN_MS:
+            self._clear()
+        self._services |= services.keys()
+        if not self._next_ms:
+            first_ms = max(min(services.values()), end_ms - HISTORY_MS)
+            self._next_ms = first_ms // FIVE_MINUTES_MS * FIVE_MINUTES_MS
+            self._begun_ms = end_ms
+            for anomaly in await self._metadata.anomalies(time_range=TimeRange(self._next_ms, 1 << 62), limit=20_000):
+                key = SeriesKey(anomaly.service, anomaly.figure, anomaly.metric)
+                self._stored.setdefault(key, []).append(anomaly)
+        while self._next_ms < end_ms:
+            part = TimeRange(self._next_ms, min(self._next_ms + SLICE_MS, end_ms))
+            points, units = await read_points(self._context, part, services=services)
+            self._units |= units
+            await asyncio.to_thread(self._learn, points, part, end_ms)
+            self._next_ms = part.end_ms
+            await self._store(end_ms)
+
+    async def _store(self, end_ms: int) -> None:
+        """Store what was noticed; what cannot be stored now is stored later."""
+        if not self._waiting:
+            return
+        waiting = list(self._waiting.values())
+        try:
+            removed = await self._metadata.record_anomalies(waiting, since_ms=end_ms - RETENTION_MS)
+        except VantageError as error:
+            _log.warning("anomalies not stored yet", count=len(waiting), reason=str(error))
+            return
+        self._telemetry.lost.labels("anomaly_expired").inc(removed)
+        for anomaly in waiting:
+            if self._waiting.get(anomaly.key) is anomaly:
+                del self._waiting[anomaly.key]
+
+    def _learn(self, points: Mapping[SeriesKey, F64], part: TimeRange, end_ms: int) -> None:
+        """Advance the detectors over a range of buckets, in turns with other threads."""
+        with self._turns.turn():
+            count = part.length_ms // FIVE_MINUTES_MS
+            for key in points:
+                self._admit(key)
+            anything = np.zeros(count, np.bool_)
+            matrices: dict[Figure, F64] = {
+                figure: np.full((count, len(group.points)), np.nan) for figure, group in self._groups.items()
+            }
+            for key, values in points.items():
+                anything |= np.isfinite(values)
+                if (index := self._index.get(key)) is not None:
+                    matrices[key.figure][:, index] = values
+            for position in range(count):
+                at_ms = part.start_ms + position * FIVE_MINUTES_MS
+                for figure, group in self._groups.items():
+                    row = matrices[figure][position]
+                    if figure == "rate" and anything[position]:
+                        self._fill_stopped(group, row, at_ms)
+                    step = group.detector.step(np.full(len(row), at_ms), row)
+                    group.points += np.isfinite(row)
+                    self._notice(group, step, row, at_ms)
+                self._turns.pass_on()
+            ready = sum(int((group.points >= WARM_POINTS).sum()) for group in self._groups.values())
+            self.status = WatchStatus(
+                len(self._index),
+                ready,
+                len(self._omitted),
+                self._series_max,
+                part.end_ms,
+                max(0, end_ms - part.end_ms),
+                self._mode,
+            )
+
+    def _admit(self, key: SeriesKey) -> None:
+        if key in self._index:
+            return
+        if len(self._index) >= self._series_max:
+            if len(self._omitted) < OMITTED_MAX:
+                self._omitted.add(key)
+            return
+        group = self._groups.get(key.figure)
+        if group is None:
+            group = self._groups[key.figure] = _Group(self._mode, key.figure)
+            self._groups = {figure: self._groups[figure] for figure in FIGURES if figure in self._groups}
+        self._index[key] = group.add(key)
+
+    @staticmethod
+    def _fill_stopped(group: _Group, row: F64, at_ms: int) -> None:
+        """Give services that have stopped receiving requests a rate of 0, as far as others send data."""
+        present = np.isfinite(row)
+        group.last_ms[present] = at_ms
+        stopped = ~present & (group.last_ms > 0) & (at_ms - group.last_ms <= STOPPED_MS)
+        row[stopped] = 0.0
+
+    def _notice(self, group: _Group, step: Step, row: F64, at_ms: int) -> None:
+        for index in np.flatnonzero(step.alarm).tolist():
+            key, value = group.keys[index], float(row[index])
+            if key.figure == "errors" and value <= _number(step.expected[index], 0.0):
+                continue  # fewer errors than expected
+            if key not in self._open:
+                self._open[key] = _Open(self._begin(group, key, index, step, value, at_ms))
+        for key in [key for key in self._open if key.figure == group.keys[0].figure]:
+            self._go_on(key, step, float(row[self._index[key]]), at_ms)
+
+    def _begin(self, group: _Group, key: SeriesKey, index: int, step: Step, value: float, at_ms: int) -> Anomaly:
+        for stored in self._stored.get(key, ()):
+            if stored.start_ms - SAME_MS <= at_ms <= stored.end_ms + SAME_MS:
+                return stored
+        unit = UNITS.get(key.figure, self._units.get(key.metric, ""))
+        expected, low, high = (
+            None if np.isnan(values[index]) else float(values[index]) for values in (step.expected, step.low, step.high)
+        )
+        if key.figure == "metric":
+            of = key.metric
+        else:
+            of = {"rate": "Requests", "errors": "Errors", "p95": "p95"}[key.figure]
+        score = float(step.score[index])
+        return Anomaly(
+            key.service,
+            key.figure,
+            key.metric,
+            at_ms,
+            at_ms + FIVE_MINUTES_MS,
+            score,
+            value,
+            expected,
+            low,
+            high,
+            self._mode,
+            unit,
+            sentence(of, value, low, high, unit),
+            self._evidence(group, index, score, at_ms),
+        )
+
+    def _evidence(self, group: _Group, index: int, score: float, at_ms: int) -> dict[str, Any]:
+        evidence: dict[str, Any] = {"at_ms": at_ms, "score": score, "points": int(group.points[index])}
+        if isinstance(group.detector, SeasonalDetector):
+            period, same_hours, trend, apart = group.detector.profile.basis(index)
+            evidence |= {
+                "pairs": [as_dict(pair) for pair in group.detector.evidence(index)],
+                "anchor": group.detector.anchor(index),
+                "period": period,
+                "same_hours": same_hours,
+                "trend": trend,
+                "apart": apart,
+            }
+        return evidence
+
+    def _go_on(self, key: SeriesKey, step: Step, value: float, at_ms: int) -> None:
+        """Extend an anomaly while its values are unusual, and end it an hour after: while they are outside of what is
+        expected, where it began so, since means of points stay unusual for a while."""
+        index, opened = self._index[key], self._open[key]
+        score = float(step.score[index])
+        first = opened.anomaly
+        began_outside = first.low is not None and first.high is not None and not first.low <= first.value <= first.high
+        is_outside = bool(value < step.low[index] or value > step.high[index])
+        if at_ms == first.start_ms or (is_outside if began_outside else score > 1.0):
+            opened.quiet = 0
+            opened.anomaly = replace(
+                opened.anomaly,
+                end_ms=max(opened.anomaly.end_ms, at_ms + FIVE_MINUTES_MS),
+                score=max(opened.anomaly.score, score),
+            )
+            self._waiting[opened.anomaly.key] = opened.anomaly
+        else:
+            opened.quiet += 1
+        if opened.quiet > QUIET_POINTS or at_ms - opened.anomaly.start_ms > STOPPED_MS:
+            del self._open[key]
+
+
+def sentence(of: str, value: float, low: float | None, high: float | None, unit: str) -> str:
+    """Return what happened, for people."""
+    scale = 100.0 if unit == "%" else 1.0
+    text = f"{of} {_verb(of)} {quantity(value * scale, unit)}"
+    if low is None or high is None:
+        return f"{text}, unlike anything before."
+    least = max(low, 0.0) if value >= 0 else low
+    expected = f"{quantity(least * scale, unit)} to {quantity(high * scale, unit)}"
+    if low <= value <= high:
+        return f"{text}, within the expected {expected}, but not in this way: it moves as it has not before."
+    return f"{text}; {expected} were expected."
+
+
+def _verb(of: str) -> str:
+    return "were" if of in ("Requests", "Errors") else "was"
+
+
+def _number(value: float, default: float) -> float:
+    return default if np.isnan(value) else float(value)
