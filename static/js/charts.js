@@ -4,8 +4,11 @@
   const REFETCH_MS_MIN = 5000;
   const LEGEND_PX = 22;
   const LINES_MAX = 8;
+  const BAND_MS = 60000;
+  const BANDS_MAX = 20;
   const { quantity } = globalThis.numberFormat;
   const LIMITS = JSON.parse(document.body.dataset.limits);
+  const bands = new Map(); // URL -> { fetchedAt, answer }
   const plots = new Map(); // element -> { plot, key, fetchedAt, observer, waiting }
 
   // A canvas needs the colour of the theme in use as rgb(…); the token itself is light-dark(…).
@@ -65,6 +68,78 @@
     ctx.restore();
   };
 
+  // What was expected, shaded: between two lines of the chart, or of its own times.
+  const drawBand = (plot, times, low, high) => {
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
+    ctx.fillStyle = translucent(token("--accent"), 0.13);
+    const known = (i) => low[i] !== null && low[i] !== undefined && high[i] !== null && high[i] !== undefined;
+    const x = (i) => plot.valToPos(times[i], "x", true);
+    for (let from = 0; from < times.length; from++) {
+      if (!known(from)) continue;
+      let to = from;
+      while (to + 1 < times.length && known(to + 1)) to++;
+      ctx.beginPath();
+      for (let i = from; i <= to; i++) ctx.lineTo(x(i), plot.valToPos(high[i], "y", true));
+      for (let i = to; i >= from; i--) ctx.lineTo(x(i), plot.valToPos(low[i], "y", true));
+      ctx.closePath();
+      ctx.fill();
+      from = to;
+    }
+    ctx.restore();
+  };
+
+  // Anomalies: a bar at the top over their time, and a triangle where they begin.
+  const drawAnomalies = (plot, anomalies) => {
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.fillStyle = token("--bad");
+    for (const { start, end } of anomalies) {
+      const left = Math.max(bbox.left, plot.valToPos(start / 1000, "x", true));
+      const right = Math.min(bbox.left + bbox.width, plot.valToPos(end / 1000, "x", true));
+      if (right < bbox.left || left > bbox.left + bbox.width) continue;
+      const size = 5 * devicePixelRatio;
+      ctx.fillRect(left, bbox.top, Math.max(devicePixelRatio, right - left), 2 * devicePixelRatio);
+      ctx.beginPath();
+      ctx.moveTo(left - size, bbox.top);
+      ctx.lineTo(left + size, bbox.top);
+      ctx.lineTo(left, bbox.top + 2 * size);
+      ctx.closePath();
+      ctx.fill();
+    }
+    ctx.restore();
+  };
+
+  const drawExpected = (plot, chart) => {
+    if (chart.band) drawBand(plot, plot.data[0], plot.data[chart.band[0] + 1], plot.data[chart.band[1] + 1]);
+    const expected = bands.get(chart.expected)?.answer;
+    if (!expected) return;
+    drawBand(plot, expected.times, expected.low, expected.high);
+    drawAnomalies(plot, expected.anomalies);
+  };
+
+  // The band of a chart comes after the page, and is as old as a minute: it changes with the hour.
+  const fetchBand = async (element, chart) => {
+    if (!chart.expected) return;
+    const entry = bands.get(chart.expected) ?? { fetchedAt: 0, answer: null };
+    if (Date.now() - entry.fetchedAt < BAND_MS) return;
+    if (bands.size >= BANDS_MAX) bands.delete(bands.keys().next().value);
+    bands.set(chart.expected, Object.assign(entry, { fetchedAt: Date.now() }));
+    try {
+      const response = await fetch(chart.expected, { headers: { Accept: "application/json" } });
+      if (!response.ok) return;
+      const answer = await response.json();
+      const scale = (value) => (value === null || answer.unit !== "%" ? value : value * 100);
+      entry.answer = { ...answer, times: answer.times.map((at) => at / 1000), low: answer.low.map(scale), high: answer.high.map(scale) };
+      plots.get(element)?.plot?.redraw(false);
+    } catch {
+      // The chart is complete without it.
+    }
+  };
+
   // Without a pointer on the chart, the legend shows the newest values.
   const latest = (values) => {
     for (let i = (values?.length ?? 0) - 1; i >= 0; i--) if (values[i] !== null && values[i] !== undefined) return values[i];
@@ -103,7 +178,7 @@
           };
         }),
       ],
-      hooks: { setSelect: [zoom], draw: [(plot) => drawMarks(plot, chart.marks ?? [])] },
+      hooks: { setSelect: [zoom], drawAxes: [(plot) => drawExpected(plot, chart)], draw: [(plot) => drawMarks(plot, chart.marks ?? [])] },
     };
   };
 
@@ -182,6 +257,7 @@
       entry.chart.start = chart.start;
       entry.chart.end = chart.end;
       entry.chart.marks = chart.marks;
+      entry.chart.expected = chart.expected;
       if (entry.key !== key || entry.points !== points) entry.plot.setData(points);
       Object.assign(entry, { key, points });
       return;
@@ -252,6 +328,7 @@
       if (entry?.raw === element.dataset.points + element.dataset.chart) continue;
       draw(element, JSON.parse(element.dataset.chart), JSON.parse(element.dataset.points));
       plots.get(element).raw = element.dataset.points + element.dataset.chart;
+      fetchBand(element, plots.get(element).chart);
     }
     for (const element of document.querySelectorAll("details[open] [data-source]")) fetchAndDraw(element);
   };

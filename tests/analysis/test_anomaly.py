@@ -41,7 +41,9 @@ class Run:
 def run(values: np.ndarray, mode: Mode = "seasonal", *, range_min: float = 0.0) -> Run:
     """Run a detector over values by point, or by point and series."""
     values = values.reshape(len(values), -1)
-    detector = new_detector(mode, values.shape[1], range_min=range_min)
+    detector = new_detector(mode, values.shape[1])
+    for series in range(values.shape[1]):
+        detector.set_range_min(series, range_min)
     time_ms = START_MS + STEP_MS * np.arange(len(values))
     steps = [detector.step(np.full(values.shape[1], at), value) for at, value in zip(time_ms, values, strict=True)]
     return Run(*(np.array([getattr(step, name) for step in steps]) for name in Run.__slots__))

@@ -69,18 +69,17 @@ class Detector(Protocol):
         """Add series at the end, which know nothing, until there are so many."""
         ...
 
+    def set_range_min(self, series: int, range_min: float) -> None:
+        """Let a smaller range of the values of a series count as this, so that little within it is unusual."""
+        ...
+
     @property
     def nbytes(self) -> int: ...
 
 
-def new_detector(mode: Mode, series: int, *, range_min: float = 0.0) -> Detector:
-    """Return a detector for a number of series. A range of values below ``range_min`` counts as that: what happens
-    within is never unusual."""
-    return (
-        SeasonalDetector(series, range_min=range_min)
-        if mode == "seasonal"
-        else WindowDetector(series, mode, range_min=range_min)
-    )
+def new_detector(mode: Mode, series: int) -> Detector:
+    """Return a detector for a number of series."""
+    return SeasonalDetector(series) if mode == "seasonal" else WindowDetector(series, mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +114,7 @@ class SeasonalDetector:
     score is the sum of the four shares, divided by three.
     """
 
-    def __init__(self, series: int, *, range_min: float = 0.0) -> None:
-        self._range_min = range_min
+    def __init__(self, series: int) -> None:
         self.profile = Profile(0)
         # Fields are by series first, so that they grow alike.
         self._a: dict[str, Array] = {}
@@ -138,6 +136,7 @@ class SeasonalDetector:
     def grow(self, series: int) -> None:
         new = {
             "anchor": np.full(series, np.nan),  # the first value: others are differences from it
+            "range_min": np.zeros(series),
             "newest_ms": np.zeros(series, np.int64),
             "points": np.zeros(series, np.int64),
             "alarm_point": np.full(series, -SILENT_POINTS - 1, np.int64),
@@ -161,6 +160,9 @@ class SeasonalDetector:
         self._state = np.zeros((series, PAIRS, 2))
         self._range = np.ones((series, PAIRS, 2))
         self._distance = np.zeros((series, PAIRS))
+
+    def set_range_min(self, series: int, range_min: float) -> None:
+        self._a["range_min"][series] = range_min
 
     def step(self, time_ms: I64, value: F64) -> Step:
         a = self._a
@@ -239,7 +241,7 @@ class SeasonalDetector:
         with np.errstate(invalid="ignore"):
             extent = a["high"] - a["low"]
         largest = np.maximum(np.abs(a["high"]), np.abs(a["low"])) + np.abs(np.nan_to_num(a["anchor"]))[:, None, None]
-        least = np.maximum(self._range_min, _RANGE_MIN * largest)
+        least = np.maximum(a["range_min"][:, None, None], _RANGE_MIN * largest)
         extent = np.where(np.isfinite(extent), np.maximum(extent, least), 1.0)
         extent[extent <= 0] = 1.0
         self._state, self._range = state, extent
@@ -286,9 +288,8 @@ class WindowDetector:
     each side, and beyond three is an alarm. Middle and spread are computed from all points once an hour.
     """
 
-    def __init__(self, series: int, mode: Mode, *, range_min: float = 0.0) -> None:
+    def __init__(self, series: int, mode: Mode) -> None:
         self._mode = mode
-        self._spread_min = range_min / 6.0  # the range is three spreads on each side
         self._a: dict[str, Array] = {}
         self.grow(series)
 
@@ -299,6 +300,7 @@ class WindowDetector:
 
     def grow(self, series: int) -> None:
         new: dict[str, Array] = {
+            "range_min": np.zeros(series),
             "window": np.full((series, WINDOW_POINTS), np.nan),
             "points": np.zeros(series, np.int64),
             "alarm_point": np.full(series, -SILENT_POINTS - 1, np.int64),
@@ -310,6 +312,9 @@ class WindowDetector:
                 array[: len(self._a[name])] = self._a[name]
         self._a = new
 
+    def set_range_min(self, series: int, range_min: float) -> None:
+        self._a["range_min"][series] = range_min
+
     def step(self, time_ms: I64, value: F64) -> Step:
         del time_ms
         a = self._a
@@ -319,7 +324,9 @@ class WindowDetector:
         if stale.size:
             middle, spread = self._look(a["window"][stale])
             a["middle"][stale] = middle
-            a["spread"][stale] = np.maximum(spread, np.maximum(self._spread_min, _RANGE_MIN * np.abs(middle)))
+            # The range is three spreads on each side.
+            least = np.maximum(a["range_min"][stale] / 6.0, _RANGE_MIN * np.abs(middle))
+            a["spread"][stale] = np.maximum(spread, least)
         with np.errstate(invalid="ignore", divide="ignore"):
             distance = np.abs(x - a["middle"])
             score = np.where(distance > 0, distance / (3.0 * a["spread"]), 0.0)

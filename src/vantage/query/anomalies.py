@@ -16,7 +16,7 @@ from vantage.core.arrays import F64, I64
 from vantage.core.errors import InputError, NotFoundError, StoreUnavailable
 from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
 from vantage.core.timerange import TimeRange
-from vantage.query.anomaly_points import FIGURES, UNITS, SeriesKey, read_points
+from vantage.query.anomaly_points import FIGURES, UNITS, MetricUnit, SeriesKey, read_points
 from vantage.query.context import QueryContext
 
 BAND_HISTORY_MS: Final = 14 * 86_400_000
@@ -128,7 +128,7 @@ async def _read_series(context: QueryContext, key: SeriesKey, time_range: TimeRa
     part = TimeRange(min(start_ms, time_range.end_ms - FIVE_MINUTES_MS), time_range.end_ms)
     points, units = await read_points(context, part, services={key.service: first_ms}, key=key)
     value = points.get(key, np.full(part.length_ms // FIVE_MINUTES_MS, np.nan))
-    return value, UNITS.get(key.figure, units.get(key.metric, "")), part.start_ms
+    return value, UNITS.get(key.figure, units.get(key.metric, MetricUnit()).unit), part.start_ms
 
 
 def _band(value: F64, first_ms: int, start_ms: int, step_ms: int, unit: str) -> BandPoints:

@@ -20,10 +20,11 @@ from vantage.query.red import read_red
 from vantage.vql.tree import And, Call, Column, Compare, Expr, Literal, Select, SelectItem, equals
 
 ROWS_MAX: Final = 200_000  # of one read: half a day of 1000 metrics is 144 000
+REQUESTS_MIN: Final = 20  # in 5 minutes: the errors and the p95 of fewer are chance
 FIGURES: Final[tuple[Figure, ...]] = ("rate", "errors", "p95", "metric")
 UNITS: Final[Mapping[str, str]] = {"rate": "/s", "errors": "%", "p95": "ms"}
-# In the unit of the points: a smaller range than this is never unusual.
-RANGES_MIN: Final[Mapping[Figure, float]] = {"rate": 0.1, "errors": 0.05, "p95": 5.0, "metric": 0.0}
+# In the unit of the points: a smaller range of values counts as this.
+RANGES_MIN: Final[Mapping[Figure, float]] = {"rate": 0.1, "errors": 0.3, "p95": 5.0, "metric": 0.0}
 _IN_REQUESTS: Final = frozenset({REQUESTS, DURATION})  # metrics that the figures of requests are made of
 
 
@@ -35,19 +36,27 @@ class SeriesKey(NamedTuple):
     metric: str = ""
 
 
+class MetricUnit(NamedTuple):
+    """The unit of a metric's points, and the kind of its samples."""
+
+    unit: str = ""
+    kind: str = ""
+
+
 async def read_points(
     context: QueryContext, time_range: TimeRange, *, services: Mapping[str, int], key: SeriesKey | None = None
-) -> tuple[dict[SeriesKey, F64], dict[str, str]]:
+) -> tuple[dict[SeriesKey, F64], dict[str, MetricUnit]]:
     """Return the points of a range, which begins and ends on multiples of 5 minutes: for each series an array of one
     value a bucket, NaN without data; and the unit of each metric.
 
     Rates are requests a second; errors are shares from 0 to 1; p95 is in ms; a metric is the mean of its samples, or
-    the growth a second of a counter. Running totals are left out, and Vantage itself. ``services`` are names with the
-    time of their first data; ``key`` restricts it to one series.
+    the growth a second of a counter. Running totals are left out, Vantage itself, and errors and p95 of less than
+    REQUESTS_MIN requests. ``services`` are names with the time of their first data; ``key`` restricts it to one series.
     """
     buckets = Buckets(time_range.start_ms, time_range.end_ms, FIVE_MINUTES_MS)
     points: dict[SeriesKey, F64] = {}
-    units: dict[str, str] = {}
+    seconds = FIVE_MINUTES_MS // 1000
+    units: dict[str, MetricUnit] = {}
     if key is None or key.figure != "metric":
         wanted = {name: at for name, at in services.items() if name not in (SELF, OVERFLOW)}
         if key is not None:
@@ -56,12 +65,15 @@ async def read_points(
         for service, stats in red.items():
             if stats.source == "samples":
                 continue
+            few = np.array([(v or 0.0) * seconds < REQUESTS_MIN for v in stats.rates_per_s])
             for figure, values in (
                 ("rate", stats.rates_per_s), ("errors", stats.error_ratios), ("p95", stats.p95s_ms)
             ):  # fmt: skip
                 of_figure = SeriesKey(service, figure)  # type: ignore[arg-type]
                 if key in (None, of_figure):
                     points[of_figure] = np.array([np.nan if v is None else v for v in values], np.float64)
+                    if figure != "rate":
+                        points[of_figure][few] = np.nan
     if key is None or key.figure == "metric":
         await _read_metrics(context, buckets, points, units, key)
     return points, units
@@ -71,7 +83,7 @@ async def _read_metrics(
     context: QueryContext,
     buckets: Buckets,
     points: dict[SeriesKey, F64],
-    units: dict[str, str],
+    units: dict[str, MetricUnit],
     key: SeriesKey | None,
 ) -> None:
     columns = ("service_name", "metric_name", "metric_type", "unit")
@@ -97,6 +109,6 @@ async def _read_metrics(
         values = points.get(of_metric)
         if values is None:
             values = points[of_metric] = np.full(buckets.count, np.nan)
-            units[metric] = f"{unit}/s" if kind == Kind.COUNTER else unit
+            units[metric] = MetricUnit(f"{unit}/s" if kind == Kind.COUNTER else unit, kind)
         position = (at_ms - buckets.start_ms) // buckets.step_ms
         values[position] = total / (buckets.step_ms / 1000) if kind == Kind.COUNTER else total / count

@@ -23,7 +23,7 @@ from vantage.analysis.anomaly import (
     as_dict,
     new_detector,
 )
-from vantage.core.anomaly import Anomaly, Figure
+from vantage.core.anomaly import Anomaly
 from vantage.core.arrays import F64
 from vantage.core.errors import VantageError
 from vantage.core.number_format import quantity
@@ -31,7 +31,7 @@ from vantage.core.rollup import FIVE_MINUTES_MS
 from vantage.core.sample import OVERFLOW
 from vantage.core.timerange import TimeRange
 from vantage.core.turns import Turns
-from vantage.query.anomaly_points import FIGURES, RANGES_MIN, UNITS, SeriesKey, read_points
+from vantage.query.anomaly_points import RANGES_MIN, UNITS, MetricUnit, SeriesKey, read_points
 from vantage.query.catalogue import SELF
 from vantage.query.context import QueryContext
 from vantage.storage.metadata.ports import MetadataStore
@@ -83,23 +83,34 @@ class _Open:
     quiet: int = 0
 
 
-class _Group:
-    """The series of one figure, and their detector."""
+class _Series:
+    """The watched series, and their detector."""
 
-    def __init__(self, mode: Mode, figure: Figure) -> None:
-        self.detector: Detector = new_detector(mode, GROW_BY, range_min=RANGES_MIN[figure])
+    def __init__(self, mode: Mode) -> None:
+        self.detector: Detector = new_detector(mode, GROW_BY)
         self.keys: list[SeriesKey] = []
+        self.index: dict[SeriesKey, int] = {}
         self.points = np.zeros(GROW_BY, np.int64)
+        self.is_rate = np.zeros(GROW_BY, np.bool_)
         self.last_ms = np.zeros(GROW_BY, np.int64)  # of the newest value that is not 0 for want of requests
 
-    def add(self, key: SeriesKey) -> int:
+    def add(self, key: SeriesKey) -> None:
+        index = self.index[key] = len(self.keys)
         self.keys.append(key)
         if len(self.keys) > len(self.points):
             size = len(self.points) + max(GROW_BY, len(self.points) // 4)
             self.detector.grow(size)
             more = np.zeros(size - len(self.points), np.int64)
             self.points, self.last_ms = np.append(self.points, more), np.append(self.last_ms, more)
-        return len(self.keys) - 1
+            self.is_rate = np.append(self.is_rate, more > 0)
+        self.is_rate[index] = key.figure == "rate"
+        self.detector.set_range_min(index, RANGES_MIN[key.figure])
+
+    def fill_stopped(self, row: F64, at_ms: int) -> None:
+        """Give services that have stopped receiving requests a rate of 0, as far as others send data."""
+        present = np.isfinite(row)
+        self.last_ms[present] = at_ms
+        row[~present & self.is_rate & (self.last_ms > 0) & (at_ms - self.last_ms <= STOPPED_MS)] = 0.0
 
 
 class AnomalyWatch:
@@ -135,10 +146,9 @@ class AnomalyWatch:
         self._clear()
 
     def _clear(self) -> None:
-        self._groups: dict[Figure, _Group] = {}
-        self._index: dict[SeriesKey, int] = {}
+        self._series = _Series(self._mode)
         self._omitted: set[SeriesKey] = set()
-        self._units: dict[str, str] = {}
+        self._units: dict[str, MetricUnit] = {}
         self._open: dict[SeriesKey, _Open] = {}
         self._stored: dict[SeriesKey, list[Anomaly]] = {}
         self._waiting: dict[tuple[str, str, str, int], Anomaly] = {}
@@ -207,28 +217,24 @@ class AnomalyWatch:
             count = part.length_ms // FIVE_MINUTES_MS
             for key in points:
                 self._admit(key)
+            series = self._series
             anything = np.zeros(count, np.bool_)
-            matrices: dict[Figure, F64] = {
-                figure: np.full((count, len(group.points)), np.nan) for figure, group in self._groups.items()
-            }
+            matrix = np.full((count, len(series.points)), np.nan)
             for key, values in points.items():
                 anything |= np.isfinite(values)
-                if (index := self._index.get(key)) is not None:
-                    matrices[key.figure][:, index] = values
-            for position in range(count):
+                if (index := series.index.get(key)) is not None:
+                    matrix[:, index] = values
+            for position, row in enumerate(matrix):
                 at_ms = part.start_ms + position * FIVE_MINUTES_MS
-                for figure, group in self._groups.items():
-                    row = matrices[figure][position]
-                    if figure == "rate" and anything[position]:
-                        self._fill_stopped(group, row, at_ms)
-                    step = group.detector.step(np.full(len(row), at_ms), row)
-                    group.points += np.isfinite(row)
-                    self._notice(group, step, row, at_ms)
+                if anything[position]:
+                    series.fill_stopped(row, at_ms)
+                step = series.detector.step(np.full(len(row), at_ms), row)
+                series.points += np.isfinite(row)
+                self._notice(step, row, at_ms)
                 self._turns.pass_on()
-            ready = sum(int((group.points >= WARM_POINTS).sum()) for group in self._groups.values())
             self.status = WatchStatus(
-                len(self._index),
-                ready,
+                len(series.keys),
+                int((series.points >= WARM_POINTS).sum()),
                 len(self._omitted),
                 self._series_max,
                 part.end_ms,
@@ -237,41 +243,28 @@ class AnomalyWatch:
             )
 
     def _admit(self, key: SeriesKey) -> None:
-        if key in self._index:
+        if key in self._series.index:
             return
-        if len(self._index) >= self._series_max:
-            if len(self._omitted) < OMITTED_MAX:
-                self._omitted.add(key)
-            return
-        group = self._groups.get(key.figure)
-        if group is None:
-            group = self._groups[key.figure] = _Group(self._mode, key.figure)
-            self._groups = {figure: self._groups[figure] for figure in FIGURES if figure in self._groups}
-        self._index[key] = group.add(key)
+        if len(self._series.keys) < self._series_max:
+            self._series.add(key)
+        elif len(self._omitted) < OMITTED_MAX:
+            self._omitted.add(key)
 
-    @staticmethod
-    def _fill_stopped(group: _Group, row: F64, at_ms: int) -> None:
-        """Give services that have stopped receiving requests a rate of 0, as far as others send data."""
-        present = np.isfinite(row)
-        group.last_ms[present] = at_ms
-        stopped = ~present & (group.last_ms > 0) & (at_ms - group.last_ms <= STOPPED_MS)
-        row[stopped] = 0.0
-
-    def _notice(self, group: _Group, step: Step, row: F64, at_ms: int) -> None:
+    def _notice(self, step: Step, row: F64, at_ms: int) -> None:
         for index in np.flatnonzero(step.alarm).tolist():
-            key, value = group.keys[index], float(row[index])
+            key, value = self._series.keys[index], float(row[index])
             if key.figure == "errors" and value <= _number(step.expected[index], 0.0):
                 continue  # fewer errors than expected
             if key not in self._open:
-                self._open[key] = _Open(self._begin(group, key, index, step, value, at_ms))
-        for key in [key for key in self._open if key.figure == group.keys[0].figure]:
-            self._go_on(key, step, float(row[self._index[key]]), at_ms)
+                self._open[key] = _Open(self._begin(key, index, step, value, at_ms))
+        for key in list(self._open):
+            self._go_on(key, step, float(row[self._series.index[key]]), at_ms)
 
-    def _begin(self, group: _Group, key: SeriesKey, index: int, step: Step, value: float, at_ms: int) -> Anomaly:
+    def _begin(self, key: SeriesKey, index: int, step: Step, value: float, at_ms: int) -> Anomaly:
         for stored in self._stored.get(key, ()):
             if stored.start_ms - SAME_MS <= at_ms <= stored.end_ms + SAME_MS:
                 return stored
-        unit = UNITS.get(key.figure, self._units.get(key.metric, ""))
+        unit = UNITS.get(key.figure, self._units.get(key.metric, MetricUnit()).unit)
         expected, low, high = (
             None if np.isnan(values[index]) else float(values[index]) for values in (step.expected, step.low, step.high)
         )
@@ -294,16 +287,18 @@ class AnomalyWatch:
             self._mode,
             unit,
             sentence(of, value, low, high, unit),
-            self._evidence(group, index, score, at_ms),
+            self._evidence(key, index, score),
         )
 
-    def _evidence(self, group: _Group, index: int, score: float, at_ms: int) -> dict[str, Any]:
-        evidence: dict[str, Any] = {"at_ms": at_ms, "score": score, "points": int(group.points[index])}
-        if isinstance(group.detector, SeasonalDetector):
-            period, same_hours, trend, apart = group.detector.profile.basis(index)
+    def _evidence(self, key: SeriesKey, index: int, score: float) -> dict[str, Any]:
+        kind = self._units.get(key.metric, MetricUnit()).kind
+        evidence: dict[str, Any] = {"score": score, "points": int(self._series.points[index]), "kind": kind}
+        detector = self._series.detector
+        if isinstance(detector, SeasonalDetector):
+            period, same_hours, trend, apart = detector.profile.basis(index)
             evidence |= {
-                "pairs": [as_dict(pair) for pair in group.detector.evidence(index)],
-                "anchor": group.detector.anchor(index),
+                "pairs": [as_dict(pair) for pair in detector.evidence(index)],
+                "anchor": detector.anchor(index),
                 "period": period,
                 "same_hours": same_hours,
                 "trend": trend,
@@ -314,7 +309,7 @@ class AnomalyWatch:
     def _go_on(self, key: SeriesKey, step: Step, value: float, at_ms: int) -> None:
         """Extend an anomaly while its values are unusual, and end it an hour after: while they are outside of what is
         expected, where it began so, since means of points stay unusual for a while."""
-        index, opened = self._index[key], self._open[key]
+        index, opened = self._series.index[key], self._open[key]
         score = float(step.score[index])
         first = opened.anomaly
         began_outside = first.low is not None and first.high is not None and not first.low <= first.value <= first.high

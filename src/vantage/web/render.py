@@ -38,6 +38,7 @@ NAV: Final = (
     ("/vql", "VQL", "vql"),
     ("/traces", "Traces", "traces"),
     ("/compare", "Compare", "compare"),
+    ("/anomalies", "Anomalies", "noticed"),
     ("/settings", "Settings", "settings"),
     ("/schema", "API", "api"),
 )

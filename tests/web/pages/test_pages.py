@@ -22,6 +22,7 @@ from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.query.administration import Administered
+from vantage.query.anomaly_watch import Watched
 from vantage.query.compare import Comparisons
 from vantage.query.context import QueryContext
 from vantage.query.long_work import LongWork
@@ -92,6 +93,7 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
         dependencies={
             "context": Provide(lambda: context, sync_to_thread=False),
             "health_checks": Provide(lambda: HealthChecks("", "all", {}), sync_to_thread=False),
+            "watched": Provide(Watched, sync_to_thread=False),
             "saved_queries": Provide(
                 lambda: SavedQueries(MemoryMetadataStore(FixedClock()), FixedClock()), sync_to_thread=False
             ),

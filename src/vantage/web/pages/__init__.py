@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vantage.web.pages import (
+    anomalies,
     changes,
     compare,
     explore,
@@ -28,6 +29,7 @@ handlers = [
     *service_map.handlers,
     *explore.handlers,
     *compare.handlers,
+    *anomalies.handlers,
     *vql.handlers,
     *pipeline.handlers,
     *palette.handlers,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from vantage.query.table_formats import MEDIA_TYPES, PARQUET, PARQUET_MISSING, e
 from vantage.query.timeseries import AGGREGATIONS
 from vantage.query.timeseries_query import TimeseriesQuery
 from vantage.vql.text.compile import compile_condition
-from vantage.web.pages.charts import CHART_LINES_MAX, LINE_COLOURS, Chart, Evidence, chart_of_lines
+from vantage.web.pages.charts import CHART_LINES_MAX, LINE_COLOURS, Chart, Evidence, band_url, chart_of_lines
 from vantage.web.pages.ranges import PageRange, read_range
 from vantage.web.problems import NotAcceptable
 from vantage.web.render import query_string, shared_page
@@ -237,9 +237,30 @@ def _charts(
         ]
         evidence = Evidence(traces, tuple(_exemplars_url(line, by_letter.get(line.of)) for line in of_unit))
         charts.append(
-            chart_of_lines(answer.time_range, answer.step_ms, unit, lines, deployments=deployments, evidence=evidence)
+            chart_of_lines(
+                answer.time_range,
+                answer.step_ms,
+                unit,
+                lines,
+                deployments=deployments,
+                evidence=evidence,
+                expected=_band_url(answer, of_unit, by_letter),
+            )
         )
     return charts
+
+
+def _band_url(answer: Answer, lines: Sequence[Line], by_letter: Mapping[str, Row]) -> str:
+    """Return where the expected band of a chart is: of one line that shows what is watched of a metric; '' for none."""
+    row = by_letter.get(lines[0].of) if len(lines) == 1 else None
+    if row is None or row.by or row.tags or row.where:
+        return ""
+    kind = next((metric.kind for metric in row.metrics if metric.name == row.metric), "")
+    start_ms, end_ms = answer.time_range.start_ms, answer.time_range.end_ms
+    if row.metric == DURATION:
+        return band_url(start_ms, end_ms, row.service, "p95" if row.agg == "p95" else "")
+    is_watched = row.agg == ("rate" if kind == "counter" else "avg") and kind != "cumulative"
+    return band_url(start_ms, end_ms, row.service, "metric" if is_watched else "", row.metric)
 
 
 def _exemplars_url(line: Line, row: Row | None) -> str:
