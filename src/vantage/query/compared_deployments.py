@@ -18,7 +18,7 @@ from vantage.query.compared_data import Side
 from vantage.query.context import QueryContext
 from vantage.query.deployments import WAIT_S
 
-INTERVAL_S: Final = 60.0
+INTERVAL_S: Final = 120.0
 WINDOW_MS: Final = 30 * 60_000
 BACK_MS: Final = 86_400_000  # deployments of this time are looked at
 DEPLOYMENTS_MAX: Final = 200

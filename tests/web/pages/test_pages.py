@@ -93,7 +93,7 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
         dependencies={
             "context": Provide(lambda: context, sync_to_thread=False),
             "health_checks": Provide(lambda: HealthChecks("", "all", {}), sync_to_thread=False),
-            "watched": Provide(Watched, sync_to_thread=False),
+            "watched": Provide(lambda: Watched(), sync_to_thread=False),
             "saved_queries": Provide(
                 lambda: SavedQueries(MemoryMetadataStore(FixedClock()), FixedClock()), sync_to_thread=False
             ),
