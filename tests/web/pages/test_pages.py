@@ -38,6 +38,7 @@ from vantage.web.pages.traces import traces_page
 from vantage.web.render import Renderer, render
 from vantage.web.views import SharedViews
 
+NOTHING_WATCHED = Watched()
 NOW_MS = 1_795_453_200_000
 HOSTILE = "<script>alert('x')</script>"
 HOSTILE_NAME = "<script>alert('x')<\\script>\""  # a service name contains no slash
@@ -93,7 +94,7 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
         dependencies={
             "context": Provide(lambda: context, sync_to_thread=False),
             "health_checks": Provide(lambda: HealthChecks("", "all", {}), sync_to_thread=False),
-            "watched": Provide(lambda: Watched(), sync_to_thread=False),
+            "watched": Provide(lambda: NOTHING_WATCHED, sync_to_thread=False),
             "saved_queries": Provide(
                 lambda: SavedQueries(MemoryMetadataStore(FixedClock()), FixedClock()), sync_to_thread=False
             ),
