@@ -44,6 +44,7 @@ PAGES = {
     "what changed in a service": "/changes?range=15m&service=checkout&against=before",
     "compare": "/compare?service=checkout&form=versions",
     "comparison": "COMPARISON",
+    "anomalies": "/anomalies?range=7d",
     "map": "/map?range=1h",
     "explore": EXPLORE,
     "explore of nothing": "/explore?range=5m&a.service=checkout&a.metric=nothing&formula=(",
