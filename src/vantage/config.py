@@ -220,6 +220,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     anomaly_series_max: Annotated[
         int, _doc("Series watched for anomalies, of 10 kB each; further ones are counted.", ge=0, le=100_000)
     ] = 1000
+    detectors_folder: Annotated[
+        str,
+        _doc("A folder of Python files with detectors of one's own, run once an hour in processes of their own."),
+    ] = ""
     websockets_max: Annotated[int, _doc("Open WebSockets at the same time.", ge=1)] = 500
     self_telemetry: Annotated[bool, _doc("Whether Vantage records telemetry of itself, as the service `vantage`.")] = (
         True

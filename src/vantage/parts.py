@@ -25,12 +25,13 @@ from vantage.ingest.self_telemetry import SelfTelemetry, instance_name
 from vantage.ingest.series_cache import CACHE_NBYTES_MAX
 from vantage.ingest.store_sink import StoreSink
 from vantage.query.administration import Administered
-from vantage.query.anomaly_watch import AnomalyWatch, Watched
+from vantage.query.anomaly_watch import AnomalyWatch
 from vantage.query.compare import Comparisons
 from vantage.query.compared_deployments import DeploymentComparisons
 from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
+from vantage.query.detector_runs import DetectorRuns, Watched
 from vantage.query.live import LiveFollower, LiveUpdates
 from vantage.query.long_work import LongWork
 from vantage.query.promotion import Promotion
@@ -313,12 +314,15 @@ def _watched(
     settings: Settings, role: Role, context: QueryContext, metadata: MetadataStore, turns: Turns
 ) -> tuple[Watched, dict[Loop, BackgroundLoop]]:
     """Return what watches for anomalies, and its loop, where the role has it and the settings do not turn it off."""
-    if settings.anomaly_mode == "off" or Loop.ANOMALIES not in role.loops:
-        return Watched(), {}
-    watch = AnomalyWatch(
-        context, metadata, turns=turns, mode=settings.anomaly_mode, series_max=settings.anomaly_series_max
-    )
-    return Watched(watch), {Loop.ANOMALIES: watch}
+    loops: dict[Loop, BackgroundLoop] = {}
+    watch = detectors = None
+    if settings.anomaly_mode != "off" and Loop.ANOMALIES in role.loops:
+        watch = loops[Loop.ANOMALIES] = AnomalyWatch(
+            context, metadata, turns=turns, mode=settings.anomaly_mode, series_max=settings.anomaly_series_max
+        )
+    if settings.detectors_folder and Loop.DETECTORS in role.loops:
+        detectors = loops[Loop.DETECTORS] = DetectorRuns(context, metadata, Path(settings.detectors_folder))
+    return Watched(watch, detectors), loops
 
 
 def _open_target(settings: Settings, url: str, clock: Clock) -> ClickHouseStore:

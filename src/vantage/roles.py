@@ -32,6 +32,7 @@ class Loop(StrEnum):
     PROMOTION = "promotion"
     COMPARISONS = "comparisons"
     ANOMALIES = "anomalies"
+    DETECTORS = "detectors"
 
 
 class Need(StrEnum):
@@ -68,6 +69,7 @@ ROLES: Final[Mapping[str, Role]] = {
                 Loop.LIVE_PUBLISHER,
                 Loop.COMPARISONS,
                 Loop.ANOMALIES,
+                Loop.DETECTORS,
             }
         ),
         frozenset(Need),

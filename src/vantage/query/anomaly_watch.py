@@ -64,17 +64,6 @@ class WatchStatus:
     mode: Mode = "seasonal"
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """What this process watches; None where other processes do, or none."""
-
-    watch: AnomalyWatch | None = None
-
-    @property
-    def status(self) -> WatchStatus | None:
-        return self.watch.status if self.watch is not None else None
-
-
 @dataclass(slots=True)
 class _Open:
     """An anomaly that goes on, and for how many points nothing was unusual."""

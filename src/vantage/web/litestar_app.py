@@ -20,11 +20,11 @@ from litestar.types import Guard
 
 from vantage.core.errors import VantageError
 from vantage.query.administration import Administered
-from vantage.query.anomaly_watch import Watched
 from vantage.query.compare import Comparisons
 from vantage.query.context import QueryContext
 from vantage.query.deletion import Deletion
 from vantage.query.deployments import DeploymentReports
+from vantage.query.detector_runs import Watched
 from vantage.query.live import LiveUpdates
 from vantage.query.promotion import Promotion
 from vantage.query.saved_queries import SavedQueries

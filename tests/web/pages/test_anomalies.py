@@ -19,8 +19,8 @@ from vantage.core.anomaly import Anomaly
 from vantage.core.number_format import quantity
 from vantage.core.timerange import TimeRange
 from vantage.query.anomalies import list_anomalies
-from vantage.query.anomaly_watch import Watched
 from vantage.query.context import QueryContext
+from vantage.query.detector_runs import DetectorRuns, DetectorState, Watched
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.storage.metadata.ports import MetadataStore
@@ -114,6 +114,20 @@ async def test_an_empty_page_says_what_is_watched(context: QueryContext) -> None
         text = text_of((await client.get("/anomalies")).text)
     assert "Nothing unusual in this range." in text
     assert "after a day of data" in text
+
+
+async def test_detectors_of_ones_own_have_their_state(context: QueryContext, tmp_path: Path) -> None:
+    runs = DetectorRuns(context, cast(MetadataStore, context.metadata), tmp_path)
+    runs.states = (
+        DetectorState("good", "", 0.25, END_MS),
+        DetectorState("<b>bad</b>", "ValueError: <script>", None, END_MS),
+    )
+    async with page_client(context, page.handlers, watched=Watched(None, runs)) as client:
+        html = (await client.get("/anomalies")).text
+    assert "<script>" not in re.sub(r"<script defer src|<script src", "", html)
+    text = text_of(html)
+    assert "good counts 0.25" in text
+    assert "<b>bad</b> refused ValueError: <script> –" in text
 
 
 async def test_more_than_are_listed_are_said_so(

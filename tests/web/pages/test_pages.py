@@ -22,9 +22,9 @@ from vantage.core.sample import Kind
 from vantage.core.series import Series, make_series
 from vantage.core.span import Span, SpanKind, SpanStatus
 from vantage.query.administration import Administered
-from vantage.query.anomaly_watch import Watched
 from vantage.query.compare import Comparisons
 from vantage.query.context import QueryContext
+from vantage.query.detector_runs import Watched
 from vantage.query.long_work import LongWork
 from vantage.query.saved_queries import SavedQueries
 from vantage.resources import static_dir, templates_dir

@@ -17,8 +17,8 @@ from vantage.core.timerange import TimeRange
 from vantage.query.anomalies import BandPoints, find_anomaly, list_anomalies, read_band
 from vantage.query.anomaly_explained import numpy_snippet, value_query
 from vantage.query.anomaly_points import FIGURES, SeriesKey
-from vantage.query.anomaly_watch import Watched
 from vantage.query.context import QueryContext
+from vantage.query.detector_runs import Watched
 from vantage.web.pages.charts import Chart, chart_of_points
 from vantage.web.pages.ranges import PageRange, page_range
 from vantage.web.render import query_string, render, segment, shared_page
@@ -124,6 +124,7 @@ async def _read(request: Request[Any, Any, Any], context: QueryContext, watched:
         "service": service,
         "filters": {"service": service, "figure": figure},
         "status": watched.status,
+        "detectors": watched.detectors,
         "problem": problem,
         "service_length_max": SERVICE_LENGTH_MAX,
     }
