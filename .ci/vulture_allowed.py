@@ -83,6 +83,14 @@ _.send_receive_timeout
 _.vql_url
 _.weights_used
 
+# The template of anomalies reads them.
+_.behind_ms
+_.until_ms
+
+# The API answers with them.
+_.crossing
+_.hours_of_data
+
 # The template of the pipeline reads them.
 _.is_failing
 _.is_silent

@@ -16,15 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 
 from benchmarks.targets import Target, print_targets
-from vantage.analysis.anomaly import MODES, SILENT_POINTS, new_detector
+from vantage.analysis.anomaly import SILENT_POINTS, Mode, new_detector
 from vantage.core.arrays import F64, I64
 
 FOLDER: Final = "BENCH_ANOMALIES"
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 STEP_MS: Final = 300_000
 DAY: Final = 288
 WEEK: Final = 7 * DAY
@@ -131,9 +132,9 @@ def false_alarms_a_day(data: Sequence[Labelled], alarms: Alarms) -> float:
     return false / (sum(len(series.value) - series.warm_up for series in data) / DAY)
 
 
-def detect(data: Sequence[Labelled], mode: str) -> Alarms:
+def detect(data: Sequence[Labelled], mode: Mode) -> Alarms:
     """Return the alarms of a mode with its default settings, a list for each series; all series advance together."""
-    detector = new_detector(mode, len(data))  # type: ignore[arg-type]
+    detector = new_detector(mode, len(data))
     alarms: Alarms = [[] for _ in data]
     for point in range(max(len(series.value) for series in data)):
         here = [point < len(series.value) for series in data]
@@ -163,13 +164,13 @@ def windowed_gaussian(data: Sequence[Labelled]) -> Alarms:
     return alarms
 
 
-def noise_rates(mode: str, *, series: int, seed: int) -> dict[float, float]:
+def noise_rates(mode: Mode, *, series: int, seed: int) -> dict[float, float]:
     """Return false alarms a series-day after a week, in three weeks of stationary first-order autoregressive noise."""
     rates = {}
     for phi in PHIS:
         rng = np.random.default_rng(seed)
         value = rng.normal(size=series) / np.sqrt(1 - phi * phi)
-        detector = new_detector(mode, series)  # type: ignore[arg-type]
+        detector = new_detector(mode, series)
         count = 0
         for point in range(3 * WEEK):
             value = phi * value + rng.normal(size=series)
@@ -179,9 +180,9 @@ def noise_rates(mode: str, *, series: int, seed: int) -> dict[float, float]:
     return rates
 
 
-def cost(mode: str, series: int, steps: int) -> tuple[float, float]:
+def cost(mode: Mode, series: int, steps: int) -> tuple[float, float]:
     """Return the processor time in seconds of an update of so many series by a point, and bytes a series."""
-    detector = new_detector(mode, series)  # type: ignore[arg-type]
+    detector = new_detector(mode, series)
     rng = np.random.default_rng(2)
     for point in range(30):
         detector.step(np.full(series, point * STEP_MS), rng.normal(size=series))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from vantage.analysis.anomaly import (
-    MODES,
     SILENT_POINTS,
     WARM_POINTS,
     WINDOW_POINTS,
@@ -18,6 +18,7 @@ from vantage.analysis.anomaly import (
     new_detector,
 )
 
+MODES: tuple[Mode, ...] = get_args(Mode)
 STEP_MS = 300_000
 START_MS = 1_700_438_400_000
 DAY = 288

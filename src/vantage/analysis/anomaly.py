@@ -20,7 +20,6 @@ from vantage.analysis.profile import Profile
 from vantage.core.arrays import F64, I64, Array, Mask
 
 Mode = Literal["seasonal", "robust", "sigma"]
-MODES: Final[tuple[Mode, ...]] = ("seasonal", "robust", "sigma")
 WARM_POINTS: Final = 288  # a day of 5-minute points: until then there is no score
 SILENT_POINTS: Final = 70  # after an alarm, six hours of 5-minute points: one incident is one alarm
 STATES: Final = 128  # remembered, a pair of features

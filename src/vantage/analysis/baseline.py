@@ -1,6 +1,6 @@
 """What is expected of an hour: the median and the robust spread of the same hour of weeks or days before.
 
-Pure numpy. Hours are those of UTC; weeks begin on Monday.
+Pure numpy. Hours are those of UTC.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ SIGMA_OF_MAD: Final = 1.4826  # 1 / the 0.75 quantile of the standard normal dis
 # The MAD of few values is too small. C. Croux, P. J. Rousseeuw: Time-efficient algorithms for two highly robust
 # estimators of scale (1992), for 2 to 9 values; n / (n - 0.8) beyond.
 _SMALL_SAMPLES: Final = (1.196, 1.495, 1.363, 1.206, 1.200, 1.140, 1.129, 1.107)
-_MONDAY_HOURS: Final = 72  # the epoch was a Thursday
 
 BaselineLevel = Literal["hour of week", "hour of day", "all hours"]
 
@@ -34,11 +33,6 @@ class Baseline:
     spread: float
     samples: int
     level: BaselineLevel
-
-
-def hour_of_week(time_ms: I64) -> I64:
-    """Return the hour of the week of each time, from 0 (Monday 00:00 UTC) to 167."""
-    return (np.asarray(time_ms, np.int64) // HOUR_MS + _MONDAY_HOURS) % WEEK_HOURS
 
 
 def median_spread(value: F64) -> tuple[float, float]:
