@@ -76,12 +76,12 @@ class _Series:
     """The watched series, and their detector."""
 
     def __init__(self, mode: Mode) -> None:
-        self.detector: Detector = new_detector(mode, GROW_BY)
+        self.detector: Detector = new_detector(mode, 0)
         self.keys: list[SeriesKey] = []
         self.index: dict[SeriesKey, int] = {}
-        self.points = np.zeros(GROW_BY, np.int64)
-        self.is_rate = np.zeros(GROW_BY, np.bool_)
-        self.last_ms = np.zeros(GROW_BY, np.int64)  # of the newest value that is not 0 for want of requests
+        self.points = np.zeros(0, np.int64)
+        self.is_rate = np.zeros(0, np.bool_)
+        self.last_ms = np.zeros(0, np.int64)  # of the newest value that is not 0 for want of requests
 
     def add(self, key: SeriesKey) -> None:
         index = self.index[key] = len(self.keys)
@@ -159,8 +159,8 @@ class AnomalyWatch:
         for info in infos:
             services[info.service] = min(services.get(info.service, info.first_ms), info.first_ms)
         end_ms = (self._context.present().now_ms - GRACE_MS) // FIVE_MINUTES_MS * FIVE_MINUTES_MS
-        if not services:
-            return
+        if not services.keys() - {SELF, OVERFLOW}:
+            return  # an idle server takes nothing for it
         # What a new service sent of the past, an import perhaps, is learnt by learning everything again.
         has_past = any(
             first_ms < self._next_ms - AGAIN_MS
