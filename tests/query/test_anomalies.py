@@ -15,12 +15,14 @@ from vantage.core.errors import InputError, NotFoundError, StoreUnavailable
 from vantage.core.sample import Kind
 from vantage.core.timerange import TimeRange
 from vantage.core.turns import Turns
+from vantage.query import anomaly_points
 from vantage.query.anomalies import find_anomaly, list_anomalies, read_band, read_forecast, series_key
 from vantage.query.anomaly_points import SeriesKey
 from vantage.query.anomaly_watch import AnomalyWatch
 from vantage.query.context import QueryContext
 from vantage.storage.embedded.store import EmbeddedStore
 from vantage.storage.metadata.memory import MemoryMetadataStore
+from vantage.storage.ports import Selector
 from vantage.telemetry import Telemetry
 
 STEP_MS = 300_000
@@ -160,12 +162,41 @@ async def test_errors_and_an_outage_of_requests_are_noticed(context: QueryContex
     assert END_MS - 10 * STEP_MS <= outage.start_ms <= END_MS - 5 * STEP_MS
 
 
+async def test_a_deleted_service_has_not_stopped(context: QueryContext) -> None:
+    await requests(context, "shop", np.full(POINTS, 30), np.zeros(POINTS, np.int64))
+    await write(context, "other", "m", calm())
+    watch = watch_of(context)
+    await watch.advance()
+    await context.store.delete(Selector("shop", ""))  # type: ignore[attr-defined]
+    context.clock.now += 12 * STEP_MS  # type: ignore[attr-defined]
+    other = a_series("other", "m")
+    rows = [(other, END_MS + i * STEP_MS + 1000, 100.0) for i in range(12)]
+    await context.store.write(build_batch(rows))  # type: ignore[attr-defined]
+    await watch.advance()
+    assert [row for row in await list_anomalies(context) if row.service == "shop"] == []
+
+
 async def test_series_beyond_the_limit_are_counted(context: QueryContext) -> None:
     for number in range(5):
         await write(context, "shop", f"m{number}", calm(20))
     watch = watch_of(context, series_max=3)
     await watch.advance()
     assert (watch.status.series, watch.status.omitted, watch.status.ready) == (3, 2, 0)
+
+
+async def test_more_rows_than_are_read_at_once_are_read_in_parts(
+    context: QueryContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        await write(context, "shop", f"m{number}", calm(60, seed=number))
+    part = TimeRange(END_MS - 60 * STEP_MS, END_MS)
+    complete, _ = await anomaly_points.read_points(context, part, services={"shop": 0})
+    monkeypatch.setattr(anomaly_points, "ROWS_MAX", 10)
+    in_parts, _ = await anomaly_points.read_points(context, part, services={"shop": 0})
+    assert len(complete) == 3
+    for key, values in complete.items():
+        assert np.isfinite(values).all()
+        assert np.array_equal(values, in_parts[key])
 
 
 async def test_vantage_itself_running_totals_and_hostile_names(context: QueryContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -17,6 +18,7 @@ from vantage.query.catalogue import SELF
 from vantage.query.context import QueryContext
 from vantage.query.http_semconv import Buckets
 from vantage.query.red import read_red
+from vantage.vql.table import Table
 from vantage.vql.tree import And, Call, Column, Compare, Expr, Literal, Select, SelectItem, equals
 
 ROWS_MAX: Final = 200_000  # of one read: half a day of 1000 metrics is 144 000
@@ -86,13 +88,25 @@ async def _read_metrics(
     units: dict[str, MetricUnit],
     key: SeriesKey | None,
 ) -> None:
+    await _read_part(context, buckets, buckets, points, units, key)
+
+
+async def _read_part(
+    context: QueryContext,
+    buckets: Buckets,
+    part: Buckets,
+    points: dict[SeriesKey, F64],
+    units: dict[str, MetricUnit],
+    key: SeriesKey | None,
+) -> None:
+    """Read some of the buckets: in halves where they are too many rows."""
     columns = ("service_name", "metric_name", "metric_type", "unit")
     time = Column("timestamp")
     exprs: tuple[Expr, ...] = (*map(Column, columns), time)
     sums = (Call("sum", (Column("count"),)), Call("sum", (Column("sum"),)))
     where: list[Expr] = [
-        Compare(">=", time, Literal(buckets.start_ms)),
-        Compare("<", time, Literal(buckets.end_ms)),
+        Compare(">=", time, Literal(part.start_ms)),
+        Compare("<", time, Literal(part.end_ms)),
         Compare("!=", Column("metric_type"), Literal(Kind.CUMULATIVE.value)),
     ]
     if key is None:
@@ -102,6 +116,15 @@ async def _read_metrics(
     items = tuple(SelectItem(expr, f"c{i}") for i, expr in enumerate((*exprs, *sums)))
     select = Select("rollups_5m", items, where=And(tuple(where)), group_by=exprs)
     table = await context.select("anomalies", select, rows_max=ROWS_MAX)
+    if table.truncated and part.count > 1:
+        middle_ms = part.start_ms + part.count // 2 * part.step_ms
+        for half in (Buckets(part.start_ms, middle_ms, part.step_ms), Buckets(middle_ms, part.end_ms, part.step_ms)):
+            await _read_part(context, buckets, half, points, units, key)
+        return
+    await asyncio.to_thread(_add_rows, table, buckets, points, units)
+
+
+def _add_rows(table: Table, buckets: Buckets, points: dict[SeriesKey, F64], units: dict[str, MetricUnit]) -> None:
     for service, metric, kind, unit, at_ms, count, total in table.rows():
         if metric in _IN_REQUESTS or OVERFLOW in (service, metric) or total is None or not count:
             continue

@@ -95,6 +95,12 @@ class _Series:
         self.is_rate[index] = key.figure == "rate"
         self.detector.set_range_min(index, RANGES_MIN[key.figure])
 
+    def forget_deleted(self, services: Mapping[str, int]) -> None:
+        """Let no service that is not stored any more count as one that has stopped receiving requests."""
+        for key, index in self.index.items():
+            if key.service not in services:
+                self.last_ms[index] = 0
+
     def fill_stopped(self, row: F64, at_ms: int) -> None:
         """Give services that have stopped receiving requests a rate of 0, as far as others send data."""
         present = np.isfinite(row)
@@ -177,6 +183,7 @@ class AnomalyWatch:
             for anomaly in await self._metadata.anomalies(time_range=TimeRange(self._next_ms, 1 << 62), limit=20_000):
                 key = SeriesKey(anomaly.service, anomaly.figure, anomaly.metric)
                 self._stored.setdefault(key, []).append(anomaly)
+        self._series.forget_deleted(services)
         while self._next_ms < end_ms:
             part = TimeRange(self._next_ms, min(self._next_ms + SLICE_MS, end_ms))
             points, units = await read_points(self._context, part, services=services)
