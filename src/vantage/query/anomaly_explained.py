@@ -51,6 +51,16 @@ def numpy_snippet(anomaly: Anomaly) -> str:
     """Return Python that computes ``score``, ``expected``, ``low`` and ``high`` from the evidence; '' without any."""
     evidence = anomaly.evidence
     pairs: Sequence[Mapping[str, Any]] = evidence.get("pairs", ())
+    if anomaly.mode in ("sigma", "robust") and anomaly.expected is not None and anomaly.high is not None:
+        # The spread is stored only as the band, which is two of it wide on each side.
+        return "\n".join(
+            [
+                f"value, expected, high = {anomaly.value!r}, {anomaly.expected!r}, {anomaly.high!r}",
+                "spread = (high - expected) / 2",
+                "low = expected - 2 * spread",
+                "score = abs(value - expected) / (3 * spread)",
+            ]
+        )
     if not pairs:
         return ""
     lines = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any, cast
@@ -181,6 +182,29 @@ async def test_every_number_of_an_anomaly_can_be_computed_from_its_page(client: 
         apart = (np.array(pair["state"]) - np.array(pair["nearest"])) / np.array(pair["range"])
         share = np.hypot(*apart) / max(0.15, 2 * pair["usual"]) / 3
         assert f"{np.hypot(*apart):.3f} {pair['usual']:.3f} {share:.3f}" in text
+
+
+@pytest.mark.parametrize("mode", ["sigma", "robust"])
+async def test_a_plain_rule_is_computed_from_its_page(client: Client, context: QueryContext, mode: str) -> None:
+    values = calm()
+    values[-30:-20] = 400
+    await write(context, "shop", "queue.depth", values, unit="jobs")
+    await watch_of(context, mode=mode).advance()
+    anomaly = next(row for row in await list_anomalies(context) if row.value == 400)
+    html = (await client.get(f"/anomalies/{anomaly.id}")).text
+    _, snippet = (unescape(text) for text in re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", html, re.DOTALL))
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert names["score"] == pytest.approx(anomaly.evidence["score"])
+    assert names["low"] == pytest.approx(anomaly.low)
+    assert f"Score {names['score']:.2f} " in text_of(html)
+
+
+@pytest.mark.parametrize("fields", [{}, {"mode": "own"}, {"expected": None, "low": None, "high": None}])
+async def test_one_without_evidence_has_a_page(client: Client, context: QueryContext, fields: dict[str, Any]) -> None:
+    await store(context, replace(an_anomaly(), **fields))
+    (anomaly,) = await list_anomalies(context)
+    assert (await client.get(f"/anomalies/{anomaly.id}")).status_code == 200
 
 
 async def test_the_chart_has_what_was_expected(client: Client, context: QueryContext) -> None:
