@@ -113,6 +113,9 @@ class Telemetry:
         self.websocket_connections = Gauge(
             "vantage_api_websocket_connections", "Open WebSocket connections.", registry=r
         )
+        self.anomalies_expired = Counter(
+            "vantage_anomalies_expired", "Stored anomalies deleted by age or number.", registry=r
+        )
         self.live_dropped = Counter(
             "vantage_live_dropped_updates", "Live updates dropped for slow readers, or for a slow broker.", registry=r
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.samples import NOW_MS, MovedClock, a_series
+from vantage.core.anomaly import Anomaly
 from vantage.core.batch import build_batch
 from vantage.core.errors import InputError, NotFoundError, StoreUnavailable
 from vantage.core.sample import Kind
@@ -226,6 +227,25 @@ async def test_what_cannot_be_stored_now_is_stored_later(
     context.clock.now += STEP_MS  # type: ignore[attr-defined]
     await watch.advance()
     assert len(await list_anomalies(context)) == 1
+
+
+async def test_a_name_that_cannot_be_stored_keeps_no_other_from_it(
+    context: QueryContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = calm()
+    values[-30:] = 400
+    await write(context, "shop", "queue.depth", values)
+    await write(context, "shop", "odd", values)
+    record = MemoryMetadataStore.record_anomalies
+
+    async def refuse(self: MemoryMetadataStore, anomalies: Sequence[Anomaly], *, since_ms: int) -> int:
+        if any(anomaly.metric == "odd" for anomaly in anomalies):
+            raise InputError("cannot be stored", field="metric")
+        return await record(self, anomalies, since_ms=since_ms)
+
+    monkeypatch.setattr(MemoryMetadataStore, "record_anomalies", refuse)
+    await watch_of(context).advance()
+    assert [row.metric for row in await list_anomalies(context)] == ["queue.depth"]
 
 
 async def test_without_data_nothing_happens(context: QueryContext) -> None:

@@ -25,7 +25,7 @@ from vantage.analysis.anomaly import (
 )
 from vantage.core.anomaly import Anomaly
 from vantage.core.arrays import F64
-from vantage.core.errors import VantageError
+from vantage.core.errors import InputError, VantageError
 from vantage.core.number_format import quantity
 from vantage.core.rollup import FIVE_MINUTES_MS
 from vantage.core.sample import OVERFLOW
@@ -197,15 +197,28 @@ class AnomalyWatch:
         if not self._waiting:
             return
         waiting = list(self._waiting.values())
+        since_ms = end_ms - RETENTION_MS
         try:
-            removed = await self._metadata.record_anomalies(waiting, since_ms=end_ms - RETENTION_MS)
+            try:
+                removed = await self._metadata.record_anomalies(waiting, since_ms=since_ms)
+            except InputError:  # a name that PostgreSQL cannot store: the others can be
+                removed = 0
+                for anomaly in waiting:
+                    removed += await self._record_alone(anomaly, since_ms)
         except VantageError as error:
             _log.warning("anomalies not stored yet", count=len(waiting), reason=str(error))
             return
-        self._telemetry.lost.labels("anomaly_expired").inc(removed)
+        self._telemetry.anomalies_expired.inc(removed)
         for anomaly in waiting:
             if self._waiting.get(anomaly.key) is anomaly:
                 del self._waiting[anomaly.key]
+
+    async def _record_alone(self, anomaly: Anomaly, since_ms: int) -> int:
+        try:
+            return await self._metadata.record_anomalies([anomaly], since_ms=since_ms)
+        except InputError:
+            self._telemetry.lost.labels("anomaly_refused").inc()
+            return 0
 
     def _learn(self, points: Mapping[SeriesKey, F64], part: TimeRange, end_ms: int) -> None:
         """Advance the detectors over a range of buckets, in turns with other threads."""
