@@ -122,7 +122,7 @@ class AnomalyWatch:
         mode: Mode = "seasonal",
         series_max: int = 1000,
     ) -> None:
-        self._context = context
+        self._context = replace(context, cache_nbytes_max=0)  # what is read once must not evict what pages show
         self._metadata = metadata
         self._clock = context.clock
         self._telemetry = telemetry = context.telemetry

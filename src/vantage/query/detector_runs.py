@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +58,7 @@ class DetectorRuns:
     name = "detectors"
 
     def __init__(self, context: QueryContext, metadata: MetadataStore, folder: Path) -> None:
-        self._context = context
+        self._context = replace(context, cache_nbytes_max=0)
         self._metadata = metadata
         self._folder = folder
         self.states: tuple[DetectorState, ...] = ()
