@@ -253,10 +253,9 @@ def test_a_full_disk_is_503_until_there_is_room_again(tmp_path: Path) -> None:
         stored = 0
         assert server.send(big_batch(0)).status == 202
         stored += 2000
-        with (data / "filler").open("wb") as filler, contextlib.suppress(OSError):
+        with (data / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
             while True:
                 filler.write(b"\0" * 65_536)
-                filler.flush()
         for number in range(1, 200):
             answer = server.send(big_batch(number), Idempotency_Key=f"b{number}")
             if answer.status != 202:
