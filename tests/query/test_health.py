@@ -12,6 +12,7 @@ from tests.support.samples import HOUR_MS, NOW_MS, MovedClock, a_series, a_span
 from vantage.analysis.health import Health, parse_weights
 from vantage.core.batch import build_batch
 from vantage.core.errors import InputError, NotFoundError
+from vantage.core.red_table import RedQuery, RedTable
 from vantage.core.sample import Kind
 from vantage.core.series import Series
 from vantage.core.span import SpanStatus
@@ -179,6 +180,23 @@ async def test_data_that_comes_late_changes_the_baseline(context: QueryContext) 
     assert (await health_of(context)).factor("request_rate").score == 100
 
 
+@pytest.mark.parametrize(("lacking_ms", "status"), [(HOUR_MS, "HEALTHY"), (2 * HOUR_MS, "UNKNOWN")])
+async def test_what_is_not_summed_up_is_no_silence(
+    context: QueryContext, monkeypatch: pytest.MonkeyPatch, lacking_ms: int, status: str
+) -> None:
+    await write_hours(context, range(1, 12))
+    await write_minutes(context, range(30))
+    red = context.store.red
+
+    async def without_narrow(query: RedQuery, *, deadline_s: float) -> RedTable | None:
+        return None if query.step_ms < lacking_ms else await red(query, deadline_s=deadline_s)
+
+    monkeypatch.setattr(context.store, "red", without_narrow)
+    assert (await health_of(context)).status == status
+    points = await read_history(context, "api", TimeRange(NOW_MS - HOUR_MS, NOW_MS), 15 * MINUTE_MS)
+    assert {point.health.status for point in points} == {"UNKNOWN"}
+
+
 async def test_weights(context: QueryContext) -> None:
     await write_minutes(context, range(16), failed=30)
     assert (await health_of(context, weights=parse_weights("error_rate:1"))).score == 25
@@ -242,9 +260,19 @@ async def test_histories_have_limits(context: QueryContext, step_ms: int, length
         (6 * HOUR_MS, 6 * HOUR_MS, 60_000),
         (7 * HOUR_MS, 7 * HOUR_MS, 300_000),
         (3 * DAY_MS, WINDOW_MS, 300_000),
+        (2 * DAY_MS - MINUTE_MS, WINDOW_MS, 300_000),
         (7 * DAY_MS, 7 * DAY_MS, HOUR_MS),
         (70 * DAY_MS, WINDOW_MS, HOUR_MS),
     ],
 )
 def test_units_are_those_of_rollups_that_are_there(ago_ms: int, window_ms: int, unit_ms: int) -> None:
     assert unit_of(NOW_MS - ago_ms, window_ms, now_ms=NOW_MS) == unit_ms
+
+
+async def test_steps_of_long_ago_are_whole_hours(context: QueryContext) -> None:
+    await write_minutes(context, range(3))
+    long_ago = TimeRange(NOW_MS - 70 * DAY_MS, NOW_MS - 69 * DAY_MS)
+    with pytest.raises(InputError) as caught:
+        await read_history(context, "api", long_ago, 15 * MINUTE_MS)
+    assert caught.value.field == "step"
+    assert {point.health.status for point in await read_history(context, "api", long_ago, HOUR_MS)} == {"UNKNOWN"}

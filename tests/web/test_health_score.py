@@ -47,6 +47,17 @@ async def test_the_score_with_its_factors(client: Client) -> None:
     assert answer["end"] - answer["start"] >= 900_000
 
 
+async def test_all_services_the_worst_first(context: QueryContext, client: Client) -> None:
+    failed = a_series("bad", "http.requests", Kind.COUNTER, tags={"status": "500"})
+    rows = [(failed, NOW_MS - 60_000, 9.0), (a_series("gauges"), NOW_MS - 60_000, 1.0)]
+    await write_batch(context, build_batch(rows))
+    answer = (await client.get("/health/score")).json()
+    scores = [(service["service_name"], service["health_score"]) for service in answer["services"]]
+    assert scores == [("bad", 0), ("my-api", 98), ("gauges", None)]
+    assert answer["omitted"] == 0
+    assert (await client.get("/health/score?window=1s")).status_code == 400
+
+
 async def test_history(client: Client) -> None:
     answer = (await client.get("/health/history/my-api?start=now-1h&step=15m")).json()
     assert answer["step"] == 900

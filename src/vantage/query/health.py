@@ -159,20 +159,12 @@ async def read_healths(
         raise InputError("must last 5 minutes to 7 days", field="window")
     now_ms = context.present().now_ms
     end_ms = now_ms + 1 if end_ms is None else end_ms
-    unit_ms = unit_of(end_ms - window_ms, window_ms, now_ms=now_ms)
-    time_range = TimeRange(max(0, end_ms - window_ms) // unit_ms * unit_ms, max(end_ms, unit_ms))
     services = frozenset(first_seen_ms) if len(first_seen_ms) == 1 else None
-    query = RedQuery(
-        time_range,
-        unit_ms,
-        services=services,
-        environment=environment,
-        quantiles=_P95,
-        with_bucket_quantiles=False,
-    )
-    table = await context.red(query)
+    time_range, unit_ms, table = await _read_window(context, end_ms, window_ms, services, environment)
     at_ms = (time_range.start_ms + time_range.end_ms) // 2
-    expected = await _expected(context, at_ms, frozenset(first_seen_ms), environment)
+    expected: Mapping[str, _Expected] = {}
+    if table is not None:  # what is not summed up is no silence
+        expected = await _expected(context, at_ms, frozenset(first_seen_ms), environment)
 
     def build() -> dict[str, ServiceHealth]:
         traffic = {} if table is None else _traffic(table, time_range, unit_ms)
@@ -190,6 +182,29 @@ async def read_healths(
         return healths
 
     return await asyncio.to_thread(build)
+
+
+async def _read_window(
+    context: QueryContext, end_ms: int, window_ms: int, services: frozenset[str] | None, environment: str
+) -> tuple[TimeRange, int, RedTable | None]:
+    """Return a window that begins with a unit, the unit, and what is in it: of the shortest units there are. A store
+    may lack minutes a little earlier than others, or a week that an earlier version wrote."""
+    unit_ms = unit_of(end_ms - window_ms, window_ms, now_ms=context.present().now_ms)
+    while True:
+        time_range = TimeRange(max(0, end_ms - window_ms) // unit_ms * unit_ms, max(end_ms, unit_ms))
+        query = RedQuery(
+            time_range,
+            unit_ms,
+            services=services,
+            environment=environment,
+            quantiles=_P95,
+            with_bucket_quantiles=False,
+        )
+        table = await context.red(query)
+        wider_ms = next((unit for unit in TIERS if unit > unit_ms), None)
+        if table is not None or wider_ms is None:
+            return time_range, unit_ms, table
+        unit_ms = wider_ms
 
 
 async def read_history(
@@ -213,13 +228,17 @@ async def read_history(
     start_ms = time_range.start_ms // step_ms * step_ms
     aligned = TimeRange(start_ms, min(-(-time_range.end_ms // step_ms) * step_ms, max(now_ms, start_ms) + 1))
     unit_ms = unit_of(aligned.start_ms, step_ms, now_ms=now_ms)
+    if step_ms % unit_ms:
+        raise InputError("must be a multiple of 1h for a time so long ago", field="step")
     services = frozenset({service})
     queries = (
         RedQuery(aligned, step_ms, services=services, environment=environment, quantiles=_P95),
         RedQuery(aligned, unit_ms, services=services, environment=environment),
     )
     by_step, by_unit = [await context.red(query) for query in queries]
-    hours = (await _expected(context, aligned.end_ms, services, environment)).get(service, _NOTHING).hours
+    hours = _NO_HOURS
+    if by_step is not None and by_unit is not None:
+        hours = (await _expected(context, aligned.end_ms, services, environment)).get(service, _NOTHING).hours
 
     def build() -> list[HealthPoint]:
         steps = _traffic(by_step, aligned, step_ms).get(service) if by_step is not None else None
@@ -244,7 +263,7 @@ def unit_of(start_ms: int, window_ms: int, *, now_ms: int) -> int:
     """Return the shortest unit of which rollups are there since a time, and of which the window has at most UNITS_MAX
     and a whole number."""
     for unit_ms in (MINUTE_MS, FIVE_MINUTES_MS):
-        is_there = start_ms - unit_ms >= now_ms - KEPT_MS["service", unit_ms]
+        is_there = start_ms - HOUR_MS >= now_ms - KEPT_MS["service", unit_ms]
         if is_there and window_ms <= UNITS_MAX * unit_ms:
             return unit_ms
     return HOUR_MS

@@ -16,11 +16,22 @@ from vantage.analysis.baseline import Baseline
 from vantage.analysis.health import FACTORS, Factor, Health, Status, parse_weights
 from vantage.core.errors import InputError
 from vantage.core.timerange import TimeRange, auto_step_ms, parse_duration_ms, parse_time
+from vantage.query import catalogue
 from vantage.query.context import QueryContext
-from vantage.query.health import HISTORY_POINTS, WINDOW_MS_MIN, ServiceHealth, read_health, read_history
+from vantage.query.health import (
+    HISTORY_POINTS,
+    WINDOW_MS_MIN,
+    ServiceHealth,
+    read_health,
+    read_healths,
+    read_history,
+    unit_of,
+)
 from vantage.web.api.params import TIME_TEXT, End, Service, Start, examples, problems, time_range
 
 WEIGHTS_LENGTH_MAX: Final = 200
+SERVICES_MAX: Final = 500
+WINDOW_DEFAULT: Final = "15m"
 Weights = Annotated[
     str,
     Parameter(
@@ -29,6 +40,10 @@ Weights = Annotated[
         examples=examples("error_rate:3,availability:1"),
     ),
 ]
+Window = Annotated[
+    str, Parameter(description="How long before the end: 5m to 7d.", max_length=16, examples=examples("15m"))
+]
+WindowEnd = Annotated[str, Parameter(description=f"End of the window, exclusive. {TIME_TEXT}", max_length=64)]
 Environment = Annotated[str, Parameter(description="Only this environment; all when absent.", max_length=255)]
 
 
@@ -74,6 +89,13 @@ class HealthScoreOut(msgspec.Struct):
     end: int
 
 
+class HealthScoresOut(msgspec.Struct):
+    """Those with the lowest score first, the unknown ones last; ``omitted`` counts further services, by name."""
+
+    services: list[HealthScoreOut]
+    omitted: int
+
+
 class HealthPointOut(msgspec.Struct):
     """The score of the step that begins at ``timestamp``, in epoch milliseconds."""
 
@@ -94,14 +116,34 @@ class HealthHistoryOut(msgspec.Struct):
     points: list[HealthPointOut]
 
 
+@get("/health/score", summary="Health of all services", responses=problems(), tags=["analysis"])
+async def list_health_scores(
+    context: NamedDependency[QueryContext],
+    window: Window = WINDOW_DEFAULT,
+    end: WindowEnd = "now",
+    weights: Weights = "",
+) -> HealthScoresOut:
+    """Return the health of every service, the worst first."""
+    services = await catalogue.services(context)
+    now_ms = context.present().now_ms + 1
+    results = await read_healths(
+        context,
+        {service.name: service.first_ms for service in services[:SERVICES_MAX]},
+        end_ms=parse_time(end, now_ms=now_ms, field="end"),
+        window_ms=parse_duration_ms(window, field="window"),
+        weights=parse_weights(weights),
+    )
+    scores = [_score(result) for result in results.values()]
+    scores.sort(key=lambda score: (score.health_score is None, score.health_score or 0, score.service_name))
+    return HealthScoresOut(scores, max(0, len(services) - SERVICES_MAX))
+
+
 @get("/health/score/{service:str}", summary="Health of a service", responses=problems(404), tags=["analysis"])
 async def get_health_score(
     context: NamedDependency[QueryContext],
     service: Service,
-    window: Annotated[
-        str, Parameter(description="How long before the end: 5m to 7d.", max_length=16, examples=examples("15m"))
-    ] = "15m",
-    end: Annotated[str, Parameter(description=f"End of the window, exclusive. {TIME_TEXT}", max_length=64)] = "now",
+    window: Window = WINDOW_DEFAULT,
+    end: WindowEnd = "now",
     environment: Environment = "",
     weights: Weights = "",
 ) -> HealthScoreOut:
@@ -139,7 +181,10 @@ async def get_health_history(
 ) -> HealthHistoryOut:
     """Return the health of each step of a range, judged by what was known before it."""
     in_range = time_range(start, end, now_ms=context.present().now_ms)
-    step_ms = history_step_ms(in_range) if step in ("", "auto") else parse_duration_ms(step, field="step")
+    now_ms = context.present().now_ms
+    step_ms = (
+        history_step_ms(in_range, now_ms=now_ms) if step in ("", "auto") else parse_duration_ms(step, field="step")
+    )
     points = await read_history(
         context, service, in_range, step_ms, environment=environment, weights=parse_weights(weights)
     )
@@ -156,9 +201,10 @@ async def get_health_history(
     )
 
 
-def history_step_ms(in_range: TimeRange) -> int:
+def history_step_ms(in_range: TimeRange, *, now_ms: int) -> int:
     """Return a step that makes about HISTORY_POINTS points. Raises InputError where none does."""
     step_ms = max(WINDOW_MS_MIN, auto_step_ms(in_range, points=HISTORY_POINTS))
+    step_ms = max(step_ms, unit_of(in_range.start_ms, step_ms, now_ms=now_ms))
     if step_ms > 7 * 86_400_000:
         raise InputError("lies too far before end for a history", field="start")
     return step_ms
@@ -188,4 +234,4 @@ def _baseline(baseline: Baseline | None) -> BaselineOut | None:
     return BaselineOut(baseline.expected, baseline.spread, baseline.samples, baseline.level)
 
 
-handlers = [get_health_score, get_health_history]
+handlers = [list_health_scores, get_health_score, get_health_history]

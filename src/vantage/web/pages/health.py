@@ -16,7 +16,7 @@ from vantage.analysis.health import Health, parse_weights
 from vantage.core.errors import BusyError, InputError, StoreTimeout
 from vantage.core.timerange import TimeRange, parse_duration_ms, parse_time
 from vantage.query.context import QueryContext
-from vantage.query.health import HealthPoint, ServiceHealth, read_health, read_healths, read_history
+from vantage.query.health import HealthPoint, ServiceHealth, read_health, read_healths, read_history, unit_of
 from vantage.query.health_explanation import explain_health
 from vantage.query.overview import ServiceRow
 from vantage.web.pages.ranges import PageRange
@@ -63,13 +63,9 @@ async def health(
         weights=parse_weights(weights),
     )
     explanation = await explain_health(context, result)
+    history_range, step_ms = _history(end_ms, now_ms=now_ms)
     history = await read_history(
-        context,
-        name,
-        TimeRange(max(0, end_ms - HISTORY_MS), max(1, end_ms)),
-        HISTORY_STEP_MS,
-        environment=environment,
-        weights=parse_weights(weights),
+        context, name, history_range, step_ms, environment=environment, weights=parse_weights(weights)
     )
     return await render(
         request,
@@ -79,7 +75,7 @@ async def health(
         result=result,
         explanation=explanation,
         panel=HealthPanel(result, history),
-        step_ms=HISTORY_STEP_MS,
+        step_ms=step_ms,
         windows=WINDOWS,
         window=window or WINDOWS[0],
         state=state,
@@ -114,17 +110,24 @@ async def health_panel(context: QueryContext, service: str, page_range: PageRang
     end_ms = _end_ms(page_range)
     try:
         result = await read_health(context, service, end_ms=end_ms)
-        end_ms = end_ms or context.present().now_ms
-        time_range = TimeRange(max(0, end_ms - HISTORY_MS), max(1, end_ms))
+        now_ms = context.present().now_ms
+        time_range, step_ms = _history(end_ms or now_ms, now_ms=now_ms)
 
         async def load() -> list[HealthPoint]:
-            return await read_history(context, service, time_range, HISTORY_STEP_MS)
+            return await read_history(context, service, time_range, step_ms)
 
-        key = ("health history", service, end_ms // HISTORY_STEP_MS if page_range.is_live else end_ms)
+        key = ("health history", service, time_range.end_ms // step_ms if page_range.is_live else time_range.end_ms)
         history = await context.cache.cached(key, load, ttl_s=HISTORY_TTL_S, nbytes=HISTORY_NBYTES)
     except (BusyError, InputError, StoreTimeout) as error:
         return HealthPanel(None, (), str(error))
     return HealthPanel(result, history)
+
+
+def _history(end_ms: int, *, now_ms: int) -> tuple[TimeRange, int]:
+    """Return the day before a time and the step of its history: longer where only hours are there."""
+    start_ms = max(0, end_ms - HISTORY_MS)
+    step_ms = max(HISTORY_STEP_MS, unit_of(start_ms, HISTORY_STEP_MS, now_ms=now_ms))
+    return TimeRange(start_ms, max(1, end_ms)), step_ms
 
 
 def _end_ms(page_range: PageRange) -> int | None:
