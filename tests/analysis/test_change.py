@@ -49,6 +49,15 @@ def test_the_t_test_agrees_with_scipy_where_buckets_do_not_resemble_the_next() -
     assert t_test_p(before, after)[0] == pytest.approx(expected)
 
 
+def test_an_incident_that_fills_a_part_of_the_window_is_seen_and_a_single_error_is_none() -> None:
+    rng = np.random.default_rng(4)
+    before, after = rng.binomial(300, 0.005, (28, 60)) / 300, rng.binomial(300, 0.005, (28, 10)) / 300
+    after[0, 3:7] = 0.2
+    assert measure(before, after).ranked().tolist()[0] == 0
+    assert measure(before, after).is_beyond_chance[0]
+    assert not measure(np.zeros((1, 24)), row(0, 0.01, 0)).is_beyond_chance[0]
+
+
 def test_buckets_that_resemble_the_next_say_less() -> None:
     steady = row(*np.linspace(0, 10, 20)), row(*np.linspace(10, 20, 20))
     mixed = tuple(side[:, np.random.default_rng(2).permutation(20)] for side in steady)

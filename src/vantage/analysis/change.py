@@ -68,7 +68,7 @@ def measure(before: F64, after: F64) -> Shifts:
         relative = np.where(size > 0, np.abs(means[1] / 2 - means[0] / 2) / size, 0.0)
     relative = np.where(one_sided, 1.0, relative)
     known = both | one_sided
-    p = np.where(one_sided, 0.0, t_test_p(before, after))
+    p = np.where(one_sided, 0.0, chance_p(before, after))
     p[~known] = np.nan
     effect = np.where(known, np.abs(delta) * relative, 0.0)
     return Shifts(*means, delta, relative, effect, p, adjusted(p))
@@ -94,17 +94,30 @@ def cliffs_delta(before: F64, after: F64) -> F64:
     return delta
 
 
-def t_test_p(before: F64, after: F64) -> F64:
+def chance_p(before: F64, after: F64) -> F64:
+    """Return the larger of two p-values of each item: that of ``t_test_p``, and the same without the bucket after that
+    lies farthest from the mean before: no single bucket makes a change. 1 where there are too few values."""
+    means = _means(before)
+    distance = np.abs(after - means[:, None])
+    rest = after.copy()
+    known = np.flatnonzero(~np.isnan(distance).all(axis=1)) if after.size else np.empty(0, np.int64)
+    rest[known, np.nanargmax(distance[known], axis=1)] = np.nan
+    p = t_test_p(before, after)
+    return np.where(p < 1, np.maximum(p, t_test_p(before, rest, after_min=VALUES_MIN - 1)), p)
+
+
+def t_test_p(before: F64, after: F64, *, after_min: int = VALUES_MIN) -> F64:
     """Return the two-sided p-value of Student's t-test (1908) of each item, 1 where it has too few values. Both windows
     have one variance where nothing has changed; a window of three buckets could not say its own.
 
     Buckets that follow each other resemble each other, so that n of them say as much as n (1 - r) / (1 + r) that do not
-    (Bayley and Hammersley, 1946), where r is their correlation with the next, if it is positive.
+    (Bayley and Hammersley, 1946), where r is their correlation with the next before, if it is positive: that after is
+    part of what may have changed.
     """
     from scipy.special import stdtr  # it takes time and memory, when it is first used
 
     counts = [(~np.isnan(side)).sum(axis=1) for side in (before, after)]
-    known = np.minimum(*counts) >= VALUES_MIN
+    known = (counts[0] >= VALUES_MIN) & (counts[1] >= after_min)
     p = np.ones(len(before))
     if not known.any():
         return p
@@ -112,7 +125,7 @@ def t_test_p(before: F64, after: F64) -> F64:
     sizes = [count[known].astype(np.float64) for count in counts]
     means = [np.nanmean(side, axis=1) for side in sides]
     rests = [side - mean[:, None] for side, mean in zip(sides, means, strict=True)]
-    correlation = _correlation(rests)
+    correlation = _correlation(rests[0])
     share = (1 - correlation) / (1 + correlation)
     freedom = np.maximum((sizes[0] + sizes[1]) * share - 2, 1.0)
     floor = SPREAD_SHARE_MIN * np.maximum(*(np.abs(mean) for mean in means))
@@ -137,18 +150,15 @@ def adjusted(p: F64) -> F64:
     return q
 
 
-def _correlation(rests: list[F64]) -> F64:
-    """Return the correlation of buckets with the next, over both windows, from 0 to CORRELATION_MAX.
+def _correlation(rest: F64) -> F64:
+    """Return the correlation of buckets with the next, from 0 to CORRELATION_MAX, of differences from a mean.
 
     That of n values comes out too small by (1 + 4 r) / n (Marriott and Pope, 1954), which is put right.
     """
-    products, squares = np.zeros(len(rests[0])), np.zeros(len(rests[0]))
-    for rest in rests:
-        products += np.nansum(rest[:, 1:] * rest[:, :-1], axis=1)
-        squares += np.nansum(rest**2, axis=1)
+    products, squares = np.nansum(rest[:, 1:] * rest[:, :-1], axis=1), np.nansum(rest**2, axis=1)
+    size = max(_SIZE_MIN, rest.shape[1])
     with np.errstate(invalid="ignore", divide="ignore"):
         seen = np.nan_to_num(products / squares)
-    size = max(_SIZE_MIN, *(rest.shape[1] for rest in rests))
     correlation: F64 = np.clip((seen + 1 / size) / (1 - 4 / size), 0.0, CORRELATION_MAX)
     return correlation
 

@@ -67,17 +67,24 @@ middles = before.mean(), after.mean()
 relative = abs(middles[1] - middles[0]) / (abs(middles[0]) + abs(middles[1]))
 effect = abs(delta) * relative
 
-rests = [side - side.mean() for side in (before, after)]
-size = max(8, {len(change.points_before)}, {len(change.points_after)})
-r = sum((rest[1:] * rest[:-1]).sum() for rest in rests) / max(sum((rest**2).sum() for rest in rests), 1e-300)
-r = np.clip((r + 1 / size) / (1 - 4 / size), 0, {CORRELATION_MAX})  # of a bucket with the next
+rest = before - before.mean()
+size = max(8, len(before))
+r = (rest[1:] * rest[:-1]).sum() / max((rest**2).sum(), 1e-300)
+r = np.clip((r + 1 / size) / (1 - 4 / size), 0, {CORRELATION_MAX})  # of a bucket before with the next
 share = (1 - r) / (1 + r)
-n, m = len(before), len(after)
-freedom = max((n + m) * share - 2, 1)
-variance = sum((rest**2).sum() for rest in rests) / (n + m - 2)
-variance = max(variance, ({SPREAD_SHARE_MIN} * max(abs(before.mean()), abs(after.mean()))) ** 2)
-t = abs(after.mean() - before.mean()) / np.sqrt(variance * (1 / n + 1 / m) / share)
-print(f"{{effect:.4f}} {{2 * stdtr(freedom, -t):.4g}}")"""
+
+
+def chance(after):
+    n, m = len(before), len(after)
+    squares = (rest**2).sum() + ((after - after.mean()) ** 2).sum()
+    floor = {SPREAD_SHARE_MIN} * max(abs(before.mean()), abs(after.mean()))
+    error = np.sqrt(max(squares / (n + m - 2), floor**2) * (1 / n + 1 / m) / share)
+    return 2 * stdtr(max((n + m) * share - 2, 1), -abs(after.mean() - before.mean()) / error)
+
+
+farthest = np.argmax(np.abs(after - before.mean()))
+p = max(chance(after), chance(np.delete(after, farthest)))
+print(f"{{effect:.4f}} {{p:.4g}}")"""
 
 
 def _numbers(points: Sequence[float]) -> str:
