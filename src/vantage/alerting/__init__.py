@@ -1,0 +1,1 @@
+"""Alerting: rules are evaluated, alerts change their state, people are notified."""
