@@ -36,7 +36,7 @@ class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """What a document consists of: unknown fields are refused, defaults are omitted."""
 
 
-class MetricValue(_Struct, tag="metric", tag_field="of"):
+class MetricValue(_Struct, frozen=True, tag="metric", tag_field="of"):
     """An aggregate of a metric over the rule's window: one value for each combination of the tags in ``group_by``, of
     the samples that have all of ``tags`` (``name:value``) and meet ``where`` (a condition in VQL)."""
 
@@ -48,7 +48,7 @@ class MetricValue(_Struct, tag="metric", tag_field="of"):
     where: str = ""
 
 
-class RequestValue(_Struct, tag="requests", tag_field="of"):
+class RequestValue(_Struct, frozen=True, tag="requests", tag_field="of"):
     """A figure of requests over the window: requests a second, the share of failed ones (0 to 1), or a quantile of
     their duration in ms; of one service or of each (''), for the service or each of its endpoints."""
 
@@ -57,7 +57,7 @@ class RequestValue(_Struct, tag="requests", tag_field="of"):
     by: Literal["service", "endpoint"] = "service"
 
 
-class VqlValue(_Struct, tag="vql", tag_field="of"):
+class VqlValue(_Struct, frozen=True, tag="vql", tag_field="of"):
     """The rows of a VQL query over the window: the last column is the value, those before it name the entity."""
 
     query: str
@@ -66,7 +66,7 @@ class VqlValue(_Struct, tag="vql", tag_field="of"):
 Value = MetricValue | RequestValue | VqlValue
 
 
-class Threshold(_Struct, tag="threshold", tag_field="kind"):
+class Threshold(_Struct, frozen=True, tag="threshold", tag_field="kind"):
     """The value is above or below a limit. It has recovered when it is back beyond ``recover``, by default the limit
     itself."""
 
@@ -76,7 +76,7 @@ class Threshold(_Struct, tag="threshold", tag_field="kind"):
     recover: float | None = None
 
 
-class Ratio(_Struct, tag="ratio", tag_field="kind"):
+class Ratio(_Struct, frozen=True, tag="ratio", tag_field="kind"):
     """``part`` divided by ``total`` is above or below a limit. Values belong together by their entity; a total
     without an entity serves all parts."""
 
@@ -87,7 +87,7 @@ class Ratio(_Struct, tag="ratio", tag_field="kind"):
     recover: float | None = None
 
 
-class AnomalyCondition(_Struct, tag="anomaly", tag_field="kind"):
+class AnomalyCondition(_Struct, frozen=True, tag="anomaly", tag_field="kind"):
     """Values are unusual for their series, with a score of ``score`` at least. ``mode`` '' is the server's own, which
     judges as data arrives; another one is computed from 5-minute buckets of 14 days when the rule is evaluated.
     ``change`` is the least distance from what is expected, as a share of it; ``errors`` the least share of failed
@@ -103,7 +103,7 @@ class AnomalyCondition(_Struct, tag="anomaly", tag_field="kind"):
     errors: float = 0.0
 
 
-class ForecastCondition(_Struct, tag="forecast", tag_field="kind"):
+class ForecastCondition(_Struct, frozen=True, tag="forecast", tag_field="kind"):
     """The series is expected to cross ``limit`` within so many hours. ``sure``: only when the whole interval of 95 %
     does."""
 
@@ -115,7 +115,7 @@ class ForecastCondition(_Struct, tag="forecast", tag_field="kind"):
     sure: bool = True
 
 
-class NoDataCondition(_Struct, tag="no_data", tag_field="kind"):
+class NoDataCondition(_Struct, frozen=True, tag="no_data", tag_field="kind"):
     """A service, or one of its metrics, that has sent data in the last day sends none for ``after``. '' means each
     service."""
 
@@ -124,7 +124,7 @@ class NoDataCondition(_Struct, tag="no_data", tag_field="kind"):
     after: str = "10m"
 
 
-class HealthCondition(_Struct, tag="health", tag_field="kind"):
+class HealthCondition(_Struct, frozen=True, tag="health", tag_field="kind"):
     """The health score of a service, or of each (''), is below a limit."""
 
     below: float = 60.0
@@ -132,7 +132,7 @@ class HealthCondition(_Struct, tag="health", tag_field="kind"):
     recover: float | None = None
 
 
-class BurnRateCondition(_Struct, tag="burn_rate", tag_field="kind"):
+class BurnRateCondition(_Struct, frozen=True, tag="burn_rate", tag_field="kind"):
     """The error budget of an SLO burns too fast: over a long and a short window at once, by the four pairs of windows
     that are usual (``page``: 14.4 times over 1 h and 5 m, 6 times over 6 h and 30 m; ``ticket``: 3 times over 1 d and
     2 h, once over 3 d and 6 h)."""
@@ -141,13 +141,13 @@ class BurnRateCondition(_Struct, tag="burn_rate", tag_field="kind"):
     speed: Literal["page", "ticket"] = "page"
 
 
-class HeartbeatCondition(_Struct, tag="heartbeat", tag_field="kind"):
+class HeartbeatCondition(_Struct, frozen=True, tag="heartbeat", tag_field="kind"):
     """A heartbeat, or any (''), is late."""
 
     name: str = ""
 
 
-class CheckCondition(_Struct, tag="check", tag_field="kind"):
+class CheckCondition(_Struct, frozen=True, tag="check", tag_field="kind"):
     """An HTTP check, or any (''), has failed ``failures`` times in a row."""
 
     name: str = ""
@@ -168,14 +168,14 @@ Condition = (
 KINDS: Final = tuple(str(kind.__struct_config__.tag) for kind in Condition.__args__)
 
 
-class Escalation(_Struct):
+class Escalation(_Struct, frozen=True):
     """The channels that are notified too when an alert is not acknowledged after a time."""
 
     after: str
     channels: tuple[str, ...]
 
 
-class Rule(_Struct):
+class Rule(_Struct, frozen=True):
     """One rule; each entity that its condition yields has an alert of its own.
 
     The condition must hold ``for`` a time before an alert fires, and must have recovered for ``recover_for`` before it
@@ -217,7 +217,7 @@ class Rule(_Struct):
         return parse_duration_ms(self.every, field="every")
 
 
-class RuleDocument(_Struct):
+class RuleDocument(_Struct, frozen=True):
     """A file of rules."""
 
     rules: tuple[Rule, ...]
@@ -276,43 +276,47 @@ def _between(text: str, least_ms: int, most_ms: int, field: str) -> None:
 
 def _check_condition(condition: Condition) -> None:
     match condition:
-        case Threshold() | Ratio():
+        case Threshold():
             _check_limits(condition.above, condition.below, condition.recover)
-            values = (condition.value,) if isinstance(condition, Threshold) else (condition.part, condition.total)
-            for value in values:
-                _check_value(value)
+            _check_value(condition.value, "condition.value")
+        case Ratio():
+            _check_limits(condition.above, condition.below, condition.recover)
+            _check_value(condition.part, "condition.part")
+            _check_value(condition.total, "condition.total")
         case AnomalyCondition():
             _check_watched(condition.figure, condition.metric)
-            if not 0 < condition.score <= 1000:
-                raise InputError("is not above 0 and at most 1000", field="condition.score")
-            if not (0 <= condition.change <= 1000 and 0 <= condition.errors <= 1):
-                raise InputError(
-                    "must be 0 or more, and a share of failed requests 1 at most", field="condition.change"
-                )
+            _check_range(condition.score, 1e-6, 1000, "condition.score")
+            _check_range(condition.change, 0, 1000, "condition.change")
+            _check_range(condition.errors, 0, 1, "condition.errors")
         case ForecastCondition():
             _check_watched(condition.figure, condition.metric)
-            if not condition.service:
-                raise InputError("is empty", field="condition.service")
-            if not 1 <= condition.hours <= 168:
-                raise InputError("is not between 1 and 168", field="condition.hours")
+            _require(condition.service, "condition.service")
+            _check_range(condition.hours, 1, 168, "condition.hours")
             _check_number(condition.limit, "condition.limit")
         case NoDataCondition():
             _between(condition.after, 60_000, DAY_MS, "condition.after")
-            if condition.metric and not condition.service:
-                raise InputError("is empty, yet a metric is given", field="condition.service")
+            if condition.metric:
+                _require(condition.service, "condition.service")
         case HealthCondition():
-            if not 0 < condition.below <= 100:
-                raise InputError("is not above 0 and at most 100", field="condition.below")
-            if condition.recover is not None and not condition.below <= condition.recover <= 100:
-                raise InputError("contradicts below: it must lie at or above it", field="condition.recover")
+            _check_range(condition.below, 1e-6, 100, "condition.below")
+            if condition.recover is not None:
+                _check_range(condition.recover, condition.below, 100, "condition.recover")
         case BurnRateCondition():
-            if not condition.slo:
-                raise InputError("is empty", field="condition.slo")
+            _require(condition.slo, "condition.slo")
         case CheckCondition():
-            if not 1 <= condition.failures <= 100:
-                raise InputError("is not between 1 and 100", field="condition.failures")
+            _check_range(condition.failures, 1, 100, "condition.failures")
         case HeartbeatCondition():
             pass
+
+
+def _require(text: str, field: str) -> None:
+    if not text.strip():
+        raise InputError("is empty", field=field)
+
+
+def _check_range(number: float, least: float, most: float, field: str) -> None:
+    if not least <= number <= most:
+        raise InputError(f"is not between {least:g} and {most:g}", field=field)
 
 
 def _check_limits(above: float | None, below: float | None, recover: float | None) -> None:
@@ -334,22 +338,21 @@ def _check_number(number: float, field: str) -> None:
         raise InputError("is not a finite number", field=field)
 
 
-def _check_value(value: Value) -> None:
+def _check_value(value: Value, field: str) -> None:
     match value:
         case MetricValue():
-            if not value.service or not value.metric:
-                raise InputError(
-                    "is empty", field="condition.value.service" if not value.service else "condition.value.metric"
-                )
-            if len(value.group_by) > 5 or len(value.tags) > ITEMS_MAX:
-                raise InputError("has more than 5 keys, or more than 20 tags", field="condition.value.group_by")
+            _require(value.service, f"{field}.service")
+            _require(value.metric, f"{field}.metric")
+            if len(value.group_by) > 5:
+                raise InputError("has more than 5 keys", field=f"{field}.group_by")
+            if len(value.tags) > ITEMS_MAX:
+                raise InputError(f"has more than {ITEMS_MAX} tags", field=f"{field}.tags")
             if len(value.where) > QUERY_LENGTH_MAX:
-                raise InputError(f"is longer than {QUERY_LENGTH_MAX} characters", field="condition.value.where")
+                raise InputError(f"is longer than {QUERY_LENGTH_MAX} characters", field=f"{field}.where")
         case VqlValue():
-            if not value.query.strip():
-                raise InputError("is empty", field="condition.value.query")
+            _require(value.query, f"{field}.query")
             if len(value.query) > QUERY_LENGTH_MAX:
-                raise InputError(f"is longer than {QUERY_LENGTH_MAX} characters", field="condition.value.query")
+                raise InputError(f"is longer than {QUERY_LENGTH_MAX} characters", field=f"{field}.query")
         case RequestValue():
             pass
 

@@ -275,6 +275,10 @@ async def test_sources_of_deployments_take_their_present_names(url: str, path: P
         "DROP TABLE saved_query",
         "DROP TABLE comparison",
         "DROP TABLE anomaly",
+        *(
+            f"DROP TABLE {name}"
+            for name in ("alert_rule", "alert", "alert_event", "alert_evaluation", "alert_settings")
+        ),
         "UPDATE alembic_version SET version_num = '0001'",
     )
     async with SqlMetadataStore(url, SystemClock()) as store:

@@ -18,11 +18,17 @@ from vantage.core.deployment import Deployment
 from vantage.core.saved_query import SavedQuery
 from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
+from vantage.storage.metadata.alert_ports import AlertReader, AlertStore
 from vantage.storage.ports import Selector
 
 
 class MetadataReader(Protocol):
     """The metadata that queries read. Methods raise StoreUnavailable when the database cannot be reached."""
+
+    @property
+    def alerts(self) -> AlertReader:
+        """What pages show of alerting."""
+        ...
 
     async def deployments(
         self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
@@ -56,6 +62,11 @@ class MetadataReader(Protocol):
 class MetadataStore(MetadataReader, Protocol):
     """Configuration and its history. Every method that changes something writes one audit entry in the same
     transaction, with ``actor`` as its author. Methods raise StoreUnavailable when the database cannot be reached."""
+
+    @property
+    def alerts(self) -> AlertStore:
+        """Rules and alerts."""
+        ...
 
     async def __aenter__(self) -> Self: ...
 

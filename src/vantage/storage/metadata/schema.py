@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, MetaData, Table, Text, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 
 metadata: Final = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
 
@@ -112,6 +125,98 @@ anomaly: Final = Table(
     Index("ix_anomaly_start_ms", "start_ms"),
     Index("uq_anomaly_series", "service", "figure", "metric", "start_ms", unique=True),
     sqlite_autoincrement=True,
+)
+
+# ``document`` is the rule as in a file. A default rule that was removed has its row, so that it does not come back.
+alert_rule: Final = Table(
+    "alert_rule",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("document", JSON, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("is_removed", Boolean, nullable=False),
+)
+
+# ``entity_key`` is a text of ``entity``. ``ended_ms`` is null while the alert is open.
+alert: Final = Table(
+    "alert",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("rule", Text, nullable=False),
+    Column("entity", JSON, nullable=False),
+    Column("entity_key", Text, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("since_ms", BigInteger, nullable=False),
+    Column("begun_ms", BigInteger, nullable=False),
+    Column("fired_ms", BigInteger),
+    Column("ended_ms", BigInteger),
+    Column("recovering_ms", BigInteger),
+    Column("value", Double),
+    Column("unit", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("waits_for_ok", Boolean, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Index("ix_alert_ended_ms", "ended_ms"),
+    Index("ix_alert_begun_ms", "begun_ms"),
+    Index(
+        "uq_alert_open",
+        "rule",
+        "entity_key",
+        unique=True,
+        sqlite_where=text("ended_ms IS NULL"),
+        postgresql_where=text("ended_ms IS NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+# ``handled_ms`` is null until what there is to notify of a transition was written down.
+alert_event: Final = Table(
+    "alert_event",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("alert_id", BigInteger, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("data_ms", BigInteger, nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("value", Double),
+    Column("text", Text, nullable=False),
+    Column("handled_ms", BigInteger),
+    Index("ix_alert_event_alert_id", "alert_id"),
+    Index(
+        "ix_alert_event_unhandled",
+        "id",
+        sqlite_where=text("handled_ms IS NULL"),
+        postgresql_where=text("handled_ms IS NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+alert_evaluation: Final = Table(
+    "alert_evaluation",
+    metadata,
+    Column("rule", Text, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("entities", BigInteger, nullable=False),
+    Column("problem", Text, nullable=False),
+)
+
+# One row: what is set for all alerts.
+alert_settings: Final = Table(
+    "alert_settings",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("document", JSON, nullable=False),
 )
 
 # Append-only: the migration adds triggers that refuse every UPDATE and DELETE.

@@ -31,6 +31,7 @@ from vantage.storage.metadata import (
     saved_queries,
     sqlite,
 )
+from vantage.storage.metadata.alerts import SqlAlerts
 from vantage.storage.metadata.database import Database, check_answers
 from vantage.storage.metadata.postgres_database import PostgresDatabase
 from vantage.storage.metadata.sqlite_database import SqliteDatabase
@@ -56,6 +57,7 @@ class SqlMetadataStore:
             self._database = PostgresDatabase(url, clock, busy_timeout_ms=busy_timeout_ms)
         else:
             self._database = SqliteDatabase(url, busy_timeout_ms=busy_timeout_ms)
+        self.alerts = SqlAlerts(self._database, clock)
         self._detected = 0  # deployments recorded since the start
 
     async def __aenter__(self) -> Self:
