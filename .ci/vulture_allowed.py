@@ -30,7 +30,6 @@ _.previous_url
 _.space_left_out
 _.traces_of
 _.is_narrow
-_.last_seen_ms
 _.missing_id
 _.p95_change
 _.presets
@@ -60,7 +59,6 @@ _.statistical_significance
 # Registered where it is made: the metrics endpoint reads it.
 
 # A value of the wire format: spans arrive with it.
-_.OK
 
 # http.client and io call and read them.
 _.default_port

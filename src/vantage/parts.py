@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 from msgspec import structs
 
 from vantage import __version__, resources
+from vantage.alerting.evaluate import AlertEvaluator
 from vantage.config import Loaded, Settings
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
@@ -168,6 +169,7 @@ def build_parts(
         loops |= {Loop.UPKEEP: UpkeepLoop(store, clock=clock)} if isinstance(store, ClickHouseStore) else {}
         watched, watches = _watched(settings, role, context, metadata, turns)
         loops |= watches
+        loops[Loop.ALERTS] = AlertEvaluator(context, metadata, turns=turns)
         stores.insert(0, store)
         pings["store"] = store.ping
     promotion = None

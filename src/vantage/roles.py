@@ -33,6 +33,7 @@ class Loop(StrEnum):
     COMPARISONS = "comparisons"
     ANOMALIES = "anomalies"
     DETECTORS = "detectors"
+    ALERTS = "alerts"
 
 
 class Need(StrEnum):
@@ -70,6 +71,7 @@ ROLES: Final[Mapping[str, Role]] = {
                 Loop.COMPARISONS,
                 Loop.ANOMALIES,
                 Loop.DETECTORS,
+                Loop.ALERTS,
             }
         ),
         frozenset(Need),

@@ -53,6 +53,21 @@ class Telemetry:
         self.agent_dropped = Counter(
             "vantage_agent_dropped", "What agents report to have dropped before sending.", ["reason"], registry=r
         )
+        self.alert_evaluations = Counter(
+            "vantage_alert_evaluations",
+            "Evaluations of alert rules: done, no_data (what they read could not be read), failed.",
+            ["outcome"],
+            registry=r,
+        )
+        self.alert_evaluation = Histogram(
+            "vantage_alert_evaluation_seconds",
+            "Time of one evaluation of all rules that are due.",
+            buckets=_FAST,
+            registry=r,
+        )
+        self.alert_transitions = Counter(
+            "vantage_alert_transitions", "Changes of alerts by evaluation, by their new state.", ["state"], registry=r
+        )
         self.lost = Counter("vantage_lost", "Losses inside Vantage, by reason.", ["reason"], registry=r)
         self.write_duration = Histogram(
             "vantage_worker_db_write_duration_seconds", "Time of one write to the store.", buckets=_FAST, registry=r

@@ -7,9 +7,9 @@ learns from the rollups of at most 14 days, half a day at a time and in turns wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import structlog
@@ -34,7 +34,6 @@ from vantage.core.turns import Turns
 from vantage.query.anomaly_points import RANGES_MIN, UNITS, MetricUnit, SeriesKey, read_points
 from vantage.query.catalogue import SELF
 from vantage.query.context import QueryContext
-from vantage.storage.metadata.ports import MetadataStore
 
 HISTORY_MS: Final = 14 * 86_400_000
 SLICE_MS: Final = 12 * 3_600_000
@@ -108,6 +107,16 @@ class _Series:
         row[~present & self.is_rate & (self.last_ms > 0) & (at_ms - self.last_ms <= STOPPED_MS)] = 0.0
 
 
+class AnomalyRows(Protocol):
+    """Where anomalies are stored: the two methods of a metadata store."""
+
+    async def record_anomalies(self, anomalies: Sequence[Anomaly], *, since_ms: int) -> int: ...
+
+    async def anomalies(
+        self, *, service: str = "", time_range: TimeRange | None = None, limit: int = 100
+    ) -> Sequence[Anomaly]: ...
+
+
 class AnomalyWatch:
     """Watches at most ``series_max`` series, the first that it sees. ``status`` may be read by any thread."""
 
@@ -116,11 +125,12 @@ class AnomalyWatch:
     def __init__(
         self,
         context: QueryContext,
-        metadata: MetadataStore,
+        metadata: AnomalyRows,
         *,
         turns: Turns,
         mode: Mode = "seasonal",
         series_max: int = 1000,
+        has_gauges: bool = True,
     ) -> None:
         self._context = replace(context, cache_nbytes_max=0)  # what is read once must not evict what pages show
         self._metadata = metadata
@@ -130,14 +140,15 @@ class AnomalyWatch:
         self._mode = mode
         self._series_max = series_max
         self.status = WatchStatus(series_max=series_max, mode=mode)
-        telemetry.add_gauge(
-            "vantage_anomaly_series", "Series watched for anomalies.", lambda: float(self.status.series)
-        )
-        telemetry.add_gauge(
-            "vantage_anomaly_series_omitted",
-            "Series beyond anomaly_series_max, which are not watched.",
-            lambda: float(self.status.omitted),
-        )
+        if has_gauges:
+            telemetry.add_gauge(
+                "vantage_anomaly_series", "Series watched for anomalies.", lambda: float(self.status.series)
+            )
+            telemetry.add_gauge(
+                "vantage_anomaly_series_omitted",
+                "Series beyond anomaly_series_max, which are not watched.",
+                lambda: float(self.status.omitted),
+            )
         self._clear()
 
     def _clear(self) -> None:

@@ -185,7 +185,7 @@ def _fill_buckets(
 async def _from_samples(
     context: QueryContext, query: TimeseriesQuery, kind: Kind, step_ms: int, aligned: TimeRange
 ) -> PointRows:
-    value, lookback_ms = _value(query.agg, kind, step_ms)
+    value, lookback_ms = aggregate(query.agg, kind, step_ms)
     keys = group_by_exprs(query)
     bucket = Call("toStartOfInterval", (_TIME, Literal(step_ms), Literal(step_offset_ms(step_ms))))
     select = Select(
@@ -224,8 +224,9 @@ def _kind_and_unit(query: TimeseriesQuery, infos: Sequence[SeriesInfo], warnings
     return kinds.most_common(1)[0][0], units.most_common(1)[0][0]
 
 
-def _value(agg: str, kind: Kind, step_ms: int) -> tuple[Expr, int]:
-    """Return the aggregate of one bucket, and how many ms before the range it must read."""
+def aggregate(agg: str, kind: Kind, step_ms: int) -> tuple[Expr, int]:
+    """Return the aggregate of one bucket, and how many ms before the range it must read. Raises InputError for the rate
+    of a gauge."""
     if agg == "rate":
         seconds = Literal(step_ms / 1000)
         if kind is Kind.GAUGE:

@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 
 from vantage.core.timerange import TimeRange
 from vantage.storage.ports import SeriesInfo, possible_pairs
-from vantage.vql.tree import And, Column, Compare, Expr, Or, TagValue, equals
+from vantage.vql.tree import And, Column, Compare, Expr, In, Or, TagValue, equals
 from vantage.vql.tree import Literal as Constant
 
 BUCKETS_MAX: Final = 11_000
@@ -77,11 +77,12 @@ def key_warnings(query: TimeseriesQuery, infos: Sequence[SeriesInfo]) -> list[st
     return warnings
 
 
-def series_filter(query: TimeseriesQuery, start_ms: int, end_ms: int) -> Expr:
-    """Return the condition for the series of a query between two times."""
+def series_filter(query: TimeseriesQuery, start_ms: int, end_ms: int, *, services: Sequence[str] = ()) -> Expr:
+    """Return the condition for the series of a query between two times; of ``services`` in place of its own, if
+    given."""
     return And(
         (
-            equals("service_name", query.service),
+            In(Column("service_name"), tuple(services)) if services else equals("service_name", query.service),
             equals("metric_name", query.metric),
             *(_tag_condition(name, value) for name, value in query.tags),
             *([] if query.where is None else [query.where]),
