@@ -41,8 +41,7 @@ async def observe(reading: Reading, rule: Rule) -> list[Observation]:
     match condition:
         case Threshold():
             measured = await read_values(reading, condition.value, rule.window_ms)
-            of = describe(condition.value)
-            return [_judged(item, of, condition, rule.window) for item in measured]
+            return [judged(item, condition, rule.window) for item in measured]
         case Ratio():
             return await _ratios(reading, rule, condition)
         case AnomalyCondition():
@@ -77,7 +76,12 @@ def describe(value: Value) -> str:
     return _FIGURE_NAMES[value.figure] if isinstance(value, RequestValue) else "The value"
 
 
-def _judged(item: Measured, of: str, condition: Threshold | Ratio, window: str) -> Observation:
+def judged(item: Measured, condition: Threshold | Ratio, window: str) -> Observation:
+    """Return what a condition says about a value of a window."""
+    if isinstance(condition, Threshold):
+        of = describe(condition.value)
+    else:
+        of = f"{describe(condition.part)} by {describe(condition.total)}"
     holds, recovered = judge(item.value, condition)
     side, limit = ("above", condition.above) if condition.above is not None else ("below", condition.below)
     text = f"{of} over {window}: {value_text(item.value, item.unit)}"
@@ -92,8 +96,7 @@ def _judged(item: Measured, of: str, condition: Threshold | Ratio, window: str) 
 async def _ratios(reading: Reading, rule: Rule, condition: Ratio) -> list[Observation]:
     parts = await read_values(reading, condition.part, rule.window_ms)
     totals = await read_values(reading, condition.total, rule.window_ms)
-    of = f"{describe(condition.part)} by {describe(condition.total)}"
-    return [_judged(item, of, condition, rule.window) for item in ratios(parts, totals)]
+    return [judged(item, condition, rule.window) for item in ratios(parts, totals)]
 
 
 def ratios(parts: Iterable[Measured], totals: Iterable[Measured]) -> list[Measured]:

@@ -136,12 +136,6 @@ async def _condition(reading: Reading, text: str) -> Expr | None:
 
 
 def _query(value: MetricValue, window: TimeRange, where: Expr | None) -> TimeseriesQuery:
-    tags = []
-    for text in value.tags:
-        name, colon, tag = text.partition(":")
-        if not name or not colon:
-            raise InputError(f"{text[:80]!r} is not name:value", field="condition.value.tags")
-        tags.append((name, tag))
     return TimeseriesQuery(
         value.service,
         value.metric,
@@ -149,15 +143,27 @@ def _query(value: MetricValue, window: TimeRange, where: Expr | None) -> Timeser
         value.agg,
         step_ms=window.length_ms,
         group_by=value.group_by,
-        tags=tuple(tags),
+        tags=tag_pairs(value),
         where=where,
     )
 
 
+def tag_pairs(value: MetricValue) -> tuple[tuple[str, str], ...]:
+    """Return the tags that samples must have. Raises InputError for what is not ``name:value``."""
+    pairs = []
+    for text in value.tags:
+        name, colon, tag = text.partition(":")
+        if not name or not colon:
+            raise InputError(f"{text[:80]!r} is not name:value", field="condition.value.tags")
+        pairs.append((name, tag))
+    return tuple(pairs)
+
+
 def request_buckets(at_ms: int, window_ms: int, *, now_ms: int) -> Buckets:
-    """Return the minutes of a window that ends at a time, or its 5 minutes where minutes are no longer stored."""
+    """Return the minutes of a window that ends at a time, or its 5 minutes where minutes are no longer stored: the
+    window begins with the nearest of them."""
     step_ms = MINUTE_MS if now_ms - at_ms < DAY_MS and window_ms < DAY_MS else FIVE_MINUTES_MS
-    return Buckets((at_ms - window_ms) // step_ms * step_ms, at_ms + 1, step_ms)
+    return Buckets((at_ms - window_ms + step_ms // 2) // step_ms * step_ms, at_ms + 1, step_ms)
 
 
 async def read_requests(reading: Reading, window_ms: int) -> Mapping[str, RedStats]:

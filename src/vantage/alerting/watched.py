@@ -83,7 +83,7 @@ async def observe_anomalies(reading: Reading, condition: AnomalyCondition) -> li
         holds = anomaly is not None and is_meant(condition, anomaly, value)
         samples = int(stats.requests) if stats is not None else 0
         unit = FIGURE_UNITS[condition.figure]
-        text = f"{service}: {_sentence(condition, anomaly, value, unit)}"
+        text = f"{service}: {anomaly_sentence(condition, anomaly, value, unit)}"
         observations.append(Observation({"service": service}, service, value, holds, not holds, samples, unit, text))
     return observations
 
@@ -122,8 +122,9 @@ def is_meant(condition: AnomalyCondition, anomaly: Anomaly, value: float) -> boo
 _NAMES: Final = {"rate": "requests", "errors": "failed requests", "p95": "p95"}
 
 
-def _sentence(condition: AnomalyCondition, anomaly: Anomaly | None, value: float, unit: str) -> str:
-    name = _NAMES[condition.figure]
+def anomaly_sentence(condition: AnomalyCondition, anomaly: Anomaly | None, value: float, unit: str) -> str:
+    """Return what a value of a watched series is like, for people."""
+    name = condition.metric or _NAMES[condition.figure]
     if anomaly is None:
         return f"{name} {value_text(value, unit)}, as expected"
     if anomaly.expected is None:
