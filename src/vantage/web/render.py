@@ -39,6 +39,7 @@ NAV: Final = (
     ("/traces", "Traces", "traces"),
     ("/compare", "Compare", "compare"),
     ("/anomalies", "Anomalies", "noticed"),
+    ("/alerts", "Alerts", "bell"),
     ("/settings", "Settings", "settings"),
     ("/schema", "API", "api"),
 )
