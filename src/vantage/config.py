@@ -224,6 +224,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         _doc("A folder of Python files with detectors of one's own, run once an hour in processes of their own."),
     ] = ""
+    public_url: Annotated[
+        str, _doc("The address at which people open Vantage, for links in notices. Empty: http://HOST:PORT.")
+    ] = ""
+    secret_key: Annotated[
+        str,
+        _doc(
+            "The key that encrypts secrets of channels and signs links in notices, as `vantage secrets key` prints it; "
+            "older ones after it, separated by commas. Empty: the file secret.key in the data folder. Secret."
+        ),
+    ] = ""
+    outgoing_networks: Annotated[
+        tuple[str, ...],
+        _doc(
+            "Private addresses or networks, such as 10.0.0.0/8, that channels of alerts and HTTP checks may call; "
+            "* is any. Empty: public addresses only."
+        ),
+    ] = ()
     websockets_max: Annotated[int, _doc("Open WebSockets at the same time.", ge=1)] = 500
     self_telemetry: Annotated[bool, _doc("Whether Vantage records telemetry of itself, as the service `vantage`.")] = (
         True
@@ -243,7 +260,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             return self.host != "localhost"
 
 
-SECRETS: Final = frozenset({"api_key"})
+SECRETS: Final = frozenset({"api_key", "secret_key"})
 ROLE_PORTS: Final = {"worker": 9091, "api": 5000}
 URLS: Final = frozenset({"store_url", "metadata_url", "broker_url", "rate_limit_url"})  # may contain a password
 ALIASES: Final = {
@@ -415,7 +432,7 @@ def _beyond_any(value: Any) -> str:
     return "is not a number" if isinstance(value, float) and not math.isfinite(value) else ""
 
 
-_LISTS: Final = frozenset({"trusted_proxies", "allowed_hosts", "cors_origins", "retention_rules"})
+_LISTS: Final = frozenset({"trusted_proxies", "allowed_hosts", "cors_origins", "retention_rules", "outgoing_networks"})
 _BOOLS: Final = {
     "yes": True,
     "on": True,

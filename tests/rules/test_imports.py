@@ -20,7 +20,7 @@ HOMES = {
     "sqlalchemy": ["vantage.storage.metadata"],
     "chdb": ["vantage.storage.clickhouse.chdb"],
     "pyarrow": ["vantage.query.table_formats", "vantage.storage.clickhouse.arrow"],
-    "httpx2": ["vantage.http_client"],
+    "httpx2": ["vantage.http_client", "vantage.alerting.outgoing"],
     "clickhouse_driver": ["vantage.storage.clickhouse.native"],
     "confluent_kafka": ["vantage.stream.kafka"],
     "scipy": ["vantage.analysis"],
