@@ -63,7 +63,7 @@ class AlertEvaluator:
         self._clock = context.clock
         self._telemetry = context.telemetry
         self._turns = turns
-        self._default_rules = default_rules
+        self.default_rules = default_rules
         self._lasting = Lasting()
         self._watches: dict[str, AnomalyWatch] = {}
         self._change_id: int | None = None
@@ -74,7 +74,7 @@ class AlertEvaluator:
 
     async def run(self) -> None:
         """Evaluate until cancelled. Raises what the metadata database raises: it then begins again."""
-        await self._alerts.add_default_rules(self._default_rules)
+        await self._alerts.add_default_rules(self.default_rules)
         self._change_id = None
         while True:
             await self.evaluate()
