@@ -1,5 +1,5 @@
 """``make bench``: accepting, storing, latency, text queries, the embedded store, pages, a browser, the service map,
-anomalies, roles, idle servers, agents.
+anomalies, alert rules, roles, idle servers, agents.
 
 ``ARGS=--quick`` for a short run. Rate limits are raised on every server that has any, to measure the work.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.agents.run import bench_agent
+from benchmarks.alert_rules import bench_alerts
 from benchmarks.anomalies import bench_anomalies
 from benchmarks.comparisons import bench_compare
 from benchmarks.pages import bench_pages
@@ -44,6 +45,7 @@ PARTS = (
     "map",
     "compare",
     "anomalies",
+    "alerts",
     "pipeline",
     "idle",
     "agent",
@@ -229,6 +231,7 @@ def main() -> None:
         "map": lambda: bench_map(work, quick=quick),
         "compare": lambda: bench_compare(work, quick=quick),
         "anomalies": lambda: bench_anomalies(quick=quick),
+        "alerts": lambda: bench_alerts(work, quick=quick),
         "pipeline": lambda: bench_pipeline(rounds, seconds, work, quick=quick),
         "agent": lambda: bench_agent(quick=quick),
         "idle": lambda: bench_idle(15.0 if quick else 60.0, work),
