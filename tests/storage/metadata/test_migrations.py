@@ -277,7 +277,18 @@ async def test_sources_of_deployments_take_their_present_names(url: str, path: P
         "DROP TABLE anomaly",
         *(
             f"DROP TABLE {name}"
-            for name in ("alert_rule", "alert", "alert_event", "alert_evaluation", "alert_settings")
+            for name in (
+                "alert_rule",
+                "alert",
+                "alert_event",
+                "alert_evaluation",
+                "alert_settings",
+                "channel",
+                "silence",
+                "notification",
+                "notified_alert",
+                "notice_group",
+            )
         ),
         "UPDATE alembic_version SET version_num = '0001'",
     )

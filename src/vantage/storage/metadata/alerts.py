@@ -38,14 +38,14 @@ class SqlAlerts:
         """Return all rules by name. Raises StoreUnavailable."""
         async with self._database.read() as connection:
             rows = await connection.execute(select(alert_rule).where(~alert_rule.c.is_removed))
-            return sorted((_rule(row) for row in rows), key=lambda stored: stored.rule.name)
+            return sorted((rule_of(row) for row in rows), key=lambda stored: stored.rule.name)
 
     async def rule(self, name: str) -> StoredRule | None:
         """Return a rule; None: there is none of this name. Raises StoreUnavailable."""
         async with self._database.read() as connection:
             query = select(alert_rule).where(alert_rule.c.name == name, ~alert_rule.c.is_removed)
             row = (await connection.execute(query)).one_or_none()
-            return None if row is None else _rule(row)
+            return None if row is None else rule_of(row)
 
     async def alerts(
         self,
@@ -325,7 +325,8 @@ async def _prune(connection: AsyncConnection) -> None:
         await connection.execute(delete(table).where(table.c.id.in_(ids)))
 
 
-def _rule(row: Row[Any]) -> StoredRule:
+def rule_of(row: Row[Any]) -> StoredRule:
+    """Return the rule of a row of its table."""
     return StoredRule(msgspec.convert(row.document, Rule), row.revision, row.origin, row.author, row.at_ms)
 
 

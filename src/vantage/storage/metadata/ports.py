@@ -19,6 +19,7 @@ from vantage.core.saved_query import SavedQuery
 from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.storage.metadata.alert_ports import AlertReader, AlertStore
+from vantage.storage.metadata.notice_ports import NoticeReader, NoticeStore
 from vantage.storage.ports import Selector
 
 
@@ -28,6 +29,11 @@ class MetadataReader(Protocol):
     @property
     def alerts(self) -> AlertReader:
         """What pages show of alerting."""
+        ...
+
+    @property
+    def notices(self) -> NoticeReader:
+        """What pages show of channels, silences and notices."""
         ...
 
     async def deployments(
@@ -66,6 +72,11 @@ class MetadataStore(MetadataReader, Protocol):
     @property
     def alerts(self) -> AlertStore:
         """Rules and alerts."""
+        ...
+
+    @property
+    def notices(self) -> NoticeStore:
+        """Channels, silences, and the outbox of notices."""
         ...
 
     async def __aenter__(self) -> Self: ...

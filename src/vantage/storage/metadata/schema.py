@@ -193,6 +193,7 @@ alert_event: Final = Table(
     Column("text", Text, nullable=False),
     Column("handled_ms", BigInteger),
     Index("ix_alert_event_alert_id", "alert_id"),
+    Index("ix_alert_event_at_ms", "at_ms"),
     Index(
         "ix_alert_event_unhandled",
         "id",
@@ -217,6 +218,93 @@ alert_settings: Final = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("document", JSON, nullable=False),
+)
+
+# ``settings`` is what its notifier reads, ``sealed`` has its secrets, encrypted.
+channel: Final = Table(
+    "channel",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("sealed", JSON, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+silence: Final = Table(
+    "silence",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("start_ms", BigInteger, nullable=False),
+    Column("end_ms", BigInteger),
+    Column("rule", Text, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("entity", JSON, nullable=False),
+    Column("cron", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Index("ix_silence_end_ms", "end_ms"),
+    sqlite_autoincrement=True,
+)
+
+# The outbox. ``alerts`` is what it says, as it was when it was written. ``claimed_until_ms`` is the end of the lease of
+# the process that sends it.
+notification: Final = Table(
+    "notification",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("channel", Text, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("fate", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("alerts", JSON, nullable=False),
+    Column("left_out", BigInteger, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("due_ms", BigInteger, nullable=False),
+    Column("attempts", BigInteger, nullable=False),
+    Column("problem", Text, nullable=False),
+    Column("done_ms", BigInteger),
+    Column("claimed_by", Text),
+    Column("claimed_until_ms", BigInteger),
+    Index("ix_notification_created_ms", "created_ms"),
+    Index(
+        "ix_notification_waiting",
+        "due_ms",
+        sqlite_where=text("fate = 'waiting'"),
+        postgresql_where=text("fate = 'waiting'"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+# What channels know of alerts, and when the alerts of a service are due on a channel.
+notified_alert: Final = Table(
+    "notified_alert",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("fingerprint", Text, primary_key=True),
+    Column("service", Text, nullable=False),
+    Column("alert_id", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("firing_ms", BigInteger),
+    Column("suppressed", Text, nullable=False),
+)
+
+notice_group: Final = Table(
+    "notice_group",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("service", Text, primary_key=True),
+    Column("due_ms", BigInteger),
+    Column("last_ms", BigInteger),
 )
 
 # Append-only: the migration adds triggers that refuse every UPDATE and DELETE.

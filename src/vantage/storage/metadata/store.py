@@ -33,6 +33,7 @@ from vantage.storage.metadata import (
 )
 from vantage.storage.metadata.alerts import SqlAlerts
 from vantage.storage.metadata.database import Database, check_answers
+from vantage.storage.metadata.notices import SqlNotices
 from vantage.storage.metadata.postgres_database import PostgresDatabase
 from vantage.storage.metadata.sqlite_database import SqliteDatabase
 from vantage.storage.ports import Selector
@@ -58,6 +59,7 @@ class SqlMetadataStore:
         else:
             self._database = SqliteDatabase(url, busy_timeout_ms=busy_timeout_ms)
         self.alerts = SqlAlerts(self._database, clock)
+        self.notices = SqlNotices(self._database, clock)
         self._detected = 0  # deployments recorded since the start
 
     async def __aenter__(self) -> Self:
