@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 from msgspec import structs
 
 from vantage import __version__, resources
+from vantage.alerting.changes import alert_changes
 from vantage.alerting.evaluate import AlertEvaluator
 from vantage.config import Loaded, Settings
 from vantage.core.batch import Batch
@@ -268,6 +269,7 @@ def build_parts(
             backup=backup_of(settings, clock) if store is not None else None,
             deletion=deletion,
         ),
+        alerting=alert_changes(context, metadata) if context is not None else None,
         live_updates=live,
         telemetry=telemetry,
         process_metrics=process_metrics,

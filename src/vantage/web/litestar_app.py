@@ -18,6 +18,7 @@ from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.static_files import create_static_files_router
 from litestar.types import Guard
 
+from vantage.alerting.changes import AlertChanges
 from vantage.core.errors import VantageError
 from vantage.query.administration import Administered
 from vantage.query.compare import Comparisons
@@ -33,6 +34,8 @@ from vantage.telemetry import Telemetry
 from vantage.web import exception_handlers, pages
 from vantage.web.api import (
     agent_wheel,
+    alert_rules,
+    alerts,
     anomalies,
     changes,
     compare,
@@ -110,6 +113,7 @@ def create_litestar(
     comparisons: Comparisons | None,
     watched: Watched,
     administered: Administered,
+    alerting: AlertChanges | None,
     live_updates: LiveUpdates,
     telemetry: Telemetry,
     process_metrics: ProcessMetrics,
@@ -129,6 +133,8 @@ def create_litestar(
     unguarded: list[Any] = [*health.handlers]
     if Routes.API in routes:
         for resource in (
+            alerts,
+            alert_rules,
             anomalies,
             services,
             metrics,
@@ -177,6 +183,7 @@ def create_litestar(
             "comparisons": provide(comparisons),
             "watched": provide(watched),
             "administered": provide(administered),
+            "alerting": provide(alerting),
         },
         exception_handlers={
             VantageError: exception_handlers.on_vantage_error,

@@ -1,0 +1,23 @@
+"""What people can change of alerting, as the API and the pages are given it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vantage.alerting.actions import AlertActions
+from vantage.alerting.rules import RuleEditing
+from vantage.query.context import QueryContext
+from vantage.storage.metadata.ports import MetadataStore
+
+
+@dataclass(frozen=True, slots=True)
+class AlertChanges:
+    """Acts on alerts, and edits rules."""
+
+    actions: AlertActions
+    rules: RuleEditing
+
+
+def alert_changes(context: QueryContext, metadata: MetadataStore) -> AlertChanges:
+    """Return what changes the alerting of a database."""
+    return AlertChanges(AlertActions(metadata.alerts, context.clock), RuleEditing(context, metadata.alerts))
