@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vantage.web.pages import (
+    alerts,
     anomalies,
     changes,
     compare,
@@ -29,6 +30,7 @@ handlers = [
     *service_map.handlers,
     *explore.handlers,
     *compare.handlers,
+    *alerts.handlers,
     *anomalies.handlers,
     *vql.handlers,
     *pipeline.handlers,
