@@ -77,7 +77,7 @@ async def test_alerts_are_graded_by_what_people_did(context: QueryContext) -> No
         (Grade.OPEN, False),
     ]
     assert [item.reason for item in first.alerts][-2:] == ["acknowledged by ann", "resolved by itself after 4 min"]
-    assert (first.rule, first.counts[Grade.NOISE], first.acknowledged, first.share) == ("deep queue", 2, 1, 0.4)
+    assert (first.rule, first.counts[Grade.NOISE], first.counts[Grade.USEFUL], first.share) == ("deep queue", 2, 1, 0.4)
     assert (other.rule, other.share) == ("other", None)
 
 

@@ -6,8 +6,9 @@ condition must hold; its effect is that of a backtest, and no alert that somebod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -18,6 +19,7 @@ from vantage.core.alert import EVALUATOR, Alert, AlertEvent, entity_key
 from vantage.core.alert_rule import Ratio, Rule, StoredRule, Threshold
 from vantage.core.deployment import Deployment
 from vantage.core.errors import BusyError, InputError, StoreTimeout, StoreUnavailable
+from vantage.core.notification import Fate
 from vantage.core.number_format import duration_ms
 from vantage.core.timerange import TimeRange
 from vantage.query.context import QueryContext
@@ -26,6 +28,7 @@ ALONE_MS: Final = 300_000  # what resolves by itself so soon needed nobody
 DEPLOYMENT_MS: Final = 600_000  # so soon after a deployment an alert is probably of it
 ALERTS_MAX: Final = 5000
 EVENTS_MAX: Final = 20_000
+NOTICES_MAX: Final = 20_000
 NOISE_MIN: Final = 3  # alerts of a rule that were noise, before it is worth a proposal
 PROPOSALS_MAX: Final = 5  # rules that get proposals, the noisiest ones
 HOLD_MS_MAX: Final = 3_600_000
@@ -47,12 +50,13 @@ class Grade(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Graded:
     """An alert that fired, with its grade and the reason in words. ``at_deployment``: one of its service was just
-    before."""
+    before. ``notices`` is how many were sent about it."""
 
     alert: Alert
     grade: Grade
     at_deployment: bool
     reason: str
+    notices: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +74,13 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class RuleLedger:
-    """The alerts of a rule by grade. ``share`` is that of noise among those that have ended, None without any."""
+    """The alerts of a rule by grade, and how many notices were sent about them. ``share`` is that of noise among the
+    alerts that have ended, None without any."""
 
     rule: str
     alerts: tuple[Graded, ...]
     counts: Mapping[Grade, int]
-    acknowledged: int
+    notices: int
     share: float | None
     proposals: tuple[Proposal, ...] = ()
     problem: str = ""
@@ -89,7 +94,12 @@ async def read_ledger(context: QueryContext, time_range: TimeRange, *, proposals
     events = await context.metadata.alerts.events(limit=EVENTS_MAX)
     around = TimeRange(time_range.start_ms - DEPLOYMENT_MS, time_range.end_ms)
     deployments = await context.metadata.deployments(time_range=around, limit=1000)
-    graded = grade_all(fired, events, deployments)
+    sent: Counter[int] = Counter()
+    for notice in await context.metadata.notices.notifications(
+        fates=[Fate.SENT], since_ms=time_range.start_ms, limit=NOTICES_MAX
+    ):
+        sent.update({item.alert_id for item in notice.alerts if item.is_new})
+    graded = [replace(item, notices=sent[item.alert.id]) for item in grade_all(fired, events, deployments)]
     ledgers = sorted(_ledgers(graded), key=lambda item: (-item.counts[Grade.NOISE], item.rule))
     if not proposals:
         return ledgers
@@ -139,8 +149,7 @@ def _ledgers(graded: Iterable[Graded]) -> list[RuleLedger]:
         counts = {grade: sum(item.grade is grade for item in items) for grade in Grade}
         ended = len(items) - counts[Grade.OPEN]
         share = counts[Grade.NOISE] / ended if ended else None
-        acknowledged = sum(item.grade is Grade.USEFUL for item in items)
-        ledgers.append(RuleLedger(rule, tuple(items), counts, acknowledged, share))
+        ledgers.append(RuleLedger(rule, tuple(items), counts, sum(item.notices for item in items), share))
     return ledgers
 
 
@@ -157,13 +166,8 @@ async def _with_proposals(
                 counts = (len(before.firings), len(after.firings), lost)
                 proposals.append(Proposal(rule, stored.revision, change, *counts))
     except (BusyError, InputError, StoreTimeout, StoreUnavailable) as error:
-        return _replaced(ledger, problem=str(error))
-    quietest = sorted(proposals, key=lambda item: item.after)
-    return _replaced(ledger, proposals=tuple(quietest))
-
-
-def _replaced(ledger: RuleLedger, *, proposals: tuple[Proposal, ...] = (), problem: str = "") -> RuleLedger:
-    return RuleLedger(ledger.rule, ledger.alerts, ledger.counts, ledger.acknowledged, ledger.share, proposals, problem)
+        return replace(ledger, problem=str(error))
+    return replace(ledger, proposals=tuple(sorted(proposals, key=lambda item: item.after)))
 
 
 def _candidates(rule: Rule, alerts: Sequence[Graded], before: Backtest) -> list[tuple[str, Rule]]:

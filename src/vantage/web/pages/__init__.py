@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vantage.web.pages import (
+    alert_noise,
     alerts,
     anomalies,
     changes,
@@ -22,6 +23,7 @@ from vantage.web.pages import (
 )
 
 handlers = [
+    *alert_noise.handlers,
     *overview.handlers,
     *service.handlers,
     *health.handlers,
