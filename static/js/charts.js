@@ -227,7 +227,7 @@
     if (plot && plot.select.width < 6) choose(element, plot.cursor.idx, plot.cursor.left, plot.cursor.top);
   });
 
-  const valueOf = (plot, index) => plot.data.slice(1).map((line) => line[index]).find((value) => value !== null && value !== undefined);
+  const valueAt = (plot, index) => plot.data.slice(1).map((line) => line[index]).find((value) => value !== null && value !== undefined);
 
   // The arrow keys go from point to point: where there is no data there is nothing to choose.
   document.addEventListener("keydown", (event) => {
@@ -238,14 +238,14 @@
     const last = plot.data[0].length - 1;
     const index = plot.cursor.idx ?? last;
     const topOf = (i) => {
-      const value = valueOf(plot, i);
+      const value = valueAt(plot, i);
       return value === undefined ? plot.over.clientHeight / 2 : plot.valToPos(value, "y");
     };
     if (steps) {
       let next = plot.cursor.left < 0 ? last : index + steps;
       const first = next;
       const isWithin = () => next >= 0 && next <= last;
-      while (isWithin() && valueOf(plot, next) === undefined) next += plot.cursor.left < 0 ? -1 : steps;
+      while (isWithin() && valueAt(plot, next) === undefined) next += plot.cursor.left < 0 ? -1 : steps;
       if (!isWithin()) next = Math.min(last, Math.max(0, plot.cursor.left < 0 ? first : index));
       plot.setCursor({ left: plot.valToPos(plot.data[0][next], "x"), top: topOf(next) });
     } else if (event.key === "Enter" && plot.cursor.left >= 0) {

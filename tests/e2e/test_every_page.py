@@ -45,6 +45,7 @@ PAGES = {
     "compare": "/compare?service=checkout&form=versions",
     "comparison": "COMPARISON",
     "anomalies": "/anomalies?range=7d",
+    "alert noise": "/alerts/noise?range=7d",
     "map": "/map?range=1h",
     "explore": EXPLORE,
     "explore of nothing": "/explore?range=5m&a.service=checkout&a.metric=nothing&formula=(",
