@@ -116,7 +116,7 @@ def lags(pipeline: Pipeline) -> list[float]:
 def test_a_worker_that_is_killed_again_and_again_stores_everything_once(tmp_path: Path) -> None:
     """One partition, one worker: kills of the worker, and fewer of ClickHouse and of the broker."""
     chance = seeded()
-    kills: list[Callable[[Pipeline], None]] = [kill_worker] * (50 if LONG else 5)
+    kills: list[Callable[[Pipeline], None]] = [kill_worker] * (50 if LONG else 3)
     kills += [kill_clickhouse, kill_broker] * (10 if LONG else 1)
     chance.shuffle(kills)
     # Short ranges, so that a kill is likely to meet one.
@@ -222,7 +222,7 @@ def test_whatever_dies_hangs_or_has_no_space_nothing_is_lost_or_stored_twice(tmp
             running_pipeline(tmp_path, *names, disks=disks, clickhouse_config=config, environ=environ)
         )
         known = Faults(pipeline, {"postgres": postgres, "redis": redis}, disks).known()
-        faults = chance.choices(list(known), k=FAULTS) if LONG else chance.sample(list(known), 5)
+        faults = chance.choices(list(known), k=FAULTS) if LONG else chance.sample(list(known), 4)
         clients = Clients(pipeline, ("ingest1", "ingest2"), clients=4, pause_s=PAUSE_S)
         clients.start()
         try:

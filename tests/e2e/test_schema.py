@@ -21,7 +21,7 @@ from vantage.app import create_app
 from vantage.config import Settings
 
 LONG = bool(os.environ.get("VANTAGE_TEST_LONG"))
-EXAMPLES = 200 if LONG else 20
+EXAMPLES = 200 if LONG else 10
 NO_RATES = {"VANTAGE_INGEST_RATE_LIMIT": "0", "VANTAGE_API_RATE_LIMIT": "0", "VANTAGE_SELF_TELEMETRY": "false"}
 DOCUMENTED_ELSEWHERE = {"/schema", "/static", "/login", "/logout", "/ws/metrics", "/ws/pages"}
 METHODS = {"get", "post", "put", "patch", "delete"}

@@ -31,6 +31,7 @@ LEFT_OUT = [
 WAITING = ["TestTimeout", "TestTestServer", "test_lowlevel", "test_different_connection_pool"]
 if not os.environ.get("VANTAGE_TEST_LONG"):
     LEFT_OUT += WAITING
+QUICK = "requests"  # the others take more than a minute each
 # httpx's command line prints what goes over the wire, which with an agent is one header more.
 SHOW_THE_WIRE = {"tests.test_main::test_verbose", "tests.test_main::test_auth"}
 MEASURED = {
@@ -58,7 +59,9 @@ def outcomes(folder: Path, report: Path, *python: str, **environ: str) -> dict[s
 
 
 @pytest.mark.timeout(900)  # the environment is made within the first
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == QUICK else pytest.mark.long) for name in SUITES]
+)
 def test_a_suite_comes_out_with_the_agent_as_without(receiver: Receiver, tmp_path: Path, name: str) -> None:
     python = str(applications())
     folder = source_of(name, SUITES[name][1])
