@@ -102,6 +102,19 @@ async def test_tabs_of_one_person_share_one_request_and_the_same_bytes(live: Liv
         pushed.leave(tab)
 
 
+async def test_a_first_look_that_was_answered_from_before_the_tab_came_is_made_again(
+    live: LiveUpdates, pushed: PushedViews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Views are computed once a second: the first answer may lack what came just before the tab subscribed."""
+    monkeypatch.setattr(pushed_views, "AGAIN_S", 0.01)
+    site, tab = Site(), Tab(socket_scope())
+    pushed.watch(site, tab, Watch("/"), "key")
+    assert (await message(tab))["etag"] == '"1"'
+    site.version = 2
+    assert (await message(tab))["etag"] == '"2"'
+    pushed.leave(tab)
+
+
 async def test_the_request_is_the_tabs_own_with_its_cookie(live: LiveUpdates, pushed: PushedViews) -> None:
     site, tab = Site(), Tab(socket_scope(cookie="vantage_session=first"))
     pushed.watch(site, tab, Watch("/services/a%20b?range=5m"), "key")

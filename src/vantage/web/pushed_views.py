@@ -24,13 +24,14 @@ from vantage.web.compression import gzipped
 from vantage.web.edits import MANIPULATION
 from vantage.web.middleware import ASGIApp
 
-LIVE_PATHS: Final = frozenset({"/", "/map", "/explore", "/traces", "/pipeline"})
+LIVE_PATHS: Final = frozenset({"/", "/alerts", "/map", "/explore", "/traces", "/pipeline"})
 SERVICE_PATH: Final = "/services/"
 URL_LENGTH_MAX: Final = 8192
 VIEW_NBYTES_MAX: Final = 16 << 20
 REST_FACTOR: Final = 3  # a view that takes long is computed less often: its rest is so many times as long
 REQUEST_TIMEOUT_S: Final = 60.0
 SETTLE_S: Final = 12.0  # after the last data, once more: longer than pages cache parts that may be a little old
+AGAIN_S: Final = 1.1  # after a tab's first look, whose answer may have been begun before the tab subscribed
 _SENT_ON: Final = frozenset({b"host", b"cookie", b"authorization", b"x-api-key", b"x-forwarded-for", b"user-agent"})
 _log = structlog.get_logger("vantage.web")
 _encode: Final = msgspec.json.Encoder().encode
@@ -123,21 +124,22 @@ class _Group:
         self._subscriber.wake.set()
 
     async def _run(self, live: LiveUpdates) -> None:
-        settled_s: float | None = None  # when what was cached for a while will be up to date; None: it is
+        due_s: set[float] = set()  # looks without new data
         with live.subscribe_to_services(self._subscriber):
             while True:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(None if settled_s is None else settled_s - monotonic()):
+                    async with asyncio.timeout(min(due_s) - monotonic() if due_s else None):
                         await self._subscriber.wake.wait()
                 _, services, _ = self._subscriber.drain()
                 began_s = monotonic()
                 if self._watch.service != EVERYTHING:
                     services &= {EVERYTHING, self._watch.service}
+                is_due = any(at_s <= began_s for at_s in due_s)
+                due_s = {at_s for at_s in due_s if at_s > began_s}
                 if services:
-                    settled_s = began_s + SETTLE_S
-                elif settled_s is not None and began_s >= settled_s:
-                    settled_s = None
-                else:
+                    due_s = {at_s for at_s in due_s if at_s <= began_s + AGAIN_S} | {began_s + SETTLE_S}
+                    due_s |= {began_s + AGAIN_S} if EVERYTHING in services else set()
+                elif not is_due:
                     continue
                 try:
                     async with asyncio.timeout(REQUEST_TIMEOUT_S):
