@@ -28,7 +28,8 @@ def rule_in_words(rule: Rule) -> str:
     """Return when a rule's alerts fire and when they are resolved, in one or two sentences."""
     text = f"Fires when {condition_in_words(rule.condition, rule.window)}"
     text += f" for {rule.hold}" if rule.hold_ms else ", at once"
-    return f"{text}. Resolved {f'when it has been back for {rule.recover_for}' if rule.recover_ms else 'as soon as it is back'}."
+    back = f"when it has been back for {rule.recover_for}" if rule.recover_ms else "as soon as it is back"
+    return f"{text}. Resolved {back}."
 
 
 def condition_in_words(condition: Condition, window: str) -> str:

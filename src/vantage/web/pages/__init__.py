@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vantage.web.pages import (
     alert_noise,
+    alert_rules,
     alerts,
     anomalies,
     changes,
@@ -33,6 +34,7 @@ handlers = [
     *explore.handlers,
     *compare.handlers,
     *alerts.handlers,
+    *alert_rules.handlers,
     *anomalies.handlers,
     *vql.handlers,
     *pipeline.handlers,
