@@ -18,7 +18,7 @@ from vantage.core.deployment import Deployment
 from vantage.core.sample import Kind
 from vantage.query.context import QueryContext
 from vantage.storage.metadata.alert_ports import AlertStore, Evaluation
-from vantage.web.pages import alerts
+from vantage.web.pages import alerts, overview, service
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -171,3 +171,17 @@ async def test_hostile_names_are_inert(client: Client, store: AlertStore) -> Non
         page = (await client.get(path)).text
         assert HOSTILE not in page
         assert HOSTILE in text_of(page)
+
+
+async def test_overview_and_service_have_their_open_alerts(context: QueryContext, store: AlertStore) -> None:
+    series = a_series("api", "queue", Kind.GAUGE)
+    await write_batch(context, build_batch([(series, NOW_MS - 1, 12.0)]))
+    await opened(store)
+    await opened(store, rule="the worst", severity=Severity.CRITICAL)
+    await opened(store, rule="not yet", state=State.PENDING)
+    async with page_client(context, [*overview.handlers, *service.handlers]) as client:
+        page = (await client.get("/")).text
+        assert re.search(r'href="/alerts\?service=api">.*?critical</span> 2 alerts', page, re.DOTALL)
+        text = text_of((await client.get("/services/api")).text)
+        assert "the worst firing since" in text
+        assert "not yet" not in text

@@ -14,6 +14,7 @@ from litestar.di import NamedDependency, Provide
 from litestar.testing import AsyncTestClient
 
 from tests.support.context_writes import record_deployment, write_batch
+from vantage.alerting.changes import alert_changes
 from vantage.core.batch import build_batch
 from vantage.core.deployment import Deployment
 from vantage.core.errors import InputError, NotFoundError, VantageError
@@ -100,6 +101,9 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
             ),
             "comparisons": Provide(
                 lambda: Comparisons(context, MemoryMetadataStore(FixedClock())), sync_to_thread=False
+            ),
+            "alerting": Provide(
+                lambda: alert_changes(context, MemoryMetadataStore(FixedClock())), sync_to_thread=False
             ),
             "administered": Provide(
                 lambda: Administered(MemoryMetadataStore(FixedClock()), (), LongWork(FixedClock())),

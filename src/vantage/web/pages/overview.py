@@ -8,6 +8,7 @@ from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.response import Redirect
 
+from vantage.query.alerts import open_by_service
 from vantage.query.context import QueryContext
 from vantage.query.http_semconv import split_buckets
 from vantage.query.overview import read_overview
@@ -34,6 +35,7 @@ async def overview(request: Request[Any, Any, Any], context: NamedDependency[Que
             "range": page_range,
             "overview": overview,
             "healths": await healths_of(context, overview.services, page_range),
+            "alerts": await open_by_service(context),
             "health_state": "" if page_range.is_live else query_string({}, end=page_range.time_range.end_ms),
             "text": text,
             "text_length_max": TEXT_LENGTH_MAX,

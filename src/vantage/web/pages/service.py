@@ -19,6 +19,7 @@ from vantage.core.errors import BusyError, InputError, NotFoundError, StoreTimeo
 from vantage.core.red_table import RedQuery
 from vantage.core.timerange import TimeRange
 from vantage.query import catalogue
+from vantage.query.alerts import open_by_service
 from vantage.query.context import QueryContext
 from vantage.query.deployments import deployments_if_known
 from vantage.query.endpoints import Endpoint, read_endpoints
@@ -73,6 +74,7 @@ async def _read(request: Request[Any, Any, Any], context: QueryContext, name: st
         "row": row,
         "red": red,
         "charts": red_charts(red, buckets, deployments, service=name) if red is not None else [],
+        "alerts": (await open_by_service(context)).get(name, ()),
         "health": await health_panel(context, name, page_range),
         "health_state": "" if page_range.is_live else query_string({}, end=page_range.time_range.end_ms),
         "heatmap": heatmap,
