@@ -34,6 +34,7 @@ from vantage.telemetry import Telemetry
 from vantage.web import exception_handlers, pages
 from vantage.web.api import (
     agent_wheel,
+    alert_noise,
     alert_rules,
     alerts,
     anomalies,
@@ -134,6 +135,7 @@ def create_litestar(
     if Routes.API in routes:
         for resource in (
             alerts,
+            alert_noise,
             alert_rules,
             anomalies,
             services,

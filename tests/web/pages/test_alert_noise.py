@@ -14,6 +14,7 @@ from tests.support.pages import Client, page_client, page_context, text_of
 from vantage.alerting.changes import alert_changes
 from vantage.core.alert_rule import MetricValue, Threshold
 from vantage.query.context import QueryContext
+from vantage.web.api import alert_noise as api
 from vantage.web.pages import alert_noise
 
 END = START_MS + 96 * STEP_MS
@@ -65,6 +66,18 @@ async def test_a_proposal_is_applied_with_one_click(client: Client, context: Que
     again = await client.post("/alerts/noise/apply", data=sent)
     assert again.status_code == 400
     assert "was changed meanwhile" in text_of(again.text)
+
+
+async def test_the_api_has_the_same(context: QueryContext) -> None:
+    await noisy(context)
+    async with page_client(context, api.handlers) as client:
+        answer = (await client.get(f"/api/alerts/noise{RANGE}")).json()
+    (rule,) = answer["rules"]
+    proposals = [(item["change"], item["before"], item["after"]) for item in rule.pop("proposals")]
+    assert rule == {
+        "rule": "deep queue", "noise": 4, "useful": 0, "ignored": 0, "open": 0, "notices": 0, "share": 1.0, "problem": ""
+    }  # fmt: skip
+    assert proposals == [("for 6m instead of 0s", 4, 0), ("above 63 instead of 50", 4, 0)]
 
 
 @pytest.mark.parametrize(
