@@ -159,14 +159,16 @@ async def _of_endpoint(
             continue
         requests = float(rows.requests[row])
         if value.figure == "rate":
-            figure = requests / (step_ms / 1000)
+            passed_ms = min(step_ms, buckets.end_ms - int(rows.time_ms[row]))  # of the newest bucket
+            figure = requests * 1000 / max(1, passed_ms)
         elif value.figure == "errors":
             figure = min(1.0, float(rows.errors[row]) / requests) if requests else 0.0
         else:
             figure = float(rows.quantiles_ms[0][row])
         if figure == figure:
-            first = (int(rows.time_ms[row]) - buckets.start_ms) // buckets.step_ms
-            for position in range(max(0, first), min(len(values), first + step_ms // buckets.step_ms)):
+            from_start_ms = int(rows.time_ms[row]) - buckets.start_ms
+            first, end = (-(-at_ms // buckets.step_ms) for at_ms in (from_start_ms, from_start_ms + step_ms))
+            for position in range(max(0, first), min(len(values), end)):
                 values[position] = max(figure, values[position] or 0.0)
     return values
 

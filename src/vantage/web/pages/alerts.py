@@ -44,6 +44,7 @@ CHARTS_MAX: Final = 20  # alerts with a small chart of their own
 SPARK_MS: Final = 3_600_000
 SPARK_POINTS: Final = 40
 CHART_POINTS: Final = 240
+LONELY: Final = 2
 BEFORE_MS: Final = 1_800_000  # of an alert, on its chart and in what changed
 AROUND_MS_MAX: Final = 24 * 3_600_000
 DEPLOYMENT_MS: Final = 1_800_000  # a deployment so long before an alert may be its cause
@@ -267,7 +268,7 @@ def points_chart(points: AlertPoints, alert: Alert | None = None) -> Chart:
     lines: list[tuple[str, str, Sequence[float | None]]] = [
         ("value", "rate", [None if value is None else value * scale for value in points.values])
     ]
-    for label, limit, colour in (("limit", points.limit, "errors"), ("recovery", points.recover, "quiet")):
+    for label, limit, colour in (("limit", points.limit, "--bad"), ("recovery", points.recover, "--line-strong")):
         if limit is not None:
             lines.append((label, colour, [limit * scale] * len(times)))
     if alert is not None and alert.fired_ms is not None:
@@ -276,7 +277,8 @@ def points_chart(points: AlertPoints, alert: Alert | None = None) -> Chart:
             value if alert.fired_ms <= at_ms <= end_ms else None
             for at_ms, value in zip(times, lines[0][2], strict=True)
         ]
-        lines.append(("firing", "errors", fired))
+        if sum(value is not None for value in fired) > LONELY:  # fewer would be drawn as dots, as all lines then are
+            lines.append(("firing", "--bad", fired))
     return chart_of_points(times, lines, unit=points.unit)
 
 
