@@ -68,6 +68,12 @@ class Telemetry:
         self.alert_transitions = Counter(
             "vantage_alert_transitions", "Changes of alerts by evaluation, by their new state.", ["state"], registry=r
         )
+        self.notices = Counter(
+            "vantage_alert_notices",
+            "Notices of alerts: sent, retried (an attempt failed), failed (given up), suppressed.",
+            ["outcome"],
+            registry=r,
+        )
         self.lost = Counter("vantage_lost", "Losses inside Vantage, by reason.", ["reason"], registry=r)
         self.write_duration = Histogram(
             "vantage_worker_db_write_duration_seconds", "Time of one write to the store.", buckets=_FAST, registry=r

@@ -35,6 +35,9 @@ HOMES = {
     "rich": ["vantage.commands"],
     "dotenv": ["vantage.config"],
     "prometheus_client": ["vantage.telemetry"],
+    "aiosmtplib": ["vantage.alerting.channels.email"],
+    "cronsim": ["vantage.alerting"],
+    "cryptography": ["vantage.alerting.secrets"],
     # at home everywhere
     "cachetools": ["vantage"],
     "msgspec": ["vantage"],
@@ -44,7 +47,19 @@ HOMES = {
     "zstandard": ["vantage"],
 }
 PURE_CORE = {"msgspec", "numpy"}
-LOADED_LATE = {"alembic", "asyncpg", "chdb", "clickhouse_driver", "confluent_kafka", "pyarrow", "redis", "sqlglot"}
+LOADED_LATE = {
+    "aiosmtplib",
+    "alembic",
+    "asyncpg",
+    "chdb",
+    "clickhouse_driver",
+    "confluent_kafka",
+    "cronsim",
+    "cryptography",
+    "pyarrow",
+    "redis",
+    "sqlglot",
+}
 # In the standard library of the server's Python, not in that of the agent's oldest.
 NEWER_THAN_3_9 = {"tomllib", "annotationlib", "compression", "string.templatelib"}
 NAMES_THAT_KNOW_NOTHING = {"utils", "util", "common", "helpers", "helper", "manager", "managers", "misc"}

@@ -58,9 +58,9 @@ class NoticeAlert(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """One row of the outbox. ``reason`` says why it is: such as ``first``, ``changed``, ``repeated``, or by what it was
-    suppressed; ``left_out`` alerts did not fit. It is sent at ``due_ms`` at the earliest; ``attempts`` were made, the
-    latest failed with ``problem``. ``done_ms`` is when its fate became final."""
+    """One row of the outbox. ``reason`` says why it is, such as ``first``, ``changed``, ``ended`` and ``repeated``, or
+    by what it was suppressed. It is sent at ``due_ms`` at the earliest; ``attempts`` were made, the latest failed with
+    ``problem``. ``done_ms`` is when its fate became final."""
 
     channel: str
     service: str
@@ -69,7 +69,6 @@ class Notification:
     alerts: tuple[NoticeAlert, ...]
     created_ms: int
     due_ms: int
-    left_out: int = 0
     attempts: int = 0
     problem: str = ""
     done_ms: int | None = None

@@ -266,7 +266,6 @@ notification: Final = Table(
     Column("fate", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("alerts", JSON, nullable=False),
-    Column("left_out", BigInteger, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("due_ms", BigInteger, nullable=False),
     Column("attempts", BigInteger, nullable=False),

@@ -1,0 +1,1 @@
+"""Notifiers, a file a kind. ``kinds`` lists them."""
