@@ -153,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     _delete_command(commands)
     _dead_letters_commands(commands)
     _compare_commands(commands)
+    _alerts_commands(commands)
     _keys_commands(keys)
     return parser
 
@@ -272,6 +273,35 @@ def _compare_commands(commands: Any) -> None:
         command.add_argument("--report", metavar="FILE", default="", help="write a report in Markdown")
         command.add_argument("--format", choices=["text", "json"], default="text")
         _client_options(command)
+
+
+def _alerts_commands(commands: Any) -> None:
+    alerts = commands.add_parser("alerts", help="what fires on a running server, and rules as files")
+    actions = alerts.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="list alerts, those that began last first")
+    listing.add_argument("--state", default="open", help="open, firing, acknowledged, pending, resolved or all (open)")
+    listing.add_argument("--service", default="", help="only this service")
+    listing.add_argument("--rule", default="", help="only this rule")
+    listing.add_argument("--severity", choices=["", "critical", "warning", "info"], default="", help="only this one")
+    listing.add_argument("--limit", metavar="N", type=int, default=100, help="at most so many (100)")
+    listing.add_argument("--format", choices=["table", "json"], default="table")
+    acknowledge = actions.add_parser("ack", help="acknowledge alerts: somebody works on them")
+    resolve = actions.add_parser("resolve", help="end alerts; they fire again only after their condition recovered")
+    for action in (acknowledge, resolve):
+        action.add_argument("ids", metavar="ID", nargs="+", type=int, help="such as 12")
+        action.add_argument("--note", default="", help="why, for others")
+    rules = actions.add_parser("rules", help="rules as files of YAML")
+    steps = rules.add_subparsers(dest="step", metavar="STEP", required=True)
+    export = steps.add_parser("export", help="print all rules of the server")
+    diff = steps.add_parser("diff", help="print what apply would change; exit 1 if anything")
+    apply = steps.add_parser("apply", help="store the rules of a file, all or none")
+    for step in (diff, apply):
+        step.add_argument("file", metavar="FILE", help="a file of rules; -: stdin")
+        step.add_argument("--prune", action="store_true", help="also remove the rules that the file does not have")
+    test = steps.add_parser("test", help="run tests of rules, without a server; exit 1 if one fails")
+    test.add_argument("files", metavar="FILE", nargs="+", help="a file of tests")
+    for client in (listing, acknowledge, resolve, export, diff, apply):
+        _client_options(client)
 
 
 def _keys_commands(keys: argparse.ArgumentParser) -> None:

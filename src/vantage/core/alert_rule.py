@@ -19,6 +19,7 @@ TEXT_LENGTH_MAX: Final = 2000
 QUERY_LENGTH_MAX: Final = 16_384
 ITEMS_MAX: Final = 20
 DAY_MS: Final = 86_400_000
+RESERVED_NAMES: Final = frozenset({"new", "preview", "backtest", "apply", "export", "save", "remove"})  # below /rules/
 Aggregation = Literal["avg", "min", "max", "sum", "count", "rate", "last", "p50", "p75", "p90", "p95", "p99"]
 RequestFigure = Literal["rate", "errors", "p50", "p95", "p99"]
 WatchedFigure = Literal["rate", "errors", "p95", "metric"]
@@ -239,11 +240,7 @@ class StoredRule:
 def checked_rule(rule: Rule) -> Rule:
     """Return a rule whose texts, numbers and durations are within their limits, with its name stripped. What its
     condition names is checked where it is read. Raises InputError that names the field."""
-    name = rule.name.strip()
-    if problem := "is empty" if not name else text_problem(name, NAME_LENGTH_MAX):
-        raise InputError(problem, field="name")
-    if "/" in name:
-        raise InputError("may not contain a slash", field="name")
+    name = _checked_name(rule.name)
     for field in ("description", "summary", "owner", "runbook"):
         text = getattr(rule, field)
         if text and (problem := text_problem(text, TEXT_LENGTH_MAX)):
@@ -267,6 +264,17 @@ def checked_rule(rule: Rule) -> Rule:
             raise InputError("names no channel", field="escalate.channels")
     _check_condition(rule.condition)
     return msgspec.structs.replace(rule, name=name)
+
+
+def _checked_name(name: str) -> str:
+    name = name.strip()
+    if problem := "is empty" if not name else text_problem(name, NAME_LENGTH_MAX):
+        raise InputError(problem, field="name")
+    if "/" in name:
+        raise InputError("may not contain a slash", field="name")
+    if name in RESERVED_NAMES:
+        raise InputError("is an address of its own", field="name")
+    return name
 
 
 def _between(text: str, least_ms: int, most_ms: int, field: str) -> None:
