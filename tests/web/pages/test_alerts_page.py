@@ -183,5 +183,5 @@ async def test_overview_and_service_have_their_open_alerts(context: QueryContext
         page = (await client.get("/")).text
         assert re.search(r'href="/alerts\?service=api">.*?critical</span> 2 alerts', page, re.DOTALL)
         text = text_of((await client.get("/services/api")).text)
-        assert "the worst firing since" in text
+        assert "the worst firing, " in text
         assert "not yet" not in text
