@@ -102,8 +102,8 @@ def step_rows(service: str, of: Figures, step: int, rng: np.random.Generator) ->
 
 
 def plain_alerts(values: F64) -> list[int]:
-    """Return the steps of the second week at which the seed's rule alerts anew: above mean + 2 sigma of the seven days
-    before, no two within 5 minutes."""
+    """Return the steps of the second week at which a plain rule begins to alert: above mean + 2 sigma of the seven
+    days before."""
     alerts, before = [], False
     for at in range(WEEK, 2 * WEEK):
         history = values[at - WEEK : at]

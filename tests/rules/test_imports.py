@@ -43,6 +43,7 @@ HOMES = {
     "msgspec": ["vantage"],
     "numpy": ["vantage"],
     "psutil": ["vantage"],
+    "yaml": ["vantage.alerting.rule_files"],
     "structlog": ["vantage"],  # configured in vantage.log alone
     "zstandard": ["vantage"],
 }

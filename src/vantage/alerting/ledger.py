@@ -85,6 +85,11 @@ class RuleLedger:
     proposals: tuple[Proposal, ...] = ()
     problem: str = ""
 
+    @property
+    def is_noisy(self) -> bool:
+        """Return whether more alerts were noise than not."""
+        return self.share is not None and self.share > 1 / 2
+
 
 async def read_ledger(context: QueryContext, time_range: TimeRange, *, proposals: bool = True) -> list[RuleLedger]:
     """Return the ledger of a range, the noisiest rules first. ``proposals``: with proposals for those. Raises
