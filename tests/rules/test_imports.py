@@ -38,12 +38,12 @@ HOMES = {
     "aiosmtplib": ["vantage.alerting.channels.email"],
     "cronsim": ["vantage.alerting"],
     "cryptography": ["vantage.alerting.secrets"],
+    "yaml": ["vantage.alerting.rule_files"],
     # at home everywhere
     "cachetools": ["vantage"],
     "msgspec": ["vantage"],
     "numpy": ["vantage"],
     "psutil": ["vantage"],
-    "yaml": ["vantage.alerting.rule_files"],
     "structlog": ["vantage"],  # configured in vantage.log alone
     "zstandard": ["vantage"],
 }
