@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.alerting.test_evaluate import NoDataCondition, alerts_of, evaluator, gauge, saved, write_gauge
+from tests.alerting.test_evaluate import alerts_of, evaluator, gauge, saved, write_gauge
 from tests.support.clickhouse_server import ClickHouseServer, running_clickhouse
 from tests.support.clickhouse_stores import server_store
 from tests.support.samples import MovedClock
 from vantage.core.alert import State
-from vantage.core.alert_rule import MetricValue, RequestValue, Rule, Threshold, VqlValue
+from vantage.core.alert_rule import MetricValue, NoDataCondition, RequestValue, Rule, Threshold, VqlValue
 from vantage.query.context import QueryContext
 from vantage.storage.metadata.memory import MemoryMetadataStore
 from vantage.telemetry import Telemetry
