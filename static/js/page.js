@@ -43,6 +43,15 @@
     for (const open of document.querySelectorAll(".range-custom[open]")) if (!open.contains(event.target)) open.open = false;
   });
 
+  // On a phone navigation and tabs scroll sideways: the page that is shown must be in sight there.
+  const showCurrent = () => {
+    for (const current of document.querySelectorAll("nav a[aria-current=page]")) {
+      const strip = current.parentElement;
+      if (strip.scrollWidth > strip.clientWidth) strip.scrollLeft += current.getBoundingClientRect().left - strip.getBoundingClientRect().left - strip.clientWidth / 3;
+    }
+  };
+  showCurrent();
+
   const showButtons = () => {
     for (const button of document.querySelectorAll("[data-copy][hidden], #theme[hidden]")) button.hidden = false;
   };
