@@ -12,7 +12,9 @@ from msgspec import structs
 
 from vantage import __version__, resources
 from vantage.alerting.changes import alert_changes
+from vantage.alerting.checks import CheckLoop
 from vantage.alerting.evaluate import AlertEvaluator
+from vantage.alerting.outgoing import Outgoing
 from vantage.config import Loaded, Settings
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
@@ -212,6 +214,8 @@ def build_parts(
         loops[Loop.CONSUMER] = consumer
         failing = lambda: consumer.failing  # noqa: E731
         pings["consumer"] = consumer.ping
+    outgoing = Outgoing(settings.outgoing_networks)
+    loops[Loop.CHECKS] = CheckLoop(metadata.availability, outgoing, sink, clock=clock)
     if sink is not None and settings.self_telemetry:
         loops[Loop.SELF_TELEMETRY] = SelfTelemetry(
             sink,
@@ -269,7 +273,7 @@ def build_parts(
             backup=backup_of(settings, clock) if store is not None else None,
             deletion=deletion,
         ),
-        alerting=alert_changes(context, metadata) if context is not None else None,
+        alerting=alert_changes(context, metadata, outgoing) if context is not None else None,
         live_updates=live,
         telemetry=telemetry,
         process_metrics=process_metrics,

@@ -34,6 +34,7 @@ class Loop(StrEnum):
     ANOMALIES = "anomalies"
     DETECTORS = "detectors"
     ALERTS = "alerts"
+    CHECKS = "checks"
 
 
 class Need(StrEnum):
@@ -72,6 +73,7 @@ ROLES: Final[Mapping[str, Role]] = {
                 Loop.ANOMALIES,
                 Loop.DETECTORS,
                 Loop.ALERTS,
+                Loop.CHECKS,
             }
         ),
         frozenset(Need),

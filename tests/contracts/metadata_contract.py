@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from tests.contracts.alert_contract import AlertContract
+from tests.contracts.availability_contract import AvailabilityContract
 from tests.contracts.notice_contract import NoticeContract
 from vantage.core.anomaly import Anomaly
 from vantage.core.api_key import ApiKey, Scope, hash_secret
@@ -72,7 +73,7 @@ def without_id(deployment: Deployment) -> Deployment:
     return replace(deployment, id=0)
 
 
-class MetadataContract(AlertContract, NoticeContract):
+class MetadataContract(AlertContract, NoticeContract, AvailabilityContract):
     """Fixtures of the subclass: ``open_store``, ``store`` (opened by it) and ``clock`` (the one it was given)."""
 
     # --- keys

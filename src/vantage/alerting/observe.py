@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, assert_never
 
+from vantage.alerting.checks import observe_checks
+from vantage.alerting.heartbeats import observe_heartbeats
 from vantage.alerting.observation import Observation
 from vantage.alerting.reading import Reading
+from vantage.alerting.slo import observe_burn_rate
 from vantage.alerting.summary import value_text
 from vantage.alerting.values import ENTITIES_MAX, Measured, read_values
 from vantage.alerting.watched import observe_anomalies, observe_forecast
 from vantage.core.alert import entity_key
 from vantage.core.alert_rule import (
     AnomalyCondition,
+    BurnRateCondition,
+    CheckCondition,
     ForecastCondition,
     HealthCondition,
+    HeartbeatCondition,
     MetricValue,
     NoDataCondition,
     Ratio,
@@ -52,8 +58,14 @@ async def observe(reading: Reading, rule: Rule) -> list[Observation]:
             observations = await _missing(reading, condition)
         case HealthCondition():
             observations = await _healths(reading, condition, rule.window_ms)
+        case BurnRateCondition():
+            observations = await observe_burn_rate(reading.context, condition, at_ms=reading.at_ms)
+        case HeartbeatCondition():
+            observations = await observe_heartbeats(reading.context, condition, now_ms=reading.context.clock.now_ms())
+        case CheckCondition():
+            observations = await observe_checks(reading.context, condition)
         case _:
-            raise InputError(f"{type(condition).__name__} cannot be evaluated", field="condition.kind")
+            assert_never(condition)
     if len(observations) > ENTITIES_MAX:
         raise InputError(f"yields {len(observations)} entities, at most {ENTITIES_MAX} are allowed", field="condition")
     return observations

@@ -52,6 +52,12 @@ class Authorizer:
             raise ForbiddenError(f"this key lacks the scope {scope.value!r}")
         return principal
 
+    async def take_anonymous(self, connection: Connection) -> None:
+        """Take a token of a sender that needs no key. Raises RateLimited."""
+        headers = connection.scope["header_map"]  # type: ignore[typeddict-item]
+        peer = connection.client.host if connection.client else ""
+        await self._take(self.buckets, self.proxies.client(peer, headers), self.clock.monotonic_s())
+
     async def take_login(self, address: str) -> None:
         """Take a token for an attempt to sign in. Raises RateLimited."""
         await self._take(self.logins, address, self.clock.monotonic_s())

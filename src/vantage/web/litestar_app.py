@@ -39,6 +39,7 @@ from vantage.web.api import (
     alerts,
     anomalies,
     changes,
+    checks,
     compare,
     deployments,
     export,
@@ -50,6 +51,7 @@ from vantage.web.api import (
     service_map,
     services,
     sessions,
+    slos,
     storage,
     traces,
     vql,
@@ -137,6 +139,8 @@ def create_litestar(
             alerts,
             alert_noise,
             alert_rules,
+            slos,
+            checks,
             anomalies,
             services,
             metrics,
@@ -152,7 +156,7 @@ def create_litestar(
         guarded += [*saved_queries_api.handlers, *compare.handlers, *health_score.handlers, *changes.handlers]
         if promotion is not None:
             guarded += promotion_api.handlers
-        unguarded += live.handlers
+        unguarded += [*live.handlers, *checks.unguarded]  # a heartbeat's token is its secret
     if Routes.PAGES in routes:
         guarded += pages.handlers
         unguarded += [*sessions.handlers, *agent_wheel.handlers]  # an installer has no key

@@ -288,6 +288,9 @@ async def test_sources_of_deployments_take_their_present_names(url: str, path: P
                 "notification",
                 "notified_alert",
                 "notice_group",
+                "slo",
+                "heartbeat",
+                "http_check",
             )
         ),
         "UPDATE alembic_version SET version_num = '0001'",

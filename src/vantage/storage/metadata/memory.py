@@ -21,6 +21,7 @@ from vantage.storage.metadata import audit_entries
 from vantage.storage.metadata.anomalies import ANOMALIES_MAX
 from vantage.storage.metadata.comparisons import COMPARISONS_MAX
 from vantage.storage.metadata.memory_alerts import MemoryAlerts
+from vantage.storage.metadata.memory_availability import MemoryAvailability
 from vantage.storage.metadata.memory_notices import MemoryNotices
 from vantage.storage.ports import Selector
 
@@ -32,6 +33,7 @@ class MemoryMetadataStore:
         self._clock = clock
         self._open = False
         self.alerts = MemoryAlerts(clock, record_audit=self.record_audit, ping=self.ping)
+        self.availability = MemoryAvailability(clock, record_audit=self.record_audit, ping=self.ping)
         self.notices = MemoryNotices(clock, self.alerts, record_audit=self.record_audit, ping=self.ping)
         self._keys: dict[str, ApiKey] = {}
         self._deployments: list[Deployment] = []

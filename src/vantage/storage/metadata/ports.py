@@ -19,6 +19,7 @@ from vantage.core.saved_query import SavedQuery
 from vantage.core.stream_position import StreamPosition
 from vantage.core.timerange import TimeRange
 from vantage.storage.metadata.alert_ports import AlertReader, AlertStore
+from vantage.storage.metadata.availability_ports import AvailabilityReader, AvailabilityStore
 from vantage.storage.metadata.notice_ports import NoticeReader, NoticeStore
 from vantage.storage.ports import Selector
 
@@ -34,6 +35,11 @@ class MetadataReader(Protocol):
     @property
     def notices(self) -> NoticeReader:
         """What pages show of channels, silences and notices."""
+        ...
+
+    @property
+    def availability(self) -> AvailabilityReader:
+        """What pages show of objectives, heartbeats and HTTP checks."""
         ...
 
     async def deployments(
@@ -77,6 +83,11 @@ class MetadataStore(MetadataReader, Protocol):
     @property
     def notices(self) -> NoticeStore:
         """Channels, silences, and the outbox of notices."""
+        ...
+
+    @property
+    def availability(self) -> AvailabilityStore:
+        """Objectives, heartbeats and HTTP checks."""
         ...
 
     async def __aenter__(self) -> Self: ...

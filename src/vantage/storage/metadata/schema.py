@@ -306,6 +306,47 @@ notice_group: Final = Table(
     Column("last_ms", BigInteger),
 )
 
+slo: Final = Table(
+    "slo",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("document", JSON, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+heartbeat: Final = Table(
+    "heartbeat",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("document", JSON, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("last_ms", BigInteger),
+    Column("started_ms", BigInteger),
+    Column("failed_ms", BigInteger),
+    UniqueConstraint("token", name="uq_heartbeat_token"),
+)
+
+http_check: Final = Table(
+    "http_check",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("document", JSON, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("due_ms", BigInteger, nullable=False),
+    Column("result", JSON(none_as_null=True)),
+    Column("failures", BigInteger, nullable=False),
+    Column("since_ms", BigInteger),
+    Index("ix_http_check_due_ms", "due_ms"),
+)
+
 # Append-only: the migration adds triggers that refuse every UPDATE and DELETE.
 audit: Final = Table(
     "audit",

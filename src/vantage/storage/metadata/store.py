@@ -32,6 +32,7 @@ from vantage.storage.metadata import (
     sqlite,
 )
 from vantage.storage.metadata.alerts import SqlAlerts
+from vantage.storage.metadata.availability import SqlAvailability
 from vantage.storage.metadata.database import Database, check_answers
 from vantage.storage.metadata.notices import SqlNotices
 from vantage.storage.metadata.postgres_database import PostgresDatabase
@@ -59,6 +60,7 @@ class SqlMetadataStore:
         else:
             self._database = SqliteDatabase(url, busy_timeout_ms=busy_timeout_ms)
         self.alerts = SqlAlerts(self._database, clock)
+        self.availability = SqlAvailability(self._database, clock)
         self.notices = SqlNotices(self._database, clock)
         self._detected = 0  # deployments recorded since the start
 
