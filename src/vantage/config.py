@@ -230,15 +230,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     secret_key: Annotated[
         str,
         _doc(
-            "The key that encrypts secrets of channels and signs links in notices, as `vantage secrets key` prints it; "
-            "older ones after it, separated by commas. Empty: the file secret.key in the data folder. Secret."
+            "Encrypts secrets of channels and signs links in notices, as `vantage secrets key` prints it; older keys "
+            "after it, separated by commas. Empty: the file secret.key in the data folder. Secret."
         ),
     ] = ""
     outgoing_networks: Annotated[
         tuple[str, ...],
         _doc(
-            "Private addresses or networks, such as 10.0.0.0/8, that channels of alerts and HTTP checks may call; "
-            "* is any. Empty: public addresses only."
+            "Private networks, such as 10.0.0.0/8, that channels of alerts and HTTP checks may call; * is any. Empty: none."
         ),
     ] = ()
     websockets_max: Annotated[int, _doc("Open WebSockets at the same time.", ge=1)] = 500
@@ -456,6 +455,8 @@ def _check(settings: Settings) -> None:
             ipaddress.ip_network(network, strict=False)
         except ValueError as error:
             raise ConfigError(f"trusted_proxies: {network!r} is not an address or network") from error
+    if settings.public_url and not settings.public_url.startswith(("http://", "https://")):
+        raise ConfigError(f"public_url: {settings.public_url!r} is not an http or https address")
     for origin in settings.cors_origins:
         if not origin.startswith(("http://", "https://")) or origin.endswith("/"):
             raise ConfigError(f"cors_origins: {origin!r} is not an origin; write it like https://app.example.com")

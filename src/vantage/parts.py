@@ -12,9 +12,15 @@ from msgspec import structs
 
 from vantage import __version__, resources
 from vantage.alerting.changes import alert_changes
+from vantage.alerting.channels.notifier import Tools
 from vantage.alerting.checks import CheckLoop
+from vantage.alerting.deliver import Deliverer
+from vantage.alerting.dispatch import Dispatcher
 from vantage.alerting.evaluate import AlertEvaluator
+from vantage.alerting.links import Links
+from vantage.alerting.notices import Notices
 from vantage.alerting.outgoing import Outgoing
+from vantage.alerting.secrets import secrets_of
 from vantage.config import Loaded, Settings
 from vantage.core.batch import Batch
 from vantage.core.clock import Clock
@@ -153,7 +159,12 @@ def build_parts(
     keys = KeyRefreshLoop(metadata, authenticator, clock=clock)
     process_metrics = ProcessMetrics(telemetry, siblings)
     stores: list[Opened] = [metadata, process_metrics]
+    secrets = secrets_of(settings)
+    outgoing = Outgoing(settings.outgoing_networks)
+    tools = Tools(outgoing, Links(secrets, clock), clock, _public_url(settings))
     loops: dict[Loop, BackgroundLoop] = {Loop.KEYS: keys, Loop.LIVE: live, Loop.DEPLOYMENTS: detector}
+    loops[Loop.NOTICES] = Dispatcher(metadata, clock, telemetry)
+    loops[Loop.DELIVERIES] = Deliverer(metadata, secrets, tools, telemetry=telemetry)
     pings: dict[str, Callable[[], Awaitable[None]]] = {}
     watchers: list[Callable[[Batch], None]] = [detector.observe]
     context = deletion = comparisons = None
@@ -214,7 +225,6 @@ def build_parts(
         loops[Loop.CONSUMER] = consumer
         failing = lambda: consumer.failing  # noqa: E731
         pings["consumer"] = consumer.ping
-    outgoing = Outgoing(settings.outgoing_networks)
     loops[Loop.CHECKS] = CheckLoop(metadata.availability, outgoing, sink, clock=clock)
     if sink is not None and settings.self_telemetry:
         loops[Loop.SELF_TELEMETRY] = SelfTelemetry(
@@ -274,6 +284,7 @@ def build_parts(
             deletion=deletion,
         ),
         alerting=alert_changes(context, metadata, outgoing) if context is not None else None,
+        notices=Notices(metadata, secrets, tools),
         live_updates=live,
         telemetry=telemetry,
         process_metrics=process_metrics,
@@ -339,6 +350,14 @@ def _open_target(settings: Settings, url: str, clock: Clock) -> ClickHouseStore:
     store = open_telemetry_store(target, clock=clock, telemetry=Telemetry())
     assert isinstance(store, ClickHouseStore)
     return store
+
+
+def _public_url(settings: Settings) -> str:
+    """Return the address that links in notices begin with."""
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - compared, not bound
+    return f"{'https' if settings.tls_certificate else 'http'}://{host}:{settings.port}"
 
 
 def _queued(broker: KafkaSink | None) -> int:

@@ -35,6 +35,8 @@ class Loop(StrEnum):
     DETECTORS = "detectors"
     ALERTS = "alerts"
     CHECKS = "checks"
+    NOTICES = "notices"
+    DELIVERIES = "deliveries"
 
 
 class Need(StrEnum):
@@ -74,6 +76,8 @@ ROLES: Final[Mapping[str, Role]] = {
                 Loop.DETECTORS,
                 Loop.ALERTS,
                 Loop.CHECKS,
+                Loop.NOTICES,
+                Loop.DELIVERIES,
             }
         ),
         frozenset(Need),

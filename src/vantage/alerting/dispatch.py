@@ -200,8 +200,8 @@ class _Deciding:
         for group_row in self._snapshot.groups:
             if group_row.due_ms is not None:
                 groups.setdefault((group_row.channel, group_row.service), _Group({}, {}))
-        gone = [item for item in self._snapshot.notified if item.fingerprint not in newest]
-        self._removed += gone  # of alerts that are no longer stored
+        # Of alerts that are no longer stored.
+        self._removed += [item for item in self._snapshot.notified if item.fingerprint not in newest]
         return groups
 
     def _wanted(self, key: str, alert: Alert, known: Notified | None, suppressed: str) -> _Wanted:

@@ -61,7 +61,7 @@ class Links:
         mac, body = data[:_MAC_NBYTES], data[_MAC_NBYTES:]
         keys = self._secrets.keys()
         if sum(hmac.compare_digest(mac, _mac(key, body)) for key in keys) == 0:  # all are compared: time says nothing
-            raise ForbiddenError("this link is not valid: was it cut off?")
+            raise ForbiddenError("this link is not valid: perhaps it was cut off")
         act, alert_id, expires_ms = body.decode().split(":")
         link = Link(Act(act), int(alert_id), int(expires_ms))
         if link.expires_ms <= self._clock.now_ms():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from vantage.config import Settings
 from vantage.core.errors import ConfigError, InputError, UnavailableError
 
 PREFIX: Final = "vsk_"
@@ -147,6 +148,13 @@ class Secrets:
         except OSError as error:
             raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
         return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def secrets_of(settings: Settings) -> Secrets:
+    """Return the secrets of a server. Its file of keys is in the data folder, where the metadata database is no shared
+    one. Raises ConfigError."""
+    shared = settings.metadata_url.startswith("postgres")
+    return Secrets(settings.secret_key, file=None if shared else Path(settings.data) / "secret.key")
 
 
 def _create(file: Path) -> None:

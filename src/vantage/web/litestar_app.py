@@ -19,6 +19,7 @@ from litestar.static_files import create_static_files_router
 from litestar.types import Guard
 
 from vantage.alerting.changes import AlertChanges
+from vantage.alerting.notices import Notices
 from vantage.core.errors import VantageError
 from vantage.query.administration import Administered
 from vantage.query.compare import Comparisons
@@ -34,8 +35,10 @@ from vantage.telemetry import Telemetry
 from vantage.web import exception_handlers, pages
 from vantage.web.api import (
     agent_wheel,
+    alert_channels,
     alert_noise,
     alert_rules,
+    alert_silences,
     alerts,
     anomalies,
     changes,
@@ -61,6 +64,7 @@ from vantage.web.api import promotion as promotion_api
 from vantage.web.api import saved_queries as saved_queries_api
 from vantage.web.authorize import Authorizer, require_scope
 from vantage.web.compression import GzipMiddleware
+from vantage.web.pages import alert_links
 from vantage.web.process_metrics import ProcessMetrics
 from vantage.web.pushed_views import PushedViews
 from vantage.web.render import Renderer
@@ -117,6 +121,7 @@ def create_litestar(
     watched: Watched,
     administered: Administered,
     alerting: AlertChanges | None,
+    notices: Notices,
     live_updates: LiveUpdates,
     telemetry: Telemetry,
     process_metrics: ProcessMetrics,
@@ -141,6 +146,8 @@ def create_litestar(
             alert_rules,
             slos,
             checks,
+            alert_channels,
+            alert_silences,
             anomalies,
             services,
             metrics,
@@ -160,6 +167,7 @@ def create_litestar(
     if Routes.PAGES in routes:
         guarded += pages.handlers
         unguarded += [*sessions.handlers, *agent_wheel.handlers]  # an installer has no key
+        unguarded += alert_links.handlers  # their token is the permission
         unguarded.append(
             create_static_files_router(
                 path="/static",
@@ -190,6 +198,7 @@ def create_litestar(
             "watched": provide(watched),
             "administered": provide(administered),
             "alerting": provide(alerting),
+            "notices": provide(notices),
         },
         exception_handlers={
             VantageError: exception_handlers.on_vantage_error,

@@ -40,6 +40,7 @@ from vantage.web.render import Renderer, render
 from vantage.web.views import SharedViews
 
 NOTHING_WATCHED = Watched()
+NO_NOTICES: Any = None  # the pages of notices are tested in a file of their own
 NOW_MS = 1_795_453_200_000
 HOSTILE = "<script>alert('x')</script>"
 HOSTILE_NAME = "<script>alert('x')<\\script>\""  # a service name contains no slash
@@ -105,6 +106,7 @@ async def client(context: QueryContext) -> AsyncIterator[Client]:
             "alerting": Provide(
                 lambda: alert_changes(context, MemoryMetadataStore(FixedClock())), sync_to_thread=False
             ),
+            "notices": Provide(lambda: NO_NOTICES, sync_to_thread=False),
             "administered": Provide(
                 lambda: Administered(MemoryMetadataStore(FixedClock()), (), LongWork(FixedClock())),
                 sync_to_thread=False,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from vantage.web.pages import (
+    alert_channels,
     alert_noise,
     alert_rules,
+    alert_silences,
     alerts,
     anomalies,
     changes,
@@ -35,6 +37,8 @@ handlers = [
     *compare.handlers,
     *alerts.handlers,
     *alert_rules.handlers,
+    *alert_channels.handlers,
+    *alert_silences.handlers,
     *anomalies.handlers,
     *vql.handlers,
     *pipeline.handlers,
