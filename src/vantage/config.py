@@ -237,7 +237,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outgoing_networks: Annotated[
         tuple[str, ...],
         _doc(
-            "Private networks, such as 10.0.0.0/8, that channels of alerts and HTTP checks may call; * is any. Empty: none."
+            "Private networks, such as 10.0.0.0/8, that alert channels and HTTP checks may call; * is any. Empty: none."
         ),
     ] = ()
     websockets_max: Annotated[int, _doc("Open WebSockets at the same time.", ge=1)] = 500
