@@ -154,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     _dead_letters_commands(commands)
     _compare_commands(commands)
     _alerts_commands(commands)
+    _secrets_commands(commands)
     _keys_commands(keys)
     return parser
 
@@ -290,6 +291,19 @@ def _alerts_commands(commands: Any) -> None:
     for action in (acknowledge, resolve):
         action.add_argument("ids", metavar="ID", nargs="+", type=int, help="such as 12")
         action.add_argument("--note", default="", help="why, for others")
+    silence = actions.add_parser("silence", help="silence alerts for a time, or again and again")
+    silence.add_argument("--rule", default="", help="of this rule; * stands for any text")
+    silence.add_argument("--service", default="", help="of this service; '*' is every one")
+    silence.add_argument("--severity", choices=["", "critical", "warning", "info"], default="", help="only this one")
+    silence.add_argument("--entity", metavar="NAME=VALUE", action="append", default=[], help="repeatable")
+    silence.add_argument("--for", dest="duration", metavar="TIME", default="", help="such as 2h")
+    silence.add_argument("--start", metavar="TIME", default="", help="such as 2026-12-24T22:00 (now)")
+    silence.add_argument("--end", metavar="TIME", default="", help="the end, or that of the last recurrence")
+    silence.add_argument("--cron", default="", help="begin at each of these times, such as '30 2 * * 0'")
+    silence.add_argument("--timezone", default="", help="of --cron and of times, such as Europe/Berlin (UTC)")
+    silence.add_argument("--comment", default="", help="why, for others")
+    silence.add_argument("--list", action="store_true", help="list silences instead")
+    silence.add_argument("--remove", metavar="ID", type=int, default=0, help="end a silence instead")
     rules = actions.add_parser("rules", help="rules as files of YAML")
     steps = rules.add_subparsers(dest="step", metavar="STEP", required=True)
     export = steps.add_parser("export", help="print all rules of the server")
@@ -300,8 +314,17 @@ def _alerts_commands(commands: Any) -> None:
         step.add_argument("--prune", action="store_true", help="also remove the rules that the file does not have")
     test = steps.add_parser("test", help="run tests of rules, without a server; exit 1 if one fails")
     test.add_argument("files", metavar="FILE", nargs="+", help="a file of tests")
-    for client in (listing, acknowledge, resolve, export, diff, apply):
+    for client in (listing, acknowledge, resolve, silence, export, diff, apply):
         _client_options(client)
+
+
+def _secrets_commands(commands: Any) -> None:
+    secrets = commands.add_parser("secrets", help="keys that encrypt the secrets of channels")
+    actions = secrets.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("key", help="print a new key, for VANTAGE_SECRET_KEY")
+    rotate = actions.add_parser("rotate", help="encrypt all secrets with a new key, while the server runs")
+    for command in (secrets, rotate):
+        _folder_options(command)
 
 
 def _keys_commands(keys: argparse.ArgumentParser) -> None:

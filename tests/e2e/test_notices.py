@@ -18,7 +18,7 @@ from tests.e2e.test_every_page import AXE, findings, too_wide
 from tests.support.browser import chromium, looking, needs_chromium
 from tests.support.npm_package import file_of_package
 from tests.support.programs import free_port
-from tests.support.server import Answer, Server, serving
+from tests.support.server import Answer, Server, serving, vantage
 from tests.support.wait import wait_until
 
 pytestmark = needs_chromium
@@ -150,6 +150,33 @@ def test_an_alert_is_silenced_through_its_link_and_a_wrong_link_does_nothing(
     posted = server.request("POST", wrong, b"duration=1h", {"Content-Type": "application/x-www-form-urlencoded"})
     assert posted.status == 403
     assert len(call(server, "GET", "/api/alerts/silences").json()["silences"]) == 1
+
+
+def test_the_command_line_silences_lists_and_ends(server: Server, mail: EmailMessage) -> None:
+    client = ("--url", server.url, "--api-key", "vtg_test")
+    done = vantage("alerts", "silence", "--service", "cart", "--for", "2h", "--comment", "deploy", *client)
+    assert re.match(r"silence \d+ is active: service=cart, until ", done.stdout), done
+    number = done.stdout.split()[1]
+    assert "deploy" in vantage("alerts", "silence", "--list", *client).stdout
+    assert vantage("alerts", "silence", "--remove", number, *client).returncode == 0
+    refused = vantage("alerts", "silence", "--for", "2h", *client)
+    assert refused.returncode == 1
+    assert "name a rule, service" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_keys_are_rotated_while_the_server_runs(server: Server, mail: EmailMessage) -> None:
+    settings = {"url": "http://127.0.0.1:9/", "hmac_secret": "before"}
+    call(server, "POST", "/api/alerts/channels", {"name": "signed", "kind": "webhook", "settings": settings})
+    before = (server.data / "secret.key").read_text()
+    for _ in range(5):  # longer than old keys stay
+        done = vantage("secrets", "rotate", "--data", str(server.data))
+        assert done.returncode == 0, done
+        assert "1 of 1 channels" in done.stdout
+        outcome = call(server, "POST", "/api/alerts/channels/signed/test").json()
+        assert "cannot be reached" in outcome["problem"]
+    assert not set(before.split()) & {word for word in (server.data / "secret.key").read_text().split() if "_" in word}
+    call(server, "DELETE", "/api/alerts/channels/signed")
 
 
 def test_what_was_sent_is_listed(server: Server, mail: EmailMessage) -> None:

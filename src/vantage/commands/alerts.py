@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from vantage.commands import alert_rules
+from vantage.commands import alert_rules, alert_silence
 from vantage.commands.client import open_client
 from vantage.commands.console import paint
 from vantage.commands.grid import grid
@@ -32,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     """List alerts, acknowledge or resolve some, or do what ``rules`` says. Raises what the client raises."""
     if arguments.action == "rules":
         return alert_rules.run(arguments)
+    if arguments.action == "silence":
+        return alert_silence.run(arguments)
     if arguments.action == "list":
         return _list(arguments)
     return _act(arguments)

@@ -22,6 +22,8 @@ from vantage.core.errors import (
 )
 from vantage.http_client import ConnectionFailed, HttpClient, ResponseStream
 
+CREATED: Final = 201
+NO_CONTENT: Final = 204
 TIMEOUT_S: Final = 60.0
 PATIENCE_S: Final = 600.0  # with a server that is busy, or disappears during an import
 _RETRY_S: Final = 0.5  # after a broken connection; doubled up to the next
@@ -69,13 +71,15 @@ class Client:
 
     def request(self, path: str, body: bytes | None = None, *, method: str | None = None) -> Any:
         """Return the decoded response to a GET, to one POST of a JSON body, or to another method."""
-        return _decoded(self.stream(path, body, method=method).read())
+        response = self.stream(path, body, method=method)
+        text = response.read()
+        return None if response.status == NO_CONTENT else _decoded(text)
 
     def stream(self, path: str, body: bytes | None = None, *, method: str | None = None) -> ResponseStream:
         """Return the response to a GET, to one POST of a JSON body, or to another method, with its body unread."""
         headers = {} if body is None else {"Content-Type": "application/json"}
         response = self._http.stream(method or ("GET" if body is None else "POST"), path, body, headers)
-        if response.status != 200:
+        if response.status not in (200, CREATED, NO_CONTENT):
             raise error_from_response(response.status, response.read(), self.url)
         return response
 
