@@ -20,7 +20,6 @@ _.send_body
 _.create_compression_send_wrapper
 
 # jinja2 reads what the environment is given.
-_.filters
 _.globals
 
 # Templates read them.
@@ -71,8 +70,6 @@ _.set_attribute
 _.set_error
 
 # In-memory twins of the ports: the contract suites and tests in process use them.
-MemoryMetadataStore
-MemoryStore
 
 # The driver of ClickHouse reads it.
 _.send_receive_timeout
@@ -108,3 +105,17 @@ _.is_match
 _.more_traits
 _.offset_ns
 _.traces_left_out
+
+# The templates of alerts and of their rules read them.
+_.can_acknowledge
+_.can_resolve
+_.changes_url
+_.service_url
+_.suggest
+
+# The API of alerting answers with them.
+_.burn_rates
+_.evaluated
+_.holding
+_.long_window
+_.short_window

@@ -5,12 +5,10 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from vantage.alerting.checks import run_check
 from vantage.alerting.heartbeats import check_times
 from vantage.alerting.outgoing import Outgoing
 from vantage.alerting.slo import read_burns
 from vantage.core.availability import (
-    CheckResult,
     Heartbeat,
     HttpCheck,
     PingState,
@@ -81,9 +79,3 @@ class AvailabilityEditing:
         """Remove a check. Raises NotFoundError."""
         if not await self._store.remove_check(name, actor=actor):
             raise NotFoundError("no check has this name", field="name")
-
-    async def try_check(self, check: HttpCheck) -> CheckResult:
-        """Call the URL of a check once, without storing anything."""
-        check = checked_check(check)
-        self._outgoing.check_url(check.url)
-        return await run_check(self._outgoing, check, clock=self._context.clock)

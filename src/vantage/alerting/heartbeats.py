@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any
-from zoneinfo import ZoneInfo
 
 from vantage.alerting.observation import Observation
+from vantage.alerting.windows import check_recurrence, cron_times, zone_of
 from vantage.core.alert_rule import HeartbeatCondition
 from vantage.core.availability import Heartbeat, StoredHeartbeat
 from vantage.core.errors import InputError
@@ -37,9 +33,7 @@ class HeartbeatState:
 
 def check_times(heartbeat: Heartbeat) -> None:
     """Raise InputError for a cron expression or a timezone that cannot be used."""
-    _zone(heartbeat.timezone)
-    if heartbeat.cron and next(_times(heartbeat.cron, heartbeat.timezone, 0), None) is None:
-        raise InputError("never comes", field="cron")
+    check_recurrence(heartbeat.cron, heartbeat.timezone)
 
 
 def heartbeat_state(stored: StoredHeartbeat, *, now_ms: int) -> HeartbeatState:
@@ -48,7 +42,9 @@ def heartbeat_state(stored: StoredHeartbeat, *, now_ms: int) -> HeartbeatState:
     since_ms = max(stored.created_ms, stored.last_ms or 0)
     expected_ms = since_ms + heartbeat.every_ms
     if heartbeat.cron:
-        expected_ms = next(_times(heartbeat.cron, heartbeat.timezone, since_ms), now_ms + heartbeat.every_ms)
+        expected_ms = next(
+            cron_times(heartbeat.cron, zone_of(heartbeat.timezone), since_ms), now_ms + heartbeat.every_ms
+        )
     late_ms = max(0, now_ms - expected_ms - heartbeat.grace_ms)
     ended_ms = max(stored.last_ms or 0, stored.failed_ms or 0)
     return HeartbeatState(
@@ -82,24 +78,3 @@ async def observe_heartbeats(context: QueryContext, condition: HeartbeatConditio
         late = float(state.late_ms)
         observations.append(Observation(entity, heartbeat.service, late, holds, not holds, 1, "ms", text))
     return observations
-
-
-def _times(cron: str, timezone: str, after_ms: int) -> Iterator[int]:
-    """Yield the times of a cron expression after a time. Raises InputError."""
-    import cronsim
-
-    moment = datetime.fromtimestamp(max(after_ms, 0) / 1000, tz=UTC).astimezone(_zone(timezone))
-    try:
-        times: Any = cronsim.CronSim(cron, moment)
-    except cronsim.CronSimError as error:
-        raise InputError(f"is not a cron expression: {error}", field="cron") from error
-    for time in times:
-        yield int(time.timestamp()) * 1000
-
-
-@lru_cache(256)
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ValueError, OSError, KeyError) as error:  # KeyError: of ZoneInfoNotFoundError
-        raise InputError(f"{name[:60]!r} is not a timezone, such as Europe/Berlin", field="timezone") from error

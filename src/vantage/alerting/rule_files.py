@@ -152,8 +152,8 @@ def rule_yaml(rule: Rule) -> str:
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Lists are indented below their key, as people write them; texts of several lines stay so."""
 
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
-        super().increase_indent(flow, False)
+    def increase_indent(self, flow: bool = False, **_indentless: bool) -> None:  # noqa: FBT001, FBT002 - of yaml
+        super().increase_indent(flow, indentless=False)
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> Any:

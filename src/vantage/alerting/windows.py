@@ -27,8 +27,8 @@ class Window:
 
 def check_recurrence(cron: str, timezone: str) -> None:
     """Raise InputError for a cron expression or timezone that cannot be read, or that never comes."""
-    zone = _zone(timezone)
-    if cron and next(_times(cron, zone, 0), None) is None:
+    zone = zone_of(timezone)
+    if cron and next(cron_times(cron, zone, 0), None) is None:
         raise InputError("never comes", field="cron")
 
 
@@ -54,7 +54,7 @@ def next_windows(silence: Silence, at_ms: int, *, limit: int) -> list[Window]:
         return [Window(silence.start_ms, end_ms)] if at_ms < silence.start_ms and limit else []
     windows: list[Window] = []
     after_ms = max(at_ms, silence.start_ms - 1)
-    for count, begun_ms in enumerate(_times(silence.cron, _zone(silence.timezone), after_ms)):
+    for count, begun_ms in enumerate(cron_times(silence.cron, zone_of(silence.timezone), after_ms)):
         if len(windows) >= limit or begun_ms >= end_ms or count >= SEARCHED_MAX:
             break
         windows.append(Window(begun_ms, min(end_ms, begun_ms + silence.duration_ms)))
@@ -64,10 +64,10 @@ def next_windows(silence: Silence, at_ms: int, *, limit: int) -> list[Window]:
 @lru_cache(4096)
 def _latest_ms(cron: str, timezone: str, minute: int) -> int | None:
     """Return the latest time of a cron expression that is not after the end of a minute since the epoch's."""
-    return next(_times(cron, _zone(timezone), (minute + 1) * MINUTE_MS, reverse=True), None)
+    return next(cron_times(cron, zone_of(timezone), (minute + 1) * MINUTE_MS, reverse=True), None)
 
 
-def _times(cron: str, zone: ZoneInfo, after_ms: int, *, reverse: bool = False) -> Iterator[int]:
+def cron_times(cron: str, zone: ZoneInfo, after_ms: int, *, reverse: bool = False) -> Iterator[int]:
     """Yield the times of a cron expression after a time, or backwards before it. Raises InputError."""
     import cronsim
 
@@ -81,7 +81,8 @@ def _times(cron: str, zone: ZoneInfo, after_ms: int, *, reverse: bool = False) -
 
 
 @lru_cache(256)
-def _zone(name: str) -> ZoneInfo:
+def zone_of(name: str) -> ZoneInfo:
+    """Return a timezone by its name. Raises InputError."""
     try:
         return ZoneInfo(name)
     except (ValueError, OSError, KeyError) as error:  # KeyError: of ZoneInfoNotFoundError
@@ -92,6 +93,6 @@ def local_text(at_ms: int, timezone: str) -> str:
     """Return a time in a timezone, as people write it, with the name of the zone."""
     return (
         (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms))
-        .astimezone(_zone(timezone))
+        .astimezone(zone_of(timezone))
         .strftime("%a %d %b %Y, %H:%M %Z")
     )
