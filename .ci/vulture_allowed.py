@@ -69,8 +69,6 @@ _.readinto
 _.set_attribute
 _.set_error
 
-# In-memory twins of the ports: the contract suites and tests in process use them.
-
 # The driver of ClickHouse reads it.
 _.send_receive_timeout
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -230,43 +230,56 @@ def form_of(document: Mapping[str, Any]) -> str:
     return kind if kind in FORMS else ""
 
 
-def field_values(form: str, document: Mapping[str, Any]) -> Iterator[tuple[Field, Any, bool]]:
+def field_values(form: str, document: Mapping[str, Any]) -> Iterator[tuple[Field, str, bool]]:
     """Yield the fields of a form with their values as texts, and whether each is of the condition."""
     for field in (*FORMS[form].fields, *COMMON):
-        value = _get(document, field.path)
-        if field.kind == "list":
-            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else ""
-        elif field.kind == "check":
-            text = "" if value is False else "on"
-        else:
-            text = field.default if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
-        yield field, text, field not in COMMON
+        yield field, field_text(field, document), field not in COMMON
+
+
+def field_text(field: Field, document: Mapping[str, Any]) -> str:
+    """Return the value of a field in a document, as its text."""
+    value = _get(document, field.path)
+    if field.kind == "list":
+        return ", ".join(map(str, value)) if isinstance(value, list | tuple) else ""
+    if field.kind == "check":
+        return "" if value is False else "on"
+    return field.default if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def document_of(form: str, base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document of a rule: ``base`` with the fields of a form that was sent. Raises InputError for what is
     no number."""
+    return with_fields((*FORMS[form].fields, *COMMON), base, given)
+
+
+def with_fields(fields: Iterable[Field], base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document with the fields that were sent. Raises InputError for what is no number."""
     document: dict[str, Any] = copy.deepcopy(dict(base))
-    for field in (*FORMS[form].fields, *COMMON):
-        text = str(given.get(field.name, "")).strip()[:TEXT_LENGTH_MAX]
-        value: Any = text or ("" if field.required else None)
-        if field.kind == "number" and text:
-            try:
-                value = float(text)
-            except ValueError as error:
-                raise InputError("is no number", field=field.path) from error
-            value = int(value) if value.is_integer() and field.path in _INTEGERS else value
-        elif field.kind == "list":
-            value = [part.strip() for part in text.split(",") if part.strip()] or None
-        elif field.kind == "check":
-            value = None if text else False
-        elif field.kind == "select" and text == "" and ("", field.options[0][1]) not in field.options:
-            value = None
-        _set(document, field.path, value)
+    for field in fields:
+        _set(document, field.path, _value(field, str(given.get(field.name, "")).strip()[:TEXT_LENGTH_MAX]))
     return document
 
 
-_INTEGERS: Final = frozenset({"samples_min", "condition.hours", "condition.failures"})
+def _value(field: Field, text: str) -> Any:
+    """Return what a text stands for; None: the field is left out."""
+    if field.kind == "check":
+        return None if text else False
+    if field.kind == "list":
+        return [part.strip() for part in text.split(",") if part.strip()] or None
+    if not text:
+        return "" if field.required and field.kind != "number" else None
+    if field.kind == "number":
+        try:
+            number = float(text)
+        except ValueError as error:
+            raise InputError("is no number", field=field.path) from error
+        return int(number) if field.path in _INTEGERS and number.is_integer() else number
+    return text
+
+
+_INTEGERS: Final = frozenset(
+    {"samples_min", "condition.hours", "condition.failures", "days", "status_from", "status_to"}
+)
 
 
 def _get(document: Mapping[str, Any], path: str) -> Any:
