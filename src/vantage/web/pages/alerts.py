@@ -181,8 +181,8 @@ async def _rows(context: QueryContext, alerts: Sequence[Alert], rules: Mapping[s
     if not alerts:
         return []
     now_ms = context.present().now_ms
-    # Whole minutes, so that a page that is read every second reads the values once a minute.
-    end_ms = -(-now_ms // 60_000) * 60_000
+    # Complete minutes: the newest one is noise, and a page that is read every second reads the values once a minute.
+    end_ms = now_ms // 60_000 * 60_000
     window = TimeRange(end_ms - SPARK_MS, end_ms)
     first_ms = min(item.begun_ms for item in alerts)
     deployments = await deployments_if_known(

@@ -1,4 +1,4 @@
-"""``/alerts/slos``: objectives and their budgets; ``/alerts/checks``: heartbeats and HTTP checks, each with an editor."""
+"""``/alerts/slos``: objectives and their budgets; ``/alerts/checks``: heartbeats and HTTP checks; with editors."""
 
 from __future__ import annotations
 
