@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from cachetools import LRUCache
 
-from vantage.core.alert_rule import AnomalyCondition, MetricValue, Ratio, Rule, Threshold
+from vantage.core.alert_rule import MetricValue, Ratio, Rule, Threshold
 from vantage.core.red_table import RedQuery
 from vantage.core.rollup import HOUR_MS
 from vantage.core.sample import OVERFLOW
@@ -136,10 +136,3 @@ def _metric_values(rule: Rule) -> list[MetricValue]:
     elif isinstance(condition, Ratio):
         values = [condition.part, condition.total]
     return [value for value in values if isinstance(value, MetricValue)]
-
-
-def modes_of(rules: Iterable[Rule]) -> set[str]:
-    """Return the modes of anomalies, beside the server's own, that rules want."""
-    return {
-        rule.condition.mode for rule in rules if isinstance(rule.condition, AnomalyCondition) and rule.condition.mode
-    }
