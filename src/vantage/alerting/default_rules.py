@@ -1,4 +1,4 @@
-"""The rules that every installation begins with: of every service, without configuration, and quiet."""
+"""The rules that every installation begins with: of every service, heartbeat and check, and quiet."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Final
 
 from vantage.core.alert_rule import (
     AnomalyCondition,
+    CheckCondition,
+    HeartbeatCondition,
     NoDataCondition,
     RequestValue,
     Rule,
@@ -51,5 +53,20 @@ DEFAULT_RULES: Final[tuple[Rule, ...]] = (
         description="A service that sent data in the last day has sent none for 10 minutes.",
         hold="0s",
         recover_for="1m",
+    ),
+    Rule(
+        "A heartbeat is late",
+        HeartbeatCondition(),
+        description="A job that reports to a heartbeat has not run in time, or has failed.",
+        hold="0s",
+        recover_for="0s",
+    ),
+    Rule(
+        "An HTTP check fails",
+        CheckCondition(),
+        description="A URL that is checked has not answered as expected twice in a row.",
+        hold="0s",
+        recover_for="0s",
+        severity=Severity.CRITICAL,
     ),
 )
