@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,32 @@ async def test_invalid_settings_are_refused_and_never_stop_notices(world: Notice
     await world.fire()
     await world.wait(MINUTE_MS)
     assert len(await world.said()) == 1
+
+
+async def test_the_digest_comes_once_at_its_time_and_counts_what_fired(world: NoticeWorld) -> None:
+    settings = {"digest_channels": ["hook", "unknown"], "digest_cron": "0 9 * * 1", "digest_timezone": "Europe/Berlin"}
+    await world.store.alerts.save_alert_settings(settings, actor="ann")
+    other = Dispatcher(world.store, world.clock, Telemetry())
+    world.clock.ms = int(datetime(2027, 1, 11, 7, 55, tzinfo=UTC).timestamp() * 1000)  # a Monday: 8:55 in Berlin
+    await world.dispatcher.step()
+    for service in ("shop", "cart"):
+        alert = await world.fire(service)
+        world.clock.ms += 90_000
+        await world.resolve(alert)
+    digests = []
+    for _ in range(8 * 24 * 4):
+        world.clock.ms += 15 * MINUTE_MS
+        await world.dispatcher.step()
+        await other.step()
+        digests = [row for row in await world.rows() if row.reason == "digest"]
+    assert [(row.channel, row.alerts[0].text) for row in digests] == [
+        ("hook", "slow fired 2 times on cart, shop, for 0.1 h"),
+        ("hook", "Nothing fired in the last seven days."),
+    ]
+    assert [datetime.fromtimestamp(row.created_ms / 1000, tz=UTC).strftime("%d %H") for row in digests] == [
+        "11 08",
+        "18 08",
+    ]
 
 
 async def test_two_processes_on_one_database_double_and_lose_nothing(tmp_path: Path) -> None:

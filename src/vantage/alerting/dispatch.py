@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import structlog
 
+from vantage.alerting.digest import send_digest
 from vantage.alerting.windows import active_window
 from vantage.core.alert import Alert, State
 from vantage.core.alert_rule import NoDataCondition, Rule, Severity
@@ -80,6 +81,7 @@ class Dispatcher:
         self._clock = clock
         self._telemetry = telemetry
         self._next_ms = 0
+        self._digest_minute = 0
         self._change_id = -1
 
     async def run(self) -> None:
@@ -91,6 +93,9 @@ class Dispatcher:
     async def step(self) -> None:
         """Decide if something happened, or may be due. Raises StoreUnavailable."""
         now_ms, change_id = self._clock.now_ms(), await self._metadata.last_change_id()
+        if now_ms // 60_000 != self._digest_minute:
+            await self._send_digest(now_ms)
+            self._digest_minute = now_ms // 60_000
         is_due = now_ms >= self._next_ms or self._next_ms > now_ms + DECIDE_EVERY_MS or change_id != self._change_id
         if not is_due and not await self._metadata.alerts.unhandled_events(limit=1):
             return
@@ -103,6 +108,20 @@ class Dispatcher:
         for notification in decision.notifications:
             if notification.fate is Fate.SUPPRESSED:
                 self._telemetry.notices.labels("suppressed").inc()
+
+    async def _send_digest(self, now_ms: int) -> None:
+        try:
+            settings = notice_settings(await self._metadata.alerts.alert_settings())
+        except InputError:
+            return  # ``decide`` logs it
+        if settings.digest_channels:
+            await send_digest(
+                self._metadata,
+                channels=settings.digest_channels,
+                cron=settings.digest_cron,
+                timezone=settings.digest_timezone,
+                now_ms=now_ms,
+            )
 
 
 class _Wanted(NamedTuple):

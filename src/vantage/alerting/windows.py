@@ -61,6 +61,12 @@ def next_windows(silence: Silence, at_ms: int, *, limit: int) -> list[Window]:
     return windows
 
 
+def latest_time(cron: str, timezone: str, at_ms: int) -> int | None:
+    """Return the latest time of a cron expression that is not after the minute of a time; None: there is none. Raises
+    InputError."""
+    return _latest_ms(cron, timezone, at_ms // MINUTE_MS)
+
+
 @lru_cache(4096)
 def _latest_ms(cron: str, timezone: str, minute: int) -> int | None:
     """Return the latest time of a cron expression that is not after the end of a minute since the epoch's."""

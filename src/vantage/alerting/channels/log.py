@@ -22,7 +22,7 @@ class LogNotifier:
     async def send(self, notice: Notice) -> None:
         """Write a line for each alert that is new."""
         for alert in notice.alerts:
-            if alert.is_new or notice.reason == "repeated":
+            if alert.is_new or notice.reason in ("repeated", "digest"):
                 _log.warning(
                     title(notice),
                     status=str(alert.status),

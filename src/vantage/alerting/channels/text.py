@@ -31,6 +31,8 @@ USUAL: Final = "{% for alert in alerts %}{{ alert.line }}\n{% endfor %}{% if mor
 
 def title(notice: Notice) -> str:
     """Return one line: what is up, where, and what it is about."""
+    if notice.reason == "digest":
+        return "The alerts of the last seven days"
     news = [alert for alert in notice.alerts if alert.is_new] or list(notice.alerts)
     first = news[0]
     about = f"{notice.service}: {first.rule}" if notice.service else first.rule
@@ -42,6 +44,8 @@ def title(notice: Notice) -> str:
 
 def line(alert: NoticeAlert) -> str:
     """Return one line about an alert."""
+    if alert.status is Status.NONE:
+        return printable(alert.text)[:500]
     entity = ", ".join(f"{name}={text}" for name, text in alert.entity.items() if name != "service")
     about = f"{alert.text or alert.rule}{f' [{entity}]' if entity and entity not in alert.text else ''}"
     parts = [f"{WORDS[alert.status]}: {about}"]

@@ -80,7 +80,7 @@ def _alert(alert: NoticeAlert, tools: Tools) -> dict[str, Any]:
         "state": str(alert.status),
     }
     return {
-        "status": "resolved" if alert.status is Status.RESOLVED else "firing",
+        "status": "resolved" if alert.status in (Status.RESOLVED, Status.NONE) else "firing",
         "labels": {**alert.labels, **alert.entity, "alertname": alert.rule, "severity": alert.severity},
         "annotations": {name: text for name, text in annotations.items() if text},
         "startsAt": _time(alert.start_ms),
