@@ -13,6 +13,7 @@ from msgspec import structs
 from vantage import __version__, resources
 from vantage.alerting.changes import alert_changes
 from vantage.alerting.channels.notifier import Tools
+from vantage.alerting.chart_picture import ChartPicture
 from vantage.alerting.checks import CheckLoop
 from vantage.alerting.deliver import Deliverer
 from vantage.alerting.dispatch import Dispatcher
@@ -161,10 +162,7 @@ def build_parts(
     stores: list[Opened] = [metadata, process_metrics]
     secrets = secrets_of(settings)
     outgoing = Outgoing(settings.outgoing_networks)
-    tools = Tools(outgoing, Links(secrets, clock), clock, _public_url(settings))
     loops: dict[Loop, BackgroundLoop] = {Loop.KEYS: keys, Loop.LIVE: live, Loop.DEPLOYMENTS: detector}
-    loops[Loop.NOTICES] = Dispatcher(metadata, clock, telemetry)
-    loops[Loop.DELIVERIES] = Deliverer(metadata, secrets, tools, telemetry=telemetry)
     pings: dict[str, Callable[[], Awaitable[None]]] = {}
     watchers: list[Callable[[Batch], None]] = [detector.observe]
     context = deletion = comparisons = None
@@ -186,6 +184,10 @@ def build_parts(
         loops[Loop.ALERTS] = AlertEvaluator(context, metadata, turns=turns)
         stores.insert(0, store)
         pings["store"] = store.ping
+    picture = ChartPicture(context) if context is not None else None
+    tools = Tools(outgoing, Links(secrets, clock), clock, _public_url(settings), picture)
+    loops[Loop.NOTICES] = Dispatcher(metadata, clock, telemetry)
+    loops[Loop.DELIVERIES] = Deliverer(metadata, secrets, tools, telemetry=telemetry)
     promotion = None
     if store is not None and settings.role == "all" and broker is None:
         work = ServingPromotion(

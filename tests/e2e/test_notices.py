@@ -74,8 +74,8 @@ def call(server: Server, method: str, path: str, body: Any = None) -> Answer:
 def send_slow(server: Server) -> None:
     now_ms = time.time_ns() // 1_000_000
     samples = [
-        {"metric_name": "queue.depth", "metric_type": "gauge", "value": 900, "timestamp": now_ms - 1000 * n}
-        for n in range(5)
+        {"metric_name": "queue.depth", "metric_type": "gauge", "value": 900, "timestamp": now_ms - 60_000 * n}
+        for n in range(10)
     ]
     payload = {"service_name": "shop", "environment": "test", "metrics": samples}
     assert server.send(payload, x_api_key="vtg_test").status == 202
@@ -112,6 +112,7 @@ def test_an_alert_is_acknowledged_on_a_phone_through_the_link_of_its_mail(
     browser: Browser, server: Server, mail: EmailMessage
 ) -> None:
     assert mail["Subject"] == "FIRING (critical) shop: queue"
+    assert [part.get_content()[:4] for part in mail.walk() if part.get_content_type() == "image/png"] == [b"\x89PNG"]
     acknowledge, silence = links_of(mail)
     axe = file_of_package(AXE, "axe.min.js", "axe").read_text()
     for _ in range(2):  # a scanner of mail opens every link
