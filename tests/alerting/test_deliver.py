@@ -48,7 +48,9 @@ async def hook(store: MetadataStore, url: str, name: str = "hook") -> None:
 
 async def work(sender: Deliverer) -> None:
     while await sender.step():
-        await sender.drained()
+        while sender._sending:
+            await asyncio.gather(*sender._sending.values(), return_exceptions=True)
+            await asyncio.sleep(0)
 
 
 async def outbox(store: MetadataStore) -> list[Notification]:

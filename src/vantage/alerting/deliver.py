@@ -88,12 +88,6 @@ class Deliverer:
             self._sending[notification.channel] = task
         return len(claimed)
 
-    async def drained(self) -> None:
-        """Return when what is being sent has been."""
-        while self._sending:
-            await asyncio.gather(*self._sending.values(), return_exceptions=True)
-            await asyncio.sleep(0)
-
     async def _deliver(self, notification: Notification) -> None:
         try:
             await self._attempt(notification)

@@ -53,9 +53,6 @@ class NoticeSettings(msgspec.Struct, frozen=True):
     digest_cron: str = "0 9 * * 1"
     digest_timezone: str = "UTC"
 
-    def ms(self, name: str) -> int:
-        return parse_duration_ms(getattr(self, name), field=name)
-
 
 def notice_settings(document: Mapping[str, Any]) -> NoticeSettings:
     """Return those of a document; names that are not of notices are others'. Raises InputError that names the field."""
@@ -63,8 +60,13 @@ def notice_settings(document: Mapping[str, Any]) -> NoticeSettings:
         settings = msgspec.convert(dict(document), NoticeSettings)
     except msgspec.ValidationError as error:
         raise InputError(str(error), field="settings") from error
-    for name, least_ms in (("group_wait", 0), ("group_interval", 1000), ("repeat", 60_000), ("duplicate", 0)):
-        if not least_ms <= settings.ms(name) <= 7 * 86_400_000:
+    for name, text, least_ms in (
+        ("group_wait", settings.group_wait, 0),
+        ("group_interval", settings.group_interval, 1000),
+        ("repeat", settings.repeat, 60_000),
+        ("duplicate", settings.duplicate, 0),
+    ):
+        if not least_ms <= parse_duration_ms(text, field=name) <= 7 * 86_400_000:
             raise InputError(f"is not between {least_ms // 1000}s and 7d", field=name)
     if not 2 <= settings.flapping_changes <= 1000:
         raise InputError("is not between 2 and 1000", field="flapping_changes")
@@ -159,10 +161,10 @@ class _Deciding:
         self._snapshot = snapshot
         self._acknowledging = acknowledging
         self._now_ms = now_ms
-        self._wait_ms = settings.ms("group_wait")
-        self._interval_ms = settings.ms("group_interval")
-        self._repeat_ms = settings.ms("repeat")
-        self._duplicate_ms = settings.ms("duplicate")
+        self._wait_ms = parse_duration_ms(settings.group_wait, field="group_wait")
+        self._interval_ms = parse_duration_ms(settings.group_interval, field="group_interval")
+        self._repeat_ms = parse_duration_ms(settings.repeat, field="repeat")
+        self._duplicate_ms = parse_duration_ms(settings.duplicate, field="duplicate")
         self._flapping = {key for key, count in snapshot.changes.items() if count > settings.flapping_changes}
         self._rules = {name: stored.rule for name, stored in snapshot.rules.items()}
         self._channels = {channel.name: channel for channel in snapshot.channels}

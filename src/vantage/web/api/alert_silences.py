@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, delete, get, post, put
 from litestar.di import NamedDependency
-from litestar.params import JSONBody, Parameter
+from litestar.params import Body, Parameter
 
 from vantage.alerting.dispatch import NoticeSettings
 from vantage.alerting.notices import Notices, SilenceFields, SilenceState
@@ -73,6 +73,11 @@ class SilenceIn(msgspec.Struct, forbid_unknown_fields=True):
     revision: int | None = None
 
 
+_SILENCE: Final = {"service": "checkout", "duration": "2h", "comment": "deploying 2.5"}
+SilenceBody = Annotated[SilenceIn, Body(examples=examples(_SILENCE))]
+SettingsBody = Annotated[NoticeSettings, Body(examples=examples({"group_wait": "30s", "repeat": "4h"}))]
+
+
 class NoticeAlertOut(msgspec.Struct):
     id: int
     rule: str
@@ -115,9 +120,7 @@ async def list_silences(notices: NamedDependency[Notices]) -> SilencesOut:
 
 
 @post("/api/alerts/silences", summary="Silence alerts", responses=problems(400, 409), tags=["alerts"], opt=ADMIN)
-async def create_silence(
-    request: AnyRequest, notices: NamedDependency[Notices], data: JSONBody[SilenceIn]
-) -> SilenceOut:
+async def create_silence(request: AnyRequest, notices: NamedDependency[Notices], data: SilenceBody) -> SilenceOut:
     """Create a silence or a maintenance window."""
     saved = await notices.save_silence(_fields(data), actor=request.state.principal.id)
     return _silence(notices.state(saved))
@@ -137,7 +140,7 @@ async def read_silence(notices: NamedDependency[Notices], silence_id: SilenceId)
     opt=ADMIN,
 )
 async def save_silence(
-    request: AnyRequest, notices: NamedDependency[Notices], silence_id: SilenceId, data: JSONBody[SilenceIn]
+    request: AnyRequest, notices: NamedDependency[Notices], silence_id: SilenceId, data: SilenceBody
 ) -> SilenceOut:
     """Replace a silence; with `revision` only if it has it, 409 otherwise."""
     saved = await notices.save_silence(
@@ -193,9 +196,7 @@ async def read_settings(notices: NamedDependency[Notices]) -> NoticeSettings:
 
 
 @put("/api/alerts/settings", summary="Change settings of notices", responses=problems(400), tags=["alerts"], opt=ADMIN)
-async def save_settings(
-    request: AnyRequest, notices: NamedDependency[Notices], data: JSONBody[NoticeSettings]
-) -> NoticeSettings:
+async def save_settings(request: AnyRequest, notices: NamedDependency[Notices], data: SettingsBody) -> NoticeSettings:
     """Replace them; what is not given has its default."""
     return await notices.save_settings(data, actor=request.state.principal.id)
 
