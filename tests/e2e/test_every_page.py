@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page
 from tests.support.browser import chromium, looking, needs_chromium
 from tests.support.npm_package import file_of_package
 from tests.support.server import Server, serving, vantage
+from tests.support.wait import wait_until
 
 pytestmark = needs_chromium
 
@@ -45,6 +46,17 @@ PAGES = {
     "compare": "/compare?service=checkout&form=versions",
     "comparison": "COMPARISON",
     "anomalies": "/anomalies?range=7d",
+    "alerts": "/alerts",
+    "alert": "ALERT",
+    "alert rules": "/alerts/rules",
+    "alert rule": "/alerts/rules/everything%20is%20slow",
+    "alert rule as YAML": "/alerts/rules/everything%20is%20slow?as=yaml",
+    "new alert rule": "/alerts/rules/new?kind=metric",
+    "SLOs": "/alerts/slos",
+    "SLO": "/alerts/slos/checkout%20answers",
+    "checks": "/alerts/checks",
+    "check": "/alerts/checks/home",
+    "heartbeat": "/alerts/heartbeats/nightly",
     "alert noise": "/alerts/noise?range=7d",
     "map": "/map?range=1h",
     "explore": EXPLORE,
@@ -79,8 +91,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         sent = vantage("demo", "--once", "--url", server.url)
         assert sent.returncode == 0, sent.stderr
         send_hostile(server)
+        set_alerts(server)
         yield server
         assert "Traceback" not in server.output, server.output
+
+
+def set_alerts(server: Server) -> None:
+    """Save a rule that fires for every service, the hostile ones too, and something of each other kind."""
+    value = {"of": "requests", "figure": "p95", "by": "endpoint"}
+    rule = {"name": "everything is slow", "for": "0s", "every": "5s", "severity": "critical", "window": "1h"}
+    condition = {"kind": "threshold", "value": value, "above": 0.001}
+    for path, method, body in (
+        ("/api/alerts/rules", "POST", {**rule, "condition": condition}),
+        ("/api/slos/checkout%20answers", "PUT", {"slo": {"name": "checkout answers", "service": "checkout"}}),
+        ("/api/checks/home", "PUT", {"check": {"name": "home", "url": "https://shop.invalid/", "service": HOSTILE[0]}}),
+        ("/api/heartbeats/nightly", "PUT", {"heartbeat": {"name": "nightly", "service": HOSTILE[1]}}),
+    ):
+        saved = server.request(method, path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        assert saved.status in (200, 201), saved.body
+    wait_until(lambda: server.get("/api/alerts?state=firing").json()["alerts"], timeout_s=30)
 
 
 def send_hostile(server: Server) -> None:
@@ -105,6 +134,8 @@ def path_of(name: str, server: Server) -> str:
     if path == "COMPARISON":
         versions = {"baseline_service": "checkout", "candidate_version": "2.5.0", "time_start": "now-6h"}
         path = f"/compare/{json.loads(server.send(versions, '/compare/services').body)['id']}"
+    if path == "ALERT":
+        path = f"/alerts/{server.get('/api/alerts?service=checkout').json()['alerts'][0]['id']}"
     if path.startswith("TRACE"):
         trace_id = server.get("/api/traces?service=checkout&limit=1").json()["traces"][0]["trace_id"]
         path = path.replace("TRACE", f"/traces/{trace_id}")
