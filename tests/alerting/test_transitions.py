@@ -102,6 +102,19 @@ def test_an_acknowledged_alert_stays_so_until_it_has_recovered() -> None:
     assert (states[2].actor, states[2].note) == (EVALUATOR, "")
 
 
+def test_an_acknowledged_alert_without_data_stays_acknowledged_for_a_day() -> None:
+    rule = a_rule(hold="0s", recover_for="0s")
+    (fired,) = lived(rule, (0, seen(600)))
+    assert fired is not None
+    acknowledged = replace(fired, state=State.ACKNOWLEDGED, actor="ann", note="on it")
+    assert names(lived(rule, (1, None), (2, seen(700)), (3, seen(300)), alert=acknowledged)) == [
+        "acknowledged", "acknowledged", "resolved"
+    ]  # fmt: skip
+    assert names(lived(rule, (1, None), (NO_DATA_MS / MINUTE_MS, None), alert=acknowledged)) == [
+        "acknowledged", "resolved"
+    ]  # fmt: skip
+
+
 def test_what_somebody_resolved_fires_again_only_after_it_has_recovered() -> None:
     rule = a_rule(hold="0s")
     (fired,) = lived(rule, (0, seen(600)))

@@ -94,7 +94,7 @@ def _without_data(alert: Alert, at_ms: int) -> Alert:
         return alert
     if alert.state is State.PENDING:
         return replace(alert, state=State.OK, since_ms=at_ms)
-    if alert.state is State.NO_DATA:
+    if alert.state in (State.NO_DATA, State.ACKNOWLEDGED):  # somebody works on it: without data it is still theirs
         if at_ms - alert.since_ms < NO_DATA_MS:
             return alert
         return replace(alert, state=State.RESOLVED, since_ms=at_ms, ended_ms=at_ms, actor=EVALUATOR)

@@ -108,10 +108,11 @@ def _text(path: str) -> str:
     try:
         if path == "-":
             return sys.stdin.read(FILE_NBYTES_MAX + 1)
-        file = Path(path)
-        if file.stat().st_size > FILE_NBYTES_MAX:
+        with Path(path).open("rb") as file:
+            content = file.read(FILE_NBYTES_MAX + 1)  # some files have no size and no end
+        if len(content) > FILE_NBYTES_MAX:
             raise InputError(f"{path} is larger than {FILE_NBYTES_MAX >> 20} MiB")
-        return file.read_text(encoding="utf-8")
+        return content.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8") from error
 
