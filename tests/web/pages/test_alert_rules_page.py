@@ -164,7 +164,7 @@ async def test_a_backtest_is_shown_before_it_is_saved(client: Client) -> None:
         ({"f.name": HOSTILE}, "may not contain a slash"),
         ({"base": "{"}, ""),
         ({"base": "[1]"}, ""),
-        ({"form": "odd"}, "the form is none of"),
+        ({"shape": "odd"}, "the form is none of"),
         ({"revision": "x"}, ""),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),

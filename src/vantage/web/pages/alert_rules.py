@@ -186,7 +186,7 @@ def _draft_from(form: Mapping[str, Any]) -> Draft:
         except RuleFileError as error:
             return Draft({}, text, None, str(error))
         return Draft(msgspec.to_builtins(rule), text, rule)
-    kind = str(form.get("form", ""))
+    kind = str(form.get("shape", ""))
     if kind not in FORMS:
         return Draft({}, "", None, f"the form is none of {', '.join(FORMS)}, and there is no YAML")
     base: Any = {}
