@@ -129,7 +129,7 @@ FORMS: Final[Mapping[str, Form]] = {
         ),
     ),
     "no_data": Form(
-        "Silence",
+        "No data",
         "a service, or a metric, that sends nothing any more",
         {"condition": {"kind": "no_data"}, "for": "0s"},
         (
