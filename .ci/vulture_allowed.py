@@ -111,7 +111,18 @@ _.changes_url
 _.service_url
 _.suggest
 
+# The template of the noise page reads it.
+_.is_noisy
+
+# A person writes it in a rule.
+_.INFO
+
+# Stored with a transition, for people who read the database.
+_.data_ms
+
 # The API of alerting answers with them.
+_.useful
+_.ignored
 _.burn_rates
 _.evaluated
 _.holding
