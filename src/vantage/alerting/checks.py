@@ -13,7 +13,7 @@ import structlog
 
 from vantage.alerting.observation import Observation
 from vantage.alerting.outgoing import Outgoing, OutgoingFailed, OutgoingRefused
-from vantage.alerting.slo import CHECK_DURATION, CHECK_METRIC, CHECK_SERVICE
+from vantage.alerting.slo import CHECK_DURATION, CHECK_SERVICE
 from vantage.core.alert_rule import CheckCondition
 from vantage.core.availability import CheckResult, HttpCheck, StoredCheck
 from vantage.core.batch import build_batch
@@ -22,7 +22,7 @@ from vantage.core.errors import InputError, VantageError
 from vantage.core.number_format import utc
 from vantage.core.sample import Kind
 from vantage.core.series import make_series
-from vantage.query.availability import list_checks
+from vantage.query.availability import CHECK_METRIC, list_checks
 from vantage.query.context import QueryContext
 from vantage.storage.metadata.availability_ports import AvailabilityStore
 from vantage.stream.ports import Sink

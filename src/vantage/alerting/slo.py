@@ -25,13 +25,12 @@ from vantage.core.rollup import FIVE_MINUTES_MS, HOUR_MS
 from vantage.core.sketch import key_values
 from vantage.core.slo import Slo
 from vantage.core.timerange import TimeRange
-from vantage.query.availability import find_check, find_slo
+from vantage.query.availability import CHECK_METRIC, find_check, find_slo
 from vantage.query.context import QueryContext
 from vantage.query.timeseries import timeseries
 from vantage.query.timeseries_query import TimeseriesQuery
 
 DAY_MS: Final = 24 * HOUR_MS
-CHECK_METRIC: Final = "check.up"
 CHECK_DURATION: Final = "check.duration"
 CHECK_SERVICE: Final = "checks"  # of a check that names no service
 _Pair = tuple[float, int, int, str]

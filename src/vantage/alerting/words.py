@@ -47,7 +47,9 @@ def condition_in_words(condition: Condition, window: str) -> str:
                 condition.direction, ""
             )
             what = _watched(condition.figure, condition.metric, condition.service)
-            return f"{what} is unusual{mode}, with a score of {condition.score:g} or more{direction}"
+            text = f"{what} is unusual{mode}, with a score of {condition.score:g} or more{direction}"
+            text += f" by {condition.change:.0%} or more" if condition.change else ""
+            return f"{text}, {value_text(condition.errors, '%')} at least" if condition.errors else text
         case ForecastCondition():
             what = _watched(condition.figure, condition.metric, condition.service)
             sure = " for certain (95 %)" if condition.sure else ""

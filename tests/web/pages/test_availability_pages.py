@@ -79,12 +79,15 @@ async def test_a_heartbeat_has_an_address_for_its_job(client: Client, store: Any
     assert await store.heartbeats() == []
 
 
-async def test_a_check_is_listed_with_its_latest_result(client: Client, store: Any) -> None:
+async def test_a_check_is_listed_with_its_latest_result(client: Client, store: Any, context: QueryContext) -> None:
     await store.save_check(HttpCheck("home", "https://shop.example.com/", "shop"), actor="ann")
     await store.record_result("home", CheckResult(NOW_MS, False, 503, 12.0, "answered with the status 503"))
     text = text_of((await client.get("/alerts/checks")).text)
     assert "down answered with the status 503" in text
     assert "status 503" in text_of((await client.get("/alerts/checks/home")).text)
+    up = a_series("shop", "check.up", tags={"check": "home"})
+    await write_batch(context, build_batch([(up, NOW_MS - 600_000 * n, float(n % 4 > 0)) for n in range(1, 41)]))
+    assert "75 %" in text_of((await client.get("/alerts/checks")).text)
     refused = await client.post("/alerts/checks/save", data={"f.name": "c", "f.url": "http://127.0.0.1/"})
     assert refused.status_code == 400
     assert "outgoing_networks" in text_of(refused.text)

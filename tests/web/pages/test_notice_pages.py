@@ -12,6 +12,7 @@ from tests.alerting.channels.test_channels import SECRETS
 from tests.contracts.notice_contract import a_notification, adding
 from tests.support.pages import Client, page_client, page_context, text_of
 from vantage.alerting.channels.notifier import Tools
+from vantage.alerting.dispatch import NoticeSettings
 from vantage.alerting.links import Links
 from vantage.alerting.notices import Notices
 from vantage.alerting.outgoing import Outgoing
@@ -20,6 +21,7 @@ from vantage.query.context import QueryContext
 from vantage.web.pages import alert_channels, alert_silences
 
 HOSTILE = "<script>alert('x')<\\script>\" \u202e🦊"
+TIMES = set(NoticeSettings.__struct_fields__)
 SECRET = "https://hooks.example.com/T0/secret-part"
 
 
@@ -92,6 +94,23 @@ async def test_a_test_shows_its_outcome_in_the_page(client: Client) -> None:
     page = await client.post("/alerts/channels/test", data={"name": "hook"})
     assert "was not accepted: 127.0.0.1 cannot be reached" in text_of(page.text)
     assert "no channel has this name" in text_of((await client.post("/alerts/channels/test", data={"name": "x"})).text)
+
+
+async def test_when_notices_are_sent_is_set_by_a_form(client: Client, notices: Notices) -> None:
+    page = (await client.get("/alerts/channels")).text
+    sent = {name: value for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', page) if name in TIMES}
+    assert sent.keys() == TIMES
+    assert (sent["repeat"], sent["flapping_changes"], sent["digest_channels"]) == ("4h", "8", "")
+    answer = await client.post("/alerts/channels/settings", data={**sent, "repeat": "2h", "digest_channels": "a, b"})
+    assert "When notices are sent is saved" in text_of(answer.text)
+    settings = await notices.settings()
+    assert (settings.repeat, settings.digest_channels, settings.group_wait) == ("2h", ("a", "b"), "30s")
+    for wrong in ({"repeat": "soon"}, {"flapping_changes": "x"}, {"digest_cron": "x"}, {"digest_timezone": "Nowhere"}):
+        refused = await client.post("/alerts/channels/settings", data={**sent, **wrong})
+        assert refused.status_code == 400
+        assert "Not saved" in text_of(refused.text)
+        assert next(iter(wrong.values())) in refused.text
+    assert await notices.settings() == settings
 
 
 async def test_silences_are_made_listed_with_their_next_times_and_removed(client: Client, notices: Notices) -> None:

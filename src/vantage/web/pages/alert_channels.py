@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.response import Redirect
 
 from vantage.alerting.channel_config import Setting, kind_of, settings_of
 from vantage.alerting.channels.kinds import KINDS
+from vantage.alerting.dispatch import NoticeSettings
 from vantage.alerting.notices import Notices
 from vantage.core.api_key import Scope
 from vantage.core.channel import Channel
@@ -67,6 +69,26 @@ async def test(request: AnyRequest, notices: NamedDependency[Notices]) -> Respon
     return await _page(request, notices, tested=name, outcome=outcome)
 
 
+@post("/alerts/channels/settings", include_in_schema=False, opt=ADMIN, status_code=200)
+async def save_settings(request: AnyRequest, notices: NamedDependency[Notices]) -> Response[Any]:
+    """Store when notices are sent, and where the weekly digest goes."""
+    form = await request.form()
+    typed = {name: str(form.get(name, "")).strip() for name in NoticeSettings.__struct_fields__}
+    try:
+        settings = msgspec.convert(
+            {
+                **typed,
+                "flapping_changes": int(typed["flapping_changes"]) if typed["flapping_changes"].isdecimal() else -1,
+                "digest_channels": [part.strip() for part in typed["digest_channels"].split(",") if part.strip()],
+            },
+            NoticeSettings,
+        )
+        await notices.save_settings(settings, actor=request.state.principal.id)
+    except (InputError, StoreUnavailable) as error:
+        return await _page(request, notices, status=400, times_problem=str(error), times=typed)
+    return Redirect("/alerts/channels?saved=When%20notices%20are%20sent#times-title", status_code=303)
+
+
 @post("/alerts/channels/remove", include_in_schema=False, opt=ADMIN)
 async def remove(request: AnyRequest, notices: NamedDependency[Notices]) -> Redirect:
     await notices.remove_channel(str((await request.form()).get("name", "")), actor=request.state.principal.id)
@@ -97,6 +119,8 @@ async def _page(
     typed: dict[str, Any] | None = None,
     tested: str = "",
     outcome: str = "",
+    times: dict[str, Any] | None = None,
+    times_problem: str = "",
 ) -> Response[str]:
     unavailable = ""
     rows: list[Channel] = []
@@ -106,6 +130,7 @@ async def _page(
         rows = list(await notices.store.channels())
         for (channel, fate), count in (await notices.store.fates(since_ms=notices.now_ms() - DAY_MS)).items():
             counts.setdefault(channel, {})[str(fate)] = count
+        times = times or msgspec.to_builtins(await notices.settings())
         failures = list(await notices.store.notifications(fates=[Fate.FAILED], limit=FAILURES_SHOWN))
     except StoreUnavailable as error:
         unavailable = str(error)
@@ -131,8 +156,10 @@ async def _page(
         problem=problem,
         tested=tested,
         outcome=outcome,
+        times=times or {},
+        times_problem=times_problem,
         saved=request.query_params.get("saved", "")[:200],
     )
 
 
-handlers = [channels, save, test, remove]
+handlers = [channels, save, test, save_settings, remove]

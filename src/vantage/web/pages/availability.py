@@ -20,7 +20,15 @@ from vantage.core.api_key import Scope
 from vantage.core.availability import Heartbeat, HttpCheck, StoredCheck, StoredHeartbeat
 from vantage.core.errors import BusyError, InputError, NotFoundError, StoreTimeout, StoreUnavailable, VantageError
 from vantage.core.slo import NAME_LENGTH_MAX, Slo, StoredSlo
-from vantage.query.availability import find_check, find_heartbeat, find_slo, list_checks, list_heartbeats, list_slos
+from vantage.query.availability import (
+    find_check,
+    find_heartbeat,
+    find_slo,
+    list_checks,
+    list_heartbeats,
+    list_slos,
+    read_uptimes,
+)
 from vantage.query.context import QueryContext
 from vantage.web.pages.charts import Chart, chart_of_points
 from vantage.web.pages.rule_form import Field, field_text, with_fields
@@ -143,6 +151,10 @@ async def checks(request: AnyRequest, context: NamedDependency[QueryContext]) ->
         heartbeats, stored = await list_heartbeats(context), await list_checks(context)
     except StoreUnavailable as error:
         problem = str(error)
+    uptimes: Mapping[str, float] = {}
+    if stored:
+        with contextlib.suppress(BusyError, InputError, StoreTimeout, StoreUnavailable):
+            uptimes = await read_uptimes(context)
     now_ms = context.clock.now_ms()
     return await render(
         request,
@@ -150,6 +162,7 @@ async def checks(request: AnyRequest, context: NamedDependency[QueryContext]) ->
         section="bell",
         heartbeats=[(item, heartbeat_state(item, now_ms=now_ms)) for item in heartbeats[:LISTED_MAX]],
         checks=stored[:LISTED_MAX],
+        uptimes=uptimes,
         omitted=max(0, len(heartbeats) - LISTED_MAX) + max(0, len(stored) - LISTED_MAX),
         problem=problem,
     )
