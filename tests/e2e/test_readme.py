@@ -336,6 +336,16 @@ def back_up_and_restore(command: str, checkout: Path, server: Server) -> None:
         assert process.services()["kept"]["samples"] == 1
 
 
+def export_the_rules(command: str, checkout: Path, server: Server) -> None:
+    def rules() -> list[dict[str, Any]]:
+        done = run(f"{command} --url {server.url}", checkout, PYTHONPATH=str(checkout / "src"))
+        exported: list[dict[str, Any]] = yaml.safe_load(done.stdout)["rules"]
+        return exported
+
+    listed = wait_until(rules)  # the default rules are there once they are first evaluated
+    assert "Most requests fail" in [rule["name"] for rule in listed]
+
+
 def is_run_by_the_backup(command: str, checkout: Path, server: Server) -> None:
     assert command.endswith("--data ./restored")
 
@@ -380,6 +390,7 @@ COMMANDS: dict[str, Callable[[str, Path, Server], None]] = {
     ".venv/bin/vantage serve --role=ingest": serve_in_roles,
     ".venv/bin/vantage serve --role=": is_run_with_the_other_roles,
     ".venv/bin/vantage config": print_the_settings,
+    ".venv/bin/vantage alerts rules export": export_the_rules,
     ".venv/bin/vantage backup": back_up_and_restore,
     ".venv/bin/vantage restore": is_run_by_the_backup,
     "make run ARGS=": make_run_with_options,
