@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.context_writes import write_batch
@@ -207,6 +208,10 @@ async def test_a_service_that_stops_sending_is_missed_for_a_day(context: QueryCo
     assert [item.holds for item in one_metric.values()] == [False, True]
     clock_of(context).now += 25 * 60 * MINUTE_MS
     await write_gauge(context, 1, service="other")
+    shop = (await seen(context, NoDataCondition()))["shop"]
+    assert (shop.holds, shop.recovered) == (False, True)
+    clock_of(context).now += 25 * 60 * MINUTE_MS
+    await write_gauge(context, 1, service="other")
     assert "shop" not in await seen(context, NoDataCondition())
 
 
@@ -254,6 +259,38 @@ async def test_an_anomaly_counts_while_it_goes_on_and_matters(
     observed = await seen(context, condition)
     states = {name: "holds" if item.holds else "recovered" for name, item in observed.items()}
     assert states.get("shop", "no such") == expected
+
+
+async def test_a_metric_that_is_no_longer_unusual_has_recovered(context: QueryContext) -> None:
+    await write_gauge(context, 50)
+    await write_gauge(context, 50, service="other")
+    unusual = an_anomaly(figure="metric", metric="queue", value=50.0, expected=5.0, unit="")
+    await context.metadata.record_anomalies([unusual], since_ms=0)  # type: ignore[attr-defined]
+    await saved(context, Rule("unusual", AnomalyCondition("metric", metric="queue"), hold="0s", recover_for="0s"))
+    process = evaluator(context)
+    await process.evaluate()
+    assert [(alert.service, alert.state, alert.value) for alert in await alerts_of(context)] == [
+        ("shop", State.FIRING, 50)
+    ]
+    clock_of(context).now += 30 * MINUTE_MS
+    await write_gauge(context, 5)
+    await process.evaluate()
+    (alert,) = await alerts_of(context)
+    assert (alert.state, alert.value, alert.text) == (State.RESOLVED, 50, "shop: queue is as expected")
+
+
+async def test_a_rule_that_is_switched_off_ends_its_alerts(context: QueryContext) -> None:
+    rule = Rule("deep queue", gauge(agg="max", group_by=("queue",)), hold="0s", window="1m")
+    await saved(context, rule, Rule("other", gauge(above=1000)))
+    process = evaluator(context)
+    await write_gauge(context, 50, tags={"queue": "a"})
+    await process.evaluate()
+    await saved(context, msgspec.structs.replace(rule, enabled=False))
+    clock_of(context).now += 15_000
+    await write_gauge(context, 50, tags={"queue": "a"})
+    await process.evaluate()
+    (alert,) = await alerts_of(context)
+    assert (alert.state, alert.note, alert.is_open) == (State.RESOLVED, "the rule was switched off", False)
 
 
 # --- evaluation

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -19,7 +20,7 @@ from vantage.alerting.observe import observe
 from vantage.alerting.reading import Lasting, Reading
 from vantage.alerting.transitions import VALUE_EVERY_MS, advance, refreshed
 from vantage.alerting.watched import MemoryAnomalies
-from vantage.core.alert import Alert, State, entity_key
+from vantage.core.alert import EVALUATOR, Alert, State, entity_key
 from vantage.core.alert_rule import AnomalyCondition, Rule
 from vantage.core.errors import VantageError
 from vantage.core.turns import Turns
@@ -91,6 +92,7 @@ class AlertEvaluator:
             return
         started = time.perf_counter()
         watched = await self._alerts.watched_alerts()
+        await self._end_unwatched(watched, at_ms)
         by_rule: dict[str, dict[str, Alert]] = {}
         for alert in watched:
             by_rule.setdefault(alert.rule, {})[entity_key(alert.entity)] = alert
@@ -128,6 +130,21 @@ class AlertEvaluator:
         names = {rule.name for rule in self._rules}
         self._evaluated_ms = {name: at for name, at in self._evaluated_ms.items() if name in names}
         self._recorded = {name: item for name, item in self._recorded.items() if name in names}
+
+    async def _end_unwatched(self, alerts: Iterable[Alert], at_ms: int) -> None:
+        """Resolve alerts whose rule has been switched off."""
+        off = {rule.name for rule in self._rules if not rule.enabled}
+        for alert in alerts:
+            if alert.rule in off:
+                ended = replace(alert, state=State.RESOLVED, since_ms=at_ms, ended_ms=at_ms, waits_for_ok=False)
+                if not alert.is_open:
+                    ended = replace(alert, waits_for_ok=False)
+                elif alert.state is State.PENDING:
+                    ended = replace(alert, state=State.OK)
+                note = "the rule was switched off"
+                await self._alerts.change_alert(
+                    replace(ended, actor=EVALUATOR, note=note), before=alert, at_ms=self._clock.now_ms(), note=note
+                )
 
     async def _watch_modes(self, rules: Iterable[Rule]) -> None:
         """Advance the watches of modes that rules want and the server does not watch in."""

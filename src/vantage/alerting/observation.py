@@ -10,9 +10,9 @@ from dataclasses import dataclass
 class Observation:
     """``entity`` names what it is about, such as ``{"service": "checkout"}``; ``service`` is its service or ''.
 
-    ``value`` is None where there is no data, and then it neither holds nor has recovered. ``holds``: the condition
-    holds; ``recovered``: the value is back beyond the recovery threshold. Between the two, neither is true. ``text`` is
-    a sentence for people.
+    ``value`` is None where there is no data, unless it has recovered: what is no longer unusual need not be read.
+    ``holds``: the condition holds; ``recovered``: the value is back beyond the recovery threshold. Between the two,
+    neither is true. ``text`` is a sentence for people.
     """
 
     entity: Mapping[str, str]

@@ -37,6 +37,7 @@ from vantage.query.catalogue import SELF
 from vantage.query.health import read_healths
 
 REMEMBERED_MS: Final = 86_400_000  # so long after its last data a service is missed
+FORGOTTEN_MS: Final = 2 * REMEMBERED_MS
 _FIGURE_NAMES: Final = {"rate": "requests", "errors": "failed requests", "p50": "p50", "p95": "p95", "p99": "p99"}
 
 
@@ -148,9 +149,13 @@ async def _missing(reading: Reading, condition: NoDataCondition) -> list[Observa
     observations = [everything]
     for service, last_ms in sorted(last.items()):
         silent_ms = reading.at_ms - last_ms
-        if silent_ms > REMEMBERED_MS:
+        if silent_ms > FORGOTTEN_MS:
             continue
         entity = {"service": service} | ({"metric": condition.metric} if condition.metric else {})
+        if silent_ms > REMEMBERED_MS:  # it was taken out of service: what fires of it ends
+            text = f"{service} has sent nothing for {duration_ms(silent_ms)} and is not expected to"
+            observations.append(Observation(entity, service, None, False, True, 1, "ms", text))
+            continue
         of = f"{service}: {condition.metric}" if condition.metric else service
         text = f"{of} has sent nothing for {duration_ms(max(0, silent_ms))}"
         holds = silent_ms >= after_ms

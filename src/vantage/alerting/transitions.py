@@ -24,7 +24,7 @@ def advance(rule: Rule, alert: Alert | None, seen: Observation | None, *, at_ms:
     """
     if alert is not None and alert.since_ms > at_ms:  # a clock that was ahead has been set right
         alert = replace(alert, since_ms=at_ms, begun_ms=min(alert.begun_ms, at_ms), recovering_ms=None)
-    if seen is None or seen.value is None:
+    if seen is None or (seen.value is None and not seen.recovered):
         return None if alert is None else _without_data(alert, at_ms)
     enough = seen.samples >= rule.samples_min
     holds, recovered = seen.holds and enough, seen.recovered and enough
@@ -102,6 +102,8 @@ def _without_data(alert: Alert, at_ms: int) -> Alert:
 
 
 def _with_value(rule: Rule, alert: Alert, seen: Observation) -> Alert:
+    if seen.value is None:
+        return replace(alert, text=_text(rule, seen))
     return replace(alert, value=seen.value, unit=seen.unit, text=_text(rule, seen))
 
 

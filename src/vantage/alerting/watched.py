@@ -20,6 +20,7 @@ from vantage.query.anomalies import LIST_MAX, read_forecast, series_key
 
 GOES_ON_MS: Final = 3 * FIVE_MINUTES_MS  # after the end of its newest bucket, an anomaly may still be extended
 FORECAST_TTL_MS: Final = 900_000
+SERVICES_TTL_MS: Final = 300_000
 SILENT_MS: Final = 86_400_000  # a service without requests has a rate of 0 for so long, and then none
 
 
@@ -67,7 +68,7 @@ async def observe_anomalies(reading: Reading, condition: AnomalyCondition) -> li
     """Return whether each series that a condition is about is unusual."""
     going_on = await _going_on(reading, condition.mode)
     if condition.figure == "metric":
-        return _of_metric(going_on, condition)
+        return await _of_metric(reading, going_on, condition)
     current = await read_requests(reading, FIVE_MINUTES_MS)
     observations = []
     for service, last_ms in sorted((await reading.last_requests_ms()).items()):
@@ -88,19 +89,28 @@ async def observe_anomalies(reading: Reading, condition: AnomalyCondition) -> li
     return observations
 
 
-def _of_metric(going_on: Mapping[tuple[str, str, str], Anomaly], condition: AnomalyCondition) -> list[Observation]:
-    """Return the series of a metric that are unusual: where there is no observation, the anomaly is over."""
-    chosen = {
-        service: row
-        for (service, _, metric), row in going_on.items()
-        if metric == condition.metric and condition.service in ("", service)
-    }
+async def _of_metric(
+    reading: Reading, going_on: Mapping[tuple[str, str, str], Anomaly], condition: AnomalyCondition
+) -> list[Observation]:
+    """Return the series of a metric, one a service: those that are not unusual have recovered."""
+
+    async def load() -> set[str]:
+        infos = await reading.context.store.list_series(service=condition.service, metric=condition.metric)
+        return {info.series.service for info in infos}
+
+    key = ("services with", condition.service, condition.metric)
+    services = await reading.lasting.cached(key, load, now_ms=reading.at_ms, ttl_ms=SERVICES_TTL_MS)
     observations = []
-    for service, row in sorted(chosen.items()):
+    for service in sorted(services):
+        row = going_on.get((service, "metric", condition.metric))
         entity = {"service": service, "metric": condition.metric}
-        holds = is_meant(condition, row, row.value)
-        text = f"{service}: {row.text}"
-        observations.append(Observation(entity, service, row.value, holds, not holds, 1, row.unit, text))
+        if row is None:
+            text = f"{service}: {condition.metric} is as expected"
+            observations.append(Observation(entity, service, None, False, True, 1, "", text))
+        else:
+            holds = is_meant(condition, row, row.value)
+            text = f"{service}: {row.text}"
+            observations.append(Observation(entity, service, row.value, holds, not holds, 1, row.unit, text))
     return observations
 
 
