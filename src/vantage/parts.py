@@ -62,7 +62,7 @@ from vantage.storage.steady_time import SteadyTime
 from vantage.stream.kafka.sink import KafkaSink
 from vantage.stream.open import open_live_reader, open_live_writer, open_sink, open_source
 from vantage.stream.ports import Sink
-from vantage.supervisor import BackgroundLoop
+from vantage.supervisor import BackgroundLoop, WhileWritable
 from vantage.telemetry import Telemetry
 from vantage.web.api import live as live_api
 from vantage.web.api.health import HealthChecks
@@ -80,6 +80,9 @@ from vantage.web.shared_rates import SharedRates
 
 LOGINS_PER_MINUTE: Final = 30
 SESSION_RATE_FACTOR: Final = 10  # a signed-in page refetches itself as often as once a second
+
+
+_ALERTING: Final = frozenset({Loop.ALERTS, Loop.NOTICES, Loop.DELIVERIES, Loop.CHECKS})
 
 
 class Opened(Protocol):
@@ -327,6 +330,7 @@ def build_parts(
     )
     if shared is not None:
         stores.append(shared)
+    loops |= _while_writable(settings, loops, read_only, clock)
     chosen_loops = tuple(loops[loop] for loop in sorted(role.loops) if loop in loops)
     return Parts(role, clock, tuple(stores), keys, authenticator, authorizer, chosen_loops, asgi, telemetry, turns)
 
@@ -344,6 +348,15 @@ def _watched(
     if settings.detectors_folder and Loop.DETECTORS in role.loops:
         detectors = loops[Loop.DETECTORS] = DetectorRuns(context, metadata, Path(settings.detectors_folder))
     return Watched(watch, detectors), loops
+
+
+def _while_writable(
+    settings: Settings, loops: dict[Loop, BackgroundLoop], read_only: Callable[[], str], clock: Clock
+) -> dict[Loop, BackgroundLoop]:
+    """Return the loops that write metadata all the time: they wait while its folder is read-only."""
+    if settings.metadata_url:
+        return {}
+    return {loop: WhileWritable(loops[loop], read_only, clock) for loop in _ALERTING & loops.keys()}
 
 
 def _open_target(settings: Settings, url: str, clock: Clock) -> ClickHouseStore:

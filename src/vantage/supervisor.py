@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
@@ -13,6 +13,7 @@ from vantage.core.clock import Clock
 from vantage.core.errors import VantageError
 
 RESTART_AFTER_S: Final = 1.0
+WRITABLE_POLL_S: Final = 10.0
 _log = structlog.get_logger("vantage.supervisor")
 
 
@@ -27,6 +28,23 @@ class BackgroundLoop(Protocol):
     async def run(self) -> None:
         """Work until cancelled. May raise: it is then called again."""
         ...
+
+
+class WhileWritable:
+    """A loop that writes to the metadata database: it waits while that cannot be written. ``read_only`` says why, ''
+    when it can."""
+
+    def __init__(self, loop: BackgroundLoop, read_only: Callable[[], str], clock: Clock) -> None:
+        self.name = loop.name
+        self._loop = loop
+        self._read_only = read_only
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises what the loop raises."""
+        while self._read_only():
+            await self._clock.sleep(WRITABLE_POLL_S)
+        await self._loop.run()
 
 
 @asynccontextmanager

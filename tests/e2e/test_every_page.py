@@ -278,7 +278,7 @@ def test_the_slow_route_leads_to_its_trace(browser: Browser, server: Server) -> 
         page.goto(server.url + "/?range=1h", wait_until="load")
         page.locator("#services").get_by_role("link", name="checkout", exact=True).click()
         page.wait_for_url("**/services/checkout*")
-        page.get_by_role("link", name="p95").first.click()
+        page.locator(".routes").get_by_role("link", name="p95").first.click()
         page.wait_for_url("**sort=p95*")
         page.locator(".routes tbody tr").first.get_by_role("link").first.click()
         page.wait_for_url("**/traces?*")

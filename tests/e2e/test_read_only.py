@@ -18,7 +18,10 @@ BATCHES = 12
 SAMPLES = 2000
 TRACE = "ab" * 16
 BATCH: dict[str, Any] = {"service_name": "api", "metrics": [{"metric_name": "m", "value": 1}] * SAMPLES}
-READS = ("/", "/services/api", "/traces", f"/traces/{TRACE}", "/api/services", "/api/storage", "/api/deployments")
+READS = (
+    "/", "/services/api", "/traces", f"/traces/{TRACE}", "/api/services", "/api/storage", "/api/deployments",
+    "/alerts", "/alerts/rules", "/alerts/channels", "/api/alerts",
+)  # fmt: skip
 READ_ONLY = "the data folder is read-only"
 
 

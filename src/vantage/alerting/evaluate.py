@@ -58,7 +58,7 @@ class AlertEvaluator:
         turns: Turns,
         default_rules: Sequence[Rule] = DEFAULT_RULES,
     ) -> None:
-        self._context = context
+        self._context = replace(context, cache_nbytes_max=0)  # what it reads must not evict what pages show
         self._metadata = metadata
         self._alerts: AlertStore = metadata.alerts
         self._clock = context.clock

@@ -37,6 +37,7 @@ from vantage.query.catalogue import SELF
 from vantage.query.health import read_healths
 
 REMEMBERED_MS: Final = 86_400_000  # so long after its last data a service is missed
+HEALTH_TTL_MS: Final = 60_000  # a score is of 5 minutes at least, and its baselines of weeks
 FORGOTTEN_MS: Final = 2 * REMEMBERED_MS
 _FIGURE_NAMES: Final = {"rate": "requests", "errors": "failed requests", "p50": "p50", "p95": "p95", "p99": "p99"}
 
@@ -175,7 +176,8 @@ async def _healths(reading: Reading, condition: HealthCondition, window_ms: int)
 
     recover = condition.below if condition.recover is None else condition.recover
     observations = []
-    for service, (score, text) in sorted((await reading.once(("health", window_ms), load)).items()):
+    scores = await reading.lasting.cached(("health", window_ms), load, now_ms=reading.at_ms, ttl_ms=HEALTH_TTL_MS)
+    for service, (score, text) in sorted(scores.items()):
         if condition.service not in ("", service):
             continue
         value = None if score is None else float(score)
