@@ -27,7 +27,7 @@ from vantage.query.context import QueryContext
 from vantage.storage.metadata.availability_ports import AvailabilityStore
 from vantage.stream.ports import Sink
 
-POLL_S: Final = 2.0
+POLL_S: Final = 5.0
 AT_ONCE: Final = 16  # calls
 PROBLEM_LENGTH_MAX: Final = 300
 BODY_NBYTES_MAX: Final = 64 << 10

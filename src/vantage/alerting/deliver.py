@@ -25,7 +25,7 @@ from vantage.core.notification import Fate, NoticeAlert, Notification, Status
 from vantage.storage.metadata.ports import MetadataStore
 from vantage.telemetry import Telemetry
 
-POLL_S: Final = 1.0
+POLL_S: Final = 3.0
 LEASE_MS: Final = 120_000  # longer than any attempt
 ATTEMPT_S_MAX: Final = 60.0
 AT_ONCE: Final = 16

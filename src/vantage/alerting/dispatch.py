@@ -27,7 +27,7 @@ from vantage.storage.metadata.notice_ports import Decision, NoticeGroup, Notifie
 from vantage.storage.metadata.ports import MetadataStore
 from vantage.telemetry import Telemetry
 
-POLL_S: Final = 1.0
+POLL_S: Final = 2.0
 DECIDE_EVERY_MS: Final = 15_000  # though nothing happened: silences end, and other processes write
 ALERTS_MAX: Final = 500  # that one notice has; more alerts are more notices
 ACKNOWLEDGING: Final = frozenset({"pagerduty"})  # kinds of channels that are notified of acknowledgements
