@@ -312,9 +312,13 @@ def _alerts_commands(commands: Any) -> None:
     for step in (diff, apply):
         step.add_argument("file", metavar="FILE", help="a file of rules; -: stdin")
         step.add_argument("--prune", action="store_true", help="also remove the rules that the file does not have")
+    backtest = steps.add_parser("backtest", help="print when the rules of a file would have fired on what is stored")
+    backtest.add_argument("file", metavar="FILE", help="a file of rules; -: stdin")
+    backtest.add_argument("--start", metavar="TIME", default="now-7d", help="from when, 31 days ago at most (now-7d)")
+    backtest.add_argument("--end", metavar="TIME", default="now", help="until when (now)")
     test = steps.add_parser("test", help="run tests of rules, without a server; exit 1 if one fails")
     test.add_argument("files", metavar="FILE", nargs="+", help="a file of tests")
-    for client in (listing, acknowledge, resolve, silence, export, diff, apply):
+    for client in (listing, acknowledge, resolve, silence, export, diff, apply, backtest):
         _client_options(client)
 
 

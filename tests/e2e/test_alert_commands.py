@@ -1,6 +1,7 @@
 """``vantage alerts``: alerts and rules of a running server from the shell, and the exit statuses that CI reads."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def alerts(server: Server, *arguments: str) -> Any:
     return vantage("alerts", *arguments, "--url", server.url)
+
+
+def test_a_backtest_says_when_the_rules_of_a_file_would_have_fired(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yml"
+    file.write_text(RULES, encoding="utf-8")
+    result = alerts(server, "rules", "backtest", str(file), "--start", "now-1h")
+    assert result.returncode == 0, result
+    first, firing, note = result.stdout.splitlines()
+    assert first == "queue is long: 1 alert"
+    assert re.fullmatch(r"  \S.* UTC until now: api: avg of queue over 5m: 50, above 10", firing), firing
+    assert note == "  note: evaluated every 300 s instead of every 5s"
+    assert [rule["name"] for rule in server.get("/api/alerts/rules").json()["rules"] if "queue" in str(rule)] == []
+    file.write_text(RULES.replace("metric: queue}", "metric: queue, where: 'value >'}"), encoding="utf-8")
+    wrong = alerts(server, "rules", "backtest", str(file))
+    assert (wrong.returncode, wrong.stdout) == (1, ""), wrong
+    assert "rules.yml:6: rule 'queue is long': condition.value.where: something is missing" in wrong.stderr
+    file.write_text(RULES, encoding="utf-8")
+    late = alerts(server, "rules", "backtest", str(file), "--start", "soon")
+    assert late.returncode == 1
+    assert "start" in late.stderr
 
 
 def test_rules_are_applied_listed_and_acted_on(server: Server, tmp_path: Path) -> None:

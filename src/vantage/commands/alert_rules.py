@@ -1,5 +1,5 @@
 """``vantage alerts rules``: rules as files. ``export`` prints those of a server, ``diff`` what ``apply`` would change,
-and ``test`` runs the tests of a file without a server."""
+``backtest`` when they would have fired, and ``test`` runs the tests of a file without a server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -21,14 +22,16 @@ from vantage.alerting.rule_tests import parse_tests, run_test
 from vantage.commands.client import Client, open_client
 from vantage.core.alert_rule import Rule, RuleDocument
 from vantage.core.errors import InputError, UnavailableError
+from vantage.core.number_format import duration_ms, utc
 from vantage.core.printable import printable
 
+_FIELD: Final = re.compile(r"refused it: ([\w.\[\]]+): (.*)", re.DOTALL)
 _PATH: Final = re.compile(r"(rules\[\d+\](?:\.[\w.\[\]]+)?): (.*)", re.DOTALL)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do one step. Raises InputError that names file, line, rule and field, and what the client raises."""
-    steps = {"export": _export, "diff": _diff, "apply": _apply, "test": _test}
+    steps = {"export": _export, "diff": _diff, "apply": _apply, "backtest": _backtest, "test": _test}
     return steps[arguments.step](arguments)
 
 
@@ -69,6 +72,31 @@ def _apply(arguments: argparse.Namespace) -> int:
         print(printable(f"removed {name}"))
     if not result["changed"] and not result["removed"]:
         print("nothing has changed")
+    return 0
+
+
+def _backtest(arguments: argparse.Namespace) -> int:
+    """Print when the alerts of each rule of a file would have fired. Nothing is stored."""
+    file, document = _of_file(arguments.file)
+    window = urlencode({"start": arguments.start, "end": arguments.end}, errors="surrogateescape")
+    with closing(open_client(arguments)) as client:
+        for number, rule in enumerate(document.rules):
+            try:
+                result = client.request(f"/api/alerts/rules/backtest?{window}", msgspec.json.encode(rule))
+            except InputError as error:
+                match = _FIELD.search(str(error))
+                if match is None or match[1] in ("start", "end"):
+                    raise
+                raise file.error(match[2], f"rules[{number}].{match[1]}") from error
+            firings = result["firings"]
+            count = len(firings) + result["omitted"]
+            print(printable(f"{rule.name}: {count} {'alert' if count == 1 else 'alerts'}"))
+            for firing in firings:
+                end_ms = firing["end"]
+                lasted = "until now" if end_ms is None else f"for {duration_ms(end_ms - firing['start'])}"
+                print(printable(f"  {utc(firing['start'])} {lasted}: {firing['text']}"))
+            for note in [*result["notes"], *([f"{result['omitted']} more"] if result["omitted"] else [])]:
+                print(printable(f"  note: {note}"))
     return 0
 
 

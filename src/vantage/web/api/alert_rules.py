@@ -244,7 +244,7 @@ def _backtest(result: Backtest) -> BacktestOut:
     shown = result.firings[:FIRINGS_SHOWN_MAX]
     return BacktestOut(
         [FiringOut(dict(item.entity), item.start_ms, item.end_ms, item.peak, item.text) for item in shown],
-        len(result.firings) - len(shown),
+        len(result.firings) - len(shown) + result.omitted,
         result.evaluations,
         result.step_ms,
         list(result.notes),
