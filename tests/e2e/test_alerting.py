@@ -4,6 +4,7 @@ PostgreSQL database."""
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,3 +103,34 @@ def test_two_servers_on_postgresql_make_each_transition_once(database_server: Po
         assert alerts(other) == []  # its condition holds, and it waits to recover
         events = other.get(f"/api/alerts/{alert['id']}").json()["events"]
         assert [event["after"] for event in reversed(events)] == ["firing", "acknowledged", "resolved"]
+
+
+def test_what_the_page_tells_to_store_is_stored_and_its_heartbeat_beats(tmp_path: Path) -> None:
+    """The bodies and the command of docs/alerting.md; its files are read by ``test_documented_examples``."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "alerting.md").read_text(encoding="utf-8")
+    bodies = {name: (kind, json.loads(text)) for kind, name, text in _bodies(page)}
+    assert bodies.keys() == {"checkout answers", "nightly export", "home page"}
+    (command,) = re.findall(r"```sh\n(.*?)\n```", page, re.DOTALL)
+    with serving(tmp_path / "data", environ=QUIET) as server:
+        stored = {}
+        for name, (kind, body) in bodies.items():
+            path = f"/api/{kind}/{name.replace(' ', '%20')}"
+            headers = {"Content-Type": "application/json"}
+            answer = server.request("PUT", path, json.dumps(body).encode(), headers)
+            assert answer.status in (200, 201), answer.body
+            stored[name] = answer.json()
+        (url,) = re.findall(r'"(\$VANTAGE/heartbeat/\$TOKEN)"$', command)
+        token = stored["nightly export"]["path"].rpartition("/")[2]
+        beat = server.get(url.replace("$VANTAGE", "").replace("$TOKEN", token))
+        assert beat.status == 200, beat.body
+        (heartbeat,) = server.get("/api/heartbeats").json()["heartbeats"]
+        assert (heartbeat["state"], heartbeat["success"] is not None) == ("on time", True)
+
+
+def _bodies(page: str) -> list[tuple[str, str, str]]:
+    """Return the resource, the name and the text of each body that the page gives."""
+    bodies = []
+    for kind, text in re.findall(r"`PUT /api/(\w+)/\{name\}` stores one[:,] `(\{\".*?\})`", page):
+        (inner,) = json.loads(text).values()
+        bodies.append((kind, inner["name"], text))
+    return bodies
