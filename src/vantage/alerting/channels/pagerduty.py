@@ -1,4 +1,4 @@
-"""PagerDuty's Events API, version 2: an event for each alert, told apart by its fingerprint."""
+"""PagerDuty's Events API, version 2: an event for each alert, distinguished by its fingerprint."""
 
 from __future__ import annotations
 
